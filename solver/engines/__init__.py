@@ -1,0 +1,1 @@
+"""How it is solved: arrays in, arrays out; no ids, no files, no logging, no state."""

@@ -1,0 +1,91 @@
+"""What an engine is, what it may claim, and where engines are found by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Protocol, cast
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from solver.clock import Deadline
+    from solver.problem.instance import Instance
+
+__all__ = ["ENGINES", "Claim", "Engine", "load_engine"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """What an engine says it found. Nothing in it is believed before the certificate has recomputed it.
+
+    Parameters
+    ----------
+    choice : (n,) int64
+        Model of each agent, or UNASSIGNED.
+    prices : (m, r) float64 or None
+        Lagrange multipliers of the capacities, >= 0, from which a bound can be recomputed.
+    bound : float or None
+        A bound on the instance's objective that the engine vouches for without prices.
+    infeasible : bool
+        The engine proved that no feasible assignment exists; ``choice`` is then all UNASSIGNED.
+    """
+
+    choice: NDArray[np.int64]
+    prices: NDArray[np.float64] | None = None
+    bound: float | None = None
+    infeasible: bool = False
+
+
+class Engine(Protocol):
+    """Arrays in, arrays out. An engine keeps no state between calls and may be shared by threads."""
+
+    name: str
+
+    def unsupported_reason(self, instance: Instance, *, remaining_s: float) -> str | None:
+        """Return why this engine cannot handle the instance in the time left, or None when it can."""
+        ...
+
+    def solve(
+        self,
+        instance: Instance,
+        *,
+        deadline: Deadline,
+        hint: Claim | None = None,
+        seed: int = 0,
+        threads: int = 1,
+    ) -> Claim | None:
+        """Return the best claim found before the deadline, or None when there is none.
+
+        Parameters
+        ----------
+        instance : Instance
+            Must be supported, see :meth:`unsupported_reason`.
+        deadline : Deadline
+            Never to be overrun knowingly.
+        hint : Claim, optional
+            A feasible claim, or prices, to start from.
+        seed : int
+            Same instance, seed and ``threads=1``: same claim.
+        threads : int
+            Most threads to use.
+        """
+        ...
+
+
+ENGINES: dict[str, str] = {
+    "greedy": "solver.engines.greedy:GreedyEngine",
+    "lsap": "solver.engines.lsap:LsapEngine",
+    "flow": "solver.engines.flow:FlowEngine",
+    "cpsat": "solver.engines.cpsat:CpSatEngine",
+}
+"""Where each engine lives; nothing is imported before it is asked for."""
+
+
+@cache
+def load_engine(name: str) -> Engine:
+    """Return the engine called ``name``, importing its module on first use."""
+    module, _, attribute = ENGINES[name].partition(":")
+    return cast("Engine", getattr(import_module(module), attribute)())

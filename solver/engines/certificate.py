@@ -1,0 +1,190 @@
+"""The judge: recomputes objective, loads, feasibility and bound of a claim from the Instance alone.
+
+Weak Lagrangian duality makes the bound valid for any prices ``p >= 0``, wherever they came from:
+
+    bound(p) = Σ_i max( max_j (score_ij − Σ_k p_jk demand_ijk), unserved_i ) + Σ_jk p_jk capacity_jk
+
+The gap is summed as complementary-slackness terms, each of them >= 0, rather than as the difference of two
+large numbers. Everything is float64, whatever the precision of the scores.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from solver.problem.instance import UNASSIGNED, Instance, chunks
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from solver.engines.base import Claim
+
+__all__ = ["OPTIMALITY_TOLERANCE", "Certificate", "certify", "reduced_scores", "relative_gap"]
+
+OPTIMALITY_TOLERANCE = 1e-9
+"""Largest relative gap that is called optimal."""
+
+_ROUNDING = 1e-13  # of the sum of absolute values: below this, a gap is float64 noise
+_OVERLOAD = 1e-9  # relative, for resources measured in real numbers; slots are counted exactly
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate:
+    """What is proven about an assignment.
+
+    Parameters
+    ----------
+    objective : float
+        Recomputed objective.
+    bound : float
+        No feasible assignment (in serve-first mode: none that serves as well) exceeds it; ``inf`` if unknown.
+    load : (m, r) float64
+        Units used.
+    violations : tuple of str
+        Every constraint broken; empty for a feasible assignment.
+    optimal : bool
+        Feasible, and the gap is within :data:`OPTIMALITY_TOLERANCE` or float64 rounding.
+    bound_is_claimed : bool
+        The bound was vouched for by an engine, not recomputed from prices.
+    """
+
+    objective: float
+    bound: float
+    load: NDArray[np.float64]
+    violations: tuple[str, ...]
+    optimal: bool
+    bound_is_claimed: bool = False
+
+    @property
+    def gap(self) -> float:
+        """Relative distance from objective to bound, >= 0."""
+        return relative_gap(self.objective, self.bound)
+
+
+def relative_gap(objective: float, bound: float) -> float:
+    """Return ``(bound − objective) / max(|objective|, |bound|)``, 0 when they are equal, never negative."""
+    if bound <= objective:
+        return 0.0
+    if math.isinf(bound):
+        return math.inf
+    return (bound - objective) / max(abs(objective), abs(bound))
+
+
+def certify(instance: Instance, claim: Claim) -> Certificate:
+    """Verify a claim. O(n m r) time in one pass, O(n) memory beyond the input.
+
+    Parameters
+    ----------
+    instance : Instance
+        The problem.
+    claim : Claim
+        What an engine says.
+
+    Returns
+    -------
+    Certificate
+    """
+    violations = _malformed(instance, claim.choice)
+    if violations:
+        nothing = np.zeros((instance.m, instance.r))
+        return Certificate(
+            objective=-math.inf, bound=math.inf, load=nothing, violations=violations, optimal=False
+        )
+    choice = claim.choice
+    load = instance.usage(choice)
+    served = np.flatnonzero(choice != UNASSIGNED)
+    own = instance.score[served, choice[served]].astype(np.float64)
+    violations = _broken(instance, choice, load, own, served)
+    left = np.flatnonzero(choice == UNASSIGNED)
+    left_value = instance.unserved[left] if len(left) else np.zeros(0)
+    objective = float(own.sum())
+    if not instance.serve_first:
+        objective += float(left_value.sum())
+    slack = _slack(instance, choice, load, claim.prices)
+    bound = objective + slack
+    claimed = claim.bound is not None and claim.bound < bound
+    if claimed and claim.bound is not None:
+        bound = claim.bound
+    scale = float(np.abs(own).sum() + np.abs(left_value).sum())
+    tight = bound - objective <= max(
+        OPTIMALITY_TOLERANCE * max(abs(objective), abs(bound)) if math.isfinite(bound) else 0.0,
+        _ROUNDING * scale if math.isfinite(scale) else 0.0,
+    )
+    return Certificate(
+        objective=objective,
+        bound=bound,
+        load=load,
+        violations=violations,
+        optimal=tight and not violations,
+        bound_is_claimed=claimed,
+    )
+
+
+def _malformed(instance: Instance, choice: NDArray[np.int64]) -> tuple[str, ...]:
+    if choice.shape != (instance.n,) or choice.dtype != np.int64:
+        return (f"choice: expected int64 of shape ({instance.n},), got {choice.dtype} of shape {choice.shape}",)
+    wrong = np.flatnonzero((choice < UNASSIGNED) | (choice >= instance.m))
+    return tuple(f"choice[{i}]: expected -1 to {instance.m - 1}, got {choice[i]}" for i in wrong)
+
+
+def _broken(
+    instance: Instance,
+    choice: NDArray[np.int64],
+    load: NDArray[np.float64],
+    own: NDArray[np.float64],
+    served: NDArray[np.intp],
+) -> tuple[str, ...]:
+    broken = [
+        f"choice[{i}]: agent {i} is not eligible for model {choice[i]}" for i in served[~np.isfinite(own)]
+    ]
+    room = instance.capacity if instance.is_slots else instance.capacity * (1 + _OVERLOAD) + 1e-12
+    broken += [
+        f"load[{j}, {k}]: expected <= {instance.capacity[j, k]:g}, got {load[j, k]:g}"
+        for j, k in np.argwhere(load > room)
+    ]
+    if instance.penalty is not None:
+        must = np.flatnonzero((choice == UNASSIGNED) & np.isposinf(instance.penalty))
+        broken += [f"choice[{i}]: agent {i} must be served" for i in must]
+    return tuple(broken)
+
+
+def _slack(
+    instance: Instance,
+    choice: NDArray[np.int64],
+    load: NDArray[np.float64],
+    prices: NDArray[np.float64] | None,
+) -> float:
+    """Return bound(prices) − objective as a sum of complementary-slackness terms."""
+    if prices is None:
+        prices = np.zeros((instance.m, instance.r))
+    if prices.shape != (instance.m, instance.r) or not (np.isfinite(prices) & (prices >= 0)).all():
+        return math.inf
+    # In serve-first mode a full service can only be compared with full services: leaving is no option then.
+    may_leave = not (instance.serve_first and (choice != UNASSIGNED).all())
+    total = 0.0
+    for rows in chunks(instance.n, instance.m):
+        value = reduced_scores(instance, rows, prices)
+        best = value.max(axis=1)
+        pick = choice[rows]
+        own = value[np.arange(len(pick)), pick]
+        if may_leave:
+            unserved = instance.unserved[rows]
+            np.maximum(best, unserved, out=best)
+            own = np.where(pick == UNASSIGNED, unserved, own)
+        total += float((best - own).sum())
+    return total + float((prices * (instance.capacity - load)).sum())
+
+
+def reduced_scores(instance: Instance, rows: slice, prices: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return ``score − price·demand`` of some rows, a fresh (rows, m) float64 array."""
+    if instance.demand is None:
+        value: NDArray[np.float64] = np.subtract(instance.score[rows], prices[:, 0], dtype=np.float64)
+        return value
+    value = instance.score[rows].astype(np.float64)
+    for k in range(instance.r):
+        value -= instance.demand[rows, :, k] * prices[:, k]
+    return value

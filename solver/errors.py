@@ -1,0 +1,77 @@
+"""Every error this package raises on purpose.
+
+::
+
+    SolverError
+    ├── SpecError(ValueError)             a value the caller gave breaks a rule; lists every violation found
+    ├── EngineError(RuntimeError)         an engine's claim failed the certificate: a bug, never a user's mistake
+    ├── MissingExtraError(ImportError)    an optional package is not installed; names the extra
+    └── UnsolvedError(RuntimeError)       raised by ``raise_for_status`` only: infeasible, or nothing found in time
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["EngineError", "MissingExtraError", "SolverError", "SpecError", "UnsolvedError"]
+
+_LISTED = 20  # violations spelled out in a message; the rest are counted
+
+
+class SolverError(Exception):
+    """Root of every error raised by this package."""
+
+
+class SpecError(SolverError, ValueError):
+    """Input that breaks a rule.
+
+    Parameters
+    ----------
+    *violations
+        One line each: path, rule, value, such as ``agents[3].tokens: expected >= 0, got -5``.
+
+    Attributes
+    ----------
+    violations : tuple of str
+        Every violation found, in input order.
+    """
+
+    def __init__(self, *violations: str) -> None:
+        self.violations: tuple[str, ...] = violations
+        shown = list(violations[:_LISTED])
+        if len(violations) > _LISTED:
+            shown.append(f"... and {len(violations) - _LISTED} more")
+        super().__init__("\n".join(shown))
+
+    @classmethod
+    def merged(cls, errors: Iterable[SpecError]) -> SpecError:
+        """Return one error that lists the violations of all."""
+        return cls(*(line for error in errors for line in error.violations))
+
+
+class EngineError(SolverError, RuntimeError):
+    """An engine's claim failed independent verification. A bug in this package; please report it."""
+
+
+class MissingExtraError(SolverError, ImportError):
+    """An optional package is missing.
+
+    Parameters
+    ----------
+    package : str
+        What could not be imported.
+    extra : str
+        The extra of this distribution that installs it.
+    """
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(
+            f"{package} is not installed; install it with: pip install 'batch-assignment-solver[{extra}]'"
+        )
+
+
+class UnsolvedError(SolverError, RuntimeError):
+    """Raised by ``raise_for_status`` when there is no assignment to use."""

@@ -1,0 +1,1 @@
+"""The live side: the only room with state and locks."""

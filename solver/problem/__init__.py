@@ -1,0 +1,1 @@
+"""What is asked: ids, units, validation, and the arrays engines see."""

@@ -1,0 +1,321 @@
+"""The arrays an engine sees: one frozen :class:`Instance`, checked once on the way in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from solver.errors import SpecError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["MAX_CAPACITY", "UNASSIGNED", "Instance", "build_instance", "chunks"]
+
+UNASSIGNED = -1
+"""The choice of an agent that no model serves."""
+
+MAX_CAPACITY = 2**53
+"""Capacities above this lose whole units in float64 and are refused."""
+
+_CHUNK_ELEMENTS = 1 << 15  # 256 KiB of float64: a pass over such a block stays in the second-level cache
+_NAMED = 5  # offending entries spelled out per rule
+
+
+def chunks(n: int, m: int) -> Iterator[slice]:
+    """Yield consecutive row slices of an (n, m) array, each small enough to stay in cache."""
+    step = max(16, _CHUNK_ELEMENTS // max(1, m))
+    for start in range(0, n, step):
+        yield slice(start, min(n, start + step))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Instance:
+    """A constrained assignment problem as arrays; immutable by convention and flags.
+
+    Parameters
+    ----------
+    score : (n, m) float32 or float64, C order
+        Value of serving agent i by model j; ``-inf`` forbids the pair.
+    capacity : (m, r) float64
+        Units each model has left, per resource.
+    demand : (n, m, r) float64 or None
+        Units agent i takes of model j, usually a broadcast view; None means one slot each (r = 1).
+    penalty : (n,) float64 or None
+        What leaving agent i unassigned costs; ``inf`` forbids it. None: serve as many agents as possible
+        first, higher rank first, and only then maximise the score.
+    rank : (n,) int64 or None
+        Dense rank of the agents' priorities, 0 the lowest; read only when ``penalty`` is None.
+    """
+
+    score: NDArray[Any]
+    capacity: NDArray[np.float64]
+    demand: NDArray[np.float64] | None = None
+    penalty: NDArray[np.float64] | None = None
+    rank: NDArray[np.int64] | None = None
+
+    @property
+    def n(self) -> int:
+        """Number of agents."""
+        return int(self.score.shape[0])
+
+    @property
+    def m(self) -> int:
+        """Number of models."""
+        return int(self.score.shape[1])
+
+    @property
+    def r(self) -> int:
+        """Number of resources."""
+        return int(self.capacity.shape[1])
+
+    @property
+    def is_slots(self) -> bool:
+        """Whether every agent takes one slot of its model and nothing else: the polynomial case."""
+        return self.demand is None
+
+    @property
+    def serve_first(self) -> bool:
+        """Whether serving more agents, higher rank first, comes before any score."""
+        return self.penalty is None
+
+    @cached_property
+    def slots(self) -> NDArray[np.int64]:
+        """(m,) int64, slots of each model, at most n. Only for slot instances."""
+        return np.minimum(self.capacity[:, 0], self.n).astype(np.int64)
+
+    @cached_property
+    def score_range(self) -> tuple[float, float]:
+        """Smallest and largest finite score; (0, 0) when no pair is allowed. One pass, no full-size copy."""
+        low, high = np.inf, -np.inf
+        for rows in chunks(self.n, self.m):
+            block = self.score[rows]
+            finite = np.isfinite(block)
+            low = min(low, float(block.min(initial=np.inf, where=finite)))
+            high = max(high, float(block.max(initial=-np.inf, where=finite)))
+        return (low, high) if low <= high else (0.0, 0.0)
+
+    @cached_property
+    def serve_step(self) -> float:
+        """Step between the values of serving two neighbouring ranks in serve-first mode.
+
+        Larger than anything a chain of re-assignments over all m models can gain, so that in a slot
+        instance the maximum of (score + value of service) is the lexicographic maximum: the sets of agents
+        that can be served together form a transversal matroid, whose best basis depends on the order of
+        the weights alone (Edmonds and Fulkerson 1965). The factor 4 leaves room to read the score part of
+        a price back out of it, see :meth:`score_prices`.
+        """
+        low, high = self.score_range
+        return 4.0 * (self.m + 1) * ((high - low) or 1.0)
+
+    @cached_property
+    def unserved(self) -> NDArray[np.float64]:
+        """(n,) float64, value of leaving each agent unassigned, as every engine maximises it.
+
+        ``-penalty`` where penalties are given; in serve-first mode low enough that service always wins.
+        """
+        if self.penalty is not None:
+            return -self.penalty
+        low, _ = self.score_range
+        rank = np.zeros(1, np.int64) if self.rank is None else self.rank
+        return np.broadcast_to(low - self.serve_step * (1.0 + rank), (self.n,))
+
+    def score_prices(self, multipliers: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return what one more unit adds to the score, given the multipliers of a certificate.
+
+        They differ only in serve-first mode with too little capacity: there one more slot serves one more
+        agent, which is worth ``serve_step`` or a multiple of it to the engines; the user asked for the
+        score that this agent brings. Never negative.
+        """
+        if not (self.serve_first and self.is_slots) or not multipliers.max(initial=0.0) > self.serve_step / 2:
+            return multipliers
+        level = np.rint(multipliers / self.serve_step)
+        low, _ = self.score_range
+        part = multipliers - level * self.serve_step + np.where(level > 0, low, 0.0)
+        return np.maximum(part, 0.0)
+
+    def usage(self, choice: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the (m, r) float64 units used by an (n,) choice. O(n r)."""
+        served = np.flatnonzero(choice != UNASSIGNED)
+        models = choice[served]
+        if self.demand is None:
+            return np.bincount(models, minlength=self.m).astype(np.float64)[:, None]
+        taken = self.demand[served, models]
+        return np.stack(
+            [np.bincount(models, weights=taken[:, k], minlength=self.m) for k in range(self.r)], axis=1
+        )
+
+
+def build_instance(
+    scores: ArrayLike,
+    capacity: ArrayLike,
+    *,
+    demand: ArrayLike | None = None,
+    eligible: ArrayLike | None = None,
+    priority: ArrayLike | None = None,
+    unassigned_penalty: ArrayLike | None = None,
+) -> Instance:
+    """Check plain arrays and freeze them into an :class:`Instance`.
+
+    Parameters
+    ----------
+    scores : (n, m) array_like of float
+        Higher is better; ``-inf`` forbids the pair. float32 and float64 in C order are not copied.
+    capacity : (m,) or (m, r) array_like
+        Units each model has left; whole numbers when agents take slots.
+    demand : (n,), (n, r), (n, m) or (n, m, r) array_like, optional
+        Units taken; None means one slot each. With r = m, a two-dimensional demand is read as (n, m)
+        unless capacity is two-dimensional.
+    eligible : (n, m) array_like of bool, optional
+        False forbids the pair.
+    priority : (n,) array_like, optional
+        Higher is served first when not all fit. With a finite ``unassigned_penalty`` it multiplies each
+        agent's penalty instead (and must not be negative).
+    unassigned_penalty : float or (n,) array_like, optional
+        None: serve as many as possible first. A number: refuse when cheaper. ``inf``: all or infeasible.
+
+    Returns
+    -------
+    Instance
+
+    Raises
+    ------
+    SpecError
+        Listing every rule broken, with path and value.
+    """
+    problems: list[str] = []
+    score = _scores(scores, problems)
+    n, m = score.shape
+    units = _capacity(capacity, m, problems)
+    taken = None if demand is None else _demand(demand, n, m, units, np.ndim(capacity), problems)
+    if taken is None and not problems:
+        if units.shape[1] != 1:
+            problems.append(f"demand: expected one amount per resource, got None for {units.shape[1]} resources")
+        fractional = np.flatnonzero(units[:, 0] != np.floor(units[:, 0]))
+        problems.extend(
+            f"capacity[{j}]: expected a whole number of slots, got {units[j, 0]:g}" for j in fractional[:_NAMED]
+        )
+    if eligible is not None:
+        allowed = np.asarray(eligible)
+        if allowed.shape != (n, m) or allowed.dtype != np.bool_:
+            problems.append(
+                f"eligible: expected bools of shape {(n, m)}, got {allowed.dtype} of shape {allowed.shape}"
+            )
+        elif not problems:
+            score = np.where(allowed, score, score.dtype.type(-np.inf))
+    order = _vector("priority", priority, n, problems)
+    if order is not None and not np.isfinite(order).all():
+        i = int(np.flatnonzero(~np.isfinite(order))[0])
+        problems.append(f"priority[{i}]: expected a finite number, got {order[i]}")
+    penalty = _vector("unassigned_penalty", unassigned_penalty, n, problems)
+    if penalty is not None and not (penalty >= 0).all():
+        i = int(np.flatnonzero(~(penalty >= 0))[0])
+        problems.append(f"unassigned_penalty[{i}]: expected >= 0, got {penalty[i]}")
+    if penalty is not None and order is not None and not problems and np.isfinite(penalty).any():
+        if (order < 0).any():
+            i = int(np.flatnonzero(order < 0)[0])
+            problems.append(f"priority[{i}]: expected >= 0 where it multiplies a penalty, got {order[i]}")
+        penalty = np.where(np.isfinite(penalty), penalty * order, penalty)
+    if problems:
+        raise SpecError(*problems)
+    rank = None
+    if order is not None and penalty is None and order.min() < order.max():
+        rank = np.unique(order, return_inverse=True)[1].astype(np.int64)
+    return Instance(score=score, capacity=units, demand=taken, penalty=penalty, rank=rank)
+
+
+def _numbers(name: str, values: ArrayLike, problems: list[str]) -> NDArray[Any]:
+    """Return values as a float array (float32 is kept), or note why not."""
+    try:
+        array = np.asarray(values)
+        if array.dtype.kind not in "fiub":
+            array = array.astype(np.float64)
+    except (TypeError, ValueError):
+        problems.append(f"{name}: expected numbers in a rectangular array, got {type(values).__name__}")
+        return np.zeros((1, 1))
+    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
+
+
+def _scores(scores: ArrayLike, problems: list[str]) -> NDArray[Any]:
+    array = _numbers("scores", scores, problems)
+    if problems:
+        return array
+    if array.ndim != 2:
+        problems.append(f"scores: expected shape (agents, models), got shape {array.shape}")
+        return np.zeros((1, 1))
+    n, m = array.shape
+    if n == 0 or m == 0:
+        what = "agent (row)" if n == 0 else "model (column)"
+        problems.append(f"scores: expected at least one {what}, got shape {array.shape}")
+        return np.zeros((max(n, 1), max(m, 1)))
+    if not array.max() < np.inf:  # one pass: a maximum carries both NaN and +inf
+        bad = np.argwhere(~(array < np.inf))
+        problems.extend(
+            f"scores[{i}, {j}]: expected a finite number or -inf, got {array[i, j]}" for i, j in bad[:_NAMED]
+        )
+        if len(bad) > _NAMED:
+            problems.append(f"scores: {len(bad) - _NAMED} more entries are NaN or +inf")
+    return np.ascontiguousarray(array)
+
+
+def _capacity(capacity: ArrayLike, m: int, problems: list[str]) -> NDArray[np.float64]:
+    array = _numbers("capacity", capacity, problems).astype(np.float64)
+    if array.ndim not in (1, 2) or array.shape[0] != m or array.size == 0:
+        if not problems:
+            problems.append(f"capacity: expected shape ({m},) or ({m}, resources), got shape {array.shape}")
+        return np.zeros((m, 1))
+    units = array.reshape(m, -1)
+    for j, k in np.argwhere(~((units >= 0) & (units <= MAX_CAPACITY)))[:_NAMED]:
+        where = f"capacity[{j}]" if array.ndim == 1 else f"capacity[{j}, {k}]"
+        problems.append(f"{where}: expected between 0 and 2**53, got {units[j, k]}")
+    return units
+
+
+def _demand(
+    demand: ArrayLike, n: int, m: int, units: NDArray[np.float64], capacity_ndim: int, problems: list[str]
+) -> NDArray[np.float64] | None:
+    """Return demand as an (n, m, r) view, or None when it says one slot each."""
+    before = len(problems)
+    array = _numbers("demand", demand, problems).astype(np.float64, copy=False)
+    if len(problems) > before:
+        return None
+    r = units.shape[1]
+    if array.shape == (n,) and r == 1:
+        view = array[:, None, None]
+    elif array.shape == (n, m) and r == 1:
+        view = array[:, :, None]
+    elif array.shape == (n, r) and capacity_ndim == 2:
+        view = array[:, None, :]
+    elif array.shape == (n, m, r):
+        view = array
+    else:
+        shapes = f"({n},), ({n}, {m})" if r == 1 else f"({n}, {r})"
+        problems.append(f"demand: expected shape {shapes} or ({n}, {m}, {r}), got shape {array.shape}")
+        return None
+    if not (np.isfinite(array) & (array >= 0)).all():
+        for where in np.argwhere(~(np.isfinite(array) & (array >= 0)))[:_NAMED]:
+            index = ", ".join(map(str, where))
+            problems.append(f"demand[{index}]: expected a finite number >= 0, got {array[tuple(where)]}")
+        return None
+    whole = r == 1 and (units == np.floor(units)).all()
+    if whole and (array == 1).all():
+        return None
+    return np.broadcast_to(view, (n, m, r))
+
+
+def _vector(name: str, values: ArrayLike | None, n: int, problems: list[str]) -> NDArray[np.float64] | None:
+    if values is None:
+        return None
+    before = len(problems)
+    array = _numbers(name, values, problems).astype(np.float64)
+    if len(problems) > before:
+        return None
+    if array.shape not in ((), (n,)):
+        problems.append(f"{name}: expected shape ({n},), got shape {array.shape}")
+        return None
+    return np.broadcast_to(array, (n,))

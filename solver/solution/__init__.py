@@ -1,0 +1,1 @@
+"""What came out: solutions, plans and explanations."""

@@ -1,0 +1,104 @@
+"""Solution: a verified answer as arrays."""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from solver.errors import UnsolvedError
+from solver.problem.instance import UNASSIGNED
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from solver.engines.base import Claim
+    from solver.engines.certificate import Certificate
+
+__all__ = ["UNASSIGNED", "Solution", "Status"]
+
+
+class Status(enum.StrEnum):
+    """What is known about an answer; never optimistic."""
+
+    OPTIMAL = "optimal"
+    """Feasible, and proven that nothing better exists."""
+    FEASIBLE = "feasible"
+    """Feasible and verified; the gap says how far a better one could be."""
+    INFEASIBLE = "infeasible"
+    """Proven that no assignment satisfies every constraint."""
+    UNKNOWN = "unknown"
+    """Nothing found in time, nothing proven. Only possible where every agent must be served."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Solution:
+    """An answer, verified against its instance.
+
+    Attributes
+    ----------
+    status : Status
+        What is known.
+    choice : (n,) int64
+        Model of each agent, UNASSIGNED (-1) for none.
+    objective : float
+        Total score, minus penalties where a finite ``unassigned_penalty`` was given; ``-inf`` when there is
+        no assignment.
+    bound : float
+        Proven limit that no assignment exceeds (in serve-first mode: none that serves as many).
+    prices : (m,) or (m, r) float64
+        Shadow price of each capacity, >= 0: what one more unit of it adds to the total score.
+    load : (m,) or (m, r) float64
+        Units used.
+    multipliers : (m, r) float64
+        The multipliers that prove the bound. Equal to the prices, except in serve-first mode with too little
+        capacity, where they carry the value of service as well.
+    engine : str
+        The engine whose answer this is.
+    elapsed_ms : float
+        Wall clock from call to return, milliseconds.
+    notes : tuple of str
+        What the portfolio did: engines run, engines skipped and why.
+    bound_is_claimed : bool
+        True when the bound is an engine's word rather than recomputed from the multipliers.
+    """
+
+    status: Status
+    choice: NDArray[np.int64]
+    objective: float
+    bound: float
+    prices: NDArray[np.float64]
+    load: NDArray[np.float64]
+    multipliers: NDArray[np.float64]
+    engine: str
+    elapsed_ms: float
+    notes: tuple[str, ...] = ()
+    bound_is_claimed: bool = False
+
+    @property
+    def gap(self) -> float:
+        """Relative distance from objective to bound, >= 0; ``inf`` when there is no bound."""
+        if self.bound <= self.objective:
+            return 0.0
+        if math.isinf(self.bound) or math.isinf(self.objective):
+            return math.inf
+        return (self.bound - self.objective) / max(abs(self.objective), abs(self.bound))
+
+    @property
+    def unassigned(self) -> NDArray[np.intp]:
+        """Indices of the agents that no model serves, ascending."""
+        return (self.choice == UNASSIGNED).nonzero()[0]
+
+    def raise_for_status(self) -> Solution:
+        """Return self, or raise when there is no assignment to use.
+
+        Raises
+        ------
+        UnsolvedError
+            If the status is INFEASIBLE or UNKNOWN.
+        """
+        if self.status in (Status.INFEASIBLE, Status.UNKNOWN):
+            raise UnsolvedError(f"no assignment: {self.status.value}; {'; '.join(self.notes) or 'no details'}")
+        return self
