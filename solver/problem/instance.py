@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
+    from solver.problem.rows import LimitRows
+
 __all__ = ["MAX_CAPACITY", "UNASSIGNED", "Instance", "build_instance", "chunks"]
 
 UNASSIGNED = -1
@@ -51,6 +53,8 @@ class Instance:
         first, higher rank first, and only then maximise the score.
     rank : (n,) int64 or None
         Dense rank of the agents' priorities, 0 the lowest; read only when ``penalty`` is None.
+    limits : LimitRows or None
+        Couplings across models, compiled to rows.
     """
 
     score: NDArray[Any]
@@ -58,6 +62,7 @@ class Instance:
     demand: NDArray[np.float64] | None = None
     penalty: NDArray[np.float64] | None = None
     rank: NDArray[np.int64] | None = None
+    limits: LimitRows | None = None
 
     @property
     def n(self) -> int:
@@ -77,7 +82,16 @@ class Instance:
     @property
     def is_slots(self) -> bool:
         """Whether every agent takes one slot of its model and nothing else: the polynomial case."""
-        return self.demand is None
+        return self.demand is None and self.limits is None
+
+    @cached_property
+    def is_integral(self) -> bool:
+        """Whether every allowed score is a whole number, so that totals move in steps of one."""
+        for rows in chunks(self.n, self.m):
+            block = self.score[rows]
+            if not ((np.floor(block) == block) | np.isinf(block)).all():
+                return False
+        return max(map(abs, self.score_range)) * self.n < MAX_CAPACITY
 
     @property
     def serve_first(self) -> bool:
@@ -195,10 +209,13 @@ def build_instance(
     taken = None if demand is None else _demand(demand, n, m, units, np.ndim(capacity), problems)
     if taken is None and not problems:
         if units.shape[1] != 1:
-            problems.append(f"demand: expected one amount per resource, got None for {units.shape[1]} resources")
+            problems.append(
+                f"demand: expected one amount per resource, got None for {units.shape[1]} resources"
+            )
         fractional = np.flatnonzero(units[:, 0] != np.floor(units[:, 0]))
         problems.extend(
-            f"capacity[{j}]: expected a whole number of slots, got {units[j, 0]:g}" for j in fractional[:_NAMED]
+            f"capacity[{j}]: expected a whole number of slots, got {units[j, 0]:g}"
+            for j in fractional[:_NAMED]
         )
     if eligible is not None:
         allowed = np.asarray(eligible)

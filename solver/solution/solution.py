@@ -100,5 +100,7 @@ class Solution:
             If the status is INFEASIBLE or UNKNOWN.
         """
         if self.status in (Status.INFEASIBLE, Status.UNKNOWN):
-            raise UnsolvedError(f"no assignment: {self.status.value}; {'; '.join(self.notes) or 'no details'}")
+            raise UnsolvedError(
+                f"no assignment: {self.status.value}; {'; '.join(self.notes) or 'no details'}"
+            )
         return self

@@ -1,0 +1,139 @@
+"""Strategic oscillation: descend by compound moves, let penalties swing around feasibility, keep the best.
+
+Overload is allowed and paid for. At every local optimum the penalties of overloaded columns rise, and all
+of them fall once a feasible assignment has been seen, so that the search keeps crossing the border
+where the good assignments are. Limit rows, which many agents share, are priced instead: their multiplier is
+added to the losses, rises while the row is broken and falls back to its dual price when it is not.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from solver.engines.lagrangian.beam import Beam
+from solver.engines.lagrangian.interior_point import reduced_losses
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from solver.clock import Deadline
+    from solver.engines.lagrangian.form import Form
+    from solver.engines.lagrangian.interior_point import Relaxation
+
+__all__ = ["Search"]
+
+_FEW, _MANY = 16, 64  # moves looked at per level, with and without a feasible assignment at hand
+_RISE, _HUNT_RISE, _FALL = 1.2, 1.5, 0.8
+_JITTER = 0.1  # of the logarithm of the penalties, drawn anew at every local optimum
+_TEMPERATURE = 0.01  # noise of the beam's keys, of the mean price an agent pays
+_SAME = 1e-9  # relative: losses closer than this are equal
+
+
+class Search:
+    """The incumbent, the current assignment and the penalties between them.
+
+    Parameters
+    ----------
+    form : Form
+        The problem.
+    relaxation : Relaxation
+        Its dual prices guide every move.
+    rng : numpy.random.Generator
+        Source of all randomness.
+    """
+
+    def __init__(self, form: Form, relaxation: Relaxation, *, rng: np.random.Generator) -> None:
+        self.form, self.rng = form, rng
+        reduced = reduced_losses(form, relaxation.price, relaxation.row_price)
+        reduced -= reduced.min(axis=0)
+        self.reduced = reduced
+        self.beam = Beam(form, reduced, relaxation.price, nearest=8 if form.n <= 200 else 5, rng=rng)
+        beam = self.beam
+        near = np.take_along_axis(reduced, beam.near[:-1].T, 0)
+        spread = float(near[np.isfinite(near)].mean()) / beam.unit
+        typical = np.maximum(form.demand[:, : form.models].mean(axis=(1, 2)), 1e-12)[:, None]
+        price = beam.price
+        pull = spread / typical
+        self.start_penalty = np.maximum(
+            1.5 * np.maximum(price, 0.3 * price.mean(axis=1, keepdims=True)), 2 * pull + 1e-9
+        ).astype(np.float32)
+        self.most_penalty = (8 * self.start_penalty + 50 * pull).astype(np.float32)
+        cheapest = reduced.argmin(axis=0)
+        agents = np.arange(form.n)
+        paid = (price[:, cheapest] * form.demand[:, cheapest, agents]).sum(axis=0)
+        beam.temperature = _TEMPERATURE * float(paid.mean()) or 1e-3 * spread
+        self.best_loss = np.inf
+        self.best: NDArray[np.int64] | None = None
+
+    def keep(self, columns: NDArray[np.int64]) -> bool:
+        """Take an assignment as the incumbent if it is feasible and better."""
+        if not self.form.feasible(columns):
+            return False
+        loss = self.form.value(columns)
+        if not loss < self.best_loss - _SAME * (1 + abs(self.best_loss if self.best is not None else 0.0)):
+            return False
+        self.best_loss, self.best = loss, columns.copy()
+        return True
+
+    def descend(
+        self,
+        columns: NDArray[np.int64],
+        *,
+        deadline: Deadline,
+        stop_s: float,
+        patience: int,
+    ) -> tuple[float, NDArray[np.int64] | None]:
+        """Oscillate from an assignment until ``patience`` local optima brought nothing new.
+
+        Never gives up for lack of patience while no feasible assignment is known.
+
+        Returns
+        -------
+        tuple
+            Loss and columns of the best feasible assignment met on this way; (inf, None) without one.
+        """
+        beam, form = self.beam, self.form
+        beam.place(columns)
+        hunting = self.best is None
+        base = self.start_penalty * (3 if hunting else 1)
+        beam.penalty = base.copy()
+        idle, crossed = 0, False
+        local, found = np.inf, None
+        now = deadline.clock.now
+        limit = min(stop_s, deadline.ends_s)
+        while now() < limit and (idle < patience or self.best is None):
+            moves = beam.moves(_FEW if crossed or self.best is not None else _MANY)
+            if moves:
+                touched: set[int] = set()
+                for move in moves:
+                    if touched and crossed:
+                        break
+                    if touched.isdisjoint(move.columns):
+                        touched |= move.columns
+                        beam.apply(move)
+                if not (beam.use > beam.room).any():
+                    crossed = True
+                    current = beam.column[:-1]
+                    loss = form.value(current)
+                    if loss < local - _SAME * loss and form.feasible(current):
+                        local, found, idle = loss, current.copy(), 0
+                        if loss < self.best_loss - _SAME * loss:
+                            self.best_loss, self.best = loss, found
+                            if hunting:
+                                hunting = False
+                                base = self.start_penalty.copy()
+                                beam.penalty = base.copy()
+                continue
+            idle += 1
+            beam.refresh()
+            overloaded = beam.use > beam.room
+            base[overloaded] *= _HUNT_RISE if self.best is None else _RISE
+            if crossed or not overloaded.any():
+                base *= _FALL
+            crossed = False
+            np.clip(base, 0.3 * self.start_penalty, self.most_penalty, out=base)
+            swing = self.rng.standard_normal(base.shape).astype(np.float32)
+            beam.penalty = base * np.exp(_JITTER * swing)
+        return local, found
