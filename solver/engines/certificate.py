@@ -104,7 +104,7 @@ def certify(instance: Instance, claim: Claim) -> Certificate:
     objective = float(own.sum())
     if not instance.serve_first:
         objective += float(left_value.sum())
-    slack = _slack(instance, choice, load, claim.prices)
+    slack = math.inf if violations else _slack(instance, choice, load, claim.prices)
     bound = objective + slack
     claimed = claim.bound is not None and claim.bound < bound
     if claimed and claim.bound is not None:
