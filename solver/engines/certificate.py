@@ -2,8 +2,12 @@
 
 Weak Lagrangian duality makes the bound valid for any prices ``p >= 0``, wherever they came from:
 
-    bound(p) = Σ_i max( max_j (score_ij − Σ_k p_jk demand_ijk), unserved_i ) + Σ_jk p_jk capacity_jk
+    bound(p, u) = Σ_i max( max_j (score_ij − Σ_k p_jk demand_ijk − Σ_g u_g a_gij), unserved_i )
+                  + Σ_jk p_jk capacity_jk + Σ_g u_g b_g
 
+with one more multiplier ``u_g >= 0`` for every limit row ``Σ a_g <= b_g``. Pairs that ask for more than their
+model has when empty are left out, agents that must share a model are taken as one, and where every score
+is a whole number the bound is rounded down to one.
 The gap is summed as complementary-slackness terms, each of them >= 0, rather than as the difference of two
 large numbers. Everything is float64, whatever the precision of the scores.
 """
@@ -11,7 +15,7 @@ large numbers. Everything is float64, whatever the precision of the scores.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,6 +48,8 @@ class Certificate:
         No feasible assignment (in serve-first mode: none that serves as well) exceeds it; ``inf`` if unknown.
     load : (m, r) float64
         Units used.
+    limit_load : (g,) float64
+        Left-hand sides of the limit rows.
     violations : tuple of str
         Every constraint broken; empty for a feasible assignment.
     optimal : bool
@@ -58,6 +64,7 @@ class Certificate:
     violations: tuple[str, ...]
     optimal: bool
     bound_is_claimed: bool = False
+    limit_load: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
     @property
     def gap(self) -> float:
@@ -104,12 +111,14 @@ def certify(instance: Instance, claim: Claim) -> Certificate:
     objective = float(own.sum())
     if not instance.serve_first:
         objective += float(left_value.sum())
-    slack = math.inf if violations else _slack(instance, choice, load, claim.prices)
-    bound = objective + slack
+    limit_load = np.zeros(0) if instance.limits is None else instance.limits.usage(choice)
+    violations += _broken_limits(instance, choice, limit_load)
+    slack = math.inf if violations else _slack(instance, choice, load, limit_load, claim)
+    scale = float(np.abs(own).sum() + np.abs(left_value).sum())
+    bound = _whole(instance, objective + slack, scale)
     claimed = claim.bound is not None and claim.bound < bound
     if claimed and claim.bound is not None:
         bound = claim.bound
-    scale = float(np.abs(own).sum() + np.abs(left_value).sum())
     tight = bound - objective <= max(
         OPTIMALITY_TOLERANCE * max(abs(objective), abs(bound)) if math.isfinite(bound) else 0.0,
         _ROUNDING * scale if math.isfinite(scale) else 0.0,
@@ -121,6 +130,7 @@ def certify(instance: Instance, claim: Claim) -> Certificate:
         violations=violations,
         optimal=tight and not violations,
         bound_is_claimed=claimed,
+        limit_load=limit_load,
     )
 
 
@@ -154,39 +164,122 @@ def _broken(
     return tuple(broken)
 
 
+def _broken_limits(
+    instance: Instance, choice: NDArray[np.int64], limit_load: NDArray[np.float64]
+) -> tuple[str, ...]:
+    limits = instance.limits
+    if limits is None:
+        return ()
+    room = limits.bound + _OVERLOAD * limits.magnitude(choice)
+    broken = [
+        f"limit {limits.names[g]}: expected <= {limits.bound[g]:g}, got {limit_load[g]:g}"
+        for g in np.flatnonzero(limit_load > room)
+    ]
+    broken += [
+        f"limit {name}: expected one model for agents {group.tolist()[:5]}, got {np.unique(choice[group]).tolist()}"
+        for name, group in zip(limits.together_names, limits.together, strict=True)
+        if (choice[group] != choice[group[0]]).any()
+    ]
+    return tuple(broken)
+
+
+def _whole(instance: Instance, bound: float, scale: float) -> float:
+    """Round a bound down to a whole number where no objective can be anything else."""
+    if not math.isfinite(bound):
+        return bound
+    noise = 1e-9 * max(1.0, abs(bound)) + _ROUNDING * scale
+    if noise > 0.01 or not instance.is_integral:
+        return bound
+    penalty = instance.penalty
+    if penalty is not None and (np.floor(penalty) != penalty)[np.isfinite(penalty)].any():
+        return bound
+    return float(math.floor(bound + noise))
+
+
+def _multipliers(
+    instance: Instance, claim: Claim
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None] | None:
+    """Return the claim's multipliers, zeros where it has none, or None if they prove nothing."""
+    prices = np.zeros((instance.m, instance.r)) if claim.prices is None else claim.prices
+    if prices.shape != (instance.m, instance.r) or not (np.isfinite(prices) & (prices >= 0)).all():
+        return None
+    if instance.limits is None or claim.limit_prices is None:
+        return prices, None
+    limit_prices = claim.limit_prices
+    if limit_prices.shape != (instance.limits.count,) or not (
+        np.isfinite(limit_prices) & (limit_prices >= 0)
+    ).all():
+        return None
+    return prices, limit_prices
+
+
 def _slack(
     instance: Instance,
     choice: NDArray[np.int64],
     load: NDArray[np.float64],
-    prices: NDArray[np.float64] | None,
+    limit_load: NDArray[np.float64],
+    claim: Claim,
 ) -> float:
     """Return bound(prices) − objective as a sum of complementary-slackness terms."""
-    if prices is None:
-        prices = np.zeros((instance.m, instance.r))
-    if prices.shape != (instance.m, instance.r) or not (np.isfinite(prices) & (prices >= 0)).all():
+    multipliers = _multipliers(instance, claim)
+    if multipliers is None:
         return math.inf
+    prices, limit_prices = multipliers
     # In serve-first mode a full service can only be compared with full services: leaving is no option then.
     may_leave = not (instance.serve_first and (choice != UNASSIGNED).all())
+    tied = None
+    if instance.limits is not None and instance.limits.together:
+        tied = np.zeros(instance.n, bool)
+        tied[np.concatenate(instance.limits.together)] = True
     total = 0.0
     for rows in chunks(instance.n, instance.m):
-        value = reduced_scores(instance, rows, prices)
-        best = value.max(axis=1)
+        value = reduced_scores(instance, rows, prices, limit_prices)
+        if instance.has_oversized:
+            value[instance.oversized(rows)] = -np.inf
         pick = choice[rows]
-        own = value[np.arange(len(pick)), pick]
-        if may_leave:
-            unserved = instance.unserved[rows]
-            np.maximum(best, unserved, out=best)
-            own = np.where(pick == UNASSIGNED, unserved, own)
-        total += float((best - own).sum())
-    return total + float((prices * (instance.capacity - load)).sum())
+        unserved = instance.unserved[rows] if may_leave else None
+        total += float(_shortfall(value, pick, unserved, None if tied is None else ~tied[rows]).sum())
+    if tied is not None and instance.limits is not None:
+        for group in instance.limits.together:
+            value = reduced_scores(instance, group, prices, limit_prices).sum(axis=0, keepdims=True)
+            unserved = instance.unserved[group].sum(keepdims=True) if may_leave else None
+            total += float(_shortfall(value, choice[group[:1]], unserved, None).sum())
+    total += float((prices * (instance.capacity - load)).sum())
+    if limit_prices is not None and instance.limits is not None:
+        total += float(limit_prices @ (instance.limits.bound - limit_load))
+    return total
 
 
-def reduced_scores(instance: Instance, rows: slice, prices: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return ``score − price·demand`` of some rows, a fresh (rows, m) float64 array."""
+def _shortfall(
+    value: NDArray[np.float64],
+    pick: NDArray[np.int64],
+    unserved: NDArray[np.float64] | None,
+    counted: NDArray[np.bool_] | None,
+) -> NDArray[np.float64]:
+    """Return what each row's choice falls short of its best, by reduced value."""
+    best = value.max(axis=1)
+    own = value[np.arange(len(pick)), pick]
+    if unserved is not None:
+        best = np.maximum(best, unserved)
+        own = np.where(pick == UNASSIGNED, unserved, own)
+    short: NDArray[np.float64] = best - own
+    return short if counted is None else short[counted]
+
+
+def reduced_scores(
+    instance: Instance,
+    rows: slice | NDArray[np.int64],
+    prices: NDArray[np.float64],
+    limit_prices: NDArray[np.float64] | None = None,
+) -> NDArray[np.float64]:
+    """Return ``score − price·demand − limit price·coefficient`` of some rows, fresh (rows, m) float64."""
+    value: NDArray[np.float64]
     if instance.demand is None:
-        value: NDArray[np.float64] = np.subtract(instance.score[rows], prices[:, 0], dtype=np.float64)
-        return value
-    value = instance.score[rows].astype(np.float64)
-    for k in range(instance.r):
-        value -= instance.demand[rows, :, k] * prices[:, k]
+        value = np.subtract(instance.score[rows], prices[:, 0], dtype=np.float64)
+    else:
+        value = instance.score[rows].astype(np.float64)
+        for k in range(instance.r):
+            value -= instance.demand[rows, :, k] * prices[:, k]
+    if limit_prices is not None and instance.limits is not None and instance.limits.layers:
+        value -= instance.limits.charge(rows, limit_prices)
     return value

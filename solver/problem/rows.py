@@ -87,7 +87,7 @@ class LimitRows:
             total += np.bincount(row[touched], weights=size[touched], minlength=self.count)
         return total
 
-    def charge(self, rows: slice, prices: NDArray[np.float64]) -> NDArray[np.float64]:
+    def charge(self, rows: slice | NDArray[np.int64], prices: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the fresh (rows, m) float64 price of every pair under (g,) row prices."""
         padded = np.append(prices, 0.0)  # NO_ROW indexes the last entry
         first = self.layers[0]

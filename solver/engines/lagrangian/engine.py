@@ -150,6 +150,8 @@ class _Solve:
         return Claim(
             choice=form.choice(columns),
             prices=np.ascontiguousarray(campaign.relaxation.price[:, : form.models].T),
+            limit_prices=campaign.relaxation.row_price if form.rows else None,
+            progress=tuple(campaign.progress),
             bound=form.offset - campaign.bound if campaign.proved else None,
         )
 
