@@ -31,6 +31,7 @@ _NEVER = np.float32(1e9)  # loss of what is not possible
 _POSSIBLE = np.float32(1e8)
 _EXPANDED = 12_000  # candidate pairs per level above which only the cheapest ejections are looked at
 _NOISE = 1 << 16
+_EXACT_FLOAT32 = 2**23
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ class Beam:
         columns, n = form.loss.shape
         loss = form.loss if form.allowed is None else np.where(form.allowed, form.loss, 0.0)
         self.unit = float(loss[: form.models].mean()) or 1.0
-        self.room = form.capacity.astype(np.float32)
+        self.room = _room(form)
         self.price = (price / self.unit).astype(np.float32)
         self.loss = np.zeros((n + 1, columns), np.float32)
         self.loss[:n] = loss.T / self.unit
@@ -333,6 +334,16 @@ class Beam:
             self._noise = self.rng.gumbel(size=2 * size).astype(np.float32)
         start = int(self.rng.integers(0, self._noise.size - size))
         return self._noise[start : start + size].reshape(shape) * np.float32(self.temperature)
+
+
+def _room(form: Form) -> NDArray[np.float32]:
+    """Return the (r, c) capacities: exact for moderate whole numbers, else less what float32 sums may be off."""
+    largest = float(form.capacity.max(initial=0.0))
+    whole = largest < _EXACT_FLOAT32 and all(
+        bool((np.floor(part) == part).all()) for part in (form.capacity, form.demand)
+    )
+    room = form.capacity if whole else form.capacity * (1 - 1e-6)
+    return room.astype(np.float32)
 
 
 def _by_value(move: Move) -> float:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from solver.engines.lagrangian.form import Form
+from solver.engines.lagrangian.row_algebra import RowAlgebra
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Relaxation", "dual_bound", "reduced_losses", "relax"]
 
+_LEAST_SPREAD = 0.05  # of the mean share: no column starts with less
+_SHORT_STEP, _SHORT_STEP_LIMITS = 0.4, 0.9  # below this a second correction pays for itself
 _STEP = 0.99  # of the way to the boundary
 _EASY_SLACK = 0.1  # the first slack is at least this, in units of the row's scale
 
@@ -147,12 +150,7 @@ class _Newton:
         self.scale = np.maximum(form.capacity, 1e-12 + form.demand.mean(axis=2))
         self.demand = (form.demand / self.scale[:, :, None]).astype(dtype, copy=False)
         self.row_scale = self._row_scale()
-        padded = np.append(self.row_scale, 1.0)
-        self.row = form.row
-        self.coefficient = [
-            (coefficient / padded[row]).astype(dtype)
-            for row, coefficient in zip(form.row, form.coefficient, strict=True)
-        ]
+        self.limits = RowAlgebra(form, self.row_scale, dtype) if form.rows else None
         self.bound = np.concatenate(
             [(form.capacity / self.scale).ravel(), form.row_bound / self.row_scale]
         ).astype(dtype)
@@ -161,7 +159,13 @@ class _Newton:
             scaled += jitter * rng.random(scaled.shape)
         self.loss = scaled.astype(dtype, copy=False)
         ones = np.ones(loss.shape, dtype) if self.mask is None else self.mask
-        self.x = ones / ones.sum(axis=0)
+        # Spread every agent in proportion to the room of the columns: skewed capacities start nearly feasible.
+        weight = (self.scale / np.maximum(form.demand.mean(axis=2), 1e-12)).min(axis=0)
+        weight = np.clip(weight / weight[:models].mean(), _LEAST_SPREAD, 1 / _LEAST_SPREAD)
+        if form.leave:
+            weight[-1] = 1.0
+        self.x = ones * weight[:, None].astype(dtype)
+        self.x /= self.x.sum(axis=0)
         self.price = np.ones(len(self.bound), dtype)
         self.slack = np.maximum(dtype(_EASY_SLACK), self.bound - self.act(self.x))
         self.reduced = self.loss + self.charge(self.price)
@@ -187,12 +191,9 @@ class _Newton:
     def act(self, x: NDArray[Any]) -> NDArray[Any]:
         """Return the (K,) left-hand sides of every coupling row."""
         local = np.einsum("kcn,cn->kc", self.demand, x).ravel()
-        if not self.form.rows:
+        if self.limits is None:
             return local
-        used = np.zeros(self.form.rows + 1)
-        for row, coefficient in zip(self.row, self.coefficient, strict=True):
-            used += np.bincount(row.ravel(), weights=(coefficient * x).ravel(), minlength=len(used))
-        return np.concatenate([local, used[:-1].astype(self.dtype)])
+        return np.concatenate([local, self.limits.act(x)])
 
     def charge(self, price: NDArray[Any]) -> NDArray[Any]:
         """Return the (c, n) price of every pair."""
@@ -200,10 +201,8 @@ class _Newton:
         total = local[0][:, None] * self.demand[0]
         for k in range(1, len(local)):
             total += local[k][:, None] * self.demand[k]
-        if self.form.rows:
-            padded = np.append(price[self.scale.size :], self.dtype(0))
-            for row, coefficient in zip(self.row, self.coefficient, strict=True):
-                total += padded[row] * coefficient
+        if self.limits is not None:
+            self.limits.charge(price[self.scale.size :], total)
         return total
 
     def _least(self, reduced: NDArray[Any]) -> NDArray[Any]:
@@ -282,9 +281,27 @@ class _Newton:
         if self.mask is not None:
             d_x *= self.mask
         row_target = centring - slack * price - d_slack * d_price
-        d_x, d_slack, d_price, d_level, d_z, d_charge = direction(d_x, row_target)
+        target = d_x
+        d_x, d_slack, d_price, d_level, d_z, d_charge = direction(target, row_target)
         primal_step = min(1.0, _STEP * min(self._longest(x, d_x), self._longest_flat(slack, d_slack)))
         dual_step = min(1.0, _STEP * min(self._longest(z, d_z), self._longest_flat(price, d_price)))
+        if min(primal_step, dual_step) < (_SHORT_STEP if self.limits is None else _SHORT_STEP_LIMITS):
+            # Pull outlying complementarity products back and try to go further (Gondzio 1996).
+            reach_x, reach_z = min(1.0, primal_step + 0.1), min(1.0, dual_step + 0.1)
+            product = (x + self.dtype(reach_x) * d_x) * (z + self.dtype(reach_z) * d_z)
+            row_product = (slack + reach_x * d_slack) * (price + reach_z * d_price)
+            low, high = 0.1 * centring, 10 * centring
+            pull = np.maximum(np.clip(product, low, high) - product, -high)
+            row_pull = np.maximum(np.clip(row_product, low, high) - row_product, -high)
+            pull /= z
+            if self.mask is not None:
+                pull *= self.mask
+            better = direction(target + pull, row_target + row_pull)
+            longer_x = min(1.0, _STEP * min(self._longest(x, better[0]), self._longest_flat(slack, better[1])))
+            longer_z = min(1.0, _STEP * min(self._longest(z, better[4]), self._longest_flat(price, better[2])))
+            if longer_x + longer_z > primal_step + dual_step + 0.01:
+                d_x, d_slack, d_price, d_level, d_z, d_charge = better
+                primal_step, dual_step = longer_x, longer_z
         primal_step, dual_step = self.dtype(primal_step), self.dtype(dual_step)
         d_x *= primal_step
         d_x += x
@@ -302,18 +319,9 @@ class _Newton:
     def _tall(self, ratio: NDArray[Any]) -> NDArray[Any]:
         """Return the (K, n) matrix of every coupling row summed over columns, weighted by ``ratio``."""
         local = (ratio * self.demand).reshape(-1, ratio.shape[1])
-        if not self.form.rows:
+        if self.limits is None:
             return local
-        rows, n = self.form.rows, ratio.shape[1]
-        sums = np.zeros((rows + 1) * n)
-        agent = np.arange(n)
-        for row, coefficient in zip(self.row, self.coefficient, strict=True):
-            sums += np.bincount(
-                (row * np.int64(n) + agent).ravel(),
-                weights=(ratio * coefficient).ravel(),
-                minlength=len(sums),
-            )
-        return np.concatenate([local, sums[: rows * n].reshape(rows, n).astype(self.dtype)])
+        return np.concatenate([local, self.limits.tall(ratio)])
 
     def _system(
         self, ratio: NDArray[Any], tall: NDArray[Any], per_agent: NDArray[Any]
@@ -330,37 +338,12 @@ class _Newton:
                 system[a * columns + column, b * columns + column] += sums
                 if a != b:
                     system[b * columns + column, a * columns + column] += sums
-        if self.form.rows:
-            self._add_rows(system, ratio)
+        if self.limits is not None:
+            self.limits.add_products(system, ratio, self.demand)
         diagonal = np.arange(len(system))
         system[diagonal, diagonal] += self.slack / self.price
         system[diagonal, diagonal] *= 1 + 1e-12
         return system
-
-    def _add_rows(self, system: NDArray[np.float64], ratio: NDArray[Any]) -> None:
-        """Add products of limit rows with each other and with the capacity rows, pair by pair."""
-        resources, columns = self.scale.shape
-        rows = self.form.rows
-        first = resources * columns
-        side = rows + 1
-        products = np.zeros(side * side)
-        column = np.arange(columns)[:, None]
-        for row, coefficient in zip(self.row, self.coefficient, strict=True):
-            weighted = ratio * coefficient
-            for other_row, other in zip(self.row, self.coefficient, strict=True):
-                index = row * np.int64(side) + other_row
-                products += np.bincount(
-                    index.ravel(), weights=(weighted * other).ravel(), minlength=side * side
-                )
-            for k in range(resources):
-                index = row * np.int64(columns) + column
-                cross = np.bincount(
-                    index.ravel(), weights=(weighted * self.demand[k]).ravel(), minlength=side * columns
-                ).reshape(side, columns)[:rows]
-                block = slice(k * columns, (k + 1) * columns)
-                system[first:, block] += cross
-                system[block, first:] += cross.T
-        system[first:, first:] += products.reshape(side, side)[:rows, :rows]
 
     def _longest(self, value: NDArray[Any], step: NDArray[Any]) -> float:
         """Return how far a (c, n) step can go before an entry becomes negative."""

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.engines.lagrangian.beam import Beam
+from solver.engines.lagrangian.beam import IMPROVEMENT, Beam
 from solver.engines.lagrangian.interior_point import reduced_losses
+from solver.engines.lagrangian.row_prices import RowPrices
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -64,6 +65,7 @@ class Search:
         agents = np.arange(form.n)
         paid = (price[:, cheapest] * form.demand[:, cheapest, agents]).sum(axis=0)
         beam.temperature = _TEMPERATURE * float(paid.mean()) or 1e-3 * spread
+        self.rows = RowPrices(form, relaxation.row_price, beam, pull=spread) if form.rows else None
         self.best_loss = np.inf
         self.best: NDArray[np.int64] | None = None
 
@@ -94,26 +96,21 @@ class Search:
         tuple
             Loss and columns of the best feasible assignment met on this way; (inf, None) without one.
         """
-        beam, form = self.beam, self.form
+        beam, form, rows = self.beam, self.form, self.rows
         beam.place(columns)
         hunting = self.best is None
         base = self.start_penalty * (3 if hunting else 1)
         beam.penalty = base.copy()
+        if rows is not None:
+            rows.restart()
+            rows.refresh()
         idle, crossed = 0, False
         local, found = np.inf, None
         now = deadline.clock.now
         limit = min(stop_s, deadline.ends_s)
         while now() < limit and (idle < patience or self.best is None):
-            moves = beam.moves(_FEW if crossed or self.best is not None else _MANY)
-            if moves:
-                touched: set[int] = set()
-                for move in moves:
-                    if touched and crossed:
-                        break
-                    if touched.isdisjoint(move.columns):
-                        touched |= move.columns
-                        beam.apply(move)
-                if not (beam.use > beam.room).any():
+            if self._improve(crossed=crossed):
+                if self._within():
                     crossed = True
                     current = beam.column[:-1]
                     loss = form.value(current)
@@ -129,11 +126,55 @@ class Search:
             idle += 1
             beam.refresh()
             overloaded = beam.use > beam.room
-            base[overloaded] *= _HUNT_RISE if self.best is None else _RISE
-            if crossed or not overloaded.any():
-                base *= _FALL
+            rise = _HUNT_RISE if self.best is None else _RISE
+            fall = _FALL if crossed or self._within() else 1.0
             crossed = False
+            base[overloaded] *= rise
+            base *= fall
             np.clip(base, 0.3 * self.start_penalty, self.most_penalty, out=base)
-            swing = self.rng.standard_normal(base.shape).astype(np.float32)
-            beam.penalty = base * np.exp(_JITTER * swing)
+            noise = _JITTER * self.rng.standard_normal(base.shape)
+            beam.penalty = base * np.exp(noise).astype(np.float32)
+            if rows is not None:
+                rows.refresh()
+                rows.swing(rise=rise, fall=fall, noise=_JITTER * self.rng.standard_normal(form.rows))
         return local, found
+
+    def _within(self) -> bool:
+        """Whether the current assignment exceeds nothing, as far as float32 loads tell."""
+        if (self.beam.use > self.beam.room).any():
+            return False
+        return self.rows is None or not self.rows.broken.any()
+
+    def _improve(self, *, crossed: bool) -> bool:
+        """Make the best move, and while still far from feasible all that do not touch each other."""
+        beam, rows = self.beam, self.rows
+        most = _FEW if crossed or self.best is not None else _MANY
+        if rows is None:
+            moves = beam.moves(most)
+            touched: set[int] = set()
+            for move in moves:
+                if touched and crossed:
+                    break
+                if touched.isdisjoint(move.columns):
+                    touched |= move.columns
+                    beam.apply(move)
+            return bool(moves)
+        rows.reprice()
+        moves = beam.moves(_MANY)
+        if not moves:
+            return False
+        deltas = rows.deltas(moves)
+        values = rows.exact(moves, deltas)
+        touched = set()
+        for at in np.argsort(values, kind="stable"):
+            if values[at] >= IMPROVEMENT or (touched and crossed):
+                break
+            move = moves[at]
+            if not touched.isdisjoint(move.columns):
+                continue
+            if touched and rows.exact([move], deltas[at : at + 1])[0] >= IMPROVEMENT:
+                continue
+            touched |= move.columns
+            beam.apply(move)
+            rows.use += deltas[at]
+        return bool(touched)
