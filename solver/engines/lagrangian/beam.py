@@ -30,6 +30,7 @@ IMPROVEMENT = -3e-5
 _NEVER = np.float32(1e9)  # loss of what is not possible
 _POSSIBLE = np.float32(1e8)
 _EXPANDED = 12_000  # candidate pairs per level above which only the cheapest ejections are looked at
+_LISTED = 40  # members of a column that are candidates for ejection in one step
 _NOISE = 1 << 16
 _EXACT_FLOAT32 = 2**23
 
@@ -236,6 +237,11 @@ class Beam:
             credit=relief[agent] - (self.price[:, origin] * leaving).sum(axis=0),
         )
         cheapest_exit = exit_key.min(axis=1)
+        self._listed = self.members
+        if self.members.shape[1] > _LISTED:
+            promise = (cheapest_exit - credit)[self.members]
+            listed = np.argpartition(promise, _LISTED - 1, axis=1)[:, :_LISTED]
+            self._listed = np.take_along_axis(self.members, listed, 1)
         for level in range(2, self.depth + 1):
             if not len(partial.spent):
                 break
@@ -260,7 +266,7 @@ class Beam:
         open_end = partial.targets[-1]
         origin = partial.visited[0]
         width, near = len(open_end), self.nearest
-        ejected = self.members[open_end]
+        ejected = self._listed[open_end]
         at = ejected * self.form.columns + open_end[:, None]
         base = (partial.spent - held[open_end])[:, None] - self.priced.ravel()[at]
         for k in range(len(over)):

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["LagrangianEngine"]
 
-_USED = 0.98  # of the time left, so that returning and certifying still fit
+_USED = 0.97  # of the time left, so that returning and certifying still fit
 _UNLIMITED_S = 10.0  # without a deadline: as long as it pays on the instances measured
-_LARGE = 40_000  # pairs per 0.1 s above which the relaxation is solved in float32
+_LARGE = 40_000  # pairs × coupling layers per 0.1 s above which the relaxation is solved in float32
 _HUNT_SHARE = 0.4  # of the time, for serving everybody before some are left out
 
 
@@ -103,7 +103,8 @@ class _Solve:
 
     def _relax(self, form: Form) -> Relaxation:
         budget_s = max(self.deadline.remaining_s(), 1e-3)
-        single = form.loss.size > _LARGE * budget_s / 0.1
+        work = form.loss.size * (form.resources + len(form.row))
+        single = work > _LARGE * budget_s / 0.1
         return relax(
             form,
             deadline=self.deadline,

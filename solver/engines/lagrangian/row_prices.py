@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RowPrices"]
 
+_TINY = 0.05  # an excess below this part of a typical contribution is made to cost as much as a real one
 _NEAR = 4.0  # a row with less than so many typical contributions left counts as nearly used up
 
 
@@ -44,7 +45,7 @@ class RowPrices:
         self.form, self.beam = form, beam
         rows, n = form.rows, form.n
         self.price = row_price / beam.unit
-        self.loss = beam.loss
+        self.loss, self.pull = beam.loss, pull
         self.row = np.full((len(form.row), n + 1, form.columns), rows, np.int64)
         self.row[:, :n] = form.row.transpose(0, 2, 1)
         self.coefficient = np.zeros(self.row.shape, np.float32)
@@ -73,7 +74,9 @@ class RowPrices:
         """Put the current multipliers into the beam's losses, if they have changed."""
         left = self.room - self.use
         multiplier = np.where(left < _NEAR * self.typical, self.price, 0.0)
-        multiplier = np.where(left < 0, self.price + self.penalty, multiplier)
+        # A tiny excess has a huge penalty: as a price it would drown everything else a move does.
+        steep = np.minimum(self.penalty, 2 * self.start)
+        multiplier = np.where(left < 0, self.price + steep, multiplier)
         if self._applied is not None and np.array_equal(multiplier, self._applied):
             return
         self._applied = multiplier
@@ -118,3 +121,6 @@ class RowPrices:
         self.base *= fall
         np.clip(self.base, 0.3 * self.start, self.most, out=self.base)
         self.penalty = self.base * np.exp(noise)
+        excess = self.use - self.room
+        tiny = (excess > 0) & (excess < _TINY * self.typical)
+        self.penalty[tiny] = np.maximum(self.penalty[tiny], self.pull / excess[tiny])

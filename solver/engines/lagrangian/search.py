@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.clock import Deadline
+    from solver.engines.lagrangian.beam import Move
     from solver.engines.lagrangian.form import Form
     from solver.engines.lagrangian.interior_point import Relaxation
 
@@ -29,6 +30,7 @@ _FEW, _MANY = 16, 64  # moves looked at per level, with and without a feasible a
 _RISE, _HUNT_RISE, _FALL = 1.2, 1.5, 0.8
 _JITTER = 0.1  # of the logarithm of the penalties, drawn anew at every local optimum
 _TEMPERATURE = 0.01  # noise of the beam's keys, of the mean price an agent pays
+_TINY = 0.05  # an overload below this part of a typical demand is made to cost as much as a real one
 _SAME = 1e-9  # relative: losses closer than this are equal
 
 
@@ -55,6 +57,7 @@ class Search:
         near = np.take_along_axis(reduced, beam.near[:-1].T, 0)
         spread = float(near[np.isfinite(near)].mean()) / beam.unit
         typical = np.maximum(form.demand[:, : form.models].mean(axis=(1, 2)), 1e-12)[:, None]
+        self.typical, self.spread = typical, spread
         price = beam.price
         pull = spread / typical
         self.start_penalty = np.maximum(
@@ -66,6 +69,7 @@ class Search:
         paid = (price[:, cheapest] * form.demand[:, cheapest, agents]).sum(axis=0)
         beam.temperature = _TEMPERATURE * float(paid.mean()) or 1e-3 * spread
         self.rows = RowPrices(form, relaxation.row_price, beam, pull=spread) if form.rows else None
+        self.step_s = 0.0  # longest of the last steps: another one is begun only if it can end in time
         self.best_loss = np.inf
         self.best: NDArray[np.int64] | None = None
 
@@ -107,8 +111,14 @@ class Search:
         idle, crossed = 0, False
         local, found = np.inf, None
         now = deadline.clock.now
+        before = now()
         limit = min(stop_s, deadline.ends_s)
-        while now() < limit and (idle < patience or self.best is None):
+        while idle < patience or self.best is None:
+            entered = now()
+            if entered + self.step_s > limit:
+                break
+            self.step_s = max(0.9 * self.step_s, entered - before)
+            before = entered
             if self._improve(crossed=crossed):
                 if self._within():
                     crossed = True
@@ -134,6 +144,8 @@ class Search:
             np.clip(base, 0.3 * self.start_penalty, self.most_penalty, out=base)
             noise = _JITTER * self.rng.standard_normal(base.shape)
             beam.penalty = base * np.exp(noise).astype(np.float32)
+            tiny = overloaded & (beam.use - beam.room < _TINY * self.typical)
+            beam.penalty[tiny] = np.maximum(beam.penalty, self.spread / np.maximum(beam.use - beam.room, 1e-30))[tiny]
             if rows is not None:
                 rows.refresh()
                 rows.swing(rise=rise, fall=fall, noise=_JITTER * self.rng.standard_normal(form.rows))
@@ -160,12 +172,19 @@ class Search:
                     beam.apply(move)
             return bool(moves)
         rows.reprice()
-        moves = beam.moves(_MANY)
-        if not moves:
+        # Few proposals are cheap to value; if none of them holds, more are looked at before giving up.
+        return self._improve_exactly(beam.moves(_FEW), crossed) or self._improve_exactly(
+            beam.moves(_MANY), crossed
+        )
+
+    def _improve_exactly(self, moves: list[Move], crossed: bool) -> bool:
+        """Make the moves that hold when limit rows are paid for exactly."""
+        beam, rows = self.beam, self.rows
+        if not moves or rows is None:
             return False
         deltas = rows.deltas(moves)
         values = rows.exact(moves, deltas)
-        touched = set()
+        touched: set[int] = set()
         for at in np.argsort(values, kind="stable"):
             if values[at] >= IMPROVEMENT or (touched and crossed):
                 break
