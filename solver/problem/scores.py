@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from numpy.typing import ArrayLike, NDArray
+
+    from solver.problem.agents import AgentTable
 
 __all__ = ["ScoreTable"]
 
@@ -59,7 +62,10 @@ class ScoreTable:
 
     @classmethod
     def read(cls, value: object) -> ScoreTable:
-        """Return the table itself, or the one written as a matrix (``None`` forbids a pair) or as mappings.
+        """Return the table itself, or the one written in plain values.
+
+        A matrix in the problem's own order (``None`` forbids a pair); ``{agents, models, values}``, a
+        matrix with its row and column ids; or a list of ``{agent, model, score}``.
 
         Raises
         ------
@@ -70,6 +76,8 @@ class ScoreTable:
             return value
         if isinstance(value, list | tuple) and value and isinstance(value[0], dict):
             return cls._from_records(value)
+        if isinstance(value, dict):
+            return cls._from_labelled(value)
         try:
             matrix = np.asarray(value)
             if matrix.dtype == object:
@@ -89,6 +97,24 @@ class ScoreTable:
             msg = f"scores: expected shape (agents, models), got shape {matrix.shape}"
             raise SpecError(msg)
         return cls(values=matrix)
+
+    @classmethod
+    def _from_labelled(cls, value: dict[Any, Any]) -> ScoreTable:
+        lines = [f"scores.{name}: unknown field" for name in value.keys() - {"agents", "models", "values"}]
+        if "values" not in value:
+            lines.append("scores.values: required, but missing")
+        labels: dict[str, tuple[str, ...] | None] = {}
+        for name in ("agents", "models"):
+            ids = value.get(name)
+            if ids is not None and (isinstance(ids, str) or not isinstance(ids, list | tuple)):
+                lines.append(f"scores.{name}: expected a list of ids, got {describe(ids)}")
+                continue
+            labels[name] = None if ids is None else tuple(map(str, ids))
+            lines.extend(_repeated(f"scores.{name}", labels[name] or ()))
+        if lines:
+            raise SpecError(*lines)
+        matrix = cls.read(value["values"])
+        return cls(values=matrix.values, agent_ids=labels["agents"], model_ids=labels["models"])
 
     @classmethod
     def _from_records(cls, records: Sequence[Any]) -> Self:
@@ -127,10 +153,42 @@ class ScoreTable:
         """Whether every pair has its place, in rows and columns."""
         return self.agent_codes is None
 
-    def to_plain(self) -> list[Any]:
+    def dense(self, agents: AgentTable, model_ids: Sequence[str], *, missing: float) -> NDArray[np.float64]:
+        """Return the (n, m) float64 scores in the order of agents and models; not to be written to.
+
+        Parameters
+        ----------
+        agents : AgentTable
+            All ids of the table are among its ids, or the table has none.
+        model_ids : sequence of str
+            Likewise.
+        missing : float
+            Score of pairs that the table does not name; ``-inf`` forbids them.
+        """
+        n, m = len(agents), len(model_ids)
+        rows = _places(self.agent_ids, agents.ids.tolist())
+        columns = _places(self.model_ids, model_ids)
+        if self.agent_codes is not None and self.model_codes is not None:
+            assert rows is not None
+            assert columns is not None
+            score = np.full((n, m), missing)
+            score[rows[self.agent_codes], columns[self.model_codes]] = self.values
+            return score
+        if rows is None and columns is None:
+            return self.values
+        score = np.full((n, m), missing)
+        score[
+            np.ix_(np.arange(n) if rows is None else rows, np.arange(m) if columns is None else columns)
+        ] = self.values
+        return score
+
+    def to_plain(self) -> Any:
         """Return lists and mappings that :meth:`read` takes back."""
         if self.agent_codes is None or self.model_codes is None:
-            return [[None if value == -np.inf else value for value in row] for row in self.values.tolist()]
+            rows = [[None if value == -np.inf else value for value in row] for row in self.values.tolist()]
+            if self.agent_ids is None and self.model_ids is None:
+                return rows
+            return {"agents": self.agent_ids, "models": self.model_ids, "values": rows}
         assert self.agent_ids is not None
         assert self.model_ids is not None
         return [
@@ -139,6 +197,22 @@ class ScoreTable:
                 self.agent_codes.tolist(), self.model_codes.tolist(), self.values.tolist(), strict=True
             )
         ]
+
+
+def _repeated(path: str, ids: Sequence[str]) -> list[str]:
+    """Return one line per id that comes more than once."""
+    counted = Counter(ids)
+    return [
+        f"{path}: expected unique ids, got {name!r} again" for name, times in counted.items() if times > 1
+    ]
+
+
+def _places(ids: Sequence[str] | None, order: Sequence[str]) -> NDArray[np.int64] | None:
+    """Return where each id stands in ``order``; None when it is that order already."""
+    if ids is None:
+        return None
+    places = dict(zip(order, range(len(order)), strict=True))
+    return np.fromiter(map(places.__getitem__, ids), np.int64, len(ids))
 
 
 def encode(values: Iterable[Any]) -> tuple[tuple[str, ...], NDArray[np.int64]]:

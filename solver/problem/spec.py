@@ -78,7 +78,7 @@ class Model(Frozen):
     id: Identifier
     capacity: Capacity
     capabilities: dict[Text, Fraction] = Field(default_factory=dict)
-    context_tokens: Count | None = None
+    context_tokens: Annotated[Count, Field(gt=0)] | None = None
     usd_per_million_input_tokens: NonNegative | None = None
     usd_per_million_output_tokens: NonNegative | None = None
     latency_s: NonNegative | None = None
