@@ -73,12 +73,23 @@ def test_exact_engines_agree_on_medium_instances(seed: int) -> None:
     if seed % 4 == 0:
         scores[rng.random((n, m)) < 0.6] = -np.inf
     penalty = [None, 0.2, None][seed % 3]
-    names = [name for name in EXACT_FOR_SLOTS if name != "cpsat" or n * m <= 400]
+    names = [name for name in EXACT_FOR_SLOTS if name != "cpsat"]
     solutions = [solver.assign(scores, capacity, unassigned_penalty=penalty, engine=name) for name in names]
     for solution in solutions:
         assert solution.status is Status.OPTIMAL
         assert solution.objective == pytest.approx(solutions[0].objective, rel=1e-9, abs=1e-9)
         assert len(solution.unassigned) == len(solutions[0].unassigned)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_cpsat_in_limited_time_never_contradicts_the_exact_engines(seed: int) -> None:
+    scores, capacity = smooth_instance(60, 4, seed, fill=[0.5, 1.0, 1.3][seed % 3])
+    exact = solver.assign(scores, capacity, engine="flow")
+    limited = solver.assign(scores, capacity, engine="cpsat", deadline_ms=500)
+    assert len(limited.unassigned) >= len(exact.unassigned)
+    if len(limited.unassigned) == len(exact.unassigned):
+        assert limited.objective <= exact.objective + 1e-9
+        assert exact.objective <= limited.bound + 1e-9
 
 
 def test_prices_are_what_one_more_slot_adds(exact: str) -> None:

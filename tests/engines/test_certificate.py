@@ -17,7 +17,7 @@ from tests.oracles import smooth_instance
 
 @pytest.fixture
 def instance() -> Instance:
-    scores, capacity = smooth_instance(30, 4, 0, fill=0.7)
+    scores, capacity = smooth_instance(30, 4, 4, fill=0.8)
     scores[0, 1:] = -np.inf
     return build_instance(scores, capacity)
 
