@@ -21,7 +21,14 @@ from solver.problem.frozen import describe, did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-__all__ = ["RESULT_SUFFIXES", "check_output", "read_assignments", "write_results"]
+__all__ = [
+    "RESULT_SUFFIXES",
+    "check_output",
+    "read_assignments",
+    "write_columns",
+    "write_results",
+    "write_text",
+]
 
 RESULT_SUFFIXES = (".csv", ".json", ".parquet")
 """File endings of assignment files."""
@@ -29,8 +36,15 @@ RESULT_SUFFIXES = (".csv", ".json", ".parquet")
 _BLOCK = 50_000  # rows turned into JSON text at a time
 
 
-def check_output(path: str | Path, *, suffixes: Sequence[str] = RESULT_SUFFIXES) -> Path:
+def check_output(path: str | Path, *, suffixes: Sequence[str] | None = RESULT_SUFFIXES) -> Path:
     """Return the path when a file could be written there: to be asked before the work, not after it.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    suffixes : sequence of str, optional
+        Endings it may have; None for any.
 
     Raises
     ------
@@ -51,7 +65,7 @@ def check_output(path: str | Path, *, suffixes: Sequence[str] = RESULT_SUFFIXES)
     if not os.access(folder, os.W_OK | os.X_OK):
         msg = f"{path}: folder cannot be written to: {folder}"
         raise SpecError(msg)
-    if path.suffix.lower() not in suffixes:
+    if suffixes is not None and path.suffix.lower() not in suffixes:
         msg = f"{path}: expected one of {', '.join(suffixes)}, got {path.suffix or 'no ending'!r}"
         raise SpecError(msg)
     return path
@@ -90,25 +104,54 @@ def write_results(
     MissingExtraError
         For Parquet without pyarrow.
     """
-    path = check_output(path)
+    final = check_output(path)
     writers: dict[Path, Callable[[Path], None]] = {
-        path: lambda target: _WRITERS[path.suffix.lower()](target, columns)
+        final: lambda target: _WRITERS[final.suffix.lower()](target, columns)
     }
     if summary is not None:
-        beside = path.with_suffix(".summary.json") if summary_path is None else Path(summary_path)
+        beside = final.with_suffix(".summary.json") if summary_path is None else Path(summary_path)
         text = json.dumps(_plain(summary), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         writers[check_output(beside, suffixes=(".json",))] = lambda target: _write_text(target, text)
+    return _write_all(writers)
+
+
+def write_columns(path: str | Path, columns: Mapping[str, Any]) -> Path:
+    """Write equally long columns as CSV, JSON or Parquet, whole or not at all; see :func:`write_results`."""
+    return write_results(path, columns)[0]
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write text in UTF-8, whole or not at all.
+
+    Raises
+    ------
+    SpecError
+        When it cannot be written.
+    """
+    final = check_output(path, suffixes=None)
+    return _write_all({final: lambda target: _write_text(target, text)})[0]
+
+
+def _write_all(writers: Mapping[Path, Callable[[Path], None]]) -> list[Path]:
+    """Write every file under another name, and rename them only when all are complete."""
     with ExitStack() as stack:
         ready = [(stack.enter_context(_temporary(final)), final) for final in writers]
-        try:
-            for temporary, final in ready:
+        for temporary, final in ready:
+            with _writing(final):
                 writers[final](temporary)
-            for temporary, final in ready:
+        for temporary, final in ready:
+            with _writing(final):
                 temporary.replace(final)
-        except OSError as error:
-            msg = f"{path}: cannot be written: {error.strerror or error}"
-            raise SpecError(msg) from None
     return list(writers)
+
+
+@contextmanager
+def _writing(final: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        msg = f"{final}: cannot be written: {error.strerror or error}"
+        raise SpecError(msg) from None
 
 
 @contextmanager

@@ -150,10 +150,8 @@ def _ids(table: Table, name: str, lines: list[str]) -> Coded:
 
 def _scores(table: Table, name: str, lines: list[str], *, blank: float | None = None) -> NDArray[np.float64]:
     """Return a column of scores, noting rows that hold none. Blank cells become ``blank`` where given."""
-    split = split_numbers(table.columns[name], lambda row: f"{table.where(row)}: {name}", lines)
-    if split is None:
-        return np.zeros(table.rows)
-    values, missing = split[0].astype(np.float64), split[1]
+    given, missing = split_numbers(table.columns[name], lambda row: f"{table.where(row)}: {name}", lines)
+    values = given.astype(np.float64)
     infinite = ~np.isfinite(values)
     if missing is not None:
         infinite &= ~missing

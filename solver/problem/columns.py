@@ -189,10 +189,7 @@ def _numbers(name: str, column: Column, n: int, lines: list[str]) -> NDArray[Any
     default = _DEFAULTS.get(name, 0)
     if column is None:
         return np.broadcast_to(np.array(default, dtype), (n,))
-    split = split_numbers(column, lambda i: f"agents[{i}].{name}", lines)
-    if split is None:
-        return np.zeros(n, dtype)
-    values, missing = split
+    values, missing = split_numbers(column, lambda i: f"agents[{i}].{name}", lines)
     if is_count:
         with np.errstate(invalid="ignore"):
             good = (values >= 0) & (values <= MAX_CAPACITY) & (values == np.floor(values))
@@ -221,8 +218,8 @@ def _numbers(name: str, column: Column, n: int, lines: list[str]) -> NDArray[Any
 
 def split_numbers(
     column: Column, path: Callable[[int], str], lines: list[str]
-) -> tuple[NDArray[Any], NDArray[np.bool_] | None] | None:
-    """Return a column of numbers as (values, where they are missing or None), unless rows hold none.
+) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """Return a column of numbers as (values, where they are missing or None).
 
     Parameters
     ----------
@@ -231,7 +228,8 @@ def split_numbers(
     path : callable
         Names the cell of a row.
     lines : list of str
-        Receives a line per row that holds something else than a number.
+        Receives a line per row that holds something else than a number; its value is 1, which breaks no
+        rule, so that the other rows are still looked at.
     """
     if isinstance(column, Coded):
         column = np.array([*column.values, None], dtype=object)[np.asarray(column.codes)]
@@ -258,7 +256,8 @@ def split_numbers(
                 lambda more: f"{path(bad[-1])}: the last of {more} more that are no numbers",
             )
         )
-        return None
+        for i in bad:
+            values[i] = 1
     blank = np.array([value is None for value in values], dtype=np.bool_)
     return np.array([0 if value is None else value for value in values], dtype=np.float64), blank
 
