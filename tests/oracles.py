@@ -66,25 +66,6 @@ def random_case(rng: np.random.Generator, *, most_agents: int = 6, most_models: 
     )
 
 
-def smooth_instance(
-    n: int, m: int, seed: int, *, fill: float = 0.8
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return realistic scores (model quality, agent difficulty, eight hidden skills, noise) and capacities.
-
-    ``fill`` is the number of agents over the total capacity.
-    """
-    rng = np.random.default_rng(seed)
-    quality = rng.beta(5, 2, m)
-    difficulty = rng.normal(0, 1, n)[:, None]
-    skills = rng.normal(0, 1, (n, 8)) @ rng.normal(0, 1, (8, m)) / np.sqrt(8)
-    logits = 3 * quality - 1.5 + 0.6 * skills - 0.3 * difficulty + 0.3 * rng.normal(size=(n, m))
-    weight = rng.gamma(2, 1, m)
-    capacity = np.maximum(1, np.floor(weight / weight.sum() * n / fill)).astype(np.int64)
-    while capacity.sum() < n / max(fill, 1.0):
-        capacity[rng.integers(m)] += 1
-    return 1 / (1 + np.exp(-logits)), capacity
-
-
 def dual_value(
     scores: NDArray[np.float64], capacity: NDArray[np.int64], prices: NDArray[np.float64]
 ) -> float:

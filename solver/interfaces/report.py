@@ -78,7 +78,9 @@ def _certificate(plan: Plan, yardsticks: tuple[Yardstick, ...]) -> Table:
     claimed = ", as the engine claims" if plan.solution.bound_is_claimed else ""
     grid.add_row("objective", number(plan.objective), "total score of the plan, recomputed")
     grid.add_row("bound", number(plan.bound), f"no plan exceeds it{claimed}")
-    grid.add_row("gap", f"{plan.gap:.4%}" if math.isfinite(plan.gap) else "unknown", "distance between the two")
+    grid.add_row(
+        "gap", f"{plan.gap:.4%}" if math.isfinite(plan.gap) else "unknown", "distance between the two"
+    )
     for name, objective in yardsticks:
         gain = f", the plan is {plan.objective / objective:.2f}× that" if objective > 0 else ""
         grid.add_row(name, number(objective), f"for comparison{gain}")

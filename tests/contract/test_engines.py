@@ -10,7 +10,8 @@ import pytest
 import solver
 from solver import SpecError, Status
 from solver.engines.base import ENGINES
-from tests.oracles import assert_optimal, dual_value, random_case, smooth_instance
+from solver.problem.generate import generate_scores
+from tests.oracles import assert_optimal, dual_value, random_case
 
 if TYPE_CHECKING:
     from tests.oracles import Case
@@ -67,7 +68,7 @@ def test_every_engine_is_feasible_and_within_its_bound(engine: str, seed: int) -
 def test_exact_engines_agree_on_medium_instances(seed: int) -> None:
     rng = np.random.default_rng(seed)
     n, m = int(rng.integers(30, 200)), int(rng.integers(2, 12))
-    scores, capacity = smooth_instance(n, m, seed, fill=float(rng.choice([0.5, 0.95, 1.0, 1.3])))
+    scores, capacity = generate_scores(n, m, seed=seed, fill=float(rng.choice([0.5, 0.95, 1.0, 1.3])))
     if seed % 3 == 0:
         scores = np.round(scores, 1)
     if seed % 4 == 0:
@@ -83,7 +84,7 @@ def test_exact_engines_agree_on_medium_instances(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_cpsat_in_limited_time_never_contradicts_the_exact_engines(seed: int) -> None:
-    scores, capacity = smooth_instance(60, 4, seed, fill=[0.5, 1.0, 1.3][seed % 3])
+    scores, capacity = generate_scores(60, 4, seed=seed, fill=[0.5, 1.0, 1.3][seed % 3])
     exact = solver.assign(scores, capacity, engine="flow")
     limited = solver.assign(scores, capacity, engine="cpsat", deadline_ms=500)
     assert len(limited.unassigned) >= len(exact.unassigned)
@@ -94,7 +95,7 @@ def test_cpsat_in_limited_time_never_contradicts_the_exact_engines(seed: int) ->
 
 def test_prices_are_what_one_more_slot_adds(exact: str) -> None:
     for seed, fill in enumerate((0.7, 1.0, 1.3)):
-        scores, capacity = smooth_instance(40, 4, seed, fill=fill)
+        scores, capacity = generate_scores(40, 4, seed=seed, fill=fill)
         solution = solver.assign(scores, capacity, engine=exact)
         for j in range(4):
             more = capacity.copy()
@@ -104,14 +105,14 @@ def test_prices_are_what_one_more_slot_adds(exact: str) -> None:
 
 
 def test_the_bound_follows_from_the_prices(exact: str) -> None:
-    scores, capacity = smooth_instance(150, 6, 3, fill=0.95)
+    scores, capacity = generate_scores(150, 6, seed=3, fill=0.95)
     solution = solver.assign(scores, capacity, engine=exact)
     assert dual_value(scores, capacity, solution.prices) == pytest.approx(solution.objective, rel=1e-9)
     assert (solution.prices * (capacity - solution.load) < 1e-9).all()
 
 
 def test_same_input_and_seed_give_the_same_answer(engine: str) -> None:
-    scores, capacity = smooth_instance(80, 5, 1)
+    scores, capacity = generate_scores(80, 5, seed=1)
     first = solver.assign(scores, capacity, engine=engine, seed=7)
     again = solver.assign(scores, capacity, engine=engine, seed=7)
     assert np.array_equal(first.choice, again.choice)
@@ -119,7 +120,7 @@ def test_same_input_and_seed_give_the_same_answer(engine: str) -> None:
 
 
 def test_float32_scores_are_certified_in_float64(exact: str) -> None:
-    scores, capacity = smooth_instance(60, 4, 2)
+    scores, capacity = generate_scores(60, 4, seed=2)
     narrow = scores.astype(np.float32)
     solution = solver.assign(narrow, capacity, engine=exact)
     assert solution.status is Status.OPTIMAL

@@ -11,13 +11,13 @@ from solver.engines.certificate import certify, relative_gap
 from solver.engines.flow import FlowEngine
 from solver.engines.portfolio import run
 from solver.errors import EngineError
+from solver.problem.generate import generate_scores
 from solver.problem.instance import Instance, build_instance
-from tests.oracles import smooth_instance
 
 
 @pytest.fixture
 def instance() -> Instance:
-    scores, capacity = smooth_instance(30, 4, 4, fill=0.8)
+    scores, capacity = generate_scores(30, 4, seed=4, fill=0.8)
     scores[0, 1:] = -np.inf
     return build_instance(scores, capacity)
 

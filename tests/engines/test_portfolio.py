@@ -7,13 +7,13 @@ import pytest
 
 import solver
 from solver import SpecError, Status
-from tests.oracles import smooth_instance
+from solver.problem.generate import generate_scores
 
 
 @pytest.mark.parametrize(("n", "m"), [(10, 3), (1_000, 10), (20_000, 30)])
 def test_a_deadline_always_brings_a_verified_answer(n: int, m: int) -> None:
     solver.warm_up()
-    scores, capacity = smooth_instance(n, m, 0)
+    scores, capacity = generate_scores(n, m, seed=0)
     started = time.perf_counter()
     solution = solver.assign(scores, capacity, deadline_ms=100)
     elapsed_ms = (time.perf_counter() - started) * 1e3
@@ -25,7 +25,7 @@ def test_a_deadline_always_brings_a_verified_answer(n: int, m: int) -> None:
 
 
 def test_an_impossible_deadline_still_answers() -> None:
-    scores, capacity = smooth_instance(50_000, 20, 0)
+    scores, capacity = generate_scores(50_000, 20, seed=0)
     solution = solver.assign(scores, capacity, deadline_ms=0.001)
     assert solution.status is Status.FEASIBLE
     assert any(note.startswith("skipped ") for note in solution.notes)
@@ -56,14 +56,14 @@ def test_raise_for_status_returns_a_good_solution() -> None:
 
 
 def test_each_shape_gets_its_engine() -> None:
-    tiny, tiny_capacity = smooth_instance(12, 3, 0)
+    tiny, tiny_capacity = generate_scores(12, 3, seed=0)
     assert solver.assign(tiny, tiny_capacity).engine == "lsap"
     demand = np.arange(1.0, 13.0)
     assert solver.assign(tiny, tiny_capacity * 20, demand=demand).engine in ("cpsat", "lagrangian")
 
 
 def test_a_warm_start_of_another_shape_is_no_obstacle() -> None:
-    scores, capacity = smooth_instance(40, 4, 0)
-    other = solver.assign(*smooth_instance(30, 6, 1))
+    scores, capacity = generate_scores(40, 4, seed=0)
+    other = solver.assign(*generate_scores(30, 6, seed=1))
     warm = solver.assign(scores, capacity, warm_start=other)
     assert warm.objective == solver.assign(scores, capacity).objective
