@@ -3,6 +3,18 @@
 from solver.engines.portfolio import warm_up
 from solver.errors import EngineError, MissingExtraError, SolverError, SpecError, UnsolvedError
 from solver.problem.instance import UNASSIGNED
+from solver.problem.limits import (
+    Apart,
+    Average,
+    Budget,
+    Changes,
+    Commitment,
+    Limit,
+    Quota,
+    Share,
+    StayPut,
+    Together,
+)
 from solver.problem.spec import Agent, Capacity, Model, Objective, Problem
 from solver.solution.assignment import Assignment
 from solver.solution.explain import Explanation, explain
@@ -13,19 +25,29 @@ from solver.solution.solving import assign, solve
 __all__ = [
     "UNASSIGNED",
     "Agent",
+    "Apart",
     "Assignment",
+    "Average",
+    "Budget",
     "Capacity",
+    "Changes",
+    "Commitment",
     "EngineError",
     "Explanation",
+    "Limit",
     "MissingExtraError",
     "Model",
     "Objective",
     "Plan",
     "Problem",
+    "Quota",
+    "Share",
     "Solution",
     "SolverError",
     "SpecError",
     "Status",
+    "StayPut",
+    "Together",
     "UnsolvedError",
     "assign",
     "explain",

@@ -153,7 +153,7 @@ def _broken(
     broken = [
         f"choice[{i}]: agent {i} is not eligible for model {choice[i]}" for i in served[~np.isfinite(own)]
     ]
-    room = instance.capacity if instance.is_slots else instance.capacity * (1 + _OVERLOAD) + 1e-12
+    room = instance.capacity if instance.demand is None else instance.capacity * (1 + _OVERLOAD) + 1e-12
     broken += [
         f"load[{j}, {k}]: expected <= {instance.capacity[j, k]:g}, got {load[j, k]:g}"
         for j, k in np.argwhere(load > room)

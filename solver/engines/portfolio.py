@@ -103,7 +103,7 @@ def run(
     best: Answer | None = None
     notes: list[str] = []
     if deadline.limited and engine != "greedy":
-        best = _judge(instance, load_engine("greedy").solve(instance, deadline=deadline), "greedy", best)
+        best = _incumbent(instance, deadline)
     for name in names:
         if best is not None and best.certificate.optimal:
             break
@@ -127,24 +127,33 @@ def run(
             )
         best = _judge(instance, claim, name, best)
     if best is None:
-        best = _judge(instance, load_engine("greedy").solve(instance, deadline=deadline), "greedy", None)
+        best = _incumbent(instance, deadline) or _judge(instance, None, "none", None)
     return replace(best, notes=tuple(notes))
+
+
+def _incumbent(instance: Instance, deadline: Deadline) -> Answer | None:
+    """Return greedy's answer, or None where greedy does not know the instance's limits."""
+    greedy = load_engine("greedy")
+    if greedy.unsupported_reason(instance, remaining_s=deadline.remaining_s()) is not None:
+        return None
+    return _judge(instance, greedy.solve(instance, deadline=deadline), "greedy", None)
 
 
 def _by_shape(instance: Instance) -> tuple[str, ...]:
     """Return the engines to try, best first."""
     if not instance.is_slots:
-        return ("cpsat",)
+        return ("lagrangian",)
     cells = instance.n * (int(instance.slots.sum()) + instance.n)
     return ("lsap", "flow") if cells <= _TINY_CELLS else ("flow",)
 
 
 def _judge(instance: Instance, claim: Claim | None, name: str, best: Answer | None) -> Answer:
     """Verify a claim and return the better of it and the incumbent, with the tighter of the two bounds."""
+    nothing = claim is None
     if claim is None:
         claim = Claim(choice=np.full(instance.n, UNASSIGNED, np.int64))
     certificate = certify(instance, claim)
-    broken = [line for line in certificate.violations if not line.endswith("must be served")]
+    broken = [line for line in certificate.violations if not (nothing or line.endswith("must be served"))]
     if broken:
         raise EngineError(
             f"engine {name} claimed an assignment that fails verification: {'; '.join(broken[:3])}"
@@ -154,7 +163,7 @@ def _judge(instance: Instance, claim: Claim | None, name: str, best: Answer | No
         return answer
     winner, other = (answer, best) if _rank(instance, answer) > _rank(instance, best) else (best, answer)
     if other.claim.prices is not None and not winner.certificate.optimal:
-        shared = replace(winner.claim, prices=other.claim.prices)
+        shared = replace(winner.claim, prices=other.claim.prices, limit_prices=other.claim.limit_prices)
         joint = certify(instance, shared)
         if joint.bound < winner.certificate.bound:
             return replace(winner, claim=shared, certificate=joint)

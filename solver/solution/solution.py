@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -62,6 +62,14 @@ class Solution:
         What the portfolio did: engines run, engines skipped and why.
     bound_is_claimed : bool
         True when the bound is an engine's word rather than recomputed from the multipliers.
+    limit_names : tuple of str
+        Names of the limit rows, in the order of the next two.
+    limit_prices : (g,) float64
+        Shadow price of each limit row, >= 0: what raising its bound by one adds to the total score.
+    limit_load : (g,) float64
+        Left-hand sides of the limit rows.
+    progress : tuple of (float, float, float)
+        The improvement curve: milliseconds since the call, objective and bound at every improvement.
     """
 
     status: Status
@@ -75,6 +83,10 @@ class Solution:
     elapsed_ms: float
     notes: tuple[str, ...] = ()
     bound_is_claimed: bool = False
+    limit_names: tuple[str, ...] = ()
+    limit_prices: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    limit_load: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    progress: tuple[tuple[float, float, float], ...] = ()
 
     @property
     def gap(self) -> float:

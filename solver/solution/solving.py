@@ -17,12 +17,13 @@ from solver.solution.plan import Plan
 from solver.solution.solution import Solution, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
 
     from solver.engines.portfolio import Answer
     from solver.problem.compile import ObservedLoad
+    from solver.problem.limits import Limit
     from solver.problem.spec import Problem
 
 __all__ = ["assign", "solve", "solve_instance"]
@@ -36,6 +37,7 @@ def assign(
     eligible: ArrayLike | None = None,
     priority: ArrayLike | None = None,
     unassigned_penalty: ArrayLike | None = None,
+    limits: Sequence[Limit] = (),
     deadline_ms: float | None = None,
     engine: str = "auto",
     warm_start: Solution | None = None,
@@ -59,6 +61,8 @@ def assign(
     unassigned_penalty : float or (n,) array_like, optional
         None: serve as many agents as possible first, then maximise the score. A number: leave an agent
         unassigned when that is cheaper. ``inf``: serve all, or report infeasibility.
+    limits : sequence of Limit, optional
+        Couplings across models: budgets, quotas, shares, averages; see :mod:`solver.problem.limits`.
     deadline_ms : float, optional
         Hard wall-clock budget in milliseconds, from call to return.
     engine : str
@@ -99,6 +103,7 @@ def assign(
         eligible=eligible,
         priority=priority,
         unassigned_penalty=unassigned_penalty,
+        limits=limits,
     )
     return solve_instance(
         instance,
@@ -224,4 +229,14 @@ def _solution(instance: Instance, answer: Answer, deadline: Deadline, *, flat: b
         elapsed_ms=deadline.elapsed_ms(),
         notes=answer.notes,
         bound_is_claimed=certificate.bound_is_claimed,
+        limit_names=() if instance.limits is None else instance.limits.names,
+        limit_prices=_limit_prices(instance, answer.claim),
+        limit_load=certificate.limit_load,
+        progress=answer.claim.progress,
     )
+
+
+def _limit_prices(instance: Instance, claim: Claim) -> NDArray[np.float64]:
+    if claim.limit_prices is not None:
+        return claim.limit_prices
+    return np.zeros(0 if instance.limits is None else instance.limits.count)

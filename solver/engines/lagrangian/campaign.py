@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.clock import Deadline
-    from solver.engines.lagrangian.form import Form
+    from solver.engines.form import Form
     from solver.engines.lagrangian.interior_point import Relaxation
 
 __all__ = ["Campaign"]
@@ -27,6 +27,9 @@ __all__ = ["Campaign"]
 _POOL = 8  # elite assignments that are crossed with each other
 _SHORT_S = 0.5  # below this much time CP-SAT is only asked for a kernel small enough
 _KERNEL_PAIRS, _KERNEL_PAIRS_SHORT = 1500, 450
+_WHOLE_PAIRS = 30_000  # pairs of a form that CP-SAT is asked about as a whole
+_SECONDS_PER_PAIR = 15e-6  # building a model in Python
+_HUNT_SHARE = 0.3  # of the time, before CP-SAT is asked whether anything feasible exists
 _LEAST_CPSAT_S = 0.03  # a call returns no faster than about this
 _REWARD = 20.0  # weight of a try that brought a new incumbent, against 1 for one that did not
 
@@ -65,6 +68,7 @@ class Campaign:
             self.bound = float(np.ceil(self.bound - 1e-6 * max(1.0, abs(self.bound))))
         self.tolerance = 1e-9 * max(1.0, abs(form.offset)) + gap_tolerance * abs(form.offset - self.bound)
         self.proved = False
+        self.infeasible = False
         self.progress: list[tuple[float, float, float]] = []
         self._pool: list[tuple[float, NDArray[np.int64]]] = []
         self._spent = {"descend": 1e-9, "neighbourhood": 1e-9}
@@ -80,15 +84,36 @@ class Campaign:
 
     def start(self, *, stop_s: float = np.inf) -> None:
         """Round the relaxation and descend from there; ends without an incumbent only when time is up."""
-        columns = self.relaxation.weight.argmax(axis=0)
-        self.search.keep(columns)
+        self._start_columns = self.relaxation.weight.argmax(axis=0)
+        if self.search.keep(self._start_columns):
+            self._note()
         if not self.done:
-            self._descend(columns, patience=40, stop_s=stop_s)
+            self._descend(self._start_columns, patience=40, stop_s=stop_s)
+
+    def insist(self) -> None:
+        """Find a feasible assignment, or prove that there is none: hunt, ask CP-SAT, hunt on."""
+        left_s = self.deadline.remaining_s()
+        pairs = self.form.loss.size
+        askable = pairs <= _WHOLE_PAIRS and (is_loaded() or left_s >= _SHORT_S)
+        building_s = pairs * _SECONDS_PER_PAIR
+        askable = askable and left_s > 2 * building_s + _LEAST_CPSAT_S
+        now = self.deadline.clock.now()
+        self.start(stop_s=now + (_HUNT_SHARE * (left_s - building_s) if askable else np.inf))
+        if self.search.best is None and askable:
+            from solver.engines.lagrangian.neighbourhood import solve_whole
+
+            limit_s = 0.5 * self.deadline.remaining_s() - building_s
+            reply = solve_whole(self.form, limit_s=limit_s, seed=int(self.rng.integers(2**31)))
+            if reply.columns is not None and self.search.keep(reply.columns):
+                self._note()
+            self.infeasible = reply.columns is None and reply.complete and reply.exact
+        if self.search.best is None and not self.infeasible:
+            self._descend(self.search.beam.column[:-1], patience=40)
 
     def run(self) -> None:
         """Go on until proven, satisfied or out of time."""
         now = self.deadline.clock.now
-        while not self.done and self.deadline.remaining_s() > 0.002:
+        while not self.done and not self.infeasible and self.deadline.remaining_s() > 0.002:
             before, start_s = self.search.best_loss, now()
             kind = "neighbourhood" if self._cpsat_next() else "descend"
             hit_limit = self._ask_cpsat() if kind == "neighbourhood" else self._restart()
@@ -107,10 +132,9 @@ class Campaign:
             del self._pool[_POOL:]
 
     def _note(self) -> None:
-        offset = self.form.offset
-        self.progress.append(
-            (self.deadline.elapsed_ms(), offset - self.search.best_loss, offset - self.bound)
-        )
+        if self.search.best is not None:
+            objective, bound = self.form.judged(self.search.best, self.bound)
+            self.progress.append((self.deadline.elapsed_ms(), objective, bound))
 
     def _restart(self) -> bool:
         """Descend from a variation of what is known."""
@@ -151,8 +175,14 @@ class Campaign:
     @property
     def _target(self) -> float:
         """Loss that the next incumbent has to reach."""
-        best = self.search.best_loss
-        return best - 1.0 if self.form.integral else best - max(1e-9, 1e-7 * best)
+        return self.search.best_loss - self._step
+
+    @property
+    def _step(self) -> float:
+        """Return the least improvement worth having: one where losses are whole, else far below the tolerance."""
+        if self.form.integral or self.search.best is None:
+            return 1.0
+        return 1e-10 * max(1.0, abs(self.form.judged(self.search.best, 0.0)[0]))
 
     def _kernel(self) -> NDArray[np.bool_]:
         """Return the (c, n) pairs that an assignment reaching the target can use."""
@@ -184,6 +214,7 @@ class Campaign:
         assert best is not None
         left = self.deadline.remaining_s()
         kernel = self._kernel()
+        step = 0.0 if form.integral else self._step
         whole = self._kernel_due or self._models_freed >= form.models
         if whole:
             self._kernel_due = False
@@ -213,9 +244,9 @@ class Campaign:
             self._note()
         if whole:
             # Everything better than the incumbent lies in the kernel: its exhaustion proves the incumbent.
-            if reply.complete and reply.exact and form.integral:
+            if reply.complete and reply.exact:
                 self.proved = True
-                self.bound = self.search.best_loss
+                self.bound = max(self.bound, self.search.best_loss - step - reply.rounding)
             if self._models_freed >= form.models:
                 self._models_freed = max(2, form.models - 1)
         elif not reply.complete:

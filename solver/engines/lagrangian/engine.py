@@ -9,7 +9,7 @@ import numpy as np
 from solver.clock import Deadline
 from solver.engines.base import Claim
 from solver.engines.lagrangian.campaign import Campaign
-from solver.engines.lagrangian.form import Form, build_form
+from solver.engines.form import Form, build_form
 from solver.engines.lagrangian.interior_point import Relaxation, relax
 from solver.engines.lagrangian.rounding import fill, shed
 from solver.problem.instance import UNASSIGNED
@@ -86,7 +86,7 @@ class _Solve:
         if len(form.stranded) and penalty is not None:
             return self._nothing()
         if form.n == 0:
-            return Claim(choice=np.full(instance.n, UNASSIGNED, np.int64))
+            return self._nobody(form)
         relaxation = self._relax(form)
         if relaxation.infeasible:
             return self._nothing() if penalty is not None else self._with_leaving()
@@ -97,9 +97,9 @@ class _Solve:
             if campaign.search.best is None:
                 return self._with_leaving(campaign)
         else:
-            campaign.start()
+            campaign.insist()
         campaign.run()
-        return self._result(campaign)
+        return self._nothing() if campaign.infeasible else self._result(campaign)
 
     def _relax(self, form: Form) -> Relaxation:
         budget_s = max(self.deadline.remaining_s(), 1e-3)
@@ -122,7 +122,7 @@ class _Solve:
         if self.instance.penalty is not None and np.isposinf(self.instance.penalty[form.stranded]).any():
             return self._nothing()
         if form.n == 0:
-            return Claim(choice=np.full(self.instance.n, UNASSIGNED, np.int64))
+            return self._nobody(form)
         relaxation = self._relax(form)
         if relaxation.infeasible:
             return self._nothing()
@@ -131,9 +131,14 @@ class _Solve:
         campaign.search.keep(fill(form, shed(form, first)))
         if tried is not None:
             campaign.search.keep(fill(form, shed(form, tried.search.beam.column[:-1])))
-        campaign.start()
+        campaign.insist()
         campaign.run()
-        return self._result(campaign)
+        return self._nothing() if campaign.infeasible else self._result(campaign)
+
+    def _nobody(self, form: Form) -> Claim:
+        """Return the claim where no model can serve anybody."""
+        choice = np.full(self.instance.n, UNASSIGNED, np.int64)
+        return Claim(choice=choice, infeasible=form.nobody_breaks_a_row)
 
     def _nothing(self) -> Claim:
         return Claim(choice=np.full(self.instance.n, UNASSIGNED, np.int64), infeasible=True)
@@ -153,7 +158,7 @@ class _Solve:
             prices=np.ascontiguousarray(campaign.relaxation.price[:, : form.models].T),
             limit_prices=campaign.relaxation.row_price if form.rows else None,
             progress=tuple(campaign.progress),
-            bound=form.offset - campaign.bound if campaign.proved else None,
+            bound=form.judged(columns, campaign.bound)[1] if campaign.proved else None,
         )
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from solver.engines.lagrangian.form import Form
+from solver.engines.form import Form
 from solver.engines.lagrangian.row_algebra import RowAlgebra
 
 if TYPE_CHECKING:

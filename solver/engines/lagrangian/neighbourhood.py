@@ -12,9 +12,9 @@ from solver.engines.cpsat_model import PairModel
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from solver.engines.lagrangian.form import Form
+    from solver.engines.form import Form
 
-__all__ = ["Reply", "solve_part"]
+__all__ = ["Reply", "solve_part", "solve_whole"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +28,15 @@ class Reply:
     complete : bool
         Everything in the sub-problem was searched.
     exact : bool
-        Nothing was rounded, so that ``complete`` is a proof.
+        Nothing feasible was lost to rounding, so that ``complete`` is a proof.
+    rounding : float
+        Most that a total loss may be off by.
     """
 
     columns: NDArray[np.int64] | None
     complete: bool
     exact: bool
+    rounding: float
 
 
 def solve_part(
@@ -74,44 +77,42 @@ def solve_part(
     held = np.flatnonzero(fixed)
     settled = float(form.loss[columns[held], held].sum())
     model = PairModel(position, form.loss[column, agent])
-    order = np.argsort(column, kind="stable")
-    bounds = np.searchsorted(column[order], np.arange(form.columns + 1))
-    for k in range(form.resources):
-        load = np.bincount(columns[held], weights=form.demand[k, columns[held], held], minlength=form.columns)
-        for c in range(form.models):
-            where = order[bounds[c] : bounds[c + 1]]
-            model.at_most(where, form.demand[k, column[where], agent[where]], form.capacity[k, c] - load[c])
-    if form.rows:
-        _add_rows(form, model, columns, held, column, agent)
+    settled_in = columns[held]
+    load = np.stack(
+        [np.bincount(settled_in, weights=d[settled_in, held], minlength=form.columns) for d in form.demand]
+    )
+    used = np.zeros(form.rows + 1)
+    for row, coefficient in zip(form.row, form.coefficient, strict=True):
+        used += np.bincount(row[settled_in, held], weights=coefficient[settled_in, held], minlength=form.rows + 1)
+    model.couple(form, agent, column, load=load, row_load=used[:-1])
     model.loss_at_most(target - settled)
     outcome = model.solve(limit_s=limit_s, seed=seed)
     found = None
     if outcome.picked is not None:
         found = columns.copy()
         found[agent[outcome.picked]] = column[outcome.picked]
-    return Reply(found, outcome.complete, model.exact and model.exact_loss)
+    return Reply(found, outcome.complete, model.exact, model.rounding)
 
 
-def _add_rows(
-    form: Form,
-    model: PairModel,
-    columns: NDArray[np.int64],
-    held: NDArray[np.int64],
-    column: NDArray[np.intp],
-    agent: NDArray[np.int64],
-) -> None:
-    used = np.zeros(form.rows + 1)
-    place, row, weight = [], [], []
-    for layer_row, coefficient in zip(form.row, form.coefficient, strict=True):
-        at = layer_row[columns[held], held]
-        used += np.bincount(at, weights=coefficient[columns[held], held], minlength=form.rows + 1)
-        touched = np.flatnonzero(layer_row[column, agent] < form.rows)
-        place.append(touched)
-        row.append(layer_row[column[touched], agent[touched]])
-        weight.append(coefficient[column[touched], agent[touched]])
-    places, rows, weights = np.concatenate(place), np.concatenate(row), np.concatenate(weight)
-    order = np.argsort(rows, kind="stable")
-    bounds = np.searchsorted(rows[order], np.arange(form.rows + 1))
-    for g in range(form.rows):
-        entries = order[bounds[g] : bounds[g + 1]]
-        model.at_most(places[entries], weights[entries], float(form.row_bound[g] - used[g]))
+
+def solve_whole(form: Form, *, limit_s: float, seed: int) -> Reply:
+    """Look for any feasible assignment among all pairs, or prove that there is none.
+
+    Parameters
+    ----------
+    form : Form
+        The problem.
+    limit_s : float
+        Seconds for the search, model building not included.
+    seed : int
+        For CP-SAT.
+    """
+    agent, column = np.nonzero(np.isfinite(form.loss).T)
+    model = PairModel(agent, form.loss[column, agent])
+    model.couple(form, agent, column)
+    outcome = model.solve(limit_s=limit_s, seed=seed)
+    found = None
+    if outcome.picked is not None:
+        found = np.empty(form.n, np.int64)
+        found[agent[outcome.picked]] = column[outcome.picked]
+    return Reply(found, outcome.complete, model.exact, model.rounding)

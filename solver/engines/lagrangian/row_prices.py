@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.engines.lagrangian.beam import Beam, Move
-    from solver.engines.lagrangian.form import Form
+    from solver.engines.form import Form
 
 __all__ = ["RowPrices"]
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from solver.clock import Deadline
     from solver.engines.lagrangian.beam import Move
-    from solver.engines.lagrangian.form import Form
+    from solver.engines.form import Form
     from solver.engines.lagrangian.interior_point import Relaxation
 
 __all__ = ["Search"]

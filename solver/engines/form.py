@@ -47,7 +47,11 @@ class Form:
     stranded : (k,) int64
         Original rows of the agents that no model can serve at all.
     offset : float
-        Sum of the best values: value of a choice = offset − loss.
+        Sum of the best values, the stranded included: value of a choice = offset − loss.
+    service : (n,) float64
+        Value of leaving each agent in serve-first mode, where the objective does not count it; zeros otherwise.
+    stranded_service : float
+        The same for all stranded agents together.
     row : (q, c, n) int32
         Limit row touched by a pair in each layer; ``rows`` (one past the last) for none.
     coefficient : (q, c, n) float64
@@ -66,6 +70,8 @@ class Form:
     owner: NDArray[np.int64]
     stranded: NDArray[np.int64]
     offset: float
+    service: NDArray[np.float64]
+    stranded_service: float
     row: NDArray[np.int32]
     coefficient: NDArray[np.float64]
     row_bound: NDArray[np.float64]
@@ -117,6 +123,18 @@ class Form:
     def value(self, columns: NDArray[np.int64]) -> float:
         """Return the total loss of an (n,) choice of columns."""
         return float(self.loss[columns, np.arange(self.n)].sum())
+
+    @property
+    def nobody_breaks_a_row(self) -> bool:
+        """Whether serving no agent at all breaks a lower limit."""
+        return bool((self.row_bound < -_REAL_TOLERANCE).any())
+
+    def judged(self, columns: NDArray[np.int64], loss_bound: float) -> tuple[float, float]:
+        """Return objective and bound as the certificate counts them, given a lower bound on the loss."""
+        uncounted = self.stranded_service
+        if self.leave:
+            uncounted += float(self.service[columns == self.models].sum())
+        return self.offset - self.value(columns) - uncounted, self.offset - loss_bound - uncounted
 
     def load(self, columns: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the (r, c) units used."""
@@ -221,6 +239,8 @@ def build_form(instance: Instance, *, leave: bool) -> Form:
         capacity = np.concatenate([capacity, spare], axis=1)
         row = np.concatenate([row, np.full_like(row[:, :1], 0 if rows is None else rows.count)], axis=1)
         coefficient = np.concatenate([coefficient, np.zeros_like(coefficient[:, :1])], axis=1)
+    lost = instance.unserved[stranded]
+    stranded_value = float(lost.sum()) if np.isfinite(lost).all() else 0.0
     best = score.max(axis=0, initial=-np.inf)
     loss = best - score
     forbidden = np.isinf(score)
@@ -234,7 +254,9 @@ def build_form(instance: Instance, *, leave: bool) -> Form:
         agents=members,
         owner=owner,
         stranded=stranded,
-        offset=float(best.sum()),
+        offset=float(best.sum()) + stranded_value,
+        service=np.asarray(unserved) if instance.serve_first else np.zeros(len(best)),
+        stranded_service=stranded_value if instance.serve_first else 0.0,
         row=row,
         coefficient=coefficient,
         row_bound=np.zeros(0) if rows is None else rows.bound,
