@@ -58,7 +58,8 @@ class CpSatEngine:
         if instance.penalty is not None and np.isposinf(instance.penalty[form.stranded]).any():
             return Claim(choice=nobody, infeasible=True)
         if form.n == 0:
-            return Claim(choice=nobody, infeasible=form.nobody_breaks_a_row)
+            bound = form.judged(np.zeros(0, np.int64), 0.0)[1]
+            return Claim(choice=nobody, bound=bound, infeasible=form.nobody_breaks_a_row)
         agent, column = np.nonzero(np.isfinite(form.loss).T)
         model = PairModel(agent, form.loss[column, agent])
         model.couple(form, agent, column)

@@ -17,10 +17,8 @@ __all__ = ["Outcome", "PairModel", "Scaled", "is_loaded", "scale_to_integers"]
 
 _EXACT_SCALES = (1.0, 10.0, 100.0, 1000.0, 1e4, 1e5, 1e6)
 _TOLERANCE = 1e-9  # relative overload of real-valued resources that the certificate lets pass
-_LARGEST_OBJECTIVE = float(2**51)  # of the scaled total loss
-_LARGEST = float(
-    2**46
-)  # of a scaled sum: CP-SAT refuses what may overflow 63 bits, and slows down well before
+_LARGEST_OBJECTIVE = 2.0**51  # of the scaled total loss: CP-SAT refuses what may overflow 63 bits
+_LARGEST = 2.0**46  # of a scaled row
 
 
 def is_loaded() -> bool:
@@ -71,7 +69,7 @@ def scale_to_integers(
             break
         scaled = values * scale
         whole = np.rint(scaled)
-        if np.abs(scaled - whole).max(initial=0.0) <= 1e-9 * max(1.0, float(np.abs(whole).max(initial=0.0))):
+        if (np.abs(scaled - whole) <= 1e-13 * np.maximum(np.abs(scaled), 1.0)).all():
             return Scaled(whole.astype(np.int64), scale, exact=True)
     scale = 2.0 ** np.floor(np.log2(sum_limit / largest))
     scaled = values * scale

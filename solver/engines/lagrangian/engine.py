@@ -138,7 +138,8 @@ class _Solve:
     def _nobody(self, form: Form) -> Claim:
         """Return the claim where no model can serve anybody."""
         choice = np.full(self.instance.n, UNASSIGNED, np.int64)
-        return Claim(choice=choice, infeasible=form.nobody_breaks_a_row)
+        _, bound = form.judged(np.zeros(0, np.int64), 0.0)
+        return Claim(choice=choice, bound=bound, infeasible=form.nobody_breaks_a_row)
 
     def _nothing(self) -> Claim:
         return Claim(choice=np.full(self.instance.n, UNASSIGNED, np.int64), infeasible=True)
