@@ -242,6 +242,8 @@ def _slack(
     if tied is not None and instance.limits is not None:
         for group in instance.limits.together:
             value = reduced_scores(instance, group, prices, limit_prices).sum(axis=0, keepdims=True)
+            asked = len(group) if instance.demand is None else instance.demand[group].sum(axis=0)
+            value[0, (asked > instance.capacity * (1 + _OVERLOAD)).any(axis=1)] = -np.inf
             unserved = instance.unserved[group].sum(keepdims=True) if may_leave else None
             total += float(_shortfall(value, choice[group[:1]], unserved, None).sum())
     total += float((prices * (instance.capacity - load)).sum())

@@ -153,7 +153,7 @@ def random_instance(rng: np.random.Generator, limits: bool) -> tuple[Instance, l
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("limited", [False, True])
-@settings(max_examples=120, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_small_instances_equal_brute_force(engine: str, limited: bool, seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from solver.engines.certificate import OPTIMALITY_TOLERANCE
 from solver.engines.cpsat_model import is_loaded
 from solver.engines.lagrangian.search import Search
 
@@ -66,7 +67,7 @@ class Campaign:
         self.bound = relaxation.bound
         if form.integral:
             self.bound = float(np.ceil(self.bound - 1e-6 * max(1.0, abs(self.bound))))
-        self.tolerance = 1e-9 * max(1.0, abs(form.offset)) + gap_tolerance * abs(form.offset - self.bound)
+        self.gap_tolerance = gap_tolerance
         self.proved = False
         self.infeasible = False
         self.progress: list[tuple[float, float, float]] = []
@@ -80,7 +81,11 @@ class Campaign:
     @property
     def done(self) -> bool:
         """Whether the incumbent is proven optimal or good enough."""
-        return self.proved or self.search.best_loss <= self.bound + self.tolerance
+        if self.proved or self.search.best is None:
+            return self.proved
+        objective, bound = self.form.judged(self.search.best, self.bound)
+        tolerance = max(self.gap_tolerance, 0.5 * OPTIMALITY_TOLERANCE)
+        return bound - objective <= tolerance * max(abs(objective), abs(bound)) + 1e-14 * abs(self.form.offset)
 
     def start(self, *, stop_s: float = np.inf) -> None:
         """Round the relaxation and descend from there; ends without an incumbent only when time is up."""
@@ -88,7 +93,7 @@ class Campaign:
         if self.search.keep(self._start_columns):
             self._note()
         if not self.done:
-            self._descend(self._start_columns, patience=40, stop_s=stop_s)
+            self._descend(self._start_columns, patience=40, hunt_stop_s=stop_s)
 
     def insist(self) -> None:
         """Find a feasible assignment, or prove that there is none: hunt, ask CP-SAT, hunt on."""
@@ -121,9 +126,18 @@ class Campaign:
             self._worth[kind] = 0.8 * self._worth[kind] + 0.2 * value
             self._spent[kind] += now() - start_s
 
-    def _descend(self, columns: NDArray[np.int64], *, patience: int, stop_s: float = np.inf) -> None:
+    def _descend(
+        self,
+        columns: NDArray[np.int64],
+        *,
+        patience: int,
+        stop_s: float = np.inf,
+        hunt_stop_s: float = np.inf,
+    ) -> None:
         before = self.search.best_loss
-        loss, found = self.search.descend(columns, deadline=self.deadline, stop_s=stop_s, patience=patience)
+        loss, found = self.search.descend(
+            columns, deadline=self.deadline, stop_s=stop_s, hunt_stop_s=hunt_stop_s, patience=patience
+        )
         if self.search.best_loss < before:
             self._note()
         if found is not None and all((found != other).any() for _, other in self._pool):
@@ -182,7 +196,8 @@ class Campaign:
         """Return the least improvement worth having: one where losses are whole, else far below the tolerance."""
         if self.form.integral or self.search.best is None:
             return 1.0
-        return 1e-10 * max(1.0, abs(self.form.judged(self.search.best, 0.0)[0]))
+        objective, _ = self.form.judged(self.search.best, 0.0)
+        return 0.1 * OPTIMALITY_TOLERANCE * abs(objective) + 1e-14 * abs(self.form.offset)
 
     def _kernel(self) -> NDArray[np.bool_]:
         """Return the (c, n) pairs that an assignment reaching the target can use."""
@@ -214,7 +229,6 @@ class Campaign:
         assert best is not None
         left = self.deadline.remaining_s()
         kernel = self._kernel()
-        step = 0.0 if form.integral else self._step
         whole = self._kernel_due or self._models_freed >= form.models
         if whole:
             self._kernel_due = False
@@ -245,8 +259,9 @@ class Campaign:
         if whole:
             # Everything better than the incumbent lies in the kernel: its exhaustion proves the incumbent.
             if reply.complete and reply.exact:
+                # Only what is better by less than a tenth of the tolerance of optimality is left open.
                 self.proved = True
-                self.bound = max(self.bound, self.search.best_loss - step - reply.rounding)
+                self.bound = self.search.best_loss
             if self._models_freed >= form.models:
                 self._models_freed = max(2, form.models - 1)
         elif not reply.complete:

@@ -88,12 +88,14 @@ class Search:
         columns: NDArray[np.int64],
         *,
         deadline: Deadline,
-        stop_s: float,
+        stop_s: float = np.inf,
+        hunt_stop_s: float = np.inf,
         patience: int,
     ) -> tuple[float, NDArray[np.int64] | None]:
         """Oscillate from an assignment until ``patience`` local optima brought nothing new.
 
-        Never gives up for lack of patience while no feasible assignment is known.
+        Never gives up for lack of patience while no feasible assignment is known: then ``hunt_stop_s`` ends
+        it, or ``stop_s``, both readings of the deadline's clock.
 
         Returns
         -------
@@ -115,7 +117,7 @@ class Search:
         limit = min(stop_s, deadline.ends_s)
         while idle < patience or self.best is None:
             entered = now()
-            if entered + self.step_s > limit:
+            if entered + self.step_s > (limit if self.best is not None else min(limit, hunt_stop_s)):
                 break
             self.step_s = max(0.9 * self.step_s, entered - before)
             before = entered
