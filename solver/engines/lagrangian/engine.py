@@ -11,6 +11,7 @@ from solver.engines.base import Claim
 from solver.engines.lagrangian.campaign import Campaign
 from solver.engines.form import Form, build_form
 from solver.engines.lagrangian.interior_point import Relaxation, relax
+from solver.engines.lagrangian.large import Large
 from solver.engines.lagrangian.rounding import fill, shed
 from solver.problem.instance import UNASSIGNED
 
@@ -25,6 +26,7 @@ __all__ = ["LagrangianEngine"]
 _USED = 0.97  # of the time left, so that returning and certifying still fit
 _UNLIMITED_S = 10.0  # without a deadline: as long as it pays on the instances measured
 _LARGE = 40_000  # pairs × coupling layers per 0.1 s above which the relaxation is solved in float32
+_LARGE_GAP = 1e-6  # relative: at a hundred thousand agents, closer than this is good enough
 _HUNT_SHARE = 0.4  # of the time, for serving everybody before some are left out
 
 
@@ -80,6 +82,8 @@ class _Solve:
         """Decide whom may be left out, then search."""
         instance = self.instance
         penalty = instance.penalty
+        if Large.is_for(instance, budget_s=self.deadline.remaining_s()):
+            return self._large(leave=penalty is not None and bool(np.isfinite(penalty).any()))
         if penalty is not None and np.isfinite(penalty).any():
             return self._with_leaving()
         form = build_form(instance, leave=False)
@@ -100,6 +104,24 @@ class _Solve:
             campaign.insist()
         campaign.run()
         return self._nothing() if campaign.infeasible else self._result(campaign)
+
+    def _large(self, *, leave: bool) -> Claim | None:
+        """Solve by blocks and cores; in serve-first mode leave agents out only where that fails."""
+        large = Large(self.instance, leave=leave, deadline=self.deadline, rng=self.rng)
+        large.run(_LARGE_GAP)
+        if large.best is None and self.instance.serve_first and not leave:
+            return self._large(leave=True)
+        choice = large.best
+        if choice is None:
+            choice = self.hint.choice if self.hint is not None else None
+        if choice is None:
+            return None
+        return Claim(
+            choice=choice,
+            prices=large.prices,
+            limit_prices=large.limit_prices if len(large.limit_prices) else None,
+            progress=tuple(large.progress),
+        )
 
     def _relax(self, form: Form) -> Relaxation:
         budget_s = max(self.deadline.remaining_s(), 1e-3)
