@@ -14,7 +14,16 @@ from solver.problem.spec import Capacity, Model, Problem
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["GAP_TYPES", "GapType", "generate_agents", "generate_fleet", "generate_gap", "generate_problem"]
+__all__ = [
+    "GAP_TYPES",
+    "GapType",
+    "gap_type",
+    "generate_agents",
+    "generate_fleet",
+    "generate_gap",
+    "generate_problem",
+    "generate_scores",
+]
 
 GapType = Literal["A", "B", "C", "D", "E"]
 GAP_TYPES: tuple[GapType, ...] = ("A", "B", "C", "D", "E")
@@ -176,6 +185,64 @@ def generate_problem(n: int, m: int, *, tightness: float = 0.9, seed: int = 0) -
         raise SpecError(msg)
     agents = generate_agents(n, seed=seed)
     return Problem(agents=agents, models=generate_fleet(m, slots=int(np.ceil(n / tightness)), seed=seed))
+
+
+def generate_scores(
+    n: int, m: int, *, seed: int = 0, fill: float = 0.8
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return a dense slot instance as arrays: scores of pairs, and slots.
+
+    Scores are logistic in the model's quality, the agent's difficulty, the match of eight hidden skills and
+    noise, as graded answers of language models are; slots are gamma-distributed over the models.
+
+    Parameters
+    ----------
+    n, m : int
+        Agents and models, at least 1 each.
+    seed : int
+        Same arguments: same instance.
+    fill : float
+        Agents per slot, about; above 1 not all fit.
+
+    Returns
+    -------
+    scores : (n, m) float64, 0 to 1
+    slots : (m,) int64
+
+    Raises
+    ------
+    SpecError
+        When a number is below 1, or ``fill`` is not above 0.
+    """
+    _at_least_one("agents", n)
+    _at_least_one("models", m)
+    if not fill > 0:
+        msg = f"fill: expected > 0, got {fill}"
+        raise SpecError(msg)
+    rng = np.random.default_rng([seed, 4])
+    quality = rng.beta(5, 2, m)
+    difficulty = rng.normal(size=(n, 1))
+    match = rng.normal(size=(n, 8)) @ rng.normal(size=(8, m)) / np.sqrt(8)
+    logit = 3 * quality - 1.5 + 0.6 * match - 0.3 * difficulty + 0.3 * rng.normal(size=(n, m))
+    weight = rng.gamma(2, 1, m)
+    slots = np.maximum(1, np.floor(weight / weight.sum() * n / fill)).astype(np.int64)
+    slots[0] += max(0, int(np.ceil(n / max(fill, 1.0))) - int(slots.sum()))
+    return 1 / (1 + np.exp(-logit)), slots
+
+
+def gap_type(name: str) -> GapType:
+    """Return a family by its letter, in either case.
+
+    Raises
+    ------
+    SpecError
+        For any other name.
+    """
+    for kind in GAP_TYPES:
+        if name.upper() == kind:
+            return kind
+    msg = f"gap: expected one of {', '.join(GAP_TYPES)}, got {name!r}"
+    raise SpecError(msg)
 
 
 def generate_gap(
