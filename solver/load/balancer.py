@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from solver.clock import Deadline
 from solver.errors import SpecError
 from solver.load.checks import positive_problems, whole_problems
-from solver.load.lease import ONE_SLOT, Ask, Demand, Lease, Refusal, RefusalReason
+from solver.load.lease import ONE_SLOT, Ask, Demand, Lease, LeaseState, Refusal, RefusalReason
 from solver.load.pool import ModelPool
 from solver.load.prediction import Calibration, CompletionPredictor
 from solver.load.routing import ROUTINGS, place_one
@@ -68,7 +69,11 @@ class Decision:
     prices : mapping of str to float
         Shadow price of one more slot of each model, in score; empty where no engine was asked.
     solution : Solution or None
-        The engine's verified answer to the batch, over the models that were not filtered out.
+        The engine's verified answer, where one was asked.
+    models : tuple of str
+        Ids of the m models, in column order.
+    work : Work or None
+        The arrays that were decided on; None for an empty batch.
     """
 
     assignments: Sequence[Assignment]
@@ -76,6 +81,8 @@ class Decision:
     avg_utilization: float
     prices: Mapping[str, float] = field(default_factory=dict)
     solution: Solution | None = None
+    models: tuple[str, ...] = ()
+    work: Work | None = None
 
 
 class LoadBalancer:
@@ -161,6 +168,7 @@ class LoadBalancer:
         self._lock = threading.Lock()
         self._rng = np.random.default_rng(seed)
         self._pool: ModelPool | None = None
+        self._waiting: WeakKeyDictionary[Lease, Agent] = WeakKeyDictionary()  # gone with their holders
 
     # -- deciding
 
@@ -223,6 +231,8 @@ class LoadBalancer:
             avg_utilization=_mean(snapshot, pool),
             prices=prices,
             solution=placement.solution,
+            models=pool.ids,
+            work=work,
         )
 
     # -- deciding and reserving as one
@@ -295,13 +305,14 @@ class LoadBalancer:
         for k, (j, score, reason) in enumerate(answers):
             answer = granted.get(k)
             if isinstance(answer, Lease):
+                self._note(batch[k], answer)
                 done[pending[k]] = Reservation(batch[k].id, pool.ids[j], score, reason, answer)
                 progress = True
             elif isinstance(answer, Refusal) and answer.reason in _LASTING:
                 done[pending[k]] = Reservation(batch[k].id, None, 0.0, f"refused: {answer.reason.value}")
             elif answer is not None:
                 again.append(pending[k])
-            elif reason == _NOT_PLACED and np.isfinite(snapshot.free_meters).any():
+            elif reason == _NOT_PLACED and snapshot.metered:
                 again.append(pending[k])  # room was counted with the largest demand: smaller ones may fit
             else:
                 done[pending[k]] = Reservation(batch[k].id, None, 0.0, reason)
@@ -316,19 +327,9 @@ class LoadBalancer:
     ) -> list[int]:
         """Place a batch of one: the best model, or the next best where it was taken meanwhile."""
         refused = False
-        room = work.room.copy()
         while True:
-            now = Work(
-                quality=work.quality,
-                eligible=work.eligible,
-                active=work.active,
-                slots=work.slots,
-                room=room,
-                order=work.order,
-                service_ms=work.service_ms,
-            )
             with self._lock:
-                j = place_one(now, self._strategy, self._routing, self._rng)
+                j, score = place_one(work, self._strategy, self._routing, self._rng)
             if j == UNASSIGNED:
                 if refused:
                     return [i]
@@ -338,14 +339,18 @@ class LoadBalancer:
             ask = self._ask(agent, pool, j, work, 0)
             answer = self._tracker.try_acquire(ask.model, ask.demand, ask.ttl_s, queue=ask.queue)
             if isinstance(answer, Lease):
-                _, score, reason = next(_explained(now, np.array([j]), self._strategy))
+                if self._strategy.name == "least_loaded":
+                    score = float(work.quality[0, j])
+                busy = 100.0 * min(1.0, work.active[j] / max(work.slots[j], 1.0))
+                reason = f"{self._strategy.name}: score {score:.4g}, {busy:.0f} % busy before"
+                self._note(agent, answer)
                 done[i] = Reservation(agent.id, pool.ids[j], score, reason, answer)
                 return []
             if answer.reason in _LASTING:
                 done[i] = Reservation(agent.id, None, 0.0, f"refused: {answer.reason.value}")
                 return []
             refused = True
-            room[j] = 0
+            work.room[j] = 0  # this round's own copy: the next best is tried
 
     def _ask(self, agent: Agent, pool: ModelPool, j: int, work: Work, k: int) -> Ask:
         ttl_s = self._ttl_s
@@ -354,6 +359,49 @@ class LoadBalancer:
             expected_s = (2.0 * float(work.service_ms[k, j]) + 3.0 * float(deviation[j])) / 1000.0
             ttl_s = min(max(expected_s, _SHORTEST_LEASE_S), 10.0 * self._ttl_s)
         return Ask(model=pool.ids[j], demand=_demand(agent, pool, j), ttl_s=ttl_s, queue=self._queue)
+
+    # -- moving what waits
+
+    def redistribute(self, model: str) -> list[str]:
+        """Decide again on the work reserved here that waits for a model, and move what fits elsewhere.
+
+        Running work stays where it is. The holder of a moved lease need not do anything: its lease object
+        now stands for the other model.
+
+        Returns
+        -------
+        list of str
+            Ids of the agents that were moved.
+        """
+        with self._lock:
+            pool = self._pool
+            waiting = [(agent, lease) for lease, agent in self._waiting.items() if lease.model == model]
+        live = [(agent, lease) for agent, lease in waiting if lease.state() is LeaseState.QUEUED]
+        self._forget([lease for _, lease in waiting], keep=[lease for _, lease in live])
+        if not live or pool is None or model not in pool.ids:
+            return []
+        work = self._work([agent for agent, _ in live], pool, self._tracker.snapshot(), None)
+        work.room[pool.ids.index(model)] = 0
+        placement = ROUTINGS[self._routing](work, self._strategy, self._chance(), None)
+        moved = []
+        for (agent, lease), j in zip(live, placement.choice.tolist(), strict=True):
+            if j != UNASSIGNED and isinstance(self._tracker.move(lease, pool.ids[j]), Lease):
+                if lease.model != model:  # otherwise it had ended meanwhile
+                    moved.append(agent.id)
+                self._forget([lease], keep=[])
+        return moved
+
+    def _forget(self, leases: list[Lease], *, keep: list[Lease]) -> None:
+        with self._lock:
+            for lease in leases:
+                if all(lease is not kept for kept in keep):
+                    self._waiting.pop(lease, None)
+
+    def _note(self, agent: Agent, lease: Lease) -> None:
+        """Remember who waits, so that it can be moved."""
+        if lease.granted is LeaseState.QUEUED:
+            with self._lock:
+                self._waiting[lease] = agent
 
     # -- figures
 
@@ -432,7 +480,7 @@ class LoadBalancer:
         self, agents: Sequence[Agent], pool: ModelPool, snapshot: LoadSnapshot, where: NDArray[np.intp]
     ) -> NDArray[np.int64]:
         demand = ONE_SLOT
-        if np.isfinite(snapshot.view.meter_limit).any():  # count with the largest: then every subset fits
+        if snapshot.metered:  # count with the largest: then every subset fits
             sizes_in = np.array([agent.input_tokens for agent in agents])
             sizes_out = np.array([agent.output_tokens for agent in agents])
             cost = np.outer(sizes_in, pool.usd_per_input_token) + np.outer(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -91,6 +92,13 @@ class Demand:
     cost_usd: float = 0.0
 
     def __post_init__(self) -> None:
+        kinds = (type(self.slots), type(self.requests), type(self.tokens), type(self.cost_usd))
+        if (
+            kinds == (int, int, int, float)
+            and self.slots > 0 <= self.cost_usd < math.inf
+            and self.requests >= 0 <= self.tokens
+        ):
+            return  # the usual case, in a microsecond
         problems = whole_problems("demand.slots", self.slots, low=1)
         problems += whole_problems("demand.requests", self.requests)
         problems += whole_problems("demand.tokens", self.tokens)
@@ -195,7 +203,7 @@ class Lease:
         What it was granted as: running, or queued. See :meth:`state` for now.
     """
 
-    __slots__ = ("_holder", "demand", "granted", "lease_id", "model", "ttl_s")
+    __slots__ = ("__weakref__", "_holder", "demand", "granted", "lease_id", "model", "ttl_s")
 
     def __init__(
         self,

@@ -73,6 +73,8 @@ class MemoryStore:
         self._accepting = array("b")
         self._heard_s = array("d")
         self._metered = array("b")
+        self._metered_models = 0
+        self._no_meters = (np.empty((3, 0)), np.empty((3, 0)))
         self._waiting: list[OrderedDict[str, _Held]] = []
         self._held: dict[str, _Held] = {}
         self._deadlines: list[tuple[float, int, _Held]] = []
@@ -105,7 +107,9 @@ class MemoryStore:
                 if old is not new:  # another budget period: what was spent counts from now on
                     new.charge(i, old.used[i], now)
                     old.used[i] = 0
+            self._metered_models -= self._metered[i]
             self._metered[i] = any(limit != UNLIMITED for _, limit in self._meters[i])
+            self._metered_models += self._metered[i]
             self._touch(i, now)
             self._promote(i)
 
@@ -370,14 +374,18 @@ class MemoryStore:
     def _meter_columns(self) -> tuple[np.ndarray, np.ndarray]:
         """Return usage and limits, (3, m) float64 each."""
         m = len(self._models)
-        used = np.zeros((3, m))
-        limit = np.full((3, m), np.inf)
-        if any(self._metered):
-            for i in np.flatnonzero(np.array(self._metered)).tolist():
-                for kind, (window, most) in enumerate(self._meters[i]):
-                    if most != UNLIMITED:
-                        used[kind, i] = window.used[i]
-                        limit[kind, i] = most
+        if not self._metered_models:
+            if self._no_meters[0].shape[1] != m:
+                used, limit = np.zeros((3, m)), np.full((3, m), np.inf)
+                used.flags.writeable = limit.flags.writeable = False
+                self._no_meters = (used, limit)
+            return self._no_meters
+        used, limit = np.zeros((3, m)), np.full((3, m), np.inf)
+        for i in np.flatnonzero(np.array(self._metered)).tolist():
+            for kind, (window, most) in enumerate(self._meters[i]):
+                if most != UNLIMITED:
+                    used[kind, i] = window.used[i]
+                    limit[kind, i] = most
         return used, limit
 
     # -- time; every method below expects the lock to be held

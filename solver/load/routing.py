@@ -109,14 +109,17 @@ def place_optimal(
     return Placement(choice=choice, prices=prices, solution=solution)
 
 
-def place_one(work: Work, strategy: LoadStrategy, routing: str, rng: np.random.Generator) -> int:
-    """Return the model for a batch of one, or UNASSIGNED; the same as the routing would choose. O(m)."""
+def place_one(
+    work: Work, strategy: LoadStrategy, routing: str, rng: np.random.Generator
+) -> tuple[int, float]:
+    """Return the model for a batch of one (or UNASSIGNED) and its value: what the routing would choose."""
     value = strategy.values(work, work.active, slice(None))[0]
     value = np.where(work.eligible[0] & (work.room > 0), value, -np.inf)
     if routing == "balanced":
         level = np.where(value > -np.inf, utilization_after(work.active, work.slots), np.inf)
         value = np.where(level <= level.min() * (1.0 + _TIE), value, -np.inf)
-    return _best(value, rng)
+    j = _best(value, rng)
+    return j, 0.0 if j == UNASSIGNED else float(value[j])
 
 
 ROUTINGS: dict[str, Callable[..., Placement]] = {

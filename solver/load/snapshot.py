@@ -129,6 +129,11 @@ class LoadSnapshot:
         left[2] /= 1e9
         return left
 
+    @cached_property
+    def metered(self) -> bool:
+        """Whether any model has a limit on requests, tokens or money."""
+        return bool(np.isfinite(self.view.meter_limit).any())
+
     def room(self, demand: Demand, *, queue: bool = False) -> NDArray[np.int64]:
         """Return how many agents of this demand each model can take now, (m,) int64.
 
@@ -139,9 +144,11 @@ class LoadSnapshot:
         queue : bool
             Count queue places as room.
         """
-        room = self.free_slots // demand.slots
+        room = self.free_slots // demand.slots  # a new array: the caller may change it
         if queue:
             room = room + self.free_queue
+        if not self.metered:
+            return room
         for left, amount in zip(
             self.free_meters, (demand.requests, demand.tokens, demand.cost_usd), strict=True
         ):

@@ -7,6 +7,7 @@ import itertools
 import math
 import secrets
 import threading
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -91,6 +92,8 @@ class LoadTracker:
         prefix, count = secrets.token_hex(8), itertools.count()
         self._new_id = lease_ids or (lambda: f"{prefix}-{next(count)}")
         self._lock = threading.Lock()
+        self._move_lock = threading.Lock()
+        self._refusals: Counter[tuple[str, str]] = Counter()
         self._capacities: dict[str, Capacity] = {}
         self._latency_ms: dict[str, float] = {}
         self._heard_s: dict[str, float] = {}
@@ -236,15 +239,24 @@ class LoadTracker:
     def move(self, lease: Lease, model: str, *, queue: bool = False) -> Lease | Refusal:
         """Swap a live lease for one of the same demand on another model, in one atomic step.
 
+        Whoever holds the lease need not do anything: the same object now stands for the new model.
+
         Returns
         -------
         Lease or Refusal
-            The new lease, the old one being gone; or why the old one stays as it is. A lease that was
-            gone already is returned unchanged.
+            The lease, now on the other model; or why it stays as it is. A lease that was gone already is
+            returned unchanged.
         """
-        ask = Ask(model=model, demand=lease.demand, ttl_s=lease.ttl_s, queue=queue, lease_id=self._new_id())
-        answer = self._store.move(lease.lease_id, ask)
-        return lease if answer is LeaseState.GONE else self._lease(ask, answer)
+        with self._move_lock:
+            ask = Ask(
+                model=model, demand=lease.demand, ttl_s=lease.ttl_s, queue=queue, lease_id=self._new_id()
+            )
+            answer = self._store.move(lease.lease_id, ask)
+            if isinstance(answer, Refusal):
+                return answer
+            if answer is not LeaseState.GONE:
+                lease.lease_id, lease.model, lease.granted = ask.lease_id, model, answer
+            return lease
 
     def renew(self, lease: Lease | str, *, ttl_s: float | None = None) -> LeaseState:
         """Let a lease live longer; GONE when it was too late.
@@ -271,11 +283,15 @@ class LoadTracker:
         problems += [] if cost_usd is None else amount_problems("cost_usd", cost_usd)
         if problems:
             raise SpecError(*problems)
-        return self._store.release(
-            _id_of(lease),
-            tokens=None if tokens is None else int(tokens),
-            cost_nano_usd=None if cost_usd is None else nano_usd(cost_usd),
-        )
+        lease_id = _id_of(lease)
+        used = None if tokens is None else int(tokens)
+        spent = None if cost_usd is None else nano_usd(cost_usd)
+        outcome = self._store.release(lease_id, tokens=used, cost_nano_usd=spent)
+        if outcome is ReleaseOutcome.UNKNOWN and isinstance(lease, Lease):
+            with self._move_lock:  # it may be on its way to another model, under another id
+                if lease.lease_id != lease_id:
+                    outcome = self._store.release(lease.lease_id, tokens=used, cost_nano_usd=spent)
+        return outcome
 
     def lease_state(self, lease: Lease | str) -> LeaseState:
         """Tell where a lease stands now."""
@@ -283,6 +299,8 @@ class LoadTracker:
 
     def _lease(self, ask: Ask, answer: LeaseState | Refusal) -> Lease | Refusal:
         if isinstance(answer, Refusal):
+            with self._lock:
+                self._refusals[answer.model, answer.reason.value] += 1
             return answer
         return Lease(self, ask.lease_id, ask.model, ask.demand, ask.ttl_s, answer)
 
@@ -330,6 +348,11 @@ class LoadTracker:
         return await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, work))
 
     # -- load
+
+    def refusals(self) -> dict[tuple[str, str], int]:
+        """Return how often this tracker was refused, by (model, reason)."""
+        with self._lock:
+            return dict(self._refusals)
 
     def update_load(self, model: str, delta_active: int = 0, delta_queue: int = 0) -> None:
         """Add to the work that runs or waits without a lease; the sum never falls below zero.
