@@ -11,7 +11,8 @@ __all__ = ["amount_problems", "name_problems", "positive_problems", "whole_probl
 
 def whole_problems(path: str, value: Any, *, low: int | None = 0) -> list[str]:
     """Return the violations of a whole number >= ``low``: none or one. Booleans are not numbers."""
-    if isinstance(value, numbers.Integral) and (low is None or int(value) >= low):
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if whole and (low is None or int(value) >= low):
         return []
     rule = "a whole number" if low is None else f"a whole number >= {low}"
     return [f"{path}: expected {rule}, got {value!r}"]

@@ -28,25 +28,37 @@ _RECENT_KEPT = 64
 
 
 class _Decayed:
-    """Sums over requests, each request weighing half as much after every half-life."""
+    """Sums over requests, each request weighing half as much after every half-life.
 
-    __slots__ = ("at_s", "latency_ms", "requests", "successes")
+    ``observed`` counts whole requests, so that ten requests in a row are ten; it falls back to the decayed
+    number once that is below half of what makes statistics count.
+    """
+
+    __slots__ = ("at_s", "latency_ms", "observed", "requests", "successes")
 
     def __init__(
-        self, at_s: float, requests: float = 0.0, successes: float = 0.0, latency_ms: float = 0.0
+        self,
+        at_s: float,
+        requests: float = 0.0,
+        successes: float = 0.0,
+        latency_ms: float = 0.0,
+        observed: float = 0.0,
     ) -> None:
         self.at_s = at_s
         self.requests = requests
         self.successes = successes
         self.latency_ms = latency_ms
+        self.observed = observed
 
-    def age(self, now_s: float, half_life_s: float) -> None:
+    def age(self, now_s: float, half_life_s: float, min_requests: float) -> None:
         if now_s > self.at_s:
             factor = 0.5 ** ((now_s - self.at_s) / half_life_s)
             self.requests *= factor
             self.successes *= factor
             self.latency_ms *= factor
             self.at_s = now_s
+            if self.observed >= min_requests and self.requests < min_requests / 2:
+                self.observed = self.requests
 
 
 class AdaptiveScorer:
@@ -61,7 +73,7 @@ class AdaptiveScorer:
         The formula's parameters, see :func:`solver.problem.scoring.adaptive_score`.
     half_life_s : float
         Seconds after which an observation weighs half. A failing model recovers as its past fades: once
-        fewer than ``weights.min_requests`` remain, its capability score counts alone again.
+        less than half of ``weights.min_requests`` remains, its capability score counts alone again.
     by_task_type : bool
         Also learn per task type; where a type has too few observations, the model's total counts.
     exploration : float
@@ -106,8 +118,9 @@ class AdaptiveScorer:
                 keys.append((outcome.model, outcome.task_type))  # type: ignore[arg-type]  # checked above
             for key in keys:
                 sums = self._seen.setdefault(key, _Decayed(now))
-                sums.age(now, self._half_life_s)
+                sums.age(now, self._half_life_s, self.weights.min_requests)
                 sums.requests += 1.0
+                sums.observed += 1.0
                 sums.successes += outcome.success
                 sums.latency_ms += outcome.latency_ms
 
@@ -141,7 +154,7 @@ class AdaptiveScorer:
             for j, model in enumerate(models):
                 sums = self._known(model, task_type, now)
                 if sums is not None and sums.requests > 0:
-                    requests[j] = sums.requests
+                    requests[j] = sums.observed
                     success[j] = min(1.0, sums.successes / sums.requests)
                     latency[j] = sums.latency_ms / sums.requests
         return Feedback(requests=requests, success_rate=success, latency_ms=latency, weights=self.weights)
@@ -150,12 +163,12 @@ class AdaptiveScorer:
         if self._by_task_type and task_type is not None:
             sums = self._seen.get((model, task_type))
             if sums is not None:
-                sums.age(now, self._half_life_s)
-                if sums.requests >= self.weights.min_requests:
+                sums.age(now, self._half_life_s, self.weights.min_requests)
+                if sums.observed >= self.weights.min_requests:
                     return sums
         sums = self._seen.get((model, None))
         if sums is not None:
-            sums.age(now, self._half_life_s)
+            sums.age(now, self._half_life_s, self.weights.min_requests)
         return sums
 
     def score(
@@ -211,8 +224,8 @@ class AdaptiveScorer:
             now = self._clock.now()
             rows = []
             for (model, kind), sums in self._seen.items():
-                sums.age(now, self._half_life_s)
-                rows.append([model, kind, sums.requests, sums.successes, sums.latency_ms])
+                sums.age(now, self._half_life_s, self.weights.min_requests)
+                rows.append([model, kind, sums.requests, sums.successes, sums.latency_ms, sums.observed])
             return json.dumps({"format": _FORMAT, "half_life_s": self._half_life_s, "models": rows})
 
     def load_json(self, text: str) -> None:
@@ -226,7 +239,7 @@ class AdaptiveScorer:
         try:
             state: Any = json.loads(text)
             version = state["format"]
-            rows = [(str(row[0]), row[1], *(float(value) for value in row[2:5])) for row in state["models"]]
+            rows = [(str(row[0]), row[1], *(float(value) for value in row[2:6])) for row in state["models"]]
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise SpecError(f"state: expected saved feedback as JSON, got {error!r}") from error
         if version != _FORMAT:
@@ -234,7 +247,7 @@ class AdaptiveScorer:
         bad = [
             f"state.models[{k}]: expected finite sums >= 0, successes at most requests, got {list(row[2:])}"
             for k, row in enumerate(rows)
-            if len(row) != 5
+            if len(row) != 6
             or not all(0 <= value < math.inf for value in row[2:])
             or row[3] > row[2] * (1 + 1e-9)
         ]
@@ -242,4 +255,4 @@ class AdaptiveScorer:
             raise SpecError(*bad)
         with self._lock:
             now = self._clock.now()
-            self._seen = {(row[0], row[1]): _Decayed(now, row[2], row[3], row[4]) for row in rows}
+            self._seen = {(row[0], row[1]): _Decayed(now, *row[2:]) for row in rows}

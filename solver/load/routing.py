@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ROUTINGS", "Placement", "place_balanced", "place_greedy", "place_one", "place_optimal"]
 
+_MOST_CELLS = 200_000  # agents × slots that are solved slot by slot
 _TIE = 1e-9  # values closer than this share of their size are equal: which one is taken is left to chance
 
 
@@ -80,13 +81,16 @@ def place_optimal(
 ) -> Placement:
     """Serve as many as possible with the highest total value.
 
-    A strategy that values each further slot of a model less is solved over single slots, among placements
-    with the lowest highest utilization.
+    A strategy that values each further slot of a model less is solved over single slots: for least loaded,
+    and where there are too many slots, over those below the lowest utilization that serves as many.
     """
-    if not strategy.depends_on_slot:
+    if not strategy.depends_on_slot(work):
         value = strategy.values(work, work.active, slice(None))
         return _solved(work, value, work.room, rng, deadline_ms)
-    room = _level_room(work)
+    n = len(work.quality)
+    room = np.minimum(work.room, n)
+    if not strategy.needs_prediction or int(room.sum()) * n > _MOST_CELLS:
+        room = _level_room(work)
     owner = np.repeat(np.arange(len(room)), room)
     if not len(owner):
         return Placement(choice=np.full(len(work.quality), UNASSIGNED, np.int64))

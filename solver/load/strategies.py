@@ -53,8 +53,10 @@ class LoadStrategy(Protocol):
     name: str
     needs_prediction: bool
     """Whether ``Work.service_ms`` must be there."""
-    depends_on_slot: bool
-    """Whether each further agent on a model is worth less in a joint optimum."""
+
+    def depends_on_slot(self, work: Work) -> bool:
+        """Return whether each further agent on a model is worth less, which a joint optimum must know."""
+        ...
 
     def values(
         self, work: Work, active: NDArray[np.float64], rows: NDArray[np.int64] | slice
@@ -80,14 +82,17 @@ class LeastLoaded:
 
     name = "least_loaded"
     needs_prediction = False
-    depends_on_slot = True
+
+    def depends_on_slot(self, work: Work) -> bool:
+        """Return True."""
+        return True
 
     def values(
         self, work: Work, active: NDArray[np.float64], rows: NDArray[np.int64] | slice
     ) -> NDArray[np.float64]:
-        """Return 100 × (1 − utilization afterwards), the same for all agents."""
+        """Return 100 × (1 − utilization afterwards), and a trace of quality."""
         free = 100.0 * (1.0 - np.minimum(utilization_after(active, work.slots), 1e6))
-        return np.broadcast_to(free, work.quality[rows].shape)
+        return free + 1e-5 * work.quality[rows]
 
 
 class Weighted:
@@ -101,10 +106,13 @@ class Weighted:
 
     name = "weighted"
     needs_prediction = False
-    depends_on_slot = False
 
     def __init__(self, load_weight: float = 0.3) -> None:
         self._load_weight = load_weight
+
+    def depends_on_slot(self, work: Work) -> bool:
+        """Return False: the objective counts the utilization before the batch."""
+        return False
 
     def values(
         self, work: Work, active: NDArray[np.float64], rows: NDArray[np.int64] | slice
@@ -128,10 +136,13 @@ class Predictive:
 
     name = "predictive"
     needs_prediction = True
-    depends_on_slot = True
 
     def __init__(self, load_weight: float = 0.3) -> None:
         self._load_weight = load_weight
+
+    def depends_on_slot(self, work: Work) -> bool:
+        """Return whether some of the room is in queues, where each has to wait longer."""
+        return bool((work.room > work.slots - work.active).any())
 
     def values(
         self, work: Work, active: NDArray[np.float64], rows: NDArray[np.int64] | slice
