@@ -11,15 +11,21 @@ from solver.clock import Deadline
 from solver.engines import portfolio
 from solver.engines.base import Claim
 from solver.errors import SpecError
+from solver.problem.compile import compile_problem, pair_scorer
 from solver.problem.instance import Instance, build_instance
+from solver.solution.plan import Plan
 from solver.solution.solution import Solution, Status
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import ArrayLike
 
     from solver.engines.portfolio import Answer
+    from solver.problem.compile import ObservedLoad
+    from solver.problem.spec import Problem
 
-__all__ = ["assign", "solve_instance"]
+__all__ = ["assign", "solve", "solve_instance"]
 
 
 def assign(
@@ -86,8 +92,6 @@ def assign(
     One more slot of the first model would serve the first agent there: 9 instead of 6.
     """
     deadline = Deadline.after(deadline_ms)
-    if threads is not None and threads < 1:
-        raise SpecError(f"threads: expected a whole number >= 1, got {threads!r}")
     instance = build_instance(
         scores,
         capacity,
@@ -102,9 +106,66 @@ def assign(
         engine=engine,
         warm_start=warm_start,
         seed=seed,
-        threads=threads or 1,
+        threads=threads,
         flat=np.ndim(capacity) == 1,
     )
+
+
+def solve(
+    problem: Problem,
+    *,
+    deadline_ms: float | None = None,
+    engine: str = "auto",
+    load: Mapping[str, ObservedLoad | None] | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+) -> Plan:
+    """Score, compile and solve a problem, and return the plan in its own ids.
+
+    Parameters
+    ----------
+    problem : Problem
+        Agents, models and what is wanted.
+    deadline_ms : float, optional
+        Hard wall-clock budget in milliseconds, from call to return; scoring and compiling included.
+    engine : str
+        ``"auto"``, or one of the engines by name.
+    load : mapping of str to ModelLoad, optional
+        Live load by model id: takes slots away and lowers scores by ``load_weight``.
+    seed, threads
+        As in :func:`assign`.
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    SpecError
+        If an argument breaks a rule.
+
+    Examples
+    --------
+    >>> import solver
+    >>> one = solver.Capacity(max_concurrent=1)
+    >>> problem = solver.Problem(
+    ...     agents=[
+    ...         solver.Agent(id="a", required_capabilities=["coding"]),
+    ...         solver.Agent(id="b", task_type="general"),
+    ...     ],
+    ...     models=[
+    ...         solver.Model(id="big", capabilities={"coding": 0.9, "general": 0.9}, capacity=one),
+    ...         solver.Model(id="small", capabilities={"coding": 0.3, "general": 0.6}, capacity=one),
+    ...     ],
+    ... )
+    >>> plan = solver.solve(problem)
+    >>> [(one.agent_id, one.model_id, one.score) for one in plan.assignments]
+    [('a', 'big', 93.0), ('b', 'small', 72.0)]
+    """
+    deadline = Deadline.after(deadline_ms)
+    instance = compile_problem(problem, load=load)
+    solution = solve_instance(instance, deadline=deadline, engine=engine, seed=seed, threads=threads)
+    return Plan(problem=problem, instance=instance, solution=solution, scorer=pair_scorer(problem, load=load))
 
 
 def solve_instance(
@@ -114,17 +175,26 @@ def solve_instance(
     engine: str = "auto",
     warm_start: Solution | None = None,
     seed: int = 0,
-    threads: int = 1,
+    threads: int | None = None,
     flat: bool = True,
 ) -> Solution:
     """Solve checked arrays; ``flat`` says whether prices and loads come back as (m,) rather than (m, r)."""
+    if threads is not None and threads < 1:
+        raise SpecError(f"threads: expected a whole number >= 1, got {threads!r}")
     hint = None
     if warm_start is not None:
         fits = warm_start.choice.shape == (instance.n,) and warm_start.choice.max() < instance.m
         prices = warm_start.multipliers if warm_start.multipliers.shape == instance.capacity.shape else None
         choice = warm_start.choice if fits else np.full(instance.n, -1, np.int64)
         hint = Claim(choice=choice, prices=prices)
-    answer = portfolio.run(instance, deadline=deadline, engine=engine, hint=hint, seed=seed, threads=threads)
+    answer = portfolio.run(
+        instance,
+        deadline=deadline,
+        engine=engine,
+        hint=hint,
+        seed=seed,
+        threads=1 if threads is None else threads,
+    )
     return _solution(instance, answer, deadline, flat=flat and instance.r == 1)
 
 
