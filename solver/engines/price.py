@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.engines.base import Claim
+from solver.engines.pricing.boxflow import solve_boxed_flow
 from solver.engines.pricing.narrow import solve_in_box
 from solver.engines.pricing.rows import DenseRows
 from solver.engines.pricing.smooth import DenseDemand, sample_prices
@@ -34,7 +35,7 @@ _FIRST_SAMPLE = 250
 _GROWTH = 16
 _DENSE = 40_000  # elements of a matrix that is not worth sampling
 _SIGMAS = 3.0
-_HEAT = 4.0
+_HEAT = 2.5
 _PASSES = 6
 
 
@@ -89,7 +90,9 @@ def _sample_sizes(n: int, m: int) -> list[int]:
 def _estimate(rows: Rows, supply: Supply, generator: np.random.Generator) -> Estimate:
     """Return prices from samples of growing size."""
     n = rows.n
+    import os
     sizes = _sample_sizes(n, rows.m) or [n]
+    if os.environ.get("SZ"): sizes=[int(float(x)*n) if float(x)<1 else int(x) for x in os.environ["SZ"].split(",")]
     estimate = None
     for size in sizes:
         sample = rows if size == n else rows.sample(_stratified(n, size, generator))
@@ -97,8 +100,12 @@ def _estimate(rows: Rows, supply: Supply, generator: np.random.Generator) -> Est
         if estimate is None:
             score, outside = sample.dense()
             span = _span(score, outside)
+            low = supply.cheapest
+            high = low + span
+            everything = sample.reduce(low, high).contested
+            prices = solve_boxed_flow(everything, share.rounded(size), bits=16).prices
             estimate = sample_prices(
-                DenseDemand(score, outside), share, np.zeros(rows.m), span / 10, coolest=1e-4 * span, population=n
+                DenseDemand(score, outside), share, prices, span / 30, coolest=1e-4 * span, population=n
             )
             continue
         low, high = _box(estimate, supply, size)
@@ -106,8 +113,8 @@ def _estimate(rows: Rows, supply: Supply, generator: np.random.Generator) -> Est
         estimate = sample_prices(
             reduced,
             share,
-            estimate.prices,
-            0.3 * float(np.median(estimate.error)),
+            np.clip(estimate.prices, low, high),
+            0.5 * float(np.median(estimate.error)),
             coolest=1e-4 * estimate.temperature,
             population=n,
             bounds=(low, high),

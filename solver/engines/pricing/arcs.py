@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Contested"]
 
+_PROBED = 12_000  # arcs that second derivatives are estimated from
 _HASHED = 1000  # agents looked at before deciding whether merging pays
 _DISTINCT = 0.7  # share of distinct rows above which it does not
 
@@ -88,32 +89,78 @@ class Contested:
         """(a,) int64, position each arc belongs to."""
         return np.repeat(np.arange(self.groups), self.degree)
 
-    def respond(self, prices: NDArray[np.float64], temperature: float) -> Response:
-        """Return the smoothed response in O(arcs), see :class:`solver.engines.pricing.smooth.Demand`."""
-        m = self.m
-        net = self.value - np.append(prices, 0.0)[self.model]
-        starts = self.first[:-1]
-        best = np.maximum.reduceat(net, starts)
+    @cached_property
+    def _centred(self) -> tuple[NDArray[np.float64], float]:
+        """(a,) value less price at the middle of the box, relative to the agent's best; sum of the bests."""
+        net = self.value - np.append(self._centre, 0.0)[self.model]
+        best = np.maximum.reduceat(net, self.first[:-1])
         net -= best[self.owner]
-        net *= 1.0 / temperature
-        share = np.exp(net, out=net)
-        total = np.add.reduceat(share, starts)
-        share *= (1.0 / total)[self.owner]
-        surplus = best + temperature * np.log(total)
-        if self.weight is None:
-            value = float(surplus.sum())
-            taken = np.bincount(self.model, share, m + 1)
-        else:
-            value = float(self.weight @ surplus)
-            taken = np.bincount(self.model, share * self.weight[self.owner], m + 1)
-            share *= np.sqrt(self.weight)[self.owner]
-        table = sparse.csr_array((share, self.model, self.first), shape=(self.groups, m + 1))
-        joint: NDArray[np.float64] = (table.T @ table).toarray()[:m, :m]
+        return net, float(best.sum() if self.weight is None else self.weight @ best)
+
+    @property
+    def _centre(self) -> NDArray[np.float64]:
+        return (self.low + self.high) / 2
+
+    @cached_property
+    def _table(self) -> sparse.csr_array:
+        """(g, m + 1) sparse, one entry per arc; its values are overwritten at every response."""
+        return sparse.csr_array(
+            (np.empty(self.arcs), self.model.astype(np.int32), self.first.astype(np.int32)),
+            shape=(self.groups, self.m + 1),
+        )
+
+    @cached_property
+    def _probe(self) -> tuple[NDArray[np.int64], sparse.csr_array, float]:
+        """Arcs of every s-th agent, their table, and s: enough of them for second derivatives."""
+        stride = max(1, -(-self.arcs // _PROBED))
+        chosen = np.arange(0, self.groups, stride)
+        degree = self.degree[chosen]
+        first = np.concatenate(([0], np.cumsum(degree)))
+        arcs = np.arange(first[-1]) + np.repeat(self.first[chosen] - first[:-1], degree)
+        table = sparse.csr_array(
+            (np.empty(len(arcs)), self.model[arcs].astype(np.int32), first.astype(np.int32)),
+            shape=(len(chosen), self.m + 1),
+        )
+        return arcs, table, self.groups / max(1, len(chosen))
+
+    def respond(self, prices: NDArray[np.float64], temperature: float) -> Response:
+        """Return the smoothed response in O(arcs), see :class:`solver.engines.pricing.smooth.Demand`.
+
+        Second derivatives are estimated from a systematic sample of the contested agents.
+        """
+        m = self.m
+        centred, value = self._centred
+        scaled = np.append((prices - self._centre) * (-1.0 / temperature), 0.0)
+        table = self._table
+        share = centred * (1.0 / temperature)
+        share += scaled[self.model]
+        if float((self.high - self.low).max()) > 600.0 * temperature:  # the exponential would overflow
+            excess = np.maximum.reduceat(share, self.first[:-1])
+            share -= excess[self.owner]
+            excess *= temperature
+            value += float(excess.sum() if self.weight is None else self.weight @ excess)
+        np.exp(share, out=share)
+        table.data = share
+        total = table @ np.ones(m + 1)
+        weight = 1.0 / total if self.weight is None else self.weight / total
+        load = (table.T @ weight)[:m]
+        surplus = np.log(total) * temperature
+        value += float(surplus.sum() if self.weight is None else self.weight @ surplus)
+        arcs, probe, factor = self._probe
+        owner = self.owner[arcs]
+        part = share[arcs] / total[owner]
+        if self.weight is not None:
+            part *= np.sqrt(self.weight)[owner]
+        probe.data = part
+        joint: NDArray[np.float64] = (probe.T @ probe).toarray()
+        joint *= factor
+        seen = joint.sum(axis=1)[:m]  # Σ_i P_ij of the sampled agents, scaled up
+        joint = joint[:m, :m]
         curvature = joint * (-1.0 / temperature)
-        curvature.flat[:: m + 1] += taken[:m] / temperature
+        curvature.flat[:: m + 1] += seen / temperature
         joint.flat[:: m + 1] += self.settled[:m]
         value -= float(self.settled[:m] @ prices)
-        return Response(value=value, load=taken[:m] + self.settled[:m], curvature=curvature, moment=joint)
+        return Response(value=value, load=load + self.settled[:m], curvature=curvature, moment=joint)
 
     def inside(
         self, low: NDArray[np.float64], high: NDArray[np.float64]
@@ -132,7 +179,8 @@ class Contested:
         starts = self.first[:-1]
         floor = np.maximum.reduceat(self.value - np.append(high, 0.0)[self.model], starts)
         kept = self.value - np.append(low, 0.0)[self.model] >= floor[self.owner]
-        degree = np.add.reduceat(kept, starts, dtype=np.int64)
+        count = np.concatenate(([0], np.cumsum(kept)))
+        degree = count[self.first[1:]] - count[starts]
         still = degree > 1
         alive = kept & still[self.owner]
         lone = kept & ~still[self.owner]

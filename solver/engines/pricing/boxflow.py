@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["BoxedFlow", "solve_boxed_flow"]
 
-_COST_BITS = 38  # costs below 2**38: the solver multiplies them by the number of nodes, within 62 bits
 _NEVER = np.int64(1) << 60
 
 
@@ -54,7 +53,7 @@ class BoxedFlow:
         return self.rises | self.falls
 
 
-def solve_boxed_flow(contested: Contested, supply: Supply, *, grid: float | None = None) -> BoxedFlow:
+def solve_boxed_flow(contested: Contested, supply: Supply, *, bits: int = 38, grid: float | None = None) -> BoxedFlow:
     """Solve the reduced problem of a box exactly.
 
     Parameters
@@ -63,6 +62,9 @@ def solve_boxed_flow(contested: Contested, supply: Supply, *, grid: float | None
         Agents and arcs; slots already taken by settled agents are in ``settled``.
     supply : Supply
         Whole slots.
+    bits : int
+        Costs are scaled to below ``2**bits``: the solver multiplies them by the number of nodes, within 62
+        bits. Fewer bits are faster and good enough for samples.
     grid : float, optional
         All scores and costs are multiples of it and all sides of the box multiples of ``grid / 5``: costs
         are then small exact integers.
@@ -81,7 +83,7 @@ def solve_boxed_flow(contested: Contested, supply: Supply, *, grid: float | None
     tier_model = supply.model[open_tiers]
     tier_slots = supply.slots[open_tiers].astype(np.int64)
     tier_fee = np.maximum(supply.cost[open_tiers] - contested.low[tier_model], 0.0)
-    scale = _scale(max(float(cost.max(initial=0.0)), float(side.max())), grid)
+    scale = _scale(max(float(cost.max(initial=0.0)), float(side.max())), bits, grid)
     arc_cost = np.rint(cost * scale).astype(np.int64)
     tier_cost = np.rint(tier_fee * scale).astype(np.int64)
     over_cost = np.rint(side * scale).astype(np.int64)
@@ -119,10 +121,10 @@ def solve_boxed_flow(contested: Contested, supply: Supply, *, grid: float | None
     )
 
 
-def _scale(largest: float, grid: float | None) -> float:
+def _scale(largest: float, bits: int, grid: float | None) -> float:
     if grid is not None:
         return 5.0 / grid
-    return float(2.0 ** (_COST_BITS - np.ceil(np.log2(largest)))) if largest > 1e-200 else 1.0
+    return float(2.0 ** (bits - np.ceil(np.log2(largest)))) if largest > 1e-200 else 1.0
 
 
 def _smallest_duals(

@@ -25,6 +25,7 @@ _ROUNDS = 12
 _COOLING = 0.2
 _SETTLED = 3.0
 _SHRINKS = 0.75  # a smaller box is worth having if it drops a quarter of the arcs
+_WORTHWHILE = 0.6  # median side of a box against the one around it
 _RETRIES = 4
 _WIDEN = 6.0
 
@@ -120,6 +121,15 @@ def _descend(
         prices = prices + step
         spacing = 4.0 / np.maximum(curvature.diagonal(), 1e-300)
         radius = np.minimum(radius, 0.5 * np.abs(step) + 4.0 * temperature + spacing)
+        ratio = float(np.median(2 * radius / np.maximum(contested.high - contested.low, 1e-300)))
+        settled = np.abs(step).max() <= _SETTLED * temperature
+        if ratio > _WORTHWHILE:
+            if settled:
+                if float(np.median(curvature.diagonal())) * temperature < 1.0:
+                    break
+                temperature *= _COOLING
+                best = np.inf
+            continue
         smaller = nest[-1].inside(
             np.maximum(contested.low, prices - radius), np.minimum(contested.high, prices + radius)
         )
@@ -130,7 +140,9 @@ def _descend(
             stalled += 1
             if stalled > 2:
                 break
-        if np.abs(step).max() <= _SETTLED * temperature or stalled:
+        if settled or stalled:
+            if float(np.median(curvature.diagonal())) * temperature < 1.0:
+                break
             temperature *= _COOLING
             best = np.inf
     return prices, radius

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["DenseRows", "Reduction", "Rows"]
 
-_WIDE = 3.0  # sides this many times the median side are treated column by column
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reduction:
@@ -107,37 +105,35 @@ class DenseRows:
         return score, self._outside
 
     def reduce(self, low: NDArray[np.float64], high: NDArray[np.float64]) -> Reduction:
-        """Find the contested arcs for a box, in one pass of O(n m).
-
-        With ``w`` a width that most sides of the box share, ``t_i = max_j (s_ij − max(low_j, high_j − w)) − w``
-        is a lower bound of ``max_k (s_ik − high_k)``: one subtraction and one maximum over the data instead
-        of two. The few arcs above ``t_i`` are then tested against the exact threshold.
-        """
+        """Find the contested arcs for a box, in one pass of O(n m)."""
         n, m = self.n, self.m
         choice = np.empty(n, np.int64)
         parts = list(chunks(n, m))
         lanes = self._threads if len(parts) >= 4 * self._threads else 1
         cut = np.linspace(0, len(parts), lanes + 1).astype(int)
-        box = _Box(low, high, self._closed)
-        jobs = [(box, parts[a:b], choice) for a, b in zip(cut[:-1], cut[1:], strict=True)]
+        jobs = [(low, high, parts[a:b], choice) for a, b in zip(cut[:-1], cut[1:], strict=True)]
         if lanes == 1:
             found = self._scan(*jobs[0])
         else:
             with ThreadPoolExecutor(lanes) as pool:
                 found = [codes for lane in pool.map(lambda job: self._scan(*job), jobs) for codes in lane]
-        more = np.concatenate(found)
-        contested_rows = np.unique(more // (m + 1))
-        codes = np.concatenate((more, contested_rows * (m + 1) + choice[contested_rows]))
+        others = np.concatenate(found)
+        agent = others // (m + 1)
+        agent = agent[np.flatnonzero(np.diff(agent, prepend=-1))]
+        codes = np.concatenate((others, agent * (m + 1) + choice[agent]))
         codes.sort()
-        row, model = np.divmod(codes, m + 1)
-        starts = np.flatnonzero(np.diff(row, prepend=-1))
-        value = self._score[row, np.minimum(model, m - 1)].astype(np.float64)
-        if self._outside is not None:
+        row = codes // (m + 1)
+        model = codes - row * (m + 1)
+        first = np.append(np.flatnonzero(np.diff(row, prepend=-1)), len(row))
+        if self._outside is None:
+            value = self._score.ravel()[codes - row].astype(np.float64)
+        else:
+            value = self._score[row, np.minimum(model, m - 1)].astype(np.float64)
             leaving = np.flatnonzero(model == m)
             value[leaving] = self._outside[row[leaving]]
-        settled = np.bincount(choice, minlength=m + 1) - np.bincount(choice[contested_rows], minlength=m + 1)
-        rough = Contested(
-            first=np.append(starts, len(row)),
+        settled = np.bincount(choice, minlength=m + 1) - np.bincount(choice[agent], minlength=m + 1)
+        contested = Contested(
+            first=first,
             model=model,
             value=value,
             weight=None,
@@ -145,57 +141,41 @@ class DenseRows:
             low=low,
             high=high,
         )
-        reduction = Reduction(choice=choice, agent=contested_rows, contested=rough)
-        return reduction if box.is_uniform or not rough.groups else reduction.inside(low, high)
+        return Reduction(choice=choice, agent=agent, contested=contested)
 
-    def _scan(self, box: _Box, parts: list[slice], choice: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """Write the best choice of each row; return codes row·(m + 1) + model of every other arc in play."""
+    def _scan(
+        self,
+        low: NDArray[np.float64],
+        high: NDArray[np.float64],
+        parts: list[slice],
+        choice: NDArray[np.int64],
+    ) -> list[NDArray[np.int64]]:
+        """Write the best choice of each row at ``high``; return codes row·(m + 1) + model of its rivals."""
         m = self.m
+        dearest = np.where(self._closed, np.inf, high)
+        side = np.where(self._closed, 0.0, high - low)
         size = parts[0].stop - parts[0].start
         buffers = np.empty((size, m)), np.empty((size, m), bool), np.arange(size) * m
         found = []
         for rows in parts:
             count = rows.stop - rows.start
             net, mask, base = (buffer[:count] for buffer in buffers)
-            np.subtract(self._score[rows], box.shifted, out=net)
+            np.subtract(self._score[rows], dearest, out=net)
             top = net.argmax(axis=1, out=choice[rows])
             at = base + top
-            best = net.ravel()[at]
-            floor = best - box.width
-            if self._outside is not None:
-                outside = self._outside[rows]
-                np.maximum(floor, outside, out=floor)
-            if len(box.wide):
-                net[:, box.wide] += box.extra
-            np.greater_equal(net, floor[:, None], out=mask)
+            floor = net.ravel()[at]
+            net += side
             if self._outside is None:
+                np.greater_equal(net, floor[:, None], out=mask)
                 mask.ravel()[at] = False
-                codes = np.flatnonzero(mask)
-                codes += codes // m  # from stride m to stride m + 1
             else:
-                stays = best >= outside
-                mask.ravel()[at[stays]] = False
-                codes = np.flatnonzero(mask)
-                codes += codes // m
-                torn = np.flatnonzero(stays & (outside >= best - box.width))
-                top[~stays] = m
-                if len(torn):
-                    codes = np.concatenate((codes, torn * (m + 1) + m))
+                outside = self._outside[rows]
+                away = outside > floor
+                np.greater_equal(net, np.maximum(floor, outside)[:, None], out=mask)
+                mask.ravel()[at[~away]] = False
+                top[away] = m
+            codes = np.flatnonzero(mask)
+            codes += codes // m  # from stride m to stride m + 1
             codes += rows.start * (m + 1)
             found.append(codes)
         return found
-
-
-class _Box:
-    """A box of prices, prepared for the pass of :meth:`DenseRows.reduce`."""
-
-    def __init__(
-        self, low: NDArray[np.float64], high: NDArray[np.float64], closed: NDArray[np.bool_]
-    ) -> None:
-        side = np.where(closed, 0.0, high - low)
-        live = side[~closed]
-        self.width = min(float(live.max()), _WIDE * float(np.median(live)))
-        self.shifted = np.where(closed, np.inf, np.maximum(low, high - self.width))
-        self.wide = np.flatnonzero(side > self.width)
-        self.extra = (self.shifted - low)[self.wide]
-        self.is_uniform = bool((live == self.width).all())

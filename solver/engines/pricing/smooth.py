@@ -31,11 +31,12 @@ if TYPE_CHECKING:
 __all__ = ["Demand", "DenseDemand", "Estimate", "Response", "newton_step", "sample_prices"]
 
 _COOLING = 0.25  # factor between temperatures; the minimiser moves by a few τ, which one or two steps recover
-_SETTLED = 3.0  # steps shorter than this many temperatures end a stage
-_TRUST = 12.0  # longest step, in temperatures: beyond, the curvature seen at τ says nothing
-_STEPS_PER_TEMPERATURE = 6
+_SETTLED = 2.0  # steps shorter than this many temperatures end a stage
+_BACKTRACK = 0.25
+_TRUST = 4.0  # longest step, in temperatures: beyond, the curvature seen at τ says nothing
+_STEPS_PER_TEMPERATURE = 4
 _RIDGE = 1e-9  # of the largest curvature: keeps the common shift of all prices solvable when fill is 1
-_MARGINAL = 3.0  # agents within a temperature of a boundary that make a curvature trustworthy
+_MARGINAL = 8.0  # agents within a temperature of a boundary that make a curvature trustworthy
 _BELOW_NOISE = 0.35  # cool until τ is this small against the sampling error of the prices
 
 
@@ -131,33 +132,69 @@ class Estimate:
 
 
 def newton_step(
-    curvature: NDArray[np.float64], excess: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64]
+    curvature: NDArray[np.float64],
+    excess: NDArray[np.float64],
+    low: NDArray[np.float64],
+    high: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Return the minimiser of the quadratic model within ``low <= step <= high``, to first order.
+    """Return the minimiser of ``½ dᵀHd − excess·d`` over ``low <= d <= high``.
 
-    Steps that leave the bounds are clipped and fixed, the rest solved again: a few rounds of an active-set
-    method, enough because the curvature is a weighted graph Laplacian (an M-matrix: raising one price never
-    asks for lowering another).
+    H is an M-matrix (no positive entry off the diagonal): raising one price never asks for lowering another.
+    The lower bounds are therefore met exactly by Chandrasekaran's method: start from all prices at their lower
+    bound and free those in excess demand until none is left; the set of free prices only grows. Steps
+    beyond ``high`` are clipped there and the others solved again.
     """
     m = len(excess)
     ridge = _RIDGE * max(float(curvature.diagonal().max()), 1e-300)
-    full = curvature + np.diag(np.full(m, ridge))
-    step = np.linalg.solve(full, excess)
-    clipped = (step < low) | (step > high)
+    hessian = curvature + ridge * np.eye(m)
+    capped = np.zeros(m, bool)
     for _ in range(3):
-        if not clipped.any():
+        step = _above(hessian, excess, low, np.where(capped, high, 0.0), capped)
+        over = (step > high) & ~capped
+        if not over.any():
             break
-        step = np.clip(step, low, high)
-        free = ~clipped
-        if not free.any():
+        capped |= over
+    return np.minimum(step, high)
+
+
+def _above(
+    hessian: NDArray[np.float64],
+    excess: NDArray[np.float64],
+    low: NDArray[np.float64],
+    fixed: NDArray[np.float64],
+    is_fixed: NDArray[np.bool_],
+) -> NDArray[np.float64]:
+    """Solve the linear complementarity problem ``d >= low, Hd >= excess`` with some entries fixed."""
+    rest = np.where(is_fixed, fixed, low)
+    guess = ~is_fixed & ((excess > 0) | (low < 0))
+    step = _solve(hessian, excess, rest, guess)
+    if (step[guess] >= low[guess]).all() and (hessian @ step >= excess - 1e-9)[~guess & ~is_fixed].all():
+        return step
+    free = np.zeros(len(excess), bool)
+    step = rest
+    for _ in range(len(excess)):
+        wanted = ~free & ~is_fixed & (hessian @ step < excess - 1e-9)
+        if not wanted.any():
             break
-        right = excess[free] - full[np.ix_(free, clipped)] @ step[clipped]
-        step[free] = np.linalg.solve(full[np.ix_(free, free)], right)
-        now = clipped | (step < low) | (step > high)
-        if (now == clipped).all():
-            break
-        clipped = now
-    return np.clip(step, low, high)
+        free |= wanted
+        step = _solve(hessian, excess, rest, free)
+    return step
+
+
+def _solve(
+    hessian: NDArray[np.float64],
+    excess: NDArray[np.float64],
+    rest: NDArray[np.float64],
+    free: NDArray[np.bool_],
+) -> NDArray[np.float64]:
+    """Solve ``Hd = excess`` for the free entries, the others at ``rest``."""
+    step = rest.copy()
+    if free.all():
+        step = np.linalg.solve(hessian, excess)
+    elif free.any():
+        right = excess[free] - hessian[np.ix_(free, ~free)] @ rest[~free]
+        step[free] = np.linalg.solve(hessian[np.ix_(free, free)], right)
+    return step
 
 
 def sample_prices(
@@ -194,63 +231,73 @@ def sample_prices(
     Estimate
     """
     k = demand.agents
-    correction = max(1.0 / k - 1.0 / population, 0.0)
-    previous = np.zeros(len(prices))
+    correction = k * k * max(1.0 / k - 1.0 / population, 0.0)
+    previous = None
     while True:
-        prices, response, slope = _settle(demand, supply, prices, temperature, bounds)
-        curvature = response.curvature + np.diag(slope)
-        if correction == 0.0:
-            error = np.zeros(len(prices))
-        else:
-            covariance = response.moment / k - np.outer(response.load, response.load) / k**2
-            error = np.sqrt(correction) * _sandwich(curvature / k, covariance)
-        # With few agents at its margin a model's curvature is luck: keep the wider error seen when warmer.
-        error = np.where(curvature.diagonal() * temperature < _MARGINAL, np.maximum(error, previous), error)
+        best, at = np.inf, prices
+        step = np.zeros(len(prices))
+        for _ in range(_STEPS_PER_TEMPERATURE):
+            response = demand.respond(prices, temperature)
+            paid, offered, slope = supply.smooth(prices, temperature)
+            value = response.value + paid
+            if value > best + 1e-12 * abs(best):  # overshot a bend: go back most of the way, D_τ is convex
+                step = step * _BACKTRACK
+                prices = at + step
+                continue
+            best, at = value, prices
+            curvature = response.curvature + np.diag(slope)
+            excess = response.load - offered
+            error = _error(curvature, response, excess, prices <= supply.cheapest, correction)
+            low = np.maximum(-_TRUST * temperature, (supply.cheapest if bounds is None else bounds[0]) - prices)
+            high = np.full(len(prices), _TRUST * temperature)
+            if bounds is not None:
+                high = np.minimum(high, bounds[1] - prices)
+            step = newton_step(curvature, excess, low, high)
+            prices = prices + step
+            if (np.abs(step) <= np.maximum(_SETTLED * temperature, 0.5 * error)).all():
+                break
+        # With few agents at its margin a model's curvature is luck: keep the error seen when warmer.
+        margin = curvature.diagonal() * temperature
+        enough = np.minimum(_MARGINAL, 1e-9 + response.load / 5)
+        if previous is not None:
+            error = np.where(margin < enough, previous, error)
         previous = error
-        priced = error[~supply.closed & (prices > supply.cheapest + temperature)]
-        noise = float(np.median(priced)) if len(priced) else 0.0
-        margin = float(np.median(curvature.diagonal()[~supply.closed])) * temperature
-        if temperature <= coolest or temperature <= _BELOW_NOISE * noise or margin < _MARGINAL:
+        priced = prices > supply.cheapest
+        noise = float(np.median(error[priced])) if priced.any() else 0.0
+        thin = priced.any() and float(np.median((margin / enough)[priced])) < 1.0
+        if temperature <= coolest or temperature <= _BELOW_NOISE * noise or thin:
             return Estimate(prices=prices, error=error, temperature=temperature, curvature=curvature / k)
-        temperature = max(temperature * _COOLING, coolest)
+        temperature = max(temperature * _COOLING, 0.9 * _BELOW_NOISE * noise, coolest)
 
 
-def _settle(
-    demand: Demand,
-    supply: Supply,
-    prices: NDArray[np.float64],
-    temperature: float,
-    bounds: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
-) -> tuple[NDArray[np.float64], Response, NDArray[np.float64]]:
-    """Take Newton steps at one temperature until they are short against it."""
-    reach = np.full(len(prices), _TRUST * temperature)
-    low, high = -reach, reach
-    best = np.inf
-    at = prices
-    step = np.zeros(len(prices))
-    for _ in range(_STEPS_PER_TEMPERATURE):
-        response = demand.respond(prices, temperature)
-        paid, offered, slope = supply.smooth(prices, temperature)
-        value = response.value + paid
-        if value > best + 1e-12 * abs(best):  # overshot a bend: go back half the way, D_τ is convex
-            step = step * 0.25
-            prices = at + step
-            continue
-        best, at = value, prices
-        if bounds is not None:
-            low = np.maximum(-reach, bounds[0] - prices)
-            high = np.minimum(reach, bounds[1] - prices)
-        step = newton_step(response.curvature + np.diag(slope), response.load - offered, low, high)
-        prices = prices + step
-        if np.abs(step).max() <= _SETTLED * temperature:
-            break
-    return prices, response, slope
+def _error(
+    curvature: NDArray[np.float64],
+    response: Response,
+    excess: NDArray[np.float64],
+    at_floor: NDArray[np.bool_],
+    correction: float,
+) -> NDArray[np.float64]:
+    """Return (m,) standard deviations of sampled prices: the sandwich H⁻¹ Σ H⁻¹ over the free prices.
 
-
-def _sandwich(curvature: NDArray[np.float64], covariance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the (m,) standard deviations of H⁻¹ Σ H⁻¹."""
-    diagonal = curvature.diagonal()
-    ridge = np.where(diagonal > 0, 1e-6 * diagonal, max(float(diagonal.max()), 1e-300))
-    inverse = np.linalg.inv(curvature + np.diag(ridge))
-    variance: NDArray[np.float64] = ((inverse @ covariance) * inverse).sum(axis=1)
-    return np.sqrt(np.maximum(variance, 0.0))
+    A price held at its floor by spare capacity does not move with the others; it may leave the floor only
+    as far as the noise of its own load exceeds the spare capacity.
+    """
+    m = len(excess)
+    error = np.zeros(m)
+    if correction == 0.0:
+        return error
+    agents = max(float(response.moment.sum()), 1.0)
+    covariance = (response.moment - np.outer(response.load, response.load) / agents) * (correction / agents)
+    diagonal = np.maximum(curvature.diagonal(), 1e-300)
+    noise = np.sqrt(np.maximum(covariance.diagonal(), 0.0))
+    held = at_floor & (excess < 0)
+    error[held] = np.maximum(3.0 * noise + excess, 0.0)[held] / (3.0 * diagonal[held])
+    free = np.flatnonzero(~held)
+    if len(free):
+        block = curvature[np.ix_(free, free)]
+        ridge = 1e-3 * diagonal[free] + 1e-12 * diagonal.max()
+        inverse = np.linalg.inv(block + np.diag(ridge))
+        variance = ((inverse @ covariance[np.ix_(free, free)]) * inverse).sum(axis=1)
+        error[free] = np.sqrt(np.maximum(variance, 0.0))
+        error[free] = np.maximum(error[free], 0.5 * noise[free] / diagonal[free])
+    return error

@@ -63,6 +63,16 @@ class Supply:
         """Return the supply that a sample of that share of the agents competes for."""
         return Supply(model=self.model, cost=self.cost, slots=self.slots * share, models=self.models)
 
+    def rounded(self, least: int) -> Supply:
+        """Return whole slots, ``least`` of them or more if there were, by largest remainder."""
+        whole = np.floor(self.slots)
+        missing = max(int(np.ceil(self.slots.sum() - 1e-9)), least) - int(whole.sum())
+        if missing > 0 and len(whole):
+            rounds, rest = divmod(missing, len(whole))
+            whole += rounds
+            whole[np.argsort(whole - self.slots, kind="stable")[:rest]] += 1
+        return Supply(model=self.model, cost=self.cost, slots=whole, models=self.models)
+
     def value(self, prices: NDArray[np.float64]) -> float:
         """Return Σ slots·max(price − cost, 0): what the models earn, the supply part of the dual."""
         return float(self.slots @ np.maximum(prices[self.model] - self.cost, 0.0))
@@ -70,19 +80,27 @@ class Supply:
     def smooth(
         self, prices: NDArray[np.float64], temperature: float
     ) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
-        """Return value, (m,) offered slots and (m,) their derivative when a tier opens softly.
+        """Return value, (m,) offered slots and (m,) their derivative when the dearer tiers open softly.
 
         The kink at the cost of a tier is replaced by a softplus of the given temperature, as the agents'
-        maximum is by a log-sum-exp: both come from the same logistic noise.
+        maximum is by a log-sum-exp. The cheapest tier of a model needs no softening: prices never fall below
+        its cost, which is a bound of the problem, so it is always on offer.
         """
-        x = (prices[self.model] - self.cost) / temperature
+        margin = prices[self.model] - self.cost
+        x = np.where(self._is_first, 0.0, margin) / temperature
         tail = np.exp(-np.abs(x))
-        value = temperature * float(self.slots @ (np.maximum(x, 0.0) + np.log1p(tail)))
-        open_share = np.where(x >= 0, 1.0, tail) / (1.0 + tail)
-        offered = self.slots * open_share
-        slope = offered * (1.0 - open_share) / temperature
+        soft = temperature * (np.maximum(x, 0.0) + np.log1p(tail))
+        value = float(self.slots @ np.where(self._is_first, margin, soft))
+        share = np.where(x >= 0, 1.0, tail) / (1.0 + tail)
+        offered = self.slots * np.where(self._is_first, 1.0, share)
+        slope = np.where(self._is_first, 0.0, self.slots * share * (1.0 - share) / temperature)
         return (
             value,
             np.bincount(self.model, offered, self.models),
             np.bincount(self.model, slope, self.models),
         )
+
+    @cached_property
+    def _is_first(self) -> NDArray[np.bool_]:
+        """(t,) bool, the cheapest stocked tier of each model."""
+        return self.cost <= self.cheapest[self.model]
