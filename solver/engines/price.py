@@ -8,17 +8,18 @@ See ``docs/explanation/price-engine.md`` for the method, the theory and the refe
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from solver.engines.base import Claim
 from solver.engines.pricing.boxflow import solve_boxed_flow
-from solver.engines.pricing.narrow import solve_in_box
+from solver.engines.pricing.narrow import is_on_grid, price_box, solve_in_box
 from solver.engines.pricing.rows import DenseRows
 from solver.engines.pricing.smooth import DenseDemand, sample_prices
 from solver.engines.pricing.supply import Supply
-from solver.problem.instance import UNASSIGNED
+from solver.problem.instance import UNASSIGNED, chunks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,6 +38,9 @@ _DENSE = 40_000  # elements of a matrix that is not worth sampling
 _SIGMAS = 3.0
 _HEAT = 2.5
 _PASSES = 6
+_PROBED = 256
+_UNITS = (1.0, 0.1, 0.01, 0.001)
+_LEVELS = 3000
 
 
 class PriceEngine:
@@ -60,14 +64,40 @@ class PriceEngine:
         threads: int = 1,
     ) -> Claim | None:
         """Return the optimum with its prices. See :class:`solver.engines.base.Engine`."""
-        supply = Supply.plain(instance.slots)
         outside = instance.unserved if _may_leave(instance) else None
+        supply = Supply.plain(instance.slots)
+        if outside is None and int(supply.total.sum()) == instance.n:
+            supply = replace(supply, anchor=int(supply.total.argmax()))
         rows = DenseRows(instance.score, outside, supply.closed, threads)
         generator = np.random.default_rng(seed)
-        estimate = _estimate(rows, supply, generator)
-        choice, prices = _optimum(rows, supply, estimate)
+        probe = rows.sample(_stratified(rows.n, min(rows.n, _PROBED), generator))
+        scale = _scale(*probe.dense())
+        estimate = _estimate(rows, supply, scale, generator)
+        choice, prices = _optimum(rows, supply, scale, estimate)
+        if supply.anchor is not None:
+            prices = prices - prices[~supply.closed].min()
+        if supply.closed.any():
+            prices = _price_closed(instance, choice, prices, supply.closed)
         choice[choice == instance.m] = UNASSIGNED
         return Claim(choice=choice, prices=prices[:, None])
+
+
+def _price_closed(
+    instance: Instance, choice: NDArray[np.int64], prices: NDArray[np.float64], closed: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Price models without slots at what their first slot would be worth, the least that deters everyone."""
+    worth = np.zeros(int(closed.sum()))
+    for rows in chunks(instance.n, instance.m):
+        pick = choice[rows]
+        served = pick < instance.m
+        own = np.where(served, 0.0, instance.unserved[rows])
+        models = pick[served]
+        block = instance.score[rows]
+        own[served] = block[served, models] - prices[models]
+        np.maximum(worth, (block[:, closed] - own[:, None]).max(axis=0), out=worth)
+    prices = prices.copy()
+    prices[closed] = worth
+    return prices
 
 
 def _may_leave(instance: Instance) -> bool:
@@ -83,11 +113,13 @@ def _sample_sizes(n: int, m: int) -> list[int]:
     sizes = [n // _GROWTH]
     while sizes[0] > 3 * _FIRST_SAMPLE:
         sizes.insert(0, max(_FIRST_SAMPLE, sizes[0] // _GROWTH))
-    sizes[0] = max(sizes[0], _FIRST_SAMPLE)
+    sizes[0] = min(_FIRST_SAMPLE, n)
     return sizes
 
 
-def _estimate(rows: Rows, supply: Supply, generator: np.random.Generator) -> Estimate:
+def _estimate(
+    rows: Rows, supply: Supply, scale: _Scale, generator: np.random.Generator
+) -> Estimate:
     """Return prices from samples of growing size."""
     n = rows.n
     import os
@@ -99,7 +131,7 @@ def _estimate(rows: Rows, supply: Supply, generator: np.random.Generator) -> Est
         share = supply.scaled(size / n)
         if estimate is None:
             score, outside = sample.dense()
-            span = _span(score, outside)
+            span = scale.span
             low = supply.cheapest
             high = low + span
             everything = sample.reduce(low, high).contested
@@ -108,7 +140,7 @@ def _estimate(rows: Rows, supply: Supply, generator: np.random.Generator) -> Est
                 DenseDemand(score, outside), share, prices, span / 30, coolest=1e-4 * span, population=n
             )
             continue
-        low, high = _box(estimate, supply, size)
+        low, high = _box(estimate, supply, size, scale.span)
         reduced = sample.reduce(low, high).contested
         estimate = sample_prices(
             reduced,
@@ -122,33 +154,39 @@ def _estimate(rows: Rows, supply: Supply, generator: np.random.Generator) -> Est
     return estimate
 
 
-def _box(estimate: Estimate, supply: Supply, agents: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    radius = _SIGMAS * estimate.error + _HEAT * estimate.temperature
-    radius += 4.0 / np.maximum(estimate.curvature.diagonal() * agents, 1e-300)
-    radius = np.minimum(radius, 1e3 * np.median(radius))
-    low = np.maximum(supply.cheapest, estimate.prices - radius)
-    return low, np.maximum(low, estimate.prices + radius)
+def _radius(estimate: Estimate, agents: int, span: float) -> NDArray[np.float64]:
+    """Return the half-widths of a box that holds the prices of ``agents`` agents, most likely."""
+    spacing = 1.0 / np.maximum(estimate.curvature.diagonal() * agents, 1e-300)
+    radius = _SIGMAS * estimate.error + _HEAT * estimate.temperature + 4.0 * spacing
+    return np.minimum(radius, span)
 
 
-def _optimum(rows: Rows, supply: Supply, estimate: Estimate) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    low, high = _box(estimate, supply, rows.n)
-    prices = np.clip(estimate.prices, low, high)
-    span = 1.0
+def _box(
+    estimate: Estimate, supply: Supply, agents: int, span: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    return price_box(estimate.prices, _radius(estimate, agents, span), supply.cheapest, np.inf, None)
+
+
+def _optimum(
+    rows: Rows, supply: Supply, scale: _Scale, estimate: Estimate
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    radius = _radius(estimate, rows.n, scale.span)
+    prices = estimate.prices
     temperature = max(0.5 * float(np.median(estimate.error)), estimate.temperature)
     for _ in range(_PASSES):
+        low, high = price_box(prices, radius, supply.cheapest, np.inf, scale.grid)
+        prices = np.clip(prices, low, high)
         reduction = rows.reduce(low, high)
         found = solve_in_box(
-            reduction.contested, supply, prices, temperature, resolution=2.0**-36
+            reduction.contested, supply, prices, temperature, span=scale.span, grid=scale.grid
         )
-        binds = (found.rises) | (found.falls & (low > supply.cheapest))
+        binds = found.rises | (found.falls & (low > supply.cheapest))
         if not binds.any():
             choice = reduction.choice
             choice[reduction.agent] = found.choice
             return choice, found.prices
         prices = found.prices
-        radius = (high - low) / 2 * np.where(binds, 6.0, 1.0)
-        low = np.maximum(supply.cheapest, prices - radius)
-        high = np.maximum(low, prices + radius)
+        radius = radius * np.where(binds, 6.0, 1.0)
     raise NotImplementedError
 
 
@@ -158,11 +196,23 @@ def _stratified(n: int, size: int, generator: np.random.Generator) -> NDArray[np
     return np.minimum(place.astype(np.int64), n - 1)
 
 
-def _span(score: NDArray[np.float64], outside: NDArray[np.float64] | None) -> float:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Scale:
+    """Range of the values in play, and the unit they are multiples of, as seen in a sample."""
+
+    span: float
+    grid: float | None
+
+
+def _scale(score: NDArray[np.float64], outside: NDArray[np.float64] | None) -> _Scale:
     finite = score[np.isfinite(score)]
     if outside is not None:
         finite = np.concatenate((finite, outside[np.isfinite(outside)]))
-    return max(float(np.ptp(finite)), 1e-12 * float(np.abs(finite).max()), 1e-300)
+    if not len(finite):
+        return _Scale(span=1.0, grid=None)
+    span = max(float(np.ptp(finite)), 1e-9 * float(np.abs(finite).max()), 1e-300)
+    units = (unit for unit in _UNITS if span / unit < _LEVELS and is_on_grid(finite, unit))
+    return _Scale(span=span, grid=next(units, None))
 
 
 if TYPE_CHECKING:

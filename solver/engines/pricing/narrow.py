@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from solver.engines.pricing.boxflow import BoxedFlow
     from solver.engines.pricing.supply import Supply
 
-__all__ = ["BoxOptimum", "solve_in_box"]
+__all__ = ["BoxOptimum", "is_on_grid", "price_box", "solve_in_box"]
 
 _SMALL = 8  # arcs per model that a flow solves faster than a further Newton step would save
 _ROUNDS = 12
@@ -28,6 +28,7 @@ _SHRINKS = 0.75  # a smaller box is worth having if it drops a quarter of the ar
 _WORTHWHILE = 0.6  # median side of a box against the one around it
 _RETRIES = 4
 _WIDEN = 6.0
+_RESOLUTION = 2.0**-36  # of the range of scores: values closer than this are the same when merging
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,36 +57,90 @@ class BoxOptimum:
 
 
 def solve_in_box(
-    contested: Contested, supply: Supply, prices: NDArray[np.float64], temperature: float, *, resolution: float
+    contested: Contested,
+    supply: Supply,
+    prices: NDArray[np.float64],
+    temperature: float,
+    *,
+    span: float,
+    grid: float | None = None,
 ) -> BoxOptimum:
     """Minimise the dual over a box exactly and return an optimal assignment of the contested agents.
 
     Newton steps on the arcs say where in the box the optimum is, ever more precisely, and the problem is
     reduced to ever smaller boxes around it; the last one, a few arcs per model, is solved by a flow. A small
     box that binds is widened where it does, up to the box given.
+
+    Parameters
+    ----------
+    contested : Contested
+        The contested agents of the box.
+    supply : Supply
+        Whole slots.
+    prices : (m,) float64
+        Where to start, inside the box.
+    temperature : float
+        How far that may be from the optimum, roughly.
+    span : float
+        Range of the scores.
+    grid : float, optional
+        Unit of the scores if they are whole multiples of one.
+
+    Returns
+    -------
+    BoxOptimum
     """
-    m = contested.m
     outer = Reduction(
-        choice=np.full(contested.groups, m), agent=np.arange(contested.groups), contested=contested
+        choice=np.full(contested.groups, contested.m),
+        agent=np.arange(contested.groups),
+        contested=contested,
     )
+    if grid is not None and not is_on_grid(contested.value, grid):
+        grid = None
     nest = [outer]
-    prices, radius = _descend(nest, supply, prices, temperature)
+    prices, radius = _descend(nest, supply, prices, temperature, grid)
     for attempt in range(_RETRIES + 1):
         current = nest[-1]
-        optimum = _flow(current, supply, resolution)
+        optimum = _flow(current, supply, span * _RESOLUTION, grid)
         box = current.contested
         wants = (optimum.rises & (box.high < contested.high)) | (optimum.falls & (box.low > contested.low))
         if not wants.any():
-            return optimum
+            break
         prices = optimum.prices
-        radius = radius * np.where(wants, _WIDEN, 1.5)
-        low = np.maximum(contested.low, prices - radius)
-        high = np.minimum(contested.high, prices + radius)
+        radius = np.where(wants, np.maximum(_WIDEN * radius, 1.5 * (grid or 0.0)), 1.5 * radius)
+        low, high = price_box(prices, radius, contested.low, contested.high, grid)
         while len(nest) > 1 and not _covers(nest[-1].contested, low, high):
             nest.pop()
-        wider = outer if attempt == _RETRIES - 1 else nest[-1].inside(low, high)
-        nest.append(wider)
+        nest.append(outer if attempt >= _RETRIES - 1 else nest[-1].inside(low, high))
     return optimum
+
+
+def is_on_grid(values: NDArray[np.float64], grid: float) -> bool:
+    """Return whether all values are whole multiples of ``grid``, to a millionth of it."""
+    multiples = values / grid
+    return bool(np.abs(multiples - np.rint(multiples)).max(initial=0.0) < 1e-6)
+
+
+def price_box(
+    prices: NDArray[np.float64],
+    radius: NDArray[np.float64],
+    low: NDArray[np.float64],
+    high: NDArray[np.float64] | float,
+    grid: float | None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the box of that radius around prices, within ``[low, high]``.
+
+    On a grid some optimal prices are whole multiples of it: sides are put 0.4 units beyond the multiples
+    inside, at least one, so that no tie at an optimal price lies on a side of the box.
+    """
+    if grid is None:
+        below, above = prices - radius, prices + radius
+    else:
+        radius = np.maximum(radius, 0.6 * grid)
+        below = (np.ceil((prices - radius) / grid - 1e-9) - 0.4) * grid
+        above = (np.floor((prices + radius) / grid + 1e-9) + 0.4) * grid
+    below = np.minimum(np.maximum(below, low), high)
+    return below, np.maximum(np.minimum(above, high), below)
 
 
 def _covers(box: Contested, low: NDArray[np.float64], high: NDArray[np.float64]) -> bool:
@@ -93,7 +148,7 @@ def _covers(box: Contested, low: NDArray[np.float64], high: NDArray[np.float64])
 
 
 def _descend(
-    nest: list[Reduction], supply: Supply, prices: NDArray[np.float64], temperature: float
+    nest: list[Reduction], supply: Supply, prices: NDArray[np.float64], temperature: float, grid: float | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Push ever smaller boxes onto the nest; return the centre and half-widths of the last."""
     contested = nest[0].contested
@@ -115,9 +170,10 @@ def _descend(
             continue
         best, at = value, prices
         curvature = response.curvature + np.diag(slope)
-        step = newton_step(
-            curvature, response.load - offered, contested.low - prices, contested.high - prices
-        )
+        low, high = contested.low - prices, contested.high - prices
+        if supply.anchor is not None:
+            low[supply.anchor] = high[supply.anchor] = 0.0
+        step = newton_step(curvature, response.load - offered, low, high)
         prices = prices + step
         spacing = 4.0 / np.maximum(curvature.diagonal(), 1e-300)
         radius = np.minimum(radius, 0.5 * np.abs(step) + 4.0 * temperature + spacing)
@@ -130,9 +186,7 @@ def _descend(
                 temperature *= _COOLING
                 best = np.inf
             continue
-        smaller = nest[-1].inside(
-            np.maximum(contested.low, prices - radius), np.minimum(contested.high, prices + radius)
-        )
+        smaller = nest[-1].inside(*price_box(prices, radius, contested.low, contested.high, grid))
         if smaller.contested.arcs < _SHRINKS * contested.arcs:
             nest.append(smaller)
             stalled = 0
@@ -148,12 +202,14 @@ def _descend(
     return prices, radius
 
 
-def _flow(reduction: Reduction, supply: Supply, resolution: float) -> BoxOptimum:
+def _flow(
+    reduction: Reduction, supply: Supply, resolution: float, grid: float | None
+) -> BoxOptimum:
     """Solve the flow of a reduction, identical agents merged, and hand the flow out."""
     contested = reduction.contested
     merged = contested.merged(resolution)
     problem, home = (contested, None) if merged is None else merged
-    solved: BoxedFlow = solve_boxed_flow(problem, supply)
+    solved: BoxedFlow = solve_boxed_flow(problem, supply, grid=grid)
     choice = reduction.choice.copy()
     used = np.flatnonzero(solved.flow)
     models = np.repeat(problem.model[used], solved.flow[used])

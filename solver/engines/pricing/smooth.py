@@ -147,7 +147,7 @@ def newton_step(
     m = len(excess)
     ridge = _RIDGE * max(float(curvature.diagonal().max()), 1e-300)
     hessian = curvature + ridge * np.eye(m)
-    capped = np.zeros(m, bool)
+    capped = high <= low
     for _ in range(3):
         step = _above(hessian, excess, low, np.where(capped, high, 0.0), capped)
         over = (step > high) & ~capped
@@ -247,11 +247,16 @@ def sample_prices(
             best, at = value, prices
             curvature = response.curvature + np.diag(slope)
             excess = response.load - offered
-            error = _error(curvature, response, excess, prices <= supply.cheapest, correction)
+            held = (prices <= supply.cheapest) & (excess < 0)
+            if supply.anchor is not None:
+                held[supply.anchor] = True
+            error = _error(curvature, response, excess, held, correction)
             low = np.maximum(-_TRUST * temperature, (supply.cheapest if bounds is None else bounds[0]) - prices)
             high = np.full(len(prices), _TRUST * temperature)
             if bounds is not None:
                 high = np.minimum(high, bounds[1] - prices)
+            if supply.anchor is not None:
+                low[supply.anchor] = high[supply.anchor] = 0.0
             step = newton_step(curvature, excess, low, high)
             prices = prices + step
             if (np.abs(step) <= np.maximum(_SETTLED * temperature, 0.5 * error)).all():
@@ -274,7 +279,7 @@ def _error(
     curvature: NDArray[np.float64],
     response: Response,
     excess: NDArray[np.float64],
-    at_floor: NDArray[np.bool_],
+    held: NDArray[np.bool_],
     correction: float,
 ) -> NDArray[np.float64]:
     """Return (m,) standard deviations of sampled prices: the sandwich H⁻¹ Σ H⁻¹ over the free prices.
@@ -290,7 +295,6 @@ def _error(
     covariance = (response.moment - np.outer(response.load, response.load) / agents) * (correction / agents)
     diagonal = np.maximum(curvature.diagonal(), 1e-300)
     noise = np.sqrt(np.maximum(covariance.diagonal(), 0.0))
-    held = at_floor & (excess < 0)
     error[held] = np.maximum(3.0 * noise + excess, 0.0)[held] / (3.0 * diagonal[held])
     free = np.flatnonzero(~held)
     if len(free):

@@ -28,12 +28,16 @@ class Supply:
         Slots of the tier; fractions occur in samples.
     models : int
         Number of models m.
+    anchor : int or None
+        A model whose price is held in Newton steps. Needed when there are exactly as many slots as agents and
+        nobody may stay unassigned: all prices can then rise together at no change of the dual.
     """
 
     model: NDArray[np.int64]
     cost: NDArray[np.float64]
     slots: NDArray[np.float64]
     models: int
+    anchor: int | None = None
 
     @classmethod
     def plain(cls, slots: NDArray[np.int64]) -> Supply:
@@ -61,7 +65,7 @@ class Supply:
 
     def scaled(self, share: float) -> Supply:
         """Return the supply that a sample of that share of the agents competes for."""
-        return Supply(model=self.model, cost=self.cost, slots=self.slots * share, models=self.models)
+        return Supply(model=self.model, cost=self.cost, slots=self.slots * share, models=self.models, anchor=self.anchor)
 
     def rounded(self, least: int) -> Supply:
         """Return whole slots, ``least`` of them or more if there were, by largest remainder."""
@@ -71,7 +75,7 @@ class Supply:
             rounds, rest = divmod(missing, len(whole))
             whole += rounds
             whole[np.argsort(whole - self.slots, kind="stable")[:rest]] += 1
-        return Supply(model=self.model, cost=self.cost, slots=whole, models=self.models)
+        return Supply(model=self.model, cost=self.cost, slots=whole, models=self.models, anchor=self.anchor)
 
     def value(self, prices: NDArray[np.float64]) -> float:
         """Return Σ slots·max(price − cost, 0): what the models earn, the supply part of the dual."""
