@@ -132,10 +132,10 @@ def _estimate(
         if estimate is None:
             score, outside = sample.dense()
             span = scale.span
-            low = supply.cheapest
+            low = np.where(np.isfinite(supply.cheapest), supply.cheapest, 0.0)
             high = low + span
             everything = sample.reduce(low, high).contested
-            prices = solve_boxed_flow(everything, share.rounded(size), bits=16).prices
+            prices = solve_boxed_flow(everything, share.rounded(size), bits=16).centre
             estimate = sample_prices(
                 DenseDemand(score, outside), share, prices, span / 30, coolest=1e-4 * span, population=n
             )
@@ -185,7 +185,7 @@ def _optimum(
             choice = reduction.choice
             choice[reduction.agent] = found.choice
             return choice, found.prices
-        prices = found.prices
+        prices = found.centre
         radius = radius * np.where(binds, 6.0, 1.0)
     raise NotImplementedError
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BoxedFlow", "solve_boxed_flow"]
 
-_NEVER = np.int64(1) << 60
+_NEVER = np.int64(1) << 58
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,12 +38,15 @@ class BoxedFlow:
         Agents on each arc.
     prices : (m,) float64
         The smallest dual prices inside the box.
+    centre : (m,) float64
+        The middle of the optimal duals inside the box.
     rises, falls : (m,) bool
         Prices that want to leave the box upwards or downwards.
     """
 
     flow: NDArray[np.int64]
     prices: NDArray[np.float64]
+    centre: NDArray[np.float64]
     rises: NDArray[np.bool_]
     falls: NDArray[np.bool_]
 
@@ -79,10 +82,11 @@ def solve_boxed_flow(contested: Contested, supply: Supply, *, bits: int = 38, gr
     net = contested.value - low[contested.model]
     owner = contested.owner
     cost = np.maximum.reduceat(net, contested.first[:-1])[owner] - net if groups else net
-    open_tiers = np.flatnonzero((supply.slots > 0) & (supply.cost <= contested.high[supply.model]))
+    cost_of_tier = supply.cost if supply.anchor is None else np.full(len(supply.cost), -np.inf)
+    open_tiers = np.flatnonzero((supply.slots > 0) & (cost_of_tier <= contested.high[supply.model]))
     tier_model = supply.model[open_tiers]
     tier_slots = supply.slots[open_tiers].astype(np.int64)
-    tier_fee = np.maximum(supply.cost[open_tiers] - contested.low[tier_model], 0.0)
+    tier_fee = np.maximum(cost_of_tier[open_tiers] - contested.low[tier_model], 0.0)
     scale = _scale(max(float(cost.max(initial=0.0)), float(side.max())), bits, grid)
     arc_cost = np.rint(cost * scale).astype(np.int64)
     tier_cost = np.rint(tier_fee * scale).astype(np.int64)
@@ -110,14 +114,21 @@ def solve_boxed_flow(contested: Contested, supply: Supply, *, bits: int = 38, gr
     sold = network.flows(tiers)
     rises = network.flows(over)[:m] > 0
     falls = np.zeros(m, bool)
-    falls[tier_model[(sold < tier_slots) & (supply.cost[open_tiers] < contested.low[tier_model])]] = True
+    falls[tier_model[(sold < tier_slots) & (cost_of_tier[open_tiers] < contested.low[tier_model])]] = True
     least = np.zeros(m, np.int64)
     paid = sold > 0
     np.maximum.at(least, tier_model[paid], tier_cost[paid])
     least[rises] = over_cost[rises]
-    levels = _smallest_duals(contested, flow, arc_cost, least)
+    most = np.where(supply.closed, 0, over_cost)
+    spare = sold < tier_slots
+    np.minimum.at(most, tier_model[spare], tier_cost[spare])
+    lowest, highest = _dual_range(contested, flow, arc_cost, least, most)
     return BoxedFlow(
-        flow=flow, prices=contested.low + levels / scale, rises=rises, falls=falls
+        flow=flow,
+        prices=contested.low + lowest / scale,
+        centre=contested.low + (lowest + highest) * (0.5 / scale),
+        rises=rises,
+        falls=falls,
     )
 
 
@@ -127,13 +138,18 @@ def _scale(largest: float, bits: int, grid: float | None) -> float:
     return float(2.0 ** (bits - np.ceil(np.log2(largest)))) if largest > 1e-200 else 1.0
 
 
-def _smallest_duals(
-    contested: Contested, flow: NDArray[np.int64], cost: NDArray[np.int64], least: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Return the smallest integers y >= least for which every used arc is a best arc of its agent.
+def _dual_range(
+    contested: Contested,
+    flow: NDArray[np.int64],
+    cost: NDArray[np.int64],
+    least: NDArray[np.int64],
+    most: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the smallest and largest ``least <= y <= most`` for which every used arc is a best arc.
 
-    An agent on j for whom k costs d more asks for ``y_j − y_k <= d``: longest paths on the m models, by
-    Bellman–Ford. The unassigned have price 0 for good.
+    An agent on j for whom k costs d more asks for ``y_j − y_k <= d``. Optimal duals form a lattice, so both
+    ends exist; they are longest and shortest paths on the m models, found by Bellman and Ford's method. The
+    unassigned have price 0 for good.
     """
     m = contested.m
     used = np.flatnonzero(flow > 0)
@@ -142,15 +158,22 @@ def _smallest_duals(
     begin = contested.first[contested.owner[used]]
     target = np.arange(len(source)) + np.repeat(begin - (np.cumsum(degree) - degree), degree)
     slack = np.full((m + 1) * (m + 1), _NEVER)
-    np.minimum.at(
-        slack, contested.model[source] * (m + 1) + contested.model[target], cost[target] - cost[source]
-    )
+    pair = contested.model[source] * (m + 1) + contested.model[target]
+    np.minimum.at(slack, pair, cost[target] - cost[source])
     slack = slack.reshape(m + 1, m + 1)
     np.fill_diagonal(slack, 0)
-    level = np.append(least, 0)
+    lowest = np.append(least, 0)
     for _ in range(m + 2):
-        raised = np.maximum(level, (level[:, None] - slack).max(axis=0))
-        if (raised == level).all():
+        raised = np.maximum(lowest, (lowest[:, None] - slack).max(axis=0))
+        if (raised == lowest).all():
             break
-        level = raised
-    return level[:m]
+        lowest = raised
+    idle = contested.settled[:m] == 0
+    idle[contested.model[used][contested.model[used] < m]] = False
+    highest = np.append(np.where(idle, lowest[:m], most), 0)
+    for _ in range(m + 2):
+        lowered = np.minimum(highest, (slack + highest).min(axis=1))
+        if (lowered == highest).all():
+            break
+        highest = lowered
+    return lowest[:m], highest[:m]

@@ -40,13 +40,16 @@ class BoxOptimum:
     choice : (g,) int64
         Choice of each contested agent, m for unassigned.
     prices : (m,) float64
-        Optimal prices.
+        The smallest optimal prices.
+    centre : (m,) float64
+        The middle of the optimal prices.
     rises, falls : (m,) bool
         Prices that want to leave the box; none if the optimum over the box is the optimum at large.
     """
 
     choice: NDArray[np.int64]
     prices: NDArray[np.float64]
+    centre: NDArray[np.float64]
     rises: NDArray[np.bool_]
     falls: NDArray[np.bool_]
 
@@ -106,7 +109,7 @@ def solve_in_box(
         wants = (optimum.rises & (box.high < contested.high)) | (optimum.falls & (box.low > contested.low))
         if not wants.any():
             break
-        prices = optimum.prices
+        prices = optimum.centre
         radius = np.where(wants, np.maximum(_WIDEN * radius, 1.5 * (grid or 0.0)), 1.5 * radius)
         low, high = price_box(prices, radius, contested.low, contested.high, grid)
         while len(nest) > 1 and not _covers(nest[-1].contested, low, high):
@@ -217,4 +220,6 @@ def _flow(
         choice[reduction.agent] = models
     else:
         choice[reduction.agent[np.argsort(home, kind="stable")]] = models
-    return BoxOptimum(choice=choice, prices=solved.prices, rises=solved.rises, falls=solved.falls)
+    return BoxOptimum(
+        choice=choice, prices=solved.prices, centre=solved.centre, rises=solved.rises, falls=solved.falls
+    )

@@ -30,7 +30,8 @@ class Supply:
         Number of models m.
     anchor : int or None
         A model whose price is held in Newton steps. Needed when there are exactly as many slots as agents and
-        nobody may stay unassigned: all prices can then rise together at no change of the dual.
+        nobody may stay unassigned: every slot is sold at any price, and all prices can rise or fall together at
+        no change of the dual.
     """
 
     model: NDArray[np.int64]
@@ -57,11 +58,22 @@ class Supply:
 
     @cached_property
     def cheapest(self) -> NDArray[np.float64]:
-        """(m,) float64, cost of the first slot of each model: a lower bound of its price."""
+        """(m,) float64, lower bounds of the prices: the cost of a model's first slot, none with an anchor."""
+        if self.anchor is not None:
+            return np.full(self.models, -np.inf)
+        return np.where(self.closed, 0.0, self._first_cost)
+
+    @cached_property
+    def _first_cost(self) -> NDArray[np.float64]:
         floor = np.full(self.models, np.inf)
         stocked = self.slots > 0
         np.minimum.at(floor, self.model[stocked], self.cost[stocked])
-        return np.where(self.closed, 0.0, floor)
+        return floor
+
+    @cached_property
+    def _is_first(self) -> NDArray[np.bool_]:
+        """(t,) bool, the cheapest stocked tier of each model."""
+        return self.cost <= self._first_cost[self.model]
 
     def scaled(self, share: float) -> Supply:
         """Return the supply that a sample of that share of the agents competes for."""
@@ -103,8 +115,3 @@ class Supply:
             np.bincount(self.model, offered, self.models),
             np.bincount(self.model, slope, self.models),
         )
-
-    @cached_property
-    def _is_first(self) -> NDArray[np.bool_]:
-        """(t,) bool, the cheapest stocked tier of each model."""
-        return self.cost <= self.cheapest[self.model]
