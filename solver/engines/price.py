@@ -104,7 +104,7 @@ def _may_leave(instance: Instance) -> bool:
     """Whether staying unassigned can be part of an optimum."""
     if instance.penalty is not None:
         return bool(np.isfinite(instance.penalty).any())
-    return instance.n > int(instance.slots.sum()) or not np.isfinite(instance.score).all()
+    return instance.n > int(instance.slots.sum()) or instance.score.min() == -np.inf
 
 
 def _sample_sizes(n: int, m: int) -> list[int]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Contested"]
 
+_SHORT, _FEW = 10_000, 4  # arcs, and arcs per position, from and up to which arcs are compared one by one
 _PROBED = 12_000  # arcs that second derivatives are estimated from
 _HASHED = 1000  # agents looked at before deciding whether merging pays
 _DISTINCT = 0.7  # share of distinct rows above which it does not
@@ -91,11 +92,15 @@ class Contested:
 
     @cached_property
     def _centred(self) -> tuple[NDArray[np.float64], float]:
-        """(a,) value less price at the middle of the box, relative to the agent's best; sum of the bests."""
+        """(a,) value less price at the middle of the box, relative to the agent's first arc, and their sum.
+
+        Contested arcs differ by no more than a side of the box, so any of them is reference enough for the
+        exponentials of :meth:`respond`.
+        """
         net = self.value - np.append(self._centre, 0.0)[self.model]
-        best = np.maximum.reduceat(net, self.first[:-1])
-        net -= best[self.owner]
-        return net, float(best.sum() if self.weight is None else self.weight @ best)
+        reference = net[self.first[:-1]]
+        net -= reference[self.owner]
+        return net, float(reference.sum() if self.weight is None else self.weight @ reference)
 
     @property
     def _centre(self) -> NDArray[np.float64]:
@@ -134,7 +139,7 @@ class Contested:
         table = self._table
         share = centred * (1.0 / temperature)
         share += scaled[self.model]
-        if float((self.high - self.low).max()) > 600.0 * temperature:  # the exponential would overflow
+        if float((self.high - self.low).max()) > 300.0 * temperature:  # the exponential would overflow
             excess = np.maximum.reduceat(share, self.first[:-1])
             share -= excess[self.owner]
             excess *= temperature
@@ -177,7 +182,7 @@ class Contested:
             Positions still contested.
         """
         starts = self.first[:-1]
-        floor = np.maximum.reduceat(self.value - np.append(high, 0.0)[self.model], starts)
+        floor = self._maxima(self.value - np.append(high, 0.0)[self.model])
         kept = self.value - np.append(low, 0.0)[self.model] >= floor[self.owner]
         count = np.concatenate(([0], np.cumsum(kept)))
         degree = count[self.first[1:]] - count[starts]
@@ -196,6 +201,23 @@ class Contested:
             high=high,
         )
         return left, kept, still
+
+    def _maxima(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the (g,) largest of (a,) values of each position.
+
+        Most positions have two arcs or three: taking the k-th arc of all that have one is several times
+        faster than a general segmented maximum.
+        """
+        starts = self.first[:-1]
+        if self.arcs < _SHORT or self.arcs > _FEW * self.groups:
+            best: NDArray[np.float64] = np.maximum.reduceat(values, starts)
+            return best
+        best = np.maximum(values[starts], values[starts + 1])
+        at = np.flatnonzero(self.degree > 2)
+        for k in range(2, int(self.degree.max())):
+            best[at] = np.maximum(best[at], values[starts[at] + k])
+            at = at[self.degree[at] > k + 1]
+        return best
 
     def merged(self, resolution: float) -> tuple[Contested, NDArray[np.int64]] | None:
         """Merge positions with the same arcs and values.

@@ -117,23 +117,21 @@ class DenseRows:
         else:
             with ThreadPoolExecutor(lanes) as pool:
                 found = [codes for lane in pool.map(lambda job: self._scan(*job), jobs) for codes in lane]
-        others = np.concatenate(found)
-        agent = others // (m + 1)
-        agent = agent[np.flatnonzero(np.diff(agent, prepend=-1))]
-        codes = np.concatenate((others, agent * (m + 1) + choice[agent]))
-        codes.sort()
+        codes = np.concatenate(found)
         row = codes // (m + 1)
         model = codes - row * (m + 1)
-        first = np.append(np.flatnonzero(np.diff(row, prepend=-1)), len(row))
+        starts = np.flatnonzero(np.diff(row, prepend=-1))
+        agent = row[starts]
         if self._outside is None:
-            value = self._score.ravel()[codes - row].astype(np.float64)
+            codes -= row
+            value = self._score.ravel()[codes].astype(np.float64)
         else:
             value = self._score[row, np.minimum(model, m - 1)].astype(np.float64)
             leaving = np.flatnonzero(model == m)
             value[leaving] = self._outside[row[leaving]]
         settled = np.bincount(choice, minlength=m + 1) - np.bincount(choice[agent], minlength=m + 1)
         contested = Contested(
-            first=first,
+            first=np.append(starts, len(row)),
             model=model,
             value=value,
             weight=None,
@@ -150,32 +148,36 @@ class DenseRows:
         parts: list[slice],
         choice: NDArray[np.int64],
     ) -> list[NDArray[np.int64]]:
-        """Write the best choice of each row at ``high``; return codes row·(m + 1) + model of its rivals."""
+        """Write the best choice of each row at ``high``; return the arcs of contested rows.
+
+        Arcs are coded row·(m + 1) + model, ascending.
+        """
         m = self.m
         dearest = np.where(self._closed, np.inf, high)
         side = np.where(self._closed, 0.0, high - low)
         size = parts[0].stop - parts[0].start
-        buffers = np.empty((size, m)), np.empty((size, m), bool), np.arange(size) * m
+        net_buffer, mask_buffer = np.empty((size, m)), np.zeros((size, m + 1), bool)
+        net_base, mask_base = np.arange(size) * m, np.arange(size) * (m + 1)
         found = []
         for rows in parts:
             count = rows.stop - rows.start
-            net, mask, base = (buffer[:count] for buffer in buffers)
+            net, mask = net_buffer[:count], mask_buffer[:count]
             np.subtract(self._score[rows], dearest, out=net)
             top = net.argmax(axis=1, out=choice[rows])
-            at = base + top
-            floor = net.ravel()[at]
-            net += side
-            if self._outside is None:
-                np.greater_equal(net, floor[:, None], out=mask)
-                mask.ravel()[at] = False
-            else:
+            floor = net.ravel()[net_base[:count] + top]
+            if self._outside is not None:
                 outside = self._outside[rows]
-                away = outside > floor
-                np.greater_equal(net, np.maximum(floor, outside)[:, None], out=mask)
-                mask.ravel()[at[~away]] = False
-                top[away] = m
-            codes = np.flatnonzero(mask)
-            codes += codes // m  # from stride m to stride m + 1
+                top[outside > floor] = m
+                np.maximum(floor, outside, out=floor)
+                mask[:, m] = False
+            net += side
+            np.greater_equal(net, floor[:, None], out=mask[:, :m])
+            flat = mask.ravel()
+            best = mask_base[:count] + top
+            flat[best] = False
+            rivals = np.flatnonzero(flat) // (m + 1)
+            flat[best[rivals]] = True
+            codes = np.flatnonzero(flat)
             codes += rows.start * (m + 1)
             found.append(codes)
         return found
