@@ -33,11 +33,14 @@ if TYPE_CHECKING:
 __all__ = ["PriceEngine"]
 
 _FIRST_SAMPLE = 250
-_GROWTH = 16
+_GROWTH = 8
 _DENSE = 40_000  # elements of a matrix that is not worth sampling
 _SIGMAS = 3.0
-_HEAT = 2.5
+_HEAT = 2.0
 _PASSES = 6
+_START = 0.25
+_ST2 = 1.0
+_STS=0.5
 _PROBED = 256
 _UNITS = (1.0, 0.1, 0.01, 0.001)
 _LEVELS = 3000
@@ -110,11 +113,11 @@ def _may_leave(instance: Instance) -> bool:
 def _sample_sizes(n: int, m: int) -> list[int]:
     if n * m <= _DENSE:
         return []
+    first = min(_FIRST_SAMPLE, n)
     sizes = [n // _GROWTH]
-    while sizes[0] > 3 * _FIRST_SAMPLE:
-        sizes.insert(0, max(_FIRST_SAMPLE, sizes[0] // _GROWTH))
-    sizes[0] = min(_FIRST_SAMPLE, n)
-    return sizes
+    while sizes[0] > _GROWTH * first:
+        sizes.insert(0, sizes[0] // _GROWTH)
+    return [first, *(size for size in sizes if size > 3 * first)]
 
 
 def _estimate(
@@ -146,7 +149,7 @@ def _estimate(
             reduced,
             share,
             np.clip(estimate.prices, low, high),
-            0.5 * float(np.median(estimate.error)),
+            _STS * float(np.median(estimate.error)),
             coolest=1e-4 * estimate.temperature,
             population=n,
             bounds=(low, high),
@@ -172,7 +175,7 @@ def _optimum(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     radius = _radius(estimate, rows.n, scale.span)
     prices = estimate.prices
-    temperature = max(0.5 * float(np.median(estimate.error)), estimate.temperature)
+    temperature = max(_START * float(np.median(estimate.error)), _ST2*estimate.temperature)
     for _ in range(_PASSES):
         low, high = price_box(prices, radius, supply.cheapest, np.inf, scale.grid)
         prices = np.clip(prices, low, high)
@@ -186,7 +189,7 @@ def _optimum(
             choice[reduction.agent] = found.choice
             return choice, found.prices
         prices = found.centre
-        radius = radius * np.where(binds, 6.0, 1.0)
+        radius = radius * np.where(binds, 4.0, 0.4)
     raise NotImplementedError
 
 

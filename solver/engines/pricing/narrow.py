@@ -23,11 +23,14 @@ __all__ = ["BoxOptimum", "is_on_grid", "price_box", "solve_in_box"]
 _SMALL = 8  # arcs per model that a flow solves faster than a further Newton step would save
 _ROUNDS = 12
 _COOLING = 0.2
-_SETTLED = 3.0
+_SETTLED = 4.0
 _SHRINKS = 0.75  # a smaller box is worth having if it drops a quarter of the arcs
 _WORTHWHILE = 0.6  # median side of a box against the one around it
 _RETRIES = 4
 _WIDEN = 6.0
+_RSTEP = 0.5
+_RTEMP = 3.0
+_RSPACE = 1.0
 _RESOLUTION = 2.0**-36  # of the range of scores: values closer than this are the same when merging
 
 
@@ -179,7 +182,7 @@ def _descend(
         step = newton_step(curvature, response.load - offered, low, high)
         prices = prices + step
         spacing = 4.0 / np.maximum(curvature.diagonal(), 1e-300)
-        radius = np.minimum(radius, 0.5 * np.abs(step) + 4.0 * temperature + spacing)
+        radius = np.minimum(radius, _RSTEP * np.abs(step) + _RTEMP * temperature + _RSPACE * spacing)
         ratio = float(np.median(2 * radius / np.maximum(contested.high - contested.low, 1e-300)))
         settled = np.abs(step).max() <= _SETTLED * temperature
         if ratio > _WORTHWHILE:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Demand", "DenseDemand", "Estimate", "Response", "newton_step", "sample_prices"]
 
 _COOLING = 0.25  # factor between temperatures; the minimiser moves by a few τ, which one or two steps recover
-_SETTLED = 2.0  # steps shorter than this many temperatures end a stage
+_SETTLED = 4.0  # steps shorter than this many temperatures end a stage
 _BACKTRACK = 0.25
 _TRUST = 4.0  # longest step, in temperatures: beyond, the curvature seen at τ says nothing
 _STEPS_PER_TEMPERATURE = 4
