@@ -149,7 +149,7 @@ def _estimate(
             reduced,
             share,
             np.clip(estimate.prices, low, high),
-            _STS * float(np.median(estimate.error)),
+            _heat(estimate, _STS),
             coolest=1e-4 * estimate.temperature,
             population=n,
             bounds=(low, high),
@@ -164,6 +164,13 @@ def _radius(estimate: Estimate, agents: int, span: float) -> NDArray[np.float64]
     return np.minimum(radius, span)
 
 
+def _heat(estimate: Estimate, share: float) -> float:
+    """Return a temperature to start at: a share of the typical error, no colder than the estimate's own."""
+    moving = estimate.error[estimate.error > 0]
+    typical = float(np.median(moving)) if len(moving) else 0.0
+    return max(share * typical, estimate.temperature)
+
+
 def _box(
     estimate: Estimate, supply: Supply, agents: int, span: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -175,7 +182,7 @@ def _optimum(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     radius = _radius(estimate, rows.n, scale.span)
     prices = estimate.prices
-    temperature = max(_START * float(np.median(estimate.error)), _ST2*estimate.temperature)
+    temperature = _heat(estimate, _START)
     for _ in range(_PASSES):
         low, high = price_box(prices, radius, supply.cheapest, np.inf, scale.grid)
         prices = np.clip(prices, low, high)
@@ -189,7 +196,7 @@ def _optimum(
             choice[reduction.agent] = found.choice
             return choice, found.prices
         prices = found.centre
-        radius = radius * np.where(binds, 4.0, 0.4)
+        radius = radius * np.where(binds, 6.0, 1.0)
     raise NotImplementedError
 
 
