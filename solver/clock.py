@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Protocol
 
 from solver.errors import SpecError
@@ -90,7 +91,7 @@ class Deadline:
         now = clock.now()
         if budget_ms is None:
             return cls(now, math.inf, clock)
-        if isinstance(budget_ms, bool) or not isinstance(budget_ms, (int, float)) or not budget_ms > 0:
+        if isinstance(budget_ms, bool) or not isinstance(budget_ms, Real) or not budget_ms > 0:
             raise SpecError(f"deadline_ms: expected a number > 0, got {budget_ms!r}")
         return cls(now, now + budget_ms / 1000.0, clock)
 

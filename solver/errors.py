@@ -4,9 +4,9 @@
 
     SolverError
     ├── SpecError(ValueError)             a value the caller gave breaks a rule; lists every violation found
-    ├── EngineError(RuntimeError)         an engine's claim failed the certificate: a bug, never a user's mistake
+    ├── EngineError(RuntimeError)         an engine's claim failed the certificate: a bug, not misuse
     ├── MissingExtraError(ImportError)    an optional package is not installed; names the extra
-    └── UnsolvedError(RuntimeError)       raised by ``raise_for_status`` only: infeasible, or nothing found in time
+    └── UnsolvedError(RuntimeError)       raised by ``raise_for_status`` only: there is no assignment
 """
 
 from __future__ import annotations

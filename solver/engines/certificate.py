@@ -104,7 +104,7 @@ def certify(instance: Instance, claim: Claim) -> Certificate:
     objective = float(own.sum())
     if not instance.serve_first:
         objective += float(left_value.sum())
-    slack = _slack(instance, choice, load, claim.prices)
+    slack = math.inf if violations else _slack(instance, choice, load, claim.prices)
     bound = objective + slack
     claimed = claim.bound is not None and claim.bound < bound
     if claimed and claim.bound is not None:
@@ -126,7 +126,9 @@ def certify(instance: Instance, claim: Claim) -> Certificate:
 
 def _malformed(instance: Instance, choice: NDArray[np.int64]) -> tuple[str, ...]:
     if choice.shape != (instance.n,) or choice.dtype != np.int64:
-        return (f"choice: expected int64 of shape ({instance.n},), got {choice.dtype} of shape {choice.shape}",)
+        return (
+            f"choice: expected int64 of shape ({instance.n},), got {choice.dtype} of shape {choice.shape}",
+        )
     wrong = np.flatnonzero((choice < UNASSIGNED) | (choice >= instance.m))
     return tuple(f"choice[{i}]: expected -1 to {instance.m - 1}, got {choice[i]}" for i in wrong)
 

@@ -195,10 +195,13 @@ def build_instance(
     taken = None if demand is None else _demand(demand, n, m, units, np.ndim(capacity), problems)
     if taken is None and not problems:
         if units.shape[1] != 1:
-            problems.append(f"demand: expected one amount per resource, got None for {units.shape[1]} resources")
+            problems.append(
+                f"demand: expected one amount per resource, got None for {units.shape[1]} resources"
+            )
         fractional = np.flatnonzero(units[:, 0] != np.floor(units[:, 0]))
         problems.extend(
-            f"capacity[{j}]: expected a whole number of slots, got {units[j, 0]:g}" for j in fractional[:_NAMED]
+            f"capacity[{j}]: expected a whole number of slots, got {units[j, 0]:g}"
+            for j in fractional[:_NAMED]
         )
     if eligible is not None:
         allowed = np.asarray(eligible)

@@ -7,15 +7,14 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from solver.errors import UnsolvedError
 from solver.problem.instance import UNASSIGNED
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
-    from solver.engines.base import Claim
-    from solver.engines.certificate import Certificate
 
 __all__ = ["UNASSIGNED", "Solution", "Status"]
 
@@ -89,7 +88,7 @@ class Solution:
     @property
     def unassigned(self) -> NDArray[np.intp]:
         """Indices of the agents that no model serves, ascending."""
-        return (self.choice == UNASSIGNED).nonzero()[0]
+        return np.flatnonzero(self.choice == UNASSIGNED)
 
     def raise_for_status(self) -> Solution:
         """Return self, or raise when there is no assignment to use.
@@ -100,5 +99,7 @@ class Solution:
             If the status is INFEASIBLE or UNKNOWN.
         """
         if self.status in (Status.INFEASIBLE, Status.UNKNOWN):
-            raise UnsolvedError(f"no assignment: {self.status.value}; {'; '.join(self.notes) or 'no details'}")
+            raise UnsolvedError(
+                f"no assignment: {self.status.value}; {'; '.join(self.notes) or 'no details'}"
+            )
         return self

@@ -1,0 +1,48 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+# One BLAS thread: engines solve tiny dense systems, where spinning threads only steal time from each other.
+export OMP_NUM_THREADS ?= 1
+export OPENBLAS_NUM_THREADS ?= 1
+
+.PHONY: demo test check docs bench bench-smoke clean
+
+demo: $(VENV)/.installed  ## install, solve a bundled instance, print the report, write the files
+	mkdir -p demo-output
+	$(BIN)/solver solve data/demo.yaml --output demo-output
+
+test: $(VENV)/.developing  ## the whole test suite, documentation examples included
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.developing  ## formatting, lint, spelling, types, import doors
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/codespell
+	$(BIN)/validate-pyproject pyproject.toml
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: $(VENV)/.developing  ## the documentation site, in docs/_build
+	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs docs/_build
+
+bench: $(VENV)/.developing  ## every benchmark, peers in the same run
+	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=min,median,max,rounds
+
+bench-smoke: $(VENV)/.developing  ## each benchmark once, on its smallest instances
+	BENCH_SMOKE=1 $(BIN)/python -m pytest benchmarks -q --benchmark-disable -o addopts="--import-mode=importlib"
+
+clean:
+	rm -rf $(VENV) demo-output docs/_build build dist .pytest_cache .mypy_cache .ruff_cache
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+
+$(VENV)/.installed: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable ".[parquet]"
+	touch $@
+
+$(VENV)/.developing: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable ".[parquet,redis,metrics,report]" --group dev
+	touch $@ $(VENV)/.installed

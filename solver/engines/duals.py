@@ -1,0 +1,74 @@
+"""Prices of a slot assignment, read off the graph of models.
+
+An optimal assignment with few models needs no solver to be priced: complementary slackness leaves one
+inequality per ordered pair of models, ``p_k >= p_j − W_jk``, where ``W_jk`` is the least any agent of model j
+would lose by moving to model k. The smallest non-negative solution is a longest-path problem on m nodes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from solver.problem.instance import UNASSIGNED, Instance, chunks
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["minimal_prices"]
+
+
+def minimal_prices(instance: Instance, choice: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the smallest multipliers that support an optimal slot assignment.
+
+    The smallest dual solution of a transportation problem is the right derivative of its optimum with
+    respect to each capacity (Shapley and Shubik 1971; Leonard 1983): ``p_j`` is exactly what one more slot
+    of model j is worth.
+
+    Parameters
+    ----------
+    instance : Instance
+        With slot capacities.
+    choice : (n,) int64
+        An optimal assignment. For any other the result is still a valid vector of multipliers (finite and
+        non-negative), it only proves a looser bound.
+
+    Returns
+    -------
+    (m, 1) float64
+
+    Notes
+    -----
+    O(n m + m³) time, O(m²) memory beyond one block of rows. Bellman (1958) on the graph of models.
+    """
+    loss = _least_losses(instance, choice)
+    price = np.zeros(instance.m + 1)
+    for _ in range(instance.m + 1):  # a longest path visits every node at most once
+        raised = np.maximum(price, (price[:, None] - loss).max(axis=0))
+        raised[instance.m] = 0.0  # being unassigned is free and without limit
+        if np.array_equal(raised, price):
+            break
+        price = raised
+    return price[: instance.m, None]
+
+
+def _least_losses(instance: Instance, choice: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return W, (m + 1, m + 1): least loss of any agent of j moved to k; node m stands for unassigned."""
+    n, m = instance.n, instance.m
+    loss = np.full((m + 1, m + 1), np.inf)
+    node = np.where(choice == UNASSIGNED, m, choice)
+    order = np.argsort(node, kind="stable")
+    for block in chunks(n, m):
+        agents = order[block]
+        at = node[agents]
+        score = instance.score[agents].astype(np.float64, copy=False)
+        own = score[np.arange(len(agents)), np.minimum(at, m - 1)]
+        left = np.flatnonzero(at == m)
+        if len(left):
+            own[left] = instance.unserved[agents[left]]
+        first = np.flatnonzero(np.diff(at, prepend=-1))
+        least = np.minimum.reduceat(own[:, None] - score, first, axis=0)
+        np.minimum.at(loss[:, :m], at[first], least)
+    np.fill_diagonal(loss, 0.0)
+    return loss

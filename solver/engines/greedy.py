@@ -1,0 +1,118 @@
+"""Greedy by maximum regret: always an answer, in time.
+
+In rounds, every waiting agent bids for its best model that still has room; each model takes the bidders with
+the highest rank first and, within a rank, those with the most to lose (regret: best minus second best value,
+Martello and Toth 1981), as far as they fit. Who is turned away bids again. Every round is a handful of numpy
+passes over the agents still waiting.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from solver.engines.base import Claim
+from solver.problem.instance import UNASSIGNED, Instance, chunks
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from solver.clock import Deadline
+    from solver.engines.base import Engine
+
+__all__ = ["GreedyEngine"]
+
+
+class GreedyEngine:
+    """Maximum-regret greedy. O(n m) per round, at most m rounds for slots; claims no bound."""
+
+    name = "greedy"
+
+    def unsupported_reason(self, instance: Instance, *, remaining_s: float) -> str | None:
+        """Return None: greedy takes every instance and stops by itself."""
+        return None
+
+    def solve(
+        self,
+        instance: Instance,
+        *,
+        deadline: Deadline,
+        hint: Claim | None = None,
+        seed: int = 0,
+        threads: int = 1,
+    ) -> Claim:
+        """Return a feasible choice; agents not reached before the deadline stay unassigned."""
+        choice = np.full(instance.n, UNASSIGNED, np.int64)
+        room = instance.capacity.copy()
+        waiting = np.arange(instance.n)
+        while len(waiting) and not deadline.expired():
+            bid, regret = _bids(instance, waiting, room)
+            bidding = bid != UNASSIGNED
+            waiting, bid, regret = waiting[bidding], bid[bidding], regret[bidding]
+            if not len(waiting):
+                break
+            taken = _accept(instance, waiting, bid, regret, room)
+            choice[waiting[taken]] = bid[taken]
+            waiting = waiting[~taken]
+        return Claim(choice=choice)
+
+
+def _bids(
+    instance: Instance, waiting: NDArray[np.intp], room: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return each waiting agent's best model with room (UNASSIGNED: none worth it) and its regret."""
+    bid = np.empty(len(waiting), np.int64)
+    regret = np.empty(len(waiting))
+    full = np.flatnonzero((room[:, 0] < 1) if instance.is_slots else np.zeros(instance.m, bool))
+    everyone = len(waiting) == instance.n
+    for block in chunks(len(waiting), instance.m):
+        rows: slice | NDArray[np.intp] = block if everyone else waiting[block]
+        value = instance.score[rows].astype(np.float64)
+        value[:, full] = -np.inf
+        if instance.demand is not None:
+            for k in range(instance.r):
+                value[instance.demand[rows, :, k] > room[:, k]] = -np.inf
+        index = np.arange(len(value))
+        first = value.argmax(axis=1)
+        best = value[index, first]
+        value[index, first] = -np.inf
+        unserved = instance.unserved[rows]
+        second = np.maximum(value.max(axis=1), unserved)
+        bid[block] = np.where((best >= unserved) & (best > -np.inf), first, UNASSIGNED)
+        regret[block] = np.where(np.isneginf(second), np.inf, best - np.maximum(second, -1e300))
+    return bid, regret
+
+
+def _accept(
+    instance: Instance,
+    waiting: NDArray[np.intp],
+    bid: NDArray[np.int64],
+    regret: NDArray[np.float64],
+    room: NDArray[np.float64],
+) -> NDArray[np.bool_]:
+    """Return who of the bidders is taken, and take it off ``room``."""
+    rank = None if instance.rank is None or not instance.serve_first else instance.rank[waiting]
+    keys = (-regret, bid) if rank is None else (-regret, -rank, bid)
+    order = np.lexsort(keys)
+    model = bid[order]
+    start = np.flatnonzero(np.diff(model, prepend=-1))
+    size = np.diff(np.append(start, len(model)))
+    fits = np.ones(len(model), bool)
+    for k in range(instance.r):
+        amount = np.ones(len(model)) if instance.demand is None else instance.demand[waiting[order], model, k]
+        total = np.cumsum(amount)
+        before = np.repeat(total[start] - amount[start], size)
+        fits &= total - before <= room[model, k]
+    # a later, smaller bidder may fit by itself where an earlier one did not; it bids again next round
+    for k in range(instance.r):
+        amount = np.ones(len(model)) if instance.demand is None else instance.demand[waiting[order], model, k]
+        room[:, k] -= np.bincount(model[fits], weights=amount[fits], minlength=instance.m)
+    np.maximum(room, 0.0, out=room)
+    taken = np.zeros(len(bid), bool)
+    taken[order[fits]] = True
+    return taken
+
+
+if TYPE_CHECKING:
+    _conforms: type[Engine] = GreedyEngine

@@ -1,0 +1,170 @@
+"""Which engine, when: an incumbent first where time is short, then the best engine for the shape.
+
+An engine's claim replaces the incumbent only if the certificate verifies it and it is better; whatever
+happens afterwards, the best verified answer so far is what is returned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from solver.engines.base import ENGINES, Claim, load_engine
+from solver.engines.certificate import Certificate, certify
+from solver.errors import EngineError, SpecError
+from solver.problem.instance import UNASSIGNED, Instance
+
+if TYPE_CHECKING:
+    from solver.clock import Deadline
+
+__all__ = ["Answer", "run", "warm_up"]
+
+_TINY_CELLS = 6_000  # rows · replicated columns: lsap beats flow below (benchmarks/bench_engines.py)
+_MARGIN_S = 0.003  # kept back for verification of the last answer and the way out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """The best verified claim, its certificate, whose it is, and what was tried.
+
+    Parameters
+    ----------
+    claim : Claim
+        Best claim.
+    certificate : Certificate
+        What was recomputed from it.
+    engine : str
+        Engine that found the choice.
+    infeasible : bool
+        An exact engine proved that no feasible assignment exists.
+    notes : tuple of str
+        Engines skipped, and why.
+    """
+
+    claim: Claim
+    certificate: Certificate
+    engine: str
+    infeasible: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def warm_up() -> None:
+    """Import every engine, so that the first deadline need not pay for it."""
+    for name in ENGINES:
+        load_engine(name)
+
+
+def run(
+    instance: Instance,
+    *,
+    deadline: Deadline,
+    engine: str = "auto",
+    hint: Claim | None = None,
+    seed: int = 0,
+    threads: int = 1,
+) -> Answer:
+    """Solve an instance with one engine, or with the best for its shape and the time left.
+
+    Parameters
+    ----------
+    instance : Instance
+        The problem.
+    deadline : Deadline
+        Shared by everything that happens in the call.
+    engine : str
+        ``"auto"`` or a name from :data:`solver.engines.base.ENGINES`.
+    hint : Claim, optional
+        Choice and prices of a similar instance.
+    seed : int
+        Same seed and one thread: same answer.
+    threads : int
+        Most threads an engine may use.
+
+    Returns
+    -------
+    Answer
+
+    Raises
+    ------
+    SpecError
+        If the engine is unknown or cannot handle this kind of instance at all.
+    """
+    if engine == "auto":
+        names = _by_shape(instance)
+    elif engine in ENGINES:
+        names = (engine,)
+        reason = load_engine(engine).unsupported_reason(instance, remaining_s=np.inf)
+        if reason is not None:
+            raise SpecError(f"engine: cannot solve this instance: {reason}")
+    else:
+        raise SpecError(f"engine: expected auto, {', '.join(ENGINES)}, got {engine!r}")
+    best: Answer | None = None
+    notes: list[str] = []
+    if deadline.limited and engine != "greedy":
+        best = _judge(instance, load_engine("greedy").solve(instance, deadline=deadline), "greedy", best)
+    for name in names:
+        if best is not None and best.certificate.optimal:
+            break
+        candidate = load_engine(name)
+        reason = candidate.unsupported_reason(instance, remaining_s=deadline.remaining_s() - _MARGIN_S)
+        if reason is not None:
+            notes.append(f"skipped {reason}")
+            continue
+        start = best.claim if best is not None else hint
+        claim = candidate.solve(instance, deadline=deadline, hint=start, seed=seed, threads=threads)
+        if claim is None:
+            notes.append(f"{name}: nothing found in time")
+            continue
+        if claim.infeasible:
+            return Answer(
+                claim=claim,
+                certificate=certify(instance, claim),
+                engine=name,
+                infeasible=True,
+                notes=(*notes, f"{name}: proved that no assignment serves every agent"),
+            )
+        best = _judge(instance, claim, name, best)
+    if best is None:
+        best = _judge(instance, load_engine("greedy").solve(instance, deadline=deadline), "greedy", None)
+    return replace(best, notes=tuple(notes))
+
+
+def _by_shape(instance: Instance) -> tuple[str, ...]:
+    """Return the engines to try, best first."""
+    if not instance.is_slots:
+        return ("cpsat",)
+    cells = instance.n * (int(instance.slots.sum()) + instance.n)
+    return ("lsap", "flow") if cells <= _TINY_CELLS else ("flow",)
+
+
+def _judge(instance: Instance, claim: Claim | None, name: str, best: Answer | None) -> Answer:
+    """Verify a claim and return the better of it and the incumbent, with the tighter of the two bounds."""
+    if claim is None:
+        claim = Claim(choice=np.full(instance.n, UNASSIGNED, np.int64))
+    certificate = certify(instance, claim)
+    broken = [line for line in certificate.violations if not line.endswith("must be served")]
+    if broken:
+        raise EngineError(
+            f"engine {name} claimed an assignment that fails verification: {'; '.join(broken[:3])}"
+        )
+    answer = Answer(claim=claim, certificate=certificate, engine=name)
+    if best is None:
+        return answer
+    winner, other = (answer, best) if _rank(instance, answer) > _rank(instance, best) else (best, answer)
+    if other.claim.prices is not None and not winner.certificate.optimal:
+        shared = replace(winner.claim, prices=other.claim.prices)
+        joint = certify(instance, shared)
+        if joint.bound < winner.certificate.bound:
+            return replace(winner, claim=shared, certificate=joint)
+    return winner
+
+
+def _rank(instance: Instance, answer: Answer) -> tuple[bool, float]:
+    """Return a sort key: feasible first, then the objective with the value of service included."""
+    left = answer.claim.choice == UNASSIGNED
+    value = answer.certificate.objective
+    if instance.serve_first and left.any():
+        value += float(instance.unserved[left].sum())
+    return (not answer.certificate.violations, value)

@@ -1,0 +1,202 @@
+"""Plans and explanations as people read them on a terminal."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from solver.solution.solution import Status
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from solver.solution.explain import Candidate, Explanation
+    from solver.solution.plan import Plan
+    from solver.solution.solution import Solution
+
+__all__ = ["Yardstick", "explanation_report", "headline", "number", "plan_report"]
+
+_BAR_CELLS = 12
+_BOTTLENECKS = 5  # models spelled out; the table above holds the price of all
+_REASONS = 8
+_STYLES = {
+    Status.OPTIMAL: "bold green",
+    Status.FEASIBLE: "bold yellow",
+    Status.INFEASIBLE: "bold red",
+    Status.UNKNOWN: "bold red",
+}
+
+Yardstick = tuple[str, float]
+"""What another way of assigning would reach: its name and objective."""
+
+
+def number(value: float) -> str:
+    """Return a number with as many decimals as its size deserves."""
+    if math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    digits = 1 if abs(value) >= 1e4 else 3 if abs(value) >= 1 else 5
+    text = f"{value:,.{digits}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def headline(solution: Solution, *, agents: int, models: int) -> Text:
+    """Return the one line that matters: status, objective, gap, time."""
+    line = Text()
+    line.append(solution.status.value.upper(), style=_STYLES[solution.status])
+    line.append(f"  {agents:,} agents × {models:,} models, {solution.elapsed_ms:,.1f} ms, {solution.engine}")
+    return line
+
+
+def plan_report(plan: Plan, *, yardsticks: tuple[Yardstick, ...] = ()) -> RenderableType:
+    """Return the report of a plan: certificate, models, bottlenecks, who is left and why."""
+    parts: list[RenderableType] = [
+        headline(plan.solution, agents=plan.instance.n, models=plan.instance.m),
+        _certificate(plan, yardsticks),
+        Text("objective: " + _objective_text(plan), style="dim"),
+    ]
+    if plan.status in (Status.INFEASIBLE, Status.UNKNOWN):
+        parts += [Text(note) for note in plan.solution.notes]
+        return Group(*parts)
+    parts += [Text(), _models(plan)]
+    parts += _bottlenecks(plan)
+    parts += _unassigned(plan)
+    parts += [Text(note, style="dim") for note in plan.solution.notes]
+    return Group(*parts)
+
+
+def _certificate(plan: Plan, yardsticks: tuple[Yardstick, ...]) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim")
+    grid.add_column(justify="right")
+    grid.add_column(style="dim")
+    claimed = ", as the engine claims" if plan.solution.bound_is_claimed else ""
+    grid.add_row("objective", number(plan.objective), "total score of the plan, recomputed")
+    grid.add_row("bound", number(plan.bound), f"no plan exceeds it{claimed}")
+    grid.add_row(
+        "gap", f"{plan.gap:.4%}" if math.isfinite(plan.gap) else "unknown", "distance between the two"
+    )
+    for name, objective in yardsticks:
+        gain = f", the plan is {plan.objective / objective:.2f}× that" if objective > 0 else ""
+        grid.add_row(name, number(objective), f"for comparison{gain}")
+    return grid
+
+
+def _objective_text(plan: Plan) -> str:
+    """Return what was maximised, in one line."""
+    objective = plan.problem.objective
+    terms = {"capability": "capability score", "given": "given score", "combined": "combined score"}
+    text = terms[plan.problem.quality]
+    if plan.problem.quality == "combined":
+        text = f"{objective.capability_weight:g} × capability + {objective.given_weight:g} × given"
+    if objective.cost_weight:
+        text += f" − {objective.cost_weight:g} × cost in USD"
+    if objective.latency_weight:
+        text += f" − {objective.latency_weight:g} × latency in s"
+    if (plan.problem.agents.priority != 1).any():
+        text = f"priority × ({text})"
+    penalty = objective.unassigned_penalty
+    if penalty is None:
+        return f"serve as many agents as possible, then maximise {text}"
+    if math.isinf(penalty):
+        return f"serve every agent, maximise {text}"
+    return f"maximise {text}, {penalty:g} lost per unassigned agent"
+
+
+def _models(plan: Plan) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("model", overflow="fold")
+    for name in ("agents", "used", "of", "utilization", "mean score", "price"):
+        table.add_column(name, justify="left" if name == "utilization" else "right", no_wrap=True)
+    for model in plan.models:
+        table.add_row(
+            model.model_id,
+            f"{model.agents:,}",
+            number(model.load),
+            number(model.capacity),
+            _bar(model.utilization),
+            number(model.mean_score),
+            Text(number(model.price), style="bold" if model.price > 0 else "dim"),
+        )
+    return table
+
+
+def _bar(share: float) -> Text:
+    full = round(min(share, 1.0) * _BAR_CELLS)
+    style = "red" if share >= 1.0 else "yellow" if share >= 0.8 else "green"
+    bar = Text("█" * full, style=style)
+    bar.append("░" * (_BAR_CELLS - full), style="dim")
+    bar.append(f" {share:4.0%}")
+    return bar
+
+
+def _bottlenecks(plan: Plan) -> list[RenderableType]:
+    found = plan.bottlenecks
+    if not found:
+        return [Text("\nno bottleneck: one more unit of any model would add nothing")]
+    lines: list[RenderableType] = [Text("\nbottlenecks: one more unit would add", style="bold")]
+    lines += [
+        Text(f"  {number(model.price):>10}  on {model.model_id}, {model.utilization:.0%} used")
+        for model in found[:_BOTTLENECKS]
+    ]
+    if len(found) > _BOTTLENECKS:
+        lines.append(Text(f"  and {len(found) - _BOTTLENECKS} more", style="dim"))
+    return lines
+
+
+def _unassigned(plan: Plan) -> list[RenderableType]:
+    reasons = plan.unassigned_reasons()
+    if not reasons:
+        return [Text("\nevery agent is served")]
+    total = sum(reasons.values())
+    lines: list[RenderableType] = [Text(f"\n{total:,} agents are not served", style="bold")]
+    lines += [Text(f"  {count:>10,}  {reason}") for reason, count in list(reasons.items())[:_REASONS]]
+    if len(reasons) > _REASONS:
+        lines.append(Text(f"  and {len(reasons) - _REASONS} other reasons", style="dim"))
+    return lines
+
+
+def explanation_report(explanation: Explanation) -> RenderableType:
+    """Return why one agent got its model, as a table of all models it could have had."""
+    head = Text(f"{explanation.agent_id} → ", style="bold")
+    head.append(explanation.chosen.model_id if explanation.chosen else "unassigned", style="bold")
+    head.append(f"  ({explanation.reason})")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("model", overflow="fold")
+    shown = [one for one in explanation.candidates if not one.unmet]
+    weighs_load = any(one.load_factor != 1 for one in shown)
+    weighs_cost = any(one.cost_usd is not None for one in shown)
+    weighs_latency = any(one.latency_s is not None for one in shown)
+    names = ["quality"]
+    names += ["load factor"] * weighs_load + ["cost USD"] * weighs_cost + ["latency s"] * weighs_latency
+    for name in (*names, "score", "price", "score − price", ""):
+        table.add_column(name, justify="right", no_wrap=True)
+    for one in shown:
+        cells = [number(one.quality)]
+        cells += [number(one.load_factor)] * weighs_load
+        cells += [_optional(one.cost_usd)] * weighs_cost + [_optional(one.latency_s)] * weighs_latency
+        cells += [number(one.score), number(one.price), number(one.net), _mark(explanation, one)]
+        table.add_row(one.model_id, *cells, style="bold" if one is explanation.chosen else "")
+    parts: list[RenderableType] = [head, table]
+    parts += [
+        Text(f"not eligible: {one.model_id} {'; '.join(one.unmet)}", style="dim")
+        for one in explanation.candidates
+        if one.unmet
+    ]
+    parts.append(Text(f"what would change it: {explanation.change}"))
+    return Group(*parts)
+
+
+def _optional(value: float | None) -> str:
+    return "–" if value is None else number(value)
+
+
+def _mark(explanation: Explanation, one: Candidate) -> str:
+    if one is explanation.chosen:
+        return "chosen"
+    return "runner-up" if one is explanation.runner_up else ""

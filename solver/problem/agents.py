@@ -1,0 +1,297 @@
+"""Agents one at a time (:class:`Agent`) and by the million (:class:`AgentTable`), as columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, Self, overload
+
+import numpy as np
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic_core import CoreSchema, core_schema
+
+from solver.errors import SpecError
+from solver.problem.frozen import Count, Frozen, Identifier, Real, Text, describe, violations_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Agent", "AgentTable", "Profile"]
+
+_NAMED = 20  # offending rows spelled out per rule
+
+
+class Agent(Frozen):
+    """The one who needs a model now: one unit of work.
+
+    Parameters
+    ----------
+    id : str
+        Unique in its problem. A whole number counts as its digits.
+    task_type : str, optional
+        What the work is, such as ``"coding"``; brings the required capabilities of that type.
+    required_capabilities : sequence of str, optional
+        Capabilities the score counts with the weight ``required``. Given, they replace those of the task
+        type; an empty list means none.
+    preferred_capabilities : sequence of str
+        Capabilities the score counts with the weight ``preferred``.
+    min_context_tokens : int
+        Context window wanted, in tokens. A smaller one lowers the score in proportion.
+    requires_context, requires_tools, requires_vision : bool
+        Hard: only models with that context window (``min_context_tokens``), tool calling, or image input
+        are eligible. A model that does not state the fact does not meet it.
+    allowed_models : sequence of str, optional
+        Hard: ids of the only models eligible.
+    forbidden_models : sequence of str
+        Hard: ids of models that are not eligible.
+    allowed_regions, allowed_providers : sequence of str, optional
+        Hard: the only regions or providers eligible.
+    priority : float
+        Greater than 0; multiplies the agent's score, and higher is served first when not all fit.
+    input_tokens, output_tokens : int
+        Expected size of the work, for cost and latency.
+    min_score : float, optional
+        Models with a lower quality are not eligible; overrides the objective's ``min_score``.
+    tenant : str, optional
+        On whose account the work is done.
+    """
+
+    id: Identifier
+    task_type: Text | None = None
+    required_capabilities: tuple[Text, ...] | None = None
+    preferred_capabilities: tuple[Text, ...] = ()
+    min_context_tokens: Count = 0
+    requires_context: Annotated[bool, Field(strict=True)] = False
+    requires_tools: Annotated[bool, Field(strict=True)] = False
+    requires_vision: Annotated[bool, Field(strict=True)] = False
+    allowed_models: tuple[Identifier, ...] | None = None
+    forbidden_models: tuple[Identifier, ...] = ()
+    allowed_regions: tuple[Text, ...] | None = None
+    allowed_providers: tuple[Text, ...] | None = None
+    priority: Annotated[Real, Field(gt=0)] = 1.0
+    input_tokens: Count = 0
+    output_tokens: Count = 0
+    min_score: Real | None = None
+    tenant: Text | None = None
+
+
+_AGENTS = TypeAdapter(list[Agent])
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What many agents have in common: everything of an :class:`Agent` that comes in few variants.
+
+    Scores and eligibility are computed once per profile and gathered, so a million agents of a dozen
+    profiles cost a dozen. The fields mean what they mean in :class:`Agent`.
+    """
+
+    task_type: str | None = None
+    required_capabilities: tuple[str, ...] | None = None
+    preferred_capabilities: tuple[str, ...] = ()
+    requires_context: bool = False
+    requires_tools: bool = False
+    requires_vision: bool = False
+    allowed_models: tuple[str, ...] | None = None
+    forbidden_models: tuple[str, ...] = ()
+    allowed_regions: tuple[str, ...] | None = None
+    allowed_providers: tuple[str, ...] | None = None
+
+
+PROFILE_FIELDS = tuple(entry.name for entry in fields(Profile))
+"""The fields of :class:`Agent` that a profile holds, in its order."""
+
+
+def _constant(value: Any, n: int, dtype: Any) -> NDArray[Any]:
+    """Return an (n,) read-only array of one value that takes no memory."""
+    return np.broadcast_to(np.asarray(value, dtype=dtype), (n,))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AgentTable(Sequence[Agent]):
+    """Agents as columns: what a :class:`Problem` holds, whether it was given objects or a million rows.
+
+    A sequence of :class:`Agent`, each made on demand. Build it with :meth:`from_agents` or
+    :func:`solver.problem.columns.agent_table`, which check what they are given.
+
+    Parameters
+    ----------
+    ids : (n,) object
+        Unique ids, str.
+    profiles : tuple of Profile
+        The distinct profiles.
+    profile : (n,) int32
+        Index into ``profiles``.
+    min_context_tokens, input_tokens, output_tokens : (n,) int64
+        As in :class:`Agent`.
+    priority : (n,) float64
+        Greater than 0.
+    min_score : (n,) float64
+        NaN where the agent names none.
+    tenants : tuple of str or None
+        The distinct tenants, None among them where agents have none.
+    tenant : (n,) int32
+        Index into ``tenants``.
+    """
+
+    ids: NDArray[np.object_]
+    profiles: tuple[Profile, ...]
+    profile: NDArray[np.int32]
+    min_context_tokens: NDArray[np.int64]
+    input_tokens: NDArray[np.int64]
+    output_tokens: NDArray[np.int64]
+    priority: NDArray[np.float64]
+    min_score: NDArray[np.float64]
+    tenants: tuple[str | None, ...] = (None,)
+    tenant: NDArray[np.int32] = field(kw_only=True)
+
+    @classmethod
+    def of_ids(cls, ids: Iterable[str], profile: Profile | None = None) -> Self:
+        """Return agents about whom only the id is known, all of one profile."""
+        names = _id_array(list(ids))
+        n = len(names)
+        return cls(
+            ids=names,
+            profiles=(profile or Profile(),),
+            profile=_constant(0, n, np.int32),
+            min_context_tokens=_constant(0, n, np.int64),
+            input_tokens=_constant(0, n, np.int64),
+            output_tokens=_constant(0, n, np.int64),
+            priority=_constant(1.0, n, np.float64),
+            min_score=_constant(np.nan, n, np.float64),
+            tenant=_constant(0, n, np.int32),
+        )
+
+    @classmethod
+    def from_agents(cls, agents: Iterable[Agent | dict[str, Any]]) -> Self:
+        """Return the table of agents given one by one, as objects or mappings. O(n).
+
+        Raises
+        ------
+        SpecError
+            One line per violation, ``agents[3].priority: expected > 0, got -5``.
+        """
+        given = list(agents)
+        try:
+            checked = _AGENTS.validate_python(given)
+        except ValidationError as error:
+            lines = violations_of(error, Agent, prefix=("agents",))
+            raise SpecError(*lines, *_duplicates(_raw_ids(given))) from None
+        if doubled := _duplicates([agent.id for agent in checked]):
+            raise SpecError(*doubled)
+        profiles: dict[tuple[Any, ...], int] = {}
+        tenants: dict[str | None, int] = {}
+        codes = [
+            profiles.setdefault(tuple(getattr(agent, name) for name in PROFILE_FIELDS), len(profiles))
+            for agent in checked
+        ]
+        owners = [tenants.setdefault(agent.tenant, len(tenants)) for agent in checked]
+        return cls(
+            ids=_id_array([agent.id for agent in checked]),
+            profiles=tuple(Profile(*key) for key in profiles),
+            profile=np.array(codes, np.int32),
+            min_context_tokens=np.array([agent.min_context_tokens for agent in checked], np.int64),
+            input_tokens=np.array([agent.input_tokens for agent in checked], np.int64),
+            output_tokens=np.array([agent.output_tokens for agent in checked], np.int64),
+            priority=np.array([agent.priority for agent in checked], np.float64),
+            min_score=np.array(
+                [np.nan if agent.min_score is None else agent.min_score for agent in checked], np.float64
+            ),
+            tenants=tuple(tenants) or (None,),
+            tenant=np.array(owners, np.int32),
+        )
+
+    @classmethod
+    def read(cls, value: object) -> AgentTable:
+        """Return ``value`` itself when it is a table, else the table of the agents it lists.
+
+        Raises
+        ------
+        SpecError
+            One line per violation.
+        """
+        if isinstance(value, AgentTable):
+            return value
+        if isinstance(value, str | bytes | dict) or not isinstance(value, Iterable):
+            msg = f"agents: expected a list of agents, got {describe(value)}"
+            raise SpecError(msg)
+        return cls.from_agents(value)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: Any, _handler: Any) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            cls.read,
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                lambda table: [agent.model_dump(exclude_defaults=True) for agent in table]
+            ),
+        )
+
+    @cached_property
+    def positions(self) -> dict[str, int]:
+        """Row of each id. Built on first use, O(n)."""
+        return dict(zip(self.ids.tolist(), range(len(self.ids)), strict=True))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @overload
+    def __getitem__(self, index: int) -> Agent: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Agent]: ...
+    def __getitem__(self, index: int | slice) -> Agent | Sequence[Agent]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        profile = self.profiles[self.profile[index]]
+        min_score = float(self.min_score[index])
+        return Agent(
+            id=self.ids[index],
+            **{name: getattr(profile, name) for name in PROFILE_FIELDS},
+            min_context_tokens=int(self.min_context_tokens[index]),
+            input_tokens=int(self.input_tokens[index]),
+            output_tokens=int(self.output_tokens[index]),
+            priority=float(self.priority[index]),
+            min_score=None if np.isnan(min_score) else min_score,
+            tenant=self.tenants[self.tenant[index]],
+        )
+
+    def __iter__(self) -> Iterator[Agent]:
+        return (self[i] for i in range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, AgentTable):
+            return NotImplemented
+        return len(self) == len(other) and all(
+            mine == theirs for mine, theirs in zip(self, other, strict=True)
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # holds arrays
+
+    def __repr__(self) -> str:
+        return f"AgentTable({len(self)} agents, {len(self.profiles)} profiles)"
+
+
+def _id_array(ids: list[str]) -> NDArray[np.object_]:
+    array = np.empty(len(ids), dtype=object)
+    array[:] = ids
+    return array
+
+
+def _raw_ids(given: list[Any]) -> list[Any]:
+    """Return the ids of agents that may be invalid, None where there is none."""
+    return [entry.get("id") if isinstance(entry, dict) else getattr(entry, "id", None) for entry in given]
+
+
+def _duplicates(ids: list[Any]) -> list[str]:
+    """Return one line per id that repeats an earlier one. O(n)."""
+    first: dict[Any, int] = {}
+    lines: list[str] = []
+    for i, name in enumerate(ids):
+        if isinstance(name, str | int) and first.setdefault(name, i) != i:
+            again = f"got {describe(name)} again, first at agents[{first[name]}]"
+            lines.append(f"agents[{i}].id: expected unique ids, {again}")
+    return (
+        lines
+        if len(lines) <= _NAMED
+        else [*lines[:_NAMED], f"agents: {len(lines) - _NAMED} more repeated ids"]
+    )

@@ -1,0 +1,130 @@
+"""From words to arrays: a :class:`Problem`, and the live load if any, becomes an :class:`Instance`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from solver.errors import SpecError
+from solver.problem.instance import Instance, build_instance
+from solver.problem.scoring import Feedback, PairScorer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from solver.problem.spec import Problem
+
+__all__ = ["ObservedLoad", "compile_problem", "pair_scorer", "remaining_slots"]
+
+
+class ObservedLoad(Protocol):
+    """What compiling reads of a model's live load."""
+
+    @property
+    def active_requests(self) -> int:
+        """Requests being served."""
+        ...
+
+    @property
+    def queue_depth(self) -> int:
+        """Requests waiting."""
+        ...
+
+    @property
+    def utilization(self) -> float:
+        """Share of the model that is busy, 0 to 1."""
+        ...
+
+
+def compile_problem(
+    problem: Problem,
+    *,
+    load: Mapping[str, ObservedLoad | None] | None = None,
+    feedback: Feedback | None = None,
+) -> Instance:
+    """Return the arrays of a problem: scores, capacity left, demand, penalty, rank.
+
+    Row i is ``problem.agents.ids[i]`` and column j ``problem.model_ids[j]``.
+
+    Parameters
+    ----------
+    problem : Problem
+        What is asked.
+    load : mapping of str to ObservedLoad, optional
+        Live load by model id. Its requests take slots away, its utilization lowers the scores. A model
+        that is missing, or None, is taken as idle; ids of other models are of no concern here.
+    feedback : Feedback, optional
+        Observations that turn capability scores into adaptive ones.
+
+    Returns
+    -------
+    Instance
+
+    Raises
+    ------
+    SpecError
+        When the load breaks a rule; the problem itself was checked when it was made.
+
+    Notes
+    -----
+    O(n m) time; the scores are the only (n, m) array of float64, besides given ones.
+    """
+    scorer = pair_scorer(problem, load=load, feedback=feedback)
+    agents = problem.agents
+    priority = None if (agents.priority == agents.priority[0]).all() else agents.priority
+    penalty = problem.objective.unassigned_penalty
+    if penalty is not None and np.isfinite(penalty) and priority is None:
+        penalty *= float(agents.priority[0])
+    return build_instance(
+        scorer.matrix(),
+        remaining_slots(problem, load=load),
+        demand=problem.demand,
+        priority=priority,
+        unassigned_penalty=penalty,
+    )
+
+
+def pair_scorer(
+    problem: Problem,
+    *,
+    load: Mapping[str, ObservedLoad | None] | None = None,
+    feedback: Feedback | None = None,
+) -> PairScorer:
+    """Return what scores the problem's pairs under a load, as :func:`compile_problem` does.
+
+    Raises
+    ------
+    SpecError
+        When a utilization is outside [0, 1].
+    """
+    utilization = np.zeros(len(problem.models))
+    lines: list[str] = []
+    for j, name in enumerate(problem.model_ids):
+        seen = load.get(name) if load is not None else None
+        if seen is not None:
+            utilization[j] = seen.utilization
+            if not 0.0 <= seen.utilization <= 1.0:
+                lines.append(f"load.{name}.utilization: expected between 0 and 1, got {seen.utilization}")
+    if lines:
+        raise SpecError(*lines)
+    return PairScorer(problem, utilization=utilization, feedback=feedback)
+
+
+def remaining_slots(
+    problem: Problem, *, load: Mapping[str, ObservedLoad | None] | None = None
+) -> NDArray[np.float64]:
+    """Return the (m,) float64 slots each model has left for the batch, never below 0.
+
+    Those of its capacity (``slots`` where given, else ``max_concurrent``) minus the requests it serves and
+    those that already wait for it.
+    """
+    slots = np.array([model.capacity.batch_slots for model in problem.models], np.float64)
+    if load is not None:
+        for j, name in enumerate(problem.model_ids):
+            seen = load.get(name)
+            if seen is not None:
+                slots[j] = max(0.0, slots[j] - seen.active_requests - seen.queue_depth)
+    return slots

@@ -1,0 +1,232 @@
+"""The base of every value a user writes down: frozen, strict, and with errors in the house's words."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import operator
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Self, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+
+from solver.errors import SpecError
+from solver.problem.instance import MAX_CAPACITY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+__all__ = [
+    "Count",
+    "Frozen",
+    "Identifier",
+    "PenaltyValue",
+    "Real",
+    "Text",
+    "describe",
+    "did_you_mean",
+    "violations_of",
+]
+
+_SHOWN = 60  # characters of an offending value that an error repeats
+
+
+def describe(value: object) -> str:
+    """Return a value as an error shows it: numbers plain, text quoted, long things cut.
+
+    >>> describe(-5), describe("x")
+    ('-5', "'x'")
+    """
+    text = str(value) if isinstance(value, float) else repr(value.item() if hasattr(value, "item") else value)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the closest known name, or nothing.
+
+    >>> did_you_mean("capabilites", ["capabilities", "capacity"])
+    "; did you mean 'capabilities'?"
+    """
+    close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _identifier(value: object) -> object:
+    """Take whole numbers as ids too: ``id: 17`` in YAML is the id '17'."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        return value
+    return str(operator.index(value))
+
+
+def _count(value: object) -> object:
+    """Take 8.0 and numpy integers as the whole numbers they are; leave all else to the strict rule."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return operator.index(value) if hasattr(value, "__index__") else value
+
+
+def _real(value: object) -> object:
+    """Take numpy numbers as the numbers they are; leave all else to the strict rule."""
+    if isinstance(value, bool | int | float | str):
+        return value
+    return value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
+
+
+def _penalty(value: object) -> object:
+    """Read the ways to write an infinite penalty in files whose numbers are finite."""
+    if isinstance(value, str) and value.strip().lower() in {"inf", ".inf", "infinite", "infinity"}:
+        return math.inf
+    if isinstance(value, float) and math.isnan(value):
+        msg = "expected a number >= 0, 'infinite' or null"
+        raise ValueError(msg)
+    return _real(value)
+
+
+Text = Annotated[str, Field(strict=True, min_length=1)]
+"""Text with at least one character."""
+
+Identifier = Annotated[str, Field(strict=True, min_length=1), BeforeValidator(_identifier)]
+"""An id: text, or a whole number taken as its digits."""
+
+Count = Annotated[int, Field(strict=True, ge=0, le=MAX_CAPACITY), BeforeValidator(_count)]
+"""A whole number from 0 to 2**53; 8.0 counts as 8, 8.5 and true are refused."""
+
+Real = Annotated[float, Field(strict=True), BeforeValidator(_real)]
+"""A finite number; text and booleans are refused."""
+
+PenaltyValue = Annotated[
+    float,
+    Field(strict=True, ge=0, allow_inf_nan=True),
+    BeforeValidator(_penalty),
+    PlainSerializer(lambda value: "infinite" if value == math.inf else value, when_used="unless-none"),
+]
+"""A number >= 0 that may be infinite, written ``.inf`` in YAML and ``"infinite"`` in JSON."""
+
+
+class Frozen(BaseModel):
+    """A value that cannot change, with no unknown fields and no NaN.
+
+    Direct construction and ``model_validate`` raise :class:`~solver.errors.SpecError` with one line per
+    violation, ``path: rule, value``, where pydantic would raise its own error.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
+
+    def __init__(self, /, **data: Any) -> None:
+        try:
+            super().__init__(**data)
+        except ValidationError as error:
+            raise SpecError(*violations_of(error, type(self))) from None
+
+    # Tells pydantic that validation need not go through this method: nested values report to the outermost.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+    @classmethod
+    def model_validate(cls, obj: Any, **options: Any) -> Self:
+        """Return a checked value from a mapping (or instance).
+
+        Raises
+        ------
+        SpecError
+            One line per violation.
+        """
+        try:
+            return super().model_validate(obj, **options)
+        except ValidationError as error:
+            raise SpecError(*violations_of(error, cls)) from None
+
+
+def violations_of(
+    error: ValidationError, schema: type[BaseModel] | None = None, *, prefix: Sequence[str | int] = ()
+) -> list[str]:
+    """Return one line per violation, ``path: rule, value``, in input order.
+
+    Parameters
+    ----------
+    error : pydantic.ValidationError
+        What validation found.
+    schema : type of pydantic.BaseModel, optional
+        What was validated, for "did you mean" on unknown fields.
+    prefix : sequence of str or int
+        Where the validated value sits in something larger.
+    """
+    lines: list[str] = []
+    for detail in error.errors(include_url=False):
+        cause = detail.get("ctx", {}).get("error")
+        if isinstance(cause, SpecError):  # its lines carry their own paths
+            lines.extend(cause.violations)
+            continue
+        path = _path((*prefix, *detail["loc"]))
+        lines.append(f"{path}: {_rule(detail, schema)}" if path else _rule(detail, schema))
+    return lines
+
+
+def _path(location: Sequence[str | int]) -> str:
+    path = ""
+    for step in location:
+        if step == "[key]":
+            continue
+        path += f"[{step}]" if isinstance(step, int) else (f".{step}" if path else step)
+    return path
+
+
+_RULES = {
+    "int_type": "expected a whole number",
+    "int_from_float": "expected a whole number",
+    "float_type": "expected a number",
+    "finite_number": "expected a finite number",
+    "bool_type": "expected true or false",
+    "string_type": "expected text",
+    "string_too_short": "expected text that is not empty",
+    "tuple_type": "expected a list",
+    "list_type": "expected a list",
+    "dict_type": "expected a mapping of names to values",
+    "mapping_type": "expected a mapping of names to values",
+    "model_type": "expected a mapping of field names to values",
+    "model_attributes_type": "expected a mapping of field names to values",
+}
+
+
+def _rule(detail: Mapping[str, Any], schema: type[BaseModel] | None) -> str:
+    kind, context = detail["type"], detail.get("ctx", {})
+    got = f", got {describe(detail['input'])}"
+    if kind == "missing":
+        return "required, but missing"
+    if kind == "extra_forbidden":
+        location = detail["loc"]
+        return "unknown field" + did_you_mean(location[-1], _fields_at(schema, location[:-1]))
+    if kind == "literal_error":
+        hint = did_you_mean(detail["input"], re.findall("'([^']*)'", context["expected"]))
+        return f"expected {context['expected']}{got}{hint}"
+    if kind == "value_error":
+        return f"{context['error']}{got}"
+    for name, sign in (
+        ("greater_than_equal", ">="),
+        ("greater_than", ">"),
+        ("less_than_equal", "<="),
+        ("less_than", "<"),
+    ):
+        if kind == name:
+            return f"expected {sign} {next(iter(context.values()))}{got}"
+    message: str = detail["msg"]
+    return _RULES.get(kind, message[:1].lower() + message[1:]) + got
+
+
+def _fields_at(schema: type[BaseModel] | None, location: Sequence[str | int]) -> list[str]:
+    """Return the field names known at a location inside a schema."""
+    for step in location:
+        if schema is None:
+            return []
+        if isinstance(step, str):
+            field = schema.model_fields.get(step)
+            schema = None if field is None else _model_in(field.annotation)
+    return [] if schema is None else list(schema.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """Return the first pydantic model named in an annotation such as ``tuple[Model, ...]``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _model_in(part))), None)

@@ -1,0 +1,183 @@
+"""What must hold between the parts of a problem, beyond what each part promises by itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from solver.problem.capability import CAPABILITIES, TASK_TYPES
+from solver.problem.frozen import describe, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from solver.problem.agents import Profile
+    from solver.problem.scores import ScoreTable
+    from solver.problem.spec import Problem
+
+__all__ = ["broken_rules", "repeated_ids"]
+
+_NAMED = 20  # offending entries spelled out per rule
+
+
+def broken_rules(problem: Problem) -> list[str]:
+    """Return one line per rule that the parts of a problem break together, in the order of its fields."""
+    lines: list[str] = []
+    n, m = len(problem.agents), len(problem.models)
+    if n == 0:
+        lines.append("agents: expected at least one agent, got none")
+    if m == 0:
+        lines.append("models: expected at least one model, got none")
+    lines.extend(repeated_ids("models", [model.id for model in problem.models]))
+    if n and m:
+        lines.extend(_profile_rules(problem))
+    lines.extend(_fact_rules(problem))
+    if problem.scores is not None:
+        lines.extend(_score_rules(problem, problem.scores))
+    elif problem.objective.quality in {"given", "combined"}:
+        lines.append(
+            f"scores: required where objective.quality is {problem.objective.quality!r}, but missing"
+        )
+    lines.extend(_demand_rules(problem))
+    return lines
+
+
+def repeated_ids(path: str, ids: Iterable[str]) -> Iterator[str]:
+    """Yield one line per id that repeats an earlier one."""
+    first: dict[str, int] = {}
+    for j, name in enumerate(ids):
+        if first.setdefault(name, j) != j:
+            yield f"{path}[{j}].id: expected unique ids, got {name!r} again, first at {path}[{first[name]}]"
+
+
+def _profile_rules(problem: Problem) -> Iterator[str]:
+    """Check the names that profiles use; each is reported at the first agent of its profile."""
+    models = problem.models
+    known = {
+        "allowed_models": [model.id for model in models],
+        "forbidden_models": [model.id for model in models],
+        "allowed_regions": [model.region for model in models if model.region],
+        "allowed_providers": [model.provider for model in models if model.provider],
+    }
+    task_types = [*TASK_TYPES, *problem.task_types]
+    capabilities = dict.fromkeys([*CAPABILITIES, *(name for model in models for name in model.capabilities)])
+    for name, needed in problem.task_types.items():
+        yield from _unknown(f"task_types.{name}", needed, capabilities)
+    for code, profile in enumerate(problem.agents.profiles):
+        lines: list[str] = []
+        if profile.task_type is not None and profile.task_type not in task_types:
+            hint = did_you_mean(profile.task_type, task_types)
+            lines.append(f"task_type: expected a known task type, got {profile.task_type!r}{hint}")
+        for field in ("required_capabilities", "preferred_capabilities"):
+            lines.extend(_unknown(field, getattr(profile, field) or (), capabilities))
+        lines.extend(_names(profile, known))
+        if lines:
+            row = int(np.flatnonzero(problem.agents.profile == code)[0])
+            yield from (f"agents[{row}].{line}" for line in lines)
+
+
+def _unknown(path: str, names: Iterable[str], known: Iterable[str]) -> Iterator[str]:
+    known = list(known)
+    for name in names:
+        if name not in known:
+            yield (
+                f"{path}: expected a capability that is known or that a model has, got {name!r}"
+                + did_you_mean(name, known)
+            )
+
+
+def _names(profile: Profile, known: dict[str, list[str]]) -> Iterator[str]:
+    """Check hard requirements by name: a misspelt model must not make an agent silently ineligible."""
+    for field in ("allowed_models", "forbidden_models"):
+        for name in getattr(profile, field) or ():
+            if name not in known[field]:
+                yield f"{field}: expected the id of a model, got {name!r}{did_you_mean(name, known[field])}"
+    for field in ("allowed_regions", "allowed_providers"):
+        for name in getattr(profile, field) or ():
+            hint = did_you_mean(name, known[field])
+            if name not in known[field] and hint:  # a region nobody serves is a fact; a near miss is a typo
+                yield f"{field}: no model has {name!r}{hint}"
+
+
+def _fact_rules(problem: Problem) -> Iterator[str]:
+    """Check that models state the facts that the objective weighs."""
+    needed = {
+        "cost_weight": ("usd_per_million_input_tokens", "usd_per_million_output_tokens"),
+        "latency_weight": ("latency_s", "output_tokens_per_second"),
+    }
+    for weight, facts in needed.items():
+        if getattr(problem.objective, weight) > 0:
+            for j, model in enumerate(problem.models):
+                for fact in facts:
+                    if getattr(model, fact) is None:
+                        yield f"models[{j}].{fact}: required where objective.{weight} > 0, but missing"
+
+
+def _score_rules(problem: Problem, scores: ScoreTable) -> Iterator[str]:
+    n, m = len(problem.agents), len(problem.models)
+    values = scores.values
+    model_ids = [model.id for model in problem.models]
+    if scores.agent_ids is not None:
+        yield from _strangers(
+            "agent", scores.agent_ids, problem.agents.positions, list(problem.agents.positions)
+        )
+    if scores.model_ids is not None:
+        yield from _strangers("model", scores.model_ids, dict.fromkeys(model_ids), model_ids)
+    if scores.agent_codes is None or scores.model_codes is None:
+        rows = n if scores.agent_ids is None else len(scores.agent_ids)
+        columns = m if scores.model_ids is None else len(scores.model_ids)
+        if values.shape != (rows, columns):
+            yield f"scores: expected shape ({rows}, {columns}), agents by models, got shape {values.shape}"
+        pairs = np.argwhere(~(values < np.inf))
+        yield from (
+            f"scores[{i}, {j}]: expected a finite number, or null to forbid the pair, got {values[i, j]}"
+            for i, j in pairs[:_NAMED]
+        )
+        if len(pairs) > _NAMED:
+            yield f"scores: {len(pairs) - _NAMED} more entries are not finite"
+    else:
+        bad = np.flatnonzero(~np.isfinite(values))
+        yield from (f"scores[{k}].score: expected a finite number, got {values[k]}" for k in bad[:_NAMED])
+        if len(bad) > _NAMED:
+            yield f"scores: {len(bad) - _NAMED} more entries are not finite"
+        yield from _repeated_pairs(scores)
+
+
+def _strangers(
+    what: str, ids: Sequence[str], known: dict[str, object] | dict[str, int], names: list[str]
+) -> Iterator[str]:
+    unknown = [name for name in ids if name not in known]
+    for name in unknown[:_NAMED]:
+        yield f"scores: expected the id of one of the {what}s, got {name!r}{did_you_mean(name, names)}"
+    if len(unknown) > _NAMED:
+        yield f"scores: {len(unknown) - _NAMED} more unknown {what} ids"
+
+
+def _repeated_pairs(scores: ScoreTable) -> Iterator[str]:
+    assert scores.agent_codes is not None
+    assert scores.model_codes is not None
+    assert scores.agent_ids is not None
+    assert scores.model_ids is not None
+    pair = scores.agent_codes * len(scores.model_ids) + scores.model_codes
+    order = np.argsort(pair, kind="stable")
+    again = np.sort(order[1:][pair[order[1:]] == pair[order[:-1]]])
+    for k in again[:_NAMED]:
+        agent, model = scores.agent_ids[scores.agent_codes[k]], scores.model_ids[scores.model_codes[k]]
+        yield f"scores[{k}]: expected one score a pair, got agent {agent!r}, model {model!r} again"
+    if len(again) > _NAMED:
+        yield f"scores: {len(again) - _NAMED} more repeated pairs"
+
+
+def _demand_rules(problem: Problem) -> Iterator[str]:
+    demand = problem.demand
+    if demand is None:
+        return
+    n, m = len(problem.agents), len(problem.models)
+    if demand.shape not in {(n,), (n, m)}:
+        yield f"demand: expected shape ({n},) or ({n}, {m}), got shape {demand.shape}"
+    elif not (np.isfinite(demand) & (demand >= 0)).all():
+        for where in np.argwhere(~(np.isfinite(demand) & (demand >= 0)))[:_NAMED]:
+            index = ", ".join(map(str, where))
+            amount = float(demand[tuple(where)])
+            yield f"demand[{index}]: expected a finite number >= 0, got {describe(amount)}"

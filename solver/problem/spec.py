@@ -1,0 +1,206 @@
+"""What is asked, as frozen values with units in their names: agents, models, capacity, objective, problem."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+from pydantic import Field, PlainSerializer, PlainValidator, model_validator
+
+from solver.errors import SpecError
+from solver.problem.agents import Agent, AgentTable
+from solver.problem.frozen import Count, Frozen, Identifier, PenaltyValue, Real, Text, describe
+from solver.problem.rules import broken_rules
+from solver.problem.scores import ScoreTable
+
+__all__ = ["Agent", "AgentTable", "Capacity", "Frozen", "Model", "Objective", "Problem", "ScoreTable"]
+
+Fraction = Annotated[Real, Field(ge=0, le=1)]
+NonNegative = Annotated[Real, Field(ge=0)]
+Flag = Annotated[bool, Field(strict=True)]
+
+
+class Capacity(Frozen):
+    """What a model can take.
+
+    Parameters
+    ----------
+    max_concurrent : int
+        Requests it serves at the same time.
+    max_queue : int
+        Requests that may wait for it besides.
+    target_utilization : float
+        Share of ``max_concurrent``, in (0, 1], above which the model counts as over its target. It raises
+        alerts and steers live routing; it takes no slots away from a batch. 1 means no target below full.
+    slots : int, optional
+        Agents it may take in one batch, where that is not ``max_concurrent``: a batch that runs for hours
+        fits many agents through each concurrent request.
+    """
+
+    max_concurrent: Count
+    max_queue: Count = 0
+    target_utilization: Annotated[Real, Field(gt=0, le=1)] = 1.0
+    slots: Count | None = None
+
+    @property
+    def batch_slots(self) -> int:
+        """Agents it may take in one batch: ``slots`` where given, else ``max_concurrent``."""
+        return self.max_concurrent if self.slots is None else self.slots
+
+
+class Model(Frozen):
+    """One deployment that serves agents. Facts that are not stated are None and never assumed.
+
+    Parameters
+    ----------
+    id : str
+        Unique in its problem.
+    capacity : Capacity
+        What it can take.
+    capabilities : mapping of str to float
+        Strength in each capability, 0 to 1; a capability that is not named counts 0.
+    context_tokens : int, optional
+        Context window in tokens. Not stated, it never lowers a score and never meets a hard requirement.
+    usd_per_million_input_tokens, usd_per_million_output_tokens : float, optional
+        List price. Needed where the objective weighs cost.
+    latency_s : float, optional
+        Seconds from request to first token. Needed where the objective weighs latency.
+    output_tokens_per_second : float, optional
+        Speed of generation. Needed where the objective weighs latency.
+    provider, region : str, optional
+        Who runs it, and where.
+    supports_tools, supports_vision : bool
+        Whether it calls tools, and takes images.
+    requests_per_minute, tokens_per_minute : int, optional
+        Rate limits, as facts.
+    """
+
+    id: Identifier
+    capacity: Capacity
+    capabilities: dict[Text, Fraction] = Field(default_factory=dict)
+    context_tokens: Annotated[Count, Field(gt=0)] | None = None
+    usd_per_million_input_tokens: NonNegative | None = None
+    usd_per_million_output_tokens: NonNegative | None = None
+    latency_s: NonNegative | None = None
+    output_tokens_per_second: Annotated[Real, Field(gt=0)] | None = None
+    provider: Text | None = None
+    region: Text | None = None
+    supports_tools: Flag = False
+    supports_vision: Flag = False
+    requests_per_minute: Count | None = None
+    tokens_per_minute: Count | None = None
+
+
+class Objective(Frozen):
+    """What is maximised, over all assigned agents, and what leaving one out costs.
+
+    The sum of ``priority × (quality × (1 − load_weight × utilization) − cost_weight × cost_usd
+    − latency_weight × latency_s)``, minus ``priority × unassigned_penalty`` of each agent left out.
+
+    Parameters
+    ----------
+    quality : {"capability", "given", "combined"}, optional
+        Where quality comes from: computed from capabilities; the problem's scores as they are; or
+        ``capability_weight × capability + given_weight × given``. None: given where the problem has scores.
+    capability_weight, given_weight : float
+        Weights of a combined quality, >= 0.
+    required_weight, preferred_weight, context_weight : float
+        Weights of the capability score, >= 0.
+    load_weight : float
+        How much a model's utilization before the batch lowers its quality, 0 to 1. Without live load there
+        is no utilization and nothing is lowered.
+    cost_weight : float
+        Score points one US dollar costs, >= 0.
+    latency_weight : float
+        Score points one second costs, >= 0.
+    unassigned_penalty : float, optional
+        None: serve as many agents as possible first. A number: leave an agent out when that is cheaper.
+        Infinite (``.inf`` in YAML, ``"infinite"`` in JSON): all agents or infeasible.
+    min_score : float, optional
+        Pairs whose quality, before load, cost and latency, is lower are not eligible.
+    missing_score : float, optional
+        Given score of pairs the problem's scores do not name. None: such pairs are not eligible.
+    """
+
+    quality: Literal["capability", "given", "combined"] | None = None
+    capability_weight: NonNegative = 0.5
+    given_weight: NonNegative = 0.5
+    required_weight: NonNegative = 0.70
+    preferred_weight: NonNegative = 0.20
+    context_weight: NonNegative = 0.10
+    load_weight: Fraction = 0.3
+    cost_weight: NonNegative = 0.0
+    latency_weight: NonNegative = 0.0
+    unassigned_penalty: PenaltyValue | None = None
+    min_score: Real | None = None
+    missing_score: Real | None = None
+
+
+def _demand(value: object) -> Any:
+    if value is None:
+        return None
+    try:
+        array = np.array(value)
+        if array.dtype.kind not in "iuf":
+            raise TypeError
+    except (TypeError, ValueError):
+        msg = f"demand: expected numbers, one per agent or per agent and model, got {describe(value)}"
+        raise SpecError(msg) from None
+    array = array.astype(np.float64)
+    array.flags.writeable = False
+    return array
+
+
+Demand = Annotated[
+    Any,
+    PlainValidator(_demand),
+    PlainSerializer(lambda array: None if array is None else array.tolist()),
+]
+
+
+class Problem(Frozen):
+    """A batch to assign: agents, models, and what is wanted.
+
+    Parameters
+    ----------
+    agents : sequence of Agent, or AgentTable
+        At least one. Held as an :class:`~solver.problem.agents.AgentTable`, a sequence of agents.
+    models : sequence of Model
+        At least one. Zero capacity is allowed: nobody is served then, and the plan says why.
+    objective : Objective
+        What is maximised.
+    scores : (n, m) array_like, sequence of ``{agent, model, score}``, or ScoreTable, optional
+        Given scores, higher is better; rows and columns of an array in the order of agents and models.
+    demand : (n,) or (n, m) array_like, optional
+        Slots agent i takes of model j; one each by default.
+    task_types : mapping of str to sequence of str
+        Required capabilities of the user's own task types, besides those known.
+    """
+
+    agents: AgentTable
+    models: tuple[Model, ...]
+    objective: Objective = Field(default_factory=Objective)
+    scores: ScoreTable | None = None
+    demand: Demand = None
+    task_types: dict[Text, tuple[Text, ...]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        if lines := broken_rules(self):
+            raise SpecError(*lines)
+        return self
+
+    @property
+    def model_ids(self) -> tuple[str, ...]:
+        """Ids of the models, in column order."""
+        return tuple(model.id for model in self.models)
+
+    @property
+    def quality(self) -> Literal["capability", "given", "combined"]:
+        """Where quality comes from, the objective's default resolved."""
+        return self.objective.quality or ("capability" if self.scores is None else "given")
+
+    def __eq__(self, other: object) -> bool:
+        return self.model_dump() == other.model_dump() if isinstance(other, Problem) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]  # holds arrays

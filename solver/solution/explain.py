@@ -1,0 +1,163 @@
+"""Why this model: the terms of the score, the runner-up, the price that decided, what would change it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from solver.errors import SpecError
+from solver.problem.capability import unmet_requirements
+from solver.problem.frozen import did_you_mean
+from solver.problem.instance import UNASSIGNED
+
+if TYPE_CHECKING:
+    from solver.solution.plan import Plan
+
+__all__ = ["Candidate", "Explanation", "explain"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One model as one agent sees it.
+
+    Parameters
+    ----------
+    model_id : str
+        The model.
+    quality, load_factor, priority : float
+        ``score = priority · (quality · load_factor − costs)``.
+    cost_usd, latency_s : float or None
+        None where the objective does not weigh them.
+    score : float
+        What was maximised; ``-inf`` when not eligible.
+    price : float
+        Price of what the agent takes of the model.
+    net : float
+        ``score − price``: each agent's model is the one with the highest.
+    unmet : tuple of str
+        Why the model is not eligible; empty when it is.
+    """
+
+    model_id: str
+    quality: float
+    load_factor: float
+    priority: float
+    cost_usd: float | None
+    latency_s: float | None
+    score: float
+    price: float
+    net: float
+    unmet: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """Why one agent got its model, or none.
+
+    Parameters
+    ----------
+    agent_id : str
+        The agent.
+    chosen : Candidate or None
+        Its model.
+    runner_up : Candidate or None
+        The best of the other eligible models, prices included.
+    candidates : tuple of Candidate
+        All models, highest net value first, those not eligible last.
+    reason : str
+        As in the plan.
+    change : str
+        The least that would have to change for another answer.
+    """
+
+    agent_id: str
+    chosen: Candidate | None
+    runner_up: Candidate | None
+    candidates: tuple[Candidate, ...]
+    reason: str
+    change: str
+
+
+def explain(plan: Plan, agent_id: str) -> Explanation:
+    """Explain one agent of a plan. O(m).
+
+    Parameters
+    ----------
+    plan : Plan
+        Any plan.
+    agent_id : str
+        One of its agents.
+
+    Raises
+    ------
+    SpecError
+        When the plan has no such agent.
+    """
+    agents = plan.problem.agents
+    row = agents.positions.get(agent_id)
+    if row is None:
+        hint = did_you_mean(agent_id, agents.positions)
+        raise SpecError(f"agent: expected one of {len(agents)} ids, got {agent_id!r}{hint}")
+    candidates = _candidates(plan, row)
+    ranked = sorted(candidates, key=lambda one: -one.net)
+    choice = int(plan.solution.choice[row])
+    chosen = None if choice == UNASSIGNED else candidates[choice]
+    rivals = [one for one in ranked if one is not chosen and not one.unmet]
+    runner_up = rivals[0] if rivals else None
+    return Explanation(
+        agent_id=agent_id,
+        chosen=chosen,
+        runner_up=runner_up,
+        candidates=tuple(ranked),
+        reason=str(plan.reasons[row]),
+        change=_change(chosen, runner_up),
+    )
+
+
+def _candidates(plan: Plan, row: int) -> list[Candidate]:
+    terms = plan.scorer.terms(np.array([row]))
+    instance = plan.instance
+    # In serve-first mode with too little capacity the multipliers carry the value of service too; the agent's
+    # own comparison needs them, while people are shown what a slot is worth in score.
+    prices = plan.solution.prices.reshape(instance.m, instance.r)
+    taken = np.ones((instance.m, 1)) if instance.demand is None else instance.demand[row]
+    price = (prices * taken).sum(axis=1)
+    agent = plan.problem.agents[row]
+    profile = plan.problem.agents.profiles[plan.problem.agents.profile[row]]
+    found = []
+    for j, model in enumerate(plan.problem.models):
+        score = float(instance.score[row, j])
+        unmet: tuple[str, ...] = ()
+        if not np.isfinite(score):
+            unmet = tuple(unmet_requirements(profile, agent.min_context_tokens, model))
+            unmet = unmet or ("has no score, or one below the minimum",)
+        found.append(
+            Candidate(
+                model_id=model.id,
+                quality=float(terms.quality[0, j]),
+                load_factor=float(terms.load_factor[j]),
+                priority=float(terms.priority[0]),
+                cost_usd=None if terms.cost_usd is None else float(terms.cost_usd[0, j]),
+                latency_s=None if terms.latency_s is None else float(terms.latency_s[0, j]),
+                score=score,
+                price=float(price[j]),
+                net=score - float(price[j]),
+                unmet=unmet,
+            )
+        )
+    return found
+
+
+def _change(chosen: Candidate | None, runner_up: Candidate | None) -> str:
+    if chosen is None:
+        if runner_up is None:
+            return "nothing: no model is eligible"
+        return f"one more unit on {runner_up.model_id}, or a higher priority"
+    if runner_up is None:
+        return "nothing: no other model is eligible"
+    margin = chosen.net - runner_up.net
+    if margin <= 0:
+        return f"a tie: {runner_up.model_id} is worth as much once prices are counted"
+    return f"{runner_up.model_id} would win if it scored {margin:.6g} more, or cost {margin:.6g} less"

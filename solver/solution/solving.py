@@ -1,0 +1,220 @@
+"""From arrays to a verified Solution in one call."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from solver.clock import Deadline
+from solver.engines import portfolio
+from solver.engines.base import Claim
+from solver.errors import SpecError
+from solver.problem.compile import compile_problem, pair_scorer
+from solver.problem.instance import Instance, build_instance
+from solver.solution.plan import Plan
+from solver.solution.solution import Solution, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import ArrayLike
+
+    from solver.engines.portfolio import Answer
+    from solver.problem.compile import ObservedLoad
+    from solver.problem.spec import Problem
+
+__all__ = ["assign", "solve", "solve_instance"]
+
+
+def assign(
+    scores: ArrayLike,
+    capacity: ArrayLike,
+    *,
+    demand: ArrayLike | None = None,
+    eligible: ArrayLike | None = None,
+    priority: ArrayLike | None = None,
+    unassigned_penalty: ArrayLike | None = None,
+    deadline_ms: float | None = None,
+    engine: str = "auto",
+    warm_start: Solution | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+) -> Solution:
+    """Assign agents to models under capacity limits, with a proof of how good the answer is.
+
+    Parameters
+    ----------
+    scores : (n, m) array_like of float
+        Value of serving agent i by model j; higher is better, ``-inf`` forbids the pair.
+    capacity : (m,) or (m, r) array_like
+        Units each model has left, per resource.
+    demand : (n,), (n, r), (n, m) or (n, m, r) array_like, optional
+        Units agent i takes (of model j, of resource k). None: one slot each.
+    eligible : (n, m) array_like of bool, optional
+        False forbids the pair.
+    priority : (n,) array_like of float, optional
+        Higher is served first when not all fit; multiplies a finite penalty.
+    unassigned_penalty : float or (n,) array_like, optional
+        None: serve as many agents as possible first, then maximise the score. A number: leave an agent
+        unassigned when that is cheaper. ``inf``: serve all, or report infeasibility.
+    deadline_ms : float, optional
+        Hard wall-clock budget in milliseconds, from call to return.
+    engine : str
+        ``"auto"``, or one of the engines by name.
+    warm_start : Solution, optional
+        The solution of a similar instance, to start from.
+    seed : int
+        Same input, seed and ``threads=1``: same answer.
+    threads : int, optional
+        Most threads to use; 1 by default.
+
+    Returns
+    -------
+    Solution
+        Verified: objective, loads, feasibility and bound are recomputed from the input in float64.
+
+    Raises
+    ------
+    SpecError
+        If an argument breaks a rule; lists all of them.
+
+    Examples
+    --------
+    >>> import solver
+    >>> solution = solver.assign([[9, 6], [8, 2], [7, 3]], capacity=[2, 1])
+    >>> solution.status.value, solution.choice.tolist(), solution.objective
+    ('optimal', [1, 0, 0], 21.0)
+    >>> solution.prices.tolist(), solution.gap
+    ([3.0, 0.0], 0.0)
+
+    One more slot of the first model would serve the first agent there: 9 instead of 6.
+    """
+    deadline = Deadline.after(deadline_ms)
+    if threads is not None and threads < 1:
+        raise SpecError(f"threads: expected a whole number >= 1, got {threads!r}")
+    instance = build_instance(
+        scores,
+        capacity,
+        demand=demand,
+        eligible=eligible,
+        priority=priority,
+        unassigned_penalty=unassigned_penalty,
+    )
+    return solve_instance(
+        instance,
+        deadline=deadline,
+        engine=engine,
+        warm_start=warm_start,
+        seed=seed,
+        threads=threads or 1,
+        flat=np.ndim(capacity) == 1,
+    )
+
+
+def solve(
+    problem: Problem,
+    *,
+    deadline_ms: float | None = None,
+    engine: str = "auto",
+    load: Mapping[str, ObservedLoad | None] | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+) -> Plan:
+    """Score, compile and solve a problem, and return the plan in its own ids.
+
+    Parameters
+    ----------
+    problem : Problem
+        Agents, models and what is wanted.
+    deadline_ms : float, optional
+        Hard wall-clock budget in milliseconds, from call to return; scoring and compiling included.
+    engine : str
+        ``"auto"``, or one of the engines by name.
+    load : mapping of str to ModelLoad, optional
+        Live load by model id: takes slots away and lowers scores by ``load_weight``.
+    seed, threads
+        As in :func:`assign`.
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    SpecError
+        If an argument breaks a rule.
+
+    Examples
+    --------
+    >>> import solver
+    >>> one = solver.Capacity(max_concurrent=1)
+    >>> problem = solver.Problem(
+    ...     agents=[
+    ...         solver.Agent(id="a", required_capabilities=["coding"]),
+    ...         solver.Agent(id="b", task_type="general"),
+    ...     ],
+    ...     models=[
+    ...         solver.Model(id="big", capabilities={"coding": 0.9, "general": 0.9}, capacity=one),
+    ...         solver.Model(id="small", capabilities={"coding": 0.3, "general": 0.6}, capacity=one),
+    ...     ],
+    ... )
+    >>> plan = solver.solve(problem)
+    >>> [(one.agent_id, one.model_id, one.score) for one in plan.assignments]
+    [('a', 'big', 93.0), ('b', 'small', 72.0)]
+    """
+    deadline = Deadline.after(deadline_ms)
+    instance = compile_problem(problem, load=load)
+    solution = solve_instance(instance, deadline=deadline, engine=engine, seed=seed, threads=threads or 1)
+    return Plan(problem=problem, instance=instance, solution=solution, scorer=pair_scorer(problem, load=load))
+
+
+def solve_instance(
+    instance: Instance,
+    *,
+    deadline: Deadline,
+    engine: str = "auto",
+    warm_start: Solution | None = None,
+    seed: int = 0,
+    threads: int = 1,
+    flat: bool = True,
+) -> Solution:
+    """Solve checked arrays; ``flat`` says whether prices and loads come back as (m,) rather than (m, r)."""
+    hint = None
+    if warm_start is not None:
+        fits = warm_start.choice.shape == (instance.n,) and warm_start.choice.max() < instance.m
+        prices = warm_start.multipliers if warm_start.multipliers.shape == instance.capacity.shape else None
+        choice = warm_start.choice if fits else np.full(instance.n, -1, np.int64)
+        hint = Claim(choice=choice, prices=prices)
+    answer = portfolio.run(instance, deadline=deadline, engine=engine, hint=hint, seed=seed, threads=threads)
+    return _solution(instance, answer, deadline, flat=flat and instance.r == 1)
+
+
+def _solution(instance: Instance, answer: Answer, deadline: Deadline, *, flat: bool) -> Solution:
+    certificate = answer.certificate
+    if answer.infeasible:
+        status, objective, bound = Status.INFEASIBLE, -math.inf, -math.inf
+    elif certificate.violations:
+        status, objective, bound = Status.UNKNOWN, -math.inf, math.inf
+    else:
+        status = Status.OPTIMAL if certificate.optimal else Status.FEASIBLE
+        objective, bound = certificate.objective, certificate.bound
+    multipliers = answer.claim.prices
+    if multipliers is None:
+        multipliers = np.zeros((instance.m, instance.r))
+    prices = instance.score_prices(multipliers)
+    load = certificate.load
+    return Solution(
+        status=status,
+        choice=answer.claim.choice,
+        objective=objective,
+        bound=bound,
+        prices=prices[:, 0] if flat else prices,
+        load=load[:, 0] if flat else load,
+        multipliers=multipliers,
+        engine=answer.engine,
+        elapsed_ms=deadline.elapsed_ms(),
+        notes=answer.notes,
+        bound_is_claimed=certificate.bound_is_claimed,
+    )

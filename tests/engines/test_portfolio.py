@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+import solver
+from solver import SpecError, Status
+from solver.problem.generate import generate_scores
+
+
+@pytest.mark.parametrize(("n", "m"), [(10, 3), (1_000, 10), (20_000, 30)])
+def test_a_deadline_always_brings_a_verified_answer(n: int, m: int) -> None:
+    solver.warm_up()
+    scores, capacity = generate_scores(n, m, seed=0)
+    started = time.perf_counter()
+    solution = solver.assign(scores, capacity, deadline_ms=100)
+    elapsed_ms = (time.perf_counter() - started) * 1e3
+    assert solution.status in (Status.OPTIMAL, Status.FEASIBLE)
+    assert (solution.load <= capacity).all()
+    assert len(solution.unassigned) == 0
+    assert solution.bound >= solution.objective
+    assert elapsed_ms < 400  # a busy machine; the benchmark holds the real limit
+
+
+def test_an_impossible_deadline_still_answers() -> None:
+    scores, capacity = generate_scores(50_000, 20, seed=0)
+    solution = solver.assign(scores, capacity, deadline_ms=0.001)
+    assert solution.status is Status.FEASIBLE
+    assert any(note.startswith("skipped ") for note in solution.notes)
+
+
+@pytest.mark.parametrize("bad", [0, -1, float("nan"), "soon", True])
+def test_a_deadline_must_be_positive(bad: object) -> None:
+    with pytest.raises(SpecError, match="deadline_ms: expected a number > 0"):
+        solver.assign([[1.0]], [1], deadline_ms=bad)  # type: ignore[arg-type]
+
+
+def test_unknown_engine() -> None:
+    with pytest.raises(SpecError, match="engine: expected auto, greedy"):
+        solver.assign([[1.0]], [1], engine="magic")
+
+
+def test_infeasible_is_a_status_and_can_be_raised() -> None:
+    solution = solver.assign([[1.0], [2.0]], [1], unassigned_penalty=np.inf)
+    assert solution.status is Status.INFEASIBLE
+    assert solution.objective == -np.inf
+    with pytest.raises(solver.UnsolvedError, match="infeasible"):
+        solution.raise_for_status()
+
+
+def test_raise_for_status_returns_a_good_solution() -> None:
+    solution = solver.assign([[1.0]], [1])
+    assert solution.raise_for_status() is solution
+
+
+def test_each_shape_gets_its_engine() -> None:
+    tiny, tiny_capacity = generate_scores(12, 3, seed=0)
+    assert solver.assign(tiny, tiny_capacity).engine == "lsap"
+    demand = np.arange(1.0, 13.0)
+    assert solver.assign(tiny, tiny_capacity * 20, demand=demand).engine in ("cpsat", "lagrangian")
+
+
+def test_a_warm_start_of_another_shape_is_no_obstacle() -> None:
+    scores, capacity = generate_scores(40, 4, seed=0)
+    other = solver.assign(*generate_scores(30, 6, seed=1))
+    warm = solver.assign(scores, capacity, warm_start=other)
+    assert warm.objective == solver.assign(scores, capacity).objective
