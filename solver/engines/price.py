@@ -15,7 +15,7 @@ import numpy as np
 
 from solver.engines.base import Claim
 from solver.engines.pricing.boxflow import solve_boxed_flow
-from solver.engines.pricing.narrow import is_on_grid, price_box, solve_in_box
+from solver.engines.pricing.narrow import BoxOptimum, is_on_grid, price_box, solve_in_box
 from solver.engines.pricing.rows import DenseRows
 from solver.engines.pricing.smooth import DenseDemand, sample_prices
 from solver.engines.pricing.supply import Supply
@@ -37,7 +37,8 @@ _GROWTH = 8
 _DENSE = 40_000  # elements of a matrix that is not worth sampling
 _SIGMAS = 3.0
 _HEAT = 2.0
-_PASSES = 6
+_PASSES = 8
+_LOOKS = 3
 _START = 0.25
 _ST2 = 1.0
 _STS=0.5
@@ -76,7 +77,10 @@ class PriceEngine:
         probe = rows.sample(_stratified(rows.n, min(rows.n, _PROBED), generator))
         scale = _scale(*probe.dense())
         estimate = _estimate(rows, supply, scale, generator)
-        choice, prices = _optimum(rows, supply, scale, estimate)
+        found = _optimum(rows, supply, scale, estimate)
+        if found is None:
+            return Claim(choice=np.full(instance.n, UNASSIGNED, np.int64), infeasible=True)
+        choice, prices = found
         if supply.anchor is not None:
             prices = prices - prices[~supply.closed].min()
         if supply.closed.any():
@@ -159,8 +163,9 @@ def _estimate(
 
 def _radius(estimate: Estimate, agents: int, span: float) -> NDArray[np.float64]:
     """Return the half-widths of a box that holds the prices of ``agents`` agents, most likely."""
-    spacing = 1.0 / np.maximum(estimate.curvature.diagonal() * agents, 1e-300)
-    radius = _SIGMAS * estimate.error + _HEAT * estimate.temperature + 4.0 * spacing
+    radius = _SIGMAS * estimate.error + _HEAT * estimate.temperature
+    if not estimate.error.any():  # not a sample: what remains is the distance from one agent to the next
+        radius += 4.0 / np.maximum(estimate.curvature.diagonal() * agents, 1e-300)
     return np.minimum(radius, span)
 
 
@@ -179,25 +184,52 @@ def _box(
 
 def _optimum(
     rows: Rows, supply: Supply, scale: _Scale, estimate: Estimate
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
     radius = _radius(estimate, rows.n, scale.span)
     prices = estimate.prices
     temperature = _heat(estimate, _START)
-    for _ in range(_PASSES):
+    for attempt in range(_PASSES):
         low, high = price_box(prices, radius, supply.cheapest, np.inf, scale.grid)
         prices = np.clip(prices, low, high)
         reduction = rows.reduce(low, high)
         found = solve_in_box(
-            reduction.contested, supply, prices, temperature, span=scale.span, grid=scale.grid
+            reduction.contested,
+            supply,
+            prices,
+            temperature,
+            span=scale.span,
+            grid=scale.grid,
+            may_leave=attempt < _LOOKS,
         )
+        if not isinstance(found, BoxOptimum):
+            prices = found
+            continue
         binds = found.rises | (found.falls & (low > supply.cheapest))
         if not binds.any():
             choice = reduction.choice
             choice[reduction.agent] = found.choice
             return choice, found.prices
         prices = found.centre
-        radius = radius * np.where(binds, 6.0, 1.0)
-    raise NotImplementedError
+        radius = radius * np.where(binds, 6.0, 1.0 if attempt < _LOOKS else 2.5)
+    return _everything(rows, supply, scale)
+
+
+def _everything(
+    rows: Rows, supply: Supply, scale: _Scale
+) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
+    """Solve one flow on all allowed arcs; None if that proves that not everyone can be served.
+
+    No price of an optimum exceeds what a chain of re-assignments over all models can be worth.
+    """
+    low = np.where(np.isfinite(supply.cheapest), supply.cheapest, 0.0)
+    high = low + (rows.m + 2) * scale.span
+    reduction = rows.reduce(low, high)
+    found = solve_boxed_flow(reduction.contested, supply)
+    if found.rises.any():
+        return None
+    choice = reduction.choice
+    choice[reduction.agent] = reduction.contested.model[np.flatnonzero(found.flow)]
+    return choice, found.prices
 
 
 def _stratified(n: int, size: int, generator: np.random.Generator) -> NDArray[np.int64]:

@@ -28,9 +28,9 @@ _SHRINKS = 0.75  # a smaller box is worth having if it drops a quarter of the ar
 _WORTHWHILE = 0.6  # median side of a box against the one around it
 _RETRIES = 4
 _WIDEN = 6.0
-_RSTEP = 0.5
-_RTEMP = 3.0
-_RSPACE = 1.0
+_BACKTRACK = 0.25
+_REACH = 4.0  # sides of a box that a step may aim beyond it
+_BEYOND = 0.1  # part of a side by which a step must miss the box to make another box worth a pass
 _RESOLUTION = 2.0**-36  # of the range of scores: values closer than this are the same when merging
 
 
@@ -70,7 +70,8 @@ def solve_in_box(
     *,
     span: float,
     grid: float | None = None,
-) -> BoxOptimum:
+    may_leave: bool = False,
+) -> BoxOptimum | NDArray[np.float64]:
     """Minimise the dual over a box exactly and return an optimal assignment of the contested agents.
 
     Newton steps on the arcs say where in the box the optimum is, ever more precisely, and the problem is
@@ -91,10 +92,13 @@ def solve_in_box(
         Range of the scores.
     grid : float, optional
         Unit of the scores if they are whole multiples of one.
+    may_leave : bool
+        Give up when the first Newton step aims well beyond the box.
 
     Returns
     -------
-    BoxOptimum
+    BoxOptimum or (m,) float64
+        The optimum over the box, or a better centre for another box.
     """
     outer = Reduction(
         choice=np.full(contested.groups, contested.m),
@@ -104,7 +108,9 @@ def solve_in_box(
     if grid is not None and not is_on_grid(contested.value, grid):
         grid = None
     nest = [outer]
-    prices, radius = _descend(nest, supply, prices, temperature, grid)
+    prices, radius, left = _descend(nest, supply, prices, temperature, grid, may_leave=may_leave)
+    if left:
+        return prices
     for attempt in range(_RETRIES + 1):
         current = nest[-1]
         optimum = _flow(current, supply, span * _RESOLUTION, grid)
@@ -154,16 +160,26 @@ def _covers(box: Contested, low: NDArray[np.float64], high: NDArray[np.float64])
 
 
 def _descend(
-    nest: list[Reduction], supply: Supply, prices: NDArray[np.float64], temperature: float, grid: float | None
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Push ever smaller boxes onto the nest; return the centre and half-widths of the last."""
+    nest: list[Reduction],
+    supply: Supply,
+    prices: NDArray[np.float64],
+    temperature: float,
+    grid: float | None,
+    *,
+    may_leave: bool,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], bool]:
+    """Push ever smaller boxes onto the nest; return centre and half-widths of the last, and False.
+
+    If the first step aims beyond the outermost box, return where to, and True.
+    """
     contested = nest[0].contested
-    radius = (contested.high - contested.low) / 2
+    side = contested.high - contested.low
+    radius = side / 2
     best = np.inf
     at = prices
     step = np.zeros(len(prices))
     stalled = 0
-    for _ in range(_ROUNDS):
+    for attempt in range(_ROUNDS):
         contested = nest[-1].contested
         if contested.arcs <= _SMALL * contested.m:
             break
@@ -171,41 +187,42 @@ def _descend(
         paid, offered, slope = supply.smooth(prices, temperature)
         value = response.value + paid
         if value > best + 1e-12 * abs(best):
-            step = step * 0.25
+            step = step * _BACKTRACK
             prices = at + step
             continue
         best, at = value, prices
         curvature = response.curvature + np.diag(slope)
+        excess = response.load - offered
+        if attempt == 0 and may_leave:
+            reach = _REACH * side
+            aim = newton_step(curvature, excess, np.maximum(-reach, supply.cheapest - prices), reach)
+            beyond = np.maximum(contested.low - prices - aim, prices + aim - contested.high)
+            if (beyond > _BEYOND * side).any():
+                return prices + aim, radius, True
         low, high = contested.low - prices, contested.high - prices
         if supply.anchor is not None:
             low[supply.anchor] = high[supply.anchor] = 0.0
-        step = newton_step(curvature, response.load - offered, low, high)
+        step = newton_step(curvature, excess, low, high)
         prices = prices + step
         spacing = 4.0 / np.maximum(curvature.diagonal(), 1e-300)
-        radius = np.minimum(radius, _RSTEP * np.abs(step) + _RTEMP * temperature + _RSPACE * spacing)
-        ratio = float(np.median(2 * radius / np.maximum(contested.high - contested.low, 1e-300)))
+        radius = np.minimum(radius, 0.5 * np.abs(step) + 3.0 * temperature + spacing)
         settled = np.abs(step).max() <= _SETTLED * temperature
-        if ratio > _WORTHWHILE:
-            if settled:
-                if float(np.median(curvature.diagonal())) * temperature < 1.0:
-                    break
-                temperature *= _COOLING
-                best = np.inf
-            continue
-        smaller = nest[-1].inside(*price_box(prices, radius, contested.low, contested.high, grid))
-        if smaller.contested.arcs < _SHRINKS * contested.arcs:
-            nest.append(smaller)
-            stalled = 0
-        else:
-            stalled += 1
-            if stalled > 2:
-                break
+        ratio = float(np.median(2 * radius / np.maximum(contested.high - contested.low, 1e-300)))
+        if ratio <= _WORTHWHILE:
+            smaller = nest[-1].inside(*price_box(prices, radius, contested.low, contested.high, grid))
+            if smaller.contested.arcs < _SHRINKS * contested.arcs:
+                nest.append(smaller)
+                stalled = 0
+            else:
+                stalled += 1
+        if stalled > 2:
+            break
         if settled or stalled:
             if float(np.median(curvature.diagonal())) * temperature < 1.0:
                 break
             temperature *= _COOLING
             best = np.inf
-    return prices, radius
+    return prices, radius, False
 
 
 def _flow(

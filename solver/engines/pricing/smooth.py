@@ -35,6 +35,7 @@ _SETTLED = 4.0  # steps shorter than this many temperatures end a stage
 _BACKTRACK = 0.25
 _TRUST = 4.0  # longest step, in temperatures: beyond, the curvature seen at τ says nothing
 _STEPS_PER_TEMPERATURE = 4
+_ACTIVE_SETS = 10
 _RIDGE = 1e-9  # of the largest curvature: keeps the common shift of all prices solvable when fill is 1
 _MARGINAL = 8.0  # agents within a temperature of a boundary that make a curvature trustworthy
 _BELOW_NOISE = 0.35  # cool until τ is this small against the sampling error of the prices
@@ -139,62 +140,39 @@ def newton_step(
 ) -> NDArray[np.float64]:
     """Return the minimiser of ``½ dᵀHd − excess·d`` over ``low <= d <= high``.
 
-    H is an M-matrix (no positive entry off the diagonal): raising one price never asks for lowering another.
-    The lower bounds are therefore met exactly by Chandrasekaran's method: start from all prices at their lower
-    bound and free those in excess demand until none is left; the set of free prices only grows. Steps
-    beyond ``high`` are clipped there and the others solved again.
+    The primal-dual active-set method of Hintermüller, Ito and Kunisch (2003), which ends after a few m×m
+    solves because H is an M-matrix: raising one price never asks for lowering another. If it does not, the
+    result is a diagonally scaled gradient step.
     """
     m = len(excess)
-    ridge = _RIDGE * max(float(curvature.diagonal().max()), 1e-300)
-    hessian = curvature + ridge * np.eye(m)
-    capped = high <= low
-    for _ in range(3):
-        step = _above(hessian, excess, low, np.where(capped, high, 0.0), capped)
-        over = (step > high) & ~capped
-        if not over.any():
-            break
-        capped |= over
-    return np.minimum(step, high)
-
-
-def _above(
-    hessian: NDArray[np.float64],
-    excess: NDArray[np.float64],
-    low: NDArray[np.float64],
-    fixed: NDArray[np.float64],
-    is_fixed: NDArray[np.bool_],
-) -> NDArray[np.float64]:
-    """Solve the linear complementarity problem ``d >= low, Hd >= excess`` with some entries fixed."""
-    rest = np.where(is_fixed, fixed, low)
-    guess = ~is_fixed & ((excess > 0) | (low < 0))
-    step = _solve(hessian, excess, rest, guess)
-    if (step[guess] >= low[guess]).all() and (hessian @ step >= excess - 1e-9)[~guess & ~is_fixed].all():
+    diagonal = curvature.diagonal()
+    largest = max(float(diagonal.max()), 1e-300)
+    hessian = curvature + _RIDGE * largest * np.eye(m)
+    weight = np.maximum(diagonal, 1e-6 * largest)
+    step = np.zeros(m)
+    pull = excess
+    above = below = np.zeros(m, bool)
+    for attempt in range(_ACTIVE_SETS):
+        now_above = pull + weight * (step - high) > 0
+        now_below = pull + weight * (step - low) < 0
+        fixed = high <= low
+        now_above, now_below = now_above & ~fixed, now_below | fixed
+        if attempt and (now_above == above).all() and (now_below == below).all():
+            return np.clip(step, low, high)
+        above, below = now_above, now_below
+        step = np.where(above, high, np.where(below, low, 0.0))
+        free = np.flatnonzero(~above & ~below)
+        if len(free) == m:
+            step = np.linalg.solve(hessian, excess)
+        elif len(free):
+            right = (excess - hessian @ step)[free]
+            step[free] = np.linalg.solve(hessian[np.ix_(free, free)], right)
+        pull = excess - hessian @ step
+        pull[free] = 0.0
+    step = np.clip(step, low, high)
+    if 0.5 * step @ hessian @ step - excess @ step < 0:
         return step
-    free = np.zeros(len(excess), bool)
-    step = rest
-    for _ in range(len(excess)):
-        wanted = ~free & ~is_fixed & (hessian @ step < excess - 1e-9)
-        if not wanted.any():
-            break
-        free |= wanted
-        step = _solve(hessian, excess, rest, free)
-    return step
-
-
-def _solve(
-    hessian: NDArray[np.float64],
-    excess: NDArray[np.float64],
-    rest: NDArray[np.float64],
-    free: NDArray[np.bool_],
-) -> NDArray[np.float64]:
-    """Solve ``Hd = excess`` for the free entries, the others at ``rest``."""
-    step = rest.copy()
-    if free.all():
-        step = np.linalg.solve(hessian, excess)
-    elif free.any():
-        right = excess[free] - hessian[np.ix_(free, ~free)] @ rest[~free]
-        step[free] = np.linalg.solve(hessian[np.ix_(free, free)], right)
-    return step
+    return np.clip(excess / (m * weight), low, high)
 
 
 def sample_prices(
@@ -299,7 +277,7 @@ def _error(
     free = np.flatnonzero(~held)
     if len(free):
         block = curvature[np.ix_(free, free)]
-        ridge = 1e-3 * diagonal[free] + 1e-12 * diagonal.max()
+        ridge = 1e-6 * diagonal[free] + 1e-12 * diagonal.max()
         inverse = np.linalg.inv(block + np.diag(ridge))
         variance = ((inverse @ covariance[np.ix_(free, free)]) * inverse).sum(axis=1)
         error[free] = np.sqrt(np.maximum(variance, 0.0))
