@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 __all__ = ["Demand", "DenseDemand", "Estimate", "Response", "newton_step", "sample_prices"]
 
 _COOLING = 0.25  # factor between temperatures; the minimiser moves by a few τ, which one or two steps recover
-_SETTLED = 4.0  # steps shorter than this many temperatures end a stage
+_NOISE = 10.0  # steps that gain less than this many times what noise would end a stage
 _BACKTRACK = 0.25
 _TRUST = 4.0  # longest step, in temperatures: beyond, the curvature seen at τ says nothing
-_STEPS_PER_TEMPERATURE = 4
+_STEPS_PER_TEMPERATURE = 8
 _ACTIVE_SETS = 10
 _RIDGE = 1e-9  # of the largest curvature: keeps the common shift of all prices solvable when fill is 1
 _MARGINAL = 8.0  # agents within a temperature of a boundary that make a curvature trustworthy
@@ -228,7 +228,7 @@ def sample_prices(
             held = (prices <= supply.cheapest) & (excess < 0)
             if supply.anchor is not None:
                 held[supply.anchor] = True
-            error = _error(curvature, response, excess, held, correction)
+            error, noise_floor = _error(curvature, response, excess, held, correction)
             low = np.maximum(-_TRUST * temperature, (supply.cheapest if bounds is None else bounds[0]) - prices)
             high = np.full(len(prices), _TRUST * temperature)
             if bounds is not None:
@@ -237,7 +237,8 @@ def sample_prices(
                 low[supply.anchor] = high[supply.anchor] = 0.0
             step = newton_step(curvature, excess, low, high)
             prices = prices + step
-            if (np.abs(step) <= np.maximum(_SETTLED * temperature, 0.5 * error)).all():
+            gain = float(excess @ step) - 0.5 * float(step @ curvature @ step)
+            if gain <= _NOISE * noise_floor or np.abs(step).max() <= 0.5 * temperature:
                 break
         # With few agents at its margin a model's curvature is luck: keep the error seen when warmer.
         margin = curvature.diagonal() * temperature
@@ -259,8 +260,10 @@ def _error(
     excess: NDArray[np.float64],
     held: NDArray[np.bool_],
     correction: float,
-) -> NDArray[np.float64]:
-    """Return (m,) standard deviations of sampled prices: the sandwich H⁻¹ Σ H⁻¹ over the free prices.
+) -> tuple[NDArray[np.float64], float]:
+    """Return (m,) standard deviations of sampled prices, the sandwich H⁻¹ Σ H⁻¹ over the free prices.
+
+    Also what sampling noise alone lets a Newton step gain on average, ½ tr(H⁻¹ Σ).
 
     A price held at its floor by spare capacity does not move with the others; it may leave the floor only
     as far as the noise of its own load exceeds the spare capacity.
@@ -268,18 +271,20 @@ def _error(
     m = len(excess)
     error = np.zeros(m)
     if correction == 0.0:
-        return error
+        return error, 0.0
     agents = max(float(response.moment.sum()), 1.0)
     covariance = (response.moment - np.outer(response.load, response.load) / agents) * (correction / agents)
     diagonal = np.maximum(curvature.diagonal(), 1e-300)
     noise = np.sqrt(np.maximum(covariance.diagonal(), 0.0))
     error[held] = np.maximum(3.0 * noise + excess, 0.0)[held] / (3.0 * diagonal[held])
     free = np.flatnonzero(~held)
+    floor = 0.0
     if len(free):
         block = curvature[np.ix_(free, free)]
         ridge = 1e-6 * diagonal[free] + 1e-12 * diagonal.max()
         inverse = np.linalg.inv(block + np.diag(ridge))
         variance = ((inverse @ covariance[np.ix_(free, free)]) * inverse).sum(axis=1)
+        floor = 0.5 * float((inverse * covariance[np.ix_(free, free)]).sum())
         error[free] = np.sqrt(np.maximum(variance, 0.0))
         error[free] = np.maximum(error[free], 0.5 * noise[free] / diagonal[free])
-    return error
+    return error, floor
