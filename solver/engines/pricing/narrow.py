@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,6 +46,8 @@ class BoxOptimum:
         The smallest optimal prices.
     centre : (m,) float64
         The middle of the optimal prices.
+    arcs : int
+        Arcs of all flows solved.
     rises, falls : (m,) bool
         Prices that want to leave the box; none if the optimum over the box is the optimum at large.
     """
@@ -53,6 +55,7 @@ class BoxOptimum:
     choice: NDArray[np.int64]
     prices: NDArray[np.float64]
     centre: NDArray[np.float64]
+    arcs: int
     rises: NDArray[np.bool_]
     falls: NDArray[np.bool_]
 
@@ -111,9 +114,11 @@ def solve_in_box(
     prices, radius, left = _descend(nest, supply, prices, temperature, grid, may_leave=may_leave)
     if left:
         return prices
+    arcs = 0
     for attempt in range(_RETRIES + 1):
         current = nest[-1]
         optimum = _flow(current, supply, span * _RESOLUTION, grid)
+        arcs += optimum.arcs
         box = current.contested
         wants = (optimum.rises & (box.high < contested.high)) | (optimum.falls & (box.low > contested.low))
         if not wants.any():
@@ -124,7 +129,7 @@ def solve_in_box(
         while len(nest) > 1 and not _covers(nest[-1].contested, low, high):
             nest.pop()
         nest.append(outer if attempt >= _RETRIES - 1 else nest[-1].inside(low, high))
-    return optimum
+    return replace(optimum, arcs=arcs)
 
 
 def is_on_grid(values: NDArray[np.float64], grid: float) -> bool:
@@ -241,5 +246,10 @@ def _flow(
     else:
         choice[reduction.agent[np.argsort(home, kind="stable")]] = models
     return BoxOptimum(
-        choice=choice, prices=solved.prices, centre=solved.centre, rises=solved.rises, falls=solved.falls
+        choice=choice,
+        prices=solved.prices,
+        centre=solved.centre,
+        arcs=problem.arcs,
+        rises=solved.rises,
+        falls=solved.falls,
     )

@@ -184,6 +184,7 @@ def sample_prices(
     coolest: float,
     population: int,
     bounds: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
+    still: bool = False,
 ) -> Estimate:
     """Follow the minimisers of the smoothed dual down in temperature, until sampling noise dominates.
 
@@ -203,6 +204,8 @@ def sample_prices(
         Number of agents the sample was drawn from.
     bounds : pair of (m,) float64, optional
         Box the prices must stay in.
+    still : bool
+        Leave the prices where they are and only find their error.
 
     Returns
     -------
@@ -235,6 +238,8 @@ def sample_prices(
                 high = np.minimum(high, bounds[1] - prices)
             if supply.anchor is not None:
                 low[supply.anchor] = high[supply.anchor] = 0.0
+            if still:
+                break
             step = newton_step(curvature, excess, low, high)
             prices = prices + step
             gain = float(excess @ step) - 0.5 * float(step @ curvature @ step)

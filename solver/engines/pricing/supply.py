@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -21,9 +21,9 @@ class Supply:
     Parameters
     ----------
     model : (t,) int64
-        Model each tier belongs to, non-decreasing.
+        Model each tier belongs to.
     cost : (t,) float64
-        Cost of each slot of the tier, >= 0, non-decreasing within a model; 0 for plain capacities.
+        Cost of each slot of the tier, >= 0; 0 for plain capacities.
     slots : (t,) float64
         Slots of the tier; fractions occur in samples.
     models : int
@@ -75,9 +75,13 @@ class Supply:
         """(t,) bool, the cheapest stocked tier of each model."""
         return self.cost <= self._first_cost[self.model]
 
+    def pooled(self, first: NDArray[np.int64]) -> Supply:
+        """Return the supply with every model's tiers moved to the model ``first`` names for it."""
+        return replace(self, model=first[self.model])
+
     def scaled(self, share: float) -> Supply:
         """Return the supply that a sample of that share of the agents competes for."""
-        return Supply(model=self.model, cost=self.cost, slots=self.slots * share, models=self.models, anchor=self.anchor)
+        return replace(self, slots=self.slots * share)
 
     def rounded(self, least: int) -> Supply:
         """Return whole slots, ``least`` of them or more if there were, by largest remainder."""
@@ -87,7 +91,7 @@ class Supply:
             rounds, rest = divmod(missing, len(whole))
             whole += rounds
             whole[np.argsort(whole - self.slots, kind="stable")[:rest]] += 1
-        return Supply(model=self.model, cost=self.cost, slots=whole, models=self.models, anchor=self.anchor)
+        return replace(self, slots=whole)
 
     def value(self, prices: NDArray[np.float64]) -> float:
         """Return Σ slots·max(price − cost, 0): what the models earn, the supply part of the dual."""
