@@ -22,6 +22,8 @@ __all__ = ["Scale", "estimate_prices", "heat", "price_radius", "probe_scale", "r
 _FIRST_SAMPLE = 250
 _GROWTH = 8  # sizes of neighbouring samples; errors shrink by its square root
 _DENSE = 40_000  # pairs up to which all agents are the sample
+_DENSE_SAMPLE = 100_000  # and up to which a sample is not worth reducing
+_MOVES = 3  # boxes around a sample's prices
 _PROBED = 256
 _UNITS = (1.0, 0.1, 0.01, 0.001)
 _LEVELS = 3000  # more levels of a grid than this and ties no longer matter
@@ -87,19 +89,43 @@ def estimate_prices(rows: Rows, supply: Supply, scale: Scale, generator: np.rand
     demand = DenseDemand(*sample.dense())
     estimate = sample_prices(demand, share, prices, scale.span / 30, coolest=scale.coolest, population=n)
     for size in larger:
-        radius = price_radius(estimate, size, scale.span)
-        low, high = price_box(estimate.prices, radius, supply.cheapest, np.inf, None)
-        contested = rows.sample(_stratified(n, size, generator)).reduce(low, high).contested
-        estimate = sample_prices(
-            contested,
-            supply.scaled(size / n),
-            np.clip(estimate.prices, low, high),
-            heat(estimate, 0.5),
-            coolest=scale.coolest,
-            population=n,
-            bounds=(low, high),
+        estimate = _refine(
+            rows.sample(_stratified(n, size, generator)), supply.scaled(size / n), scale, estimate, n
         )
     return estimate
+
+
+def _refine(sample: Rows, share: Supply, scale: Scale, estimate: Estimate, population: int) -> Estimate:
+    """Improve on an estimate by a larger sample."""
+    start = heat(estimate, 0.5)
+    if sample.n * sample.m <= _DENSE_SAMPLE:
+        return sample_prices(
+            DenseDemand(*sample.dense()),
+            share,
+            estimate.prices,
+            start,
+            coolest=scale.coolest,
+            population=population,
+        )
+    radius = price_radius(estimate, sample.n, scale.span)
+    prices = estimate.prices
+    for _ in range(_MOVES):
+        low, high = price_box(prices, radius, share.cheapest, np.inf, None)
+        refined = sample_prices(
+            sample.reduce(low, high).contested,
+            share,
+            np.clip(prices, low, high),
+            start,
+            coolest=scale.coolest,
+            population=population,
+            bounds=(low, high),
+        )
+        prices = refined.prices
+        pressed = (prices >= high) | ((prices <= low) & (low > share.cheapest))
+        if not pressed[~share.closed].any():
+            break
+        radius = np.where(pressed, 2.0 * radius, radius)
+    return refined
 
 
 def recall_prices(

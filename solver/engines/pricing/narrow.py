@@ -29,7 +29,7 @@ _WORTHWHILE = 0.6  # median side of a box against the one around it
 _RETRIES = 4
 _WIDEN = 6.0
 _BACKTRACK = 0.25
-_REACH = 4.0  # sides of a box that a step may aim beyond it
+_REACH = 0.5  # sides of a box that a first step may aim at
 _BEYOND = 0.1  # part of a side by which a step must miss the box to make another box worth a pass
 _RESOLUTION = 2.0**-36  # of the range of scores: values closer than this are the same when merging
 
