@@ -32,6 +32,8 @@ __all__ = ["app", "main"]
 
 BAD_INPUT, INFEASIBLE, NO_FULL_ASSIGNMENT, INTERRUPTED = 2, 3, 4, 130
 
+_MAX_ERRORS = 50  # printed; a file with a wrong column has one error per row
+
 app = typer.Typer(
     name="solver",
     help="Decide which model serves which agent, for a whole batch at once, with a proof.",
@@ -87,9 +89,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _report_error(error: SolverError) -> int:
     lines = error.violations if isinstance(error, SpecError) else (str(error),)
-    for line in lines:
+    for line in lines[:_MAX_ERRORS]:
         _err.print("error:", style="bold red", end=" ")
         _err.print(line, markup=False, highlight=False, soft_wrap=True)
+    if len(lines) > _MAX_ERRORS:
+        _err.print(f"and {len(lines) - _MAX_ERRORS:,} more of the kind", style="red")
     return BAD_INPUT
 
 
@@ -245,7 +249,7 @@ def explain(
 
     [bold]Example[/bold]
 
-      solver explain agent-00042 data/demo.yaml
+      solver explain a0042 data/demo.yaml
     """
     plan = solver.solve(read_problem(problem), engine=engine)
     _out.print(explanation_report(solver.explain(plan, agent)))

@@ -186,8 +186,8 @@ class _Assembly:
         path, colon, rule = line.partition(": ")
         steps: list[str | int] = [int(index) if index else name for index, name in _STEP.findall(path)]
         part = steps[0] if steps else ""
-        if not colon or part not in {*Problem.model_fields, *self.locate} or not isinstance(part, str):
-            return line if _names_a_file(path) else f"{self.locate['']([])}{line}"
+        if not colon or _names_a_file(path) or not isinstance(part, str):
+            return line
         table = self.tables.get(part)
         if table is not None:
             if len(steps) > 1 and isinstance(steps[1], int) and steps[1] < table.rows:

@@ -51,10 +51,14 @@ def read_gap(path: Path) -> Problem:
         msg = f"{path}: expected {expected} numbers for {m} models and {n} agents, got {len(numbers)}"
         raise SpecError(msg)
     cost, use, capacity = np.split(numbers[2:], [m * n, 2 * m * n])
-    fractional = [f"{path}: capacity of model {j + 1}: expected a whole number, got {units:g}"
-                  for j, units in enumerate(capacity) if units != np.floor(units)]  # fmt: skip
-    if fractional:
-        raise SpecError(*fractional)
+    lines = [
+        f"{path}: capacity of model {j + 1}: expected a whole number from 0 to 2**53, got {units:g}"
+        for j, units in enumerate(capacity)
+        if not (0 <= units <= MAX_CAPACITY and units == np.floor(units))
+    ]
+    lines += [f"{path}: resource use: expected >= 0, got {least:g}" for least in [use.min()] if least < 0]
+    if lines:
+        raise SpecError(*lines)
     return Problem(
         agents=AgentTable.of_ids(f"a{i + 1}" for i in range(n)),
         models=tuple(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -26,12 +25,6 @@ LADDER = ((100, 5), (1_000, 10), (10_000, 20), (10_000, 50), (100_000, 50))
 """Agents and models of each rung."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Timing:
-    milliseconds: float
-    objective: float
-
-
 def ladder_report(*, largest: int, repeat: int, seed: int, on_row: Callable[[str], object]) -> Table:
     """Return a table of median times and gaps, calling ``on_row`` as each rung is done.
 
@@ -49,42 +42,38 @@ def ladder_report(*, largest: int, repeat: int, seed: int, on_row: Callable[[str
     for name in ("agents × models", "solver", "gap", *PEERS, "best peer ÷ solver"):
         table.add_column(name, justify="right")
     for n, m in rungs:
-        scores, capacity = generate_scores(n, m, seed=seed)
+        instance = generate_scores(n, m, seed=seed)
         gaps: list[float] = []
-
-        def ours(
-            scores: NDArray[np.float64] = scores,
-            capacity: NDArray[np.int64] = capacity,
-            gaps: list[float] = gaps,
-        ) -> float:
-            solution = solver.assign(scores, capacity)
-            gaps.append(solution.gap)
-            return solution.objective
-
-        mine = _median(ours, repeat)
-        cells, best = [], float("inf")
-        for peer in PEERS.values():
-            if n * m > peer.most_pairs:
-                cells.append("–")
-                continue
-            timing = _median(lambda peer=peer: peer.solve(scores, capacity), repeat)  # type: ignore[misc]
-            best = min(best, timing.milliseconds)
-            cells.append(f"{timing.milliseconds:,.1f}")
+        mine = _median_ms(_ours(gaps), instance, repeat)
+        peers = {
+            name: _median_ms(peer.solve, instance, repeat)
+            for name, peer in PEERS.items()
+            if n * m <= peer.most_pairs
+        }
         table.add_row(
             f"{n:,} × {m}",
-            f"{mine.milliseconds:,.1f}",
+            f"{mine:,.1f}",
             f"{max(gaps):.1e}",
-            *cells,
-            f"{best / mine.milliseconds:.1f}×",
+            *(f"{peers[name]:,.1f}" if name in peers else "–" for name in PEERS),
+            f"{min(peers.values()) / mine:.1f}×",
         )
         on_row(f"{n:,} × {m} done")
     return table
 
 
-def _median(run: Callable[[], float], repeat: int) -> _Timing:
-    times, objective = [], 0.0
+def _ours(gaps: list[float]) -> Callable[[NDArray[np.float64], NDArray[np.int64]], object]:
+    """Return a solve that notes its gap."""
+    return lambda scores, capacity: gaps.append(solver.assign(scores, capacity).gap)
+
+
+def _median_ms(
+    solve: Callable[[NDArray[np.float64], NDArray[np.int64]], object],
+    instance: tuple[NDArray[np.float64], NDArray[np.int64]],
+    repeat: int,
+) -> float:
+    times = []
     for _ in range(repeat):
         started = time.perf_counter()
-        objective = run()
+        solve(*instance)
         times.append((time.perf_counter() - started) * 1e3)
-    return _Timing(statistics.median(times), objective)
+    return statistics.median(times)

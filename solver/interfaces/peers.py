@@ -61,7 +61,7 @@ def _ortools_flow(scores: NDArray[np.float64], capacity: NDArray[np.int64]) -> f
     status = flow.solve()
     if status != SimpleMinCostFlow.OPTIMAL:
         raise RuntimeError(f"plain flow ended with status {status}")
-    return -flow.optimal_cost() / _FLOW_SCALE
+    return float(-flow.optimal_cost() / _FLOW_SCALE)
 
 
 PEERS = {

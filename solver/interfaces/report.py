@@ -111,13 +111,14 @@ def _objective_text(plan: Plan) -> str:
 def _models(plan: Plan) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("model", overflow="fold")
-    for name in ("agents", "used", "of", "utilization", "mean score", "price"):
+    slots = plan.instance.is_slots
+    for name in ("agents", *([] if slots else ["used"]), "of", "utilization", "mean score", "price"):
         table.add_column(name, justify="left" if name == "utilization" else "right", no_wrap=True)
     for model in plan.models:
         table.add_row(
             model.model_id,
             f"{model.agents:,}",
-            number(model.load),
+            *([] if slots else [number(model.load)]),
             number(model.capacity),
             _bar(model.utilization),
             number(model.mean_score),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["ModelReport", "Plan"]
 
 _NAMED_MODELS = 3  # models spelled out in a reason
+_PRICE_NOISE = 1e-12  # of the largest score: prices below this are float64 rounding
 _BEST = "highest score"
 
 
@@ -190,7 +191,8 @@ class Plan:
     @property
     def bottlenecks(self) -> list[ModelReport]:
         """Models whose next unit of capacity would add to the objective, most valuable first."""
-        return sorted((model for model in self.models if model.price > 0), key=lambda model: -model.price)
+        noise = _PRICE_NOISE * float(np.abs(self.scores).max(initial=0.0))
+        return sorted((model for model in self.models if model.price > noise), key=lambda model: -model.price)
 
     def unassigned_reasons(self) -> dict[str, int]:
         """Return how many agents are unassigned for each reason, most frequent first."""

@@ -92,8 +92,6 @@ def assign(
     One more slot of the first model would serve the first agent there: 9 instead of 6.
     """
     deadline = Deadline.after(deadline_ms)
-    if threads is not None and threads < 1:
-        raise SpecError(f"threads: expected a whole number >= 1, got {threads!r}")
     instance = build_instance(
         scores,
         capacity,
@@ -108,7 +106,7 @@ def assign(
         engine=engine,
         warm_start=warm_start,
         seed=seed,
-        threads=threads or 1,
+        threads=threads,
         flat=np.ndim(capacity) == 1,
     )
 
@@ -166,7 +164,7 @@ def solve(
     """
     deadline = Deadline.after(deadline_ms)
     instance = compile_problem(problem, load=load)
-    solution = solve_instance(instance, deadline=deadline, engine=engine, seed=seed, threads=threads or 1)
+    solution = solve_instance(instance, deadline=deadline, engine=engine, seed=seed, threads=threads)
     return Plan(problem=problem, instance=instance, solution=solution, scorer=pair_scorer(problem, load=load))
 
 
@@ -177,17 +175,26 @@ def solve_instance(
     engine: str = "auto",
     warm_start: Solution | None = None,
     seed: int = 0,
-    threads: int = 1,
+    threads: int | None = None,
     flat: bool = True,
 ) -> Solution:
     """Solve checked arrays; ``flat`` says whether prices and loads come back as (m,) rather than (m, r)."""
+    if threads is not None and threads < 1:
+        raise SpecError(f"threads: expected a whole number >= 1, got {threads!r}")
     hint = None
     if warm_start is not None:
         fits = warm_start.choice.shape == (instance.n,) and warm_start.choice.max() < instance.m
         prices = warm_start.multipliers if warm_start.multipliers.shape == instance.capacity.shape else None
         choice = warm_start.choice if fits else np.full(instance.n, -1, np.int64)
         hint = Claim(choice=choice, prices=prices)
-    answer = portfolio.run(instance, deadline=deadline, engine=engine, hint=hint, seed=seed, threads=threads)
+    answer = portfolio.run(
+        instance,
+        deadline=deadline,
+        engine=engine,
+        hint=hint,
+        seed=seed,
+        threads=1 if threads is None else threads,
+    )
     return _solution(instance, answer, deadline, flat=flat and instance.r == 1)
 
 
