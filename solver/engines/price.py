@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.engines.base import Claim
+from solver.engines.duals import minimal_prices
 from solver.engines.pricing.estimate import estimate_prices, probe_scale, recall_prices
 from solver.engines.pricing.optimum import find_optimum
 from solver.engines.pricing.repair import drop_overload
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PriceEngine"]
 
+_PRICED_AGAIN = 100_000  # pairs up to which the smallest prices are recomputed when all slots are sold
 _SECONDS_PER_PAIR = 4e-9  # one pass and the verification
 _SECONDS_AT_LEAST = 0.004
 
@@ -91,6 +93,9 @@ class PriceEngine:
             choice = share_out(choice, twins, supply)
         if not outcome.exact:
             choice = drop_overload(instance, choice, prices)
+        elif pooled.anchor is not None and n * m <= _PRICED_AGAIN:
+            choice[choice == m] = UNASSIGNED
+            return Claim(choice=choice, prices=minimal_prices(instance, choice))
         if supply.closed.any():
             prices = _price_closed(instance, choice, prices, supply.closed)
         choice[choice == m] = UNASSIGNED

@@ -9,6 +9,7 @@ for the problem at large.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BoxedFlow", "solve_boxed_flow"]
 
+_SIDES_PER_GRID = 5.0  # sides of a box lie on fifths of a grid
 _NEVER = np.int64(1) << 58
 
 
@@ -56,7 +58,9 @@ class BoxedFlow:
         return self.rises | self.falls
 
 
-def solve_boxed_flow(contested: Contested, supply: Supply, *, bits: int = 38, grid: float | None = None) -> BoxedFlow:
+def solve_boxed_flow(
+    contested: Contested, supply: Supply, *, resolution: float, grid: float | None = None
+) -> BoxedFlow:
     """Solve the reduced problem of a box exactly.
 
     Parameters
@@ -65,9 +69,8 @@ def solve_boxed_flow(contested: Contested, supply: Supply, *, bits: int = 38, gr
         Agents and arcs; slots already taken by settled agents are in ``settled``.
     supply : Supply
         Whole slots.
-    bits : int
-        Costs are scaled to below ``2**bits``: the solver multiplies them by the number of nodes, within 62
-        bits. Fewer bits are faster and good enough for samples.
+    resolution : float
+        Costs are rounded to multiples of about this. Coarser is faster, and good enough for samples.
     grid : float, optional
         All scores and costs are multiples of it and all sides of the box multiples of ``grid / 5``: costs
         are then small exact integers.
@@ -87,7 +90,7 @@ def solve_boxed_flow(contested: Contested, supply: Supply, *, bits: int = 38, gr
     tier_model = supply.model[open_tiers]
     tier_slots = supply.slots[open_tiers].astype(np.int64)
     tier_fee = np.maximum(cost_of_tier[open_tiers] - contested.low[tier_model], 0.0)
-    scale = _scale(max(float(cost.max(initial=0.0)), float(side.max())), bits, grid)
+    scale = _scale(max(float(cost.max(initial=0.0)), float(side.max())), groups + m + 2, resolution, grid)
     arc_cost = np.rint(cost * scale).astype(np.int64)
     tier_cost = np.rint(tier_fee * scale).astype(np.int64)
     over_cost = np.rint(side * scale).astype(np.int64)
@@ -101,12 +104,8 @@ def solve_boxed_flow(contested: Contested, supply: Supply, *, bits: int = 38, gr
     add = network.add_arcs_with_capacity_and_unit_cost
     arcs = add(owner, groups + contested.model, weight[owner], arc_cost)
     tiers = add(groups + tier_model, np.full(len(tier_model), sink), tier_slots, tier_cost)
-    over = add(
-        groups + exits, np.full(m + 1, sink), np.full(m + 1, everyone), np.append(over_cost, 0)
-    )
-    network.set_nodes_supplies(
-        np.arange(groups + m + 2), np.concatenate((weight, settled, [-everyone]))
-    )
+    over = add(groups + exits, np.full(m + 1, sink), np.full(m + 1, everyone), np.append(over_cost, 0))
+    network.set_nodes_supplies(np.arange(groups + m + 2), np.concatenate((weight, settled, [-everyone])))
     status = network.solve()
     if status != network.OPTIMAL:
         raise EngineError(f"boxed flow: expected an optimal flow, got {status.name}")
@@ -122,34 +121,46 @@ def solve_boxed_flow(contested: Contested, supply: Supply, *, bits: int = 38, gr
     most = np.where(supply.closed, 0, over_cost)
     spare = sold < tier_slots
     np.minimum.at(most, tier_model[spare], tier_cost[spare])
-    lowest, highest = _dual_range(contested, flow, arc_cost, least, most)
+    slack = _least_losses(contested, flow, arc_cost)
+    lowest = _raise(least, slack)
+    idle = settled[:m] + np.bincount(contested.model, flow, m + 1)[:m] == 0
+    highest = _lower(np.where(idle, lowest, most), slack)
+    centre = (lowest + highest) // 2
+    if supply.anchor is not None:
+        # All prices can fall together until one is 0; the smallest are then those below that one's.
+        pinned = least.copy()
+        last = int((contested.low + centre / scale)[~supply.closed].argmin())
+        last = int(np.flatnonzero(~supply.closed)[last])
+        pinned[last] = centre[last]
+        lowest = _raise(pinned, slack)
     return BoxedFlow(
         flow=flow,
         prices=contested.low + lowest / scale,
-        centre=contested.low + (lowest + highest) * (0.5 / scale),
+        centre=contested.low + centre / scale,
         rises=rises,
         falls=falls,
     )
 
 
-def _scale(largest: float, bits: int, grid: float | None) -> float:
+def _scale(largest: float, nodes: int, resolution: float, grid: float | None) -> float:
+    """Return the factor from costs to integers: a power of two, so that scaling itself loses nothing.
+
+    The solver multiplies costs by the number of nodes, which must fit into 62 bits.
+    """
     if grid is not None:
-        return 5.0 / grid
-    return float(2.0 ** (bits - np.ceil(np.log2(largest)))) if largest > 1e-200 else 1.0
+        return _SIDES_PER_GRID / grid
+    room = 61.0 - math.log2(nodes + 1)
+    if largest > 0:
+        room -= math.log2(largest)
+    return 2.0 ** math.floor(min(room, -math.log2(resolution)))
 
 
-def _dual_range(
-    contested: Contested,
-    flow: NDArray[np.int64],
-    cost: NDArray[np.int64],
-    least: NDArray[np.int64],
-    most: NDArray[np.int64],
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the smallest and largest ``least <= y <= most`` for which every used arc is a best arc.
+def _least_losses(
+    contested: Contested, flow: NDArray[np.int64], cost: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return (m + 1, m + 1): the least any agent that uses j would lose on k, node m for unassigned.
 
-    An agent on j for whom k costs d more asks for ``y_j − y_k <= d``. Optimal duals form a lattice, so both
-    ends exist; they are longest and shortest paths on the m models, found by Bellman and Ford's method. The
-    unassigned have price 0 for good.
+    Every used arc is a best arc of its agent if and only if ``y_j − y_k`` never exceeds it.
     """
     m = contested.m
     used = np.flatnonzero(flow > 0)
@@ -157,23 +168,33 @@ def _dual_range(
     source = np.repeat(used, degree)
     begin = contested.first[contested.owner[used]]
     target = np.arange(len(source)) + np.repeat(begin - (np.cumsum(degree) - degree), degree)
-    slack = np.full((m + 1) * (m + 1), _NEVER)
+    slack = np.full((m + 1, m + 1), _NEVER)
     pair = contested.model[source] * (m + 1) + contested.model[target]
-    np.minimum.at(slack, pair, cost[target] - cost[source])
-    slack = slack.reshape(m + 1, m + 1)
+    np.minimum.at(slack.reshape(-1), pair, cost[target] - cost[source])
     np.fill_diagonal(slack, 0)
-    lowest = np.append(least, 0)
-    for _ in range(m + 2):
-        raised = np.maximum(lowest, (lowest[:, None] - slack).max(axis=0))
-        if (raised == lowest).all():
+    return slack
+
+
+def _raise(least: NDArray[np.int64], slack: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the smallest y >= least with ``y_j − y_k <= slack``: longest paths (Bellman 1958).
+
+    Optimal duals form a lattice, so there is a smallest one. The unassigned have price 0 for good.
+    """
+    level = np.append(least, 0)
+    for _ in range(len(level) + 1):
+        raised = np.maximum(level, (level[:, None] - slack).max(axis=0))
+        if (raised == level).all():
             break
-        lowest = raised
-    idle = contested.settled[:m] == 0
-    idle[contested.model[used][contested.model[used] < m]] = False
-    highest = np.append(np.where(idle, lowest[:m], most), 0)
-    for _ in range(m + 2):
-        lowered = np.minimum(highest, (slack + highest).min(axis=1))
-        if (lowered == highest).all():
+        level = raised
+    return level[:-1]
+
+
+def _lower(most: NDArray[np.int64], slack: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the largest y <= most with ``y_j − y_k <= slack``: shortest paths."""
+    level = np.append(most, 0)
+    for _ in range(len(level) + 1):
+        lowered = np.minimum(level, (slack + level).min(axis=1))
+        if (lowered == level).all():
             break
-        highest = lowered
-    return lowest[:m], highest[:m]
+        level = lowered
+    return level[:-1]

@@ -29,7 +29,7 @@ _UNITS = (1.0, 0.1, 0.01, 0.001)
 _LEVELS = 3000  # more levels of a grid than this and ties no longer matter
 _SIGMAS = 3.0  # half-width of a box in standard deviations
 _HEAT = 2.0  # and in temperatures: how far a tie can hold the smoothed prices off the exact ones
-_BITS = 16  # of the costs of the first sample's flow
+_COARSE = 1e-5  # of the range of scores: what the first sample's flow rounds costs to
 _REMEMBERED = 2_000  # agents that judge remembered prices
 _DRIFT = 5.0  # standard deviations beyond which remembered prices are forgotten
 
@@ -85,7 +85,7 @@ def estimate_prices(rows: Rows, supply: Supply, scale: Scale, generator: np.rand
     share = supply.scaled(first / n)
     low = np.where(np.isfinite(supply.cheapest), supply.cheapest, 0.0)
     contested = sample.reduce(low, low + scale.span).contested
-    prices = solve_boxed_flow(contested, share.rounded(first), bits=_BITS).centre
+    prices = solve_boxed_flow(contested, share.rounded(first), resolution=_COARSE * scale.span).centre
     demand = DenseDemand(*sample.dense())
     estimate = sample_prices(demand, share, prices, scale.span / 30, coolest=scale.coolest, population=n)
     for size in larger:

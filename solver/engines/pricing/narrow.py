@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from solver.engines.pricing.boxflow import BoxedFlow
     from solver.engines.pricing.supply import Supply
 
-__all__ = ["BoxOptimum", "is_on_grid", "price_box", "solve_in_box"]
+__all__ = ["RESOLUTION", "BoxOptimum", "is_on_grid", "price_box", "solve_in_box"]
 
 _SMALL = 8  # arcs per model that a flow solves faster than a further Newton step would save
 _ROUNDS = 12
@@ -31,7 +31,8 @@ _WIDEN = 6.0
 _BACKTRACK = 0.25
 _REACH = 0.5  # sides of a box that a first step may aim at
 _BEYOND = 0.1  # part of a side by which a step must miss the box to make another box worth a pass
-_RESOLUTION = 2.0**-36  # of the range of scores: values closer than this are the same when merging
+RESOLUTION = 1e-13  # of the range of scores: what costs are rounded to
+_MERGED = 100.0  # times that: values closer than this are the same when merging
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +118,7 @@ def solve_in_box(
     arcs = 0
     for attempt in range(_RETRIES + 1):
         current = nest[-1]
-        optimum = _flow(current, supply, span * _RESOLUTION, grid)
+        optimum = _flow(current, supply, span * RESOLUTION, grid)
         arcs += optimum.arcs
         box = current.contested
         wants = (optimum.rises & (box.high < contested.high)) | (optimum.falls & (box.low > contested.low))
@@ -230,14 +231,12 @@ def _descend(
     return prices, radius, False
 
 
-def _flow(
-    reduction: Reduction, supply: Supply, resolution: float, grid: float | None
-) -> BoxOptimum:
+def _flow(reduction: Reduction, supply: Supply, resolution: float, grid: float | None) -> BoxOptimum:
     """Solve the flow of a reduction, identical agents merged, and hand the flow out."""
     contested = reduction.contested
-    merged = contested.merged(resolution)
+    merged = contested.merged(_MERGED * resolution)
     problem, home = (contested, None) if merged is None else merged
-    solved: BoxedFlow = solve_boxed_flow(problem, supply, grid=grid)
+    solved: BoxedFlow = solve_boxed_flow(problem, supply, resolution=resolution, grid=grid)
     choice = reduction.choice.copy()
     used = np.flatnonzero(solved.flow)
     models = np.repeat(problem.model[used], solved.flow[used])

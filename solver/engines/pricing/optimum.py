@@ -9,7 +9,7 @@ import numpy as np
 
 from solver.engines.pricing.boxflow import solve_boxed_flow
 from solver.engines.pricing.estimate import heat, price_radius
-from solver.engines.pricing.narrow import BoxOptimum, price_box, solve_in_box
+from solver.engines.pricing.narrow import RESOLUTION, BoxOptimum, price_box, solve_in_box
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -119,7 +119,7 @@ def _solve_everything(rows: Rows, supply: Supply, scale: Scale) -> Outcome | Non
     low = np.where(np.isfinite(supply.cheapest), supply.cheapest, 0.0)
     span = 2.0 * scale.span + float(np.ptp(supply.cost))
     reduction = rows.reduce(low, low + (rows.m + 2) * span)
-    found = solve_boxed_flow(reduction.contested, supply)
+    found = solve_boxed_flow(reduction.contested, supply, resolution=scale.span * RESOLUTION)
     if found.rises.any():
         return None
     choice = reduction.choice

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -111,7 +112,7 @@ class DenseRows:
         parts = list(chunks(n, m))
         lanes = self._threads if len(parts) >= 4 * self._threads else 1
         cut = np.linspace(0, len(parts), lanes + 1).astype(int)
-        jobs = [(low, high, parts[a:b], choice) for a, b in zip(cut[:-1], cut[1:], strict=True)]
+        jobs = [(low, high, parts[a:b], choice) for a, b in pairwise(cut)]
         if lanes == 1:
             found = self._scan(*jobs[0])
         else:

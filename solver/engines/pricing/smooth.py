@@ -66,7 +66,10 @@ class Response:
 class Demand(Protocol):
     """The agents' side of the dual: a block of rows, or arcs left in a box."""
 
-    agents: int
+    @property
+    def agents(self) -> int:
+        """Number of agents."""
+        ...
 
     def respond(self, prices: NDArray[np.float64], temperature: float) -> Response:
         """Return the agents' response to (m,) prices."""
@@ -87,7 +90,11 @@ class DenseDemand:
     def __init__(self, score: NDArray[np.float64], outside: NDArray[np.float64] | None) -> None:
         self._score = score
         self._outside = outside
-        self.agents = len(score)
+
+    @property
+    def agents(self) -> int:
+        """Number of agents."""
+        return len(self._score)
 
     def respond(self, prices: NDArray[np.float64], temperature: float) -> Response:
         """Return the response in O(k m²)."""
@@ -149,7 +156,7 @@ def newton_step(
     largest = max(float(diagonal.max()), 1e-300)
     hessian = curvature + _RIDGE * largest * np.eye(m)
     weight = np.maximum(diagonal, 1e-6 * largest)
-    step = np.zeros(m)
+    step: NDArray[np.float64] = np.zeros(m)
     pull = excess
     above = below = np.zeros(m, bool)
     for attempt in range(_ACTIVE_SETS):
@@ -158,7 +165,7 @@ def newton_step(
         fixed = high <= low
         now_above, now_below = now_above & ~fixed, now_below | fixed
         if attempt and (now_above == above).all() and (now_below == below).all():
-            return np.clip(step, low, high)
+            return np.minimum(np.maximum(step, low), high)
         above, below = now_above, now_below
         step = np.where(above, high, np.where(below, low, 0.0))
         free = np.flatnonzero(~above & ~below)
@@ -172,7 +179,8 @@ def newton_step(
     step = np.clip(step, low, high)
     if 0.5 * step @ hessian @ step - excess @ step < 0:
         return step
-    return np.clip(excess / (m * weight), low, high)
+    step = np.clip(excess / (m * weight), low, high)
+    return step
 
 
 def sample_prices(
@@ -232,7 +240,9 @@ def sample_prices(
             if supply.anchor is not None:
                 held[supply.anchor] = True
             error, noise_floor = _error(curvature, response, excess, held, correction)
-            low = np.maximum(-_TRUST * temperature, (supply.cheapest if bounds is None else bounds[0]) - prices)
+            low = np.maximum(
+                -_TRUST * temperature, (supply.cheapest if bounds is None else bounds[0]) - prices
+            )
             high = np.full(len(prices), _TRUST * temperature)
             if bounds is not None:
                 high = np.minimum(high, bounds[1] - prices)

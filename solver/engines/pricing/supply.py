@@ -49,7 +49,7 @@ class Supply:
     @cached_property
     def total(self) -> NDArray[np.float64]:
         """(m,) float64, slots of each model over all its tiers."""
-        return np.bincount(self.model, self.slots, self.models)
+        return np.bincount(self.model, self.slots, self.models).astype(np.float64, copy=False)
 
     @cached_property
     def closed(self) -> NDArray[np.bool_]:
@@ -116,6 +116,6 @@ class Supply:
         slope = np.where(self._is_first, 0.0, self.slots * share * (1.0 - share) / temperature)
         return (
             value,
-            np.bincount(self.model, offered, self.models),
-            np.bincount(self.model, slope, self.models),
+            np.bincount(self.model, offered, self.models).astype(np.float64, copy=False),
+            np.bincount(self.model, slope, self.models).astype(np.float64, copy=False),
         )
