@@ -44,5 +44,5 @@ $(VENV)/.installed: $(BIN)/python pyproject.toml
 	touch $@
 
 $(VENV)/.developing: $(BIN)/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable ".[parquet,redis,metrics,report]" --group dev
+	$(BIN)/python -m pip install --quiet --editable ".[parquet,redis,report]" --group dev
 	touch $@ $(VENV)/.installed

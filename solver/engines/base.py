@@ -87,6 +87,7 @@ ENGINES: dict[str, str] = {
     "flow": "solver.engines.flow:FlowEngine",
     "cpsat": "solver.engines.cpsat:CpSatEngine",
     "lagrangian": "solver.engines.lagrangian:LagrangianEngine",
+    "price": "solver.engines.price:PriceEngine",
 }
 """Where each engine lives; nothing is imported before it is asked for."""
 

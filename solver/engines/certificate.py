@@ -206,9 +206,10 @@ def _multipliers(
     if instance.limits is None or claim.limit_prices is None:
         return prices, None
     limit_prices = claim.limit_prices
-    if limit_prices.shape != (instance.limits.count,) or not (
-        np.isfinite(limit_prices) & (limit_prices >= 0)
-    ).all():
+    if (
+        limit_prices.shape != (instance.limits.count,)
+        or not (np.isfinite(limit_prices) & (limit_prices >= 0)).all()
+    ):
         return None
     return prices, limit_prices
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+
 from solver.engines.base import Claim
 from solver.engines.cpsat_model import PairModel
 from solver.engines.duals import minimal_prices
@@ -58,8 +59,8 @@ class CpSatEngine:
         if instance.penalty is not None and np.isposinf(instance.penalty[form.stranded]).any():
             return Claim(choice=nobody, infeasible=True)
         if form.n == 0:
-            bound = form.judged(np.zeros(0, np.int64), 0.0)[1]
-            return Claim(choice=nobody, bound=bound, infeasible=form.nobody_breaks_a_row)
+            nothing = form.judged(np.zeros(0, np.int64), 0.0)[1]
+            return Claim(choice=nobody, bound=nothing, infeasible=form.nobody_breaks_a_row)
         agent, column = np.nonzero(np.isfinite(form.loss).T)
         model = PairModel(agent, form.loss[column, agent])
         model.couple(form, agent, column)
@@ -74,9 +75,7 @@ class CpSatEngine:
         columns = np.empty(form.n, np.int64)
         columns[agent[outcome.picked]] = column[outcome.picked]
         choice = form.choice(columns)
-        bound = None
-        if model.exact:
-            _, bound = form.judged(columns, outcome.bound - model.rounding)
+        bound = form.judged(columns, outcome.bound - model.rounding)[1] if model.exact else None
         prices = minimal_prices(instance, choice) if instance.is_slots else None
         return Claim(choice=choice, prices=prices, bound=bound)
 

@@ -46,7 +46,12 @@ class Scaled:
 
 
 def scale_to_integers(
-    values: NDArray[np.float64], *, terms: int, up: bool = False, extra: float = 0.0, sum_limit: float = _LARGEST
+    values: NDArray[np.float64],
+    *,
+    terms: int,
+    up: bool = False,
+    extra: float = 0.0,
+    sum_limit: float = _LARGEST,
 ) -> Scaled:
     """Return values as integers, exactly if a power of ten makes them whole.
 
@@ -198,7 +203,9 @@ class PairModel:
         touched = [np.flatnonzero(row[column, agent] < form.rows) for row in form.row]
         places = np.concatenate(touched)
         rows = np.concatenate([row[column[t], agent[t]] for row, t in zip(form.row, touched, strict=True)])
-        weights = np.concatenate([w[column[t], agent[t]] for w, t in zip(form.coefficient, touched, strict=True)])
+        weights = np.concatenate(
+            [w[column[t], agent[t]] for w, t in zip(form.coefficient, touched, strict=True)]
+        )
         order = np.argsort(rows, kind="stable")
         bounds = np.searchsorted(rows[order], np.arange(form.rows + 1))
         right = form.row_bound if row_load is None else form.row_bound - row_load

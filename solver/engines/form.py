@@ -201,7 +201,7 @@ def build_form(instance: Instance, *, leave: bool) -> Form:
     -------
     Form
     """
-    score = np.ascontiguousarray(instance.score.T, dtype=np.float64)
+    score = np.array(instance.score.T, dtype=np.float64, order="C")  # always a copy: it is written to
     m, n = score.shape
     if instance.demand is None:
         demand = np.ones((1, m, n))
@@ -223,7 +223,7 @@ def build_form(instance: Instance, *, leave: bool) -> Form:
     too_large = (demand > (capacity * (1 + _REAL_TOLERANCE))[:, :, None]).any(axis=0)
     if too_large.any():
         score[too_large] = -np.inf
-    able = np.isfinite(score).any(axis=0)
+    able = np.asarray(np.isfinite(score).any(axis=0))
     stranded = np.zeros(0, np.int64)
     if not able.all():
         stranded = members[~able[owner]]

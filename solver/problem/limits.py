@@ -66,7 +66,7 @@ class Limit(ABC):
     models: ArrayLike | None = None
 
     @abstractmethod
-    def _pieces(self, scope: _Scope) -> list[_Piece]:
+    def pieces(self, scope: _Scope) -> list[_Piece]:
         """Return the rows of this limit."""
 
 
@@ -85,7 +85,8 @@ class Budget(Limit):
     amount: float
     cost: ArrayLike
 
-    def _pieces(self, scope: _Scope) -> list[_Piece]:
+    def pieces(self, scope: _Scope) -> list[_Piece]:
+        """Return the rows of this limit."""
         cost = scope.pairs("cost", self.cost)
         scope.not_negative("amount", self.amount)
         return [scope.upper(cost, self.amount)]
@@ -107,7 +108,8 @@ class Quota(Limit):
     at_least: float | None = None
     use: ArrayLike | None = None
 
-    def _pieces(self, scope: _Scope) -> list[_Piece]:
+    def pieces(self, scope: _Scope) -> list[_Piece]:
+        """Return the rows of this limit."""
         use = scope.pairs("use", 1.0 if self.use is None else self.use)
         scope.range(self.at_least, self.at_most)
         pieces = []
@@ -133,7 +135,8 @@ class Commitment(Limit):
     at_least: float
     use: ArrayLike | None = None
 
-    def _pieces(self, scope: _Scope) -> list[_Piece]:
+    def pieces(self, scope: _Scope) -> list[_Piece]:
+        """Return the rows of this limit."""
         use = scope.pairs("use", 1.0 if self.use is None else self.use)
         scope.not_negative("at_least", self.at_least)
         return [scope.upper(-use, -self.at_least)]
@@ -155,7 +158,8 @@ class Share(Limit):
     at_least: float | None = None
     use: ArrayLike | None = None
 
-    def _pieces(self, scope: _Scope) -> list[_Piece]:
+    def pieces(self, scope: _Scope) -> list[_Piece]:
+        """Return the rows of this limit."""
         use = np.broadcast_to(scope.pairs("use", 1.0 if self.use is None else self.use), (scope.n, scope.m))
         scope.range(self.at_least, self.at_most, most=1.0)
         inside = scope.inside()
@@ -183,7 +187,8 @@ class Average(Limit):
     at_most: float | None = None
     at_least: float | None = None
 
-    def _pieces(self, scope: _Scope) -> list[_Piece]:
+    def pieces(self, scope: _Scope) -> list[_Piece]:
+        """Return the rows of this limit."""
         value = scope.pairs("value", self.value, signed=True)
         scope.range(self.at_least, self.at_most, least=-np.inf)
         pieces = []
@@ -198,7 +203,8 @@ class Average(Limit):
 class Together(Limit):
     """Agents that must share a model: all on the same one, or all unassigned."""
 
-    def _pieces(self, scope: _Scope) -> list[_Piece]:
+    def pieces(self, scope: _Scope) -> list[_Piece]:
+        """Return the rows of this limit."""
         if self.models is not None:
             scope.fail("models: expected None, agents that move together may use any model")
         if len(scope.agents) < 2:
@@ -218,7 +224,8 @@ class Apart(Limit):
 
     at_most: int = 1
 
-    def _pieces(self, scope: _Scope) -> list[_Piece]:
+    def pieces(self, scope: _Scope) -> list[_Piece]:
+        """Return the rows of this limit."""
         scope.not_negative("at_most", self.at_most)
         where = np.flatnonzero(scope.models)
         row = np.full((1, scope.m), NO_ROW, np.int32)
@@ -243,7 +250,8 @@ class Changes(Limit):
     previous: ArrayLike
     at_most: float
 
-    def _pieces(self, scope: _Scope) -> list[_Piece]:
+    def pieces(self, scope: _Scope) -> list[_Piece]:
+        """Return the rows of this limit."""
         scope.not_negative("at_most", self.at_most)
         return [scope.upper(scope.moves(self.previous), self.at_most)]
 
@@ -265,7 +273,8 @@ class StayPut(Limit):
     previous: ArrayLike
     cost: ArrayLike = field(default=0.0)
 
-    def _pieces(self, scope: _Scope) -> list[_Piece]:
+    def pieces(self, scope: _Scope) -> list[_Piece]:
+        """Return the rows of this limit."""
         scope.moves(self.previous)
         scope.pairs("cost", self.cost)
         return []
@@ -301,7 +310,9 @@ class _Scope:
         if array.dtype == np.bool_ and array.shape == (count,):
             array = np.flatnonzero(array)
         elif array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-            self.fail(f"{what}: expected indices or a mask of {count}, got {array.dtype} of shape {array.shape}")
+            self.fail(
+                f"{what}: expected indices or a mask of {count}, got {array.dtype} of shape {array.shape}"
+            )
             return np.zeros(0, np.int64)
         array = array.astype(np.int64)
         unknown = array[(array < 0) | (array >= count)]
@@ -321,7 +332,9 @@ class _Scope:
             self.fail(f"{what}: expected numbers that broadcast to ({self.n}, {self.m}), got {values!r:.60}")
             return np.zeros((1, 1))
         if array.ndim > 2 or not np.isfinite(array).all():
-            self.fail(f"{what}: expected finite numbers, got {array.ravel()[~np.isfinite(array.ravel())][:1]}")
+            self.fail(
+                f"{what}: expected finite numbers, got {array.ravel()[~np.isfinite(array.ravel())][:1]}"
+            )
             return np.zeros((1, 1))
         if not signed and (array < 0).any():
             self.fail(f"{what}: expected >= 0, got {array.min():g}")
@@ -349,10 +362,13 @@ class _Scope:
         """Return 1 where a pair differs from the previous assignment, of the limit's agents."""
         before = np.asarray(previous)
         if before.shape != (self.n,) or before.dtype.kind not in "iu" or (before >= self.m).any():
-            self.fail(f"previous: expected {self.n} model indices below {self.m} or -1, got shape {before.shape}")
+            self.fail(
+                f"previous: expected {self.n} model indices below {self.m} or -1, got shape {before.shape}"
+            )
             return np.zeros((1, self.m))
         own = before[self.agents, None]
-        return ((own >= 0) & (own != np.arange(self.m))).astype(np.float64)
+        moved: NDArray[np.float64] = ((own >= 0) & (own != np.arange(self.m))).astype(np.float64)
+        return moved
 
     def inside(self) -> NDArray[np.float64]:
         """Return 1 for every (n, m) pair the limit concerns."""
@@ -404,7 +420,7 @@ def compile_limits(
             problems.append(f"limits[{position}]: expected a Limit, got {type(limit).__name__}")
             continue
         scope = _Scope(limit, position, n, m)
-        made = limit._pieces(scope)
+        made = limit.pieces(scope)
         problems += scope.problems
         if scope.problems:
             continue
@@ -417,7 +433,9 @@ def compile_limits(
     taken = np.zeros(n, bool)
     for name, group in together:
         if taken[group].any():
-            problems.append(f"limits ({name}).agents: expected agents of no other group, got {group[taken[group]][0]}")
+            problems.append(
+                f"limits ({name}).agents: expected agents of no other group, got {group[taken[group]][0]}"
+            )
         taken[group] = True
     if problems:
         raise SpecError(*problems)
@@ -440,12 +458,12 @@ def _layers(pieces: list[_Piece], n: int, m: int) -> tuple[Layer, ...]:
     packed: list[tuple[NDArray[np.bool_], list[tuple[int, _Piece]]]] = []
     first = 0
     for piece in pieces:
-        for used, content in packed:
-            if not used[piece.agents].any():
-                break
-        else:
-            used, content = np.zeros(n, bool), []
-            packed.append((used, content))
+        fitting = (entry for entry in packed if not entry[0][piece.agents].any())
+        entry = next(fitting, None)
+        if entry is None:
+            entry = (np.zeros(n, bool), [])
+            packed.append(entry)
+        used, content = entry
         used[piece.agents] = True
         content.append((first, piece))
         first += len(piece.names)

@@ -122,7 +122,9 @@ def random_limits(rng: np.random.Generator, n: int, m: int) -> list[Limit]:
     kinds: list[Limit] = [
         Budget(name="budget", amount=float(rng.integers(0, 5 * n)), cost=table),
         Quota(name="quota", agents=agents, models=models, at_most=float(rng.integers(0, n))),
-        Quota(name="quota of use", agents=agents, use=table, at_least=2.0, at_most=float(rng.integers(2, 6 * n))),
+        Quota(
+            name="quota of use", agents=agents, use=table, at_least=2.0, at_most=float(rng.integers(2, 6 * n))
+        ),
         Commitment(name="commitment", models=models, at_least=float(rng.integers(0, 3))),
         Share(name="share", agents=agents, models=models, at_most=0.5),
         Share(name="share of use", models=models, use=table, at_least=0.25),
@@ -230,7 +232,10 @@ def test_quotas_of_many_tenants_share_one_layer() -> None:
         (Budget(name="b", amount=-1.0, cost=1.0), "amount: expected a finite number >= 0, got -1"),
         (Budget(name="b", amount=1.0, cost=-1.0), "cost: expected >= 0, got -1"),
         (Budget(name="b", amount=1.0, cost=np.nan), "cost: expected finite numbers"),
-        (Budget(name="b", amount=1.0, cost=[1.0, 2.0, 3.0]), "cost: expected numbers that broadcast to (4, 2)"),
+        (
+            Budget(name="b", amount=1.0, cost=[1.0, 2.0, 3.0]),
+            "cost: expected numbers that broadcast to (4, 2)",
+        ),
         (Quota(name="q"), "at_most: expected at_most or at_least, got neither"),
         (Quota(name="q", at_least=3.0, at_most=2.0), "at_least: expected at most at_most (2), got 3"),
         (Quota(name="q", at_most=1.0, agents=[]), "agents: expected at least one, got none"),

@@ -222,19 +222,19 @@ class Beam:
         if self.form.leave:
             key[self.near == self.form.models] = _NEVER
         picked = _smallest(key, self.width)
-        agent = picked // self.nearest
-        origin = self.column[agent]
-        target = self.near.ravel()[picked]
-        leaving = own_demand[:, agent]
+        mover = picked // self.nearest
+        origin = self.column[mover]
+        goal = self.near.ravel()[picked]
+        leaving = own_demand[:, mover]
         partial = _Partial(
-            agents=[agent],
-            targets=[target],
-            visited=[origin, target],
-            spent=self.near_loss.ravel()[picked] - own_loss[agent],
+            agents=[mover],
+            targets=[goal],
+            visited=[origin, goal],
+            spent=self.near_loss.ravel()[picked] - own_loss[mover],
             entering=self.near_demand.reshape(len(over), -1)[:, picked],
             leaving=leaving,
-            relief=relief[agent],
-            credit=relief[agent] - (self.price[:, origin] * leaving).sum(axis=0),
+            relief=relief[mover],
+            credit=relief[mover] - (self.price[:, origin] * leaving).sum(axis=0),
         )
         cheapest_exit = exit_key.min(axis=1)
         self._listed = self.members
@@ -368,8 +368,6 @@ def _improving(value: NDArray[np.float32], most: int) -> NDArray[np.intp]:
 def _smallest(key: NDArray[np.float32], count: int) -> NDArray[np.intp]:
     """Return flat indices of the ``count`` smallest possible entries."""
     flat = key.ravel()
-    if flat.size > count:
-        picked = np.argpartition(flat, count - 1)[:count]
-    else:
-        picked = np.arange(flat.size)
+    everything = flat.size <= count
+    picked = np.arange(flat.size) if everything else np.argpartition(flat, count - 1)[:count]
     return picked[flat[picked] < _POSSIBLE]

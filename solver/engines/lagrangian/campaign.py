@@ -85,7 +85,9 @@ class Campaign:
             return self.proved
         objective, bound = self.form.judged(self.search.best, self.bound)
         tolerance = max(self.gap_tolerance, 0.5 * OPTIMALITY_TOLERANCE)
-        return bound - objective <= tolerance * max(abs(objective), abs(bound)) + 1e-14 * abs(self.form.offset)
+        return bound - objective <= tolerance * max(abs(objective), abs(bound)) + 1e-14 * abs(
+            self.form.offset
+        )
 
     def start(self, *, stop_s: float = np.inf) -> None:
         """Round the relaxation and descend from there; ends without an incumbent only when time is up."""
@@ -184,7 +186,8 @@ class Campaign:
         drawn = (self.rng.random(self.form.n) * cumulative[-1] > cumulative).sum(axis=0)
         likeliest = weight.argmax(axis=0)
         sure = weight[likeliest, np.arange(self.form.n)] > 0.9 * cumulative[-1]
-        return np.where(sure, likeliest, np.minimum(drawn, self.form.columns - 1))
+        columns: NDArray[np.int64] = np.where(sure, likeliest, np.minimum(drawn, self.form.columns - 1))
+        return columns
 
     @property
     def _target(self) -> float:
@@ -202,7 +205,8 @@ class Campaign:
     def _kernel(self) -> NDArray[np.bool_]:
         """Return the (c, n) pairs that an assignment reaching the target can use."""
         room = self._target - self.relaxation.bound
-        return self.search.reduced <= room + 1e-6 * max(1.0, abs(room))
+        within: NDArray[np.bool_] = self.search.reduced <= room + 1e-6 * max(1.0, abs(room))
+        return within
 
     def _cpsat_next(self) -> bool:
         if self.search.best is None or self.deadline.remaining_s() <= _LEAST_CPSAT_S:

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from solver.engines.form import Form
 from solver.engines.lagrangian.row_algebra import RowAlgebra
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.clock import Deadline
+    from solver.engines.form import Form
 
 __all__ = ["Relaxation", "dual_bound", "reduced_losses", "relax"]
 
@@ -116,13 +116,17 @@ def relax(
     """
     newton = _Newton(form, rng=rng, jitter=jitter, dtype=np.float32 if single else np.float64)
     stop_s = deadline.clock.now() + share * max(0.0, deadline.remaining_s())
-    iterations = 0
+    iterations, history = 0, [newton.complementarity]
     while iterations < most_iterations and not newton.converged(tolerance, 1e-3 if single else 1e-5):
         if newton.best_bound * newton.unit > form.worst * (1 + 1e-6) + 1e-6 or deadline.clock.now() > stop_s:
             break
         if not newton.advance():
             break
         iterations += 1
+        history.append(newton.complementarity)
+        settled = float(np.abs(newton.row_residual).max()) < 1e-4
+        if single and settled and iterations > 12 and history[-1] > 0.7 * history[-4]:
+            break  # float32 has given what it can
     price, row_price = newton.multipliers()
     bound = dual_bound(form, price, row_price)
     return Relaxation(
@@ -139,25 +143,26 @@ class _Newton:
     """State of the iteration, everything scaled: losses by their mean, rows by their bound."""
 
     def __init__(self, form: Form, *, rng: np.random.Generator, jitter: float, dtype: type) -> None:
-        columns, n = form.loss.shape
-        self.form, self.dtype = form, dtype
+        n = form.n
+        self.form = form
+        self.dtype: Any = dtype
         allowed = form.allowed
         loss = form.loss if allowed is None else np.where(allowed, form.loss, 0.0)
         models = form.models
         pairs = n * models if allowed is None else int(allowed[:models].sum())
         self.unit = float(loss[:models].sum()) / max(pairs, 1) or 1.0
-        self.mask = None if allowed is None else allowed.astype(dtype)
+        self.mask: NDArray[Any] | None = None if allowed is None else allowed.astype(dtype)
         self.scale = np.maximum(form.capacity, 1e-12 + form.demand.mean(axis=2))
         self.demand = (form.demand / self.scale[:, :, None]).astype(dtype, copy=False)
         self.row_scale = self._row_scale()
         self.limits = RowAlgebra(form, self.row_scale, dtype) if form.rows else None
-        self.bound = np.concatenate(
+        self.bound: NDArray[Any] = np.concatenate(
             [(form.capacity / self.scale).ravel(), form.row_bound / self.row_scale]
         ).astype(dtype)
         scaled = loss / self.unit
         if jitter > 0:
             scaled += jitter * rng.random(scaled.shape)
-        self.loss = scaled.astype(dtype, copy=False)
+        self.loss: NDArray[Any] = scaled.astype(dtype, copy=False)
         ones = np.ones(loss.shape, dtype) if self.mask is None else self.mask
         # Spread every agent in proportion to the room of the columns: skewed capacities start nearly feasible.
         weight = (self.scale / np.maximum(form.demand.mean(axis=2), 1e-12)).min(axis=0)
@@ -166,13 +171,13 @@ class _Newton:
             weight[-1] = 1.0
         self.x = ones * weight[:, None].astype(dtype)
         self.x /= self.x.sum(axis=0)
-        self.price = np.ones(len(self.bound), dtype)
+        self.price: NDArray[Any] = np.ones(len(self.bound), dtype)
         self.slack = np.maximum(dtype(_EASY_SLACK), self.bound - self.act(self.x))
         self.reduced = self.loss + self.charge(self.price)
         self.level = self._least(self.reduced) - dtype(1)
         self.z = self.reduced - self.level
         if self.mask is not None:
-            self.z = np.where(allowed, self.z, dtype(1))
+            self.z = np.where(self.mask > 0, self.z, dtype(1))
         self.count = (loss.size if allowed is None else int(allowed.sum())) + len(self.bound)
         self.best_bound, self.best_price = -np.inf, self.price
         self.weight = self.x
@@ -188,14 +193,14 @@ class _Newton:
         scale: NDArray[np.float64] = np.maximum(np.abs(form.row_bound), 0.1 * typical)
         return np.where(scale > 0, scale, 1.0)
 
-    def act(self, x: NDArray[Any]) -> NDArray[Any]:
+    def act(self, x: NDArray[Any]) -> Any:
         """Return the (K,) left-hand sides of every coupling row."""
         local = np.einsum("kcn,cn->kc", self.demand, x).ravel()
         if self.limits is None:
             return local
         return np.concatenate([local, self.limits.act(x)])
 
-    def charge(self, price: NDArray[Any]) -> NDArray[Any]:
+    def charge(self, price: NDArray[Any]) -> Any:
         """Return the (c, n) price of every pair."""
         local = price[: self.scale.size].reshape(self.scale.shape)
         total = local[0][:, None] * self.demand[0]
@@ -205,7 +210,7 @@ class _Newton:
             self.limits.charge(price[self.scale.size :], total)
         return total
 
-    def _least(self, reduced: NDArray[Any]) -> NDArray[Any]:
+    def _least(self, reduced: NDArray[Any]) -> Any:
         if self.mask is None:
             return reduced.min(axis=0)
         return np.where(self.mask > 0, reduced, np.inf).min(axis=0).astype(self.dtype)
@@ -242,7 +247,7 @@ class _Newton:
         tall = self._tall(ratio)
         system = self._system(ratio, tall, per_agent)
         try:
-            inverse = np.linalg.inv(system).astype(self.dtype)
+            inverse: NDArray[Any] = np.linalg.inv(system).astype(self.dtype)
         except np.linalg.LinAlgError:
             return False
         if not np.isfinite(inverse).all():
@@ -297,8 +302,12 @@ class _Newton:
             if self.mask is not None:
                 pull *= self.mask
             better = direction(target + pull, row_target + row_pull)
-            longer_x = min(1.0, _STEP * min(self._longest(x, better[0]), self._longest_flat(slack, better[1])))
-            longer_z = min(1.0, _STEP * min(self._longest(z, better[4]), self._longest_flat(price, better[2])))
+            longer_x = min(
+                1.0, _STEP * min(self._longest(x, better[0]), self._longest_flat(slack, better[1]))
+            )
+            longer_z = min(
+                1.0, _STEP * min(self._longest(z, better[4]), self._longest_flat(price, better[2]))
+            )
             if longer_x + longer_z > primal_step + dual_step + 0.01:
                 d_x, d_slack, d_price, d_level, d_z, d_charge = better
                 primal_step, dual_step = longer_x, longer_z
@@ -316,16 +325,14 @@ class _Newton:
         self._measure()
         return True
 
-    def _tall(self, ratio: NDArray[Any]) -> NDArray[Any]:
+    def _tall(self, ratio: NDArray[Any]) -> Any:
         """Return the (K, n) matrix of every coupling row summed over columns, weighted by ``ratio``."""
         local = (ratio * self.demand).reshape(-1, ratio.shape[1])
         if self.limits is None:
             return local
         return np.concatenate([local, self.limits.tall(ratio)])
 
-    def _system(
-        self, ratio: NDArray[Any], tall: NDArray[Any], per_agent: NDArray[Any]
-    ) -> NDArray[np.float64]:
+    def _system(self, ratio: NDArray[Any], tall: NDArray[Any], per_agent: NDArray[Any]) -> Any:
         """Return the (K, K) Schur complement."""
         root = tall / np.sqrt(per_agent)
         system = -(root @ root.T).astype(np.float64)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Large"]
 
+_SAMPLE = 4000  # agents whose relaxation gives the first prices
 _BLOCK = 2000  # agents: small enough for the cache, large enough for prices within a percent
 _CORE, _CORE_AFTER_BLOCKS = 6000, 3000  # agents released together, after prices alone and after all blocks
 _LARGEST_CORE = 20_000
@@ -71,6 +72,7 @@ class Large:
         self.best: NDArray[np.int64] | None = None
         self._total = np.inf
         self._refined = False
+        self._block_prices = (self.prices, self.limit_prices)
         self.best_value = -np.inf
         self.infeasible = False
         self.progress: list[tuple[float, float, float]] = []
@@ -111,7 +113,9 @@ class Large:
     def _gap(self) -> float:
         return (self.bound - self.best_value) / max(abs(self.bound), abs(self.best_value), 1e-300)
 
-    def _part(self, agents: NDArray[np.int64], capacity: NDArray[np.float64], bound: NDArray[np.float64]) -> Form:
+    def _part(
+        self, agents: NDArray[np.int64], capacity: NDArray[np.float64], bound: NDArray[np.float64]
+    ) -> Form:
         """Return the form of some agents with some capacity."""
         instance = self.instance
         limits = instance.limits
@@ -132,39 +136,46 @@ class Large:
         return build_form(part, leave=self.leave)
 
     def _solve_blocks(self) -> bool:
-        """Assign every agent block by block; False when a block has no feasible relaxation."""
-        instance = self.instance
-        n = instance.n
-        limits = instance.limits
-        bound = np.zeros(0) if limits is None else limits.bound
+        """Assign everybody: by the prices of one sample, refined, or else block by block."""
+        n = self.instance.n
         order = self.rng.permutation(n)
+        if not self._solve_block(order[:_SAMPLE]):
+            return False
+        if self._refine():
+            self._refined = True
+            return True
         blocks = np.array_split(order, max(1, round(n / _BLOCK)))
         prices, limit_prices = np.zeros_like(self.prices), np.zeros_like(self.limit_prices)
         longest_s = 0.0
-        for solved, block in enumerate(blocks, start=1):
+        for block in blocks:
             start_s = self.deadline.clock.now()
-            if self.deadline.remaining_s() < 1.5 * longest_s + 3 * self._pass_s:
+            if self.deadline.remaining_s() < 1.5 * longest_s + 3 * self._pass_s or not self._solve_block(
+                block
+            ):
                 return False
-            agents = np.sort(block)
-            share = len(agents) / n
-            form = self._part(agents, instance.capacity * share, bound * share)
-            if not form.n:
-                continue
-            relaxation = self._relax(form, _BLOCK_TOLERANCE, jitter=_BLOCK_JITTER)
-            if relaxation.infeasible:
-                self.infeasible = True
-                return False
-            weight = relaxation.weight.max(axis=0)
-            self._place(agents, form, relaxation.weight.argmax(axis=0))
-            self._split[agents[form.agents]] = weight[form.owner] < 0.99
-            prices += relaxation.price[:, : form.models].T
-            limit_prices += relaxation.row_price
-            self.prices, self.limit_prices = prices / solved, limit_prices / solved
-            if solved == 1 and self._refine():
-                self._refined = True
-                return True
+            prices += self._block_prices[0] / len(blocks)
+            limit_prices += self._block_prices[1] / len(blocks)
             longest_s = max(longest_s, self.deadline.clock.now() - start_s)
+        self.prices, self.limit_prices = prices, limit_prices
         return True
+
+    def _solve_block(self, block: NDArray[np.int64]) -> bool:
+        """Assign some agents with their share of everything; False when their relaxation is infeasible."""
+        instance = self.instance
+        agents = np.sort(block)
+        share = len(agents) / instance.n
+        bound = np.zeros(0) if instance.limits is None else instance.limits.bound * share
+        form = self._part(agents, instance.capacity * share, bound)
+        relaxation = self._relax(form, _BLOCK_TOLERANCE, jitter=_BLOCK_JITTER)
+        self._block_prices = (
+            np.ascontiguousarray(relaxation.price[:, : form.models].T),
+            relaxation.row_price,
+        )
+        self.prices, self.limit_prices = self._block_prices
+        self._place(agents, form, relaxation.weight.argmax(axis=0))
+        self._split[agents[form.agents]] = (relaxation.weight.max(axis=0) < 0.99)[form.owner]
+        self.infeasible = relaxation.infeasible
+        return not relaxation.infeasible
 
     def _refine(self) -> bool:
         """Improve the prices of one block by Newton steps on everybody; False when loads do not settle."""
@@ -260,9 +271,7 @@ class Large:
         second[np.isneginf(second)] = -np.finfo(np.float64).max / 4
         return best - own, best - second
 
-    def _solve_core(
-        self, shortfall: NDArray[np.float64], margin: NDArray[np.float64], size: int
-    ) -> None:
+    def _solve_core(self, shortfall: NDArray[np.float64], margin: NDArray[np.float64], size: int) -> None:
         """Release the agents that are misplaced or undecided, and solve them with what the others leave."""
         instance = self.instance
         n = instance.n
@@ -274,10 +283,10 @@ class Large:
         others = self.choice.copy()
         others[agents] = UNASSIGNED
         capacity = instance.capacity - instance.usage(others)
-        over = capacity < 0
-        if over.any():
+        crowded = np.asarray((capacity < 0).any(axis=1))
+        if crowded.any():
             # Models that the fixed agents overload give some of them up to the core.
-            agents = self._widen(agents, over.any(axis=1))
+            agents = self._widen(agents, crowded)
             others[agents] = UNASSIGNED
             capacity = np.maximum(instance.capacity - instance.usage(others), 0.0)
         limits = instance.limits

@@ -78,12 +78,14 @@ def solve_part(
     settled = float(form.loss[columns[held], held].sum())
     model = PairModel(position, form.loss[column, agent])
     settled_in = columns[held]
-    load = np.stack(
+    load: NDArray[np.float64] = np.stack(
         [np.bincount(settled_in, weights=d[settled_in, held], minlength=form.columns) for d in form.demand]
     )
     used = np.zeros(form.rows + 1)
     for row, coefficient in zip(form.row, form.coefficient, strict=True):
-        used += np.bincount(row[settled_in, held], weights=coefficient[settled_in, held], minlength=form.rows + 1)
+        used += np.bincount(
+            row[settled_in, held], weights=coefficient[settled_in, held], minlength=form.rows + 1
+        )
     model.couple(form, agent, column, load=load, row_load=used[:-1])
     model.loss_at_most(target - settled)
     outcome = model.solve(limit_s=limit_s, seed=seed)
@@ -92,7 +94,6 @@ def solve_part(
         found = columns.copy()
         found[agent[outcome.picked]] = column[outcome.picked]
     return Reply(found, outcome.complete, model.exact, model.rounding)
-
 
 
 def solve_whole(form: Form, *, limit_s: float, seed: int) -> Reply:

@@ -106,5 +106,7 @@ class RowAlgebra:
             cross[row[0]] = weights.sum(axis=1)
             return cross[:-1]
         index = row * np.int64(self.columns) + np.arange(self.columns)[:, None]
-        sums = np.bincount(index.ravel(), weights=weights.ravel(), minlength=side * self.columns)
+        sums: NDArray[Any] = np.bincount(
+            index.ravel(), weights=weights.ravel(), minlength=side * self.columns
+        )
         return sums.reshape(side, self.columns)[:-1]

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from solver.engines.lagrangian.beam import Beam, Move
     from solver.engines.form import Form
+    from solver.engines.lagrangian.beam import Beam, Move
 
 __all__ = ["RowPrices"]
 

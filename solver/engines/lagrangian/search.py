@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.clock import Deadline
-    from solver.engines.lagrangian.beam import Move
     from solver.engines.form import Form
+    from solver.engines.lagrangian.beam import Move
     from solver.engines.lagrangian.interior_point import Relaxation
 
 __all__ = ["Search"]
@@ -147,7 +147,9 @@ class Search:
             noise = _JITTER * self.rng.standard_normal(base.shape)
             beam.penalty = base * np.exp(noise).astype(np.float32)
             tiny = overloaded & (beam.use - beam.room < _TINY * self.typical)
-            beam.penalty[tiny] = np.maximum(beam.penalty, self.spread / np.maximum(beam.use - beam.room, 1e-30))[tiny]
+            beam.penalty[tiny] = np.maximum(
+                beam.penalty, self.spread / np.maximum(beam.use - beam.room, 1e-30)
+            )[tiny]
             if rows is not None:
                 rows.refresh()
                 rows.swing(rise=rise, fall=fall, noise=_JITTER * self.rng.standard_normal(form.rows))

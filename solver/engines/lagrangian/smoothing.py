@@ -107,7 +107,9 @@ def newton_step(
     free = np.flatnonzero(~idle)
     block = hessian[np.ix_(free, free)].copy()
     diagonal = block.diagonal().copy()
-    block[np.arange(len(free)), np.arange(len(free))] += _DAMPING * diagonal + 1e-9 * diagonal.max(initial=1e-300)
+    block[np.arange(len(free)), np.arange(len(free))] += _DAMPING * diagonal + 1e-9 * diagonal.max(
+        initial=1e-300
+    )
     step = np.zeros(count)
     step[free] = np.linalg.lstsq(block, excess[free], rcond=None)[0]
     reach = _REACH * temperature * np.maximum(price, _group_means(instance, price))
@@ -116,9 +118,7 @@ def newton_step(
     return moved[:cells].reshape(prices.shape), moved[cells:], violation, firmness
 
 
-def _entries(
-    instance: Instance, model: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def _entries(instance: Instance, model: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return the (r + layers, n) coupling rows, and amounts, that each agent touches at a model."""
     n, r = instance.n, instance.r
     agents = np.arange(n)
