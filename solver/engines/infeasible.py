@@ -77,7 +77,7 @@ class Conflict:
             lines.append(f"no model can take agents {shown}: not eligible, or larger than any capacity")
         if self.rows:
             lines.append(f"cannot all hold: {'; '.join(self.rows)}")
-        lines += [f"raise {relief.what} by {relief.amount:g}" for relief in self.reliefs]
+        lines += [f"relax {relief.what} by {relief.amount:g}" for relief in self.reliefs]
         if not lines:
             lines.append("fractions of agents would fit, whole agents do not")
         return tuple(lines)
@@ -113,7 +113,8 @@ def explain_infeasibility(instance: Instance) -> Conflict:
     names = _names(instance, form)
     excess, in_conflict = program.closest(np.arange(program.rows))
     reliefs = tuple(
-        Relief(what=names[k], amount=float(excess[k])) for k in np.flatnonzero(excess > _NOISE * program.scale)
+        Relief(what=names[k], amount=float(excess[k]))
+        for k in np.flatnonzero(excess > _NOISE * program.scale)
     )
     if not reliefs:
         return Conflict(agents=stranded, rows=(), irreducible=False, reliefs=())
@@ -143,10 +144,11 @@ class _Program:
         pairs = len(agent)
         index = np.arange(pairs)
         models = form.models
-        blocks: list[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]] = []
         real = column < models
-        for k in range(form.resources):
-            blocks.append((k * models + column[real], index[real], form.demand[k, column[real], agent[real]]))
+        blocks: list[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]] = [
+            (k * models + column[real], index[real], form.demand[k, column[real], agent[real]])
+            for k in range(form.resources)
+        ]
         first = form.resources * models
         for row, coefficient in zip(form.row, form.coefficient, strict=True):
             touched = row[column, agent] < form.rows
@@ -161,13 +163,16 @@ class _Program:
         matrix = coo_matrix(
             (
                 np.concatenate([block[2] for block in blocks]),
-                (np.concatenate([block[0] for block in blocks]), np.concatenate([block[1] for block in blocks])),
+                (
+                    np.concatenate([block[0] for block in blocks]),
+                    np.concatenate([block[1] for block in blocks]),
+                ),
             ),
             shape=(self.rows, pairs),
         )
         self.matrix = csr_matrix(matrix)
         self.right = np.concatenate([form.capacity[:, :models].ravel(), form.row_bound])
-        typical = np.asarray(np.abs(self.matrix).sum(axis=1)).ravel() / max(1, form.columns)
+        typical = np.asarray(abs(self.matrix).sum(axis=1)).ravel() / max(1, form.columns)
         self.scale = np.maximum(np.maximum(np.abs(self.right), typical), 1e-12)
         self.once = csr_matrix((np.ones(pairs), (agent, index)), shape=(form.n, pairs))
 
@@ -186,6 +191,7 @@ class _Program:
             bounds=(0, None),
             method="highs",
         )
+        assert solved.x is not None  # elastic rows always have room
         excess = np.zeros(self.rows)
         excess[rows] = solved.x[pairs:]
         priced = np.abs(solved.ineqlin.marginals) * self.scale[rows] > _NOISE

@@ -14,9 +14,7 @@ from solver.problem.limits import Budget, Commitment, Quota
 
 
 def test_missing_capacity_is_named_with_its_amount() -> None:
-    instance = build_instance(
-        np.ones((3, 2)), [2.0, 2.0], demand=[2.0, 2.0, 2.0], unassigned_penalty=np.inf
-    )
+    instance = build_instance(np.ones((3, 2)), [2.0, 2.0], demand=[2.0, 2.0, 2.0], unassigned_penalty=np.inf)
     conflict = explain_infeasibility(instance)
     assert conflict.agents == ()
     assert conflict.irreducible
@@ -44,7 +42,7 @@ def test_conflicting_limits_are_an_irreducible_set() -> None:
     conflict = explain_infeasibility(instance)
     assert conflict.irreducible
     assert set(conflict.rows) == {"limit promise", "limit dollars"}
-    assert "raise limit" in " ".join(conflict.sentences())
+    assert "relax limit" in " ".join(conflict.sentences())
 
 
 def test_an_agent_larger_than_any_capacity_is_named() -> None:

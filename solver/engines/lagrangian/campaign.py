@@ -28,9 +28,14 @@ __all__ = ["Campaign"]
 _POOL = 8  # elite assignments that are crossed with each other
 _SHORT_S = 0.5  # below this much time CP-SAT is only asked for a kernel small enough
 _KERNEL_PAIRS, _KERNEL_PAIRS_SHORT = 1500, 450
+_KERNEL_LIKELY = 2000  # pairs of a form below which the kernel is worth leaving time for
+_FIRST_SHARE = 0.4
 _WHOLE_PAIRS = 30_000  # pairs of a form that CP-SAT is asked about as a whole
 _SECONDS_PER_PAIR = 15e-6  # building a model in Python
-_HUNT_SHARE = 0.3  # of the time, before CP-SAT is asked whether anything feasible exists
+_HUNT_SHARE, _HUNT_SHARE_SHORT = (
+    0.3,
+    0.7,
+)  # of the time, before CP-SAT is asked whether anything feasible exists
 _LEAST_CPSAT_S = 0.03  # a call returns no faster than about this
 _REWARD = 20.0  # weight of a try that brought a new incumbent, against 1 for one that did not
 
@@ -95,7 +100,10 @@ class Campaign:
         if self.search.keep(self._start_columns):
             self._note()
         if not self.done:
-            self._descend(self._start_columns, patience=40, hunt_stop_s=stop_s)
+            now = self.deadline.clock.now()
+            small = is_loaded() and self.form.loss.size <= _KERNEL_LIKELY
+            first_stop_s = now + _FIRST_SHARE * self.deadline.remaining_s() if small else np.inf
+            self._descend(self._start_columns, patience=40, stop_s=first_stop_s, hunt_stop_s=stop_s)
 
     def insist(self) -> None:
         """Find a feasible assignment, or prove that there is none: hunt, ask CP-SAT, hunt on."""
@@ -104,8 +112,9 @@ class Campaign:
         askable = pairs <= _WHOLE_PAIRS and (is_loaded() or left_s >= _SHORT_S)
         building_s = pairs * _SECONDS_PER_PAIR
         askable = askable and left_s > 2 * building_s + _LEAST_CPSAT_S
+        share = _HUNT_SHARE if left_s >= _SHORT_S else _HUNT_SHARE_SHORT
         now = self.deadline.clock.now()
-        self.start(stop_s=now + (_HUNT_SHARE * (left_s - building_s) if askable else np.inf))
+        self.start(stop_s=now + (share * (left_s - building_s) if askable else np.inf))
         if self.search.best is None and askable:
             from solver.engines.lagrangian.neighbourhood import solve_whole
 

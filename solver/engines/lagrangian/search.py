@@ -94,8 +94,8 @@ class Search:
     ) -> tuple[float, NDArray[np.int64] | None]:
         """Oscillate from an assignment until ``patience`` local optima brought nothing new.
 
-        Never gives up for lack of patience while no feasible assignment is known: then ``hunt_stop_s`` ends
-        it, or ``stop_s``, both readings of the deadline's clock.
+        Never gives up for lack of patience while no feasible assignment is known: then only
+        ``hunt_stop_s`` and the deadline end it, otherwise ``stop_s`` (readings of the deadline's clock).
 
         Returns
         -------
@@ -117,7 +117,8 @@ class Search:
         limit = min(stop_s, deadline.ends_s)
         while idle < patience or self.best is None:
             entered = now()
-            if entered + self.step_s > (limit if self.best is not None else min(limit, hunt_stop_s)):
+            hunting_limit = min(deadline.ends_s, hunt_stop_s)
+            if entered + self.step_s > (limit if self.best is not None else hunting_limit):
                 break
             self.step_s = max(0.9 * self.step_s, entered - before)
             before = entered
