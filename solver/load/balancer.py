@@ -35,6 +35,8 @@ __all__ = ["Decision", "LoadBalancer", "Reservation"]
 
 _FEEDBACK_AGE_S = 0.25  # statistics that old still route; reading 500 models anew costs a whole decision
 _SHORTEST_LEASE_S = 5.0  # of a predicted duration: a lease that ends too early admits one too many
+_NO_DEADLINE = Deadline(0.0)
+_FIRST = np.zeros(1, np.int64)
 _NO_SUCH_MODEL = "no model meets the requirements"
 _ALL_FULL = "every eligible model is full"
 _NOT_PLACED = "left out: the capacity of its eligible models went to others"
@@ -263,7 +265,7 @@ class LoadBalancer:
         list of Reservation
             One per agent, in the agents' order; those that are served hold a lease.
         """
-        deadline = Deadline.after(deadline_ms)
+        deadline = _NO_DEADLINE if deadline_ms is None else Deadline.after(deadline_ms)
         pool = self._pool_of(models)
         quality = _checked_scores(scores, len(agents), len(pool))
         done: list[Reservation | None] = [None] * len(agents)
@@ -336,12 +338,13 @@ class LoadBalancer:
                 _, _, reason = next(_explained(work, np.array([UNASSIGNED]), self._strategy))
                 done[i] = Reservation(agent.id, None, 0.0, reason)
                 return []
-            ask = self._ask(agent, pool, j, work, 0)
-            answer = self._tracker.try_acquire(ask.model, ask.demand, ask.ttl_s, queue=ask.queue)
+            answer = self._tracker.try_acquire(
+                pool.ids[j], _demand(agent, pool, j), self._duration_s(pool, j, work, 0), queue=self._queue
+            )
             if isinstance(answer, Lease):
                 if self._strategy.name == "least_loaded":
                     score = float(work.quality[0, j])
-                busy = 100.0 * min(1.0, work.active[j] / max(work.slots[j], 1.0))
+                busy = 100.0 * min(1.0, float(work.active[j]) / max(float(work.slots[j]), 1.0))
                 reason = f"{self._strategy.name}: score {score:.4g}, {busy:.0f} % busy before"
                 self._note(agent, answer)
                 done[i] = Reservation(agent.id, pool.ids[j], score, reason, answer)
@@ -353,12 +356,20 @@ class LoadBalancer:
             work.room[j] = 0  # this round's own copy: the next best is tried
 
     def _ask(self, agent: Agent, pool: ModelPool, j: int, work: Work, k: int) -> Ask:
-        ttl_s = self._ttl_s
-        if work.service_ms is not None and self._predictor is not None:
-            _, deviation = self._predictor.coefficients(pool.models)
-            expected_s = (2.0 * float(work.service_ms[k, j]) + 3.0 * float(deviation[j])) / 1000.0
-            ttl_s = min(max(expected_s, _SHORTEST_LEASE_S), 10.0 * self._ttl_s)
-        return Ask(model=pool.ids[j], demand=_demand(agent, pool, j), ttl_s=ttl_s, queue=self._queue)
+        return Ask(
+            model=pool.ids[j],
+            demand=_demand(agent, pool, j),
+            ttl_s=self._duration_s(pool, j, work, k),
+            queue=self._queue,
+        )
+
+    def _duration_s(self, pool: ModelPool, j: int, work: Work, k: int) -> float:
+        """Return how long to reserve model j for agent k of a batch, seconds."""
+        if work.service_ms is None or self._predictor is None:
+            return self._ttl_s
+        _, deviation = self._predictor.coefficients(pool.models)
+        expected_s = (2.0 * float(work.service_ms[k, j]) + 3.0 * float(deviation[j])) / 1000.0
+        return min(max(expected_s, _SHORTEST_LEASE_S), 10.0 * self._ttl_s)
 
     # -- moving what waits
 
@@ -416,9 +427,9 @@ class LoadBalancer:
 
     def _pool_of(self, models: Sequence[Model]) -> ModelPool:
         """Return the pool of a fleet, the last one again where the models are the same."""
-        fleet = tuple(models)
+        fleet = tuple(models)  # a tuple is itself: the cheapest fleet to pass again and again
         pool = self._pool
-        if pool is None or pool.models != fleet:
+        if pool is None or (pool.models is not fleet and pool.models != fleet):
             pool = ModelPool(fleet, task_types=self._task_types)
             known = set(self._tracker.snapshot().models)
             for model in fleet:
@@ -449,15 +460,17 @@ class LoadBalancer:
                 task_types=[agent.task_type for agent in agents],
                 max_age_s=_FEEDBACK_AGE_S,
             )
-        if any(agent.min_score is not None for agent in agents):
+        single = len(agents) == 1  # the way of every interactive request: no lists, no loops
+        if agents[0].min_score is not None if single else any(a.min_score is not None for a in agents):
             least = np.array([-np.inf if agent.min_score is None else agent.min_score for agent in agents])
             eligible = eligible & (quality >= least[:, None] - 1e-9)
         where = pool.positions(snapshot)
         slots = snapshot.max_concurrent[where]
         room = self._room(agents, pool, snapshot, where)
-        priority = [agent.priority for agent in agents]
-        same = len(agents) == 1 or min(priority) == max(priority)
-        rank = None if same else np.array(priority)
+        rank = None
+        if not single:
+            priority = [agent.priority for agent in agents]
+            rank = None if min(priority) == max(priority) else np.array(priority)
         service = None
         if self._strategy.needs_prediction and self._predictor is not None:
             service, _ = self._predictor.predict_ms(
@@ -471,13 +484,21 @@ class LoadBalancer:
             active=snapshot.active[where].astype(np.float64),
             slots=slots.astype(np.float64),
             room=room,
-            order=np.arange(len(agents)) if rank is None else np.argsort(-rank, kind="stable"),
+            order=_FIRST
+            if single
+            else np.arange(len(agents))
+            if rank is None
+            else np.argsort(-rank, kind="stable"),
             rank=rank,
             service_ms=service,
         )
 
     def _room(
-        self, agents: Sequence[Agent], pool: ModelPool, snapshot: LoadSnapshot, where: NDArray[np.intp]
+        self,
+        agents: Sequence[Agent],
+        pool: ModelPool,
+        snapshot: LoadSnapshot,
+        where: NDArray[np.intp] | slice,
     ) -> NDArray[np.int64]:
         demand = ONE_SLOT
         if snapshot.metered:  # count with the largest: then every subset fits

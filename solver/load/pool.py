@@ -64,16 +64,16 @@ class ModelPool:
         self.usd_per_input_token = _facts(self.models, "usd_per_million_input_tokens") / 1e6
         self.usd_per_output_token = _facts(self.models, "usd_per_million_output_tokens") / 1e6
         self._row = lru_cache(_PROFILES_KEPT)(self._profile_row)
-        self._positions: tuple[tuple[str, ...], NDArray[np.intp]] = ((), np.empty(0, np.intp))
+        self._positions: tuple[tuple[str, ...], NDArray[np.intp] | slice] = ((), slice(None))
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def positions(self, snapshot: LoadSnapshot) -> NDArray[np.intp]:
-        """Return where this pool's models are in a snapshot, (m,)."""
+    def positions(self, snapshot: LoadSnapshot) -> NDArray[np.intp] | slice:
+        """Return an index of this pool's models into a snapshot's arrays: all of them, or (m,) positions."""
         known, where = self._positions
         if known is not snapshot.models:
-            where = snapshot.positions(list(self.ids))
+            where = slice(None) if snapshot.models == self.ids else snapshot.positions(list(self.ids))
             self._positions = (snapshot.models, where)
         return where
 

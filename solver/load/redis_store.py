@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
@@ -34,6 +34,8 @@ class _Held:
     ask: Ask
     state: LeaseState
     until_s: float
+    here: bool = False
+    """Granted or extended without the server: it cannot know."""
 
 
 class RedisStore:
@@ -188,9 +190,10 @@ class RedisStore:
                 return [self._acquire_locally(local, ask) for ask in asks]
             answers = local.acquire_many(asks, whole_plan=whole_plan)
             for ask, answer in zip(asks, answers, strict=True):
-                self._unsent[ask.lease_id] = ("", "")
-                if not isinstance(answer, Refusal):
-                    self._hold(ask, answer)
+                if isinstance(answer, Refusal):  # the server may have granted it before it went away
+                    self._unsent[ask.lease_id] = ("", "")
+                else:
+                    self._hold(ask, answer, here=True)
             return answers
 
         return self._run(remotely, locally)
@@ -219,7 +222,7 @@ class RedisStore:
             state = local.renew(lease_id, ttl_s)
             held = self._held.get(lease_id)
             if held is not None and state is not LeaseState.GONE:
-                held.state, held.until_s = state, self._link.clock.now() + ttl_s
+                held.state, held.until_s, held.here = state, self._link.clock.now() + ttl_s, True
             return state
 
         return self._run(remotely, locally)
@@ -302,7 +305,12 @@ class RedisStore:
 
     def row(self, model: str) -> StoreRow:
         """Return the state of one model; this replica's own part of it when the server does not answer."""
-        return self._run(lambda: _row(self._link.call("row", model)[1:]), lambda local: local.row(model))
+
+        def locally(local: MemoryStore) -> StoreRow:
+            row = local.row(model)
+            return replace(row, accepting=row.accepting and self._share_open())
+
+        return self._run(lambda: _row(self._link.call("row", model)[1:]), locally)
 
     def view(self) -> StoreView:
         """Return the state of every model; this replica's own part of it when the server does not answer."""
@@ -334,9 +342,9 @@ class RedisStore:
         if ask.ttl_s > self._max_ttl_s:
             raise SpecError(f"ttl_s: expected <= {self._max_ttl_s:g} (max_ttl_s), got {ask.ttl_s!r}")
 
-    def _hold(self, ask: Ask, state: LeaseState) -> None:
+    def _hold(self, ask: Ask, state: LeaseState, *, here: bool = False) -> None:
         now = self._link.clock.now()
-        self._held[ask.lease_id] = _Held(ask, state, now + ask.ttl_s)
+        self._held[ask.lease_id] = _Held(ask, state, now + ask.ttl_s, here)
         if len(self._held) > self._prune_at:  # leases that nobody released
             with self._link.lock:
                 for lease_id in [key for key, held in list(self._held.items()) if held.until_s <= now]:
@@ -347,7 +355,7 @@ class RedisStore:
         self._used[model] = ((int(used[0]), int(used[1]), int(used[2])), self._link.clock.now())
 
     def _remote_view(self) -> StoreView:
-        version, now, recovering, *rows = self._link.call("models")
+        version, now, *rows = self._link.call("models")
         self._version = int(version)
         models = tuple(entry[0] for entry in rows)
         table = np.array([[float(value) for value in entry[1:]] for entry in rows]).reshape(len(rows), 13)
@@ -358,12 +366,13 @@ class RedisStore:
             now_s=float(now),
             active=table[:, 0].astype(np.int64),
             queued=table[:, 1].astype(np.int64),
-            accepting=(table[:, 2] == 1) & (recovering == "0"),
+            accepting=table[:, 2] == 1,
             age_s=table[:, 3],
             max_concurrent=table[:, 4].astype(np.int64),
             max_queue=table[:, 5].astype(np.int64),
             meter_limit=np.where(limit == UNLIMITED, np.inf, limit),
             meter_used=np.ascontiguousarray(table[:, 10:13].T),
+            metered=bool((limit != UNLIMITED).any()),
         )
 
     # -- outages
@@ -413,24 +422,15 @@ class RedisStore:
         answer = local.acquire(ask)
         if not isinstance(answer, Refusal):
             del self._unsent[ask.lease_id]
-            self._hold(ask, answer)
+            self._hold(ask, answer, here=True)
         return answer
 
     def _local_view(self, local: MemoryStore) -> StoreView:
         view = local.view()
-        accepting = view.accepting & self._share_open()
-        return StoreView(
-            models=view.models,
+        return replace(
+            view,
             version=self._version + view.version,
-            now_s=view.now_s,
-            active=view.active,
-            queued=view.queued,
-            accepting=accepting,
-            age_s=view.age_s,
-            max_concurrent=view.max_concurrent,
-            max_queue=view.max_queue,
-            meter_limit=view.meter_limit,
-            meter_used=view.meter_used,
+            accepting=view.accepting & self._share_open(),
         )
 
     # -- joining
@@ -455,6 +455,7 @@ class RedisStore:
                 "state": held.state.value,
                 "slots": held.ask.demand.slots,
                 "ttl_s": held.until_s - now,
+                "here": held.here,
                 "amounts": [
                     held.ask.demand.requests,
                     held.ask.demand.tokens,
@@ -475,6 +476,8 @@ class RedisStore:
     def _joined(self) -> None:
         """Send what could not be sent, and leave local operation."""
         self._local = None
+        for held in list(self._held.values()):
+            held.here = False
         for model in list(self._unsent_limits):
             self._send_limits(model)
         for lease_id, actual in list(self._unsent.items()):

@@ -105,6 +105,7 @@ def place_optimal(
         np.ones(len(owner), np.int64),
         priority=work.rank,
         deadline_ms=deadline_ms,
+        engine="lsap" if value.size <= _MOST_CELLS else "auto",  # single slots: what lsap is made for
     )
     choice = np.where(solution.choice == UNASSIGNED, UNASSIGNED, owner[solution.choice])
     prices = np.zeros(len(room))
@@ -118,7 +119,7 @@ def place_one(
 ) -> tuple[int, float]:
     """Return the model for a batch of one (or UNASSIGNED) and its value: what the routing would choose."""
     value = strategy.values(work, work.active, slice(None))[0]
-    value = np.where(work.eligible[0] & (work.room > 0), value, -np.inf)
+    value = np.where(work.eligible[0] & (work.room > 0), value, -np.inf)  # -inf: out of the question
     if routing == "balanced":
         level = np.where(value > -np.inf, utilization_after(work.active, work.slots), np.inf)
         value = np.where(level <= level.min() * (1.0 + _TIE), value, -np.inf)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -46,6 +47,11 @@ class Work:
     rank: NDArray[np.float64] | None = None
     service_ms: NDArray[np.float64] | None = None
 
+    @cached_property
+    def may_wait(self) -> bool:
+        """Whether some of the room is in queues."""
+        return bool((self.room > self.slots - self.active).any())
+
 
 class LoadStrategy(Protocol):
     """Turns quality and load into the value of one more agent on each model; higher is better."""
@@ -71,7 +77,8 @@ def utilization_after(active: NDArray[np.float64], slots: NDArray[np.float64]) -
 
 
 def _utilization(active: NDArray[np.float64], slots: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.where(slots > 0, np.minimum(active / np.maximum(slots, 1.0), 1.0), 1.0)
+    # a drained model has no room: what it is worth does not matter
+    return np.minimum(active / np.maximum(slots, 1.0), 1.0)
 
 
 class LeastLoaded:
@@ -142,19 +149,22 @@ class Predictive:
 
     def depends_on_slot(self, work: Work) -> bool:
         """Return whether some of the room is in queues, where each has to wait longer."""
-        return bool((work.room > work.slots - work.active).any())
+        return work.may_wait
 
     def values(
         self, work: Work, active: NDArray[np.float64], rows: NDArray[np.int64] | slice
     ) -> NDArray[np.float64]:
         """Return scores lowered by lateness."""
         assert work.service_ms is not None
-        ahead = np.maximum(0.0, active + 1.0 - work.slots) / np.maximum(work.slots, 1.0)
-        done = np.maximum(work.service_ms[rows] + ahead * work.service_ms.mean(axis=0), 1e-9)
+        done = work.service_ms[rows]
+        if work.may_wait:
+            ahead = np.maximum(0.0, active + 1.0 - work.slots) / np.maximum(work.slots, 1.0)
+            done = done + ahead * work.service_ms.mean(axis=0)
         usable = np.where(work.eligible[rows] & (work.room > 0), done, np.inf)
-        fastest = usable.min(axis=1, keepdims=True)
-        lateness = np.where(np.isfinite(fastest), 1.0 - np.minimum(fastest / done, 1.0), 0.0)
-        return work.quality[rows] * (1.0 - self._load_weight * lateness)
+        fastest = usable.min(axis=1, keepdims=True)  # inf where nothing is usable: no value is read then
+        share = np.minimum(np.minimum(fastest, 1e300) / np.maximum(done, 1e-9), 1.0)
+        factor: NDArray[np.float64] = 1.0 - self._load_weight + self._load_weight * share
+        return work.quality[rows] * factor
 
 
 STRATEGIES: tuple[str, ...] = ("least_loaded", "predictive", "weighted")
