@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 from weakref import WeakKeyDictionary
 
@@ -12,6 +11,7 @@ import numpy as np
 from solver.clock import Deadline
 from solver.errors import SpecError
 from solver.load.checks import positive_problems, whole_problems
+from solver.load.decision import ALL_FULL, LOST, NOT_PLACED, Decision, Reservation, explained
 from solver.load.lease import ONE_SLOT, Ask, Demand, Lease, LeaseState, Refusal, RefusalReason
 from solver.load.pool import ModelPool
 from solver.load.prediction import Calibration, CompletionPredictor
@@ -21,7 +21,7 @@ from solver.problem.instance import UNASSIGNED
 from solver.solution.assignment import Assignment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -29,62 +29,13 @@ if TYPE_CHECKING:
     from solver.load.snapshot import LoadSnapshot
     from solver.load.tracker import LoadTracker
     from solver.problem.spec import Agent, Model
-    from solver.solution.solution import Solution
 
-__all__ = ["Decision", "LoadBalancer", "Reservation"]
+__all__ = ["LoadBalancer"]
 
 _FEEDBACK_AGE_S = 0.25  # statistics that old still route; reading 500 models anew costs a whole decision
 _SHORTEST_LEASE_S = 5.0  # of a predicted duration: a lease that ends too early admits one too many
 _NO_DEADLINE = Deadline(0.0)
 _FIRST = np.zeros(1, np.int64)
-_NO_SUCH_MODEL = "no model meets the requirements"
-_ALL_FULL = "every eligible model is full"
-_NOT_PLACED = "left out: the capacity of its eligible models went to others"
-_LOST = "every eligible model was taken by concurrent requests"
-
-
-@dataclass(frozen=True, slots=True)
-class Reservation(Assignment):
-    """An assignment together with the capacity held for it.
-
-    Parameters
-    ----------
-    lease : Lease or None
-        To be released when the request is over; None when no model serves the agent.
-    """
-
-    lease: Lease | None = None
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Decision:
-    """Assignments, and the figures they were made on.
-
-    Parameters
-    ----------
-    assignments : list of Assignment
-        One per agent, in the agents' order.
-    models_filtered : tuple of str
-        Models left out because they were full or not accepting.
-    avg_utilization : float
-        Mean utilization of all models before the batch, 0 to 1.
-    prices : mapping of str to float
-        Shadow price of one more slot of each model, in score; empty where no engine was asked.
-    solution : Solution or None
-        The engine's verified answer, where one was asked.
-    models : tuple of str
-        Ids of the m models, in column order.
-    work : Work or None
-        The arrays that were decided on; None for an empty batch.
-    """
-
-    assignments: Sequence[Assignment]
-    models_filtered: tuple[str, ...]
-    avg_utilization: float
-    prices: Mapping[str, float] = field(default_factory=dict)
-    solution: Solution | None = None
-    models: tuple[str, ...] = ()
-    work: Work | None = None
 
 
 class LoadBalancer:
@@ -220,7 +171,7 @@ class LoadBalancer:
         assignments = [
             Assignment(agent.id, None if j == UNASSIGNED else pool.ids[j], score, reason)
             for agent, (j, score, reason) in zip(
-                agents, _explained(work, placement.choice, self._strategy), strict=True
+                agents, explained(work, placement.choice, self._strategy), strict=True
             )
         ]
         full = np.flatnonzero(work.room == 0)
@@ -275,7 +226,7 @@ class LoadBalancer:
                 break
             pending = self._reserve_round(agents, pending, pool, quality, deadline, done)
         for i in pending:
-            done[i] = Reservation(agents[i].id, None, 0.0, _LOST)
+            done[i] = Reservation(agents[i].id, None, 0.0, LOST)
         return [reservation for reservation in done if reservation is not None]
 
     def _reserve_round(
@@ -297,7 +248,7 @@ class LoadBalancer:
         placement = ROUTINGS[self._routing](
             work, self._strategy, self._chance(), left_ms if left_ms is None else max(left_ms, 0.1)
         )
-        answers = list(_explained(work, placement.choice, self._strategy))
+        answers = list(explained(work, placement.choice, self._strategy))
         placed = [k for k, (j, _, _) in enumerate(answers) if j != UNASSIGNED]
         leases = self._tracker.acquire_many(
             [self._ask(batch[k], pool, answers[k][0], work, k) for k in placed]
@@ -314,13 +265,13 @@ class LoadBalancer:
                 done[pending[k]] = Reservation(batch[k].id, None, 0.0, f"refused: {answer.reason.value}")
             elif answer is not None:
                 again.append(pending[k])
-            elif reason == _NOT_PLACED and snapshot.metered:
+            elif reason == NOT_PLACED and snapshot.metered:
                 again.append(pending[k])  # room was counted with the largest demand: smaller ones may fit
             else:
                 done[pending[k]] = Reservation(batch[k].id, None, 0.0, reason)
         if not progress and not any(isinstance(answer, Refusal) for answer in leases):
             for i in again:  # nothing was placed, so nothing will be
-                done[i] = Reservation(agents[i].id, None, 0.0, _ALL_FULL)
+                done[i] = Reservation(agents[i].id, None, 0.0, ALL_FULL)
             return []
         return again
 
@@ -335,11 +286,11 @@ class LoadBalancer:
             if j == UNASSIGNED:
                 if refused:
                     return [i]
-                _, _, reason = next(_explained(work, np.array([UNASSIGNED]), self._strategy))
+                _, _, reason = next(explained(work, np.array([UNASSIGNED]), self._strategy))
                 done[i] = Reservation(agent.id, None, 0.0, reason)
                 return []
             answer = self._tracker.try_acquire(
-                pool.ids[j], _demand(agent, pool, j), self._duration_s(pool, j, work, 0), queue=self._queue
+                pool.ids[j], pool.demand(agent, j), self._duration_s(pool, j, work, 0), queue=self._queue
             )
             if isinstance(answer, Lease):
                 if self._strategy.name == "least_loaded":
@@ -358,7 +309,7 @@ class LoadBalancer:
     def _ask(self, agent: Agent, pool: ModelPool, j: int, work: Work, k: int) -> Ask:
         return Ask(
             model=pool.ids[j],
-            demand=_demand(agent, pool, j),
+            demand=pool.demand(agent, j),
             ttl_s=self._duration_s(pool, j, work, k),
             queue=self._queue,
         )
@@ -519,42 +470,10 @@ _LASTING = frozenset({RefusalReason.STORE_UNAVAILABLE, RefusalReason.RECOVERING}
 """Refusals that a new decision cannot change."""
 
 
-def _explained(
-    work: Work, choice: NDArray[np.int64], strategy: LoadStrategy
-) -> Iterator[tuple[int, float, str]]:
-    """Yield (model or UNASSIGNED, score, reason) of each agent of a placement."""
-    rows = np.arange(len(choice))
-    picked = np.where(choice != UNASSIGNED, choice, 0)
-    value = work.quality
-    if strategy.name != "least_loaded":  # there the value is a utilization, and quality says more
-        value = strategy.values(work, work.active, slice(None))
-    busy = np.where(work.slots > 0, np.minimum(work.active / np.maximum(work.slots, 1.0), 1.0), 1.0)
-    columns = (choice, value[rows, picked], 100.0 * busy[picked])
-    for i, (j, score, percent) in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
-        if j != UNASSIGNED:
-            yield j, score, f"{strategy.name}: score {score:.4g}, {percent:.0f} % busy before"
-        elif not work.eligible[i].any():
-            yield j, 0.0, _NO_SUCH_MODEL
-        elif (work.eligible[i] & (work.room > 0)).any():
-            yield j, 0.0, _NOT_PLACED
-        else:
-            yield j, 0.0, _ALL_FULL
-
-
 def _strategy(name: str, load_weight: float) -> LoadStrategy:
     if name == "least_loaded":
         return LeastLoaded()
     return Weighted(load_weight) if name == "weighted" else Predictive(load_weight)
-
-
-def _demand(agent: Agent, pool: ModelPool, j: int) -> Demand:
-    """Return what an agent takes of a model: a slot, a request, its tokens, and their price."""
-    if not agent.input_tokens and not agent.output_tokens:
-        return ONE_SLOT
-    cost = (
-        agent.input_tokens * pool.usd_per_input_token[j] + agent.output_tokens * pool.usd_per_output_token[j]
-    )
-    return Demand(tokens=agent.input_tokens + agent.output_tokens, cost_usd=float(cost))
 
 
 def _checked_scores(scores: ArrayLike | None, n: int, m: int) -> NDArray[np.float64] | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.errors import SpecError
+from solver.load.lease import ONE_SLOT, Demand
 from solver.problem.agents import Profile
 from solver.problem.capability import capability_means, eligible_pairs, required_capabilities
 from solver.problem.scoring import capability_score
@@ -87,6 +88,16 @@ class ModelPool:
         if len(rows) == 1:
             return rows[0][0][None, :], rows[0][1][None, :]
         return np.stack([score for score, _ in rows]), np.stack([allowed for _, allowed in rows])
+
+    def demand(self, agent: Agent, j: int) -> Demand:
+        """Return what an agent takes of model j: a slot, a request, its tokens, and their price."""
+        if not agent.input_tokens and not agent.output_tokens:
+            return ONE_SLOT
+        cost = (
+            agent.input_tokens * self.usd_per_input_token[j]
+            + agent.output_tokens * self.usd_per_output_token[j]
+        )
+        return Demand(tokens=agent.input_tokens + agent.output_tokens, cost_usd=float(cost))
 
     def _profile_row(
         self, profile: Profile, min_context_tokens: int

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from solver.clock import ManualClock
 from solver.errors import SpecError
-from solver.load.balancer import LoadBalancer, Reservation
+from solver.load.balancer import LoadBalancer
 from solver.load.feedback import AdaptiveScorer
 from solver.load.lease import Lease, LeaseState, Refusal
 from solver.load.memory_store import MemoryStore
@@ -26,6 +26,7 @@ from solver.problem.spec import Agent, Capacity, Model
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from solver.load.decision import Reservation
     from solver.load.lease import Ask
     from solver.load.store import Store
 
