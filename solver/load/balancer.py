@@ -21,6 +21,7 @@ from solver.problem.instance import UNASSIGNED
 from solver.solution.assignment import Assignment
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import ArrayLike, NDArray
@@ -228,6 +229,32 @@ class LoadBalancer:
         for i in pending:
             done[i] = Reservation(agents[i].id, None, 0.0, LOST)
         return [reservation for reservation in done if reservation is not None]
+
+    async def assign_and_reserve_async(
+        self,
+        agents: Sequence[Agent],
+        models: Sequence[Model],
+        *,
+        scores: ArrayLike | None = None,
+        deadline_ms: float | None = None,
+    ) -> list[Reservation]:
+        """Do :meth:`assign_and_reserve` without blocking the event loop on a remote store.
+
+        When the awaiting task is cancelled meanwhile, whatever is granted is released again.
+        """
+        if not self._tracker.store.remote:
+            return self.assign_and_reserve(agents, models, scores=scores, deadline_ms=deadline_ms)
+        import asyncio  # most processes that import this package never need it
+
+        work = asyncio.get_running_loop().run_in_executor(
+            None,
+            lambda: self.assign_and_reserve(agents, models, scores=scores, deadline_ms=deadline_ms),
+        )
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            work.add_done_callback(_release_all)
+            raise
 
     def _reserve_round(
         self,
@@ -490,3 +517,11 @@ def _checked_scores(scores: ArrayLike | None, n: int, m: int) -> NDArray[np.floa
 
 def _mean(snapshot: LoadSnapshot, pool: ModelPool) -> float:
     return float(snapshot.utilization[pool.positions(snapshot)].mean())
+
+
+def _release_all(work: asyncio.Future[list[Reservation]]) -> None:
+    """Give back, off the event loop, what a cancelled caller was granted."""
+    if not work.cancelled() and work.exception() is None:
+        for reservation in work.result():
+            if reservation.lease is not None:
+                work.get_loop().run_in_executor(None, reservation.lease.release)
