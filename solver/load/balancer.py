@@ -451,7 +451,7 @@ class LoadBalancer:
             rank = None if min(priority) == max(priority) else np.array(priority)
         service = None
         if self._strategy.needs_prediction and self._predictor is not None:
-            service, _ = self._predictor.predict_ms(
+            service = self._predictor.predict_ms(
                 pool.models,
                 np.array([agent.input_tokens for agent in agents], np.float64),
                 np.array([agent.output_tokens for agent in agents], np.float64),
