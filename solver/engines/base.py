@@ -80,6 +80,7 @@ ENGINES: dict[str, str] = {
     "lsap": "solver.engines.lsap:LsapEngine",
     "flow": "solver.engines.flow:FlowEngine",
     "cpsat": "solver.engines.cpsat:CpSatEngine",
+    "price": "solver.engines.price:PriceEngine",
 }
 """Where each engine lives; nothing is imported before it is asked for."""
 

@@ -1,0 +1,148 @@
+"""The price engine: certified optimum of slot instances at any size.
+
+With m models and n agents, m much smaller than n, the whole problem lives in m prices. They are estimated
+from random samples of growing size, each with an error bar; the full data is then reduced, in one pass, to
+the agents whose choice is still open within the error bars; and what is left is solved exactly.
+See ``docs/explanation/price-engine.md`` for the method, the theory and the references.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from solver.engines.base import Claim
+from solver.engines.duals import minimal_prices
+from solver.engines.pricing.estimate import estimate_prices, probe_scale, recall_prices
+from solver.engines.pricing.optimum import find_optimum
+from solver.engines.pricing.repair import drop_overload
+from solver.engines.pricing.rows import DenseRows
+from solver.engines.pricing.supply import Supply
+from solver.engines.pricing.twins import find_twins, share_out
+from solver.problem.instance import UNASSIGNED, chunks
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from solver.clock import Deadline
+    from solver.engines.base import Engine
+    from solver.problem.instance import Instance
+
+__all__ = ["PriceEngine"]
+
+_PRICED_AGAIN = 100_000  # pairs up to which the smallest prices are recomputed when all slots are sold
+_SECONDS_PER_PAIR = 4e-9  # one pass and the verification
+_SECONDS_AT_LEAST = 0.004
+
+
+class PriceEngine:
+    """Sampled prices, one reducing pass, one small flow: O(n m) time, O(n) memory beyond the input."""
+
+    name = "price"
+
+    def unsupported_reason(self, instance: Instance, *, remaining_s: float) -> str | None:
+        """Return why not: no slots, or no time for a single pass."""
+        if not instance.is_slots:
+            return "price: every agent must take exactly one slot"
+        estimate = _SECONDS_AT_LEAST + instance.n * instance.m * _SECONDS_PER_PAIR
+        if estimate > remaining_s:
+            return f"price: needs about {estimate * 1e3:.0f} ms, {max(remaining_s, 0) * 1e3:.0f} ms left"
+        return None
+
+    def solve(
+        self,
+        instance: Instance,
+        *,
+        deadline: Deadline,
+        hint: Claim | None = None,
+        seed: int = 0,
+        threads: int = 1,
+    ) -> Claim | None:
+        """Return the optimum with its smallest prices, or the proof that there is none.
+
+        With a deadline too short for exactness: a feasible choice and prices that bound it. Prices of a
+        ``hint`` replace the samples when a look at this instance does not contradict them.
+        """
+        n, m = instance.n, instance.m
+        outside = instance.unserved if _leaving_is_an_option(instance) else None
+        generator = np.random.default_rng(seed)
+        supply = Supply.plain(instance.slots)
+        if _is_short(instance, outside, supply):
+            return Claim(choice=np.full(n, UNASSIGNED, np.int64), infeasible=True)
+        twins = find_twins(instance.score)
+        pooled = supply if twins is None else supply.pooled(twins)
+        if outside is None and pooled.total.sum() == n:
+            pooled = replace(pooled, anchor=int(pooled.total.argmax()))
+        rows = DenseRows(instance.score, outside, pooled.closed, threads)
+        scale = probe_scale(rows, generator)
+        estimate = None
+        if hint is not None and hint.prices is not None and hint.prices.shape == (m, 1):
+            estimate = recall_prices(rows, pooled, scale, hint.prices[:, 0], generator)
+        if estimate is None:
+            estimate = estimate_prices(rows, pooled, scale, generator)
+        outcome = find_optimum(rows, pooled, scale, estimate, deadline)
+        if outcome is None:
+            return Claim(choice=np.full(n, UNASSIGNED, np.int64), infeasible=True)
+        choice, prices = outcome.choice, outcome.prices
+        if pooled.anchor is not None:
+            prices = prices - prices[~pooled.closed].min()  # every slot is sold: only differences matter
+        if twins is not None:
+            prices = prices[twins]
+            choice = share_out(choice, twins, supply)
+        if not outcome.exact:
+            choice = drop_overload(instance, choice, prices)
+        elif pooled.anchor is not None and n * m <= _PRICED_AGAIN:
+            choice[choice == m] = UNASSIGNED
+            return Claim(choice=choice, prices=minimal_prices(instance, choice))
+        if supply.closed.any():
+            prices = _price_closed(instance, choice, prices, supply.closed)
+        choice[choice == m] = UNASSIGNED
+        return Claim(choice=choice, prices=np.maximum(prices, 0.0)[:, None])
+
+
+def _leaving_is_an_option(instance: Instance) -> bool:
+    """Whether staying unassigned can be part of an optimum, for anyone."""
+    if instance.penalty is not None:
+        return bool(np.isfinite(instance.penalty).any())
+    return instance.n > int(instance.slots.sum()) or bool(instance.score.min() == -np.inf)
+
+
+def _is_short(instance: Instance, outside: NDArray[np.float64] | None, supply: Supply) -> bool:
+    """Whether counting alone shows that not everyone who must be served can be."""
+    stay = instance.n if outside is None else int(np.isneginf(outside).sum())
+    if stay == 0:
+        return False
+    if stay > int(supply.total.sum()):
+        return True
+    for rows in chunks(instance.n, instance.m):
+        best = np.where(supply.closed, -np.inf, instance.score[rows]).max(axis=1)
+        stranded = np.isneginf(best)
+        if outside is not None:
+            stranded &= np.isneginf(outside[rows])
+        if stranded.any():
+            return True
+    return False
+
+
+def _price_closed(
+    instance: Instance, choice: NDArray[np.int64], prices: NDArray[np.float64], closed: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Price models without slots at what their first slot would be worth, the least that deters everyone."""
+    worth = np.zeros(int(closed.sum()))
+    for rows in chunks(instance.n, instance.m):
+        pick = choice[rows]
+        served = pick < instance.m
+        own = np.where(served, 0.0, instance.unserved[rows])
+        models = pick[served]
+        block = instance.score[rows]
+        own[served] = block[served, models] - prices[models]
+        np.maximum(worth, (block[:, closed] - own[:, None]).max(axis=0), out=worth)
+    prices = prices.copy()
+    prices[closed] = worth
+    return prices
+
+
+if TYPE_CHECKING:
+    _conforms: type[Engine] = PriceEngine

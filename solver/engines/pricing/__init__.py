@@ -1,0 +1,1 @@
+"""The parts of the price engine: supply, sampled rows, contested arcs, smoothed prices, the boxed flow."""

@@ -1,0 +1,204 @@
+"""Prices from samples: how many agents to look at, and how far off what they say may be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from solver.engines.pricing.boxflow import solve_boxed_flow
+from solver.engines.pricing.narrow import is_on_grid, price_box
+from solver.engines.pricing.smooth import DenseDemand, Estimate, newton_step, sample_prices
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from solver.engines.pricing.rows import Rows
+    from solver.engines.pricing.supply import Supply
+
+__all__ = ["Scale", "estimate_prices", "heat", "price_radius", "probe_scale", "recall_prices"]
+
+_FIRST_SAMPLE = 250
+_GROWTH = 8  # sizes of neighbouring samples; errors shrink by its square root
+_DENSE = 40_000  # pairs up to which all agents are the sample
+_DENSE_SAMPLE = 100_000  # and up to which a sample is not worth reducing
+_MOVES = 3  # boxes around a sample's prices
+_PROBED = 256
+_UNITS = (1.0, 0.1, 0.01, 0.001)
+_LEVELS = 3000  # more levels of a grid than this and ties no longer matter
+_SIGMAS = 3.0  # half-width of a box in standard deviations
+_HEAT = 2.0  # and in temperatures: how far a tie can hold the smoothed prices off the exact ones
+_COARSE = 1e-5  # of the range of scores: what the first sample's flow rounds costs to
+_REMEMBERED = 2_000  # agents that judge remembered prices
+_DRIFT = 5.0  # standard deviations beyond which remembered prices are forgotten
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """What a look at a few agents says about the values in play.
+
+    Parameters
+    ----------
+    span : float
+        Range of the finite scores and values of staying unassigned, > 0.
+    grid : float or None
+        Unit they are whole multiples of, if there is one with few levels.
+    allowed : float
+        Share of the pairs that are allowed.
+    """
+
+    span: float
+    grid: float | None
+    allowed: float
+
+    @property
+    def coolest(self) -> float:
+        """Temperature below which nothing is gained: ties are resolved, or float64 is exhausted."""
+        return self.grid / 60.0 if self.grid is not None else 1e-7 * self.span
+
+
+def probe_scale(rows: Rows, generator: np.random.Generator) -> Scale:
+    """Look at a few random agents."""
+    score, outside = rows.sample(_stratified(rows.n, min(rows.n, _PROBED), generator)).dense()
+    seen = np.isfinite(score)
+    finite = score[seen]
+    if outside is not None:
+        finite = np.concatenate((finite, outside[np.isfinite(outside)]))
+    if not len(finite):
+        return Scale(span=1.0, grid=None, allowed=0.0)
+    span = max(float(np.ptp(finite)), 1e-9 * float(np.abs(finite).max()), 1e-300)
+    units = (unit for unit in _UNITS if span / unit < _LEVELS and is_on_grid(finite, unit))
+    return Scale(span=span, grid=next(units, None), allowed=float(seen.mean()))
+
+
+def estimate_prices(rows: Rows, supply: Supply, scale: Scale, generator: np.random.Generator) -> Estimate:
+    """Return prices from stratified samples of growing size.
+
+    The first sample is solved by a flow, which needs no starting point. Each further one starts from the
+    prices and errors of the one before, is reduced to the agents contested within three standard
+    deviations, and improves on them by Newton steps.
+    """
+    n = rows.n
+    first, *larger = _sample_sizes(n, rows.m)
+    sample = rows if first == n else rows.sample(_stratified(n, first, generator))
+    share = supply.scaled(first / n)
+    low = np.where(np.isfinite(supply.cheapest), supply.cheapest, 0.0)
+    contested = sample.reduce(low, low + scale.span).contested
+    prices = solve_boxed_flow(contested, share.rounded(first), resolution=_COARSE * scale.span).centre
+    demand = DenseDemand(*sample.dense())
+    estimate = sample_prices(demand, share, prices, scale.span / 30, coolest=scale.coolest, population=n)
+    for size in larger:
+        estimate = _refine(
+            rows.sample(_stratified(n, size, generator)), supply.scaled(size / n), scale, estimate, n
+        )
+    return estimate
+
+
+def _refine(sample: Rows, share: Supply, scale: Scale, estimate: Estimate, population: int) -> Estimate:
+    """Improve on an estimate by a larger sample."""
+    start = heat(estimate, 0.5)
+    if sample.n * sample.m <= _DENSE_SAMPLE:
+        return sample_prices(
+            DenseDemand(*sample.dense()),
+            share,
+            estimate.prices,
+            start,
+            coolest=scale.coolest,
+            population=population,
+        )
+    radius = price_radius(estimate, sample.n, scale.span)
+    prices = estimate.prices
+    for _ in range(_MOVES):
+        low, high = price_box(prices, radius, share.cheapest, np.inf, None)
+        refined = sample_prices(
+            sample.reduce(low, high).contested,
+            share,
+            np.clip(prices, low, high),
+            start,
+            coolest=scale.coolest,
+            population=population,
+            bounds=(low, high),
+        )
+        prices = refined.prices
+        pressed = (prices >= high) | ((prices <= low) & (low > share.cheapest))
+        if not pressed[~share.closed].any():
+            break
+        radius = np.where(pressed, 2.0 * radius, radius)
+    return refined
+
+
+def recall_prices(
+    rows: Rows,
+    supply: Supply,
+    scale: Scale,
+    remembered: NDArray[np.float64],
+    generator: np.random.Generator,
+) -> Estimate | None:
+    """Judge the prices of a similar instance by a sample of this one.
+
+    Returns
+    -------
+    Estimate or None
+        The prices, with the error that a fresh batch from the same source would show; None if the sample
+        contradicts them or is all there is.
+    """
+    n = rows.n
+    k = min(_REMEMBERED, n // _GROWTH)
+    if n * rows.m <= _DENSE or k < _FIRST_SAMPLE // 2:
+        return None
+    demand = DenseDemand(*rows.sample(_stratified(n, k, generator)).dense())
+    share = supply.scaled(k / n)
+    start = np.maximum(remembered, supply.cheapest)
+    at_start = sample_prices(
+        demand, share, start, scale.span / 30, coolest=scale.coolest, population=n, still=True
+    )
+    response = demand.respond(start, at_start.temperature)
+    _, offered, slope = share.smooth(start, at_start.temperature)
+    low = supply.cheapest - start
+    high = np.full(rows.m, scale.span)
+    if supply.anchor is not None:
+        low[supply.anchor] = high[supply.anchor] = 0.0
+    step = newton_step(response.curvature + np.diag(slope), response.load - offered, low, high)
+    if (np.abs(step) > _DRIFT * at_start.error + 2.0 * at_start.temperature).any():
+        return None
+    shrink = np.sqrt(2.0 * k / (n - k))  # from the error of k agents to the distance of two batches of n
+    error = shrink * at_start.error
+    moving = error[error > 0]
+    cool = 0.35 * float(np.median(moving)) if len(moving) else 0.0
+    return Estimate(
+        prices=start,
+        error=error,
+        temperature=max(min(cool, at_start.temperature), scale.coolest),
+        curvature=at_start.curvature,
+    )
+
+
+def price_radius(estimate: Estimate, agents: int, span: float) -> NDArray[np.float64]:
+    """Return the half-widths of a box that holds the prices of ``agents`` agents, most likely."""
+    radius = _SIGMAS * estimate.error + _HEAT * estimate.temperature
+    if not estimate.error.any():  # not a sample: what remains is the distance from one agent to the next
+        radius += 4.0 / np.maximum(estimate.curvature.diagonal() * agents, 1e-300)
+    return np.minimum(radius, span)
+
+
+def heat(estimate: Estimate, share: float) -> float:
+    """Return a temperature to start at: a share of the typical error, no colder than the estimate's own."""
+    moving = estimate.error[estimate.error > 0]
+    typical = float(np.median(moving)) if len(moving) else 0.0
+    return max(share * typical, estimate.temperature)
+
+
+def _sample_sizes(n: int, m: int) -> list[int]:
+    if n * m <= _DENSE or n <= 2 * _FIRST_SAMPLE:
+        return [n]
+    sizes = [n // _GROWTH]
+    while sizes[0] > _GROWTH * _FIRST_SAMPLE:
+        sizes.insert(0, sizes[0] // _GROWTH)
+    return [_FIRST_SAMPLE, *(size for size in sizes if size > 3 * _FIRST_SAMPLE)]
+
+
+def _stratified(n: int, size: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """Return one random row from each of ``size`` equal stretches: sorted, distinct, O(size)."""
+    place = (np.arange(size) + generator.random(size)) * (n / size)
+    return np.minimum(place.astype(np.int64), n - 1)

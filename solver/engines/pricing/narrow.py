@@ -1,0 +1,254 @@
+"""From a box around the optimum to the optimum: Newton on the contested arcs, nested boxes, one small flow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from solver.engines.pricing.boxflow import solve_boxed_flow
+from solver.engines.pricing.rows import Reduction
+from solver.engines.pricing.smooth import newton_step
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from solver.engines.pricing.arcs import Contested
+    from solver.engines.pricing.boxflow import BoxedFlow
+    from solver.engines.pricing.supply import Supply
+
+__all__ = ["RESOLUTION", "BoxOptimum", "is_on_grid", "price_box", "solve_in_box"]
+
+_SMALL = 8  # arcs per model that a flow solves faster than a further Newton step would save
+_ROUNDS = 12
+_COOLING = 0.2
+_SETTLED = 4.0
+_SHRINKS = 0.75  # a smaller box is worth having if it drops a quarter of the arcs
+_WORTHWHILE = 0.6  # median side of a box against the one around it
+_RETRIES = 4
+_WIDEN = 6.0
+_BACKTRACK = 0.25
+_REACH = 0.5  # sides of a box that a first step may aim at
+_BEYOND = 0.1  # part of a side by which a step must miss the box to make another box worth a pass
+RESOLUTION = 1e-13  # of the range of scores: what costs are rounded to
+_MERGED = 100.0  # times that: values closer than this are the same when merging
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoxOptimum:
+    """The optimum over a box of prices.
+
+    Parameters
+    ----------
+    choice : (g,) int64
+        Choice of each contested agent, m for unassigned.
+    prices : (m,) float64
+        The smallest optimal prices.
+    centre : (m,) float64
+        The middle of the optimal prices.
+    arcs : int
+        Arcs of all flows solved.
+    rises, falls : (m,) bool
+        Prices that want to leave the box; none if the optimum over the box is the optimum at large.
+    """
+
+    choice: NDArray[np.int64]
+    prices: NDArray[np.float64]
+    centre: NDArray[np.float64]
+    arcs: int
+    rises: NDArray[np.bool_]
+    falls: NDArray[np.bool_]
+
+    @property
+    def binds(self) -> NDArray[np.bool_]:
+        """(m,) bool, prices that want to leave the box."""
+        return self.rises | self.falls
+
+
+def solve_in_box(
+    contested: Contested,
+    supply: Supply,
+    prices: NDArray[np.float64],
+    temperature: float,
+    *,
+    span: float,
+    grid: float | None = None,
+    may_leave: bool = False,
+) -> BoxOptimum | NDArray[np.float64]:
+    """Minimise the dual over a box exactly and return an optimal assignment of the contested agents.
+
+    Newton steps on the arcs say where in the box the optimum is, ever more precisely, and the problem is
+    reduced to ever smaller boxes around it; the last one, a few arcs per model, is solved by a flow. A small
+    box that binds is widened where it does, up to the box given.
+
+    Parameters
+    ----------
+    contested : Contested
+        The contested agents of the box.
+    supply : Supply
+        Whole slots.
+    prices : (m,) float64
+        Where to start, inside the box.
+    temperature : float
+        How far that may be from the optimum, roughly.
+    span : float
+        Range of the scores.
+    grid : float, optional
+        Unit of the scores if they are whole multiples of one.
+    may_leave : bool
+        Give up when the first Newton step aims well beyond the box.
+
+    Returns
+    -------
+    BoxOptimum or (m,) float64
+        The optimum over the box, or a better centre for another box.
+    """
+    outer = Reduction(
+        choice=np.full(contested.groups, contested.m),
+        agent=np.arange(contested.groups),
+        contested=contested,
+    )
+    if grid is not None and not is_on_grid(contested.value, grid):
+        grid = None
+    nest = [outer]
+    prices, radius, left = _descend(nest, supply, prices, temperature, grid, may_leave=may_leave)
+    if left:
+        return prices
+    arcs = 0
+    for attempt in range(_RETRIES + 1):
+        current = nest[-1]
+        optimum = _flow(current, supply, span * RESOLUTION, grid)
+        arcs += optimum.arcs
+        box = current.contested
+        wants = (optimum.rises & (box.high < contested.high)) | (optimum.falls & (box.low > contested.low))
+        if not wants.any():
+            break
+        prices = optimum.centre
+        radius = np.where(wants, np.maximum(_WIDEN * radius, 1.5 * (grid or 0.0)), 1.5 * radius)
+        low, high = price_box(prices, radius, contested.low, contested.high, grid)
+        while len(nest) > 1 and not _covers(nest[-1].contested, low, high):
+            nest.pop()
+        nest.append(outer if attempt >= _RETRIES - 1 else nest[-1].inside(low, high))
+    return replace(optimum, arcs=arcs)
+
+
+def is_on_grid(values: NDArray[np.float64], grid: float) -> bool:
+    """Return whether all values are whole multiples of ``grid``, to a millionth of it."""
+    multiples = values / grid
+    return bool(np.abs(multiples - np.rint(multiples)).max(initial=0.0) < 1e-6)
+
+
+def price_box(
+    prices: NDArray[np.float64],
+    radius: NDArray[np.float64],
+    low: NDArray[np.float64],
+    high: NDArray[np.float64] | float,
+    grid: float | None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the box of that radius around prices, within ``[low, high]``.
+
+    On a grid some optimal prices are whole multiples of it: sides are put 0.4 units beyond the multiples
+    inside, at least one, so that no tie at an optimal price lies on a side of the box.
+    """
+    if grid is None:
+        below, above = prices - radius, prices + radius
+    else:
+        radius = np.maximum(radius, 0.6 * grid)
+        below = (np.ceil((prices - radius) / grid - 1e-9) - 0.4) * grid
+        above = (np.floor((prices + radius) / grid + 1e-9) + 0.4) * grid
+    below = np.minimum(np.maximum(below, low), high)
+    return below, np.maximum(np.minimum(above, high), below)
+
+
+def _covers(box: Contested, low: NDArray[np.float64], high: NDArray[np.float64]) -> bool:
+    return bool((box.low <= low).all() and (box.high >= high).all())
+
+
+def _descend(
+    nest: list[Reduction],
+    supply: Supply,
+    prices: NDArray[np.float64],
+    temperature: float,
+    grid: float | None,
+    *,
+    may_leave: bool,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], bool]:
+    """Push ever smaller boxes onto the nest; return centre and half-widths of the last, and False.
+
+    If the first step aims beyond the outermost box, return where to, and True.
+    """
+    contested = nest[0].contested
+    side = contested.high - contested.low
+    radius = side / 2
+    best = np.inf
+    at = prices
+    step = np.zeros(len(prices))
+    stalled = 0
+    for attempt in range(_ROUNDS):
+        contested = nest[-1].contested
+        if contested.arcs <= _SMALL * contested.m:
+            break
+        response = contested.respond(prices, temperature)
+        paid, offered, slope = supply.smooth(prices, temperature)
+        value = response.value + paid
+        if value > best + 1e-12 * abs(best):
+            step = step * _BACKTRACK
+            prices = at + step
+            continue
+        best, at = value, prices
+        curvature = response.curvature + np.diag(slope)
+        excess = response.load - offered
+        if attempt == 0 and may_leave:
+            reach = _REACH * side
+            aim = newton_step(curvature, excess, np.maximum(-reach, supply.cheapest - prices), reach)
+            beyond = np.maximum(contested.low - prices - aim, prices + aim - contested.high)
+            if (beyond > _BEYOND * side).any():
+                return prices + aim, radius, True
+        low, high = contested.low - prices, contested.high - prices
+        if supply.anchor is not None:
+            low[supply.anchor] = high[supply.anchor] = 0.0
+        step = newton_step(curvature, excess, low, high)
+        prices = prices + step
+        spacing = 4.0 / np.maximum(curvature.diagonal(), 1e-300)
+        radius = np.minimum(radius, 0.5 * np.abs(step) + 3.0 * temperature + spacing)
+        settled = np.abs(step).max() <= _SETTLED * temperature
+        ratio = float(np.median(2 * radius / np.maximum(contested.high - contested.low, 1e-300)))
+        if ratio <= _WORTHWHILE:
+            smaller = nest[-1].inside(*price_box(prices, radius, contested.low, contested.high, grid))
+            if smaller.contested.arcs < _SHRINKS * contested.arcs:
+                nest.append(smaller)
+                stalled = 0
+            else:
+                stalled += 1
+        if stalled > 2:
+            break
+        if settled or stalled:
+            if float(np.median(curvature.diagonal())) * temperature < 1.0:
+                break
+            temperature *= _COOLING
+            best = np.inf
+    return prices, radius, False
+
+
+def _flow(reduction: Reduction, supply: Supply, resolution: float, grid: float | None) -> BoxOptimum:
+    """Solve the flow of a reduction, identical agents merged, and hand the flow out."""
+    contested = reduction.contested
+    merged = contested.merged(_MERGED * resolution)
+    problem, home = (contested, None) if merged is None else merged
+    solved: BoxedFlow = solve_boxed_flow(problem, supply, resolution=resolution, grid=grid)
+    choice = reduction.choice.copy()
+    used = np.flatnonzero(solved.flow)
+    models = np.repeat(problem.model[used], solved.flow[used])
+    if home is None:
+        choice[reduction.agent] = models
+    else:
+        choice[reduction.agent[np.argsort(home, kind="stable")]] = models
+    return BoxOptimum(
+        choice=choice,
+        prices=solved.prices,
+        centre=solved.centre,
+        arcs=problem.arcs,
+        rises=solved.rises,
+        falls=solved.falls,
+    )
