@@ -66,10 +66,11 @@ class PriceEngine:
         ``hint`` replace the samples when a look at this instance does not contradict them.
         """
         n, m = instance.n, instance.m
-        outside = instance.unserved if _leaving_is_an_option(instance) else None
+        forbids = bool(instance.score.min() == -np.inf)
+        outside = instance.unserved if _leaving_is_an_option(instance, forbids) else None
         generator = np.random.default_rng(seed)
         supply = Supply.plain(instance.slots)
-        if _is_short(instance, outside, supply):
+        if _is_short(instance, outside, supply, forbids):
             return Claim(choice=np.full(n, UNASSIGNED, np.int64), infeasible=True)
         twins = find_twins(instance.score)
         pooled = supply if twins is None else supply.pooled(twins)
@@ -102,20 +103,24 @@ class PriceEngine:
         return Claim(choice=choice, prices=np.maximum(prices, 0.0)[:, None])
 
 
-def _leaving_is_an_option(instance: Instance) -> bool:
+def _leaving_is_an_option(instance: Instance, forbids: bool) -> bool:
     """Whether staying unassigned can be part of an optimum, for anyone."""
     if instance.penalty is not None:
         return bool(np.isfinite(instance.penalty).any())
-    return instance.n > int(instance.slots.sum()) or bool(instance.score.min() == -np.inf)
+    return forbids or instance.n > int(instance.slots.sum())
 
 
-def _is_short(instance: Instance, outside: NDArray[np.float64] | None, supply: Supply) -> bool:
+def _is_short(
+    instance: Instance, outside: NDArray[np.float64] | None, supply: Supply, forbids: bool
+) -> bool:
     """Whether counting alone shows that not everyone who must be served can be."""
     stay = instance.n if outside is None else int(np.isneginf(outside).sum())
     if stay == 0:
         return False
     if stay > int(supply.total.sum()):
         return True
+    if not forbids:
+        return False
     for rows in chunks(instance.n, instance.m):
         best = np.where(supply.closed, -np.inf, instance.score[rows]).max(axis=1)
         stranded = np.isneginf(best)
