@@ -110,9 +110,7 @@ def _leaving_is_an_option(instance: Instance, forbids: bool) -> bool:
     return forbids or instance.n > int(instance.slots.sum())
 
 
-def _is_short(
-    instance: Instance, outside: NDArray[np.float64] | None, supply: Supply, forbids: bool
-) -> bool:
+def _is_short(instance: Instance, outside: NDArray[np.float64] | None, supply: Supply, forbids: bool) -> bool:
     """Whether counting alone shows that not everyone who must be served can be."""
     stay = instance.n if outside is None else int(np.isneginf(outside).sum())
     if stay == 0:

@@ -235,7 +235,7 @@ def _descend(
 
 def _unit_spread(curvature: NDArray[np.float64], held: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Return (m,) how far prices may move because loads are whole numbers: off by an agent or two each."""
-    diagonal = np.maximum(curvature.diagonal(), 1e-300)
+    diagonal = np.maximum(curvature.diagonal(), 1e-100)
     spread: NDArray[np.float64] = 4.0 / diagonal
     free = np.flatnonzero(~held)
     if len(free):
