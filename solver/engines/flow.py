@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["FlowEngine"]
 
 _SMALL = 2_000  # agents: up to here 20 bits nearly always give the float64 optimum, and cost half the time
+_TINY = 2_000  # pairs: up to here a check costs more than the finer bits
 _COARSE_BITS = 20
 _FINE_BITS = 40
 _SECONDS_PER_ARC = 1e-6  # generous: cost scaling slows down on ties, and cannot be interrupted
@@ -60,7 +61,7 @@ class FlowEngine:
     ) -> Claim | None:
         """Return an optimal choice with its minimal prices, or the proof that there is none."""
         network = _Network.of(instance)
-        if instance.n <= _SMALL:
+        if instance.n <= _SMALL and instance.n * instance.m > _TINY:
             choice = network.solve(_COARSE_BITS)
             if choice is None:
                 return Claim(choice=np.full(instance.n, UNASSIGNED, np.int64), infeasible=True)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Answer", "run", "warm_up"]
 
 _TINY_CELLS = 6_000  # rows · replicated columns: lsap beats flow below (benchmarks/bench_engines.py)
+_SMALL_PAIRS = 30_000  # agents · models: plain flow beats the price engine up to here
 _MARGIN_S = 0.003  # kept back for verification of the last answer and the way out
 
 
@@ -136,7 +137,9 @@ def _by_shape(instance: Instance) -> tuple[str, ...]:
     if not instance.is_slots:
         return ("cpsat",)
     cells = instance.n * (int(instance.slots.sum()) + instance.n)
-    return ("lsap", "flow") if cells <= _TINY_CELLS else ("flow",)
+    if cells <= _TINY_CELLS:
+        return ("lsap", "flow")
+    return ("flow", "price") if instance.n * instance.m <= _SMALL_PAIRS else ("price", "flow")
 
 
 def _judge(instance: Instance, claim: Claim | None, name: str, best: Answer | None) -> Answer:

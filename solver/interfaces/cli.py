@@ -173,6 +173,8 @@ def solve(
             slots=slots,
             gap_file=gap_file,
         )
+        if deadline_ms is not None:
+            solver.warm_up()  # importing engines must not eat the budget
         step(f"solving {len(asked.agents):,} agents × {len(asked.models):,} models")
         plan = solver.solve(asked, engine=engine, deadline_ms=deadline_ms, seed=seed, threads=threads)
         step("writing")

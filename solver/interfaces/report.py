@@ -49,7 +49,8 @@ def headline(solution: Solution, *, agents: int, models: int) -> Text:
     """Return the one line that matters: status, objective, gap, time."""
     line = Text()
     line.append(solution.status.value.upper(), style=_STYLES[solution.status])
-    line.append(f"  {agents:,} agents × {models:,} models, {solution.elapsed_ms:,.1f} ms, {solution.engine}")
+    size = f"{_count(agents, 'agent')} × {_count(models, 'model')}"
+    line.append(f"  {size}, {solution.elapsed_ms:,.1f} ms, {solution.engine}")
     return line
 
 
@@ -68,6 +69,10 @@ def plan_report(plan: Plan, *, yardsticks: tuple[Yardstick, ...] = ()) -> Render
     parts += _unassigned(plan)
     parts += [Text(note, style="dim") for note in plan.solution.notes]
     return Group(*parts)
+
+
+def _count(number_of: int, what: str) -> str:
+    return f"{number_of:,} {what}" if number_of == 1 else f"{number_of:,} {what}s"
 
 
 def _certificate(plan: Plan, yardsticks: tuple[Yardstick, ...]) -> Table:
@@ -155,7 +160,7 @@ def _unassigned(plan: Plan) -> list[RenderableType]:
     if not reasons:
         return [Text("\nevery agent is served")]
     total = sum(reasons.values())
-    lines: list[RenderableType] = [Text(f"\n{total:,} agents are not served", style="bold")]
+    lines: list[RenderableType] = [Text(f"\nnot served: {_count(total, 'agent')}", style="bold")]
     lines += [Text(f"  {count:>10,}  {reason}") for reason, count in list(reasons.items())[:_REASONS]]
     if len(reasons) > _REASONS:
         lines.append(Text(f"  and {len(reasons) - _REASONS} other reasons", style="dim"))

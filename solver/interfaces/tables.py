@@ -94,7 +94,8 @@ def _read_csv(
         raise SpecError(msg)
     if repeated := sorted({name for name in header if header.count(name) > 1}):
         raise SpecError(*(f"{path}:1: column {name!r} is given twice" for name in repeated))
-    kinds: dict[str, Any] = dict.fromkeys(coded, "category") | dict.fromkeys(text, str)
+    # Text stays as it is written: "category" would read 007 as a number.
+    kinds: dict[str, Any] = dict.fromkeys((*coded, *text), str)
     try:
         frame = pd.read_csv(
             io.StringIO(content),
@@ -114,7 +115,8 @@ def _read_csv(
     for name in header:
         series = frame[name]
         if name in coded:
-            columns[name] = Coded(series.cat.codes.to_numpy(), series.cat.categories.tolist())
+            codes, values = pd.factorize(series)
+            columns[name] = Coded(codes, values.tolist())
         elif series.dtype.kind in "iub":
             columns[name] = series.to_numpy()
         elif series.dtype.kind == "f":

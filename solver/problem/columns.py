@@ -280,12 +280,13 @@ def coded(column: Column) -> Coded:
     keys = [(type(value), tuple(value) if isinstance(value, list | np.ndarray) else value) for value in raw]
     try:
         places = {key: place for place, key in enumerate(dict.fromkeys(keys))}
-    except TypeError:  # a list that holds lists or mappings: no valid value, but one to be shown
-        keys = [(kind, value if kind is str else repr(value)) for kind, value in keys]
-        places = {key: place for place, key in enumerate(dict.fromkeys(keys))}
-    return Coded(
-        np.fromiter(map(places.__getitem__, keys), np.int64, len(keys)), [value for _, value in places]
-    )
+        values = [value for _, value in places]
+    except TypeError:  # a list that holds lists, or a mapping: no valid value, but one for an error to show
+        given = {(kind, repr(value)): value for kind, value in keys}
+        keys = [(kind, repr(value)) for kind, value in keys]
+        places = {key: place for place, key in enumerate(given)}
+        values = list(given.values())
+    return Coded(np.fromiter(map(places.__getitem__, keys), np.int64, len(keys)), values)
 
 
 def _parsed(

@@ -1,0 +1,552 @@
+"""LoadBalancer: filter the full, score with load, place the batch, and reserve what was decided."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from solver.clock import Deadline
+from solver.errors import SpecError
+from solver.load.checks import positive_problems, whole_problems
+from solver.load.lease import ONE_SLOT, Ask, Demand, Lease, LeaseState, Refusal, RefusalReason
+from solver.load.pool import ModelPool
+from solver.load.prediction import Calibration, CompletionPredictor
+from solver.load.routing import ROUTINGS, place_one
+from solver.load.strategies import STRATEGIES, LeastLoaded, LoadStrategy, Predictive, Weighted, Work
+from solver.problem.instance import UNASSIGNED
+from solver.solution.assignment import Assignment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from solver.load.feedback import AdaptiveScorer
+    from solver.load.snapshot import LoadSnapshot
+    from solver.load.tracker import LoadTracker
+    from solver.problem.spec import Agent, Model
+    from solver.solution.solution import Solution
+
+__all__ = ["Decision", "LoadBalancer", "Reservation"]
+
+_FEEDBACK_AGE_S = 0.25  # statistics that old still route; reading 500 models anew costs a whole decision
+_SHORTEST_LEASE_S = 5.0  # of a predicted duration: a lease that ends too early admits one too many
+_NO_SUCH_MODEL = "no model meets the requirements"
+_ALL_FULL = "every eligible model is full"
+_NOT_PLACED = "left out: the capacity of its eligible models went to others"
+_LOST = "every eligible model was taken by concurrent requests"
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation(Assignment):
+    """An assignment together with the capacity held for it.
+
+    Parameters
+    ----------
+    lease : Lease or None
+        To be released when the request is over; None when no model serves the agent.
+    """
+
+    lease: Lease | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Decision:
+    """Assignments, and the figures they were made on.
+
+    Parameters
+    ----------
+    assignments : list of Assignment
+        One per agent, in the agents' order.
+    models_filtered : tuple of str
+        Models left out because they were full or not accepting.
+    avg_utilization : float
+        Mean utilization of all models before the batch, 0 to 1.
+    prices : mapping of str to float
+        Shadow price of one more slot of each model, in score; empty where no engine was asked.
+    solution : Solution or None
+        The engine's verified answer, where one was asked.
+    models : tuple of str
+        Ids of the m models, in column order.
+    work : Work or None
+        The arrays that were decided on; None for an empty batch.
+    """
+
+    assignments: Sequence[Assignment]
+    models_filtered: tuple[str, ...]
+    avg_utilization: float
+    prices: Mapping[str, float] = field(default_factory=dict)
+    solution: Solution | None = None
+    models: tuple[str, ...] = ()
+    work: Work | None = None
+
+
+class LoadBalancer:
+    """Chooses models for agents by quality and live load.
+
+    Nine combinations: a load strategy says what load does to a model's value, a routing strategy how a batch
+    is placed. Thread-safe.
+
+    Parameters
+    ----------
+    tracker : LoadTracker
+        The live load. Models it does not know yet are given the capacity they state.
+    strategy : {"weighted", "least_loaded", "predictive"}
+        See :mod:`solver.load.strategies`.
+    routing : {"optimal", "balanced", "greedy"}
+        See :mod:`solver.load.routing`.
+    load_weight : float
+        How much load lowers a score, 0 to 1.
+    scorer : AdaptiveScorer, optional
+        Corrects capability scores by what was observed.
+    predictor : CompletionPredictor, optional
+        For the predictive strategy; default: one of its own that listens to the tracker.
+    fill_to : {"limit", "target"}
+        Whether a model counts as full at its limit, or at its target utilization already.
+    queue : bool
+        Whether queue places count as room.
+    ttl_s : float
+        Time to live of reservations, seconds. The predictive strategy reserves for as long as it expects
+        the request to take, with a margin, up to ten times this.
+    max_rounds : int
+        How often losers of a conflict are decided on again.
+    task_types : mapping of str to tuple of str, optional
+        Required capabilities of the user's own task types.
+    seed : int
+        Of the choice between equals.
+
+    Raises
+    ------
+    SpecError
+        If a parameter is out of range.
+    """
+
+    def __init__(
+        self,
+        tracker: LoadTracker,
+        strategy: str = "weighted",
+        routing: str = "optimal",
+        *,
+        load_weight: float = 0.3,
+        scorer: AdaptiveScorer | None = None,
+        predictor: CompletionPredictor | None = None,
+        fill_to: Literal["limit", "target"] = "limit",
+        queue: bool = False,
+        ttl_s: float = 30.0,
+        max_rounds: int = 8,
+        task_types: Mapping[str, tuple[str, ...]] | None = None,
+        seed: int = 0,
+    ) -> None:
+        problems = positive_problems("ttl_s", ttl_s) + whole_problems("max_rounds", max_rounds, low=1)
+        if strategy not in STRATEGIES:
+            problems.append(f"strategy: expected {', '.join(STRATEGIES)}, got {strategy!r}")
+        if routing not in ROUTINGS:
+            problems.append(f"routing: expected {', '.join(ROUTINGS)}, got {routing!r}")
+        if not 0.0 <= load_weight <= 1.0:
+            problems.append(f"load_weight: expected between 0 and 1, got {load_weight!r}")
+        if fill_to not in ("limit", "target"):
+            problems.append(f"fill_to: expected 'limit' or 'target', got {fill_to!r}")
+        if problems:
+            raise SpecError(*problems)
+        self._tracker = tracker
+        self._strategy = _strategy(strategy, load_weight)
+        self._routing = routing
+        self._scorer = scorer
+        self._predictor = predictor
+        if self._strategy.needs_prediction and predictor is None:
+            self._predictor = CompletionPredictor(clock=tracker.clock)
+            tracker.listen(self._predictor.observe)
+        self._fill_to_target = fill_to == "target"
+        self._queue = queue
+        self._ttl_s = ttl_s
+        self._max_rounds = max_rounds
+        self._task_types = task_types
+        self._lock = threading.Lock()
+        self._rng = np.random.default_rng(seed)
+        self._pool: ModelPool | None = None
+        self._waiting: WeakKeyDictionary[Lease, Agent] = WeakKeyDictionary()  # gone with their holders
+
+    # -- deciding
+
+    def select(
+        self,
+        agents: Sequence[Agent],
+        models: Sequence[Model],
+        *,
+        scores: ArrayLike | None = None,
+        deadline_ms: float | None = None,
+    ) -> list[Assignment]:
+        """Choose a model for each agent, without reserving anything. See :meth:`decide`."""
+        return list(self.decide(agents, models, scores=scores, deadline_ms=deadline_ms).assignments)
+
+    def decide(
+        self,
+        agents: Sequence[Agent],
+        models: Sequence[Model],
+        *,
+        scores: ArrayLike | None = None,
+        deadline_ms: float | None = None,
+    ) -> Decision:
+        """Choose a model for each agent and say on what figures.
+
+        Parameters
+        ----------
+        agents : sequence of Agent
+            Those who need a model now.
+        models : sequence of Model
+            The fleet to choose from.
+        scores : (n, m) array_like, optional
+            Quality of each pair, instead of the capability score; ``-inf`` forbids the pair.
+        deadline_ms : float, optional
+            Budget of the engines, milliseconds.
+
+        Returns
+        -------
+        Decision
+            No model gets more than it has room for.
+        """
+        pool = self._pool_of(models)
+        snapshot = self._tracker.snapshot()
+        if not len(agents):
+            return Decision(assignments=[], models_filtered=(), avg_utilization=_mean(snapshot, pool))
+        work = self._work(agents, pool, snapshot, _checked_scores(scores, len(agents), len(pool)))
+        placement = ROUTINGS[self._routing](work, self._strategy, self._chance(), deadline_ms)
+        assignments = [
+            Assignment(agent.id, None if j == UNASSIGNED else pool.ids[j], score, reason)
+            for agent, (j, score, reason) in zip(
+                agents, _explained(work, placement.choice, self._strategy), strict=True
+            )
+        ]
+        full = np.flatnonzero(work.room == 0)
+        prices = (
+            {} if placement.prices is None else dict(zip(pool.ids, placement.prices.tolist(), strict=True))
+        )
+        return Decision(
+            assignments=assignments,
+            models_filtered=tuple(pool.ids[j] for j in full),
+            avg_utilization=_mean(snapshot, pool),
+            prices=prices,
+            solution=placement.solution,
+            models=pool.ids,
+            work=work,
+        )
+
+    # -- deciding and reserving as one
+
+    def assign_and_reserve(
+        self,
+        agents: Sequence[Agent],
+        models: Sequence[Model],
+        *,
+        scores: ArrayLike | None = None,
+        deadline_ms: float | None = None,
+    ) -> list[Reservation]:
+        """Choose a model for each agent and reserve it.
+
+        Decides on a snapshot, then acquires in one atomic step. Where a concurrent client was faster, only
+        the losers are decided on again, on a new snapshot, at most ``max_rounds`` times and within the
+        deadline.
+
+        Parameters
+        ----------
+        agents, models, scores
+            As in :meth:`decide`.
+        deadline_ms : float, optional
+            Wall-clock budget of all rounds together, milliseconds.
+
+        Returns
+        -------
+        list of Reservation
+            One per agent, in the agents' order; those that are served hold a lease.
+        """
+        deadline = Deadline.after(deadline_ms)
+        pool = self._pool_of(models)
+        quality = _checked_scores(scores, len(agents), len(pool))
+        done: list[Reservation | None] = [None] * len(agents)
+        pending = list(range(len(agents)))
+        for round_number in range(self._max_rounds):
+            if not pending or (round_number and deadline.expired()):
+                break
+            pending = self._reserve_round(agents, pending, pool, quality, deadline, done)
+        for i in pending:
+            done[i] = Reservation(agents[i].id, None, 0.0, _LOST)
+        return [reservation for reservation in done if reservation is not None]
+
+    def _reserve_round(
+        self,
+        agents: Sequence[Agent],
+        pending: list[int],
+        pool: ModelPool,
+        quality: NDArray[np.float64] | None,
+        deadline: Deadline,
+        done: list[Reservation | None],
+    ) -> list[int]:
+        """Decide on the pending agents and acquire; fill ``done`` and return who has to go again."""
+        batch = [agents[i] for i in pending]
+        snapshot = self._tracker.snapshot()
+        work = self._work(batch, pool, snapshot, None if quality is None else quality[pending])
+        if len(batch) == 1:
+            return self._reserve_one(batch[0], pending[0], pool, work, done)
+        left_ms = deadline.remaining_s() * 1000.0 if deadline.limited else None
+        placement = ROUTINGS[self._routing](
+            work, self._strategy, self._chance(), left_ms if left_ms is None else max(left_ms, 0.1)
+        )
+        answers = list(_explained(work, placement.choice, self._strategy))
+        placed = [k for k, (j, _, _) in enumerate(answers) if j != UNASSIGNED]
+        leases = self._tracker.acquire_many(
+            [self._ask(batch[k], pool, answers[k][0], work, k) for k in placed]
+        )
+        granted = dict(zip(placed, leases, strict=True))
+        again, progress = [], False
+        for k, (j, score, reason) in enumerate(answers):
+            answer = granted.get(k)
+            if isinstance(answer, Lease):
+                self._note(batch[k], answer)
+                done[pending[k]] = Reservation(batch[k].id, pool.ids[j], score, reason, answer)
+                progress = True
+            elif isinstance(answer, Refusal) and answer.reason in _LASTING:
+                done[pending[k]] = Reservation(batch[k].id, None, 0.0, f"refused: {answer.reason.value}")
+            elif answer is not None:
+                again.append(pending[k])
+            elif reason == _NOT_PLACED and snapshot.metered:
+                again.append(pending[k])  # room was counted with the largest demand: smaller ones may fit
+            else:
+                done[pending[k]] = Reservation(batch[k].id, None, 0.0, reason)
+        if not progress and not any(isinstance(answer, Refusal) for answer in leases):
+            for i in again:  # nothing was placed, so nothing will be
+                done[i] = Reservation(agents[i].id, None, 0.0, _ALL_FULL)
+            return []
+        return again
+
+    def _reserve_one(
+        self, agent: Agent, i: int, pool: ModelPool, work: Work, done: list[Reservation | None]
+    ) -> list[int]:
+        """Place a batch of one: the best model, or the next best where it was taken meanwhile."""
+        refused = False
+        while True:
+            with self._lock:
+                j, score = place_one(work, self._strategy, self._routing, self._rng)
+            if j == UNASSIGNED:
+                if refused:
+                    return [i]
+                _, _, reason = next(_explained(work, np.array([UNASSIGNED]), self._strategy))
+                done[i] = Reservation(agent.id, None, 0.0, reason)
+                return []
+            ask = self._ask(agent, pool, j, work, 0)
+            answer = self._tracker.try_acquire(ask.model, ask.demand, ask.ttl_s, queue=ask.queue)
+            if isinstance(answer, Lease):
+                if self._strategy.name == "least_loaded":
+                    score = float(work.quality[0, j])
+                busy = 100.0 * min(1.0, work.active[j] / max(work.slots[j], 1.0))
+                reason = f"{self._strategy.name}: score {score:.4g}, {busy:.0f} % busy before"
+                self._note(agent, answer)
+                done[i] = Reservation(agent.id, pool.ids[j], score, reason, answer)
+                return []
+            if answer.reason in _LASTING:
+                done[i] = Reservation(agent.id, None, 0.0, f"refused: {answer.reason.value}")
+                return []
+            refused = True
+            work.room[j] = 0  # this round's own copy: the next best is tried
+
+    def _ask(self, agent: Agent, pool: ModelPool, j: int, work: Work, k: int) -> Ask:
+        ttl_s = self._ttl_s
+        if work.service_ms is not None and self._predictor is not None:
+            _, deviation = self._predictor.coefficients(pool.models)
+            expected_s = (2.0 * float(work.service_ms[k, j]) + 3.0 * float(deviation[j])) / 1000.0
+            ttl_s = min(max(expected_s, _SHORTEST_LEASE_S), 10.0 * self._ttl_s)
+        return Ask(model=pool.ids[j], demand=_demand(agent, pool, j), ttl_s=ttl_s, queue=self._queue)
+
+    # -- moving what waits
+
+    def redistribute(self, model: str) -> list[str]:
+        """Decide again on the work reserved here that waits for a model, and move what fits elsewhere.
+
+        Running work stays where it is. The holder of a moved lease need not do anything: its lease object
+        now stands for the other model.
+
+        Returns
+        -------
+        list of str
+            Ids of the agents that were moved.
+        """
+        with self._lock:
+            pool = self._pool
+            waiting = [(agent, lease) for lease, agent in self._waiting.items() if lease.model == model]
+        live = [(agent, lease) for agent, lease in waiting if lease.state() is LeaseState.QUEUED]
+        self._forget([lease for _, lease in waiting], keep=[lease for _, lease in live])
+        if not live or pool is None or model not in pool.ids:
+            return []
+        work = self._work([agent for agent, _ in live], pool, self._tracker.snapshot(), None)
+        work.room[pool.ids.index(model)] = 0
+        placement = ROUTINGS[self._routing](work, self._strategy, self._chance(), None)
+        moved = []
+        for (agent, lease), j in zip(live, placement.choice.tolist(), strict=True):
+            if j != UNASSIGNED and isinstance(self._tracker.move(lease, pool.ids[j]), Lease):
+                if lease.model != model:  # otherwise it had ended meanwhile
+                    moved.append(agent.id)
+                self._forget([lease], keep=[])
+        return moved
+
+    def _forget(self, leases: list[Lease], *, keep: list[Lease]) -> None:
+        with self._lock:
+            for lease in leases:
+                if all(lease is not kept for kept in keep):
+                    self._waiting.pop(lease, None)
+
+    def _note(self, agent: Agent, lease: Lease) -> None:
+        """Remember who waits, so that it can be moved."""
+        if lease.granted is LeaseState.QUEUED:
+            with self._lock:
+                self._waiting[lease] = agent
+
+    # -- figures
+
+    def calibration(self) -> dict[str, Calibration]:
+        """Return how far predicted completion times have been off, per model; empty without predictions."""
+        return {} if self._predictor is None else self._predictor.calibration()
+
+    def _chance(self) -> np.random.Generator:
+        """Return a generator of its own for one decision, so that decisions do not wait for each other."""
+        with self._lock:
+            return np.random.default_rng(self._rng.integers(2**63))
+
+    def _pool_of(self, models: Sequence[Model]) -> ModelPool:
+        """Return the pool of a fleet, the last one again where the models are the same."""
+        fleet = tuple(models)
+        pool = self._pool
+        if pool is None or pool.models != fleet:
+            pool = ModelPool(fleet, task_types=self._task_types)
+            known = set(self._tracker.snapshot().models)
+            for model in fleet:
+                if model.id not in known:
+                    self._tracker.set_capacity(
+                        model.id,
+                        model.capacity,
+                        requests_per_minute=model.requests_per_minute,
+                        tokens_per_minute=model.tokens_per_minute,
+                    )
+            self._pool = pool
+        return pool
+
+    def _work(
+        self,
+        agents: Sequence[Agent],
+        pool: ModelPool,
+        snapshot: LoadSnapshot,
+        given: NDArray[np.float64] | None,
+    ) -> Work:
+        quality, eligible = pool.scores(agents)
+        if given is not None:
+            quality, eligible = np.where(given > -np.inf, given, 0.0), eligible & (given > -np.inf)
+        elif self._scorer is not None:
+            quality = self._scorer.score(
+                quality,
+                pool.ids,
+                task_types=[agent.task_type for agent in agents],
+                max_age_s=_FEEDBACK_AGE_S,
+            )
+        if any(agent.min_score is not None for agent in agents):
+            least = np.array([-np.inf if agent.min_score is None else agent.min_score for agent in agents])
+            eligible = eligible & (quality >= least[:, None] - 1e-9)
+        where = pool.positions(snapshot)
+        slots = snapshot.max_concurrent[where]
+        room = self._room(agents, pool, snapshot, where)
+        priority = [agent.priority for agent in agents]
+        same = len(agents) == 1 or min(priority) == max(priority)
+        rank = None if same else np.array(priority)
+        service = None
+        if self._strategy.needs_prediction and self._predictor is not None:
+            service, _ = self._predictor.predict_ms(
+                pool.models,
+                np.array([agent.input_tokens for agent in agents], np.float64),
+                np.array([agent.output_tokens for agent in agents], np.float64),
+            )
+        return Work(
+            quality=quality,
+            eligible=eligible,
+            active=snapshot.active[where].astype(np.float64),
+            slots=slots.astype(np.float64),
+            room=room,
+            order=np.arange(len(agents)) if rank is None else np.argsort(-rank, kind="stable"),
+            rank=rank,
+            service_ms=service,
+        )
+
+    def _room(
+        self, agents: Sequence[Agent], pool: ModelPool, snapshot: LoadSnapshot, where: NDArray[np.intp]
+    ) -> NDArray[np.int64]:
+        demand = ONE_SLOT
+        if snapshot.metered:  # count with the largest: then every subset fits
+            sizes_in = np.array([agent.input_tokens for agent in agents])
+            sizes_out = np.array([agent.output_tokens for agent in agents])
+            cost = np.outer(sizes_in, pool.usd_per_input_token) + np.outer(
+                sizes_out, pool.usd_per_output_token
+            )
+            demand = Demand(tokens=int((sizes_in + sizes_out).max()), cost_usd=float(cost.max()))
+        room = snapshot.room(demand, queue=self._queue)[where]
+        if self._fill_to_target:
+            limit = np.floor(snapshot.target[where] * snapshot.max_concurrent[where] + 1e-9)
+            room = np.clip(limit - snapshot.active[where], 0, room).astype(np.int64)
+        return room
+
+
+_LASTING = frozenset({RefusalReason.STORE_UNAVAILABLE, RefusalReason.RECOVERING})
+"""Refusals that a new decision cannot change."""
+
+
+def _explained(
+    work: Work, choice: NDArray[np.int64], strategy: LoadStrategy
+) -> Iterator[tuple[int, float, str]]:
+    """Yield (model or UNASSIGNED, score, reason) of each agent of a placement."""
+    rows = np.arange(len(choice))
+    picked = np.where(choice != UNASSIGNED, choice, 0)
+    value = work.quality
+    if strategy.name != "least_loaded":  # there the value is a utilization, and quality says more
+        value = strategy.values(work, work.active, slice(None))
+    busy = np.where(work.slots > 0, np.minimum(work.active / np.maximum(work.slots, 1.0), 1.0), 1.0)
+    columns = (choice, value[rows, picked], 100.0 * busy[picked])
+    for i, (j, score, percent) in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
+        if j != UNASSIGNED:
+            yield j, score, f"{strategy.name}: score {score:.4g}, {percent:.0f} % busy before"
+        elif not work.eligible[i].any():
+            yield j, 0.0, _NO_SUCH_MODEL
+        elif (work.eligible[i] & (work.room > 0)).any():
+            yield j, 0.0, _NOT_PLACED
+        else:
+            yield j, 0.0, _ALL_FULL
+
+
+def _strategy(name: str, load_weight: float) -> LoadStrategy:
+    if name == "least_loaded":
+        return LeastLoaded()
+    return Weighted(load_weight) if name == "weighted" else Predictive(load_weight)
+
+
+def _demand(agent: Agent, pool: ModelPool, j: int) -> Demand:
+    """Return what an agent takes of a model: a slot, a request, its tokens, and their price."""
+    if not agent.input_tokens and not agent.output_tokens:
+        return ONE_SLOT
+    cost = (
+        agent.input_tokens * pool.usd_per_input_token[j] + agent.output_tokens * pool.usd_per_output_token[j]
+    )
+    return Demand(tokens=agent.input_tokens + agent.output_tokens, cost_usd=float(cost))
+
+
+def _checked_scores(scores: ArrayLike | None, n: int, m: int) -> NDArray[np.float64] | None:
+    if scores is None:
+        return None
+    given = np.asarray(scores, np.float64)
+    if given.shape != (n, m):
+        raise SpecError(f"scores: expected shape {(n, m)}, got shape {given.shape}")
+    if not (given < np.inf).all():
+        i, j = np.argwhere(~(given < np.inf))[0]
+        raise SpecError(f"scores[{i}, {j}]: expected a finite number or -inf, got {given[i, j]}")
+    return given
+
+
+def _mean(snapshot: LoadSnapshot, pool: ModelPool) -> float:
+    return float(snapshot.utilization[pool.positions(snapshot)].mean())

@@ -1,0 +1,261 @@
+"""Leases: what was asked for, what was granted or refused, and how a lease ends."""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, Self
+
+from solver.errors import SpecError
+from solver.load.checks import amount_problems, whole_problems
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["ONE_SLOT", "Ask", "Demand", "Lease", "LeaseState", "Refusal", "RefusalReason", "ReleaseOutcome"]
+
+
+class LeaseState(enum.StrEnum):
+    """Where a lease stands."""
+
+    RUNNING = "running"
+    """It holds its slots."""
+    QUEUED = "queued"
+    """It holds a queue place; it becomes running by itself, first come first served."""
+    GONE = "gone"
+    """Released, expired, or never granted: it holds nothing."""
+
+
+class ReleaseOutcome(enum.StrEnum):
+    """What a release found."""
+
+    RELEASED = "released"
+    """The lease was live; its slots are free again."""
+    EXPIRED = "expired"
+    """The lease had outlived its time to live; its slots had come back already, its usage is settled now."""
+    UNKNOWN = "unknown"
+    """No such lease: released before, expired long ago, or never granted. Nothing changed."""
+    DEFERRED = "deferred"
+    """The store could not be reached; the release is kept and sent on recovery."""
+
+
+class RefusalReason(enum.StrEnum):
+    """Why an acquisition was refused."""
+
+    CONCURRENCY = "concurrency"
+    """Every slot is taken, or others wait in the queue before it."""
+    QUEUE = "queue"
+    """A queue place was asked for, and slots and queue are full."""
+    REQUESTS = "requests"
+    """The requests of the last minute leave no room."""
+    TOKENS = "tokens"
+    """The tokens of the last minute leave no room."""
+    BUDGET = "budget"
+    """The estimate does not fit what is left of the budget."""
+    TOO_LARGE = "too_large"
+    """It asks for more than the whole capacity: waiting does not help."""
+    NOT_ACCEPTING = "not_accepting"
+    """New work is being rejected on purpose, see ``LoadTracker.set_accepting``."""
+    PLAN = "plan"
+    """It would have fitted, but another part of an all-or-nothing plan did not."""
+    STORE_UNAVAILABLE = "store_unavailable"
+    """The shared store cannot be reached."""
+    RECOVERING = "recovering"
+    """The shared store was restarted, and leases granted before are still being counted again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """What one agent takes of a model.
+
+    Parameters
+    ----------
+    slots : int
+        Concurrent slots, at least 1.
+    requests : int
+        Requests counted against the requests per minute.
+    tokens : int
+        Estimated tokens, counted against the tokens per minute.
+    cost_usd : float
+        Estimated cost in US dollars, counted against the budget; resolved to a billionth of a dollar.
+
+    Raises
+    ------
+    SpecError
+        Naming each amount that is not a finite number in range.
+    """
+
+    slots: int = 1
+    requests: int = 1
+    tokens: int = 0
+    cost_usd: float = 0.0
+
+    def __post_init__(self) -> None:
+        kinds = (type(self.slots), type(self.requests), type(self.tokens), type(self.cost_usd))
+        if (
+            kinds == (int, int, int, float)
+            and self.slots > 0 <= self.cost_usd < math.inf
+            and self.requests >= 0 <= self.tokens
+        ):
+            return  # the usual case, in a microsecond
+        problems = whole_problems("demand.slots", self.slots, low=1)
+        problems += whole_problems("demand.requests", self.requests)
+        problems += whole_problems("demand.tokens", self.tokens)
+        problems += amount_problems("demand.cost_usd", self.cost_usd)
+        if problems:
+            raise SpecError(*problems)
+
+
+ONE_SLOT = Demand()
+"""One slot, one request, nothing metered."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """One line of a plan to be reserved.
+
+    Parameters
+    ----------
+    model : str
+        Which model.
+    demand : Demand
+        What to take of it.
+    ttl_s : float
+        Seconds until the lease expires unless renewed.
+    queue : bool
+        Whether a queue place will do when every slot is taken.
+    lease_id : str
+        Chosen by the caller of the store; a repeated id is answered with the lease it already has.
+    """
+
+    model: str
+    demand: Demand = ONE_SLOT
+    ttl_s: float = 30.0
+    queue: bool = False
+    lease_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Why nothing was granted.
+
+    Parameters
+    ----------
+    model : str
+        The model asked for.
+    reason : RefusalReason
+        The first limit that stood in the way.
+    retry_after_s : float or None
+        Seconds until the same request can fit, where that is known (rates and budgets with a period).
+    """
+
+    model: str
+    reason: RefusalReason
+    retry_after_s: float | None = None
+
+    def __bool__(self) -> bool:
+        """Return False: a refusal is not a lease."""
+        return False
+
+
+class Leaseholder(Protocol):
+    """What a lease needs of the tracker that granted it."""
+
+    def renew(self, lease: Lease | str, *, ttl_s: float | None = None) -> LeaseState:
+        """Extend a lease."""
+        ...
+
+    def release(
+        self, lease: Lease | str, *, tokens: int | None = None, cost_usd: float | None = None
+    ) -> ReleaseOutcome:
+        """End a lease."""
+        ...
+
+    async def release_async(
+        self, lease: Lease | str, *, tokens: int | None = None, cost_usd: float | None = None
+    ) -> ReleaseOutcome:
+        """End a lease without blocking the event loop."""
+        ...
+
+    def lease_state(self, lease: Lease | str) -> LeaseState:
+        """Tell where a lease stands."""
+        ...
+
+
+class Lease:
+    """Capacity held for one agent, from a tracker. It remembers what it took.
+
+    Use it as a context manager, plain or asynchronous, and it is released on the way out; whatever
+    happens to its holder, it expires ``ttl_s`` after the last renewal.
+
+    Attributes
+    ----------
+    lease_id : str
+        Names the lease across processes.
+    model : str
+        The model whose capacity is held.
+    demand : Demand
+        What was taken.
+    ttl_s : float
+        Seconds to live from the grant, or from the last renewal.
+    granted : LeaseState
+        What it was granted as: running, or queued. See :meth:`state` for now.
+    """
+
+    __slots__ = ("__weakref__", "_holder", "demand", "granted", "lease_id", "model", "ttl_s")
+
+    def __init__(
+        self,
+        holder: Leaseholder,
+        lease_id: str,
+        model: str,
+        demand: Demand,
+        ttl_s: float,
+        granted: LeaseState,
+    ) -> None:
+        self._holder = holder
+        self.lease_id = lease_id
+        self.model = model
+        self.demand = demand
+        self.ttl_s = ttl_s
+        self.granted = granted
+
+    def state(self) -> LeaseState:
+        """Return where the lease stands now."""
+        return self._holder.lease_state(self)
+
+    def renew(self, *, ttl_s: float | None = None) -> LeaseState:
+        """Let it live ``ttl_s`` (default: as granted) from now; GONE when it was too late."""
+        return self._holder.renew(self, ttl_s=ttl_s)
+
+    def release(self, *, tokens: int | None = None, cost_usd: float | None = None) -> ReleaseOutcome:
+        """Give everything back. Safe to call again: the second call changes nothing.
+
+        Parameters
+        ----------
+        tokens : int, optional
+            Tokens really used; the difference from the estimate is settled.
+        cost_usd : float, optional
+            Dollars really spent, likewise.
+        """
+        return self._holder.release(self, tokens=tokens, cost_usd=cost_usd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._holder.release_async(self)
+
+    def __repr__(self) -> str:
+        return f"Lease({self.lease_id!r}, model={self.model!r}, {self.granted.value}, ttl_s={self.ttl_s:g})"

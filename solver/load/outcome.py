@@ -1,0 +1,63 @@
+"""What happened to one request: the only thing that feedback, trends and predictions learn from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from solver.errors import SpecError
+
+__all__ = ["Outcome"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """One finished request.
+
+    Parameters
+    ----------
+    model : str
+        Who served it.
+    latency_ms : float
+        From sending to the end of the answer, milliseconds.
+    success : bool
+        Whether the answer was usable.
+    input_tokens, output_tokens : int or None
+        Sizes, where known.
+    cost_usd : float or None
+        What it cost, where known.
+    task_type : str or None
+        What kind of work it was, where known.
+    at_s : float
+        Reading of the recorder's clock, seconds.
+
+    Raises
+    ------
+    SpecError
+        Naming each figure that is not finite or negative.
+    """
+
+    model: str
+    latency_ms: float
+    success: bool = True
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cost_usd: float | None = None
+    task_type: str | None = None
+    at_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        latency = self.latency_ms  # the usual case costs two comparisons
+        problems = [] if 0 <= latency < math.inf else [_bad("latency_ms", latency)]
+        for name in ("input_tokens", "output_tokens", "cost_usd"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                problems.append(_bad(name, value))
+        if not isinstance(self.success, bool):
+            problems.append(f"success: expected true or false, got {self.success!r}")
+        if problems:
+            raise SpecError(*problems)
+
+
+def _bad(name: str, value: float) -> str:
+    return f"{name}: expected a finite number >= 0, got {value!r}"

@@ -1,0 +1,123 @@
+"""ModelPool: what is known about a fleet, laid out so that one more agent costs a few array operations."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from solver.errors import SpecError
+from solver.problem.agents import Profile
+from solver.problem.capability import capability_means, eligible_pairs, required_capabilities
+from solver.problem.scoring import capability_score
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from solver.load.snapshot import LoadSnapshot
+    from solver.problem.spec import Agent, Model
+
+__all__ = ["ModelPool"]
+
+_PROFILES_KEPT = 4096
+
+
+class ModelPool:
+    """The models to choose from, with capability scores computed once for each kind of agent.
+
+    Parameters
+    ----------
+    models : sequence of Model
+        At least one, with unique ids; the column order of everything derived.
+    task_types : mapping of str to tuple of str, optional
+        Required capabilities of the user's own task types.
+
+    Raises
+    ------
+    SpecError
+        If there is no model, or an id repeats.
+    """
+
+    def __init__(
+        self, models: Sequence[Model], *, task_types: Mapping[str, tuple[str, ...]] | None = None
+    ) -> None:
+        if not models:
+            raise SpecError("models: expected at least one, got none")
+        self.models = tuple(models)
+        self.ids = tuple(model.id for model in self.models)
+        seen: dict[str, int] = {}
+        doubled = [
+            f"models[{j}].id: expected unique ids, got {name!r} again, first at models[{seen[name]}]"
+            for j, name in enumerate(self.ids)
+            if seen.setdefault(name, j) != j
+        ]
+        if doubled:
+            raise SpecError(*doubled)
+        self._task_types = dict(task_types or {})
+        self._stated_context = np.array([model.context_tokens or 0 for model in self.models], np.float64)
+        self._context = np.array(
+            [np.inf if model.context_tokens is None else model.context_tokens for model in self.models]
+        )
+        self.usd_per_input_token = _facts(self.models, "usd_per_million_input_tokens") / 1e6
+        self.usd_per_output_token = _facts(self.models, "usd_per_million_output_tokens") / 1e6
+        self._row = lru_cache(_PROFILES_KEPT)(self._profile_row)
+        self._positions: tuple[tuple[str, ...], NDArray[np.intp]] = ((), np.empty(0, np.intp))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def positions(self, snapshot: LoadSnapshot) -> NDArray[np.intp]:
+        """Return where this pool's models are in a snapshot, (m,)."""
+        known, where = self._positions
+        if known is not snapshot.models:
+            where = snapshot.positions(list(self.ids))
+            self._positions = (snapshot.models, where)
+        return where
+
+    def scores(self, agents: Sequence[Agent]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Return capability scores, (n, m) 0 to 100, and which pairs meet the hard requirements.
+
+        One row per distinct profile is computed and kept; the rest is a gather. An agent's ``min_score`` is
+        for the caller to apply, since feedback may change scores first.
+        """
+        rows = [self._row(_profile_of(agent), agent.min_context_tokens) for agent in agents]
+        if len(rows) == 1:
+            return rows[0][0][None, :], rows[0][1][None, :]
+        return np.stack([score for score, _ in rows]), np.stack([allowed for _, allowed in rows])
+
+    def _profile_row(
+        self, profile: Profile, min_context_tokens: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        required = capability_means([required_capabilities(profile, self._task_types)], self.models)[0]
+        preferred = capability_means([profile.preferred_capabilities], self.models)[0]
+        context = np.minimum(1.0, self._context / max(min_context_tokens, 1))
+        eligible = eligible_pairs([profile], self.models)[0]
+        if profile.requires_context:
+            eligible &= self._stated_context >= min_context_tokens
+        score = capability_score(required, preferred, context)
+        score.flags.writeable = False
+        eligible.flags.writeable = False
+        return score, eligible
+
+
+def _profile_of(agent: Agent) -> Profile:
+    return Profile(
+        agent.task_type,
+        agent.required_capabilities,
+        agent.preferred_capabilities,
+        agent.requires_context,
+        agent.requires_tools,
+        agent.requires_vision,
+        agent.allowed_models,
+        agent.forbidden_models,
+        agent.allowed_regions,
+        agent.allowed_providers,
+    )
+
+
+def _facts(models: Sequence[Model], name: str) -> NDArray[np.float64]:
+    """Return a fact of each model, 0 where it is not stated."""
+    return np.array([getattr(model, name) or 0.0 for model in models], np.float64)

@@ -1,0 +1,172 @@
+"""Load as seen from outside: one model's figures, and every model's as arrays for the engines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from solver.errors import SpecError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from solver.load.lease import Demand
+    from solver.load.store import StoreView
+
+__all__ = ["LoadSnapshot", "ModelLoad", "utilization_of"]
+
+
+def utilization_of(active: int, max_concurrent: int) -> float:
+    """Return the share of slots taken, 0 to 1; a drained model (no slots) counts as fully used."""
+    return min(1.0, active / max_concurrent) if max_concurrent > 0 else 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelLoad:
+    """The load of one model.
+
+    Parameters
+    ----------
+    active_requests, queue_depth : int
+        Slots and queue places taken.
+    avg_latency_ms : float or None
+        Exponentially weighted mean of the latencies recorded here, milliseconds; None before the first.
+    utilization : float
+        Active requests over slots, 0 to 1; 1 for a drained model.
+    last_updated : float
+        Reading of the tracker's clock when the model was last heard of, seconds.
+    """
+
+    active_requests: int
+    queue_depth: int
+    avg_latency_ms: float | None
+    utilization: float
+    last_updated: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LoadSnapshot:
+    """The load of every model at one instant; immutable.
+
+    All arrays have one entry a model, in the order of ``models``; derived ones are computed on first use.
+
+    Parameters
+    ----------
+    view : StoreView
+        What the store said.
+    target : (m,) float64
+        Target utilization, in (0, 1].
+    """
+
+    view: StoreView
+    target: NDArray[np.float64]
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Ids of the m models."""
+        return self.view.models
+
+    @property
+    def version(self) -> int:
+        """Grows with every change of the store; equal versions mean equal load."""
+        return self.view.version
+
+    @property
+    def active(self) -> NDArray[np.int64]:
+        """(m,) int64, slots taken."""
+        return self.view.active
+
+    @property
+    def queued(self) -> NDArray[np.int64]:
+        """(m,) int64, queue places taken."""
+        return self.view.queued
+
+    @property
+    def max_concurrent(self) -> NDArray[np.int64]:
+        """(m,) int64, slots."""
+        return self.view.max_concurrent
+
+    @property
+    def max_queue(self) -> NDArray[np.int64]:
+        """(m,) int64, queue places."""
+        return self.view.max_queue
+
+    @property
+    def accepting(self) -> NDArray[np.bool_]:
+        """(m,) bool, False while new work is rejected on purpose."""
+        return self.view.accepting
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Position of each model."""
+        return {model: j for j, model in enumerate(self.view.models)}
+
+    @cached_property
+    def utilization(self) -> NDArray[np.float64]:
+        """(m,) float64 in [0, 1], active over slots; 1 for a drained model."""
+        slots = self.view.max_concurrent
+        return np.where(slots > 0, np.minimum(1.0, self.view.active / np.maximum(slots, 1)), 1.0)
+
+    @cached_property
+    def free_slots(self) -> NDArray[np.int64]:
+        """(m,) int64, slots that an acquisition could take now; none where work is being rejected."""
+        free = np.maximum(self.view.max_concurrent - self.view.active, 0)
+        return np.where(self.view.accepting, free, 0)
+
+    @cached_property
+    def free_queue(self) -> NDArray[np.int64]:
+        """(m,) int64, queue places left."""
+        free = np.maximum(self.view.max_queue - self.view.queued, 0)
+        return np.where(self.view.accepting, free, 0)
+
+    @cached_property
+    def free_meters(self) -> NDArray[np.float64]:
+        """(3, m) float64, requests and tokens left this minute and US dollars left; ``inf`` for no limit."""
+        left = np.maximum(self.view.meter_limit - self.view.meter_used, 0.0)
+        left[2] /= 1e9
+        return left
+
+    @cached_property
+    def metered(self) -> bool:
+        """Whether any model has a limit on requests, tokens or money."""
+        return bool(np.isfinite(self.view.meter_limit).any())
+
+    def room(self, demand: Demand, *, queue: bool = False) -> NDArray[np.int64]:
+        """Return how many agents of this demand each model can take now, (m,) int64.
+
+        Parameters
+        ----------
+        demand : Demand
+            What each of them takes.
+        queue : bool
+            Count queue places as room.
+        """
+        room = self.free_slots // demand.slots  # a new array: the caller may change it
+        if queue:
+            room = room + self.free_queue
+        if not self.metered:
+            return room
+        for left, amount in zip(
+            self.free_meters, (demand.requests, demand.tokens, demand.cost_usd), strict=True
+        ):
+            if amount > 0 and np.isfinite(left).any():
+                fits = np.floor(left / amount * (1 + 1e-12))
+                room = np.where(
+                    np.isfinite(left), np.minimum(room, np.where(np.isfinite(left), fits, 0)), room
+                )
+        return room.astype(np.int64)
+
+    def positions(self, models: list[str]) -> NDArray[np.intp]:
+        """Return the positions of some models, or raise SpecError naming the unknown ones."""
+        index = self.index
+        unknown = [
+            f"models[{j}].id: no capacity is set for {name!r}"
+            for j, name in enumerate(models)
+            if name not in index
+        ]
+        if unknown:
+            raise SpecError(*unknown)
+        return np.array([index[name] for name in models], np.intp)

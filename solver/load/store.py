@@ -1,0 +1,190 @@
+"""What a store of live load must do, whichever process or server it lives in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from solver.load.lease import Ask, LeaseState, Refusal, ReleaseOutcome
+
+__all__ = ["METER_NAMES", "WINDOW_PARTS", "Limits", "Store", "StoreRow", "StoreView", "nano_usd"]
+
+METER_NAMES = ("requests", "tokens", "cost")
+"""The metered resources, in the order in which they are checked and reported."""
+
+WINDOW_PARTS = 60
+"""A sliding window moves in this many steps, so that it costs bounded memory."""
+
+UNLIMITED = -1
+"""A limit that is not there."""
+
+
+def nano_usd(cost_usd: float) -> int:
+    """Return dollars as whole billionths, so that sums of them are exact."""
+    return round(cost_usd * 1e9)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a store enforces for one model; amounts are whole numbers.
+
+    Parameters
+    ----------
+    max_concurrent : int
+        Slots; 0 means drained.
+    max_queue : int
+        Queue places.
+    requests : int or None
+        Requests in any 60 seconds.
+    tokens : int or None
+        Tokens in any 60 seconds.
+    budget_nano_usd : int or None
+        Money in any ``budget_period_s``, billionths of a dollar.
+    budget_period_s : float or None
+        None: the budget is spent once and never comes back.
+    """
+
+    max_concurrent: int
+    max_queue: int = 0
+    requests: int | None = None
+    tokens: int | None = None
+    budget_nano_usd: int | None = None
+    budget_period_s: float | None = None
+
+    def meters(self) -> tuple[tuple[int | None, float | None], ...]:
+        """Return (limit, window in seconds) of each of ``METER_NAMES``."""
+        return (self.requests, 60.0), (self.tokens, 60.0), (self.budget_nano_usd, self.budget_period_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreRow:
+    """The state of one model in a store.
+
+    Parameters
+    ----------
+    active, queued : int
+        Slots and queue places taken, by leases and by work reported from outside.
+    accepting : bool
+        False while new work is rejected on purpose.
+    age_s : float
+        Seconds since anything about the model was last heard.
+    limits : Limits
+        What is enforced.
+    """
+
+    active: int
+    queued: int
+    accepting: bool
+    age_s: float
+    limits: Limits
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StoreView:
+    """The state of every model in a store at one instant.
+
+    Parameters
+    ----------
+    models : tuple of str
+        The m models, in the order in which they were first configured.
+    version : int
+        Grows with every change.
+    now_s : float
+        Reading of the store's clock, seconds.
+    active, queued : (m,) int64
+        Slots and queue places taken.
+    accepting : (m,) bool
+        False while new work is rejected on purpose.
+    age_s : (m,) float64
+        Seconds since anything was last heard.
+    max_concurrent, max_queue : (m,) int64
+        The limits.
+    meter_limit, meter_used : (3, m) float64
+        Limits (``inf`` for none) and usage of ``METER_NAMES``: requests, tokens, billionths of a dollar.
+    """
+
+    models: tuple[str, ...]
+    version: int
+    now_s: float
+    active: NDArray[np.int64]
+    queued: NDArray[np.int64]
+    accepting: NDArray[np.bool_]
+    age_s: NDArray[np.float64]
+    max_concurrent: NDArray[np.int64]
+    max_queue: NDArray[np.int64]
+    meter_limit: NDArray[np.float64]
+    meter_used: NDArray[np.float64]
+
+
+class Store(Protocol):
+    """Counts and leases of every model. Each operation is atomic; all of them are safe from any thread.
+
+    A lease expires ``ttl_s`` after its grant or last renewal, by the store's own clock, and gives back what
+    it took. When slots come free, queued leases become running, first come first served; nobody overtakes
+    a waiting lease. Counts never go below zero.
+    """
+
+    remote: bool
+    """Whether operations may block on a network."""
+
+    def configure(self, model: str, limits: Limits) -> None:
+        """Set the limits of a model, new or known; what is running keeps running."""
+        ...
+
+    def limits(self, model: str) -> Limits:
+        """Return the limits of a model, or raise SpecError when it is unknown."""
+        ...
+
+    def acquire(self, ask: Ask) -> LeaseState | Refusal:
+        """Take everything the ask names, or nothing. Raise SpecError for an unknown model."""
+        ...
+
+    def acquire_many(self, asks: Sequence[Ask], *, whole_plan: bool) -> list[LeaseState | Refusal]:
+        """Take each ask whole or not at all; with ``whole_plan`` all of them or none. One atomic step."""
+        ...
+
+    def renew(self, lease_id: str, ttl_s: float) -> LeaseState:
+        """Let a live lease expire ``ttl_s`` from now; GONE when it is not live."""
+        ...
+
+    def release(self, lease_id: str, *, tokens: int | None, cost_nano_usd: int | None) -> ReleaseOutcome:
+        """Give everything back once, and settle the estimates with the amounts really used."""
+        ...
+
+    def move(self, lease_id: str, ask: Ask) -> LeaseState | Refusal:
+        """Swap a live lease for one on another model under ``ask.lease_id``: both steps, or neither."""
+        ...
+
+    def lease_state(self, lease_id: str) -> LeaseState:
+        """Tell where a lease stands."""
+        ...
+
+    def queued_leases(self, model: str) -> list[str]:
+        """Return the ids of the waiting leases of a model, first come first."""
+        ...
+
+    def adjust(self, model: str, *, active: int, queue: int) -> None:
+        """Add to the work reported from outside (not under leases), with a floor at zero."""
+        ...
+
+    def observe(self, model: str, *, active: int, queue: int) -> None:
+        """Set totals measured from outside; what exceeds the leases counts as work from outside."""
+        ...
+
+    def set_accepting(self, model: str, accepting: bool) -> None:
+        """Start or stop rejecting new work on purpose."""
+        ...
+
+    def row(self, model: str) -> StoreRow:
+        """Return the state of one model, or raise SpecError when it is unknown."""
+        ...
+
+    def view(self) -> StoreView:
+        """Return the state of every model at one instant."""
+        ...

@@ -1,0 +1,164 @@
+"""What load does to the value of a model: least loaded, weighted, predictive."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["STRATEGIES", "LeastLoaded", "LoadStrategy", "Predictive", "Weighted", "Work", "utilization_after"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Work:
+    """A batch to be placed on a fleet, as arrays.
+
+    Parameters
+    ----------
+    quality : (n, m) float64
+        Score of each pair without load, such as 0 to 100.
+    eligible : (n, m) bool
+        False forbids the pair.
+    active : (m,) float64
+        Slots taken before the batch.
+    slots : (m,) float64
+        Slots of each model; 0 for a drained one.
+    room : (m,) int64
+        Most agents of this batch each model may take.
+    order : (n,) int64
+        Agents, higher priority first; equal ones as they came.
+    rank : (n,) float64 or None
+        Priorities; None when all are equal.
+    service_ms : (n, m) float64 or None
+        Predicted service times, for a strategy that asks for them.
+    """
+
+    quality: NDArray[np.float64]
+    eligible: NDArray[np.bool_]
+    active: NDArray[np.float64]
+    slots: NDArray[np.float64]
+    room: NDArray[np.int64]
+    order: NDArray[np.int64]
+    rank: NDArray[np.float64] | None = None
+    service_ms: NDArray[np.float64] | None = None
+
+
+class LoadStrategy(Protocol):
+    """Turns quality and load into the value of one more agent on each model; higher is better."""
+
+    name: str
+    needs_prediction: bool
+    """Whether ``Work.service_ms`` must be there."""
+
+    def depends_on_slot(self, work: Work) -> bool:
+        """Return whether each further agent on a model is worth less, which a joint optimum must know."""
+        ...
+
+    def values(
+        self, work: Work, active: NDArray[np.float64], rows: NDArray[np.int64] | slice
+    ) -> NDArray[np.float64]:
+        """Return the (k, m) values of some agents, given slots taken by now; eligibility is not applied."""
+        ...
+
+
+def utilization_after(active: NDArray[np.float64], slots: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return utilization with one more request, ``inf`` for a drained model."""
+    return np.where(slots > 0, (active + 1.0) / np.maximum(slots, 1.0), np.inf)
+
+
+def _utilization(active: NDArray[np.float64], slots: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(slots > 0, np.minimum(active / np.maximum(slots, 1.0), 1.0), 1.0)
+
+
+class LeastLoaded:
+    """The lower the utilization with the agent on it, the better. Quality breaks no more than ties.
+
+    Utilization, not counts: a model with 10 of 100 slots taken is less loaded than one with 2 of 4.
+    """
+
+    name = "least_loaded"
+    needs_prediction = False
+
+    def depends_on_slot(self, work: Work) -> bool:
+        """Return True."""
+        return True
+
+    def values(
+        self, work: Work, active: NDArray[np.float64], rows: NDArray[np.int64] | slice
+    ) -> NDArray[np.float64]:
+        """Return 100 × (1 − utilization afterwards), and a trace of quality."""
+        free = 100.0 * (1.0 - np.minimum(utilization_after(active, work.slots), 1e6))
+        return free + 1e-5 * work.quality[rows]
+
+
+class Weighted:
+    """``score × (1 − load_weight × utilization)``, the load-weighted score.
+
+    Parameters
+    ----------
+    load_weight : float
+        0 ignores load, at 1 a full model is worth nothing.
+    """
+
+    name = "weighted"
+    needs_prediction = False
+
+    def __init__(self, load_weight: float = 0.3) -> None:
+        self._load_weight = load_weight
+
+    def depends_on_slot(self, work: Work) -> bool:
+        """Return False: the objective counts the utilization before the batch."""
+        return False
+
+    def values(
+        self, work: Work, active: NDArray[np.float64], rows: NDArray[np.int64] | slice
+    ) -> NDArray[np.float64]:
+        """Return the load-weighted scores."""
+        return work.quality[rows] * (1.0 - self._load_weight * _utilization(active, work.slots))
+
+
+class Predictive:
+    """``score × (1 − load_weight × lateness)``: by how much later than the fastest model it would be done.
+
+    The completion time of an agent on a model is its predicted service time, plus, where every slot is
+    taken, the wait for its turn: requests ahead of it over slots, times the model's mean service time.
+    Lateness is ``1 − fastest ÷ completion``, in [0, 1), over the models the agent may use.
+
+    Parameters
+    ----------
+    load_weight : float
+        0 ignores time, at 1 a model much slower than the fastest is worth nothing.
+    """
+
+    name = "predictive"
+    needs_prediction = True
+
+    def __init__(self, load_weight: float = 0.3) -> None:
+        self._load_weight = load_weight
+
+    def depends_on_slot(self, work: Work) -> bool:
+        """Return whether some of the room is in queues, where each has to wait longer."""
+        return bool((work.room > work.slots - work.active).any())
+
+    def values(
+        self, work: Work, active: NDArray[np.float64], rows: NDArray[np.int64] | slice
+    ) -> NDArray[np.float64]:
+        """Return scores lowered by lateness."""
+        assert work.service_ms is not None
+        ahead = np.maximum(0.0, active + 1.0 - work.slots) / np.maximum(work.slots, 1.0)
+        done = np.maximum(work.service_ms[rows] + ahead * work.service_ms.mean(axis=0), 1e-9)
+        usable = np.where(work.eligible[rows] & (work.room > 0), done, np.inf)
+        fastest = usable.min(axis=1, keepdims=True)
+        lateness = np.where(np.isfinite(fastest), 1.0 - np.minimum(fastest / done, 1.0), 0.0)
+        return work.quality[rows] * (1.0 - self._load_weight * lateness)
+
+
+STRATEGIES: tuple[str, ...] = ("least_loaded", "predictive", "weighted")
+"""Names of the load strategies."""
+
+if TYPE_CHECKING:
+    _conforms: tuple[type[LoadStrategy], ...] = (LeastLoaded, Weighted, Predictive)

@@ -1,0 +1,221 @@
+"""How load and latency have been over the last minute, five minutes and hour, in bounded memory."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from ddsketch import LogCollapsingLowestDenseDDSketch
+
+from solver.clock import Clock, MonotonicClock
+from solver.errors import SpecError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from solver.load.outcome import Outcome
+    from solver.load.snapshot import LoadSnapshot
+
+__all__ = ["WINDOWS_S", "LatencySummary", "Trends", "UtilizationSummary"]
+
+WINDOWS_S = (60.0, 300.0, 3600.0)
+"""Lengths of the windows, seconds."""
+
+_PARTS = 12  # steps a window; a summary covers between 11/12 and all of it
+_ACCURACY = 0.01  # relative error of a percentile (DDSketch; Masson, Rim and Lee 2019)
+_BINS = 1024  # covers a factor of 7e8 between the lowest and the highest latency before bins are merged
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencySummary:
+    """Latencies of one model over one window.
+
+    Parameters
+    ----------
+    requests : int
+        Requests recorded.
+    success_rate : float or None
+        Share that succeeded; None without requests.
+    mean_ms, p50_ms, p95_ms, p99_ms : float or None
+        Milliseconds; percentiles within 1 %. None without requests.
+    """
+
+    requests: int
+    success_rate: float | None
+    mean_ms: float | None
+    p50_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UtilizationSummary:
+    """Utilization of one model over one window, weighted with time.
+
+    Parameters
+    ----------
+    covered_s : float
+        Seconds of the window that samples speak for.
+    mean, highest : float or None
+        0 to 1; None where nothing was sampled.
+    """
+
+    covered_s: float
+    mean: float | None
+    highest: float | None
+
+
+class _Step:
+    """Latencies of one model in one step of a window."""
+
+    __slots__ = ("number", "requests", "sketch", "successes", "total_ms")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.requests = 0
+        self.successes = 0
+        self.total_ms = 0.0
+        self.sketch = LogCollapsingLowestDenseDDSketch(relative_accuracy=_ACCURACY, bin_limit=_BINS)
+
+
+class Trends:
+    """Keeps latencies and utilization of every model over three windows.
+
+    Feed it with ``tracker.listen(trends.observe)``, and with ``trends.sample(tracker.snapshot())`` every few
+    seconds. Memory is bounded by models × windows × steps, whatever the traffic. Thread-safe.
+
+    Parameters
+    ----------
+    clock : Clock, optional
+        Default: the machine's monotonic clock.
+    """
+
+    def __init__(self, *, clock: Clock | None = None) -> None:
+        self._clock = clock or MonotonicClock()
+        self._lock = threading.Lock()
+        self._latency: dict[str, tuple[deque[_Step], ...]] = {}
+        self._columns: dict[str, int] = {}
+        self._last: tuple[float, NDArray[np.float64]] | None = None
+        self._use = tuple(_UtilizationRing(window_s) for window_s in WINDOWS_S)
+
+    def observe(self, outcome: Outcome) -> None:
+        """Add one finished request. O(1)."""
+        with self._lock:
+            now = self._clock.now()
+            rings = self._latency.get(outcome.model)
+            if rings is None:
+                rings = self._latency[outcome.model] = tuple(deque(maxlen=_PARTS) for _ in WINDOWS_S)
+            for ring, window_s in zip(rings, WINDOWS_S, strict=True):
+                number = int(now // (window_s / _PARTS))
+                if not ring or ring[-1].number < number:
+                    ring.append(_Step(number))
+                step = ring[-1]
+                step.requests += 1
+                step.successes += outcome.success
+                step.total_ms += outcome.latency_ms
+                step.sketch.add(outcome.latency_ms)
+
+    def sample(self, snapshot: LoadSnapshot) -> None:
+        """Add the utilization of every model; it counts until the next sample. O(m)."""
+        with self._lock:
+            now = self._clock.now()
+            if self._last is not None:
+                since, busy = self._last
+                for ring in self._use:
+                    ring.add(since, now, busy)
+            for name in snapshot.models:
+                self._columns.setdefault(name, len(self._columns))
+            busy = np.full(len(self._columns), np.nan)
+            busy[[self._columns[name] for name in snapshot.models]] = snapshot.utilization
+            self._last = (now, busy)
+
+    def latency(self, model: str, *, window_s: float = 60.0) -> LatencySummary:
+        """Return the latencies of a model over a window of ``WINDOWS_S``."""
+        place = _window(window_s)
+        with self._lock:
+            rings = self._latency.get(model)
+            oldest = int(self._clock.now() // (window_s / _PARTS)) - _PARTS
+            steps = [step for step in rings[place] if step.number > oldest] if rings else []
+            requests = sum(step.requests for step in steps)
+            if not requests:
+                return LatencySummary(
+                    requests=0, success_rate=None, mean_ms=None, p50_ms=None, p95_ms=None, p99_ms=None
+                )
+            merged = LogCollapsingLowestDenseDDSketch(relative_accuracy=_ACCURACY, bin_limit=_BINS)
+            for step in steps:
+                merged.merge(step.sketch)
+            return LatencySummary(
+                requests=requests,
+                success_rate=sum(step.successes for step in steps) / requests,
+                mean_ms=sum(step.total_ms for step in steps) / requests,
+                p50_ms=float(merged.get_quantile_value(0.50)),
+                p95_ms=float(merged.get_quantile_value(0.95)),
+                p99_ms=float(merged.get_quantile_value(0.99)),
+            )
+
+    def utilization(self, model: str, *, window_s: float = 60.0) -> UtilizationSummary:
+        """Return the utilization of a model over a window of ``WINDOWS_S``, up to the last sample."""
+        place = _window(window_s)
+        with self._lock:
+            column = self._columns.get(model)
+            if column is None:
+                return UtilizationSummary(covered_s=0.0, mean=None, highest=None)
+            return self._use[place].summary(column, self._clock.now())
+
+
+class _UtilizationRing:
+    """Time-weighted sums of every model's utilization, one row a step."""
+
+    def __init__(self, window_s: float) -> None:
+        self._step_s = window_s / _PARTS
+        self._number = np.full(_PARTS, -1, np.int64)
+        self._weighted = np.zeros((_PARTS, 0))
+        self._seconds = np.zeros((_PARTS, 0))
+        self._highest = np.zeros((_PARTS, 0))
+
+    def add(self, start_s: float, end_s: float, busy: NDArray[np.float64]) -> None:
+        """Count utilizations, NaN for unknown, as lasting from one moment to another."""
+        missing = len(busy) - self._weighted.shape[1]
+        if missing > 0:
+            self._weighted, self._seconds, self._highest = (
+                np.pad(part, ((0, 0), (0, missing)))
+                for part in (self._weighted, self._seconds, self._highest)
+            )
+        known = ~np.isnan(busy)
+        value = np.where(known, busy, 0.0)
+        last = int(end_s // self._step_s)
+        for number in range(max(int(start_s // self._step_s), last - _PARTS + 1), last + 1):
+            row = number % _PARTS
+            if self._number[row] != number:
+                self._number[row] = number
+                self._weighted[row], self._seconds[row], self._highest[row] = 0.0, 0.0, 0.0
+            lasted = min(end_s, (number + 1) * self._step_s) - max(start_s, number * self._step_s)
+            self._weighted[row, : len(value)] += value * lasted
+            self._seconds[row, : len(value)] += known * lasted
+            if lasted > 0:
+                np.maximum(self._highest[row, : len(value)], value, out=self._highest[row, : len(value)])
+
+    def summary(self, column: int, now_s: float) -> UtilizationSummary:
+        """Return what is known of one model in the window that ends now."""
+        recent = self._number > int(now_s // self._step_s) - _PARTS
+        if column >= self._seconds.shape[1]:
+            return UtilizationSummary(covered_s=0.0, mean=None, highest=None)
+        covered = float(self._seconds[recent, column].sum())
+        if covered <= 0:
+            return UtilizationSummary(covered_s=0.0, mean=None, highest=None)
+        return UtilizationSummary(
+            covered_s=covered,
+            mean=float(self._weighted[recent, column].sum() / covered),
+            highest=float(self._highest[recent, column].max()),
+        )
+
+
+def _window(window_s: float) -> int:
+    if window_s not in WINDOWS_S:
+        raise SpecError(
+            f"window_s: expected one of {', '.join(f'{w:g}' for w in WINDOWS_S)}, got {window_s!r}"
+        )
+    return WINDOWS_S.index(window_s)

@@ -1,0 +1,80 @@
+"""Usage in a sliding window, exact to one step, in memory that does not grow with traffic."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections import deque
+
+__all__ = ["SlidingWindow"]
+
+
+class SlidingWindow:
+    """Amounts used by many models over the last ``window_s`` seconds.
+
+    Usage is kept per step of ``window_s / parts``; a step leaves only when all of it is older than the
+    window. So an interval of ``window_s`` never holds more than was admitted as fitting one window: there
+    is no boundary at which two windows' worth can pass, and an amount stays at most one step too long.
+    O(1) amortised; at most ``parts + 2`` entries a model.
+
+    Parameters
+    ----------
+    window_s : float
+        Length in seconds; ``inf`` for usage that never leaves.
+    parts : int
+        Steps the window is cut into.
+    """
+
+    def __init__(self, window_s: float, parts: int) -> None:
+        self._window_s = window_s
+        self._step_s = window_s / parts
+        self._steps: deque[tuple[int, dict[int, int]]] = deque()
+        self.used = array("q")
+
+    def grow(self) -> None:
+        """Make room for one more model."""
+        self.used.append(0)
+
+    def advance(self, now_s: float) -> None:
+        """Forget what has left the window. ``now_s`` must not go backwards."""
+        steps = self._steps
+        while steps and (steps[0][0] + 1) * self._step_s + self._window_s <= now_s:
+            for model, amount in steps.popleft()[1].items():
+                self.used[model] -= amount
+
+    def charge(self, model: int, amount: int, now_s: float) -> int:
+        """Count an amount as used now; return the step to refund it to."""
+        self.used[model] += amount
+        if math.isinf(self._window_s):
+            return 0
+        step = int(now_s // self._step_s)
+        if not self._steps or self._steps[-1][0] != step:
+            self._steps.append((step, {}))
+        amounts = self._steps[-1][1]
+        amounts[model] = amounts.get(model, 0) + amount
+        return step
+
+    def refund(self, model: int, amount: int, step: int) -> None:
+        """Take back an amount charged in ``step``; nothing happens when that has left the window."""
+        if math.isinf(self._window_s):
+            self.used[model] -= min(amount, self.used[model])
+            return
+        for number, amounts in reversed(self._steps):  # recent steps first: at most parts + 2 of them
+            if number == step:
+                taken = min(amount, amounts.get(model, 0))
+                amounts[model] = amounts.get(model, 0) - taken
+                self.used[model] -= taken
+                return
+            if number < step:
+                return
+
+    def wait_s(self, model: int, amount: int, limit: int, now_s: float) -> float | None:
+        """Return seconds until ``amount`` more fits under ``limit``, None when it never will."""
+        over = self.used[model] + amount - limit
+        if over <= 0:
+            return 0.0
+        for step, amounts in self._steps:
+            over -= amounts.get(model, 0)
+            if over <= 0:
+                return (step + 1) * self._step_s + self._window_s - now_s
+        return None
