@@ -16,7 +16,7 @@ import numpy as np
 from solver.engines.base import Claim
 from solver.engines.duals import minimal_prices
 from solver.engines.pricing.estimate import estimate_prices, probe_scale, recall_prices
-from solver.engines.pricing.optimum import find_optimum
+from solver.engines.pricing.optimum import find_optimum, solve_everything
 from solver.engines.pricing.repair import drop_overload
 from solver.engines.pricing.rows import DenseRows
 from solver.engines.pricing.supply import Supply
@@ -28,10 +28,12 @@ if TYPE_CHECKING:
 
     from solver.clock import Deadline
     from solver.engines.base import Engine
+    from solver.engines.pricing.optimum import Outcome
     from solver.problem.instance import Instance
 
 __all__ = ["PriceEngine"]
 
+_SMALL = 25_000  # pairs up to which one flow on all of them is faster than sampling
 _PRICED_AGAIN = 100_000  # pairs up to which the smallest prices are recomputed when all slots are sold
 _SECONDS_PER_PAIR = 4e-9  # one pass and the verification
 _SECONDS_AT_LEAST = 0.004
@@ -78,12 +80,16 @@ class PriceEngine:
             pooled = replace(pooled, anchor=int(pooled.total.argmax()))
         rows = DenseRows(instance.score, outside, pooled.closed, threads)
         scale = probe_scale(rows, generator)
-        estimate = None
-        if hint is not None and hint.prices is not None and hint.prices.shape == (m, 1):
-            estimate = recall_prices(rows, pooled, scale, hint.prices[:, 0], generator)
-        if estimate is None:
-            estimate = estimate_prices(rows, pooled, scale, generator)
-        outcome = find_optimum(rows, pooled, scale, estimate, deadline)
+        outcome: Outcome | None
+        if n * m <= _SMALL:
+            outcome = solve_everything(rows, pooled, scale)
+        else:
+            estimate = None
+            if hint is not None and hint.prices is not None and hint.prices.shape == (m, 1):
+                estimate = recall_prices(rows, pooled, scale, hint.prices[:, 0], generator)
+            if estimate is None:
+                estimate = estimate_prices(rows, pooled, scale, generator)
+            outcome = find_optimum(rows, pooled, scale, estimate, deadline)
         if outcome is None:
             return Claim(choice=np.full(n, UNASSIGNED, np.int64), infeasible=True)
         choice, prices = outcome.choice, outcome.prices

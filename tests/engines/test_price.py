@@ -44,7 +44,7 @@ def slots_for(rng: np.random.Generator, n: int, m: int, fill: float, *, spread: 
         weight[0] = 1.0
     else:
         weight = rng.gamma(2.0, 1.0, m)
-    slots = np.floor(weight / weight.sum() * n / fill).astype(np.int64)
+    slots: NDArray[np.int64] = np.floor(weight / weight.sum() * n / fill).astype(np.int64)
     if fill <= 1:
         slots[int(slots.argmax())] += max(0, n - int(slots.sum()))
     return slots
