@@ -4,6 +4,8 @@ Weak Lagrangian duality makes the bound valid for any prices ``p >= 0``, whereve
 
     bound(p) = Σ_i max( max_j (score_ij − Σ_k p_jk demand_ijk), unserved_i ) + Σ_jk p_jk capacity_jk
 
+with ``Σ_t slots_t max(p_j(t) − cost_t, 0)`` for the last sum where slots cost by tiers.
+
 The gap is summed as complementary-slackness terms, each of them >= 0, rather than as the difference of two
 large numbers. Everything is float64, whatever the precision of the scores.
 """
@@ -101,7 +103,7 @@ def certify(instance: Instance, claim: Claim) -> Certificate:
     violations = _broken(instance, choice, load, own, served)
     left = np.flatnonzero(choice == UNASSIGNED)
     left_value = instance.unserved[left] if len(left) else np.zeros(0)
-    objective = float(own.sum())
+    objective = float(own.sum()) - float(instance.load_charge(load[:, 0]).sum())
     if not instance.serve_first:
         objective += float(left_value.sum())
     slack = math.inf if violations else _slack(instance, choice, load, claim.prices)
@@ -178,7 +180,20 @@ def _slack(
             np.maximum(best, unserved, out=best)
             own = np.where(pick == UNASSIGNED, unserved, own)
         total += float((best - own).sum())
+    if instance.load_cost is not None:
+        return total + _tier_slack(instance, load[:, 0], prices[:, 0])
     return total + float((prices * (instance.capacity - load)).sum())
+
+
+def _tier_slack(instance: Instance, load: NDArray[np.float64], price: NDArray[np.float64]) -> float:
+    """Return what the models would earn at these prices less what they do: slots of each tier they misjudge."""
+    model, cost, slots = instance.tiers
+    end = np.cumsum(slots)
+    first = np.flatnonzero(np.diff(model, prepend=-1))
+    before = end - slots - np.repeat((end - slots)[first], np.diff(np.append(first, len(model))))
+    used = np.clip(load[model] - before, 0, slots)
+    margin = price[model] - cost
+    return float((slots * np.maximum(margin, 0.0) - used * margin).sum())
 
 
 def reduced_scores(instance: Instance, rows: slice, prices: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -136,6 +136,8 @@ def _by_shape(instance: Instance) -> tuple[str, ...]:
     """Return the engines to try, best first."""
     if not instance.is_slots:
         return ("cpsat",)
+    if instance.load_cost is not None:
+        return ("price",)
     cells = instance.n * (int(instance.slots.sum()) + instance.n)
     if cells <= _TINY_CELLS:
         return ("lsap", "flow")

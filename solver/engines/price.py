@@ -8,7 +8,6 @@ See ``docs/explanation/price-engine.md`` for the method, the theory and the refe
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -71,15 +70,15 @@ class PriceEngine:
         forbids = bool(instance.score.min() == -np.inf)
         outside = instance.unserved if _leaving_is_an_option(instance, forbids) else None
         generator = np.random.default_rng(seed)
-        supply = Supply.plain(instance.slots)
+        supply = Supply.of(instance)
         if _is_short(instance, outside, supply, forbids):
             return Claim(choice=np.full(n, UNASSIGNED, np.int64), infeasible=True)
         twins = find_twins(instance.score)
         pooled = supply if twins is None else supply.pooled(twins)
         if outside is None and pooled.total.sum() == n:
-            pooled = replace(pooled, anchor=int(pooled.total.argmax()))
+            costs, pooled = pooled.dearest, pooled.anchored()
         rows = DenseRows(instance.score, outside, pooled.closed, threads)
-        scale = probe_scale(rows, generator)
+        scale = probe_scale(rows, generator).with_costs(pooled.cost)
         outcome: Outcome | None
         if n * m <= _SMALL:
             outcome = solve_everything(rows, pooled, scale)
@@ -94,13 +93,14 @@ class PriceEngine:
             return Claim(choice=np.full(n, UNASSIGNED, np.int64), infeasible=True)
         choice, prices = outcome.choice, outcome.prices
         if pooled.anchor is not None:
-            prices = prices - prices[~pooled.closed].min()  # every slot is sold: only differences matter
+            # Every slot is sold, only differences of prices matter: as low as the dearest slots allow.
+            prices = prices - (prices - costs)[~pooled.closed].min()
         if twins is not None:
             prices = prices[twins]
             choice = share_out(choice, twins, supply)
         if not outcome.exact:
             choice = drop_overload(instance, choice, prices)
-        elif pooled.anchor is not None and n * m <= _PRICED_AGAIN:
+        elif pooled.anchor is not None and instance.load_cost is None and n * m <= _PRICED_AGAIN:
             choice[choice == m] = UNASSIGNED
             return Claim(choice=choice, prices=minimal_prices(instance, choice))
         if supply.closed.any():

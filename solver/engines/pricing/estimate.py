@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,6 +50,13 @@ class Scale:
     span: float
     grid: float | None
     allowed: float
+
+    def with_costs(self, costs: NDArray[np.float64]) -> Scale:
+        """Return the scale once slots cost something: prices range further and off the grid."""
+        if not costs.any():
+            return self
+        on_grid = self.grid is not None and is_on_grid(costs, self.grid)
+        return replace(self, span=self.span + float(costs.max()), grid=self.grid if on_grid else None)
 
     @property
     def coolest(self) -> float:
