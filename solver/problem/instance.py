@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["MAX_CAPACITY", "UNASSIGNED", "Instance", "build_instance", "chunks"]
+__all__ = ["MAX_CAPACITY", "UNASSIGNED", "Instance", "SparseScores", "build_instance", "chunks"]
 
 UNASSIGNED = -1
 """The choice of an agent that no model serves."""
@@ -25,6 +25,14 @@ MAX_CAPACITY = 2**53
 
 _CHUNK_ELEMENTS = 1 << 15  # 256 KiB of float64: a pass over such a block stays in the second-level cache
 _NAMED = 5  # offending entries spelled out per rule
+
+
+class SparseScores(Protocol):
+    """A sparse matrix of any kind that can turn itself into compressed rows, as scipy's can."""
+
+    def tocsr(self) -> Any:
+        """Return an object with ``shape``, ``data``, ``indices`` and ``indptr``."""
+        ...
 
 
 def chunks(n: int, m: int) -> Iterator[slice]:
@@ -185,7 +193,7 @@ class Instance:
 
 
 def build_instance(
-    scores: ArrayLike,
+    scores: ArrayLike | SparseScores,
     capacity: ArrayLike,
     *,
     demand: ArrayLike | None = None,
@@ -285,10 +293,11 @@ def _numbers(name: str, values: ArrayLike, problems: list[str]) -> NDArray[Any]:
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
 
 
-def _scores(scores: ArrayLike, problems: list[str]) -> NDArray[Any]:
-    array = (
-        _spread_out(scores, problems) if hasattr(scores, "tocsr") else _numbers("scores", scores, problems)
-    )
+def _scores(scores: ArrayLike | SparseScores, problems: list[str]) -> NDArray[Any]:
+    if hasattr(scores, "tocsr"):
+        array = _spread_out(cast("SparseScores", scores), problems)
+    else:
+        array = _numbers("scores", cast("ArrayLike", scores), problems)
     if problems:
         return array
     if array.ndim != 2:
@@ -309,7 +318,7 @@ def _scores(scores: ArrayLike, problems: list[str]) -> NDArray[Any]:
     return np.ascontiguousarray(array)
 
 
-def _spread_out(matrix: Any, problems: list[str]) -> NDArray[Any]:
+def _spread_out(matrix: SparseScores, problems: list[str]) -> NDArray[Any]:
     """Return a sparse matrix as a dense one, ``-inf`` where it stores nothing; any object that speaks CSR will do."""
     rows = matrix.tocsr()
     values = _numbers("scores", rows.data, problems)

@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 
     from solver.engines.portfolio import Answer
     from solver.problem.compile import ObservedLoad
+    from solver.problem.instance import SparseScores
     from solver.problem.spec import Problem
 
 __all__ = ["assign", "solve", "solve_instance"]
 
 
 def assign(
-    scores: ArrayLike,
+    scores: ArrayLike | SparseScores,
     capacity: ArrayLike,
     *,
     demand: ArrayLike | None = None,
