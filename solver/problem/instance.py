@@ -135,9 +135,11 @@ class Instance:
         low, high = np.inf, -np.inf
         for rows in chunks(self.n, self.m):
             block = self.score[rows]
-            finite = np.isfinite(block)
-            low = min(low, float(block.min(initial=np.inf, where=finite)))
-            high = max(high, float(block.max(initial=-np.inf, where=finite)))
+            high = max(high, float(block.max()))
+            least = float(block.min())
+            if least == -np.inf:
+                least = float(block.min(initial=np.inf, where=block > -np.inf))
+            low = min(low, least)
         return (low, high) if low <= high else (0.0, 0.0)
 
     @cached_property
@@ -297,7 +299,7 @@ def _scores(scores: ArrayLike | SparseScores, problems: list[str]) -> NDArray[An
     if hasattr(scores, "tocsr"):
         array = _spread_out(cast("SparseScores", scores), problems)
     else:
-        array = _numbers("scores", cast("ArrayLike", scores), problems)
+        array = _numbers("scores", scores, problems)
     if problems:
         return array
     if array.ndim != 2:
