@@ -2,6 +2,12 @@
 
 from solver.engines.portfolio import warm_up
 from solver.errors import EngineError, MissingExtraError, SolverError, SpecError, UnsolvedError
+from solver.load.balancer import LoadBalancer
+from solver.load.capacity import CapacityManager, ScalingAction, ScalingRule
+from solver.load.feedback import AdaptiveScorer
+from solver.load.lease import Lease
+from solver.load.snapshot import ModelLoad
+from solver.load.tracker import LoadTracker
 from solver.problem.instance import UNASSIGNED
 from solver.problem.limits import (
     Apart,
@@ -24,23 +30,31 @@ from solver.solution.solving import assign, solve
 
 __all__ = [
     "UNASSIGNED",
+    "AdaptiveScorer",
     "Agent",
     "Apart",
     "Assignment",
     "Average",
     "Budget",
     "Capacity",
+    "CapacityManager",
     "Changes",
     "Commitment",
     "EngineError",
     "Explanation",
+    "Lease",
     "Limit",
+    "LoadBalancer",
+    "LoadTracker",
     "MissingExtraError",
     "Model",
+    "ModelLoad",
     "Objective",
     "Plan",
     "Problem",
     "Quota",
+    "ScalingAction",
+    "ScalingRule",
     "Share",
     "Solution",
     "SolverError",

@@ -5,9 +5,11 @@ Weak Lagrangian duality makes the bound valid for any prices ``p >= 0``, whereve
     bound(p, u) = Σ_i max( max_j (score_ij − Σ_k p_jk demand_ijk − Σ_g u_g a_gij), unserved_i )
                   + Σ_jk p_jk capacity_jk + Σ_g u_g b_g
 
+with ``Σ_t slots_t max(p_j(t) − cost_t, 0)`` for the sum over capacities where slots cost by tiers, and
 with one more multiplier ``u_g >= 0`` for every limit row ``Σ a_g <= b_g``. Pairs that ask for more than their
 model has when empty are left out, agents that must share a model are taken as one, and where every score
 is a whole number the bound is rounded down to one.
+
 The gap is summed as complementary-slackness terms, each of them >= 0, rather than as the difference of two
 large numbers. Everything is float64, whatever the precision of the scores.
 """
@@ -15,6 +17,7 @@ large numbers. Everything is float64, whatever the precision of the scores.
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -81,7 +84,7 @@ def relative_gap(objective: float, bound: float) -> float:
     return (bound - objective) / max(abs(objective), abs(bound))
 
 
-def certify(instance: Instance, claim: Claim) -> Certificate:
+def certify(instance: Instance, claim: Claim, *, threads: int = 1) -> Certificate:
     """Verify a claim. O(n m r) time in one pass, O(n) memory beyond the input.
 
     Parameters
@@ -90,6 +93,8 @@ def certify(instance: Instance, claim: Claim) -> Certificate:
         The problem.
     claim : Claim
         What an engine says.
+    threads : int
+        Threads that share the pass.
 
     Returns
     -------
@@ -108,12 +113,12 @@ def certify(instance: Instance, claim: Claim) -> Certificate:
     violations = _broken(instance, choice, load, own, served)
     left = np.flatnonzero(choice == UNASSIGNED)
     left_value = instance.unserved[left] if len(left) else np.zeros(0)
-    objective = float(own.sum())
+    objective = float(own.sum()) - float(instance.load_charge(load[:, 0]).sum())
     if not instance.serve_first:
         objective += float(left_value.sum())
     limit_load = np.zeros(0) if instance.limits is None else instance.limits.usage(choice)
     violations += _broken_limits(instance, choice, limit_load)
-    slack = math.inf if violations else _slack(instance, choice, load, limit_load, claim)
+    slack = math.inf if violations else _slack(instance, choice, load, limit_load, claim, threads)
     scale = float(np.abs(own).sum() + np.abs(left_value).sum())
     bound = _whole(instance, objective + slack, scale)
     claimed = claim.bound is not None and claim.bound < bound
@@ -185,7 +190,7 @@ def _broken_limits(
 
 def _whole(instance: Instance, bound: float, scale: float) -> float:
     """Round a bound down to a whole number where no objective can be anything else."""
-    if not math.isfinite(bound):
+    if not math.isfinite(bound) or instance.load_cost is not None:
         return bound
     noise = 1e-9 * max(1.0, abs(bound)) + _ROUNDING * scale
     if noise > 0.01 or not instance.is_integral:
@@ -220,6 +225,7 @@ def _slack(
     load: NDArray[np.float64],
     limit_load: NDArray[np.float64],
     claim: Claim,
+    threads: int,
 ) -> float:
     """Return bound(prices) − objective as a sum of complementary-slackness terms."""
     multipliers = _multipliers(instance, claim)
@@ -232,55 +238,85 @@ def _slack(
     if instance.limits is not None and instance.limits.together:
         tied = np.zeros(instance.n, bool)
         tied[np.concatenate(instance.limits.together)] = True
-    total = 0.0
-    for rows in chunks(instance.n, instance.m):
-        value = reduced_scores(instance, rows, prices, limit_prices)
-        if instance.has_oversized:
-            value[instance.oversized(rows)] = -np.inf
-        pick = choice[rows]
-        unserved = instance.unserved[rows] if may_leave else None
-        total += float(_shortfall(value, pick, unserved, None if tied is None else ~tied[rows]).sum())
+    parts = list(chunks(instance.n, instance.m))
+    lanes = [parts[k::threads] for k in range(threads)] if len(parts) >= 4 * threads else [parts]
+
+    def misjudged(lane: list[slice]) -> float:
+        """Sum what the agents of some blocks forgo; buffers are reused, fresh pages cost as much as sums."""
+        buffer = np.empty((parts[0].stop, instance.m))
+        total = 0.0
+        for rows in lane:
+            value = reduced_scores(
+                instance, rows, prices, limit_prices=limit_prices, out=buffer[: rows.stop - rows.start]
+            )
+            if instance.has_oversized:
+                value[instance.oversized(rows)] = -np.inf
+            unserved = instance.unserved[rows] if may_leave else None
+            short = _shortfall(value, choice[rows], unserved)
+            total += float(short.sum() if tied is None else short[~tied[rows]].sum())
+        return total
+
+    if len(lanes) == 1:
+        total = misjudged(lanes[0])
+    else:
+        with ThreadPoolExecutor(len(lanes)) as pool:
+            total = sum(pool.map(misjudged, lanes))
     if tied is not None and instance.limits is not None:
         for group in instance.limits.together:
-            value = reduced_scores(instance, group, prices, limit_prices).sum(axis=0, keepdims=True)
+            value = reduced_scores(instance, group, prices, limit_prices=limit_prices)
+            value = value.sum(axis=0, keepdims=True)
             asked = len(group) if instance.demand is None else instance.demand[group].sum(axis=0)
             value[0, (asked > instance.capacity * (1 + _OVERLOAD)).any(axis=1)] = -np.inf
             unserved = instance.unserved[group].sum(keepdims=True) if may_leave else None
-            total += float(_shortfall(value, choice[group[:1]], unserved, None).sum())
-    total += float((prices * (instance.capacity - load)).sum())
+            total += float(_shortfall(value, choice[group[:1]], unserved).sum())
     if limit_prices is not None and instance.limits is not None:
         total += float(limit_prices @ (instance.limits.bound - limit_load))
-    return total
+    if instance.load_cost is not None:
+        return total + _tier_slack(instance, load[:, 0], prices[:, 0])
+    return total + float((prices * (instance.capacity - load)).sum())
 
 
 def _shortfall(
-    value: NDArray[np.float64],
-    pick: NDArray[np.int64],
-    unserved: NDArray[np.float64] | None,
-    counted: NDArray[np.bool_] | None,
+    value: NDArray[np.float64], pick: NDArray[np.int64], unserved: NDArray[np.float64] | None
 ) -> NDArray[np.float64]:
     """Return what each row's choice falls short of its best, by reduced value."""
-    best = value.max(axis=1)
-    own = value[np.arange(len(pick)), pick]
+    flat, first = value.ravel(), np.arange(len(value)) * value.shape[1]
+    best = flat[first + value.argmax(axis=1)]  # faster than a maximum along short rows
+    own = flat[first + np.maximum(pick, 0)]
     if unserved is not None:
         best = np.maximum(best, unserved)
         own = np.where(pick == UNASSIGNED, unserved, own)
     short: NDArray[np.float64] = best - own
-    return short if counted is None else short[counted]
+    return short
+
+
+def _tier_slack(instance: Instance, load: NDArray[np.float64], price: NDArray[np.float64]) -> float:
+    """Return what the models would earn at these prices less what they do: slots of each tier they misjudge."""
+    model, cost, slots = instance.tiers
+    end = np.cumsum(slots)
+    first = np.flatnonzero(np.diff(model, prepend=-1))
+    before = end - slots - np.repeat((end - slots)[first], np.diff(np.append(first, len(model))))
+    used = np.clip(load[model] - before, 0, slots)
+    margin = price[model] - cost
+    return float((slots * np.maximum(margin, 0.0) - used * margin).sum())
 
 
 def reduced_scores(
     instance: Instance,
     rows: slice | NDArray[np.int64],
     prices: NDArray[np.float64],
+    *,
     limit_prices: NDArray[np.float64] | None = None,
+    out: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
-    """Return ``score − price·demand − limit price·coefficient`` of some rows, fresh (rows, m) float64."""
+    """Return ``score − price·demand − limit price·coefficient`` of some rows, in ``out`` if given."""
     value: NDArray[np.float64]
     if instance.demand is None:
-        value = np.subtract(instance.score[rows], prices[:, 0], dtype=np.float64)
+        value = np.subtract(instance.score[rows], prices[:, 0], out=out, dtype=np.float64)
     else:
-        value = instance.score[rows].astype(np.float64)
+        score = instance.score[rows]
+        value = np.empty(score.shape) if out is None else out
+        value[...] = score
         for k in range(instance.r):
             value -= instance.demand[rows, :, k] * prices[:, k]
     if limit_prices is not None and instance.limits is not None and instance.limits.layers:

@@ -104,7 +104,7 @@ def run(
     best: Answer | None = None
     notes: list[str] = []
     if deadline.limited and engine != "greedy":
-        best = _incumbent(instance, deadline)
+        best = _incumbent(instance, deadline, threads)
     for name in names:
         if best is not None and best.certificate.optimal:
             break
@@ -126,36 +126,38 @@ def run(
                 infeasible=True,
                 notes=(*notes, f"{name}: proved that no assignment serves every agent"),
             )
-        best = _judge(instance, claim, name, best)
+        best = _judge(instance, claim, name, best, threads)
     if best is None:
-        best = _incumbent(instance, deadline) or _judge(instance, None, "none", None)
+        best = _incumbent(instance, deadline, threads) or _judge(instance, None, "none", None, threads)
     return replace(best, notes=tuple(notes))
 
 
-def _incumbent(instance: Instance, deadline: Deadline) -> Answer | None:
+def _incumbent(instance: Instance, deadline: Deadline, threads: int) -> Answer | None:
     """Return greedy's answer, or None where greedy does not know the instance's limits."""
     greedy = load_engine("greedy")
     if greedy.unsupported_reason(instance, remaining_s=deadline.remaining_s()) is not None:
         return None
-    return _judge(instance, greedy.solve(instance, deadline=deadline), "greedy", None)
+    return _judge(instance, greedy.solve(instance, deadline=deadline), "greedy", None, threads)
 
 
 def _by_shape(instance: Instance) -> tuple[str, ...]:
     """Return the engines to try, best first."""
     if not instance.is_slots:
         return ("lagrangian",)
+    if instance.load_cost is not None:
+        return ("price",)
     cells = instance.n * (int(instance.slots.sum()) + instance.n)
     if cells <= _TINY_CELLS:
         return ("lsap", "flow")
     return ("flow", "price") if instance.n * instance.m <= _SMALL_PAIRS else ("price", "flow")
 
 
-def _judge(instance: Instance, claim: Claim | None, name: str, best: Answer | None) -> Answer:
+def _judge(instance: Instance, claim: Claim | None, name: str, best: Answer | None, threads: int) -> Answer:
     """Verify a claim and return the better of it and the incumbent, with the tighter of the two bounds."""
     nothing = claim is None
     if claim is None:
         claim = Claim(choice=np.full(instance.n, UNASSIGNED, np.int64))
-    certificate = certify(instance, claim)
+    certificate = certify(instance, claim, threads=threads)
     broken = [line for line in certificate.violations if not (nothing or line.endswith("must be served"))]
     if broken:
         raise EngineError(
@@ -167,7 +169,7 @@ def _judge(instance: Instance, claim: Claim | None, name: str, best: Answer | No
     winner, other = (answer, best) if _rank(instance, answer) > _rank(instance, best) else (best, answer)
     if other.claim.prices is not None and not winner.certificate.optimal:
         shared = replace(winner.claim, prices=other.claim.prices, limit_prices=other.claim.limit_prices)
-        joint = certify(instance, shared)
+        joint = certify(instance, shared, threads=threads)
         if joint.bound < winner.certificate.bound:
             return replace(winner, claim=shared, certificate=joint)
     return winner

@@ -303,7 +303,8 @@ local function row(model)
       used[kind] = advance_meter(model, kind, window_of(kind, tonumber(state[11])))
     end
   end
-  return {tonumber(state[1]), tonumber(state[2]) + tonumber(state[3]), state[4], exact(now - tonumber(state[5])),
+  local accepting = recovering and '0' or state[4]
+  return {tonumber(state[1]), tonumber(state[2]) + tonumber(state[3]), accepting, exact(now - tonumber(state[5])),
           state[6], state[7], state[8], state[9], state[10], state[11], used[0], used[1], used[2]}
 end
 
@@ -327,7 +328,8 @@ local function join(order)
     if call('EXISTS', model_key(entry.limits[1])) == 0 then configure(entry.limits) end
   end
   for _, lease in ipairs(order.leases) do -- they are running, whether they still fit or not
-    if live_state(lease.id) == 'gone' and call('EXISTS', model_key(lease.model)) == 1 then
+    -- the server of the caller's epoch knows better which of those it granted have ended
+    if (order.epoch ~= epoch or lease.here) and live_state(lease.id) == 'gone' and call('EXISTS', model_key(lease.model)) == 1 then
       local period = tonumber(call('HGET', model_key(lease.model), 'period'))
       insert(lease.id, lease.model, lease.state, lease.slots, lease.ttl_s,
              {[0] = lease.amounts[1], lease.amounts[2], lease.amounts[3]}, period, replica)
@@ -413,7 +415,7 @@ if op == 'configure' then
 end
 
 if op == 'models' then
-  local answer = {call('HGET', META, 'version') or '0', exact(now), recovering and '1' or '0'}
+  local answer = {call('HGET', META, 'version') or '0', exact(now)}
   for _, model in ipairs(call('LRANGE', MODELS, 0, -1)) do answer[#answer + 1] = {model, unpack(row(model))} end
   return answer
 end

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from solver.engines.portfolio import Answer
     from solver.problem.compile import ObservedLoad
+    from solver.problem.instance import SparseScores
     from solver.problem.limits import Limit
     from solver.problem.spec import Problem
 
@@ -30,7 +31,7 @@ __all__ = ["assign", "solve", "solve_instance"]
 
 
 def assign(
-    scores: ArrayLike,
+    scores: ArrayLike | SparseScores,
     capacity: ArrayLike,
     *,
     demand: ArrayLike | None = None,
@@ -38,6 +39,7 @@ def assign(
     priority: ArrayLike | None = None,
     unassigned_penalty: ArrayLike | None = None,
     limits: Sequence[Limit] = (),
+    load_cost: ArrayLike | None = None,
     deadline_ms: float | None = None,
     engine: str = "auto",
     warm_start: Solution | None = None,
@@ -63,6 +65,9 @@ def assign(
         unassigned when that is cheaper. ``inf``: serve all, or report infeasibility.
     limits : sequence of Limit, optional
         Couplings across models: budgets, quotas, shares, averages; see :mod:`solver.problem.limits`.
+    load_cost : (t,) or (m, t) array_like, optional
+        What a slot costs, in score, in each of t equal tiers of a model's capacity, non-decreasing: the
+        fuller a model, the dearer its next slot. Only where agents take slots.
     deadline_ms : float, optional
         Hard wall-clock budget in milliseconds, from call to return.
     engine : str
@@ -104,6 +109,7 @@ def assign(
         priority=priority,
         unassigned_penalty=unassigned_penalty,
         limits=limits,
+        load_cost=load_cost,
     )
     return solve_instance(
         instance,

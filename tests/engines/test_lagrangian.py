@@ -90,6 +90,7 @@ def lp_bound(form: Form) -> float:
         method="highs",
     )
     assert solved.status == 0
+    assert solved.fun is not None
     return float(solved.fun)
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from solver.clock import ManualClock
 from solver.errors import SpecError
-from solver.load.alerts import Alert, AlertMonitor, AlertRule, LogSink, WebhookSink
+from solver.load.alerts import Alert, AlertMonitor, AlertRule
+from solver.load.sinks import LogSink, WebhookSink
 from solver.load.tracker import LoadTracker
 from solver.load.trends import Trends
 from solver.problem.spec import Capacity

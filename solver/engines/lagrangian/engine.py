@@ -34,8 +34,8 @@ class LagrangianEngine:
     name = "lagrangian"
 
     def unsupported_reason(self, instance: Instance, *, remaining_s: float) -> str | None:
-        """Return None: every instance is supported, and the deadline is kept whatever its size."""
-        return None
+        """Return why not: slots whose cost rises with the load belong to the price engine."""
+        return None if instance.load_cost is None else "lagrangian: does not know load costs"
 
     def solve(
         self,

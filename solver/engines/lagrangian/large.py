@@ -235,7 +235,7 @@ class Large:
         charged = limit_prices if len(limit_prices) else None
         oversized = instance.has_oversized
         for rows in chunks(instance.n, instance.m):
-            value = reduced_scores(instance, rows, prices, charged)
+            value = reduced_scores(instance, rows, prices, limit_prices=charged)
             if oversized:
                 value[instance.oversized(rows)] = -np.inf
             index = np.arange(len(value))
