@@ -29,6 +29,7 @@ __all__ = ["Relaxation", "dual_bound", "reduced_losses", "relax"]
 
 _LEAST_SPREAD = 0.05  # of the mean share: no column starts with less
 _SHORT_STEP, _SHORT_STEP_LIMITS = 0.4, 0.9  # below this a second correction pays for itself
+_PATIENT_STEPS = 35  # in float32, before a standstill is taken for the end
 _STEP = 0.99  # of the way to the boundary
 _EASY_SLACK = 0.1  # the first slack is at least this, in units of the row's scale
 
@@ -125,7 +126,7 @@ def relax(
         iterations += 1
         history.append(newton.complementarity)
         settled = float(np.abs(newton.row_residual).max()) < 1e-4
-        if single and settled and iterations > 12 and history[-1] > 0.7 * history[-4]:
+        if single and settled and iterations > _PATIENT_STEPS and history[-1] > 0.7 * history[-4]:
             break  # float32 has given what it can
     price, row_price = newton.multipliers()
     bound = dual_bound(form, price, row_price)

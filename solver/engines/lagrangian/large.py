@@ -196,7 +196,7 @@ class Large:
             if violation < _SETTLED or self.deadline.remaining_s() < 4 * self._pass_s:
                 break
             if np.isfinite(before):
-                heat = max(_LEAST_HEAT, heat * float(np.clip(violation / before, 0.3, 1.0)))
+                heat = max(_LEAST_HEAT, heat * float(np.clip(violation / before, 0.6, 1.0)))
             before = violation
         if violation > _UNSETTLED:
             return False

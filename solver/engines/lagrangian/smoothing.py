@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["Preferences", "newton_step"]
 
 _REACH = 3.0  # temperatures that a price may move in one step
+_UNDECIDED = 2e-3  # firmness × (1 − firmness) above which an agent bends the loads
+_LEAST_REACH = 0.05  # of a price: cold steps must still be able to correct one that is far off
 _DAMPING = 1e-2  # of the diagonal
 
 
@@ -68,7 +70,8 @@ def newton_step(
     prices : (m, r) float64
     limit_prices : (g,) float64
     violation : float
-        Sum of what exceeds a row, or is left of one that has a price, in parts of all capacity.
+        Sum of what exceeds a capacity, or is left of one that has a price, in parts of all capacity of that
+        resource; the largest of the resources.
     firmness : (n,) float64
         Weight of the first model, 0.5 to 1.
     """
@@ -89,21 +92,27 @@ def newton_step(
             load += np.bincount(row, weights=amount * weight, minlength=count + 1)
     load = load[:-1]
     curve = firmness * (1.0 - firmness) / heat
-    near = np.flatnonzero(curve * heat > 1e-6)
+    near = np.flatnonzero(curve * heat > _UNDECIDED)
     matrix = np.zeros((count + 1) ** 2)
     entries = [(row[near], amount[near]) for row, amount in zip(rows_1, take_1, strict=True)]
     entries += [(row[near], -amount[near]) for row, amount in zip(rows_2, take_2, strict=True)]
-    for row, amount in entries:
-        for other, other_amount in entries:
-            index = row * (count + 1) + other
-            weights = curve[near] * amount * other_amount
+    bend = curve[near]
+    for at, (row, amount) in enumerate(entries):
+        for other, (other_row, other_amount) in enumerate(entries[: at + 1]):
+            weights = bend * amount * other_amount * (0.5 if other == at else 1.0)
+            index = row * (count + 1) + other_row
             matrix += np.bincount(index, weights=weights, minlength=(count + 1) ** 2)
-    hessian = matrix.reshape(count + 1, count + 1)[:-1, :-1]
+    square = matrix.reshape(count + 1, count + 1)
+    hessian = (square + square.T)[:-1, :-1]
     excess = load - right
     idle = (price <= 1e-12) & (excess < 0)
-    scale = float(right[: instance.capacity.size].sum())
-    wrong = np.where(price > 1e-9 * float(price.mean()), np.abs(excess), np.maximum(excess, 0.0))
-    violation = float(wrong[: instance.capacity.size].sum()) / max(scale, 1e-300)
+    typical = _group_means(instance, price)
+    wrong = np.where(price > 1e-6 * typical, np.abs(excess), np.maximum(excess, 0.0))
+    cells = instance.capacity.size
+    off = wrong[:cells].reshape(instance.capacity.shape).sum(axis=0) / np.maximum(
+        instance.capacity.sum(axis=0), 1e-300
+    )
+    violation = float(off.max())
     free = np.flatnonzero(~idle)
     block = hessian[np.ix_(free, free)].copy()
     diagonal = block.diagonal().copy()
@@ -112,9 +121,8 @@ def newton_step(
     )
     step = np.zeros(count)
     step[free] = np.linalg.lstsq(block, excess[free], rcond=None)[0]
-    reach = _REACH * temperature * np.maximum(price, _group_means(instance, price))
+    reach = max(_REACH * temperature, _LEAST_REACH) * np.maximum(price, typical)
     moved = np.maximum(price + np.clip(step, -reach, reach), 0.0)
-    cells = instance.capacity.size
     return moved[:cells].reshape(prices.shape), moved[cells:], violation, firmness
 
 
