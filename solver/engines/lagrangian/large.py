@@ -40,7 +40,8 @@ _BLOCK_TOLERANCE, _BLOCK_JITTER = 1e-4, 1e-3
 _SECONDS_PER_PAIR = 4e-7  # to relax a form as a whole, per resource or limit layer
 _NEWTON_STEPS, _TRIED_STEPS = 14, 3
 _FIRST_HEAT, _LEAST_HEAT = 0.05, 1e-3  # relative price change over which agents change their mind
-_SETTLED, _UNSETTLED = 2e-3, 0.02  # of all capacity on the wrong side
+_CORE_TOLERANCE = 1e-4
+_SETTLED, _UNSETTLED = 3e-3, 0.02  # of all capacity on the wrong side
 _PATIENCE = 6  # local optima without improvement before the core is drawn anew
 
 
@@ -144,17 +145,18 @@ class Large:
         if self._refine():
             self._refined = True
             return True
-        blocks = np.array_split(order, max(1, round(n / _BLOCK)))
-        prices, limit_prices = np.zeros_like(self.prices), np.zeros_like(self.limit_prices)
+        rest = order[_SAMPLE:]
+        blocks = np.array_split(rest, max(1, round(len(rest) / _BLOCK)))
+        share = _SAMPLE / n
+        prices, limit_prices = (share * part for part in self._block_prices)
         longest_s = 0.0
         for block in blocks:
             start_s = self.deadline.clock.now()
-            if self.deadline.remaining_s() < 1.5 * longest_s + 3 * self._pass_s or not self._solve_block(
-                block
-            ):
+            if self.deadline.remaining_s() < longest_s + 2 * self._pass_s or not self._solve_block(block):
                 return False
-            prices += self._block_prices[0] / len(blocks)
-            limit_prices += self._block_prices[1] / len(blocks)
+            share = len(block) / n
+            prices = prices + share * self._block_prices[0]
+            limit_prices = limit_prices + share * self._block_prices[1]
             longest_s = max(longest_s, self.deadline.clock.now() - start_s)
         self.prices, self.limit_prices = prices, limit_prices
         return True
@@ -294,7 +296,7 @@ class Large:
         form = self._part(agents, capacity, bound)
         if not form.n:
             return
-        relaxation = self._relax(form, 1e-5)
+        relaxation = self._relax(form, _CORE_TOLERANCE if self.best is None else 0.1 * _CORE_TOLERANCE)
         if relaxation.infeasible:
             return
         search = Search(form, relaxation, rng=self.rng)
