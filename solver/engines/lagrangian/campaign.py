@@ -28,8 +28,7 @@ __all__ = ["Campaign"]
 _POOL = 8  # elite assignments that are crossed with each other
 _SHORT_S = 0.5  # below this much time CP-SAT is only asked for a kernel small enough
 _KERNEL_PAIRS, _KERNEL_PAIRS_SHORT = 1500, 450
-_KERNEL_LIKELY = 2000  # pairs of a form below which the kernel is worth leaving time for
-_FIRST_SHARE = 0.6
+_FIRST_PATIENCE = 40  # local optima without improvement in the first descent
 _WHOLE_PAIRS = 30_000  # pairs of a form that CP-SAT is asked about as a whole
 _SECONDS_PER_PAIR = 15e-6  # building a model in Python
 _HUNT_SHARE, _HUNT_SHARE_SHORT = (
@@ -100,16 +99,14 @@ class Campaign:
         if self.search.keep(self._start_columns):
             self._note()
         if not self.done:
-            now = self.deadline.clock.now()
-            small = is_loaded() and self.form.loss.size <= _KERNEL_LIKELY
-            first_stop_s = now + _FIRST_SHARE * self.deadline.remaining_s() if small else np.inf
-            self._descend(self._start_columns, patience=40, stop_s=first_stop_s, hunt_stop_s=stop_s)
+            self._descend(self._start_columns, patience=_FIRST_PATIENCE, hunt_stop_s=stop_s)
 
     def insist(self) -> None:
         """Find a feasible assignment, or prove that there is none: hunt, ask CP-SAT, hunt on."""
         left_s = self.deadline.remaining_s()
         pairs = self.form.loss.size
-        askable = pairs <= _WHOLE_PAIRS and (is_loaded() or left_s >= _SHORT_S)
+        most = _WHOLE_PAIRS if left_s >= _SHORT_S else _KERNEL_PAIRS_SHORT
+        askable = pairs <= most and (is_loaded() or left_s >= _SHORT_S)
         building_s = pairs * _SECONDS_PER_PAIR
         askable = askable and left_s > 2 * building_s + _LEAST_CPSAT_S
         share = _HUNT_SHARE if left_s >= _SHORT_S else _HUNT_SHARE_SHORT
@@ -224,9 +221,8 @@ class Campaign:
         if not long and not is_loaded():
             return False
         if self._kernel_due:
-            pairs = int(self._kernel().sum())
-            self._kernel_due = pairs <= (_KERNEL_PAIRS if long else _KERNEL_PAIRS_SHORT)
-            if self._kernel_due:
+            pairs = int(self._kernel().sum())  # fewer with every improvement
+            if pairs <= (_KERNEL_PAIRS if long else _KERNEL_PAIRS_SHORT):
                 return True
         if not long:
             return False
@@ -242,7 +238,9 @@ class Campaign:
         assert best is not None
         left = self.deadline.remaining_s()
         kernel = self._kernel()
-        whole = self._kernel_due or self._models_freed >= form.models
+        pairs = int(kernel.sum())
+        most = _KERNEL_PAIRS if self.budget_s >= _SHORT_S else _KERNEL_PAIRS_SHORT
+        whole = (self._kernel_due and pairs <= most) or self._models_freed >= form.models
         if whole:
             self._kernel_due = False
             limit_s = min(0.8 * left, 0.25 * self.budget_s) if self.budget_s >= _SHORT_S else 0.8 * left
