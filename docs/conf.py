@@ -9,13 +9,12 @@ sys.path.insert(0, str(ROOT))  # the code beside these pages, whatever is instal
 
 project = "batch-assignment-solver"
 author = "The batch-assignment-solver maintainers"
-copyright = "The batch-assignment-solver maintainers"  # noqa: A001  (Sphinx's name for it)
+copyright = "The batch-assignment-solver maintainers"
 release = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "numpydoc", "sphinx_copybutton"]
 exclude_patterns = ["_build", "examples"]
 nitpicky = True
-suppress_warnings = ["toc.empty_glob"]  # indexes list their own pages first, then whatever else is there
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3

@@ -2,8 +2,8 @@
 
 A fenced ``console`` block holds commands after ``$`` and what they print. Those that start with ``solver`` are
 run, file by file and in order, in a folder that holds a copy of ``data/`` and of ``docs/examples/``, on a terminal
-80 columns wide; so is ``cat FILE``. ``$ echo $?`` after a command states its exit code, 0 by default. A line ``...`` stands for
-any number of lines that are left out.
+80 columns wide; so is ``cat FILE``. ``$ echo $?`` after a command states its exit code, 0 by default. A line
+``...`` stands for any number of lines that are left out.
 
 Run as a script, it rewrites what the examples show, those with left out lines aside::
 
