@@ -4,6 +4,8 @@ Weak Lagrangian duality makes the bound valid for any prices ``p >= 0``, whereve
 
     bound(p) = Σ_i max( max_j (score_ij − Σ_k p_jk demand_ijk), unserved_i ) + Σ_jk p_jk capacity_jk
 
+with ``Σ_t slots_t max(p_j(t) − cost_t, 0)`` for the last sum where slots cost by tiers.
+
 The gap is summed as complementary-slackness terms, each of them >= 0, rather than as the difference of two
 large numbers. Everything is float64, whatever the precision of the scores.
 """
@@ -11,6 +13,7 @@ large numbers. Everything is float64, whatever the precision of the scores.
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -74,7 +77,7 @@ def relative_gap(objective: float, bound: float) -> float:
     return (bound - objective) / max(abs(objective), abs(bound))
 
 
-def certify(instance: Instance, claim: Claim) -> Certificate:
+def certify(instance: Instance, claim: Claim, *, threads: int = 1) -> Certificate:
     """Verify a claim. O(n m r) time in one pass, O(n) memory beyond the input.
 
     Parameters
@@ -83,6 +86,8 @@ def certify(instance: Instance, claim: Claim) -> Certificate:
         The problem.
     claim : Claim
         What an engine says.
+    threads : int
+        Threads that share the pass.
 
     Returns
     -------
@@ -101,10 +106,10 @@ def certify(instance: Instance, claim: Claim) -> Certificate:
     violations = _broken(instance, choice, load, own, served)
     left = np.flatnonzero(choice == UNASSIGNED)
     left_value = instance.unserved[left] if len(left) else np.zeros(0)
-    objective = float(own.sum())
+    objective = float(own.sum()) - float(instance.load_charge(load[:, 0]).sum())
     if not instance.serve_first:
         objective += float(left_value.sum())
-    slack = math.inf if violations else _slack(instance, choice, load, claim.prices)
+    slack = math.inf if violations else _slack(instance, choice, load, claim.prices, threads)
     bound = objective + slack
     claimed = claim.bound is not None and claim.bound < bound
     if claimed and claim.bound is not None:
@@ -159,6 +164,7 @@ def _slack(
     choice: NDArray[np.int64],
     load: NDArray[np.float64],
     prices: NDArray[np.float64] | None,
+    threads: int,
 ) -> float:
     """Return bound(prices) − objective as a sum of complementary-slackness terms."""
     if prices is None:
@@ -167,26 +173,63 @@ def _slack(
         return math.inf
     # In serve-first mode a full service can only be compared with full services: leaving is no option then.
     may_leave = not (instance.serve_first and (choice != UNASSIGNED).all())
-    total = 0.0
-    for rows in chunks(instance.n, instance.m):
-        value = reduced_scores(instance, rows, prices)
-        best = value.max(axis=1)
-        pick = choice[rows]
-        own = value[np.arange(len(pick)), pick]
-        if may_leave:
-            unserved = instance.unserved[rows]
-            np.maximum(best, unserved, out=best)
-            own = np.where(pick == UNASSIGNED, unserved, own)
-        total += float((best - own).sum())
+    parts = list(chunks(instance.n, instance.m))
+    lanes = [parts[k::threads] for k in range(threads)] if len(parts) >= 4 * threads else [parts]
+
+    def misjudged(lane: list[slice]) -> float:
+        """Sum what the agents of some blocks forgo; buffers are reused, fresh pages cost as much as sums."""
+        buffer = np.empty((parts[0].stop, instance.m))
+        start = np.arange(parts[0].stop) * instance.m
+        total = 0.0
+        for rows in lane:
+            value = reduced_scores(instance, rows, prices, out=buffer[: rows.stop - rows.start])
+            flat, first = value.ravel(), start[: len(value)]
+            best = flat[first + value.argmax(axis=1)]  # faster than a maximum along short rows
+            pick = choice[rows]
+            own = flat[first + np.maximum(pick, 0)]
+            if may_leave:
+                unserved = instance.unserved[rows]
+                np.maximum(best, unserved, out=best)
+                own = np.where(pick == UNASSIGNED, unserved, own)
+            total += float((best - own).sum())
+        return total
+
+    if len(lanes) == 1:
+        total = misjudged(lanes[0])
+    else:
+        with ThreadPoolExecutor(len(lanes)) as pool:
+            total = sum(pool.map(misjudged, lanes))
+    if instance.load_cost is not None:
+        return total + _tier_slack(instance, load[:, 0], prices[:, 0])
     return total + float((prices * (instance.capacity - load)).sum())
 
 
-def reduced_scores(instance: Instance, rows: slice, prices: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return ``score − price·demand`` of some rows, a fresh (rows, m) float64 array."""
+def _tier_slack(instance: Instance, load: NDArray[np.float64], price: NDArray[np.float64]) -> float:
+    """Return what the models would earn at these prices less what they do: slots of each tier they misjudge."""
+    model, cost, slots = instance.tiers
+    end = np.cumsum(slots)
+    first = np.flatnonzero(np.diff(model, prepend=-1))
+    before = end - slots - np.repeat((end - slots)[first], np.diff(np.append(first, len(model))))
+    used = np.clip(load[model] - before, 0, slots)
+    margin = price[model] - cost
+    return float((slots * np.maximum(margin, 0.0) - used * margin).sum())
+
+
+def reduced_scores(
+    instance: Instance,
+    rows: slice,
+    prices: NDArray[np.float64],
+    *,
+    out: NDArray[np.float64] | None = None,
+) -> NDArray[np.float64]:
+    """Return ``score − price·demand`` of some rows, (rows, m) float64, in ``out`` if given."""
     if instance.demand is None:
-        value: NDArray[np.float64] = np.subtract(instance.score[rows], prices[:, 0], dtype=np.float64)
+        value: NDArray[np.float64] = np.subtract(
+            instance.score[rows], prices[:, 0], out=out, dtype=np.float64
+        )
         return value
-    value = instance.score[rows].astype(np.float64)
+    value = np.empty((rows.stop - rows.start, instance.m)) if out is None else out
+    value[...] = instance.score[rows]
     for k in range(instance.r):
         value -= instance.demand[rows, :, k] * prices[:, k]
     return value

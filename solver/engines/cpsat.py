@@ -39,6 +39,8 @@ class CpSatEngine:
 
     def unsupported_reason(self, instance: Instance, *, remaining_s: float) -> str | None:
         """Return why not: too many pairs to build a model of in the time left."""
+        if instance.load_cost is not None:
+            return "cpsat: slots must not cost by load"
         arcs = instance.n * instance.m
         if arcs > _MAX_ARCS:
             return f"cpsat: up to {arcs:,} pairs, at most {_MAX_ARCS:,}"

@@ -42,6 +42,8 @@ class FlowEngine:
         """Return why not: no slots, or more arcs than memory or the time left allows."""
         if not instance.is_slots:
             return "flow: every agent must take exactly one slot"
+        if instance.load_cost is not None:
+            return "flow: slots must not cost by load"
         arcs = instance.n * (instance.m + 1)
         if arcs > _MAX_ARCS:
             return f"flow: up to {arcs:,} arcs, at most {_MAX_ARCS:,}"

@@ -33,6 +33,8 @@ class LsapEngine:
         """Return why not: no slots, or a replicated matrix too large for memory or the time left."""
         if not instance.is_slots:
             return "lsap: every agent must take exactly one slot"
+        if instance.load_cost is not None:
+            return "lsap: slots must not cost by load"
         cells = instance.n * (int(instance.slots.sum()) + instance.n)
         if cells > _MAX_CELLS:
             return f"lsap: {cells:,} cells once columns are replicated, at most {_MAX_CELLS:,}"

@@ -104,7 +104,9 @@ def run(
     best: Answer | None = None
     notes: list[str] = []
     if deadline.limited and engine != "greedy":
-        best = _judge(instance, load_engine("greedy").solve(instance, deadline=deadline), "greedy", best)
+        best = _judge(
+            instance, load_engine("greedy").solve(instance, deadline=deadline), "greedy", best, threads
+        )
     for name in names:
         if best is not None and best.certificate.optimal:
             break
@@ -126,9 +128,11 @@ def run(
                 infeasible=True,
                 notes=(*notes, f"{name}: proved that no assignment serves every agent"),
             )
-        best = _judge(instance, claim, name, best)
+        best = _judge(instance, claim, name, best, threads)
     if best is None:
-        best = _judge(instance, load_engine("greedy").solve(instance, deadline=deadline), "greedy", None)
+        best = _judge(
+            instance, load_engine("greedy").solve(instance, deadline=deadline), "greedy", None, threads
+        )
     return replace(best, notes=tuple(notes))
 
 
@@ -136,17 +140,19 @@ def _by_shape(instance: Instance) -> tuple[str, ...]:
     """Return the engines to try, best first."""
     if not instance.is_slots:
         return ("cpsat",)
+    if instance.load_cost is not None:
+        return ("price",)
     cells = instance.n * (int(instance.slots.sum()) + instance.n)
     if cells <= _TINY_CELLS:
         return ("lsap", "flow")
     return ("flow", "price") if instance.n * instance.m <= _SMALL_PAIRS else ("price", "flow")
 
 
-def _judge(instance: Instance, claim: Claim | None, name: str, best: Answer | None) -> Answer:
+def _judge(instance: Instance, claim: Claim | None, name: str, best: Answer | None, threads: int) -> Answer:
     """Verify a claim and return the better of it and the incumbent, with the tighter of the two bounds."""
     if claim is None:
         claim = Claim(choice=np.full(instance.n, UNASSIGNED, np.int64))
-    certificate = certify(instance, claim)
+    certificate = certify(instance, claim, threads=threads)
     broken = [line for line in certificate.violations if not line.endswith("must be served")]
     if broken:
         raise EngineError(
@@ -158,7 +164,7 @@ def _judge(instance: Instance, claim: Claim | None, name: str, best: Answer | No
     winner, other = (answer, best) if _rank(instance, answer) > _rank(instance, best) else (best, answer)
     if other.claim.prices is not None and not winner.certificate.optimal:
         shared = replace(winner.claim, prices=other.claim.prices)
-        joint = certify(instance, shared)
+        joint = certify(instance, shared, threads=threads)
         if joint.bound < winner.certificate.bound:
             return replace(winner, claim=shared, certificate=joint)
     return winner

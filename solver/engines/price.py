@@ -8,7 +8,6 @@ See ``docs/explanation/price-engine.md`` for the method, the theory and the refe
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +15,7 @@ import numpy as np
 from solver.engines.base import Claim
 from solver.engines.duals import minimal_prices
 from solver.engines.pricing.estimate import estimate_prices, probe_scale, recall_prices
-from solver.engines.pricing.optimum import find_optimum
+from solver.engines.pricing.optimum import find_optimum, solve_everything
 from solver.engines.pricing.repair import drop_overload
 from solver.engines.pricing.rows import DenseRows
 from solver.engines.pricing.supply import Supply
@@ -28,10 +27,12 @@ if TYPE_CHECKING:
 
     from solver.clock import Deadline
     from solver.engines.base import Engine
+    from solver.engines.pricing.optimum import Outcome
     from solver.problem.instance import Instance
 
 __all__ = ["PriceEngine"]
 
+_SMALL = 25_000  # pairs up to which one flow on all of them is faster than sampling
 _PRICED_AGAIN = 100_000  # pairs up to which the smallest prices are recomputed when all slots are sold
 _SECONDS_PER_PAIR = 4e-9  # one pass and the verification
 _SECONDS_AT_LEAST = 0.004
@@ -66,34 +67,40 @@ class PriceEngine:
         ``hint`` replace the samples when a look at this instance does not contradict them.
         """
         n, m = instance.n, instance.m
-        outside = instance.unserved if _leaving_is_an_option(instance) else None
+        forbids = bool(instance.score.min() == -np.inf)
+        outside = instance.unserved if _leaving_is_an_option(instance, forbids) else None
         generator = np.random.default_rng(seed)
-        supply = Supply.plain(instance.slots)
-        if _is_short(instance, outside, supply):
+        supply = Supply.of(instance)
+        if _is_short(instance, outside, supply, forbids):
             return Claim(choice=np.full(n, UNASSIGNED, np.int64), infeasible=True)
         twins = find_twins(instance.score)
         pooled = supply if twins is None else supply.pooled(twins)
         if outside is None and pooled.total.sum() == n:
-            pooled = replace(pooled, anchor=int(pooled.total.argmax()))
+            costs, pooled = pooled.dearest, pooled.anchored()
         rows = DenseRows(instance.score, outside, pooled.closed, threads)
-        scale = probe_scale(rows, generator)
-        estimate = None
-        if hint is not None and hint.prices is not None and hint.prices.shape == (m, 1):
-            estimate = recall_prices(rows, pooled, scale, hint.prices[:, 0], generator)
-        if estimate is None:
-            estimate = estimate_prices(rows, pooled, scale, generator)
-        outcome = find_optimum(rows, pooled, scale, estimate, deadline)
+        scale = probe_scale(rows, generator).with_costs(pooled.cost)
+        outcome: Outcome | None
+        if n * m <= _SMALL:
+            outcome = solve_everything(rows, pooled, scale)
+        else:
+            estimate = None
+            if hint is not None and hint.prices is not None and hint.prices.shape == (m, 1):
+                estimate = recall_prices(rows, pooled, scale, hint.prices[:, 0], generator)
+            if estimate is None:
+                estimate = estimate_prices(rows, pooled, scale, generator)
+            outcome = find_optimum(rows, pooled, scale, estimate, deadline)
         if outcome is None:
             return Claim(choice=np.full(n, UNASSIGNED, np.int64), infeasible=True)
         choice, prices = outcome.choice, outcome.prices
         if pooled.anchor is not None:
-            prices = prices - prices[~pooled.closed].min()  # every slot is sold: only differences matter
+            # Every slot is sold, only differences of prices matter: as low as the dearest slots allow.
+            prices = prices - (prices - costs)[~pooled.closed].min()
         if twins is not None:
             prices = prices[twins]
             choice = share_out(choice, twins, supply)
         if not outcome.exact:
             choice = drop_overload(instance, choice, prices)
-        elif pooled.anchor is not None and n * m <= _PRICED_AGAIN:
+        elif pooled.anchor is not None and instance.load_cost is None and n * m <= _PRICED_AGAIN:
             choice[choice == m] = UNASSIGNED
             return Claim(choice=choice, prices=minimal_prices(instance, choice))
         if supply.closed.any():
@@ -102,20 +109,22 @@ class PriceEngine:
         return Claim(choice=choice, prices=np.maximum(prices, 0.0)[:, None])
 
 
-def _leaving_is_an_option(instance: Instance) -> bool:
+def _leaving_is_an_option(instance: Instance, forbids: bool) -> bool:
     """Whether staying unassigned can be part of an optimum, for anyone."""
     if instance.penalty is not None:
         return bool(np.isfinite(instance.penalty).any())
-    return instance.n > int(instance.slots.sum()) or bool(instance.score.min() == -np.inf)
+    return forbids or instance.n > int(instance.slots.sum())
 
 
-def _is_short(instance: Instance, outside: NDArray[np.float64] | None, supply: Supply) -> bool:
+def _is_short(instance: Instance, outside: NDArray[np.float64] | None, supply: Supply, forbids: bool) -> bool:
     """Whether counting alone shows that not everyone who must be served can be."""
     stay = instance.n if outside is None else int(np.isneginf(outside).sum())
     if stay == 0:
         return False
     if stay > int(supply.total.sum()):
         return True
+    if not forbids:
+        return False
     for rows in chunks(instance.n, instance.m):
         best = np.where(supply.closed, -np.inf, instance.score[rows]).max(axis=1)
         stranded = np.isneginf(best)

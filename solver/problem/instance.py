@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["MAX_CAPACITY", "UNASSIGNED", "Instance", "build_instance", "chunks"]
+__all__ = ["MAX_CAPACITY", "UNASSIGNED", "Instance", "SparseScores", "build_instance", "chunks"]
 
 UNASSIGNED = -1
 """The choice of an agent that no model serves."""
@@ -25,6 +25,14 @@ MAX_CAPACITY = 2**53
 
 _CHUNK_ELEMENTS = 1 << 15  # 256 KiB of float64: a pass over such a block stays in the second-level cache
 _NAMED = 5  # offending entries spelled out per rule
+
+
+class SparseScores(Protocol):
+    """A sparse matrix of any kind that can turn itself into compressed rows, as scipy's can."""
+
+    def tocsr(self) -> Any:
+        """Return an object with ``shape``, ``data``, ``indices`` and ``indptr``."""
+        ...
 
 
 def chunks(n: int, m: int) -> Iterator[slice]:
@@ -51,6 +59,8 @@ class Instance:
         first, higher rank first, and only then maximise the score.
     rank : (n,) int64 or None
         Dense rank of the agents' priorities, 0 the lowest; read only when ``penalty`` is None.
+    load_cost : (m, t) float64 or None
+        What each slot costs in each of t equal tiers of a model's slots, non-decreasing along t.
     """
 
     score: NDArray[Any]
@@ -58,6 +68,7 @@ class Instance:
     demand: NDArray[np.float64] | None = None
     penalty: NDArray[np.float64] | None = None
     rank: NDArray[np.int64] | None = None
+    load_cost: NDArray[np.float64] | None = None
 
     @property
     def n(self) -> int:
@@ -90,14 +101,45 @@ class Instance:
         return np.minimum(self.capacity[:, 0], self.n).astype(np.int64)
 
     @cached_property
+    def tiers(self) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
+        """Model, cost per slot and slots of every tier, by model and then by cost. Only for slot instances.
+
+        One free tier per model without a load cost. Tier k of t ends at the (k + 1)/t of the model's slots,
+        rounded to whole slots.
+        """
+        total = self.capacity[:, 0]
+        if self.load_cost is None:
+            return np.arange(self.m), np.zeros(self.m), self.slots
+        t = self.load_cost.shape[1]
+        ends = np.minimum(np.rint(total[:, None] * (np.arange(1, t + 1) / t)), self.n).astype(np.int64)
+        return (
+            np.repeat(np.arange(self.m), t),
+            self.load_cost.ravel(),
+            np.diff(ends, axis=1, prepend=0).ravel(),
+        )
+
+    def load_charge(self, load: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return what (m,) loads cost each model, the cheapest slots used first; zeros without a load cost."""
+        if self.load_cost is None:
+            return np.zeros(self.m)
+        model, cost, slots = self.tiers
+        t = self.load_cost.shape[1]
+        before = (np.cumsum(slots.reshape(self.m, t), axis=1) - slots.reshape(self.m, t)).ravel()
+        used = np.clip(load[model] - before, 0, slots)
+        charge: NDArray[np.float64] = (used * cost).reshape(self.m, t).sum(axis=1)
+        return charge
+
+    @cached_property
     def score_range(self) -> tuple[float, float]:
         """Smallest and largest finite score; (0, 0) when no pair is allowed. One pass, no full-size copy."""
         low, high = np.inf, -np.inf
         for rows in chunks(self.n, self.m):
             block = self.score[rows]
-            finite = np.isfinite(block)
-            low = min(low, float(block.min(initial=np.inf, where=finite)))
-            high = max(high, float(block.max(initial=-np.inf, where=finite)))
+            high = max(high, float(block.max()))
+            least = float(block.min())
+            if least == -np.inf:
+                least = float(block.min(initial=np.inf, where=block > -np.inf))
+            low = min(low, least)
         return (low, high) if low <= high else (0.0, 0.0)
 
     @cached_property
@@ -111,7 +153,8 @@ class Instance:
         a price back out of it, see :meth:`score_prices`.
         """
         low, high = self.score_range
-        return 4.0 * (self.m + 1) * ((high - low) or 1.0)
+        dearest = 0.0 if self.load_cost is None else float(self.load_cost.max())
+        return 4.0 * (self.m + 1) * ((high - low + dearest) or 1.0)
 
     @cached_property
     def unserved(self) -> NDArray[np.float64]:
@@ -152,20 +195,22 @@ class Instance:
 
 
 def build_instance(
-    scores: ArrayLike,
+    scores: ArrayLike | SparseScores,
     capacity: ArrayLike,
     *,
     demand: ArrayLike | None = None,
     eligible: ArrayLike | None = None,
     priority: ArrayLike | None = None,
     unassigned_penalty: ArrayLike | None = None,
+    load_cost: ArrayLike | None = None,
 ) -> Instance:
     """Check plain arrays and freeze them into an :class:`Instance`.
 
     Parameters
     ----------
     scores : (n, m) array_like of float
-        Higher is better; ``-inf`` forbids the pair. float32 and float64 in C order are not copied.
+        Higher is better; ``-inf`` forbids the pair. float32 and float64 in C order are not copied. Of a
+        sparse matrix (any of scipy's formats) the stored entries are the allowed pairs, zeros included.
     capacity : (m,) or (m, r) array_like
         Units each model has left; whole numbers when agents take slots.
     demand : (n,), (n, r), (n, m) or (n, m, r) array_like, optional
@@ -178,6 +223,9 @@ def build_instance(
         agent's penalty instead (and must not be negative).
     unassigned_penalty : float or (n,) array_like, optional
         None: serve as many as possible first. A number: refuse when cheaper. ``inf``: all or infeasible.
+    load_cost : (t,) or (m, t) array_like, optional
+        What a slot costs, in score, in each of t equal tiers of a model's capacity: non-negative and
+        non-decreasing, so that the optimum itself spreads the load. Only where agents take slots.
 
     Returns
     -------
@@ -224,12 +272,15 @@ def build_instance(
             i = int(np.flatnonzero(order < 0)[0])
             problems.append(f"priority[{i}]: expected >= 0 where it multiplies a penalty, got {order[i]}")
         penalty = np.where(np.isfinite(penalty), penalty * order, penalty)
+    tiers = None if load_cost is None else _load_cost(load_cost, m, problems)
+    if tiers is not None and taken is not None:
+        problems.append("load_cost: expected agents that take one slot each, got a demand")
     if problems:
         raise SpecError(*problems)
     rank = None
     if order is not None and penalty is None and order.min() < order.max():
         rank = np.unique(order, return_inverse=True)[1].astype(np.int64)
-    return Instance(score=score, capacity=units, demand=taken, penalty=penalty, rank=rank)
+    return Instance(score=score, capacity=units, demand=taken, penalty=penalty, rank=rank, load_cost=tiers)
 
 
 def _numbers(name: str, values: ArrayLike, problems: list[str]) -> NDArray[Any]:
@@ -244,8 +295,11 @@ def _numbers(name: str, values: ArrayLike, problems: list[str]) -> NDArray[Any]:
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
 
 
-def _scores(scores: ArrayLike, problems: list[str]) -> NDArray[Any]:
-    array = _numbers("scores", scores, problems)
+def _scores(scores: ArrayLike | SparseScores, problems: list[str]) -> NDArray[Any]:
+    if hasattr(scores, "tocsr"):
+        array = _spread_out(cast("SparseScores", scores), problems)
+    else:
+        array = _numbers("scores", scores, problems)
     if problems:
         return array
     if array.ndim != 2:
@@ -264,6 +318,19 @@ def _scores(scores: ArrayLike, problems: list[str]) -> NDArray[Any]:
         if len(bad) > _NAMED:
             problems.append(f"scores: {len(bad) - _NAMED} more entries are NaN or +inf")
     return np.ascontiguousarray(array)
+
+
+def _spread_out(matrix: SparseScores, problems: list[str]) -> NDArray[Any]:
+    """Return a sparse matrix as a dense one, ``-inf`` where it stores nothing; any object that speaks CSR will do."""
+    rows = matrix.tocsr()
+    values = _numbers("scores", rows.data, problems)
+    agent = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
+    pair = agent * rows.shape[1] + rows.indices
+    if len(np.unique(pair)) < len(pair):
+        problems.append("scores: expected each pair at most once, got a sparse matrix with repeated entries")
+    dense = np.full(rows.shape, -np.inf, values.dtype)
+    dense[agent, rows.indices] = values
+    return dense
 
 
 def _capacity(capacity: ArrayLike, m: int, problems: list[str]) -> NDArray[np.float64]:
@@ -309,6 +376,24 @@ def _demand(
     if whole and (array == 1).all():
         return None
     return np.broadcast_to(view, (n, m, r))
+
+
+def _load_cost(values: ArrayLike, m: int, problems: list[str]) -> NDArray[np.float64] | None:
+    before = len(problems)
+    array = _numbers("load_cost", values, problems).astype(np.float64)
+    if len(problems) > before:
+        return None
+    if array.ndim not in (1, 2) or array.size == 0 or (array.ndim == 2 and array.shape[0] != m):
+        problems.append(f"load_cost: expected shape (tiers,) or ({m}, tiers), got shape {array.shape}")
+        return None
+    cost = np.broadcast_to(np.atleast_2d(array), (m, array.shape[-1]))
+    wrong = ~(np.isfinite(cost) & (cost >= 0))
+    wrong[:, 1:] |= np.diff(cost, axis=1) < 0
+    problems.extend(
+        f"load_cost[{j}, {k}]: expected finite, >= 0 and not below the tier before, got {cost[j, k]}"
+        for j, k in np.argwhere(wrong)[:_NAMED]
+    )
+    return cost
 
 
 def _vector(name: str, values: ArrayLike | None, n: int, problems: list[str]) -> NDArray[np.float64] | None:

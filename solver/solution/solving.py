@@ -23,19 +23,21 @@ if TYPE_CHECKING:
 
     from solver.engines.portfolio import Answer
     from solver.problem.compile import ObservedLoad
+    from solver.problem.instance import SparseScores
     from solver.problem.spec import Problem
 
 __all__ = ["assign", "solve", "solve_instance"]
 
 
 def assign(
-    scores: ArrayLike,
+    scores: ArrayLike | SparseScores,
     capacity: ArrayLike,
     *,
     demand: ArrayLike | None = None,
     eligible: ArrayLike | None = None,
     priority: ArrayLike | None = None,
     unassigned_penalty: ArrayLike | None = None,
+    load_cost: ArrayLike | None = None,
     deadline_ms: float | None = None,
     engine: str = "auto",
     warm_start: Solution | None = None,
@@ -59,6 +61,9 @@ def assign(
     unassigned_penalty : float or (n,) array_like, optional
         None: serve as many agents as possible first, then maximise the score. A number: leave an agent
         unassigned when that is cheaper. ``inf``: serve all, or report infeasibility.
+    load_cost : (t,) or (m, t) array_like, optional
+        What a slot costs, in score, in each of t equal tiers of a model's capacity, non-decreasing: the
+        fuller a model, the dearer its next slot. Only where agents take slots.
     deadline_ms : float, optional
         Hard wall-clock budget in milliseconds, from call to return.
     engine : str
@@ -99,6 +104,7 @@ def assign(
         eligible=eligible,
         priority=priority,
         unassigned_penalty=unassigned_penalty,
+        load_cost=load_cost,
     )
     return solve_instance(
         instance,

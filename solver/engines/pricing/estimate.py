@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +21,6 @@ __all__ = ["Scale", "estimate_prices", "heat", "price_radius", "probe_scale", "r
 
 _FIRST_SAMPLE = 250
 _GROWTH = 8  # sizes of neighbouring samples; errors shrink by its square root
-_DENSE = 40_000  # pairs up to which all agents are the sample
 _DENSE_SAMPLE = 100_000  # and up to which a sample is not worth reducing
 _MOVES = 3  # boxes around a sample's prices
 _PROBED = 256
@@ -52,6 +51,13 @@ class Scale:
     grid: float | None
     allowed: float
 
+    def with_costs(self, costs: NDArray[np.float64]) -> Scale:
+        """Return the scale once slots cost something: prices range further and off the grid."""
+        if not costs.any():
+            return self
+        on_grid = self.grid is not None and is_on_grid(costs, self.grid)
+        return replace(self, span=self.span + float(costs.max()), grid=self.grid if on_grid else None)
+
     @property
     def coolest(self) -> float:
         """Temperature below which nothing is gained: ties are resolved, or float64 is exhausted."""
@@ -67,7 +73,7 @@ def probe_scale(rows: Rows, generator: np.random.Generator) -> Scale:
         finite = np.concatenate((finite, outside[np.isfinite(outside)]))
     if not len(finite):
         return Scale(span=1.0, grid=None, allowed=0.0)
-    span = max(float(np.ptp(finite)), 1e-9 * float(np.abs(finite).max()), 1e-300)
+    span = max(float(np.ptp(finite)), 1e-9 * float(np.abs(finite).max()), 1e-100)
     units = (unit for unit in _UNITS if span / unit < _LEVELS and is_on_grid(finite, unit))
     return Scale(span=span, grid=next(units, None), allowed=float(seen.mean()))
 
@@ -80,7 +86,7 @@ def estimate_prices(rows: Rows, supply: Supply, scale: Scale, generator: np.rand
     deviations, and improves on them by Newton steps.
     """
     n = rows.n
-    first, *larger = _sample_sizes(n, rows.m)
+    first, *larger = _sample_sizes(n)
     sample = rows if first == n else rows.sample(_stratified(n, first, generator))
     share = supply.scaled(first / n)
     low = np.where(np.isfinite(supply.cheapest), supply.cheapest, 0.0)
@@ -145,7 +151,7 @@ def recall_prices(
     """
     n = rows.n
     k = min(_REMEMBERED, n // _GROWTH)
-    if n * rows.m <= _DENSE or k < _FIRST_SAMPLE // 2:
+    if k < _FIRST_SAMPLE // 2:
         return None
     demand = DenseDemand(*rows.sample(_stratified(n, k, generator)).dense())
     share = supply.scaled(k / n)
@@ -189,8 +195,8 @@ def heat(estimate: Estimate, share: float) -> float:
     return max(share * typical, estimate.temperature)
 
 
-def _sample_sizes(n: int, m: int) -> list[int]:
-    if n * m <= _DENSE or n <= 2 * _FIRST_SAMPLE:
+def _sample_sizes(n: int) -> list[int]:
+    if n <= 2 * _FIRST_SAMPLE:
         return [n]
     sizes = [n // _GROWTH]
     while sizes[0] > _GROWTH * _FIRST_SAMPLE:

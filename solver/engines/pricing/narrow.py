@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 __all__ = ["RESOLUTION", "BoxOptimum", "is_on_grid", "price_box", "solve_in_box"]
 
 _SMALL = 8  # arcs per model that a flow solves faster than a further Newton step would save
-_ROUNDS = 12
+_ROUNDS = 24
 _COOLING = 0.2
 _SETTLED = 4.0
 _SHRINKS = 0.75  # a smaller box is worth having if it drops a quarter of the arcs
 _WORTHWHILE = 0.6  # median side of a box against the one around it
-_RETRIES = 4
+_RETRIES = 6
 _WIDEN = 6.0
 _BACKTRACK = 0.25
 _REACH = 0.5  # sides of a box that a first step may aim at
@@ -125,11 +125,12 @@ def solve_in_box(
         if not wants.any():
             break
         prices = optimum.centre
-        radius = np.where(wants, np.maximum(_WIDEN * radius, 1.5 * (grid or 0.0)), 1.5 * radius)
+        wider = np.inf if attempt >= _RETRIES // 2 else np.maximum(_WIDEN * radius, 1.5 * (grid or 0.0))
+        radius = np.where(wants, wider, 1.5 * radius)
         low, high = price_box(prices, radius, contested.low, contested.high, grid)
         while len(nest) > 1 and not _covers(nest[-1].contested, low, high):
             nest.pop()
-        nest.append(outer if attempt >= _RETRIES - 1 else nest[-1].inside(low, high))
+        nest.append(outer if attempt == _RETRIES - 1 else nest[-1].inside(low, high))
     return replace(optimum, arcs=arcs)
 
 
@@ -154,7 +155,7 @@ def price_box(
     if grid is None:
         below, above = prices - radius, prices + radius
     else:
-        radius = np.maximum(radius, 0.6 * grid)
+        radius = np.minimum(np.maximum(radius, 0.6 * grid), 1e9 * grid)
         below = (np.ceil((prices - radius) / grid - 1e-9) - 0.4) * grid
         above = (np.floor((prices + radius) / grid + 1e-9) + 0.4) * grid
     below = np.minimum(np.maximum(below, low), high)
@@ -210,8 +211,9 @@ def _descend(
             low[supply.anchor] = high[supply.anchor] = 0.0
         step = newton_step(curvature, excess, low, high)
         prices = prices + step
-        spacing = 4.0 / np.maximum(curvature.diagonal(), 1e-300)
-        radius = np.minimum(radius, 0.5 * np.abs(step) + 3.0 * temperature + spacing)
+        held = high <= low if supply.anchor is not None else (at <= supply.cheapest) & (excess < 0)
+        spread = _unit_spread(curvature, held)
+        radius = np.minimum(radius, 0.5 * np.abs(step) + 3.0 * temperature + spread)
         settled = np.abs(step).max() <= _SETTLED * temperature
         ratio = float(np.median(2 * radius / np.maximum(contested.high - contested.low, 1e-300)))
         if ratio <= _WORTHWHILE:
@@ -229,6 +231,18 @@ def _descend(
             temperature *= _COOLING
             best = np.inf
     return prices, radius, False
+
+
+def _unit_spread(curvature: NDArray[np.float64], held: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return (m,) how far prices may move because loads are whole numbers: off by an agent or two each."""
+    diagonal = np.maximum(curvature.diagonal(), 1e-100)
+    spread: NDArray[np.float64] = 4.0 / diagonal
+    free = np.flatnonzero(~held)
+    if len(free):
+        block = curvature[np.ix_(free, free)] + np.diag(1e-6 * diagonal[free] + 1e-12 * diagonal.max())
+        inverse = np.linalg.inv(block)
+        spread[free] = np.maximum(spread[free], 2.0 * np.sqrt((inverse * inverse).sum(axis=1)))
+    return spread
 
 
 def _flow(reduction: Reduction, supply: Supply, resolution: float, grid: float | None) -> BoxOptimum:

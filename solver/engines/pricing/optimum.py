@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from solver.engines.pricing.smooth import Estimate
     from solver.engines.pricing.supply import Supply
 
-__all__ = ["Outcome", "find_optimum"]
+__all__ = ["Outcome", "find_optimum", "solve_everything"]
 
 _PASSES = 8
 _LOOKS = 3  # of them may end after a look at where the prices want to go
@@ -108,20 +108,23 @@ def find_optimum(
             break
         prices = found.centre
         radius = radius * np.where(binds, 6.0, 1.0 if attempt < _LOOKS else 2.5)
-    return _solve_everything(rows, supply, scale)
+    return solve_everything(rows, supply, scale)
 
 
-def _solve_everything(rows: Rows, supply: Supply, scale: Scale) -> Outcome | None:
+def solve_everything(rows: Rows, supply: Supply, scale: Scale) -> Outcome | None:
     """Solve one flow on all allowed arcs; None if that proves that not everyone can be served.
 
-    No price of an optimum exceeds what a chain of re-assignments through all models can be worth.
+    Where every pair is allowed no price exceeds the range of the scores, as seen in a sample. In general
+    none exceeds what a chain of re-assignments through all models can be worth.
     """
     low = np.where(np.isfinite(supply.cheapest), supply.cheapest, 0.0)
-    span = 2.0 * scale.span + float(np.ptp(supply.cost))
-    reduction = rows.reduce(low, low + (rows.m + 2) * span)
-    found = solve_boxed_flow(reduction.contested, supply, resolution=scale.span * RESOLUTION)
-    if found.rises.any():
-        return None
-    choice = reduction.choice
-    choice[reduction.agent] = reduction.contested.model[np.flatnonzero(found.flow)]
-    return Outcome(choice=choice, prices=found.prices, exact=True)
+    extra = float(np.ptp(supply.cost))
+    certain = (rows.m + 2) * 2.0 * (scale.span + extra)
+    for side in (1.01 * scale.span + extra, certain):
+        reduction = rows.reduce(low, low + side)
+        found = solve_boxed_flow(reduction.contested, supply, resolution=scale.span * RESOLUTION)
+        if not found.rises.any():
+            choice = reduction.choice
+            choice[reduction.agent] = reduction.contested.model[np.flatnonzero(found.flow)]
+            return Outcome(choice=choice, prices=found.prices, exact=True)
+    return None

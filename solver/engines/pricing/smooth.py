@@ -170,7 +170,7 @@ def newton_step(
         step = np.where(above, high, np.where(below, low, 0.0))
         free = np.flatnonzero(~above & ~below)
         if len(free) == m:
-            step = np.linalg.solve(hessian, excess)
+            step = np.linalg.solve(hessian, excess).astype(np.float64, copy=False)
         elif len(free):
             right = (excess - hessian @ step)[free]
             step[free] = np.linalg.solve(hessian[np.ix_(free, free)], right)
@@ -179,8 +179,8 @@ def newton_step(
     step = np.clip(step, low, high)
     if 0.5 * step @ hessian @ step - excess @ step < 0:
         return step
-    step = np.clip(excess / (m * weight), low, high)
-    return step
+    gradient: NDArray[np.float64] = np.clip(excess / (m * weight), low, high)
+    return gradient
 
 
 def sample_prices(

@@ -11,6 +11,8 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from solver.problem.instance import Instance
+
 __all__ = ["Supply"]
 
 
@@ -41,10 +43,10 @@ class Supply:
     anchor: int | None = None
 
     @classmethod
-    def plain(cls, slots: NDArray[np.int64]) -> Supply:
-        """One free tier per model."""
-        m = len(slots)
-        return cls(model=np.arange(m), cost=np.zeros(m), slots=slots.astype(np.float64), models=m)
+    def of(cls, instance: Instance) -> Supply:
+        """Return the slots of an instance, in the tiers of its load cost if it has one."""
+        model, cost, slots = instance.tiers
+        return cls(model=model, cost=cost, slots=slots.astype(np.float64), models=instance.m)
 
     @cached_property
     def total(self) -> NDArray[np.float64]:
@@ -74,6 +76,21 @@ class Supply:
     def _is_first(self) -> NDArray[np.bool_]:
         """(t,) bool, the cheapest stocked tier of each model."""
         return self.cost <= self._first_cost[self.model]
+
+    @cached_property
+    def dearest(self) -> NDArray[np.float64]:
+        """(m,) float64, cost of the last slot of each model."""
+        ceiling = np.zeros(self.models)
+        stocked = self.slots > 0
+        np.maximum.at(ceiling, self.model[stocked], self.cost[stocked])
+        return ceiling
+
+    def anchored(self) -> Supply:
+        """Return the supply when every slot is sold: tiers and their costs decide nothing any more."""
+        m = self.models
+        return Supply(
+            model=np.arange(m), cost=np.zeros(m), slots=self.total, models=m, anchor=int(self.total.argmax())
+        )
 
     def pooled(self, first: NDArray[np.int64]) -> Supply:
         """Return the supply with every model's tiers moved to the model ``first`` names for it."""

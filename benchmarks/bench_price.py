@@ -1,0 +1,240 @@
+"""The price engine: against peers, over families, in memory, at scale, warm, and out of time.
+
+Run: python -m pytest benchmarks/bench_price.py -s -o addopts="" (BENCH_LONG=1 adds the rungs of minutes and gigabytes).
+All times are processor time of one thread, peers in the same run and interleaved, medians.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+import solver
+from benchmarks.conftest import SMOKE
+from solver.clock import Deadline
+from solver.engines.base import Claim, load_engine
+from solver.engines.certificate import certify
+from solver.interfaces.peers import PEERS
+from solver.problem.generate import generate_scores
+from solver.problem.instance import build_instance
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+LONG = bool(os.environ.get("BENCH_LONG"))
+YARDSTICK = Path(__file__).parents[2] / "shared" / "prototype"
+NO_LIMIT = Deadline.after(None)
+
+BARS = {  # best peer ÷ ours, at least; certificate included on our side, none on theirs
+    (1_000, 10): 0.9,
+    (10_000, 20): 4.5,
+    (10_000, 50): 5.5,
+    (100_000, 50): 40.0,
+    (1_000_000, 50): 150.0,
+}
+
+
+def cpu_ms(run: Callable[[], Any]) -> float:
+    started = time.process_time()
+    run()
+    return (time.process_time() - started) * 1e3
+
+
+def pot_emd(scores: NDArray[np.float64], capacity: NDArray[np.int64]) -> float:
+    import ot
+
+    n, m = scores.shape
+    spare = float(capacity.sum() - n)
+    cost = np.vstack([-scores, np.zeros((1, m))]) if spare else -scores
+    mass = np.append(np.ones(n), spare) if spare else np.ones(n)
+    plan = ot.emd(mass, capacity.astype(float), np.ascontiguousarray(cost), numItermax=10**8)
+    return float((plan[:n] * scores).sum())
+
+
+def highs_lp(scores: NDArray[np.float64], capacity: NDArray[np.int64]) -> float:
+    from scipy import sparse
+    from scipy.optimize import linprog
+
+    n, m = scores.shape
+    room = sparse.kron(np.ones((1, n)), sparse.eye(m)).tocsr()
+    once = sparse.kron(sparse.eye(n), np.ones((1, m))).tocsr()
+    result = linprog(
+        -scores.ravel(), A_ub=room, b_ub=capacity, A_eq=once, b_eq=np.ones(n), bounds=(0, 1), method="highs"
+    )
+    return float(-result.fun)
+
+
+def yardstick() -> Callable[..., Any]:
+    """Return the research code that the engine must not fall behind, or skip."""
+    if not YARDSTICK.is_dir():
+        pytest.skip("../shared/prototype is not there")
+    sys.path.insert(0, str(YARDSTICK))
+    from exact import solve
+
+    return solve
+
+
+def runners(n: int, m: int) -> dict[str, Callable[[NDArray[np.float64], NDArray[np.int64]], Any]]:
+    """Return ours and every peer that finishes at this size within the patience of a benchmark."""
+    runs: dict[str, Callable[[NDArray[np.float64], NDArray[np.int64]], Any]] = {
+        "solver.assign": solver.assign
+    }
+    if n <= 2_000:
+        runs["scipy LSA"] = PEERS["scipy LSA"].solve
+    if n * m <= 5_000_000 or LONG:
+        runs["OR-Tools flow"] = PEERS["OR-Tools flow"].solve
+    if n <= 20_000:
+        runs["POT emd"] = pot_emd
+    if n <= 2_000:
+        runs["HiGHS LP"] = highs_lp
+    return runs
+
+
+@pytest.mark.parametrize("rung", [rung for rung in BARS if not SMOKE or rung[0] <= 1_000])
+def bench_ladder_against_peers(rung: tuple[int, int]) -> None:
+    n, m = rung
+    runs = runners(n, m)
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for seed in range(1 if SMOKE else 3 if n > 10_000 else 5):
+        scores, capacity = generate_scores(n, m, seed=seed)
+        for name, run in runs.items():
+            if not (name == "OR-Tools flow" and n >= 100_000 and seed):  # seconds to minutes: once
+                times[name].append(cpu_ms(lambda run=run, s=scores, c=capacity: run(s, c)))  # type: ignore[misc]
+    median = {name: float(np.median(values)) for name, values in times.items()}
+    ours = median.pop("solver.assign")
+    print(
+        f"\n{n:,} x {m}: ours {ours:.1f} ms, " + ", ".join(f"{k} {v:.1f} ms" for k, v in median.items()),
+        end="",
+    )
+    if median:
+        ratio = min(median.values()) / ours
+        print(f"; best peer ÷ ours {ratio:.1f} (bar {BARS[rung]})")
+        assert SMOKE or ratio >= BARS[rung]
+
+
+@pytest.mark.parametrize("rung", [rung for rung in BARS if rung[0] >= 10_000 and not SMOKE])
+def bench_against_the_yardstick(rung: tuple[int, int]) -> None:
+    reference, engine = yardstick(), load_engine("price")
+    ours, theirs = [], []
+    for seed in range(5 if rung[0] < 1_000_000 else 3):
+        scores, capacity = generate_scores(*rung, seed=seed)
+        instance = build_instance(scores, capacity)
+        ours.append(cpu_ms(lambda i=instance: engine.solve(i, deadline=NO_LIMIT)))  # type: ignore[misc]
+        theirs.append(cpu_ms(lambda s=scores, c=capacity: reference(s, c)))  # type: ignore[misc]
+    ratio = float(np.median(ours) / np.median(theirs))
+    print(f"\n{rung}: ours {np.median(ours):.1f} ms, yardstick {np.median(theirs):.1f} ms, {ratio:.2f}")
+    assert ratio <= 1.2
+
+
+@pytest.mark.skipif(SMOKE, reason="minutes")
+@pytest.mark.parametrize("n", [10_000, 100_000])
+def bench_families(n: int) -> None:
+    yardstick()
+    from families import ALL, gen
+
+    engine, medians = load_engine("price"), {}
+    for family in ALL:
+        times = []
+        for seed in (200, 201) if n > 10_000 else (200, 201, 202):
+            scores, capacity, leave = gen(family, n, 50, seed)
+            penalty = None if leave is None else -leave
+            instance = build_instance(scores, capacity, unassigned_penalty=penalty)
+            claim = Claim(choice=np.zeros(n, np.int64))
+
+            def run(instance: Any = instance) -> None:
+                nonlocal claim
+                claim = engine.solve(instance, deadline=NO_LIMIT) or claim
+
+            times.append(cpu_ms(run))
+            assert certify(instance, claim).optimal, (family, seed)
+        medians[family] = float(np.median(times))
+        print(f"\n{n:,} x 50 {family:12s} " + " ".join(f"{t:7.0f} ms" for t in times), end="")
+    typical, worst = float(np.median(list(medians.values()))), max(medians, key=lambda f: medians[f])
+    print(
+        f"\nmedian {typical:.0f} ms, worst {worst} {medians[worst]:.0f} ms = {medians[worst] / typical:.1f} medians"
+    )
+
+
+@pytest.mark.skipif(SMOKE, reason="gigabytes")
+def bench_memory_and_growth() -> None:
+    """Peak memory beyond the input, and time against n, each size in a process of its own."""
+    sizes = [10_000, 100_000, 1_000_000] + ([10_000_000] if LONG else [])
+    seconds = []
+    for n in sizes:
+        result = subprocess.run(
+            [sys.executable, "-c", GROWTH.format(n=n)], capture_output=True, text=True, check=True
+        )
+        taken, extra = map(float, result.stdout.split())
+        seconds.append(taken)
+        print(f"\n{n:,} x 20 float32: {taken * 1e3:.0f} ms, {extra:.2f} of the input beyond it", end="")
+    power = np.polyfit(np.log(sizes), np.log(seconds), 1)[0]
+    print(f"\ntime grows as n^{power:.2f}")
+    assert power <= 1.1
+
+
+GROWTH = """
+import resource, time
+import numpy as np
+from solver.clock import Deadline
+from solver.engines.base import load_engine
+from solver.engines.certificate import certify
+from solver.problem.instance import build_instance
+engine = load_engine("price")
+rng = np.random.default_rng(0)
+def make(n):
+    scores = rng.random((n, 20), np.float32)
+    return build_instance(scores, np.full(20, n // 16))
+engine.solve(make(5_000), deadline=Deadline.after(None))
+instance = make({n})
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+started = time.process_time()
+claim = engine.solve(instance, deadline=Deadline.after(None))
+taken = time.process_time() - started
+extra = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / instance.score.nbytes
+assert certify(instance, claim).optimal
+print(taken, extra)
+"""
+
+
+@pytest.mark.skipif(SMOKE, reason="a minute")
+def bench_warm_start() -> None:
+    engine = load_engine("price")
+    cold, warm = [], []
+    for seed in range(5):
+        scores, capacity = generate_scores(100_000, 50, seed=seed)
+        before = engine.solve(build_instance(scores, capacity), deadline=NO_LIMIT)
+        rng = np.random.default_rng(seed)
+        fresh = rng.permutation(100_000)[:5_000]
+        scores[fresh] = scores[rng.permutation(100_000)[:5_000]]
+        scores[fresh] = np.clip(scores[fresh] + 0.02 * rng.normal(size=(5_000, 50)), 0, 1)
+        instance = build_instance(scores, capacity)
+        claims: list[Claim | None] = []
+        cold.append(cpu_ms(lambda i=instance: claims.append(engine.solve(i, deadline=NO_LIMIT))))  # type: ignore[misc]
+        warm.append(
+            cpu_ms(lambda i=instance, b=before: claims.append(engine.solve(i, deadline=NO_LIMIT, hint=b)))  # type: ignore[misc]
+        )
+        values = [certify(instance, claim).objective for claim in claims if claim is not None]
+        assert values[0] == pytest.approx(values[1], rel=1e-12)
+    print(
+        f"\n5 % changed at 100,000 x 50: cold {np.median(cold):.1f} ms, warm {np.median(warm):.1f} ms, "
+        f"{np.median(cold) / np.median(warm):.2f} times faster"
+    )
+
+
+@pytest.mark.skipif(SMOKE, reason="gigabytes")
+def bench_deadline_of_100_ms_at_a_million() -> None:
+    scores, capacity = generate_scores(1_000_000, 50, seed=0)
+    for threads in (1, 2):
+        started = time.perf_counter()
+        solution = solver.assign(scores, capacity, deadline_ms=100, threads=threads)
+        taken = (time.perf_counter() - started) * 1e3
+        print(f"\n{threads} thread(s): {taken:.0f} ms by {solution.engine}, gap {solution.gap:.2e}", end="")
