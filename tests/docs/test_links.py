@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-LINKS = [
-    (page, target)
-    for page in ("README.md", "CHANGELOG.md")
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text(encoding="utf-8"))
-]
+LINKS = sorted(
+    {
+        (page, target)
+        for page in ("README.md", "CHANGELOG.md")
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text(encoding="utf-8"))
+    }
+)
 
 
 @pytest.mark.parametrize(("page", "target"), LINKS)
