@@ -51,9 +51,15 @@ class Answer:
     notes: tuple[str, ...] = ()
 
 
-def warm_up() -> None:
-    """Import every engine, so that the first deadline need not pay for it."""
-    for name in ENGINES:
+def warm_up(*engines: str) -> None:
+    """Import engines, so that the first deadline need not pay for it.
+
+    Parameters
+    ----------
+    *engines : str
+        Names; all of them by default.
+    """
+    for name in engines or ENGINES:
         load_engine(name)
 
 
