@@ -5,6 +5,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+LISTED = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "solver"]
 ROOT = Path(__file__).parents[1]
 
 
@@ -13,6 +14,6 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    tracked = subprocess.run(["git", "ls-files", "solver"], cwd=ROOT, check=True, capture_output=True, text=True)
+    tracked = subprocess.run(LISTED, cwd=ROOT, check=True, capture_output=True, text=True)
     assert names == set(tracked.stdout.split())
     assert {"solver/py.typed", "solver/load/redis_script.lua"} <= names

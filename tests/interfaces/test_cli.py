@@ -205,7 +205,9 @@ def test_import_is_light() -> None:
     assert printed.stdout.strip() == "[]"
 
 
-def test_faulty_fields_do_not_hide_what_else_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_faulty_fields_do_not_hide_what_else_is_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "two.yaml"
     path.write_text(
         "agents: [{id: a, task_type: codding}, {id: b, priority: -1}]\n"
