@@ -177,13 +177,14 @@ def recall_prices(
         error=error,
         temperature=max(min(cool, at_start.temperature), scale.coolest),
         curvature=at_start.curvature,
+        is_sample=True,
     )
 
 
 def price_radius(estimate: Estimate, agents: int, span: float) -> NDArray[np.float64]:
     """Return the half-widths of a box that holds the prices of ``agents`` agents, most likely."""
     radius = _SIGMAS * estimate.error + _HEAT * estimate.temperature
-    if not estimate.error.any():  # not a sample: what remains is the distance from one agent to the next
+    if not estimate.is_sample:  # not a sample: what remains is the distance from one agent to the next
         radius += 4.0 / np.maximum(estimate.curvature.diagonal() * agents, 1e-300)
     return np.minimum(radius, span)
 
