@@ -34,6 +34,7 @@ __all__ = ["PriceEngine"]
 
 _SMALL = 25_000  # pairs up to which one flow on all of them is faster than sampling
 _PRICED_AGAIN = 100_000  # pairs up to which the smallest prices are recomputed when all slots are sold
+_HASTE = 0.1  # of the time left goes into samples when there is none for exactness
 _SECONDS_PER_PAIR = 8e-9  # of one thread, for exactness and its verification at large
 
 
@@ -77,12 +78,15 @@ class PriceEngine:
         if n * m <= _SMALL:
             outcome = solve_everything(rows, pooled, scale)
         else:
+            left = deadline.remaining_s()
+            is_hasty = left < n * m * _SECONDS_PER_PAIR / threads
             estimate = None
             if hint is not None and hint.prices is not None and hint.prices.shape == (m, 1):
                 estimate = recall_prices(rows, pooled, scale, hint.prices[:, 0], generator)
             if estimate is None:
-                estimate = estimate_prices(rows, pooled, scale, generator)
-            if deadline.remaining_s() < n * m * _SECONDS_PER_PAIR / threads:
+                most = _HASTE * max(left, 0.0) / (_SECONDS_PER_PAIR * m) if is_hasty else np.inf
+                estimate = estimate_prices(rows, pooled, scale, generator, most=most)
+            if is_hasty:
                 outcome = respond(rows, estimate)
             else:
                 outcome = find_optimum(rows, pooled, scale, estimate, deadline)
