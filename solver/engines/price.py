@@ -34,7 +34,7 @@ __all__ = ["PriceEngine"]
 
 _SMALL = 25_000  # pairs up to which one flow on all of them is faster than sampling
 _PRICED_AGAIN = 100_000  # pairs up to which the smallest prices are recomputed when all slots are sold
-_HASTE = 0.1  # of the time left goes into samples when there is none for exactness
+_HASTE = 0.2  # of the time left goes into samples when there is none for exactness
 _SECONDS_PER_PAIR = 8e-9  # of one thread, for exactness and its verification at large
 
 
@@ -86,10 +86,9 @@ class PriceEngine:
             if estimate is None:
                 most = _HASTE * max(left, 0.0) / (_SECONDS_PER_PAIR * m) if is_hasty else np.inf
                 estimate = estimate_prices(rows, pooled, scale, generator, most=most)
-            if is_hasty:
-                outcome = respond(rows, estimate)
-            else:
-                outcome = find_optimum(rows, pooled, scale, estimate, deadline)
+            outcome = (
+                respond(rows, estimate) if is_hasty else find_optimum(rows, pooled, scale, estimate, deadline)
+            )
         if outcome is None:
             return Claim(choice=np.full(n, UNASSIGNED, np.int64), infeasible=True)
         choice, prices = outcome.choice, outcome.prices

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["drop_overload"]
 
-_CANDIDATES = 20  # agents looked at for each one that has to move
-_CANDIDATES_AT_LEAST = 2_000
+_CANDIDATES = 6  # agents looked at for each one that has to move
+_CANDIDATES_AT_LEAST = 500
 
 
 def drop_overload(
@@ -38,7 +38,7 @@ def drop_overload(
 
     Notes
     -----
-    O(m) work per agent looked at, about twenty for each one that moves.
+    O(m) work per agent looked at, about six for each one that moves.
     """
     m = instance.m
     choice = choice.copy()
