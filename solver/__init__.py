@@ -2,6 +2,12 @@
 
 from solver.engines.portfolio import warm_up
 from solver.errors import EngineError, MissingExtraError, SolverError, SpecError, UnsolvedError
+from solver.load.balancer import LoadBalancer
+from solver.load.capacity import CapacityManager, ScalingAction, ScalingRule
+from solver.load.feedback import AdaptiveScorer
+from solver.load.lease import Lease
+from solver.load.snapshot import ModelLoad
+from solver.load.tracker import LoadTracker
 from solver.problem.instance import UNASSIGNED
 from solver.problem.spec import Agent, Capacity, Model, Objective, Problem
 from solver.solution.assignment import Assignment
@@ -12,16 +18,24 @@ from solver.solution.solving import assign, solve
 
 __all__ = [
     "UNASSIGNED",
+    "AdaptiveScorer",
     "Agent",
     "Assignment",
     "Capacity",
+    "CapacityManager",
     "EngineError",
     "Explanation",
+    "Lease",
+    "LoadBalancer",
+    "LoadTracker",
     "MissingExtraError",
     "Model",
+    "ModelLoad",
     "Objective",
     "Plan",
     "Problem",
+    "ScalingAction",
+    "ScalingRule",
     "Solution",
     "SolverError",
     "SpecError",

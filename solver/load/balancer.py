@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 from weakref import WeakKeyDictionary
 
@@ -12,6 +11,7 @@ import numpy as np
 from solver.clock import Deadline
 from solver.errors import SpecError
 from solver.load.checks import positive_problems, whole_problems
+from solver.load.decision import ALL_FULL, LOST, NOT_PLACED, Decision, Reservation, explained
 from solver.load.lease import ONE_SLOT, Ask, Demand, Lease, LeaseState, Refusal, RefusalReason
 from solver.load.pool import ModelPool
 from solver.load.prediction import Calibration, CompletionPredictor
@@ -21,7 +21,8 @@ from solver.problem.instance import UNASSIGNED
 from solver.solution.assignment import Assignment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    import asyncio
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -29,60 +30,13 @@ if TYPE_CHECKING:
     from solver.load.snapshot import LoadSnapshot
     from solver.load.tracker import LoadTracker
     from solver.problem.spec import Agent, Model
-    from solver.solution.solution import Solution
 
-__all__ = ["Decision", "LoadBalancer", "Reservation"]
+__all__ = ["LoadBalancer"]
 
 _FEEDBACK_AGE_S = 0.25  # statistics that old still route; reading 500 models anew costs a whole decision
 _SHORTEST_LEASE_S = 5.0  # of a predicted duration: a lease that ends too early admits one too many
-_NO_SUCH_MODEL = "no model meets the requirements"
-_ALL_FULL = "every eligible model is full"
-_NOT_PLACED = "left out: the capacity of its eligible models went to others"
-_LOST = "every eligible model was taken by concurrent requests"
-
-
-@dataclass(frozen=True, slots=True)
-class Reservation(Assignment):
-    """An assignment together with the capacity held for it.
-
-    Parameters
-    ----------
-    lease : Lease or None
-        To be released when the request is over; None when no model serves the agent.
-    """
-
-    lease: Lease | None = None
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Decision:
-    """Assignments, and the figures they were made on.
-
-    Parameters
-    ----------
-    assignments : list of Assignment
-        One per agent, in the agents' order.
-    models_filtered : tuple of str
-        Models left out because they were full or not accepting.
-    avg_utilization : float
-        Mean utilization of all models before the batch, 0 to 1.
-    prices : mapping of str to float
-        Shadow price of one more slot of each model, in score; empty where no engine was asked.
-    solution : Solution or None
-        The engine's verified answer, where one was asked.
-    models : tuple of str
-        Ids of the m models, in column order.
-    work : Work or None
-        The arrays that were decided on; None for an empty batch.
-    """
-
-    assignments: Sequence[Assignment]
-    models_filtered: tuple[str, ...]
-    avg_utilization: float
-    prices: Mapping[str, float] = field(default_factory=dict)
-    solution: Solution | None = None
-    models: tuple[str, ...] = ()
-    work: Work | None = None
+_NO_DEADLINE = Deadline(0.0)
+_FIRST = np.zeros(1, np.int64)
 
 
 class LoadBalancer:
@@ -218,7 +172,7 @@ class LoadBalancer:
         assignments = [
             Assignment(agent.id, None if j == UNASSIGNED else pool.ids[j], score, reason)
             for agent, (j, score, reason) in zip(
-                agents, _explained(work, placement.choice, self._strategy), strict=True
+                agents, explained(work, placement.choice, self._strategy), strict=True
             )
         ]
         full = np.flatnonzero(work.room == 0)
@@ -263,7 +217,7 @@ class LoadBalancer:
         list of Reservation
             One per agent, in the agents' order; those that are served hold a lease.
         """
-        deadline = Deadline.after(deadline_ms)
+        deadline = _NO_DEADLINE if deadline_ms is None else Deadline.after(deadline_ms)
         pool = self._pool_of(models)
         quality = _checked_scores(scores, len(agents), len(pool))
         done: list[Reservation | None] = [None] * len(agents)
@@ -273,8 +227,34 @@ class LoadBalancer:
                 break
             pending = self._reserve_round(agents, pending, pool, quality, deadline, done)
         for i in pending:
-            done[i] = Reservation(agents[i].id, None, 0.0, _LOST)
+            done[i] = Reservation(agents[i].id, None, 0.0, LOST)
         return [reservation for reservation in done if reservation is not None]
+
+    async def assign_and_reserve_async(
+        self,
+        agents: Sequence[Agent],
+        models: Sequence[Model],
+        *,
+        scores: ArrayLike | None = None,
+        deadline_ms: float | None = None,
+    ) -> list[Reservation]:
+        """Do :meth:`assign_and_reserve` without blocking the event loop on a remote store.
+
+        When the awaiting task is cancelled meanwhile, whatever is granted is released again.
+        """
+        if not self._tracker.store.remote:
+            return self.assign_and_reserve(agents, models, scores=scores, deadline_ms=deadline_ms)
+        import asyncio  # most processes that import this package never need it
+
+        work = asyncio.get_running_loop().run_in_executor(
+            None,
+            lambda: self.assign_and_reserve(agents, models, scores=scores, deadline_ms=deadline_ms),
+        )
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            work.add_done_callback(_release_all)
+            raise
 
     def _reserve_round(
         self,
@@ -295,7 +275,7 @@ class LoadBalancer:
         placement = ROUTINGS[self._routing](
             work, self._strategy, self._chance(), left_ms if left_ms is None else max(left_ms, 0.1)
         )
-        answers = list(_explained(work, placement.choice, self._strategy))
+        answers = list(explained(work, placement.choice, self._strategy))
         placed = [k for k, (j, _, _) in enumerate(answers) if j != UNASSIGNED]
         leases = self._tracker.acquire_many(
             [self._ask(batch[k], pool, answers[k][0], work, k) for k in placed]
@@ -312,13 +292,13 @@ class LoadBalancer:
                 done[pending[k]] = Reservation(batch[k].id, None, 0.0, f"refused: {answer.reason.value}")
             elif answer is not None:
                 again.append(pending[k])
-            elif reason == _NOT_PLACED and snapshot.metered:
+            elif reason == NOT_PLACED and snapshot.metered:
                 again.append(pending[k])  # room was counted with the largest demand: smaller ones may fit
             else:
                 done[pending[k]] = Reservation(batch[k].id, None, 0.0, reason)
         if not progress and not any(isinstance(answer, Refusal) for answer in leases):
             for i in again:  # nothing was placed, so nothing will be
-                done[i] = Reservation(agents[i].id, None, 0.0, _ALL_FULL)
+                done[i] = Reservation(agents[i].id, None, 0.0, ALL_FULL)
             return []
         return again
 
@@ -333,15 +313,16 @@ class LoadBalancer:
             if j == UNASSIGNED:
                 if refused:
                     return [i]
-                _, _, reason = next(_explained(work, np.array([UNASSIGNED]), self._strategy))
+                _, _, reason = next(explained(work, np.array([UNASSIGNED]), self._strategy))
                 done[i] = Reservation(agent.id, None, 0.0, reason)
                 return []
-            ask = self._ask(agent, pool, j, work, 0)
-            answer = self._tracker.try_acquire(ask.model, ask.demand, ask.ttl_s, queue=ask.queue)
+            answer = self._tracker.try_acquire(
+                pool.ids[j], pool.demand(agent, j), self._duration_s(pool, j, work, 0), queue=self._queue
+            )
             if isinstance(answer, Lease):
                 if self._strategy.name == "least_loaded":
                     score = float(work.quality[0, j])
-                busy = 100.0 * min(1.0, work.active[j] / max(work.slots[j], 1.0))
+                busy = 100.0 * min(1.0, float(work.active[j]) / max(float(work.slots[j]), 1.0))
                 reason = f"{self._strategy.name}: score {score:.4g}, {busy:.0f} % busy before"
                 self._note(agent, answer)
                 done[i] = Reservation(agent.id, pool.ids[j], score, reason, answer)
@@ -353,12 +334,20 @@ class LoadBalancer:
             work.room[j] = 0  # this round's own copy: the next best is tried
 
     def _ask(self, agent: Agent, pool: ModelPool, j: int, work: Work, k: int) -> Ask:
-        ttl_s = self._ttl_s
-        if work.service_ms is not None and self._predictor is not None:
-            _, deviation = self._predictor.coefficients(pool.models)
-            expected_s = (2.0 * float(work.service_ms[k, j]) + 3.0 * float(deviation[j])) / 1000.0
-            ttl_s = min(max(expected_s, _SHORTEST_LEASE_S), 10.0 * self._ttl_s)
-        return Ask(model=pool.ids[j], demand=_demand(agent, pool, j), ttl_s=ttl_s, queue=self._queue)
+        return Ask(
+            model=pool.ids[j],
+            demand=pool.demand(agent, j),
+            ttl_s=self._duration_s(pool, j, work, k),
+            queue=self._queue,
+        )
+
+    def _duration_s(self, pool: ModelPool, j: int, work: Work, k: int) -> float:
+        """Return how long to reserve model j for agent k of a batch, seconds."""
+        if work.service_ms is None or self._predictor is None:
+            return self._ttl_s
+        _, deviation = self._predictor.coefficients(pool.models)
+        expected_s = (2.0 * float(work.service_ms[k, j]) + 3.0 * float(deviation[j])) / 1000.0
+        return min(max(expected_s, _SHORTEST_LEASE_S), 10.0 * self._ttl_s)
 
     # -- moving what waits
 
@@ -416,9 +405,9 @@ class LoadBalancer:
 
     def _pool_of(self, models: Sequence[Model]) -> ModelPool:
         """Return the pool of a fleet, the last one again where the models are the same."""
-        fleet = tuple(models)
+        fleet = tuple(models)  # a tuple is itself: the cheapest fleet to pass again and again
         pool = self._pool
-        if pool is None or pool.models != fleet:
+        if pool is None or (pool.models is not fleet and pool.models != fleet):
             pool = ModelPool(fleet, task_types=self._task_types)
             known = set(self._tracker.snapshot().models)
             for model in fleet:
@@ -449,18 +438,20 @@ class LoadBalancer:
                 task_types=[agent.task_type for agent in agents],
                 max_age_s=_FEEDBACK_AGE_S,
             )
-        if any(agent.min_score is not None for agent in agents):
+        single = len(agents) == 1  # the way of every interactive request: no lists, no loops
+        if agents[0].min_score is not None if single else any(a.min_score is not None for a in agents):
             least = np.array([-np.inf if agent.min_score is None else agent.min_score for agent in agents])
             eligible = eligible & (quality >= least[:, None] - 1e-9)
         where = pool.positions(snapshot)
         slots = snapshot.max_concurrent[where]
         room = self._room(agents, pool, snapshot, where)
-        priority = [agent.priority for agent in agents]
-        same = len(agents) == 1 or min(priority) == max(priority)
-        rank = None if same else np.array(priority)
+        rank = None
+        if not single:
+            priority = [agent.priority for agent in agents]
+            rank = None if min(priority) == max(priority) else np.array(priority)
         service = None
         if self._strategy.needs_prediction and self._predictor is not None:
-            service, _ = self._predictor.predict_ms(
+            service = self._predictor.predict_ms(
                 pool.models,
                 np.array([agent.input_tokens for agent in agents], np.float64),
                 np.array([agent.output_tokens for agent in agents], np.float64),
@@ -471,13 +462,21 @@ class LoadBalancer:
             active=snapshot.active[where].astype(np.float64),
             slots=slots.astype(np.float64),
             room=room,
-            order=np.arange(len(agents)) if rank is None else np.argsort(-rank, kind="stable"),
+            order=_FIRST
+            if single
+            else np.arange(len(agents))
+            if rank is None
+            else np.argsort(-rank, kind="stable"),
             rank=rank,
             service_ms=service,
         )
 
     def _room(
-        self, agents: Sequence[Agent], pool: ModelPool, snapshot: LoadSnapshot, where: NDArray[np.intp]
+        self,
+        agents: Sequence[Agent],
+        pool: ModelPool,
+        snapshot: LoadSnapshot,
+        where: NDArray[np.intp] | slice,
     ) -> NDArray[np.int64]:
         demand = ONE_SLOT
         if snapshot.metered:  # count with the largest: then every subset fits
@@ -498,42 +497,10 @@ _LASTING = frozenset({RefusalReason.STORE_UNAVAILABLE, RefusalReason.RECOVERING}
 """Refusals that a new decision cannot change."""
 
 
-def _explained(
-    work: Work, choice: NDArray[np.int64], strategy: LoadStrategy
-) -> Iterator[tuple[int, float, str]]:
-    """Yield (model or UNASSIGNED, score, reason) of each agent of a placement."""
-    rows = np.arange(len(choice))
-    picked = np.where(choice != UNASSIGNED, choice, 0)
-    value = work.quality
-    if strategy.name != "least_loaded":  # there the value is a utilization, and quality says more
-        value = strategy.values(work, work.active, slice(None))
-    busy = np.where(work.slots > 0, np.minimum(work.active / np.maximum(work.slots, 1.0), 1.0), 1.0)
-    columns = (choice, value[rows, picked], 100.0 * busy[picked])
-    for i, (j, score, percent) in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
-        if j != UNASSIGNED:
-            yield j, score, f"{strategy.name}: score {score:.4g}, {percent:.0f} % busy before"
-        elif not work.eligible[i].any():
-            yield j, 0.0, _NO_SUCH_MODEL
-        elif (work.eligible[i] & (work.room > 0)).any():
-            yield j, 0.0, _NOT_PLACED
-        else:
-            yield j, 0.0, _ALL_FULL
-
-
 def _strategy(name: str, load_weight: float) -> LoadStrategy:
     if name == "least_loaded":
         return LeastLoaded()
     return Weighted(load_weight) if name == "weighted" else Predictive(load_weight)
-
-
-def _demand(agent: Agent, pool: ModelPool, j: int) -> Demand:
-    """Return what an agent takes of a model: a slot, a request, its tokens, and their price."""
-    if not agent.input_tokens and not agent.output_tokens:
-        return ONE_SLOT
-    cost = (
-        agent.input_tokens * pool.usd_per_input_token[j] + agent.output_tokens * pool.usd_per_output_token[j]
-    )
-    return Demand(tokens=agent.input_tokens + agent.output_tokens, cost_usd=float(cost))
 
 
 def _checked_scores(scores: ArrayLike | None, n: int, m: int) -> NDArray[np.float64] | None:
@@ -550,3 +517,11 @@ def _checked_scores(scores: ArrayLike | None, n: int, m: int) -> NDArray[np.floa
 
 def _mean(snapshot: LoadSnapshot, pool: ModelPool) -> float:
     return float(snapshot.utilization[pool.positions(snapshot)].mean())
+
+
+def _release_all(work: asyncio.Future[list[Reservation]]) -> None:
+    """Give back, off the event loop, what a cancelled caller was granted."""
+    if not work.cancelled() and work.exception() is None:
+        for reservation in work.result():
+            if reservation.lease is not None:
+                work.get_loop().run_in_executor(None, reservation.lease.release)

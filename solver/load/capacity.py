@@ -19,7 +19,8 @@ from solver.solution.solving import assign
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from solver.load.balancer import Decision, LoadBalancer
+    from solver.load.balancer import LoadBalancer
+    from solver.load.decision import Decision
     from solver.load.snapshot import ModelLoad
     from solver.load.tracker import LoadTracker
 

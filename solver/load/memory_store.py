@@ -6,7 +6,7 @@ import heapq
 import threading
 from array import array
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from solver.load.windows import SlidingWindow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
 __all__ = ["MemoryStore"]
 
@@ -74,6 +76,7 @@ class MemoryStore:
         self._heard_s = array("d")
         self._metered = array("b")
         self._metered_models = 0
+        self._settings: tuple[NDArray[Any], ...] | None = None  # arrays of what rarely changes
         self._no_meters = (np.empty((3, 0)), np.empty((3, 0)))
         self._waiting: list[OrderedDict[str, _Held]] = []
         self._held: dict[str, _Held] = {}
@@ -110,6 +113,7 @@ class MemoryStore:
             self._metered_models -= self._metered[i]
             self._metered[i] = any(limit != UNLIMITED for _, limit in self._meters[i])
             self._metered_models += self._metered[i]
+            self._settings = None
             self._touch(i, now)
             self._promote(i)
 
@@ -335,6 +339,7 @@ class MemoryStore:
         with self._lock:
             i = self._at(model)
             self._accepting[i] = accepting
+            self._settings = None
             self._version += 1
 
     # -- reading
@@ -357,18 +362,29 @@ class MemoryStore:
         with self._lock:
             now = self._advance()
             used, limit = self._meter_columns()
+            if self._settings is None:
+                self._settings = tuple(
+                    _frozen(np.array(column, kind))
+                    for column, kind in (
+                        (self._accepting, np.bool_),
+                        (self._max_concurrent, np.int64),
+                        (self._max_queue, np.int64),
+                    )
+                )
+            accepting, max_concurrent, max_queue = self._settings
             return StoreView(
                 models=self._models,
                 version=self._version,
                 now_s=now,
                 active=np.array(self._active, np.int64),
                 queued=np.array(self._queued, np.int64),
-                accepting=np.array(self._accepting, np.bool_),
+                accepting=accepting,
                 age_s=now - np.array(self._heard_s),
-                max_concurrent=np.array(self._max_concurrent, np.int64),
-                max_queue=np.array(self._max_queue, np.int64),
+                max_concurrent=max_concurrent,
+                max_queue=max_queue,
                 meter_limit=limit,
                 meter_used=used,
+                metered=self._metered_models > 0,
             )
 
     def _meter_columns(self) -> tuple[np.ndarray, np.ndarray]:
@@ -377,8 +393,7 @@ class MemoryStore:
         if not self._metered_models:
             if self._no_meters[0].shape[1] != m:
                 used, limit = np.zeros((3, m)), np.full((3, m), np.inf)
-                used.flags.writeable = limit.flags.writeable = False
-                self._no_meters = (used, limit)
+                self._no_meters = (_frozen(used), _frozen(limit))
             return self._no_meters
         used, limit = np.zeros((3, m)), np.full((3, m), np.inf)
         for i in np.flatnonzero(np.array(self._metered)).tolist():
@@ -396,9 +411,10 @@ class MemoryStore:
         if not now > self._now_s:
             return self._now_s
         self._now_s = now
-        for kinds in self._windows.values():
-            for window in kinds.values():
-                window.advance(now)
+        if self._metered_models:
+            for kinds in self._windows.values():
+                for window in kinds.values():
+                    window.advance(now)
         deadlines = self._deadlines
         while deadlines and deadlines[0][0] <= now:
             expires_s, _, held = heapq.heappop(deadlines)
@@ -462,6 +478,12 @@ class MemoryStore:
     def _touch(self, i: int, now: float) -> None:
         self._heard_s[i] = now
         self._version += 1
+
+
+def _frozen(array: NDArray[Any]) -> NDArray[Any]:
+    """Return an array that snapshots may share."""
+    array.flags.writeable = False
+    return array
 
 
 if TYPE_CHECKING:

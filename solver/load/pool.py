@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.errors import SpecError
+from solver.load.lease import ONE_SLOT, Demand
 from solver.problem.agents import Profile
 from solver.problem.capability import capability_means, eligible_pairs, required_capabilities
 from solver.problem.scoring import capability_score
@@ -64,16 +65,16 @@ class ModelPool:
         self.usd_per_input_token = _facts(self.models, "usd_per_million_input_tokens") / 1e6
         self.usd_per_output_token = _facts(self.models, "usd_per_million_output_tokens") / 1e6
         self._row = lru_cache(_PROFILES_KEPT)(self._profile_row)
-        self._positions: tuple[tuple[str, ...], NDArray[np.intp]] = ((), np.empty(0, np.intp))
+        self._positions: tuple[tuple[str, ...], NDArray[np.intp] | slice] = ((), slice(None))
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def positions(self, snapshot: LoadSnapshot) -> NDArray[np.intp]:
-        """Return where this pool's models are in a snapshot, (m,)."""
+    def positions(self, snapshot: LoadSnapshot) -> NDArray[np.intp] | slice:
+        """Return an index of this pool's models into a snapshot's arrays: all of them, or (m,) positions."""
         known, where = self._positions
         if known is not snapshot.models:
-            where = snapshot.positions(list(self.ids))
+            where = slice(None) if snapshot.models == self.ids else snapshot.positions(list(self.ids))
             self._positions = (snapshot.models, where)
         return where
 
@@ -87,6 +88,16 @@ class ModelPool:
         if len(rows) == 1:
             return rows[0][0][None, :], rows[0][1][None, :]
         return np.stack([score for score, _ in rows]), np.stack([allowed for _, allowed in rows])
+
+    def demand(self, agent: Agent, j: int) -> Demand:
+        """Return what an agent takes of model j: a slot, a request, its tokens, and their price."""
+        if not agent.input_tokens and not agent.output_tokens:
+            return ONE_SLOT
+        cost = (
+            agent.input_tokens * self.usd_per_input_token[j]
+            + agent.output_tokens * self.usd_per_output_token[j]
+        )
+        return Demand(tokens=agent.input_tokens + agent.output_tokens, cost_usd=float(cost))
 
     def _profile_row(
         self, profile: Profile, min_context_tokens: int

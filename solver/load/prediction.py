@@ -14,8 +14,6 @@ from solver.errors import SpecError
 from solver.load.checks import positive_problems
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     from solver.load.outcome import Outcome
@@ -94,9 +92,7 @@ class CompletionPredictor:
         self._lock = threading.Lock()
         self._lines: dict[str, _Line] = {}
         self._version = 0
-        self._table: tuple[tuple[int, tuple[Model, ...]], NDArray[np.float64], NDArray[np.float64]] | None = (
-            None
-        )
+        self._table: tuple[int, tuple[Model, ...], NDArray[np.float64], NDArray[np.float64]] | None = None
 
     def observe(self, outcome: Outcome) -> None:
         """Learn from one finished request; failed ones say nothing about completion times."""
@@ -133,16 +129,16 @@ class CompletionPredictor:
             line.solved = np.maximum(answer, 0.0)
         return line.solved
 
-    def coefficients(self, models: Sequence[Model]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def coefficients(self, models: tuple[Model, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the coefficients of each model and the spread of its errors.
 
         Milliseconds of (request, thousand input tokens, thousand output tokens), (m, 3), and the
         standard deviation of the errors of a prediction, (m,), milliseconds.
         """
-        key = (self._version, tuple(models))
         cached = self._table
-        if cached is not None and cached[0] == key:
-            return cached[1], cached[2]
+        if cached is not None and cached[0] == self._version and cached[1] is models:
+            return cached[2], cached[3]
+        version = self._version
         with self._lock:
             known = {name: self._solved(line) for name, line in self._lines.items() if line.count > 0}
             spread = {
@@ -154,28 +150,31 @@ class CompletionPredictor:
         table = np.array([known.get(model.id, _stated(model, average)) for model in models])
         typical = float(np.mean(list(spread.values()))) if spread else 0.0
         deviation = np.array([spread.get(model.id, typical) for model in models])
-        self._table = (key, table, deviation)
+        self._table = (version, models, table, deviation)
         return table, deviation
 
     def predict_ms(
         self,
-        models: Sequence[Model],
+        models: tuple[Model, ...],
         input_tokens: NDArray[np.float64],
         output_tokens: NDArray[np.float64],
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return predicted service times and their standard deviations, (n, m) float64, milliseconds.
+    ) -> NDArray[np.float64]:
+        """Return predicted service times, (n, m) float64, milliseconds.
 
         Parameters
         ----------
-        models : sequence of Model
+        models : tuple of Model
             The m columns.
         input_tokens, output_tokens : (n,) float64
             Expected sizes.
         """
-        table, deviation = self.coefficients(models)
-        size = np.stack([np.ones(len(input_tokens)), input_tokens / 1000.0, output_tokens / 1000.0], axis=1)
-        service = size @ table.T
-        return service, np.broadcast_to(deviation, service.shape)
+        table, _ = self.coefficients(models)
+        size = np.empty((len(input_tokens), 3))
+        size[:, 0] = 1.0
+        size[:, 1] = input_tokens
+        size[:, 2] = output_tokens
+        size[:, 1:] /= 1000.0
+        return size @ table.T
 
     def calibration(self) -> dict[str, Calibration]:
         """Return how good the predictions have been, for every model with at least two outcomes."""

@@ -164,7 +164,13 @@ class RedisLink:
                 self._client.connection_pool.disconnect(inuse_connections=False)
                 run_id = self._client.info("server")["run_id"]
                 self._sha = self._client.script_load(_script())
-                order = {"schema": SCHEMA, "run_id": run_id, "token": secrets.token_hex(8), **self._order()}
+                order = {
+                    "schema": SCHEMA,
+                    "run_id": run_id,
+                    "epoch": self._epoch,
+                    "token": secrets.token_hex(8),
+                    **self._order(),
+                }
                 reply = self._run("join", json.dumps(order))
             except (*_DOWN, redis.exceptions.NoScriptError) as error:
                 self._lost(f"{type(error).__name__}: {error}", at_once=False)

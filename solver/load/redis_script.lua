@@ -303,8 +303,9 @@ local function row(model)
       used[kind] = advance_meter(model, kind, window_of(kind, tonumber(state[11])))
     end
   end
-  return {tonumber(state[1]), tonumber(state[2]) + tonumber(state[3]), state[4], exact(now - tonumber(state[5])),
-          state[6], state[7], state[8], state[9], state[10], state[11], used[0], used[1], used[2]}
+  local accepting = recovering and '0' or state[4]
+  return {tonumber(state[1]), tonumber(state[2]) + tonumber(state[3]), accepting, exact(now - tonumber(state[5])),
+          state[6], state[7], state[8], state[9], state[10], state[11], exact(used[0]), exact(used[1]), exact(used[2])}
 end
 
 -- Joining after a start, a restart of the server, or a partition ----------------------------------------
@@ -327,7 +328,8 @@ local function join(order)
     if call('EXISTS', model_key(entry.limits[1])) == 0 then configure(entry.limits) end
   end
   for _, lease in ipairs(order.leases) do -- they are running, whether they still fit or not
-    if live_state(lease.id) == 'gone' and call('EXISTS', model_key(lease.model)) == 1 then
+    -- the server of the caller's epoch knows better which of those it granted have ended
+    if (order.epoch ~= epoch or lease.here) and live_state(lease.id) == 'gone' and call('EXISTS', model_key(lease.model)) == 1 then
       local period = tonumber(call('HGET', model_key(lease.model), 'period'))
       insert(lease.id, lease.model, lease.state, lease.slots, lease.ttl_s,
              {[0] = lease.amounts[1], lease.amounts[2], lease.amounts[3]}, period, replica)
@@ -412,10 +414,10 @@ if op == 'configure' then
   return {'ok'}
 end
 
-if op == 'models' then
-  local answer = {call('HGET', META, 'version') or '0', exact(now), recovering and '1' or '0'}
-  for _, model in ipairs(call('LRANGE', MODELS, 0, -1)) do answer[#answer + 1] = {model, unpack(row(model))} end
-  return answer
+if op == 'models' then -- as one string: a client reads hundreds of small replies slowly
+  local rows = {}
+  for k, model in ipairs(call('LRANGE', MODELS, 0, -1)) do rows[k] = {model, unpack(row(model))} end
+  return {call('HGET', META, 'version') or '0', exact(now), cjson.encode(rows)}
 end
 
 -- The rest concerns one known model.

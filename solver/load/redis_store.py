@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
-
-import numpy as np
 
 from solver.errors import SpecError
 from solver.load.checks import name_problems, positive_problems, whole_problems
 from solver.load.lease import Ask, LeaseState, Refusal, RefusalReason, ReleaseOutcome
 from solver.load.memory_store import MemoryStore
+from solver.load.redis_codec import ask_fields, limit_fields, read_row, read_view
 from solver.load.redis_link import LinkState, RedisLink, StoreDownError
-from solver.load.store import UNLIMITED, Limits, StoreRow, StoreView, nano_usd
+from solver.load.store import Limits, StoreRow, StoreView, nano_usd
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,6 +33,8 @@ class _Held:
     ask: Ask
     state: LeaseState
     until_s: float
+    here: bool = False
+    """Granted or extended without the server: it cannot know."""
 
 
 class RedisStore:
@@ -165,7 +166,7 @@ class RedisStore:
         """Take everything the ask names, or nothing."""
         self._check(ask)
         return self._run(
-            lambda: self._answer(ask, self._link.call("acquire", *_ask_fields(ask))),
+            lambda: self._answer(ask, self._link.call("acquire", *ask_fields(ask))),
             lambda local: self._acquire_locally(local, ask),
         )
 
@@ -175,7 +176,7 @@ class RedisStore:
             self._check(ask)
         if not asks:
             return []
-        fields = list(itertools.chain.from_iterable(_ask_fields(ask) for ask in asks))
+        fields = list(itertools.chain.from_iterable(ask_fields(ask) for ask in asks))
 
         def remotely() -> list[LeaseState | Refusal]:
             replies = self._link.call("acquire_many", int(whole_plan), *fields)
@@ -188,9 +189,10 @@ class RedisStore:
                 return [self._acquire_locally(local, ask) for ask in asks]
             answers = local.acquire_many(asks, whole_plan=whole_plan)
             for ask, answer in zip(asks, answers, strict=True):
-                self._unsent[ask.lease_id] = ("", "")
-                if not isinstance(answer, Refusal):
-                    self._hold(ask, answer)
+                if isinstance(answer, Refusal):  # the server may have granted it before it went away
+                    self._unsent[ask.lease_id] = ("", "")
+                else:
+                    self._hold(ask, answer, here=True)
             return answers
 
         return self._run(remotely, locally)
@@ -219,7 +221,7 @@ class RedisStore:
             state = local.renew(lease_id, ttl_s)
             held = self._held.get(lease_id)
             if held is not None and state is not LeaseState.GONE:
-                held.state, held.until_s = state, self._link.clock.now() + ttl_s
+                held.state, held.until_s, held.here = state, self._link.clock.now() + ttl_s, True
             return state
 
         return self._run(remotely, locally)
@@ -251,7 +253,7 @@ class RedisStore:
         self._check(ask)
 
         def remotely() -> LeaseState | Refusal:
-            reply = self._link.call("move", lease_id, *_ask_fields(ask))
+            reply = self._link.call("move", lease_id, *ask_fields(ask))
             if reply[0] == LeaseState.GONE:
                 return LeaseState.GONE
             answer = self._answer(ask, reply)
@@ -302,7 +304,12 @@ class RedisStore:
 
     def row(self, model: str) -> StoreRow:
         """Return the state of one model; this replica's own part of it when the server does not answer."""
-        return self._run(lambda: _row(self._link.call("row", model)[1:]), lambda local: local.row(model))
+
+        def locally(local: MemoryStore) -> StoreRow:
+            row = local.row(model)
+            return replace(row, accepting=row.accepting and self._share_open())
+
+        return self._run(lambda: read_row(self._link.call("row", model)[1:]), locally)
 
     def view(self) -> StoreView:
         """Return the state of every model; this replica's own part of it when the server does not answer."""
@@ -334,9 +341,9 @@ class RedisStore:
         if ask.ttl_s > self._max_ttl_s:
             raise SpecError(f"ttl_s: expected <= {self._max_ttl_s:g} (max_ttl_s), got {ask.ttl_s!r}")
 
-    def _hold(self, ask: Ask, state: LeaseState) -> None:
+    def _hold(self, ask: Ask, state: LeaseState, *, here: bool = False) -> None:
         now = self._link.clock.now()
-        self._held[ask.lease_id] = _Held(ask, state, now + ask.ttl_s)
+        self._held[ask.lease_id] = _Held(ask, state, now + ask.ttl_s, here)
         if len(self._held) > self._prune_at:  # leases that nobody released
             with self._link.lock:
                 for lease_id in [key for key, held in list(self._held.items()) if held.until_s <= now]:
@@ -347,24 +354,9 @@ class RedisStore:
         self._used[model] = ((int(used[0]), int(used[1]), int(used[2])), self._link.clock.now())
 
     def _remote_view(self) -> StoreView:
-        version, now, recovering, *rows = self._link.call("models")
-        self._version = int(version)
-        models = tuple(entry[0] for entry in rows)
-        table = np.array([[float(value) for value in entry[1:]] for entry in rows]).reshape(len(rows), 13)
-        limit = table[:, 6:9].T
-        return StoreView(
-            models=models,
-            version=self._version,
-            now_s=float(now),
-            active=table[:, 0].astype(np.int64),
-            queued=table[:, 1].astype(np.int64),
-            accepting=(table[:, 2] == 1) & (recovering == "0"),
-            age_s=table[:, 3],
-            max_concurrent=table[:, 4].astype(np.int64),
-            max_queue=table[:, 5].astype(np.int64),
-            meter_limit=np.where(limit == UNLIMITED, np.inf, limit),
-            meter_used=np.ascontiguousarray(table[:, 10:13].T),
-        )
+        view = read_view(self._link.call("models"))
+        self._version = view.version
+        return view
 
     # -- outages
 
@@ -413,24 +405,15 @@ class RedisStore:
         answer = local.acquire(ask)
         if not isinstance(answer, Refusal):
             del self._unsent[ask.lease_id]
-            self._hold(ask, answer)
+            self._hold(ask, answer, here=True)
         return answer
 
     def _local_view(self, local: MemoryStore) -> StoreView:
         view = local.view()
-        accepting = view.accepting & self._share_open()
-        return StoreView(
-            models=view.models,
+        return replace(
+            view,
             version=self._version + view.version,
-            now_s=view.now_s,
-            active=view.active,
-            queued=view.queued,
-            accepting=accepting,
-            age_s=view.age_s,
-            max_concurrent=view.max_concurrent,
-            max_queue=view.max_queue,
-            meter_limit=view.meter_limit,
-            meter_used=view.meter_used,
+            accepting=view.accepting & self._share_open(),
         )
 
     # -- joining
@@ -444,7 +427,7 @@ class RedisStore:
             recent = now - at_s < 2 * _METER_WINDOW_S
             models.append(
                 {
-                    "limits": [str(value) for value in _limit_fields(model, limits)],
+                    "limits": [str(value) for value in limit_fields(model, limits)],
                     "used": [used[0] if recent else 0, used[1] if recent else 0, used[2]],
                 }
             )
@@ -455,6 +438,7 @@ class RedisStore:
                 "state": held.state.value,
                 "slots": held.ask.demand.slots,
                 "ttl_s": held.until_s - now,
+                "here": held.here,
                 "amounts": [
                     held.ask.demand.requests,
                     held.ask.demand.tokens,
@@ -475,6 +459,8 @@ class RedisStore:
     def _joined(self) -> None:
         """Send what could not be sent, and leave local operation."""
         self._local = None
+        for held in list(self._held.values()):
+            held.here = False
         for model in list(self._unsent_limits):
             self._send_limits(model)
         for lease_id, actual in list(self._unsent.items()):
@@ -482,51 +468,8 @@ class RedisStore:
             self._unsent.pop(lease_id, None)
 
     def _send_limits(self, model: str) -> None:
-        self._link.call("configure", *_limit_fields(model, self._limits[model]))
+        self._link.call("configure", *limit_fields(model, self._limits[model]))
         self._unsent_limits.discard(model)
-
-
-def _ask_fields(ask: Ask) -> tuple[str | int | float, ...]:
-    demand = ask.demand
-    return (
-        ask.lease_id,
-        ask.model,
-        demand.slots,
-        demand.requests,
-        demand.tokens,
-        nano_usd(demand.cost_usd),
-        repr(float(ask.ttl_s)),
-        int(ask.queue),
-    )
-
-
-def _limit_fields(model: str, limits: Limits) -> tuple[str | int | float, ...]:
-    amounts = (limits.requests, limits.tokens, limits.budget_nano_usd)
-    return (
-        model,
-        limits.max_concurrent,
-        limits.max_queue,
-        *(UNLIMITED if amount is None else amount for amount in amounts),
-        "0" if limits.budget_period_s is None else repr(float(limits.budget_period_s)),
-    )
-
-
-def _row(fields: list[Any]) -> StoreRow:
-    amounts = [None if int(value) == UNLIMITED else int(value) for value in fields[6:9]]
-    return StoreRow(
-        active=int(fields[0]),
-        queued=int(fields[1]),
-        accepting=fields[2] == "1",
-        age_s=float(fields[3]),
-        limits=Limits(
-            max_concurrent=int(fields[4]),
-            max_queue=int(fields[5]),
-            requests=amounts[0],
-            tokens=amounts[1],
-            budget_nano_usd=amounts[2],
-            budget_period_s=float(fields[9]) or None,
-        ),
-    )
 
 
 def _unavailable(ask: Ask) -> Refusal:

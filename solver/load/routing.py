@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.load.strategies import utilization_after
 from solver.problem.instance import UNASSIGNED
 from solver.solution.solving import assign
 
@@ -105,6 +104,7 @@ def place_optimal(
         np.ones(len(owner), np.int64),
         priority=work.rank,
         deadline_ms=deadline_ms,
+        engine="lsap" if value.size <= _MOST_CELLS else "auto",  # single slots: what lsap is made for
     )
     choice = np.where(solution.choice == UNASSIGNED, UNASSIGNED, owner[solution.choice])
     prices = np.zeros(len(room))
@@ -118,9 +118,9 @@ def place_one(
 ) -> tuple[int, float]:
     """Return the model for a batch of one (or UNASSIGNED) and its value: what the routing would choose."""
     value = strategy.values(work, work.active, slice(None))[0]
-    value = np.where(work.eligible[0] & (work.room > 0), value, -np.inf)
+    value = np.where(work.eligible[0] & (work.room > 0), value, -np.inf)  # -inf: out of the question
     if routing == "balanced":
-        level = np.where(value > -np.inf, utilization_after(work.active, work.slots), np.inf)
+        level = np.where(value > -np.inf, (work.active + 1.0) / work.divisor, np.inf)
         value = np.where(level <= level.min() * (1.0 + _TIE), value, -np.inf)
     j = _best(value, rng)
     return j, 0.0 if j == UNASSIGNED else float(value[j])
@@ -176,7 +176,7 @@ def _level_room(work: Work) -> NDArray[np.int64]:
     room = np.minimum(work.room, n)
     most = _servable(size, kinds, room)
     steps = np.arange(1, int(room.max(initial=0)) + 1)
-    reached = (work.active[:, None] + steps) / np.maximum(work.slots, 1.0)[:, None]
+    reached = (work.active[:, None] + steps) / work.divisor[:, None]
     levels = np.unique(reached[steps <= room[:, None]])
     low, high = 0, len(levels) - 1
     while low < high:

@@ -113,8 +113,8 @@ class LoadSnapshot:
     @cached_property
     def free_slots(self) -> NDArray[np.int64]:
         """(m,) int64, slots that an acquisition could take now; none where work is being rejected."""
-        free = np.maximum(self.view.max_concurrent - self.view.active, 0)
-        return np.where(self.view.accepting, free, 0)
+        free: NDArray[np.int64] = np.maximum(self.view.max_concurrent - self.view.active, 0)
+        return np.multiply(free, self.view.accepting)
 
     @cached_property
     def free_queue(self) -> NDArray[np.int64]:
@@ -129,10 +129,10 @@ class LoadSnapshot:
         left[2] /= 1e9
         return left
 
-    @cached_property
+    @property
     def metered(self) -> bool:
         """Whether any model has a limit on requests, tokens or money."""
-        return bool(np.isfinite(self.view.meter_limit).any())
+        return self.view.metered
 
     def room(self, demand: Demand, *, queue: bool = False) -> NDArray[np.int64]:
         """Return how many agents of this demand each model can take now, (m,) int64.
@@ -144,7 +144,7 @@ class LoadSnapshot:
         queue : bool
             Count queue places as room.
         """
-        room = self.free_slots // demand.slots  # a new array: the caller may change it
+        room = self.free_slots.copy() if demand.slots == 1 else self.free_slots // demand.slots
         if queue:
             room = room + self.free_queue
         if not self.metered:

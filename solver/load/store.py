@@ -107,6 +107,8 @@ class StoreView:
         The limits.
     meter_limit, meter_used : (3, m) float64
         Limits (``inf`` for none) and usage of ``METER_NAMES``: requests, tokens, billionths of a dollar.
+    metered : bool
+        Whether any of those limits is finite.
     """
 
     models: tuple[str, ...]
@@ -120,6 +122,7 @@ class StoreView:
     max_queue: NDArray[np.int64]
     meter_limit: NDArray[np.float64]
     meter_used: NDArray[np.float64]
+    metered: bool
 
 
 class Store(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["STRATEGIES", "LeastLoaded", "LoadStrategy", "Predictive", "Weighted", "Work", "utilization_after"]
+__all__ = ["STRATEGIES", "LeastLoaded", "LoadStrategy", "Predictive", "Weighted", "Work"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,6 +47,16 @@ class Work:
     rank: NDArray[np.float64] | None = None
     service_ms: NDArray[np.float64] | None = None
 
+    @cached_property
+    def divisor(self) -> NDArray[np.float64]:
+        """(m,) float64, slots to divide by. A drained model has no room: what it is worth does not matter."""
+        return np.maximum(self.slots, 1.0)
+
+    @cached_property
+    def may_wait(self) -> bool:
+        """Whether some of the room is in queues."""
+        return bool((self.room > self.slots - self.active).any())
+
 
 class LoadStrategy(Protocol):
     """Turns quality and load into the value of one more agent on each model; higher is better."""
@@ -65,15 +76,6 @@ class LoadStrategy(Protocol):
         ...
 
 
-def utilization_after(active: NDArray[np.float64], slots: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return utilization with one more request, ``inf`` for a drained model."""
-    return np.where(slots > 0, (active + 1.0) / np.maximum(slots, 1.0), np.inf)
-
-
-def _utilization(active: NDArray[np.float64], slots: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.where(slots > 0, np.minimum(active / np.maximum(slots, 1.0), 1.0), 1.0)
-
-
 class LeastLoaded:
     """The lower the utilization with the agent on it, the better. Quality breaks no more than ties.
 
@@ -91,8 +93,7 @@ class LeastLoaded:
         self, work: Work, active: NDArray[np.float64], rows: NDArray[np.int64] | slice
     ) -> NDArray[np.float64]:
         """Return 100 × (1 − utilization afterwards), and a trace of quality."""
-        free = 100.0 * (1.0 - np.minimum(utilization_after(active, work.slots), 1e6))
-        return free + 1e-5 * work.quality[rows]
+        return 1e-5 * work.quality[rows] + (100.0 - 100.0 * (active + 1.0) / work.divisor)
 
 
 class Weighted:
@@ -118,7 +119,8 @@ class Weighted:
         self, work: Work, active: NDArray[np.float64], rows: NDArray[np.int64] | slice
     ) -> NDArray[np.float64]:
         """Return the load-weighted scores."""
-        return work.quality[rows] * (1.0 - self._load_weight * _utilization(active, work.slots))
+        factor = 1.0 - self._load_weight * np.minimum(active / work.divisor, 1.0)
+        return work.quality[rows] * factor
 
 
 class Predictive:
@@ -142,19 +144,23 @@ class Predictive:
 
     def depends_on_slot(self, work: Work) -> bool:
         """Return whether some of the room is in queues, where each has to wait longer."""
-        return bool((work.room > work.slots - work.active).any())
+        return work.may_wait
 
     def values(
         self, work: Work, active: NDArray[np.float64], rows: NDArray[np.int64] | slice
     ) -> NDArray[np.float64]:
         """Return scores lowered by lateness."""
         assert work.service_ms is not None
-        ahead = np.maximum(0.0, active + 1.0 - work.slots) / np.maximum(work.slots, 1.0)
-        done = np.maximum(work.service_ms[rows] + ahead * work.service_ms.mean(axis=0), 1e-9)
-        usable = np.where(work.eligible[rows] & (work.room > 0), done, np.inf)
-        fastest = usable.min(axis=1, keepdims=True)
-        lateness = np.where(np.isfinite(fastest), 1.0 - np.minimum(fastest / done, 1.0), 0.0)
-        return work.quality[rows] * (1.0 - self._load_weight * lateness)
+        done = work.service_ms[rows]
+        if work.may_wait:
+            ahead = np.maximum(0.0, active + 1.0 - work.slots) / work.divisor
+            done = done + ahead * work.service_ms.mean(axis=0)
+        usable = work.eligible[rows] & (work.room > 0)
+        # without a usable model nobody reads the values; 1e12 ms keeps them finite
+        fastest = np.min(done, axis=1, keepdims=True, where=usable, initial=1e12)
+        share = fastest / np.maximum(done, 1e-9)  # in (0, 1] where usable
+        factor: NDArray[np.float64] = 1.0 - self._load_weight + self._load_weight * share
+        return work.quality[rows] * factor
 
 
 STRATEGIES: tuple[str, ...] = ("least_loaded", "predictive", "weighted")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import math
 import secrets
@@ -31,6 +30,7 @@ from solver.load.snapshot import LoadSnapshot, ModelLoad, utilization_of
 from solver.load.store import Limits, nano_usd
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
@@ -316,6 +316,8 @@ class LoadTracker:
         """
         if not self._store.remote:
             return self.try_acquire(model, demand, ttl_s, queue=queue)
+        import asyncio  # most processes that import this package never need it
+
         work = asyncio.get_running_loop().run_in_executor(
             None, lambda: self.try_acquire(model, demand, ttl_s, queue=queue)
         )
@@ -345,6 +347,8 @@ class LoadTracker:
     async def _off_loop(self, work: Callable[[], _T]) -> _T:
         if not self._store.remote:
             return work()
+        import asyncio  # as above
+
         return await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, work))
 
     # -- load
@@ -477,8 +481,8 @@ def _id_of(lease: Lease | str) -> str:
 
 
 def _release_result(work: asyncio.Future[Lease | Refusal]) -> None:
-    """Give back what a cancelled caller was granted."""
+    """Give back, off the event loop, what a cancelled caller was granted."""
     if not work.cancelled() and work.exception() is None:
         answer = work.result()
         if isinstance(answer, Lease):
-            asyncio.get_running_loop().run_in_executor(None, answer.release)
+            work.get_loop().run_in_executor(None, answer.release)

@@ -110,7 +110,7 @@ def _constant(value: Any, n: int, dtype: Any) -> NDArray[Any]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AgentTable(Sequence[Agent]):
-    """Agents as columns: what a :class:`Problem` holds, whether it was given objects or a million rows.
+    """Agents as columns: what a :class:`~solver.problem.spec.Problem` holds, given objects or a million rows.
 
     A sequence of :class:`Agent`, each made on demand. Build it with :meth:`from_agents` or
     :func:`solver.problem.columns.agent_table`, which check what they are given.

@@ -72,7 +72,7 @@ Column = Any
 
 
 def agent_table(columns: Mapping[str, Column]) -> AgentTable:
-    """Return the agents of equally long columns, named as the fields of :class:`Agent`. O(n).
+    """Return the agents of equally long columns, named as the fields of :class:`~solver.problem.agents.Agent`. O(n).
 
     Parameters
     ----------

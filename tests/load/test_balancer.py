@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import math
 import threading
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from solver.clock import ManualClock
 from solver.errors import SpecError
-from solver.load.balancer import LoadBalancer, Reservation
+from solver.load.balancer import LoadBalancer
 from solver.load.feedback import AdaptiveScorer
 from solver.load.lease import Lease, LeaseState, Refusal
 from solver.load.memory_store import MemoryStore
@@ -26,6 +27,7 @@ from solver.problem.spec import Agent, Capacity, Model
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from solver.load.decision import Reservation
     from solver.load.lease import Ask
     from solver.load.store import Store
 
@@ -480,6 +482,54 @@ def test_moving_what_waits(store: Store, clock: ManualClock) -> None:
         assert isinstance(r.lease, Lease)
         r.lease.release()
     assert tracker.snapshot().active.tolist() == [0, 0]
+
+
+def test_reserving_from_asyncio(store: Store, clock: ManualClock) -> None:
+    tracker = LoadTracker(store=store, clock=clock)
+    fleet = [model("a", 2)]
+    balancer = LoadBalancer(tracker)
+
+    async def main() -> None:
+        reserved = await balancer.assign_and_reserve_async(coders(3), fleet)
+        assert sum(r.lease is not None for r in reserved) == 2
+        for r in reserved:
+            if r.lease is not None:
+                async with r.lease:
+                    pass
+
+    asyncio.run(main())
+    assert tracker.snapshot().active.tolist() == [0]
+
+
+def test_cancelling_while_reserving_gives_everything_back() -> None:
+    answering, may_answer = threading.Event(), threading.Event()
+
+    class SlowStore(MemoryStore):
+        remote = True
+
+        def acquire_many(self, asks: Sequence[Ask], *, whole_plan: bool) -> list[LeaseState | Refusal]:
+            answering.set()
+            assert may_answer.wait(10)
+            return super().acquire_many(asks, whole_plan=whole_plan)
+
+    tracker = LoadTracker(store=SlowStore())
+    balancer = LoadBalancer(tracker)
+    fleet = [model("a", 5)]
+    balancer.select(coders(1), fleet)
+    before = tracker.snapshot().version
+
+    async def main() -> None:
+        task = asyncio.create_task(balancer.assign_and_reserve_async(coders(3), fleet))
+        await asyncio.to_thread(answering.wait, 10)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        may_answer.set()
+        while tracker.store.view().version < before + 6:  # three grants, three releases
+            await asyncio.sleep(0.001)
+
+    asyncio.run(asyncio.wait_for(main(), 10))
+    assert tracker.snapshot().active.tolist() == [0]
 
 
 def test_feedback_changes_the_choice() -> None:

@@ -66,7 +66,7 @@ def test_unreachable_at_start_is_a_state_not_a_crash(tmp_path: Any, make: Callab
     refusal = tracker.try_acquire("a")
     assert isinstance(refusal, Refusal)
     assert refusal.reason is RefusalReason.STORE_UNAVAILABLE
-    assert tracker.is_full("a") is False  # nothing is known to run; but nothing is let in either
+    assert tracker.is_full("a")  # nothing is let in
     assert tracker.snapshot().accepting.tolist() == [False]
     assert store.state() is LinkState.UNAVAILABLE
     assert "Connection" in store.detail
@@ -198,6 +198,32 @@ def test_an_acquisition_that_is_repeated_after_a_lost_answer_counts_once(
     store._link._run = lossy  # type: ignore[method-assign]  # the fault is injected here
     assert take(store, "x") == {"running": 1}
     assert store.row("a").active == 1
+
+
+def test_a_replica_that_comes_after_the_recovery_still_tells_what_it_holds(
+    own_server: RedisServer, make: Callable[..., RedisStore]
+) -> None:
+    """More replicas than were declared."""
+    first, second = make(own_server, replicas=1), make(own_server, replicas=1)
+    first.configure("a", Limits(max_concurrent=3))
+    take(second, "x", "y")
+    own_server.stop()
+    own_server.start()
+    assert take(first, "z") == {"running": 1}  # it cannot know of the other two yet
+    assert second.row("a").active == 3
+    assert take(first, "w") == {"concurrency": 1}
+
+
+def test_a_hiccup_does_not_bring_ended_leases_back(
+    shared_server: RedisServer, make: Callable[..., RedisStore], namespace: str
+) -> None:
+    first, second = (make(shared_server, namespace=namespace, replicas=2) for _ in range(2))
+    for store in (first, second):
+        store.configure("a", Limits(max_concurrent=2))
+    take(first, "x", "y")
+    assert drop(second, "x") is ReleaseOutcome.RELEASED  # the first replica does not hear of it
+    first._link.up = False  # its connection breaks, the server keeps its memory
+    assert first.row("a").active == 1
 
 
 # -- local shares
