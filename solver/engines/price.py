@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PriceEngine"]
 
-_SMALL = 25_000  # pairs up to which one flow on all of them is faster than sampling
+_SMALL = 30_000  # allowed arcs up to which one flow on all of them is faster than sampling
+_THIN, _FEW = 60_000, 6  # the same where an agent has only a few arcs
 _PRICED_AGAIN = 100_000  # pairs up to which the smallest prices are recomputed when all slots are sold
 _HASTE = 0.2  # of the time left goes into samples when there is none for exactness
 _SECONDS_PER_PAIR = 8e-9  # of one thread, for exactness and its verification at large
@@ -75,7 +76,8 @@ class PriceEngine:
         rows = DenseRows(instance.score, outside, pooled.closed, threads)
         scale = probe_scale(rows, generator).with_costs(pooled.cost)
         outcome: Outcome | None
-        if n * m <= _SMALL:
+        arcs = n * m * scale.allowed + (0 if outside is None else n)
+        if arcs <= (_THIN if arcs <= _FEW * n else _SMALL):
             outcome = solve_everything(rows, pooled, scale)
         else:
             left = deadline.remaining_s()
