@@ -49,7 +49,7 @@ class Response:
     Parameters
     ----------
     value : float
-        Σ_i τ log Σ_j exp((s_ij − p_j)/τ), the agents' part of the smoothed dual.
+        Σ_i τ log Σ_j exp((s_ij − p_j)/τ), the agents' part of the smoothed dual, up to a constant.
     load : (m,) float64
         Expected number of agents at each model.
     curvature : (m, m) float64
