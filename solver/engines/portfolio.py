@@ -23,6 +23,7 @@ __all__ = ["Answer", "run", "warm_up"]
 
 _TINY_CELLS = 6_000  # rows · replicated columns: lsap beats flow below (benchmarks/bench_engines.py)
 _SMALL_PAIRS = 30_000  # agents · models: plain flow beats the price engine up to here
+_LARGE_PAIRS = 2_000_000  # agents · models: an incumbent from greedy takes longer than prices above this
 _MARGIN_S = 0.003  # kept back for verification of the last answer and the way out
 
 
@@ -109,7 +110,7 @@ def run(
         raise SpecError(f"engine: expected auto, {', '.join(ENGINES)}, got {engine!r}")
     best: Answer | None = None
     notes: list[str] = []
-    if deadline.limited and engine != "greedy":
+    if deadline.limited and engine != "greedy" and not _is_large(instance):
         best = _judge(
             instance, load_engine("greedy").solve(instance, deadline=deadline), "greedy", best, threads
         )
@@ -140,6 +141,11 @@ def run(
             instance, load_engine("greedy").solve(instance, deadline=deadline), "greedy", None, threads
         )
     return replace(best, notes=tuple(notes))
+
+
+def _is_large(instance: Instance) -> bool:
+    """Whether the price engine answers sooner than greedy would, exact or not."""
+    return instance.is_slots and instance.n * instance.m > _LARGE_PAIRS
 
 
 def _by_shape(instance: Instance) -> tuple[str, ...]:
