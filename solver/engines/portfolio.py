@@ -23,6 +23,7 @@ __all__ = ["Answer", "run", "warm_up"]
 
 _TINY_CELLS = 6_000  # rows · replicated columns: lsap beats flow below (benchmarks/bench_engines.py)
 _SMALL_PAIRS = 30_000  # agents · models: plain flow beats the price engine up to here
+_LARGE_PAIRS = 2_000_000  # agents · models: an incumbent from greedy takes longer than prices above this
 _MARGIN_S = 0.003  # kept back for verification of the last answer and the way out
 
 
@@ -51,9 +52,15 @@ class Answer:
     notes: tuple[str, ...] = ()
 
 
-def warm_up() -> None:
-    """Import every engine, so that the first deadline need not pay for it."""
-    for name in ENGINES:
+def warm_up(*engines: str) -> None:
+    """Import engines, so that the first deadline need not pay for it.
+
+    Parameters
+    ----------
+    *engines : str
+        Names; all of them by default.
+    """
+    for name in engines or ENGINES:
         load_engine(name)
 
 
@@ -103,7 +110,7 @@ def run(
         raise SpecError(f"engine: expected auto, {', '.join(ENGINES)}, got {engine!r}")
     best: Answer | None = None
     notes: list[str] = []
-    if deadline.limited and engine != "greedy":
+    if deadline.limited and engine != "greedy" and not _is_large(instance):
         best = _incumbent(instance, deadline, threads)
     for name in names:
         if best is not None and best.certificate.optimal:
@@ -138,6 +145,11 @@ def _incumbent(instance: Instance, deadline: Deadline, threads: int) -> Answer |
     if greedy.unsupported_reason(instance, remaining_s=deadline.remaining_s()) is not None:
         return None
     return _judge(instance, greedy.solve(instance, deadline=deadline), "greedy", None, threads)
+
+
+def _is_large(instance: Instance) -> bool:
+    """Whether the price engine answers sooner than greedy would, exact or not."""
+    return instance.is_slots and instance.n * instance.m > _LARGE_PAIRS
 
 
 def _by_shape(instance: Instance) -> tuple[str, ...]:

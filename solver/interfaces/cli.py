@@ -32,6 +32,7 @@ __all__ = ["app", "main"]
 
 BAD_INPUT, INFEASIBLE, NO_FULL_ASSIGNMENT, INTERRUPTED = 2, 3, 4, 130
 
+_TINY_BATCH = 60  # agents up to which scipy's assignment may be the fastest engine
 _MAX_ERRORS = 50  # printed; a file with a wrong column has one error per row
 
 app = typer.Typer(
@@ -173,8 +174,8 @@ def solve(
             slots=slots,
             gap_file=gap_file,
         )
-        if deadline_ms is not None:
-            solver.warm_up()  # importing engines must not eat the budget
+        # Importing engines is neither solving time nor part of a deadline.
+        solver.warm_up(*(() if deadline_ms is not None else _likely_engines(asked)))
         step(f"solving {len(asked.agents):,} agents × {len(asked.models):,} models")
         plan = solver.solve(asked, engine=engine, deadline_ms=deadline_ms, seed=seed, threads=threads)
         step("writing")
@@ -190,9 +191,20 @@ def solve(
     _exit(_code(plan, deadline_ms))
 
 
+def _likely_engines(problem: Problem) -> tuple[str, ...]:
+    """Return the engines a problem of this size is likely to meet, cheap imports only."""
+    if problem.demand is not None:
+        return ("greedy",)
+    return ("lsap", "flow") if len(problem.agents) <= _TINY_BATCH else ("flow", "price")
+
+
 def _assignments_in(output: Path) -> Path:
     """Return the file of assignments: in a folder, or the file named."""
-    return output / "assignments.csv" if output.is_dir() else output
+    if output.is_dir():
+        return output / "assignments.csv"
+    if not output.suffix and not output.exists():
+        raise SpecError(f"{output}: no such folder; name an existing one, or a .csv, .json or .parquet file")
+    return output
 
 
 def _code(plan: Plan, deadline_ms: float | None) -> int:

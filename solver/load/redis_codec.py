@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,7 +63,8 @@ def read_row(fields: list[Any]) -> StoreRow:
 
 def read_view(reply: list[Any]) -> StoreView:
     """Return the state of every model from a reply."""
-    version, now, *rows = reply
+    version, now, text = reply
+    rows = list(json.loads(text))  # no model at all is encoded as an empty mapping
     table = np.array([[float(value) for value in entry[1:]] for entry in rows]).reshape(len(rows), 13)
     limit = table[:, 6:9].T
     return StoreView(

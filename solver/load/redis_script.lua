@@ -305,7 +305,7 @@ local function row(model)
   end
   local accepting = recovering and '0' or state[4]
   return {tonumber(state[1]), tonumber(state[2]) + tonumber(state[3]), accepting, exact(now - tonumber(state[5])),
-          state[6], state[7], state[8], state[9], state[10], state[11], used[0], used[1], used[2]}
+          state[6], state[7], state[8], state[9], state[10], state[11], exact(used[0]), exact(used[1]), exact(used[2])}
 end
 
 -- Joining after a start, a restart of the server, or a partition ----------------------------------------
@@ -414,10 +414,10 @@ if op == 'configure' then
   return {'ok'}
 end
 
-if op == 'models' then
-  local answer = {call('HGET', META, 'version') or '0', exact(now)}
-  for _, model in ipairs(call('LRANGE', MODELS, 0, -1)) do answer[#answer + 1] = {model, unpack(row(model))} end
-  return answer
+if op == 'models' then -- as one string: a client reads hundreds of small replies slowly
+  local rows = {}
+  for k, model in ipairs(call('LRANGE', MODELS, 0, -1)) do rows[k] = {model, unpack(row(model))} end
+  return {call('HGET', META, 'version') or '0', exact(now), cjson.encode(rows)}
 end
 
 -- The rest concerns one known model.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from solver.engines.certificate import relative_gap
 from solver.errors import UnsolvedError
 from solver.problem.instance import UNASSIGNED
 
@@ -90,12 +91,8 @@ class Solution:
 
     @property
     def gap(self) -> float:
-        """Relative distance from objective to bound, >= 0; ``inf`` when there is no bound."""
-        if self.bound <= self.objective:
-            return 0.0
-        if math.isinf(self.bound) or math.isinf(self.objective):
-            return math.inf
-        return (self.bound - self.objective) / max(abs(self.objective), abs(self.bound))
+        """Relative distance from objective to bound, >= 0; ``inf`` without a bound or an assignment."""
+        return math.inf if math.isinf(self.objective) else relative_gap(self.objective, self.bound)
 
     @property
     def unassigned(self) -> NDArray[np.intp]:

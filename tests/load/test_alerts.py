@@ -160,7 +160,7 @@ def test_a_webhook_that_hangs_delays_nobody() -> None:
         started = time.perf_counter()
         for _ in range(100):
             sink(SENT)
-        assert time.perf_counter() - started < 0.1
+        assert time.perf_counter() - started < 1.0  # blocking would take ten seconds
         until(lambda: sink.given_up >= 94)  # the backlog holds five, one is being tried
         sink.close(timeout_s=0)
         gate.set()

@@ -515,3 +515,11 @@ def test_any_history_agrees_with_a_plain_model(store: Store, clock: ManualClock,
             assert store.row(name).active == sum(taken for owner, taken, _ in live.values() if owner == name)
     clock.advance(1000)
     assert all(store.row(name).active == 0 for name in names)
+
+
+def test_a_view_of_no_models(store: Store) -> None:
+    view = store.view()
+    assert view.models == ()
+    assert view.active.shape == (0,)
+    assert view.meter_limit.shape == (3, 0)
+    assert not view.metered

@@ -67,7 +67,7 @@ def test_six_processes_never_exceed_a_cap_and_leak_nothing(
 def test_killed_clients_give_everything_back_within_their_time_to_live(
     shared_server: RedisServer, namespace: str
 ) -> None:
-    clients, ttl_s = 20, 2.0
+    clients, ttl_s = 20, 3.0
     tracker, store = connect(shared_server.url, namespace)
     tracker.set_capacity("a", Capacity(max_concurrent=2 * clients))
     ready, done = SPAWN.SimpleQueue(), SPAWN.RawValue("i", 0)
