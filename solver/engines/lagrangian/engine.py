@@ -23,6 +23,7 @@ __all__ = ["LagrangianEngine"]
 
 _USED = 0.97  # of the time left, so that returning and certifying still fit
 _UNLIMITED_S = 10.0  # without a deadline: as long as it pays on the instances measured
+_SHORT_S = 0.08  # below this the search needs the larger part of what is left
 _LARGE = 40_000  # pairs × coupling layers per 0.1 s above which the relaxation is solved in float32
 _LARGE_GAP = 1e-6  # relative: at a hundred thousand agents, closer than this is good enough
 _HUNT_SHARE = 0.4  # of the time, for serving everybody before some are left out
@@ -128,6 +129,7 @@ class _Solve:
         return relax(
             form,
             deadline=self.deadline,
+            share=0.5 if self.deadline.remaining_s() > _SHORT_S else 0.35,
             tolerance=1e-4 if single else 1e-6,
             rng=self.rng,
             single=single,
@@ -148,9 +150,9 @@ class _Solve:
             return self._nothing()
         campaign = self._campaign(form, relaxation)
         first = relaxation.weight.argmax(axis=0)
-        campaign.search.keep(fill(form, shed(form, first)))
+        campaign.search.keep(fill(form, shed(form, first), self.deadline))
         if tried is not None:
-            campaign.search.keep(fill(form, shed(form, tried.search.beam.column[:-1])))
+            campaign.search.keep(fill(form, shed(form, tried.search.beam.column[:-1]), self.deadline))
         campaign.insist()
         campaign.run()
         return self._nothing() if campaign.infeasible else self._result(campaign)

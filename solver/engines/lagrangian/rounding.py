@@ -9,11 +9,13 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from solver.clock import Deadline
     from solver.engines.form import Form
 
 __all__ = ["fill", "shed"]
 
 _ROUNDS = 12
+_RESERVED_S = 0.01  # left for returning when a deadline is near
 
 
 def shed(form: Form, columns: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -71,7 +73,7 @@ def _drop(
     columns[members[order[:enough]]] = form.models
 
 
-def fill(form: Form, columns: NDArray[np.int64]) -> NDArray[np.int64]:
+def fill(form: Form, columns: NDArray[np.int64], deadline: Deadline | None = None) -> NDArray[np.int64]:
     """Serve unassigned agents wherever there is room and it lowers the loss. O(rounds · c · left).
 
     Parameters
@@ -80,12 +82,14 @@ def fill(form: Form, columns: NDArray[np.int64]) -> NDArray[np.int64]:
         With a column for the unassigned.
     columns : (n,) int64
         An assignment; what it exceeds already is left alone.
+    deadline : Deadline, optional
+        Stops filling shortly before it.
     """
     columns = columns.copy()
     leave = form.models
     for _ in range(_ROUNDS):
         left = np.flatnonzero(columns == leave)
-        if not len(left):
+        if not len(left) or _late(deadline):
             break
         spare = form.room - form.load(columns)
         gain = form.loss[leave, left] - form.loss[:leave][:, left]
@@ -108,6 +112,8 @@ def fill(form: Form, columns: NDArray[np.int64]) -> NDArray[np.int64]:
             accepted = queue[(used <= spare[:, c, None]).all(axis=0)]
             if form.rows:
                 for agent in accepted.tolist():
+                    if _late(deadline):
+                        return columns
                     columns[agent] = c
                     if (form.row_load(columns) > form.row_room).any():
                         columns[agent] = leave
@@ -119,6 +125,10 @@ def fill(form: Form, columns: NDArray[np.int64]) -> NDArray[np.int64]:
         if not moved:
             break
     return columns
+
+
+def _late(deadline: Deadline | None) -> bool:
+    return deadline is not None and deadline.remaining_s() < _RESERVED_S
 
 
 def _rows_allow(form: Form, columns: NDArray[np.int64], left: NDArray[np.intp]) -> NDArray[np.bool_]:
