@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from rich.table import Table
 
 from solver.clock import Deadline
 from solver.errors import SpecError
 from solver.interfaces.gap_format import read_gap
 from solver.interfaces.peers import gap_by_cpsat, gap_by_highs
+from solver.interfaces.text import read_text
 from solver.problem.compile import compile_problem
 from solver.solution.solving import solve_instance
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
     from solver.problem.instance import Instance
 
-__all__ = ["GapResult", "gap_results", "read_best_known"]
+__all__ = ["GapResult", "gap_results", "gap_table", "read_best_known"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +67,7 @@ def read_best_known(path: Path) -> dict[str, float]:
         When the file lacks the columns ``instance`` and ``best_known_cost``, or a cost is no number.
     """
     best: dict[str, float] = {}
-    for number, row in enumerate(csv.DictReader(path.read_text(encoding="utf-8").splitlines()), start=2):
+    for number, row in enumerate(csv.DictReader(read_text(path).splitlines()), start=2):
         try:
             best[row["instance"]] = float(row["best_known_cost"])
         except (KeyError, ValueError) as error:
@@ -119,6 +121,27 @@ def gap_results(
             )
             if peers:
                 yield from _peers(name, instance, best, deadline_ms)
+
+
+def gap_table(results: Sequence[GapResult]) -> Table:
+    """Return one row per deadline and solver: how many instances it solved, how well, how long it took."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("deadline ms", "solver", "feasible", "mean gap", "worst gap", "certified", "slowest ms"):
+        table.add_column(title, justify="left" if title == "solver" else "right")
+    for deadline_ms, solver in dict.fromkeys((one.deadline_ms, one.solver) for one in results):
+        mine = [one for one in results if (one.deadline_ms, one.solver) == (deadline_ms, solver)]
+        gaps = [one.gap for one in mine if one.gap is not None]
+        proven = [one.certified_gap for one in mine if one.certified_gap is not None]
+        table.add_row(
+            f"{deadline_ms:g}",
+            solver,
+            f"{len(gaps)}/{len(mine)}",
+            f"{np.mean(gaps):.4%}" if gaps else "–",
+            f"{max(gaps):.3%}" if gaps else "–",
+            f"{np.mean(proven):.4%}" if proven else "–",
+            f"{max(one.elapsed_ms for one in mine):,.0f}",
+        )
+    return table
 
 
 def _peers(name: str, instance: Instance, best: float, deadline_ms: float) -> Iterator[GapResult]:

@@ -9,6 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from solver.engines.certificate import relative_gap
 from solver.solution.solution import Status
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from solver.solution.plan import Plan
     from solver.solution.solution import Solution
 
-__all__ = ["Yardstick", "explanation_report", "headline", "number", "plan_report"]
+__all__ = ["Yardstick", "explanation_report", "headline", "number", "plan_report", "progress_report"]
 
 _BAR_CELLS = 12
 _BOTTLENECKS = 5  # models spelled out; the table above holds the price of all
@@ -146,7 +147,9 @@ def _bottlenecks(plan: Plan) -> list[RenderableType]:
     found = plan.bottlenecks
     if not found:
         return [Text("\nno bottleneck: one more unit of any model would add nothing")]
-    lines: list[RenderableType] = [Text("\nbottlenecks: one more unit would add", style="bold")]
+    # A slot's price is exactly what it adds; a multiplier of another resource is a rate, and demands are lumpy.
+    worth = "would add" if plan.instance.is_slots else "is worth about"
+    lines: list[RenderableType] = [Text(f"\nbottlenecks: one more unit {worth}", style="bold")]
     lines += [
         Text(f"  {number(model.price):>10}  on {model.model_id}, {model.utilization:.0%} used")
         for model in found[:_BOTTLENECKS]
@@ -166,6 +169,19 @@ def _unassigned(plan: Plan) -> list[RenderableType]:
     if len(reasons) > _REASONS:
         lines.append(Text(f"  and {len(reasons) - _REASONS} other reasons", style="dim"))
     return lines
+
+
+def progress_report(solution: Solution) -> RenderableType:
+    """Return how objective and bound closed in on each other; engines that answer at once show one row."""
+    table = Table(box=None, pad_edge=False, header_style="bold", title="improvement", title_justify="left")
+    for name in ("ms", "objective", "bound", "gap"):
+        table.add_column(name, justify="right")
+    curve = solution.progress or ((solution.elapsed_ms, solution.objective, solution.bound),)
+    for elapsed_ms, objective, bound in curve:
+        gap = relative_gap(objective, bound)
+        shown = f"{gap:.4%}" if math.isfinite(gap) else "–"
+        table.add_row(f"{elapsed_ms:,.1f}", number(objective), number(bound), shown)
+    return table
 
 
 def explanation_report(explanation: Explanation) -> RenderableType:
