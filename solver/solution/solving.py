@@ -12,7 +12,7 @@ from solver.engines import portfolio
 from solver.engines.base import Claim
 from solver.errors import SpecError
 from solver.problem.compile import compile_problem, pair_scorer
-from solver.problem.instance import Instance, build_instance
+from solver.problem.instance import UNASSIGNED, Instance, build_instance
 from solver.solution.plan import Plan
 from solver.solution.solution import Solution, Status
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from solver.engines.portfolio import Answer
     from solver.problem.compile import ObservedLoad
-    from solver.problem.instance import SparseScores
+    from solver.problem.instance import UNASSIGNED, SparseScores
     from solver.problem.limits import Limit
     from solver.problem.spec import Problem
 
@@ -221,7 +221,8 @@ def _solution(instance: Instance, answer: Answer, deadline: Deadline, *, flat: b
     multipliers = answer.claim.prices
     if multipliers is None:
         multipliers = np.zeros((instance.m, instance.r))
-    prices = instance.score_prices(multipliers)
+    everyone = bool((answer.claim.choice != UNASSIGNED).all())
+    prices = multipliers if everyone else instance.score_prices(multipliers)
     load = certificate.load
     return Solution(
         status=status,
