@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from solver.engines.portfolio import Answer
     from solver.problem.compile import ObservedLoad
-    from solver.problem.instance import UNASSIGNED, SparseScores
+    from solver.problem.instance import SparseScores
     from solver.problem.limits import Limit
     from solver.problem.spec import Problem
 
