@@ -64,7 +64,7 @@ def assign(
         None: serve as many agents as possible first, then maximise the score. A number: leave an agent
         unassigned when that is cheaper. ``inf``: serve all, or report infeasibility.
     limits : sequence of Limit, optional
-        Couplings across models: budgets, quotas, shares, averages; see :mod:`solver.problem.limits`.
+        Couplings across models: budgets, quotas, shares, averages; see :class:`solver.Budget` and its kin.
     load_cost : (t,) or (m, t) array_like, optional
         What a slot costs, in score, in each of t equal tiers of a model's capacity, non-decreasing: the
         fuller a model, the dearer its next slot. Only where agents take slots.
