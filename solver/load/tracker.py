@@ -279,13 +279,15 @@ class LoadTracker:
         self, lease: Lease | str, *, tokens: int | None = None, cost_usd: float | None = None
     ) -> ReleaseOutcome:
         """End a lease and settle what it really used. Idempotent: the second call finds UNKNOWN."""
-        problems = [] if tokens is None else amount_problems("tokens", tokens)
-        problems += [] if cost_usd is None else amount_problems("cost_usd", cost_usd)
-        if problems:
-            raise SpecError(*problems)
+        used = spent = None
+        if tokens is not None or cost_usd is not None:
+            problems = [] if tokens is None else amount_problems("tokens", tokens)
+            problems += [] if cost_usd is None else amount_problems("cost_usd", cost_usd)
+            if problems:
+                raise SpecError(*problems)
+            used = None if tokens is None else int(tokens)
+            spent = None if cost_usd is None else nano_usd(cost_usd)
         lease_id = _id_of(lease)
-        used = None if tokens is None else int(tokens)
-        spent = None if cost_usd is None else nano_usd(cost_usd)
         outcome = self._store.release(lease_id, tokens=used, cost_nano_usd=spent)
         if outcome is ReleaseOutcome.UNKNOWN and isinstance(lease, Lease):
             with self._move_lock:  # it may be on its way to another model, under another id
@@ -472,6 +474,8 @@ class LoadTracker:
 
 
 def _check_ttl(ttl_s: float) -> None:
+    if type(ttl_s) is float and 0.0 < ttl_s < math.inf:
+        return  # the usual case, without a list
     if problems := positive_problems("ttl_s", ttl_s):
         raise SpecError(*problems)
 
