@@ -6,6 +6,7 @@ import heapq
 import threading
 from array import array
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,6 +44,19 @@ class _Held:
         """(kind, window, amount, step) of each resource that had a limit; kinds as in METER_NAMES."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Settings:
+    """What rarely changes, as arrays that views share."""
+
+    accepting: NDArray[np.bool_]
+    max_concurrent: NDArray[np.int64]
+    max_queue: NDArray[np.int64]
+    meter_limit: NDArray[np.float64]
+    no_usage: NDArray[np.float64]
+    meters: tuple[tuple[int, SlidingWindow, NDArray[np.bool_]], ...]
+    """(kind, window, (m,) models with a limit on it)."""
+
+
 class MemoryStore:
     """Counts and leases of every model in this process.
 
@@ -74,9 +88,7 @@ class MemoryStore:
         self._outside_queued = array("q")
         self._accepting = array("b")
         self._heard_s = array("d")
-        self._metered_models = 0
-        self._settings: tuple[NDArray[Any], ...] | None = None  # arrays of what rarely changes
-        self._no_meters = (np.empty((3, 0)), np.empty((3, 0)))
+        self._settings: _Settings | None = None
         self._waiting: list[OrderedDict[str, _Held]] = []
         self._held: dict[str, _Held] = {}
         self._deadlines: list[tuple[float, str]] = []  # ids alone: what has ended is freed at once
@@ -111,13 +123,11 @@ class MemoryStore:
                 if old is not new:  # another budget period: what was spent counts from now on
                     new.charge(i, old.used[i], now)
                     old.used[i] = 0
-            self._metered_models -= bool(self._limited[i])
             self._limited[i] = [
                 (kind, window, limit)
                 for kind, (window, limit) in enumerate(self._meters[i])
                 if limit != UNLIMITED
             ]
-            self._metered_models += bool(self._limited[i])
             self._settings = None
             self._touch(i, now)
             self._promote(i)
@@ -357,46 +367,45 @@ class MemoryStore:
         """Return the state of every model at one instant. O(m) copies, no loop."""
         with self._lock:
             now = self._advance()
-            used, limit = self._meter_columns()
-            if self._settings is None:
-                self._settings = tuple(
-                    _frozen(np.array(column, kind))
-                    for column, kind in (
-                        (self._accepting, np.bool_),
-                        (self._max_concurrent, np.int64),
-                        (self._max_queue, np.int64),
-                    )
-                )
-            accepting, max_concurrent, max_queue = self._settings
+            settings = self._settings
+            if settings is None:
+                settings = self._settings = self._read_settings()
+            used = settings.no_usage
+            if settings.meters:
+                used = used.copy()
+                for kind, window, limited in settings.meters:
+                    np.copyto(used[kind], np.frombuffer(window.used.tobytes(), np.int64), where=limited)
             return StoreView(
                 models=self._models,
                 version=self._version,
                 now_s=now,
-                active=np.array(self._active, np.int64),
-                queued=np.array(self._queued, np.int64),
-                accepting=accepting,
-                age_s=now - np.array(self._heard_s),
-                max_concurrent=max_concurrent,
-                max_queue=max_queue,
-                meter_limit=limit,
+                active=np.frombuffer(self._active.tobytes(), np.int64),
+                queued=np.frombuffer(self._queued.tobytes(), np.int64),
+                accepting=settings.accepting,
+                heard_s=np.frombuffer(self._heard_s.tobytes(), np.float64),
+                max_concurrent=settings.max_concurrent,
+                max_queue=settings.max_queue,
+                meter_limit=settings.meter_limit,
                 meter_used=used,
-                metered=self._metered_models > 0,
+                metered=bool(settings.meters),
             )
 
-    def _meter_columns(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return usage and limits, (3, m) float64 each."""
+    def _read_settings(self) -> _Settings:
         m = len(self._models)
-        if not self._metered_models:
-            if self._no_meters[0].shape[1] != m:
-                used, limit = np.zeros((3, m)), np.full((3, m), np.inf)
-                self._no_meters = (_frozen(used), _frozen(limit))
-            return self._no_meters
-        used, limit = np.zeros((3, m)), np.full((3, m), np.inf)
+        limit = np.full((3, m), np.inf)
+        meters: dict[SlidingWindow, tuple[int, SlidingWindow, NDArray[np.bool_]]] = {}
         for i, limited in enumerate(self._limited):
             for kind, window, most in limited:
-                used[kind, i] = window.used[i]
                 limit[kind, i] = most
-        return used, limit
+                meters.setdefault(window, (kind, window, np.zeros(m, np.bool_)))[2][i] = True
+        return _Settings(
+            accepting=_frozen(np.array(self._accepting, np.bool_)),
+            max_concurrent=_frozen(np.array(self._max_concurrent, np.int64)),
+            max_queue=_frozen(np.array(self._max_queue, np.int64)),
+            meter_limit=_frozen(limit),
+            no_usage=_frozen(np.zeros((3, m))),
+            meters=tuple(meters.values()),
+        )
 
     # -- time; every method below expects the lock to be held
 

@@ -14,7 +14,7 @@ from solver.errors import SpecError
 from solver.load.checks import positive_problems
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     from solver.load.outcome import Outcome
     from solver.problem.spec import Model
@@ -147,7 +147,8 @@ class CompletionPredictor:
                 if line.error[0] > 0
             }
         average = np.mean(list(known.values()), axis=0) if known else _DEFAULT_MS
-        table = np.array([known.get(model.id, _stated(model, average)) for model in models])
+        columns = np.array([known.get(model.id, _stated(model, average)) for model in models])
+        table = np.asfortranarray(columns)  # predictions multiply by its transpose
         typical = float(np.mean(list(spread.values()))) if spread else 0.0
         deviation = np.array([spread.get(model.id, typical) for model in models])
         self._table = (version, models, table, deviation)
@@ -156,8 +157,8 @@ class CompletionPredictor:
     def predict_ms(
         self,
         models: tuple[Model, ...],
-        input_tokens: NDArray[np.float64],
-        output_tokens: NDArray[np.float64],
+        input_tokens: ArrayLike,
+        output_tokens: ArrayLike,
     ) -> NDArray[np.float64]:
         """Return predicted service times, (n, m) float64, milliseconds.
 
@@ -165,15 +166,15 @@ class CompletionPredictor:
         ----------
         models : tuple of Model
             The m columns.
-        input_tokens, output_tokens : (n,) float64
+        input_tokens, output_tokens : (n,) array_like of float
             Expected sizes.
         """
         table, _ = self.coefficients(models)
-        size = np.empty((len(input_tokens), 3))
+        size = np.empty((np.size(input_tokens), 3))
         size[:, 0] = 1.0
         size[:, 1] = input_tokens
         size[:, 2] = output_tokens
-        size[:, 1:] /= 1000.0
+        size /= _SCALE
         return size @ table.T
 
     def calibration(self) -> dict[str, Calibration]:

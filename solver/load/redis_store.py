@@ -410,8 +410,7 @@ class RedisStore:
 
     def _local_view(self, local: MemoryStore) -> StoreView:
         view = local.view()
-        return replace(
-            view,
+        return view._replace(
             version=self._version + view.version,
             accepting=view.accepting & self._share_open(),
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -113,8 +113,11 @@ class LoadSnapshot:
     @cached_property
     def free_slots(self) -> NDArray[np.int64]:
         """(m,) int64, slots that an acquisition could take now; none where work is being rejected."""
-        free: NDArray[np.int64] = np.maximum(self.view.max_concurrent - self.view.active, 0)
-        return np.multiply(free, self.view.accepting)
+        free: NDArray[np.int64] = self.view.max_concurrent - self.view.active
+        np.maximum(free, 0, out=free)
+        free *= self.view.accepting
+        free.flags.writeable = False
+        return free
 
     @cached_property
     def free_queue(self) -> NDArray[np.int64]:
@@ -135,7 +138,7 @@ class LoadSnapshot:
         return self.view.metered
 
     def room(self, demand: Demand, *, queue: bool = False) -> NDArray[np.int64]:
-        """Return how many agents of this demand each model can take now, (m,) int64.
+        """Return how many agents of this demand each model can take now, (m,) int64, not to be written to.
 
         Parameters
         ----------
@@ -144,7 +147,7 @@ class LoadSnapshot:
         queue : bool
             Count queue places as room.
         """
-        room = self.free_slots.copy() if demand.slots == 1 else self.free_slots // demand.slots
+        room: NDArray[Any] = self.free_slots if demand.slots == 1 else self.free_slots // demand.slots
         if queue:
             room = room + self.free_queue
         if not self.metered:
@@ -152,11 +155,10 @@ class LoadSnapshot:
         for left, amount in zip(
             self.free_meters, (demand.requests, demand.tokens, demand.cost_usd), strict=True
         ):
-            if amount > 0 and np.isfinite(left).any():
-                fits = np.floor(left / amount * (1 + 1e-12))
-                room = np.where(
-                    np.isfinite(left), np.minimum(room, np.where(np.isfinite(left), fits, 0)), room
-                )
+            if amount > 0:
+                fits = left / amount  # inf without a limit
+                fits *= 1 + 1e-12
+                room = np.minimum(room, np.floor(fits, out=fits))
         return room.astype(np.int64)
 
     def positions(self, models: list[str]) -> NDArray[np.intp]:
