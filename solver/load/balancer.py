@@ -357,7 +357,7 @@ class LoadBalancer:
         if work.service_ms is None or self._predictor is None:
             return self._ttl_s
         _, deviation = self._predictor.coefficients(pool.models)
-        expected_s = (2.0 * float(work.service_ms[k, j]) + 3.0 * float(deviation[j])) / 1000.0
+        expected_s = (2.0 * work.service_ms.item(k, j) + 3.0 * deviation.item(j)) / 1000.0
         return min(max(expected_s, _SHORTEST_LEASE_S), 10.0 * self._ttl_s)
 
     # -- moving what waits
@@ -381,9 +381,8 @@ class LoadBalancer:
         if not live or pool is None or model not in pool.ids:
             return []
         work = self._work([agent for agent, _ in live], pool, self._tracker.snapshot(), None)
-        elsewhere = work.room.copy()
-        elsewhere[pool.ids.index(model)] = 0
-        work = replace(work, room=elsewhere)
+        work.room[pool.ids.index(model)] = 0
+        work = replace(work, usable=work.eligible & (work.room > 0))
         placement = ROUTINGS[self._routing](work, self._strategy, self._chance(), None)
         moved = []
         for (agent, lease), j in zip(live, placement.choice.tolist(), strict=True):
@@ -476,6 +475,7 @@ class LoadBalancer:
             slots=slots,
             divisor=divisor,
             room=room,
+            usable=eligible & (room > 0)[None, :],
             queue=self._queue,
             rank=rank,
             service_ms=service,

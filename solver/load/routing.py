@@ -59,7 +59,7 @@ def place_greedy(
     rank = work.rank
     order = range(len(choice)) if rank is None else np.argsort(-rank, kind="stable").tolist()
     for i in order:
-        value = strategy.values(work, active, slice(i, i + 1))[0]
+        value = strategy.values(work, active, i)
         j = _best(np.where(work.eligible[i] & (room > 0), value, -np.inf), rng)
         if j != UNASSIGNED:
             choice[i] = j
@@ -119,7 +119,7 @@ def place_one(
     work: Work, strategy: LoadStrategy, routing: str, rng: np.random.Generator
 ) -> tuple[int, float]:
     """Return the model for a batch of one (or UNASSIGNED) and its value: what the routing would choose."""
-    value = strategy.values(work, work.active, slice(None))[0]
+    value = strategy.values(work, work.active, 0)
     out = ~work.usable[0]
     if routing == "balanced":
         level = work.active + 1.0

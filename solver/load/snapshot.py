@@ -47,7 +47,7 @@ class ModelLoad:
     last_updated: float
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class LoadSnapshot:
     """The load of every model at one instant; immutable.
 
@@ -59,10 +59,13 @@ class LoadSnapshot:
         What the store said.
     target : (m,) float64
         Target utilization, in (0, 1].
+    open_slots : (m,) int64
+        Slots of each model, none where work is being rejected.
     """
 
     view: StoreView
     target: NDArray[np.float64]
+    open_slots: NDArray[np.int64]
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -113,10 +116,7 @@ class LoadSnapshot:
     @cached_property
     def free_slots(self) -> NDArray[np.int64]:
         """(m,) int64, slots that an acquisition could take now; none where work is being rejected."""
-        free: NDArray[np.int64] = self.view.max_concurrent - self.view.active
-        np.maximum(free, 0, out=free)
-        free *= self.view.accepting
-        free.flags.writeable = False
+        free: NDArray[np.int64] = np.maximum(self.open_slots - self.view.active, 0)
         return free
 
     @cached_property
@@ -138,7 +138,7 @@ class LoadSnapshot:
         return self.view.metered
 
     def room(self, demand: Demand, *, queue: bool = False) -> NDArray[np.int64]:
-        """Return how many agents of this demand each model can take now, (m,) int64, not to be written to.
+        """Return how many agents of this demand each model can take now, (m,) int64.
 
         Parameters
         ----------
@@ -147,7 +147,9 @@ class LoadSnapshot:
         queue : bool
             Count queue places as room.
         """
-        room: NDArray[Any] = self.free_slots if demand.slots == 1 else self.free_slots // demand.slots
+        room: NDArray[Any] = np.maximum(self.open_slots - self.view.active, 0)
+        if demand.slots > 1:
+            room //= demand.slots
         if queue:
             room = room + self.free_queue
         if not self.metered:

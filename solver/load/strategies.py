@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -31,13 +30,15 @@ class Work:
     divisor : (m,) float64
         Slots to divide by, at least 1. A drained model has no room: what it is worth does not matter.
     room : (m,) int64
-        Most agents of this batch each model may take; not to be written to.
+        Most agents of this batch each model may take.
+    usable : (n, m) bool
+        Eligible and with room. A model that was lost to others meanwhile is struck out here.
     queue : bool
         Whether places in queues count as room.
     rank : (n,) float64 or None
         Priorities; None when all are equal.
     service_ms : (n, m) float64 or None
-        Predicted service times, for a strategy that asks for them.
+        Predicted service times, above zero, for a strategy that asks for them.
     """
 
     quality: NDArray[np.float64]
@@ -46,16 +47,12 @@ class Work:
     slots: NDArray[np.float64]
     divisor: NDArray[np.float64]
     room: NDArray[np.int64]
+    usable: NDArray[np.bool_]
     queue: bool = False
     rank: NDArray[np.float64] | None = None
     service_ms: NDArray[np.float64] | None = None
 
-    @cached_property
-    def usable(self) -> NDArray[np.bool_]:
-        """(n, m) bool, eligible and with room; a model that was lost to others is struck out in it."""
-        return self.eligible & (self.room > 0)
-
-    @cached_property
+    @property
     def may_wait(self) -> bool:
         """Whether some of the room is in queues."""
         return self.queue and bool((self.room > self.slots - self.active).any())
@@ -72,10 +69,11 @@ class LoadStrategy(Protocol):
         """Return whether each further agent on a model is worth less, which a joint optimum must know."""
         ...
 
-    def values(
-        self, work: Work, active: NDArray[np.float64], rows: NDArray[np.int64] | slice
-    ) -> NDArray[np.float64]:
-        """Return the (k, m) values of some agents, given slots taken by now; eligibility is not applied."""
+    def values(self, work: Work, active: NDArray[np.float64], rows: int | slice) -> NDArray[np.float64]:
+        """Return the values of one agent, (m,), or of some, (k, m), given slots taken by now.
+
+        A new array, the caller's own. Eligibility is not applied.
+        """
         ...
 
 
@@ -92,9 +90,7 @@ class LeastLoaded:
         """Return True."""
         return True
 
-    def values(
-        self, work: Work, active: NDArray[np.float64], rows: NDArray[np.int64] | slice
-    ) -> NDArray[np.float64]:
+    def values(self, work: Work, active: NDArray[np.float64], rows: int | slice) -> NDArray[np.float64]:
         """Return 100 × (1 − utilization afterwards), and a trace of quality."""
         free = active + 1.0
         free /= work.divisor
@@ -124,9 +120,7 @@ class Weighted:
         """Return False: the objective counts the utilization before the batch."""
         return False
 
-    def values(
-        self, work: Work, active: NDArray[np.float64], rows: NDArray[np.int64] | slice
-    ) -> NDArray[np.float64]:
+    def values(self, work: Work, active: NDArray[np.float64], rows: int | slice) -> NDArray[np.float64]:
         """Return the load-weighted scores."""
         factor = active / work.divisor
         np.minimum(factor, 1.0, out=factor)
@@ -158,9 +152,7 @@ class Predictive:
         """Return whether some of the room is in queues, where each has to wait longer."""
         return work.may_wait
 
-    def values(
-        self, work: Work, active: NDArray[np.float64], rows: NDArray[np.int64] | slice
-    ) -> NDArray[np.float64]:
+    def values(self, work: Work, active: NDArray[np.float64], rows: int | slice) -> NDArray[np.float64]:
         """Return scores lowered by lateness."""
         assert work.service_ms is not None
         done = work.service_ms[rows]
@@ -168,9 +160,9 @@ class Predictive:
             ahead = np.maximum(0.0, active + 1.0 - work.slots) / work.divisor
             done = done + ahead * work.service_ms.mean(axis=0)
         # without a usable model nobody reads the values; 1e12 ms keeps them finite
-        fastest = np.where(work.usable[rows], done, 1e12).min(axis=1, keepdims=True)
-        factor = np.maximum(done, 1e-9)
-        np.divide(self._load_weight * fastest, factor, out=factor)  # at most the weight where usable
+        fastest = np.where(work.usable[rows], done, 1e12).min(axis=-1, keepdims=True)
+        fastest *= self._load_weight
+        factor: NDArray[np.float64] = fastest / done  # at most the weight where usable
         factor += 1.0 - self._load_weight
         factor *= work.quality[rows]
         return factor

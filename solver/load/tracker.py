@@ -99,6 +99,9 @@ class LoadTracker:
         self._heard_s: dict[str, float] = {}
         self._listeners: tuple[Callable[[Outcome], object], ...] = ()
         self._targets: tuple[tuple[str, ...], NDArray[np.float64]] = ((), np.empty(0))
+        nothing = np.empty(0, np.int64)
+        self._open: tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]
+        self._open = (nothing.astype(np.bool_), nothing, nothing)
 
     @property
     def store(self) -> Store:
@@ -427,7 +430,11 @@ class LoadTracker:
                     [known[name].target_utilization if name in known else 1.0 for name in view.models]
                 )
                 self._targets = (view.models, target)
-        return LoadSnapshot(view=view, target=target)
+        accepting, slots, open_slots = self._open
+        if accepting is not view.accepting or slots is not view.max_concurrent:
+            open_slots = view.max_concurrent * view.accepting
+            self._open = (view.accepting, view.max_concurrent, open_slots)
+        return LoadSnapshot(view, target, open_slots)
 
     # -- outcomes
 
