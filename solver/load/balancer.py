@@ -21,7 +21,7 @@ from solver.load.decision import (
     explained,
     served_reason,
 )
-from solver.load.lease import ONE_SLOT, Ask, Demand, Lease, LeaseState, Refusal, RefusalReason
+from solver.load.lease import ONE_SLOT, Ask, Lease, LeaseState, Refusal, RefusalReason
 from solver.load.pool import ModelPool
 from solver.load.prediction import Calibration, CompletionPredictor
 from solver.load.routing import ROUTINGS, place_one
@@ -490,12 +490,7 @@ class LoadBalancer:
     ) -> NDArray[np.int64]:
         demand = ONE_SLOT
         if snapshot.metered:  # count with the largest: then every subset fits
-            sizes_in = np.array([agent.input_tokens for agent in agents])
-            sizes_out = np.array([agent.output_tokens for agent in agents])
-            cost = np.outer(sizes_in, pool.usd_per_input_token) + np.outer(
-                sizes_out, pool.usd_per_output_token
-            )
-            demand = Demand(tokens=int((sizes_in + sizes_out).max()), cost_usd=float(cost.max()))
+            demand = pool.largest_demand(agents)
         room = snapshot.room(demand, queue=self._queue)[where]
         if self._fill_to_target:
             limit = np.floor(snapshot.target[where] * snapshot.max_concurrent[where] + 1e-9)

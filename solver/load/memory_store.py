@@ -53,6 +53,7 @@ class _Settings:
     max_queue: NDArray[np.int64]
     meter_limit: NDArray[np.float64]
     no_usage: NDArray[np.float64]
+    metered: tuple[int, ...]
     meters: tuple[tuple[int, SlidingWindow, NDArray[np.bool_]], ...]
     """(kind, window, (m,) models with a limit on it)."""
 
@@ -387,7 +388,7 @@ class MemoryStore:
                 max_queue=settings.max_queue,
                 meter_limit=settings.meter_limit,
                 meter_used=used,
-                metered=bool(settings.meters),
+                metered=settings.metered,
             )
 
     def _read_settings(self) -> _Settings:
@@ -404,6 +405,7 @@ class MemoryStore:
             max_queue=_frozen(np.array(self._max_queue, np.int64)),
             meter_limit=_frozen(limit),
             no_usage=_frozen(np.zeros((3, m))),
+            metered=tuple(sorted({kind for kind, _, _ in meters.values()})),
             meters=tuple(meters.values()),
         )
 

@@ -115,6 +115,17 @@ class ModelPool:
             cost_usd=agent.input_tokens * per_input + agent.output_tokens * per_output,
         )
 
+    def largest_demand(self, agents: Sequence[Agent]) -> Demand:
+        """Return the most that any of some agents takes of any model, each amount by itself."""
+        sizes = {(agent.input_tokens, agent.output_tokens) for agent in agents}
+        return Demand(
+            tokens=max(taken + given for taken, given in sizes),
+            cost_usd=max(
+                (taken * self.usd_per_input_token + given * self.usd_per_output_token).max().item()
+                for taken, given in sizes
+            ),
+        )
+
     def _row(self, agent: Agent) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Return the (1, m) scores and eligibility of an agent, those of its kind where they are known."""
         kind = _kind_of(agent)

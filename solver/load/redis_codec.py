@@ -79,5 +79,5 @@ def read_view(reply: list[Any]) -> StoreView:
         max_queue=table[:, 5].astype(np.int64),
         meter_limit=np.where(limit == UNLIMITED, np.inf, limit),
         meter_used=np.ascontiguousarray(table[:, 10:13].T),
-        metered=bool((limit != UNLIMITED).any()),
+        metered=tuple(np.flatnonzero((limit != UNLIMITED).any(axis=1)).tolist()),
     )

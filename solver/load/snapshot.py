@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from solver.errors import SpecError
+from solver.load.store import nano_usd
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -135,7 +136,7 @@ class LoadSnapshot:
     @property
     def metered(self) -> bool:
         """Whether any model has a limit on requests, tokens or money."""
-        return self.view.metered
+        return bool(self.view.metered)
 
     def room(self, demand: Demand, *, queue: bool = False) -> NDArray[np.int64]:
         """Return how many agents of this demand each model can take now, (m,) int64.
@@ -152,16 +153,17 @@ class LoadSnapshot:
             room //= demand.slots
         if queue:
             room = room + self.free_queue
-        if not self.metered:
+        view = self.view
+        if not view.metered:
             return room
-        for left, amount in zip(
-            self.free_meters, (demand.requests, demand.tokens, demand.cost_usd), strict=True
-        ):
-            if amount > 0:
-                fits = left / amount  # inf without a limit
-                fits *= 1 + 1e-12
+        amounts = (demand.requests, demand.tokens, nano_usd(demand.cost_usd))  # whole numbers: exact
+        for kind in view.metered:
+            if amounts[kind] > 0:
+                fits = view.meter_limit[kind] - view.meter_used[kind]  # inf without a limit
+                fits /= amounts[kind]
                 room = np.minimum(room, np.floor(fits, out=fits))
-        return room.astype(np.int64)
+        whole: NDArray[np.int64] = np.maximum(room, 0).astype(np.int64)
+        return whole
 
     def positions(self, models: list[str]) -> NDArray[np.intp]:
         """Return the positions of some models, or raise SpecError naming the unknown ones."""

@@ -108,8 +108,8 @@ class StoreView(NamedTuple):
         The limits. As long as nobody changes them, a store may answer with the same array objects.
     meter_limit, meter_used : (3, m) float64
         Limits (``inf`` for none) and usage of ``METER_NAMES``: requests, tokens, billionths of a dollar.
-    metered : bool
-        Whether any of those limits is finite.
+    metered : tuple of int
+        Positions in ``METER_NAMES`` of the resources that some model limits.
     """
 
     models: tuple[str, ...]
@@ -123,7 +123,7 @@ class StoreView(NamedTuple):
     max_queue: NDArray[np.int64]
     meter_limit: NDArray[np.float64]
     meter_used: NDArray[np.float64]
-    metered: bool
+    metered: tuple[int, ...]
 
     @property
     def age_s(self) -> NDArray[np.float64]:
