@@ -122,8 +122,7 @@ class MemoryStore:
             ]
             for (old, _), (new, _) in zip(old_meters, self._meters[i], strict=True):
                 if old is not new:  # another budget period: what was spent counts from now on
-                    new.charge(i, old.used[i], now)
-                    old.used[i] = 0
+                    new.charge(i, old.take(i), now)
             self._limited[i] = [
                 (kind, window, limit)
                 for kind, (window, limit) in enumerate(self._meters[i])
@@ -192,12 +191,11 @@ class MemoryStore:
             now = self._advance()
             for ask in asks:
                 self._at(ask.model)
-            new = [ask.lease_id not in self._held for ask in asks]
+            new = {ask.lease_id for ask in asks if ask.lease_id not in self._held}  # an id may repeat
             answers = [self._acquire(ask, now) for ask in asks]
             if whole_plan and any(isinstance(answer, Refusal) for answer in answers):
-                for ask, answer, fresh in zip(asks, answers, new, strict=True):
-                    if fresh and not isinstance(answer, Refusal):
-                        self._undo(self._held[ask.lease_id])
+                for lease_id in new & self._held.keys():
+                    self._undo(self._held[lease_id])
                 answers = [
                     answer
                     if isinstance(answer, Refusal)

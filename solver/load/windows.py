@@ -80,6 +80,13 @@ class SlidingWindow:
             if number < step:
                 return
 
+    def take(self, model: int) -> int:
+        """Forget all that one model has used, and return how much that was. O(parts)."""
+        for _, amounts in self._steps:
+            amounts.pop(model, None)
+        used, self.used[model] = self.used[model], 0
+        return used
+
     def wait_s(self, model: int, amount: int, limit: int, now_s: float) -> float | None:
         """Return seconds until ``amount`` more fits under ``limit``, None when it never will."""
         over = self.used[model] + amount - limit
