@@ -129,7 +129,7 @@ class LoadBalancer:
         self._task_types = task_types
         self._lock = threading.Lock()
         self._rng = np.random.default_rng(seed)
-        self._pool: ModelPool | None = None
+        self._fleet: tuple[tuple[Model, ...], ModelPool | None] = ((), None)
         self._waiting: WeakKeyDictionary[Lease, Agent] = WeakKeyDictionary()  # gone with their holders
 
     # -- deciding
@@ -374,7 +374,7 @@ class LoadBalancer:
             Ids of the agents that were moved.
         """
         with self._lock:
-            pool = self._pool
+            pool = self._fleet[1]
             waiting = [(agent, lease) for lease, agent in self._waiting.items() if lease.model == model]
         live = [(agent, lease) for agent, lease in waiting if lease.state() is LeaseState.QUEUED]
         self._forget([lease for _, lease in waiting], keep=[lease for _, lease in live])
@@ -418,8 +418,8 @@ class LoadBalancer:
     def _pool_of(self, models: Sequence[Model]) -> ModelPool:
         """Return the pool of a fleet, the last one again where the models are the same."""
         fleet = tuple(models)  # a tuple is itself: the cheapest fleet to pass again and again
-        pool = self._pool
-        if pool is None or (pool.models is not fleet and pool.models != fleet):
+        seen, pool = self._fleet
+        if pool is None or (seen is not fleet and seen != fleet):
             pool = ModelPool(fleet, task_types=self._task_types)
             known = set(self._tracker.snapshot().models)
             for model in fleet:
@@ -430,7 +430,8 @@ class LoadBalancer:
                         requests_per_minute=model.requests_per_minute,
                         tokens_per_minute=model.tokens_per_minute,
                     )
-            self._pool = pool
+        if seen is not fleet:  # one assignment: another thread may come with another fleet
+            self._fleet = (fleet, pool)  # equal models are the same objects from the next request on
         return pool
 
     def _work(
