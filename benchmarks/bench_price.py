@@ -61,12 +61,12 @@ def pot_emd(scores: NDArray[np.float64], capacity: NDArray[np.int64]) -> float:
 
 
 def highs_lp(scores: NDArray[np.float64], capacity: NDArray[np.int64]) -> float:
-    from scipy import sparse
-    from scipy.optimize import linprog
+    from scipy import optimize, sparse
 
     n, m = scores.shape
     room = sparse.kron(np.ones((1, n)), sparse.eye(m)).tocsr()
     once = sparse.kron(sparse.eye(n), np.ones((1, m))).tocsr()
+    linprog: Any = optimize.linprog  # its overloads know no sparse matrices
     result = linprog(
         -scores.ravel(), A_ub=room, b_ub=capacity, A_eq=once, b_eq=np.ones(n), bounds=(0, 1), method="highs"
     )
@@ -78,9 +78,10 @@ def yardstick() -> Callable[..., Any]:
     if not YARDSTICK.is_dir():
         pytest.skip("../shared/prototype is not there")
     sys.path.insert(0, str(YARDSTICK))
-    from exact import solve
+    from exact import solve  # type: ignore[import-not-found]
 
-    return solve
+    reference: Callable[..., Any] = solve
+    return reference
 
 
 def runners(n: int, m: int) -> dict[str, Callable[[NDArray[np.float64], NDArray[np.int64]], Any]]:
@@ -139,7 +140,7 @@ def bench_against_the_yardstick(rung: tuple[int, int]) -> None:
 @pytest.mark.parametrize("n", [10_000, 100_000])
 def bench_families(n: int) -> None:
     yardstick()
-    from families import ALL, gen
+    from families import ALL, gen  # type: ignore[import-not-found]
 
     engine, medians = load_engine("price"), {}
     for family in ALL:
@@ -182,7 +183,7 @@ def bench_memory_and_growth() -> None:
 
 
 GROWTH = """
-import resource, time
+import resource, time, tracemalloc
 import numpy as np
 from solver.clock import Deadline
 from solver.engines.base import load_engine
@@ -192,14 +193,18 @@ engine = load_engine("price")
 rng = np.random.default_rng(0)
 def make(n):
     scores = rng.random((n, 20), np.float32)
-    return build_instance(scores, np.full(20, n // 16))
+    share = np.random.default_rng(1).gamma(2, 1, 20)
+    return build_instance(scores, np.ceil(1.2 * n * share / share.sum()))
 engine.solve(make(5_000), deadline=Deadline.after(None))
 instance = make({n})
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 started = time.process_time()
 claim = engine.solve(instance, deadline=Deadline.after(None))
 taken = time.process_time() - started
-extra = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / instance.score.nbytes
+extra = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+tracemalloc.start()
+engine.solve(instance, deadline=Deadline.after(None))
+extra = max(extra, tracemalloc.get_traced_memory()[1]) / instance.score.nbytes
 assert certify(instance, claim).optimal
 print(taken, extra)
 """
@@ -208,7 +213,8 @@ print(taken, extra)
 @pytest.mark.skipif(SMOKE, reason="a minute")
 def bench_warm_start() -> None:
     engine = load_engine("price")
-    cold, warm = [], []
+    cold: list[float] = []
+    warm: list[float] = []
     for seed in range(5):
         scores, capacity = generate_scores(100_000, 50, seed=seed)
         before = engine.solve(build_instance(scores, capacity), deadline=NO_LIMIT)
@@ -217,12 +223,13 @@ def bench_warm_start() -> None:
         scores[fresh] = scores[rng.permutation(100_000)[:5_000]]
         scores[fresh] = np.clip(scores[fresh] + 0.02 * rng.normal(size=(5_000, 50)), 0, 1)
         instance = build_instance(scores, capacity)
-        claims: list[Claim | None] = []
-        cold.append(cpu_ms(lambda i=instance: claims.append(engine.solve(i, deadline=NO_LIMIT))))  # type: ignore[misc]
-        warm.append(
-            cpu_ms(lambda i=instance, b=before: claims.append(engine.solve(i, deadline=NO_LIMIT, hint=b)))  # type: ignore[misc]
-        )
-        values = [certify(instance, claim).objective for claim in claims if claim is not None]
+        values = []
+        for hint, times in ((None, cold), (before, warm)):
+            started = time.process_time()
+            claim = engine.solve(instance, deadline=NO_LIMIT, hint=hint)
+            times.append((time.process_time() - started) * 1e3)
+            assert claim is not None
+            values.append(certify(instance, claim).objective)
         assert values[0] == pytest.approx(values[1], rel=1e-12)
     print(
         f"\n5 % changed at 100,000 x 50: cold {np.median(cold):.1f} ms, warm {np.median(warm):.1f} ms, "

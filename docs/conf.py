@@ -15,7 +15,6 @@ release = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 extensions = ["myst_parser", "sphinx.ext.autodoc", "numpydoc", "sphinx_copybutton"]
 exclude_patterns = ["_build", "examples"]
 nitpicky = True
-suppress_warnings = ["toc.empty_glob"]  # indexes list their own pages first, then whatever else is there
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3

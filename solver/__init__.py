@@ -9,6 +9,18 @@ from solver.load.lease import Lease
 from solver.load.snapshot import ModelLoad
 from solver.load.tracker import LoadTracker
 from solver.problem.instance import UNASSIGNED
+from solver.problem.limits import (
+    Apart,
+    Average,
+    Budget,
+    Changes,
+    Commitment,
+    Limit,
+    Quota,
+    Share,
+    StayPut,
+    Together,
+)
 from solver.problem.spec import Agent, Capacity, Model, Objective, Problem
 from solver.solution.assignment import Assignment
 from solver.solution.explain import Explanation, explain
@@ -20,12 +32,18 @@ __all__ = [
     "UNASSIGNED",
     "AdaptiveScorer",
     "Agent",
+    "Apart",
     "Assignment",
+    "Average",
+    "Budget",
     "Capacity",
     "CapacityManager",
+    "Changes",
+    "Commitment",
     "EngineError",
     "Explanation",
     "Lease",
+    "Limit",
     "LoadBalancer",
     "LoadTracker",
     "MissingExtraError",
@@ -34,12 +52,16 @@ __all__ = [
     "Objective",
     "Plan",
     "Problem",
+    "Quota",
     "ScalingAction",
     "ScalingRule",
+    "Share",
     "Solution",
     "SolverError",
     "SpecError",
     "Status",
+    "StayPut",
+    "Together",
     "UnsolvedError",
     "assign",
     "explain",

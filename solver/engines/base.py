@@ -27,16 +27,22 @@ class Claim:
         Model of each agent, or UNASSIGNED.
     prices : (m, r) float64 or None
         Lagrange multipliers of the capacities, >= 0, from which a bound can be recomputed.
+    limit_prices : (g,) float64 or None
+        Lagrange multipliers of the limit rows, >= 0; None for zeros.
     bound : float or None
         A bound on the instance's objective that the engine vouches for without prices.
     infeasible : bool
         The engine proved that no feasible assignment exists; ``choice`` is then all UNASSIGNED.
+    progress : tuple of (float, float, float)
+        Milliseconds since the deadline was started, objective and bound, at every improvement.
     """
 
     choice: NDArray[np.int64]
     prices: NDArray[np.float64] | None = None
+    limit_prices: NDArray[np.float64] | None = None
     bound: float | None = None
     infeasible: bool = False
+    progress: tuple[tuple[float, float, float], ...] = ()
 
 
 class Engine(Protocol):
@@ -80,6 +86,7 @@ ENGINES: dict[str, str] = {
     "lsap": "solver.engines.lsap:LsapEngine",
     "flow": "solver.engines.flow:FlowEngine",
     "cpsat": "solver.engines.cpsat:CpSatEngine",
+    "lagrangian": "solver.engines.lagrangian:LagrangianEngine",
     "price": "solver.engines.price:PriceEngine",
 }
 """Where each engine lives; nothing is imported before it is asked for."""

@@ -2,9 +2,13 @@
 
 Weak Lagrangian duality makes the bound valid for any prices ``p >= 0``, wherever they came from:
 
-    bound(p) = Σ_i max( max_j (score_ij − Σ_k p_jk demand_ijk), unserved_i ) + Σ_jk p_jk capacity_jk
+    bound(p, u) = Σ_i max( max_j (score_ij − Σ_k p_jk demand_ijk − Σ_g u_g a_gij), unserved_i )
+                  + Σ_jk p_jk capacity_jk + Σ_g u_g b_g
 
-with ``Σ_t slots_t max(p_j(t) − cost_t, 0)`` for the last sum where slots cost by tiers.
+with ``Σ_t slots_t max(p_j(t) − cost_t, 0)`` for the sum over capacities where slots cost by tiers, and
+with one more multiplier ``u_g >= 0`` for every limit row ``Σ a_g <= b_g``. Pairs that ask for more than their
+model has when empty are left out, agents that must share a model are taken as one, and where every score
+is a whole number the bound is rounded down to one.
 
 The gap is summed as complementary-slackness terms, each of them >= 0, rather than as the difference of two
 large numbers. Everything is float64, whatever the precision of the scores.
@@ -14,7 +18,7 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,6 +51,8 @@ class Certificate:
         No feasible assignment (in serve-first mode: none that serves as well) exceeds it; ``inf`` if unknown.
     load : (m, r) float64
         Units used.
+    limit_load : (g,) float64
+        Left-hand sides of the limit rows.
     violations : tuple of str
         Every constraint broken; empty for a feasible assignment.
     optimal : bool
@@ -61,6 +67,7 @@ class Certificate:
     violations: tuple[str, ...]
     optimal: bool
     bound_is_claimed: bool = False
+    limit_load: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
     @property
     def gap(self) -> float:
@@ -109,12 +116,14 @@ def certify(instance: Instance, claim: Claim, *, threads: int = 1) -> Certificat
     objective = float(own.sum()) - float(instance.load_charge(load[:, 0]).sum())
     if not instance.serve_first:
         objective += float(left_value.sum())
-    slack = math.inf if violations else _slack(instance, choice, load, claim.prices, threads)
-    bound = objective + slack
+    limit_load = np.zeros(0) if instance.limits is None else instance.limits.usage(choice)
+    violations += _broken_limits(instance, choice, limit_load)
+    slack = math.inf if violations else _slack(instance, choice, load, limit_load, claim, threads)
+    scale = float(np.abs(own).sum() + np.abs(left_value).sum())
+    bound = _whole(instance, objective + slack, scale)
     claimed = claim.bound is not None and claim.bound < bound
     if claimed and claim.bound is not None:
         bound = claim.bound
-    scale = float(np.abs(own).sum() + np.abs(left_value).sum())
     tight = bound - objective <= max(
         OPTIMALITY_TOLERANCE * max(abs(objective), abs(bound)) if math.isfinite(bound) else 0.0,
         _ROUNDING * scale if math.isfinite(scale) else 0.0,
@@ -126,6 +135,7 @@ def certify(instance: Instance, claim: Claim, *, threads: int = 1) -> Certificat
         violations=violations,
         optimal=tight and not violations,
         bound_is_claimed=claimed,
+        limit_load=limit_load,
     )
 
 
@@ -148,7 +158,7 @@ def _broken(
     broken = [
         f"choice[{i}]: agent {i} is not eligible for model {choice[i]}" for i in served[~np.isfinite(own)]
     ]
-    room = instance.capacity if instance.is_slots else instance.capacity * (1 + _OVERLOAD) + 1e-12
+    room = instance.capacity if instance.demand is None else instance.capacity * (1 + _OVERLOAD) + 1e-12
     broken += [
         f"load[{j}, {k}]: expected <= {instance.capacity[j, k]:g}, got {load[j, k]:g}"
         for j, k in np.argwhere(load > room)
@@ -159,39 +169,91 @@ def _broken(
     return tuple(broken)
 
 
+def _broken_limits(
+    instance: Instance, choice: NDArray[np.int64], limit_load: NDArray[np.float64]
+) -> tuple[str, ...]:
+    limits = instance.limits
+    if limits is None:
+        return ()
+    room = limits.bound + _OVERLOAD * limits.magnitude(choice)
+    broken = [
+        f"limit {limits.names[g]}: expected <= {limits.bound[g]:g}, got {limit_load[g]:g}"
+        for g in np.flatnonzero(limit_load > room)
+    ]
+    broken += [
+        f"limit {name}: expected one model for agents {group.tolist()[:5]}, got {np.unique(choice[group]).tolist()}"
+        for name, group in zip(limits.together_names, limits.together, strict=True)
+        if (choice[group] != choice[group[0]]).any()
+    ]
+    return tuple(broken)
+
+
+def _whole(instance: Instance, bound: float, scale: float) -> float:
+    """Round a bound down to a whole number where no objective can be anything else."""
+    if not math.isfinite(bound) or instance.load_cost is not None:
+        return bound
+    noise = 1e-9 * max(1.0, abs(bound)) + _ROUNDING * scale
+    if noise > 0.01 or not instance.is_integral:
+        return bound
+    penalty = instance.penalty
+    if penalty is not None and (np.floor(penalty) != penalty)[np.isfinite(penalty)].any():
+        return bound
+    return float(math.floor(bound + noise))
+
+
+def _multipliers(
+    instance: Instance, claim: Claim
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None] | None:
+    """Return the claim's multipliers, zeros where it has none, or None if they prove nothing."""
+    prices = np.zeros((instance.m, instance.r)) if claim.prices is None else claim.prices
+    if prices.shape != (instance.m, instance.r) or not (np.isfinite(prices) & (prices >= 0)).all():
+        return None
+    if instance.limits is None or claim.limit_prices is None:
+        return prices, None
+    limit_prices = claim.limit_prices
+    if (
+        limit_prices.shape != (instance.limits.count,)
+        or not (np.isfinite(limit_prices) & (limit_prices >= 0)).all()
+    ):
+        return None
+    return prices, limit_prices
+
+
 def _slack(
     instance: Instance,
     choice: NDArray[np.int64],
     load: NDArray[np.float64],
-    prices: NDArray[np.float64] | None,
+    limit_load: NDArray[np.float64],
+    claim: Claim,
     threads: int,
 ) -> float:
     """Return bound(prices) − objective as a sum of complementary-slackness terms."""
-    if prices is None:
-        prices = np.zeros((instance.m, instance.r))
-    if prices.shape != (instance.m, instance.r) or not (np.isfinite(prices) & (prices >= 0)).all():
+    multipliers = _multipliers(instance, claim)
+    if multipliers is None:
         return math.inf
+    prices, limit_prices = multipliers
     # In serve-first mode a full service can only be compared with full services: leaving is no option then.
     may_leave = not (instance.serve_first and (choice != UNASSIGNED).all())
+    tied = None
+    if instance.limits is not None and instance.limits.together:
+        tied = np.zeros(instance.n, bool)
+        tied[np.concatenate(instance.limits.together)] = True
     parts = list(chunks(instance.n, instance.m))
     lanes = [parts[k::threads] for k in range(threads)] if len(parts) >= 4 * threads else [parts]
 
     def misjudged(lane: list[slice]) -> float:
         """Sum what the agents of some blocks forgo; buffers are reused, fresh pages cost as much as sums."""
         buffer = np.empty((parts[0].stop, instance.m))
-        start = np.arange(parts[0].stop) * instance.m
         total = 0.0
         for rows in lane:
-            value = reduced_scores(instance, rows, prices, out=buffer[: rows.stop - rows.start])
-            flat, first = value.ravel(), start[: len(value)]
-            best = flat[first + value.argmax(axis=1)]  # faster than a maximum along short rows
-            pick = choice[rows]
-            own = flat[first + np.maximum(pick, 0)]
-            if may_leave:
-                unserved = instance.unserved[rows]
-                np.maximum(best, unserved, out=best)
-                own = np.where(pick == UNASSIGNED, unserved, own)
-            total += float((best - own).sum())
+            value = reduced_scores(
+                instance, rows, prices, limit_prices=limit_prices, out=buffer[: rows.stop - rows.start]
+            )
+            if instance.has_oversized:
+                value[instance.oversized(rows)] = -np.inf
+            unserved = instance.unserved[rows] if may_leave else None
+            short = _shortfall(value, choice[rows], unserved)
+            total += float(short.sum() if tied is None else short[~tied[rows]].sum())
         return total
 
     if len(lanes) == 1:
@@ -199,9 +261,33 @@ def _slack(
     else:
         with ThreadPoolExecutor(len(lanes)) as pool:
             total = sum(pool.map(misjudged, lanes))
+    if tied is not None and instance.limits is not None:
+        for group in instance.limits.together:
+            value = reduced_scores(instance, group, prices, limit_prices=limit_prices)
+            value = value.sum(axis=0, keepdims=True)
+            asked = len(group) if instance.demand is None else instance.demand[group].sum(axis=0)
+            value[0, (asked > instance.capacity * (1 + _OVERLOAD)).any(axis=1)] = -np.inf
+            unserved = instance.unserved[group].sum(keepdims=True) if may_leave else None
+            total += float(_shortfall(value, choice[group[:1]], unserved).sum())
+    if limit_prices is not None and instance.limits is not None:
+        total += float(limit_prices @ (instance.limits.bound - limit_load))
     if instance.load_cost is not None:
         return total + _tier_slack(instance, load[:, 0], prices[:, 0])
     return total + float((prices * (instance.capacity - load)).sum())
+
+
+def _shortfall(
+    value: NDArray[np.float64], pick: NDArray[np.int64], unserved: NDArray[np.float64] | None
+) -> NDArray[np.float64]:
+    """Return what each row's choice falls short of its best, by reduced value."""
+    flat, first = value.ravel(), np.arange(len(value)) * value.shape[1]
+    best = flat[first + value.argmax(axis=1)]  # faster than a maximum along short rows
+    own = flat[first + np.maximum(pick, 0)]
+    if unserved is not None:
+        best = np.maximum(best, unserved)
+        own = np.where(pick == UNASSIGNED, unserved, own)
+    short: NDArray[np.float64] = best - own
+    return short
 
 
 def _tier_slack(instance: Instance, load: NDArray[np.float64], price: NDArray[np.float64]) -> float:
@@ -217,19 +303,22 @@ def _tier_slack(instance: Instance, load: NDArray[np.float64], price: NDArray[np
 
 def reduced_scores(
     instance: Instance,
-    rows: slice,
+    rows: slice | NDArray[np.int64],
     prices: NDArray[np.float64],
     *,
+    limit_prices: NDArray[np.float64] | None = None,
     out: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
-    """Return ``score − price·demand`` of some rows, (rows, m) float64, in ``out`` if given."""
+    """Return ``score − price·demand − limit price·coefficient`` of some rows, in ``out`` if given."""
+    value: NDArray[np.float64]
     if instance.demand is None:
-        value: NDArray[np.float64] = np.subtract(
-            instance.score[rows], prices[:, 0], out=out, dtype=np.float64
-        )
-        return value
-    value = np.empty((rows.stop - rows.start, instance.m)) if out is None else out
-    value[...] = instance.score[rows]
-    for k in range(instance.r):
-        value -= instance.demand[rows, :, k] * prices[:, k]
+        value = np.subtract(instance.score[rows], prices[:, 0], out=out, dtype=np.float64)
+    else:
+        score = instance.score[rows]
+        value = np.empty(score.shape) if out is None else out
+        value[...] = score
+        for k in range(instance.r):
+            value -= instance.demand[rows, :, k] * prices[:, k]
+    if limit_prices is not None and instance.limits is not None and instance.limits.layers:
+        value -= instance.limits.charge(rows, limit_prices)
     return value

@@ -30,8 +30,8 @@ class GreedyEngine:
     name = "greedy"
 
     def unsupported_reason(self, instance: Instance, *, remaining_s: float) -> str | None:
-        """Return None: greedy takes every instance and stops by itself."""
-        return None
+        """Return why not: greedy looks at one capacity at a time, not at limits across models."""
+        return None if instance.limits is None else "greedy: does not know limits across models"
 
     def solve(
         self,

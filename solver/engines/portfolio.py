@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Answer", "run", "warm_up"]
 
-_TINY_CELLS = 6_000  # rows · replicated columns: lsap beats flow below (benchmarks/bench_engines.py)
+_TINY_CELLS = 10_000  # rows · replicated columns: lsap beats flow below (benchmarks/bench_engines.py)
 _SMALL_PAIRS = 30_000  # agents · models: plain flow beats the price engine up to here
+_LARGE_PAIRS = 2_000_000  # agents · models: an incumbent from greedy takes longer than prices above this
 _MARGIN_S = 0.003  # kept back for verification of the last answer and the way out
 
 
@@ -51,9 +52,15 @@ class Answer:
     notes: tuple[str, ...] = ()
 
 
-def warm_up() -> None:
-    """Import every engine, so that the first deadline need not pay for it."""
-    for name in ENGINES:
+def warm_up(*engines: str) -> None:
+    """Import engines, so that the first deadline need not pay for it.
+
+    Parameters
+    ----------
+    *engines : str
+        Names; all of them by default.
+    """
+    for name in engines or ENGINES:
         load_engine(name)
 
 
@@ -103,10 +110,8 @@ def run(
         raise SpecError(f"engine: expected auto, {', '.join(ENGINES)}, got {engine!r}")
     best: Answer | None = None
     notes: list[str] = []
-    if deadline.limited and engine != "greedy":
-        best = _judge(
-            instance, load_engine("greedy").solve(instance, deadline=deadline), "greedy", best, threads
-        )
+    if deadline.limited and engine != "greedy" and not _is_large(instance):
+        best = _incumbent(instance, deadline, threads)
     for name in names:
         if best is not None and best.certificate.optimal:
             break
@@ -130,30 +135,41 @@ def run(
             )
         best = _judge(instance, claim, name, best, threads)
     if best is None:
-        best = _judge(
-            instance, load_engine("greedy").solve(instance, deadline=deadline), "greedy", None, threads
-        )
+        best = _incumbent(instance, deadline, threads) or _judge(instance, None, "none", None, threads)
     return replace(best, notes=tuple(notes))
+
+
+def _incumbent(instance: Instance, deadline: Deadline, threads: int) -> Answer | None:
+    """Return greedy's answer, or None where greedy does not know the instance's limits."""
+    greedy = load_engine("greedy")
+    if greedy.unsupported_reason(instance, remaining_s=deadline.remaining_s()) is not None:
+        return None
+    return _judge(instance, greedy.solve(instance, deadline=deadline), "greedy", None, threads)
+
+
+def _is_large(instance: Instance) -> bool:
+    """Whether the price engine answers sooner than greedy would, exact or not."""
+    return instance.is_slots and instance.n * instance.m > _LARGE_PAIRS
 
 
 def _by_shape(instance: Instance) -> tuple[str, ...]:
     """Return the engines to try, best first."""
     if not instance.is_slots:
-        return ("cpsat",)
+        return ("lagrangian",)
     if instance.load_cost is not None:
         return ("price",)
-    cells = instance.n * (int(instance.slots.sum()) + instance.n)
-    if cells <= _TINY_CELLS:
+    if instance.n * (int(instance.slots.sum()) + instance.n) <= _TINY_CELLS:
         return ("lsap", "flow")
     return ("flow", "price") if instance.n * instance.m <= _SMALL_PAIRS else ("price", "flow")
 
 
 def _judge(instance: Instance, claim: Claim | None, name: str, best: Answer | None, threads: int) -> Answer:
     """Verify a claim and return the better of it and the incumbent, with the tighter of the two bounds."""
+    nothing = claim is None
     if claim is None:
         claim = Claim(choice=np.full(instance.n, UNASSIGNED, np.int64))
     certificate = certify(instance, claim, threads=threads)
-    broken = [line for line in certificate.violations if not line.endswith("must be served")]
+    broken = [line for line in certificate.violations if not (nothing or line.endswith("must be served"))]
     if broken:
         raise EngineError(
             f"engine {name} claimed an assignment that fails verification: {'; '.join(broken[:3])}"
@@ -163,7 +179,7 @@ def _judge(instance: Instance, claim: Claim | None, name: str, best: Answer | No
         return answer
     winner, other = (answer, best) if _rank(instance, answer) > _rank(instance, best) else (best, answer)
     if other.claim.prices is not None and not winner.certificate.optimal:
-        shared = replace(winner.claim, prices=other.claim.prices)
+        shared = replace(winner.claim, prices=other.claim.prices, limit_prices=other.claim.limit_prices)
         joint = certify(instance, shared, threads=threads)
         if joint.bound < winner.certificate.bound:
             return replace(winner, claim=shared, certificate=joint)

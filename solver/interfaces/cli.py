@@ -16,7 +16,7 @@ from rich.console import Console
 import solver
 from solver.errors import MissingExtraError, SolverError, SpecError
 from solver.interfaces.files import read_parts, read_problem
-from solver.interfaces.report import explanation_report, plan_report
+from solver.interfaces.report import explanation_report, plan_report, progress_report
 from solver.interfaces.results import check_output, read_assignments, write_results
 from solver.interfaces.verification import verify_assignments
 from solver.interfaces.yardsticks import yardsticks
@@ -32,6 +32,7 @@ __all__ = ["app", "main"]
 
 BAD_INPUT, INFEASIBLE, NO_FULL_ASSIGNMENT, INTERRUPTED = 2, 3, 4, 130
 
+_TINY_BATCH = 60  # agents up to which scipy's assignment may be the fastest engine
 _MAX_ERRORS = 50  # printed; a file with a wrong column has one error per row
 
 app = typer.Typer(
@@ -148,6 +149,9 @@ def solve(
     threads: Threads = 1,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    progress: Annotated[
+        bool, typer.Option("--progress", help="Show how the answer improved over time.")
+    ] = False,
 ) -> None:
     """Assign every agent of a problem to a model, with a proof of how good the plan is.
 
@@ -173,8 +177,8 @@ def solve(
             slots=slots,
             gap_file=gap_file,
         )
-        if deadline_ms is not None:
-            solver.warm_up()  # importing engines must not eat the budget
+        # Importing engines is neither solving time nor part of a deadline.
+        solver.warm_up(*(() if deadline_ms is not None else _likely_engines(asked)))
         step(f"solving {len(asked.agents):,} agents × {len(asked.models):,} models")
         plan = solver.solve(asked, engine=engine, deadline_ms=deadline_ms, seed=seed, threads=threads)
         step("writing")
@@ -185,14 +189,27 @@ def solve(
         sys.stdout.write(json.dumps(_plain(plan.summary())) + "\n")
     elif not quiet:
         _out.print(plan_report(plan, yardsticks=yardsticks(plan)))
+        if progress:
+            _out.print(progress_report(plan.solution))
         for path in written:
             _out.print(f"wrote {path}", style="dim", highlight=False, soft_wrap=True)
     _exit(_code(plan, deadline_ms))
 
 
+def _likely_engines(problem: Problem) -> tuple[str, ...]:
+    """Return the engines a problem of this size is likely to meet, cheap imports only."""
+    if problem.demand is not None:
+        return ("greedy",)
+    return ("lsap", "flow") if len(problem.agents) <= _TINY_BATCH else ("flow", "price")
+
+
 def _assignments_in(output: Path) -> Path:
     """Return the file of assignments: in a folder, or the file named."""
-    return output / "assignments.csv" if output.is_dir() else output
+    if output.is_dir():
+        return output / "assignments.csv"
+    if not output.suffix and not output.exists():
+        raise SpecError(f"{output}: no such folder; name an existing one, or a .csv, .json or .parquet file")
+    return output
 
 
 def _code(plan: Plan, deadline_ms: float | None) -> int:
@@ -291,17 +308,45 @@ def generate(
 def bench(
     largest: Annotated[int, typer.Option(help="Largest number of agents on the ladder.")] = 100_000,
     repeat: Annotated[int, typer.Option(min=1, help="Runs per rung and solver; the median is shown.")] = 3,
+    gap: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="GAP instances and their best_known.csv, instead.")
+    ] = None,
+    deadlines: Annotated[str, typer.Option(help="Deadlines in ms for --gap, comma-separated.")] = "100,1000",
+    peers: Annotated[bool, typer.Option(help="Run CP-SAT and HiGHS on the --gap instances too.")] = True,
     seed: Seed = 0,
 ) -> None:
-    """Time this machine: the ladder of sizes, ours beside scipy and plain OR-Tools flow, in the same run.
+    """Time this machine: ours beside the usual tools, in the same run.
 
-    [bold]Example[/bold]
+    By default a ladder of sizes against scipy and plain OR-Tools flow. With --gap, generalized assignment
+    instances under deadlines, against CP-SAT and HiGHS: gaps to the best known costs.
+
+    [bold]Examples[/bold]
 
       solver bench --largest 10000
+
+      solver bench --gap instances --deadlines 100,1000 --no-peers
     """
+    from solver.interfaces.gap_bench import gap_results, gap_table
     from solver.interfaces.ladder import ladder_report
 
+    if gap is not None:
+        solver.warm_up()
+        results = []
+        for one in gap_results(gap, deadlines_ms=_milliseconds(deadlines), peers=peers, seed=seed):
+            results.append(one)
+            found = "nothing" if one.gap is None else f"{one.gap:.4%}"
+            _err.print(f"{one.instance} {one.solver} {one.deadline_ms:g} ms: {found}", highlight=False)
+        _out.print(gap_table(results))
+        return
     _out.print(ladder_report(largest=largest, repeat=repeat, seed=seed, on_row=_err.print))
+
+
+def _milliseconds(text: str) -> list[float]:
+    """Return the deadlines of a comma-separated list."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise SpecError(f"deadlines: expected numbers separated by commas, got {text!r}") from None
 
 
 class _Steps:

@@ -27,6 +27,7 @@ PROBLEM_FORMATS: tuple[ProblemFormat, ...] = ("auto", "document", "gap")
 
 _DOCUMENT_SUFFIXES = (".yaml", ".yml", ".json")
 _GAP_SUFFIXES = ("", ".txt", ".gap", ".dat")
+_FAULTY_AGENT = re.compile(r"agents\[(\d+)\]\.(\w+)")
 _STEP = re.compile(r"\[(\d+)(?:, *\d+)*\]|\.?([^.\[\]]+)")
 
 
@@ -155,7 +156,8 @@ class _Assembly:
         try:
             return Problem.model_validate(parts)
         except SpecError as error:
-            raise SpecError(*(self._placed(line) for line in error.violations)) from None
+            lines = [*error.violations, *_beyond(parts, error.violations)]
+            raise SpecError(*(self._placed(line) for line in lines)) from None
 
     def _rest(self, parts: dict[str, Any], failed: set[str]) -> list[str]:
         """Return what is wrong with the parts that could be read, taken without those that could not."""
@@ -310,6 +312,23 @@ class _Assembly:
             return None
         self._score_table = ScoreTable.read(reference)
         return self._score_table
+
+
+def _beyond(parts: dict[str, Any], found: tuple[str, ...]) -> list[str]:
+    """Return violations that those found hide: rules between parts are checked once every field is valid.
+
+    Agents with faulty fields are replaced by plain ones of the same id, so that the rest speaks for itself.
+    """
+    faulty = {int(match[1]): match[2] for line in found if (match := _FAULTY_AGENT.match(line))}
+    agents = parts.get("agents")
+    if not faulty or not isinstance(agents, list) or "id" in faulty.values():
+        return []
+    plain = [{"id": agent["id"]} if i in faulty else agent for i, agent in enumerate(agents)]
+    try:
+        Problem.model_validate(parts | {"agents": plain})
+    except SpecError as error:
+        return [line for line in error.violations if line not in found]
+    return []
 
 
 def _names_a_file(path: str) -> bool:

@@ -9,6 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from solver.engines.certificate import relative_gap
 from solver.solution.solution import Status
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from solver.solution.plan import Plan
     from solver.solution.solution import Solution
 
-__all__ = ["Yardstick", "explanation_report", "headline", "number", "plan_report"]
+__all__ = ["Yardstick", "explanation_report", "headline", "number", "plan_report", "progress_report"]
 
 _BAR_CELLS = 12
 _BOTTLENECKS = 5  # models spelled out; the table above holds the price of all
@@ -56,14 +57,11 @@ def headline(solution: Solution, *, agents: int, models: int) -> Text:
 
 def plan_report(plan: Plan, *, yardsticks: tuple[Yardstick, ...] = ()) -> RenderableType:
     """Return the report of a plan: certificate, models, bottlenecks, who is left and why."""
-    parts: list[RenderableType] = [
-        headline(plan.solution, agents=plan.instance.n, models=plan.instance.m),
-        _certificate(plan, yardsticks),
-        Text("objective: " + _objective_text(plan), style="dim"),
-    ]
+    parts: list[RenderableType] = [headline(plan.solution, agents=plan.instance.n, models=plan.instance.m)]
+    objective = Text("objective: " + _objective_text(plan), style="dim")
     if plan.status in (Status.INFEASIBLE, Status.UNKNOWN):
-        parts += [Text(note) for note in plan.solution.notes]
-        return Group(*parts)
+        return Group(*parts, objective, *(Text(note) for note in plan.solution.notes))
+    parts += [_certificate(plan, yardsticks), objective]
     parts += [Text(), _models(plan)]
     parts += _bottlenecks(plan)
     parts += _unassigned(plan)
@@ -104,7 +102,11 @@ def _objective_text(plan: Plan) -> str:
     if objective.latency_weight:
         text += f" − {objective.latency_weight:g} × latency in s"
     if (plan.problem.agents.priority != 1).any():
-        text = f"priority × ({text})"
+        text = (
+            f"priority × ({text})"
+            if objective.cost_weight or objective.latency_weight
+            else f"priority × {text}"
+        )
     penalty = objective.unassigned_penalty
     if penalty is None:
         return f"serve as many agents as possible, then maximise {text}"
@@ -145,7 +147,9 @@ def _bottlenecks(plan: Plan) -> list[RenderableType]:
     found = plan.bottlenecks
     if not found:
         return [Text("\nno bottleneck: one more unit of any model would add nothing")]
-    lines: list[RenderableType] = [Text("\nbottlenecks: one more unit would add", style="bold")]
+    # A slot's price is exactly what it adds; a multiplier of another resource is a rate, and demands are lumpy.
+    worth = "would add" if plan.instance.is_slots else "is worth about"
+    lines: list[RenderableType] = [Text(f"\nbottlenecks: one more unit {worth}", style="bold")]
     lines += [
         Text(f"  {number(model.price):>10}  on {model.model_id}, {model.utilization:.0%} used")
         for model in found[:_BOTTLENECKS]
@@ -167,33 +171,53 @@ def _unassigned(plan: Plan) -> list[RenderableType]:
     return lines
 
 
+def progress_report(solution: Solution) -> RenderableType:
+    """Return how objective and bound closed in on each other; engines that answer at once show one row."""
+    table = Table(box=None, pad_edge=False, header_style="bold", title="improvement", title_justify="left")
+    for name in ("ms", "objective", "bound", "gap"):
+        table.add_column(name, justify="right")
+    curve = solution.progress or ((solution.elapsed_ms, solution.objective, solution.bound),)
+    for elapsed_ms, objective, bound in curve:
+        gap = relative_gap(objective, bound)
+        shown = f"{gap:.4%}" if math.isfinite(gap) else "–"
+        table.add_row(f"{elapsed_ms:,.1f}", number(objective), number(bound), shown)
+    return table
+
+
 def explanation_report(explanation: Explanation) -> RenderableType:
     """Return why one agent got its model, as a table of all models it could have had."""
     head = Text(f"{explanation.agent_id} → ", style="bold")
     head.append(explanation.chosen.model_id if explanation.chosen else "unassigned", style="bold")
     head.append(f"  ({explanation.reason})")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("model", overflow="fold")
+    table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
+    table.add_column("", no_wrap=True)
+    table.add_column("model", overflow="ellipsis", no_wrap=True, min_width=12)
     shown = [one for one in explanation.candidates if not one.unmet]
     weighs_load = any(one.load_factor != 1 for one in shown)
     weighs_cost = any(one.cost_usd is not None for one in shown)
     weighs_latency = any(one.latency_s is not None for one in shown)
-    names = ["quality"]
-    names += ["load factor"] * weighs_load + ["cost USD"] * weighs_cost + ["latency s"] * weighs_latency
-    for name in (*names, "score", "price", "score − price", ""):
+    weighs_quality = any(one.quality != one.score for one in shown)
+    names = ["quality"] * weighs_quality
+    names += ["load"] * weighs_load + ["USD"] * weighs_cost + ["seconds"] * weighs_latency
+    for name in (*names, "score", "price", "net"):
         table.add_column(name, justify="right", no_wrap=True)
     for one in shown:
-        cells = [number(one.quality)]
+        cells = [number(one.quality)] * weighs_quality
         cells += [number(one.load_factor)] * weighs_load
         cells += [_optional(one.cost_usd)] * weighs_cost + [_optional(one.latency_s)] * weighs_latency
-        cells += [number(one.score), number(one.price), number(one.net), _mark(explanation, one)]
-        table.add_row(one.model_id, *cells, style="bold" if one is explanation.chosen else "")
+        cells += [number(one.score), number(one.price), number(one.net)]
+        table.add_row(
+            _mark(explanation, one), one.model_id, *cells, style="bold" if one is explanation.chosen else ""
+        )
     parts: list[RenderableType] = [head, table]
     parts += [
         Text(f"not eligible: {one.model_id} {'; '.join(one.unmet)}", style="dim")
         for one in explanation.candidates
         if one.unmet
     ]
+    parts.append(
+        Text("→ chosen, 2nd the runner-up; net = score − price, and the highest net wins", style="dim")
+    )
     parts.append(Text(f"what would change it: {explanation.change}"))
     return Group(*parts)
 
@@ -204,5 +228,5 @@ def _optional(value: float | None) -> str:
 
 def _mark(explanation: Explanation, one: Candidate) -> str:
     if one is explanation.chosen:
-        return "chosen"
-    return "runner-up" if one is explanation.runner_up else ""
+        return "→"
+    return "2nd" if one is explanation.runner_up else ""

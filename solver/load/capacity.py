@@ -162,7 +162,7 @@ class CapacityManager:
     clock : Clock, optional
         Default: the machine's monotonic clock.
     sink : callable, optional
-        Called with every :class:`CapacityEvent` of :meth:`enforce`: log it, page someone, call an
+        Called with every :class:`~solver.load.capacity.CapacityEvent` of :meth:`enforce`: log it, page someone, call an
         autoscaler. It is called in the enforcing thread.
     """
 
@@ -191,7 +191,7 @@ class CapacityManager:
         model : str
             Its id.
         load : ModelLoad or None
-            What :meth:`~solver.load.tracker.LoadTracker.current_load` returned.
+            What :meth:`~solver.LoadTracker.current_load` returned.
         """
         with self._lock:
             self._advance(model, load)

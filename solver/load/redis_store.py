@@ -42,7 +42,7 @@ class RedisStore:
 
     Time is the server's. A lease survives the death of its holder only until its time to live is over. When
     the server cannot be reached, nothing is granted (``on_outage="refuse"``), or each replica grants its own
-    share of the capacity (``"local_share"``); :meth:`state` says which. A server that comes back without its
+    share of the capacity (``"local_share"``); ``state`` says which. A server that comes back without its
     memory grants nothing until every replica has told what it holds, or until every lease it might have
     forgotten has expired.
 

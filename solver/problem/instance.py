@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 
 from solver.errors import SpecError
+from solver.problem.limits import compile_limits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import ArrayLike, NDArray
+
+    from solver.problem.limits import Limit
+    from solver.problem.rows import LimitRows
 
 __all__ = ["MAX_CAPACITY", "UNASSIGNED", "Instance", "SparseScores", "build_instance", "chunks"]
 
@@ -24,6 +28,7 @@ MAX_CAPACITY = 2**53
 """Capacities above this lose whole units in float64 and are refused."""
 
 _CHUNK_ELEMENTS = 1 << 15  # 256 KiB of float64: a pass over such a block stays in the second-level cache
+_ROOM = 1 + 1e-9  # resources measured in real numbers may exceed their capacity by rounding
 _NAMED = 5  # offending entries spelled out per rule
 
 
@@ -59,6 +64,8 @@ class Instance:
         first, higher rank first, and only then maximise the score.
     rank : (n,) int64 or None
         Dense rank of the agents' priorities, 0 the lowest; read only when ``penalty`` is None.
+    limits : LimitRows or None
+        Couplings across models, compiled to rows.
     load_cost : (m, t) float64 or None
         What each slot costs in each of t equal tiers of a model's slots, non-decreasing along t.
     """
@@ -68,6 +75,7 @@ class Instance:
     demand: NDArray[np.float64] | None = None
     penalty: NDArray[np.float64] | None = None
     rank: NDArray[np.int64] | None = None
+    limits: LimitRows | None = None
     load_cost: NDArray[np.float64] | None = None
 
     @property
@@ -88,7 +96,32 @@ class Instance:
     @property
     def is_slots(self) -> bool:
         """Whether every agent takes one slot of its model and nothing else: the polynomial case."""
-        return self.demand is None
+        return self.demand is None and self.limits is None
+
+    @cached_property
+    def is_integral(self) -> bool:
+        """Whether every allowed score is a whole number, so that totals move in steps of one."""
+        for rows in chunks(self.n, self.m):
+            block = self.score[rows]
+            if not ((np.floor(block) == block) | np.isinf(block)).all():
+                return False
+        return max(map(abs, self.score_range)) * self.n < MAX_CAPACITY
+
+    @cached_property
+    def has_oversized(self) -> bool:
+        """Whether some allowed pair asks for more than its model has when empty."""
+        if self.demand is None:
+            return bool((self.capacity < 1).any())
+        return any(bool(self.oversized(rows).any()) for rows in chunks(self.n, self.m))
+
+    def oversized(self, rows: slice | NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return, for some rows, the (rows, m) pairs that ask for more than their model has when empty."""
+        if self.demand is None:
+            return np.broadcast_to(self.capacity[:, 0] < 1, self.score[rows].shape)
+        large = self.demand[rows, :, 0] > self.capacity[:, 0] * _ROOM
+        for k in range(1, self.r):
+            large = large | (self.demand[rows, :, k] > self.capacity[:, k] * _ROOM)
+        return large
 
     @property
     def serve_first(self) -> bool:
@@ -202,6 +235,7 @@ def build_instance(
     eligible: ArrayLike | None = None,
     priority: ArrayLike | None = None,
     unassigned_penalty: ArrayLike | None = None,
+    limits: Sequence[Limit] = (),
     load_cost: ArrayLike | None = None,
 ) -> Instance:
     """Check plain arrays and freeze them into an :class:`Instance`.
@@ -223,6 +257,8 @@ def build_instance(
         agent's penalty instead (and must not be negative).
     unassigned_penalty : float or (n,) array_like, optional
         None: serve as many as possible first. A number: refuse when cheaper. ``inf``: all or infeasible.
+    limits : sequence of Limit, optional
+        Couplings across models; stay-put costs are taken off the scores.
     load_cost : (t,) or (m, t) array_like, optional
         What a slot costs, in score, in each of t equal tiers of a model's capacity: non-negative and
         non-decreasing, so that the optimum itself spreads the load. Only where agents take slots.
@@ -280,7 +316,20 @@ def build_instance(
     rank = None
     if order is not None and penalty is None and order.min() < order.max():
         rank = np.unique(order, return_inverse=True)[1].astype(np.int64)
-    return Instance(score=score, capacity=units, demand=taken, penalty=penalty, rank=rank, load_cost=tiers)
+    rows, charge = compile_limits(limits, n, m)
+    if charge is not None:
+        score = score - charge
+    if rows is not None and tiers is not None:
+        raise SpecError("load_cost: expected none together with limits across models")
+    return Instance(
+        score=score,
+        capacity=units,
+        demand=taken,
+        penalty=penalty,
+        rank=rank,
+        limits=rows,
+        load_cost=tiers,
+    )
 
 
 def _numbers(name: str, values: ArrayLike, problems: list[str]) -> NDArray[Any]:

@@ -159,5 +159,5 @@ def _change(chosen: Candidate | None, runner_up: Candidate | None) -> str:
         return "nothing: no other model is eligible"
     margin = chosen.net - runner_up.net
     if margin <= 0:
-        return f"a tie: {runner_up.model_id} is worth as much once prices are counted"
+        return f"the next free slot: {runner_up.model_id} is worth as much to it, and its price is what keeps it out"
     return f"{runner_up.model_id} would win if it scored {margin:.6g} more, or cost {margin:.6g} less"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["ModelReport", "Plan"]
 
 _NAMED_MODELS = 3  # models spelled out in a reason
-_PRICE_NOISE = 1e-12  # of the largest score: prices below this are float64 rounding
+_PRICE_NOISE = 1e-9  # of the largest score: prices below this are float64 rounding
 _BEST = "highest score"
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import enum
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from solver.engines.certificate import relative_gap
 from solver.errors import UnsolvedError
 from solver.problem.instance import UNASSIGNED
 
@@ -62,6 +63,14 @@ class Solution:
         What the portfolio did: engines run, engines skipped and why.
     bound_is_claimed : bool
         True when the bound is an engine's word rather than recomputed from the multipliers.
+    limit_names : tuple of str
+        Names of the limit rows, in the order of the next two.
+    limit_prices : (g,) float64
+        Shadow price of each limit row, >= 0: what raising its bound by one adds to the total score.
+    limit_load : (g,) float64
+        Left-hand sides of the limit rows.
+    progress : tuple of (float, float, float)
+        The improvement curve: milliseconds since the call, objective and bound at every improvement.
     """
 
     status: Status
@@ -75,15 +84,15 @@ class Solution:
     elapsed_ms: float
     notes: tuple[str, ...] = ()
     bound_is_claimed: bool = False
+    limit_names: tuple[str, ...] = ()
+    limit_prices: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    limit_load: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    progress: tuple[tuple[float, float, float], ...] = ()
 
     @property
     def gap(self) -> float:
-        """Relative distance from objective to bound, >= 0; ``inf`` when there is no bound."""
-        if self.bound <= self.objective:
-            return 0.0
-        if math.isinf(self.bound) or math.isinf(self.objective):
-            return math.inf
-        return (self.bound - self.objective) / max(abs(self.objective), abs(self.bound))
+        """Relative distance from objective to bound, >= 0; ``inf`` without a bound or an assignment."""
+        return math.inf if math.isinf(self.objective) else relative_gap(self.objective, self.bound)
 
     @property
     def unassigned(self) -> NDArray[np.intp]:

@@ -12,18 +12,19 @@ from solver.engines import portfolio
 from solver.engines.base import Claim
 from solver.errors import SpecError
 from solver.problem.compile import compile_problem, pair_scorer
-from solver.problem.instance import Instance, build_instance
+from solver.problem.instance import UNASSIGNED, Instance, build_instance
 from solver.solution.plan import Plan
 from solver.solution.solution import Solution, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
 
     from solver.engines.portfolio import Answer
     from solver.problem.compile import ObservedLoad
     from solver.problem.instance import SparseScores
+    from solver.problem.limits import Limit
     from solver.problem.spec import Problem
 
 __all__ = ["assign", "solve", "solve_instance"]
@@ -37,6 +38,7 @@ def assign(
     eligible: ArrayLike | None = None,
     priority: ArrayLike | None = None,
     unassigned_penalty: ArrayLike | None = None,
+    limits: Sequence[Limit] = (),
     load_cost: ArrayLike | None = None,
     deadline_ms: float | None = None,
     engine: str = "auto",
@@ -61,6 +63,8 @@ def assign(
     unassigned_penalty : float or (n,) array_like, optional
         None: serve as many agents as possible first, then maximise the score. A number: leave an agent
         unassigned when that is cheaper. ``inf``: serve all, or report infeasibility.
+    limits : sequence of Limit, optional
+        Couplings across models: budgets, quotas, shares, averages; see :class:`solver.Budget` and its kin.
     load_cost : (t,) or (m, t) array_like, optional
         What a slot costs, in score, in each of t equal tiers of a model's capacity, non-decreasing: the
         fuller a model, the dearer its next slot. Only where agents take slots.
@@ -104,6 +108,7 @@ def assign(
         eligible=eligible,
         priority=priority,
         unassigned_penalty=unassigned_penalty,
+        limits=limits,
         load_cost=load_cost,
     )
     return solve_instance(
@@ -216,7 +221,8 @@ def _solution(instance: Instance, answer: Answer, deadline: Deadline, *, flat: b
     multipliers = answer.claim.prices
     if multipliers is None:
         multipliers = np.zeros((instance.m, instance.r))
-    prices = instance.score_prices(multipliers)
+    everyone = bool((answer.claim.choice != UNASSIGNED).all())
+    prices = multipliers if everyone else instance.score_prices(multipliers)
     load = certificate.load
     return Solution(
         status=status,
@@ -230,4 +236,14 @@ def _solution(instance: Instance, answer: Answer, deadline: Deadline, *, flat: b
         elapsed_ms=deadline.elapsed_ms(),
         notes=answer.notes,
         bound_is_claimed=certificate.bound_is_claimed,
+        limit_names=() if instance.limits is None else instance.limits.names,
+        limit_prices=_limit_prices(instance, answer.claim),
+        limit_load=certificate.limit_load,
+        progress=answer.claim.progress,
     )
+
+
+def _limit_prices(instance: Instance, claim: Claim) -> NDArray[np.float64]:
+    if claim.limit_prices is not None:
+        return claim.limit_prices
+    return np.zeros(0 if instance.limits is None else instance.limits.count)

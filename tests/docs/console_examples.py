@@ -5,7 +5,7 @@ run, file by file and in order, in a folder that holds a copy of ``data/`` and o
 80 columns wide; so is ``cat FILE``. ``$ echo $?`` after a command states its exit code, 0 by default. A line
 ``...`` stands for any number of lines that are left out.
 
-Run as a script, it rewrites what the examples show, those with left out lines aside::
+Run as a script, it rewrites what the examples no longer show truly, those with left out lines aside::
 
     python tests/docs/console_examples.py
 """
@@ -141,7 +141,7 @@ def rewrite(page: Path) -> bool:
                 if _runs(command):
                     real = run(command, folder)
                     last_code = real.returncode
-                    if "..." not in shown:
+                    if "..." not in shown and difference(shown, printed(real.stdout)) is not None:
                         kept = printed(real.stdout)
                 elif command == "echo $?":
                     kept = [str(last_code)]

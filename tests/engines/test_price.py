@@ -262,6 +262,22 @@ def test_out_of_time_the_answer_is_feasible_and_bounded(kind: str, fill: float) 
     assert (claim.choice != UNASSIGNED).sum() == min(n, int(slots.sum()))
 
 
+def test_no_time_at_all_still_gives_a_bounded_answer() -> None:
+    scores, slots = generate_scores(60_000, 40, seed=5, fill=0.95)
+    solution = solver.assign(scores, slots, deadline_ms=5.0, engine="price")
+    assert len(solution.unassigned) == 0
+    assert solution.gap < 0.02
+
+
+def test_prices_at_zero_leave_little_to_decide() -> None:
+    rng = np.random.default_rng(9)
+    instance = build_instance(rng.random((30_000, 20), np.float32), np.full(20, 30_000 // 16))
+    claim = price(instance)
+    assert certify(instance, claim).optimal
+    assert claim.prices is not None
+    assert not claim.prices.any()
+
+
 seeds = st.integers(0, 2**32 - 1)
 
 

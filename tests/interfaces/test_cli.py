@@ -88,7 +88,7 @@ def test_explain(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("explain", "a", str(small)) == 0
     printed = capsys.readouterr().out
     assert "a → y" in printed
-    assert "runner-up" in printed
+    assert "2nd" in printed
     assert run("explain", "zebra", str(small)) == 2
 
 
@@ -203,3 +203,22 @@ def test_import_is_light() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True, text=True
     )
     assert printed.stdout.strip() == "[]"
+
+
+def test_faulty_fields_do_not_hide_what_else_is_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "two.yaml"
+    path.write_text(
+        "agents: [{id: a, task_type: codding}, {id: b, priority: -1}]\n"
+        "models: [{id: x, capacity: {max_concurrent: 1}}]\n"
+    )
+    assert run("solve", str(path)) == 2
+    printed = " ".join(capsys.readouterr().err.split())
+    assert "agents[1].priority: expected > 0, got -1" in printed
+    assert "agents[0].task_type: expected a known task type, got 'codding'; did you mean 'coding'?" in printed
+
+
+def test_a_missing_output_folder_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("solve", DEMO, "--output", "nowhere") == 2
+    assert "nowhere: no such folder" in capsys.readouterr().err

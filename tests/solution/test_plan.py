@@ -106,7 +106,7 @@ def test_explain_names_the_price_that_decided() -> None:
     assert found.runner_up is not None
     assert (found.chosen.model_id, found.chosen.net) == ("m1", 6.0)
     assert (found.runner_up.model_id, found.runner_up.price, found.runner_up.net) == ("m0", 3.0, 6.0)
-    assert found.change == "a tie: m0 is worth as much once prices are counted"
+    assert found.change == "the next free slot: m0 is worth as much to it, and its price is what keeps it out"
     assert solver.explain(plan, "a1").change == "m1 would win if it scored 3 more, or cost 3 less"
 
 

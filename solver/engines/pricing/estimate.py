@@ -78,8 +78,15 @@ def probe_scale(rows: Rows, generator: np.random.Generator) -> Scale:
     return Scale(span=span, grid=next(units, None), allowed=float(seen.mean()))
 
 
-def estimate_prices(rows: Rows, supply: Supply, scale: Scale, generator: np.random.Generator) -> Estimate:
-    """Return prices from stratified samples of growing size.
+def estimate_prices(
+    rows: Rows,
+    supply: Supply,
+    scale: Scale,
+    generator: np.random.Generator,
+    *,
+    most: float = np.inf,
+) -> Estimate:
+    """Return prices from stratified samples of growing size, up to ``most`` agents.
 
     The first sample is solved by a flow, which needs no starting point. Each further one starts from the
     prices and errors of the one before, is reduced to the agents contested within three standard
@@ -94,7 +101,7 @@ def estimate_prices(rows: Rows, supply: Supply, scale: Scale, generator: np.rand
     prices = solve_boxed_flow(contested, share.rounded(first), resolution=_COARSE * scale.span).centre
     demand = DenseDemand(*sample.dense())
     estimate = sample_prices(demand, share, prices, scale.span / 30, coolest=scale.coolest, population=n)
-    for size in larger:
+    for size in (size for size in larger if size <= most):
         estimate = _refine(
             rows.sample(_stratified(n, size, generator)), supply.scaled(size / n), scale, estimate, n
         )
@@ -177,13 +184,14 @@ def recall_prices(
         error=error,
         temperature=max(min(cool, at_start.temperature), scale.coolest),
         curvature=at_start.curvature,
+        is_sample=True,
     )
 
 
 def price_radius(estimate: Estimate, agents: int, span: float) -> NDArray[np.float64]:
     """Return the half-widths of a box that holds the prices of ``agents`` agents, most likely."""
     radius = _SIGMAS * estimate.error + _HEAT * estimate.temperature
-    if not estimate.error.any():  # not a sample: what remains is the distance from one agent to the next
+    if not estimate.is_sample:  # not a sample: what remains is the distance from one agent to the next
         radius += 4.0 / np.maximum(estimate.curvature.diagonal() * agents, 1e-300)
     return np.minimum(radius, span)
 

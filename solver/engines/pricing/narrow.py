@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RESOLUTION", "BoxOptimum", "is_on_grid", "price_box", "solve_in_box"]
 
-_SMALL = 8  # arcs per model that a flow solves faster than a further Newton step would save
+_SMALL = 24  # arcs per model that a flow solves as fast as a further Newton step would take
 _ROUNDS = 24
 _COOLING = 0.2
 _SETTLED = 4.0

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from solver.engines.pricing.smooth import Estimate
     from solver.engines.pricing.supply import Supply
 
-__all__ = ["Outcome", "find_optimum", "solve_everything"]
+__all__ = ["Outcome", "find_optimum", "respond", "solve_everything"]
 
 _PASSES = 8
 _LOOKS = 3  # of them may end after a look at where the prices want to go
@@ -109,6 +109,12 @@ def find_optimum(
         prices = found.centre
         radius = radius * np.where(binds, 6.0, 1.0 if attempt < _LOOKS else 2.5)
     return solve_everything(rows, supply, scale)
+
+
+def respond(rows: Rows, estimate: Estimate) -> Outcome:
+    """Return everyone's best model at the estimated prices: one pass, nearly balanced, not exact."""
+    reduction = rows.reduce(estimate.prices, estimate.prices)
+    return Outcome(choice=reduction.choice, prices=estimate.prices, exact=False)
 
 
 def solve_everything(rows: Rows, supply: Supply, scale: Scale) -> Outcome | None:

@@ -13,11 +13,14 @@ if TYPE_CHECKING:
 
 __all__ = ["drop_overload"]
 
+_CANDIDATES = 6  # agents looked at for each one that has to move
+_CANDIDATES_AT_LEAST = 500
+
 
 def drop_overload(
     instance: Instance, choice: NDArray[np.int64], prices: NDArray[np.float64]
 ) -> NDArray[np.int64]:
-    """Move the agents of over-used models that lose least to models with room, best losses first.
+    """Move agents of over-used models to models with room, those that lose least among some candidates.
 
     Parameters
     ----------
@@ -31,24 +34,38 @@ def drop_overload(
     Returns
     -------
     (n,) int64
-        No model above its slots. Agents without any room left stay unassigned.
+        No model above its slots. Agents who find no room, or would rather leave, are unassigned.
+
+    Notes
+    -----
+    O(m) work per agent looked at, about six for each one that moves.
     """
     m = instance.m
     choice = choice.copy()
     room = instance.slots - np.bincount(choice, minlength=m + 1)[:m]
+    movers = []
     for j in np.flatnonzero(room < 0):
         agents = np.flatnonzero(choice == j)
-        score = instance.score[agents].astype(np.float64)
-        net = np.where(room > 0, score - prices, -np.inf)
-        loss = score[:, j] - prices[j] - np.maximum(net.max(axis=1), instance.unserved[agents])
-        leaving = np.argpartition(loss, -room[j] - 1)[: -room[j]]
+        over = int(-room[j])
+        agents = agents[:: max(1, len(agents) // max(_CANDIDATES * over, _CANDIDATES_AT_LEAST))]
+        net = instance.score[agents] - prices
+        rival = np.where(room > 0, net, -np.inf).max(axis=1)
+        loss = net[:, j] - np.maximum(rival, instance.unserved[agents])
+        movers.append(agents[np.argpartition(loss, over - 1)[:over]])
         room[j] = 0
-        for position in leaving[np.argsort(loss[leaving], kind="stable")]:
-            options = np.where(room > 0, score[position] - prices, -np.inf)
-            target = int(options.argmax())
-            if options[target] > instance.unserved[agents[position]]:
-                choice[agents[position]] = target
-                room[target] -= 1
-            else:
-                choice[agents[position]] = m
+    waiting = np.concatenate(movers) if movers else np.zeros(0, np.int64)
+    choice[waiting] = m
+    while len(waiting) and (room > 0).any():
+        net = np.where(room > 0, instance.score[waiting] - prices, -np.inf)
+        target = net.argmax(axis=1)
+        gain = net[np.arange(len(waiting)), target] - instance.unserved[waiting]
+        order = np.lexsort((-gain, target))
+        order = order[gain[order] > 0]
+        aim = target[order]
+        place = np.arange(len(aim)) - np.searchsorted(aim, aim)  # how many better ones want the same model
+        fits = place < room[aim]
+        seated = order[fits]
+        choice[waiting[seated]] = target[seated]
+        room -= np.bincount(target[seated], minlength=m)
+        waiting = waiting[order[~fits]]  # each round fills a model or seats everyone
     return choice

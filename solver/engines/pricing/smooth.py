@@ -38,6 +38,7 @@ _STEPS_PER_TEMPERATURE = 8
 _ACTIVE_SETS = 10
 _RIDGE = 1e-9  # of the largest curvature: keeps the common shift of all prices solvable when fill is 1
 _MARGINAL = 8.0  # agents within a temperature of a boundary that make a curvature trustworthy
+_IDLE = 0.05  # cool this far when no price is above its floor: there is no error to compare with
 _BELOW_NOISE = 0.35  # cool until τ is this small against the sampling error of the prices
 
 
@@ -48,7 +49,7 @@ class Response:
     Parameters
     ----------
     value : float
-        Σ_i τ log Σ_j exp((s_ij − p_j)/τ), the agents' part of the smoothed dual.
+        Σ_i τ log Σ_j exp((s_ij − p_j)/τ), the agents' part of the smoothed dual, up to a constant.
     load : (m,) float64
         Expected number of agents at each model.
     curvature : (m, m) float64
@@ -131,12 +132,15 @@ class Estimate:
         Where the path was left.
     curvature : (m, m) float64
         Second derivative of the smoothed dual per agent.
+    is_sample : bool
+        False if the prices are those of all agents.
     """
 
     prices: NDArray[np.float64]
     error: NDArray[np.float64]
     temperature: float
     curvature: NDArray[np.float64]
+    is_sample: bool
 
 
 def newton_step(
@@ -222,6 +226,7 @@ def sample_prices(
     k = demand.agents
     correction = k * k * max(1.0 / k - 1.0 / population, 0.0)
     previous = None
+    started = temperature
     while True:
         best, at = np.inf, prices
         step = np.zeros(len(prices))
@@ -264,8 +269,15 @@ def sample_prices(
         priced = prices > supply.cheapest
         noise = float(np.median(error[priced])) if priced.any() else 0.0
         thin = priced.any() and float(np.median((margin / enough)[priced])) < 1.0
-        if temperature <= coolest or temperature <= _BELOW_NOISE * noise or thin:
-            return Estimate(prices=prices, error=error, temperature=temperature, curvature=curvature / k)
+        enough_known = not priced.any() and temperature <= _IDLE * started
+        if enough_known or temperature <= coolest or temperature <= _BELOW_NOISE * noise or thin:
+            return Estimate(
+                prices=prices,
+                error=error,
+                temperature=temperature,
+                curvature=curvature / k,
+                is_sample=correction > 0,
+            )
         temperature = max(temperature * _COOLING, 0.9 * _BELOW_NOISE * noise, coolest)
 
 

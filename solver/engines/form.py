@@ -1,0 +1,310 @@
+"""The problem as this engine sees it: columns by agents, losses to be minimised, one list of coupling rows.
+
+A *column* is a model, or the extra last column of the agents that are left unassigned. The loss of a pair is
+what it falls short of its agent's best value, so every loss is >= 0 and sums stay small whatever the
+offset of the scores. Arrays are stored (columns, agents): sums over a few dozen columns then run along
+contiguous agents.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from solver.problem.instance import UNASSIGNED
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from solver.problem.instance import Instance
+
+__all__ = ["Form", "build_form"]
+
+_REAL_TOLERANCE = 1e-9  # relative: what the certificate lets a resource measured in real numbers exceed
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Form:
+    """Minimise total loss under coupling rows.
+
+    Parameters
+    ----------
+    loss : (c, n) float64
+        Shortfall against the agent's best value, >= 0; ``inf`` forbids the pair.
+    demand : (r, c, n) float64
+        Units taken; zero where the pair is forbidden and in the column of the unassigned.
+    capacity : (r, c) float64
+        Units each column has.
+    leave : bool
+        Whether the last column is the one of the unassigned agents.
+    agents : (a,) int64
+        Original row of each member of an agent, grouped by agent.
+    owner : (a,) int64
+        Agent (column of ``loss``) that each member belongs to; agents that must share a model are one.
+    stranded : (k,) int64
+        Original rows of the agents that no model can serve at all.
+    offset : float
+        Sum of the best values, the stranded included: value of a choice = offset − loss.
+    service : (n,) float64
+        Value of leaving each agent in serve-first mode, where the objective does not count it; zeros otherwise.
+    stranded_service : float
+        The same for all stranded agents together.
+    row : (q, c, n) int32
+        Limit row touched by a pair in each layer; ``rows`` (one past the last) for none.
+    coefficient : (q, c, n) float64
+        What the pair adds to that row.
+    row_bound : (g,) float64
+        Right-hand sides of the limit rows.
+    integral : bool
+        Every loss is a whole number, so that totals move in steps of one.
+    """
+
+    loss: NDArray[np.float64]
+    demand: NDArray[np.float64]
+    capacity: NDArray[np.float64]
+    leave: bool
+    agents: NDArray[np.int64]
+    owner: NDArray[np.int64]
+    stranded: NDArray[np.int64]
+    offset: float
+    service: NDArray[np.float64]
+    stranded_service: float
+    row: NDArray[np.int32]
+    coefficient: NDArray[np.float64]
+    row_bound: NDArray[np.float64]
+    integral: bool
+
+    @property
+    def columns(self) -> int:
+        """Number of columns."""
+        return int(self.loss.shape[0])
+
+    @property
+    def models(self) -> int:
+        """Number of columns that are models."""
+        return self.columns - self.leave
+
+    @property
+    def n(self) -> int:
+        """Number of agents, each group that moves together counted once."""
+        return int(self.loss.shape[1])
+
+    @property
+    def resources(self) -> int:
+        """Number of resources."""
+        return int(self.capacity.shape[0])
+
+    @property
+    def rows(self) -> int:
+        """Number of limit rows."""
+        return len(self.row_bound)
+
+    @cached_property
+    def allowed(self) -> NDArray[np.bool_] | None:
+        """(c, n) bool, or None when every pair is allowed."""
+        allowed = np.isfinite(self.loss)
+        return None if allowed.all() else allowed
+
+    @cached_property
+    def worst(self) -> float:
+        """No choice can lose more: the sum of every agent's largest finite loss."""
+        loss = self.loss if self.allowed is None else np.where(self.allowed, self.loss, 0.0)
+        return float(loss.max(axis=0).sum())
+
+    @cached_property
+    def room(self) -> NDArray[np.float64]:
+        """(r, c) largest load that the certificate accepts."""
+        room: NDArray[np.float64] = self.capacity * (1 + _REAL_TOLERANCE)
+        return room
+
+    def value(self, columns: NDArray[np.int64]) -> float:
+        """Return the total loss of an (n,) choice of columns."""
+        return float(self.loss[columns, np.arange(self.n)].sum())
+
+    @property
+    def nobody_breaks_a_row(self) -> bool:
+        """Whether serving no agent at all breaks a lower limit."""
+        return bool((self.row_bound < -_REAL_TOLERANCE).any())
+
+    def judged(self, columns: NDArray[np.int64], loss_bound: float) -> tuple[float, float]:
+        """Return objective and bound as the certificate counts them, given a lower bound on the loss."""
+        uncounted = self.stranded_service
+        if self.leave:
+            uncounted += float(self.service[columns == self.models].sum())
+        return self.offset - self.value(columns) - uncounted, self.offset - loss_bound - uncounted
+
+    def load(self, columns: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the (r, c) units used."""
+        agents = np.arange(self.n)
+        return np.stack(
+            [np.bincount(columns, weights=d[columns, agents], minlength=self.columns) for d in self.demand]
+        )
+
+    def row_load(self, columns: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the (g,) left-hand sides of the limit rows."""
+        agents = np.arange(self.n)
+        used = np.zeros(self.rows + 1)
+        for row, coefficient in zip(self.row, self.coefficient, strict=True):
+            used += np.bincount(
+                row[columns, agents], weights=coefficient[columns, agents], minlength=self.rows + 1
+            )
+        return used[:-1]
+
+    def feasible(self, columns: NDArray[np.int64]) -> bool:
+        """Return whether a choice of columns breaks nothing."""
+        if not np.isfinite(self.loss[columns, np.arange(self.n)]).all():
+            return False
+        return bool((self.load(columns) <= self.room).all()) and bool(
+            (self.row_load(columns) <= self.row_room).all()
+        )
+
+    @cached_property
+    def row_room(self) -> NDArray[np.float64]:
+        """(g,) largest left-hand side accepted: the bound, and rounding."""
+        room: NDArray[np.float64] = self.row_bound + _REAL_TOLERANCE * np.abs(self.row_bound)
+        return room
+
+    def choice(self, columns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the (n,) choice of the original agents."""
+        models = np.where(columns == self.models, UNASSIGNED, columns) if self.leave else columns
+        out = np.full(len(self.agents) + len(self.stranded), UNASSIGNED, np.int64)
+        out[self.agents] = models[self.owner]
+        return out
+
+    def columns_of(self, choice: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """Return a choice of the original agents as columns, or None where it leaves an agent that may not."""
+        columns = np.empty(self.n, np.int64)
+        columns[self.owner] = choice[self.agents]
+        left = columns == UNASSIGNED
+        if left.any():
+            if not self.leave:
+                return None
+            columns[left] = self.models
+        return columns
+
+
+def build_form(instance: Instance, *, leave: bool) -> Form:
+    """Compile an instance. O(n m r) time and memory.
+
+    Parameters
+    ----------
+    instance : Instance
+        The problem.
+    leave : bool
+        Whether agents may be left unassigned, at the value the instance gives. Without it the form asks that
+        every agent is served, except those that no model can take.
+
+    Returns
+    -------
+    Form
+    """
+    score = np.array(instance.score.T, dtype=np.float64, order="C")  # always a copy: it is written to
+    m, n = score.shape
+    if instance.demand is None:
+        demand = np.ones((1, m, n))
+    else:
+        demand = np.ascontiguousarray(instance.demand.transpose(2, 1, 0), dtype=np.float64)
+    capacity = np.ascontiguousarray(instance.capacity.T)
+    members = np.arange(n)
+    owner = np.arange(n)
+    rows = instance.limits
+    unserved = instance.unserved
+    row, coefficient = _limit_layers(instance)
+    if rows is not None and rows.together:
+        owner = _owners(n, rows.together)
+        score, demand, unserved = _merged(score, owner), _merged(demand, owner), _merged(unserved, owner)
+        row, coefficient = _merged_layers(row, coefficient, owner, rows.count)
+        members = np.argsort(owner, kind="stable")
+        owner = owner[members]
+    # One agent alone must fit: a pair that never can is no pair.
+    too_large = (demand > (capacity * (1 + _REAL_TOLERANCE))[:, :, None]).any(axis=0)
+    if too_large.any():
+        score[too_large] = -np.inf
+    able = np.asarray(np.isfinite(score).any(axis=0))
+    stranded = np.zeros(0, np.int64)
+    if not able.all():
+        stranded = members[~able[owner]]
+        kept = able[owner]
+        members = members[kept]
+        owner = (np.cumsum(able) - 1)[owner[kept]]
+        score, demand, unserved = score[:, able], demand[:, :, able], unserved[able]
+        row, coefficient = row[:, :, able], coefficient[:, :, able]
+    if leave:
+        score = np.concatenate([score, np.asarray(unserved)[None, :]])
+        demand = np.concatenate([demand, np.zeros((demand.shape[0], 1, demand.shape[2]))], axis=1)
+        spare = np.ones((capacity.shape[0], 1))
+        capacity = np.concatenate([capacity, spare], axis=1)
+        row = np.concatenate([row, np.full_like(row[:, :1], 0 if rows is None else rows.count)], axis=1)
+        coefficient = np.concatenate([coefficient, np.zeros_like(coefficient[:, :1])], axis=1)
+    lost = instance.unserved[stranded]
+    stranded_value = float(lost.sum()) if np.isfinite(lost).all() else 0.0
+    best = score.max(axis=0, initial=-np.inf)
+    loss = best - score
+    forbidden = np.isinf(score)
+    if forbidden.any():
+        demand = np.where(forbidden, 0.0, demand)
+    return Form(
+        loss=loss,
+        demand=demand,
+        capacity=capacity,
+        leave=leave,
+        agents=members,
+        owner=owner,
+        stranded=stranded,
+        offset=float(best.sum()) + stranded_value,
+        service=np.asarray(unserved) if instance.serve_first else np.zeros(len(best)),
+        stranded_service=stranded_value if instance.serve_first else 0.0,
+        row=row,
+        coefficient=coefficient,
+        row_bound=np.zeros(0) if rows is None else rows.bound,
+        integral=instance.is_integral and bool((np.floor(unserved) == unserved)[np.isfinite(unserved)].all()),
+    )
+
+
+def _limit_layers(instance: Instance) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    rows = instance.limits
+    if rows is None or not rows.layers:
+        nothing = (0, instance.m, instance.n)
+        return np.zeros(nothing, np.int32), np.zeros(nothing)
+    row = np.stack([np.where(layer.row.T < 0, rows.count, layer.row.T) for layer in rows.layers])
+    coefficient = np.stack([layer.coefficient.T for layer in rows.layers])
+    return row.astype(np.int32), np.where(row == rows.count, 0.0, coefficient)
+
+
+def _owners(n: int, together: tuple[NDArray[np.int64], ...]) -> NDArray[np.int64]:
+    """Return, for every agent, the dense index of the group it moves with."""
+    first = np.arange(n)
+    for group in together:
+        first[group] = group.min()
+    return np.unique(first, return_inverse=True)[1].astype(np.int64)
+
+
+def _merged(values: NDArray[np.float64], owner: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Sum the last axis over the members of every agent."""
+    order = np.argsort(owner, kind="stable")
+    starts = np.searchsorted(owner[order], np.arange(owner.max() + 1))
+    merged: NDArray[np.float64] = np.add.reduceat(values[..., order], starts, axis=-1)
+    return merged
+
+
+def _merged_layers(
+    row: NDArray[np.int32], coefficient: NDArray[np.float64], owner: NDArray[np.int64], none: int
+) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    """Give every member beyond the first its own layers, so that one agent may touch several rows."""
+    count = int(owner.max()) + 1
+    order = np.argsort(owner, kind="stable")
+    starts = np.searchsorted(owner[order], np.arange(count))
+    position = np.arange(len(owner)) - starts[owner[order]]
+    depth = int(position.max()) + 1
+    layers, m, _ = row.shape
+    out_row = np.full((depth * layers, m, count), none, np.int32)
+    out_coefficient = np.zeros((depth * layers, m, count))
+    for level in range(depth):
+        members = order[position == level]
+        block = slice(level * layers, (level + 1) * layers)
+        out_row[block, :, owner[members]] = row[:, :, members]
+        out_coefficient[block, :, owner[members]] = coefficient[:, :, members]
+    return out_row, out_coefficient

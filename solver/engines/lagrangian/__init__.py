@@ -1,0 +1,10 @@
+"""Several resources, budgets and quotas: prices, compound moves, exact sub-problems, and a proven bound.
+
+The modules in the order of the story: :mod:`interior_point` (the bound and
+the prices), :mod:`rounding` (a feasible answer), :mod:`beam` (compound moves), :mod:`search` (penalties),
+:mod:`neighbourhood` (exact sub-problems), :mod:`campaign` (what to try next), :mod:`engine` (one call).
+"""
+
+from solver.engines.lagrangian.engine import LagrangianEngine
+
+__all__ = ["LagrangianEngine"]

@@ -1,0 +1,288 @@
+"""What to try next, until proven, satisfied or out of time.
+
+Three things compete for the time that is left: descents from mixed, perturbed or sampled assignments;
+neighbourhoods of a few models solved by CP-SAT; and, once, the kernel of pairs that a better assignment may
+use at all, whose exhaustion is a proof (reduced-cost fixing). Each is given time in proportion to what it
+has been worth so far.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from solver.engines.certificate import OPTIMALITY_TOLERANCE
+from solver.engines.cpsat_model import is_loaded
+from solver.engines.lagrangian.search import Search
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from solver.clock import Deadline
+    from solver.engines.form import Form
+    from solver.engines.lagrangian.interior_point import Relaxation
+
+__all__ = ["Campaign"]
+
+_POOL = 8  # elite assignments that are crossed with each other
+_SHORT_S = 0.5  # below this much time CP-SAT is only asked for a kernel small enough
+_KERNEL_PAIRS, _KERNEL_PAIRS_SHORT = 1500, 450
+_FIRST_PATIENCE = 40  # local optima without improvement in the first descent
+_WHOLE_PAIRS = 30_000  # pairs of a form that CP-SAT is asked about as a whole
+_SECONDS_PER_PAIR = 15e-6  # building a model in Python
+_HUNT_SHARE, _HUNT_SHARE_SHORT = (
+    0.3,
+    0.7,
+)  # of the time, before CP-SAT is asked whether anything feasible exists
+_LEAST_CPSAT_S = 0.03  # a call returns no faster than about this
+_REWARD = 20.0  # weight of a try that brought a new incumbent, against 1 for one that did not
+
+
+class Campaign:
+    """Improve one form until nothing is left to do.
+
+    Parameters
+    ----------
+    form : Form
+        The problem.
+    relaxation : Relaxation
+        Its dual solution.
+    deadline : Deadline
+        When to stop.
+    rng : numpy.random.Generator
+        Source of all randomness.
+    gap_tolerance : float
+        Relative gap of the objective at which to be satisfied.
+    """
+
+    def __init__(
+        self,
+        form: Form,
+        relaxation: Relaxation,
+        *,
+        deadline: Deadline,
+        rng: np.random.Generator,
+        gap_tolerance: float = 0.0,
+    ) -> None:
+        self.form, self.relaxation, self.deadline, self.rng = form, relaxation, deadline, rng
+        self.budget_s = max(deadline.remaining_s(), 1e-3)
+        self.search = Search(form, relaxation, rng=rng)
+        self.bound = relaxation.bound
+        if form.integral:
+            self.bound = float(np.ceil(self.bound - 1e-6 * max(1.0, abs(self.bound))))
+        self.gap_tolerance = gap_tolerance
+        self.proved = False
+        self.infeasible = False
+        self.progress: list[tuple[float, float, float]] = []
+        self._pool: list[tuple[float, NDArray[np.int64]]] = []
+        self._spent = {"descend": 1e-9, "neighbourhood": 1e-9}
+        self._worth = {"descend": 1.0, "neighbourhood": 1.0}
+        self._models_freed = min(4, form.models)
+        self._misses = 0
+        self._kernel_due = True
+
+    @property
+    def done(self) -> bool:
+        """Whether the incumbent is proven optimal or good enough."""
+        if self.proved or self.search.best is None:
+            return self.proved
+        objective, bound = self.form.judged(self.search.best, self.bound)
+        tolerance = max(self.gap_tolerance, 0.5 * OPTIMALITY_TOLERANCE)
+        return bound - objective <= tolerance * max(abs(objective), abs(bound)) + 1e-14 * abs(
+            self.form.offset
+        )
+
+    def start(self, *, stop_s: float = np.inf) -> None:
+        """Round the relaxation and descend from there; ends without an incumbent only when time is up."""
+        self._start_columns = self.relaxation.weight.argmax(axis=0)
+        if self.search.keep(self._start_columns):
+            self._note()
+        if not self.done:
+            self._descend(self._start_columns, patience=_FIRST_PATIENCE, hunt_stop_s=stop_s)
+
+    def insist(self) -> None:
+        """Find a feasible assignment, or prove that there is none: hunt, ask CP-SAT, hunt on."""
+        left_s = self.deadline.remaining_s()
+        pairs = self.form.loss.size
+        most = _WHOLE_PAIRS if left_s >= _SHORT_S else _KERNEL_PAIRS_SHORT
+        askable = pairs <= most and (is_loaded() or left_s >= _SHORT_S)
+        building_s = pairs * _SECONDS_PER_PAIR
+        askable = askable and left_s > 2 * building_s + _LEAST_CPSAT_S
+        share = _HUNT_SHARE if left_s >= _SHORT_S else _HUNT_SHARE_SHORT
+        now = self.deadline.clock.now()
+        self.start(stop_s=now + (share * (left_s - building_s) if askable else np.inf))
+        if self.search.best is None and askable:
+            from solver.engines.lagrangian.neighbourhood import solve_whole
+
+            limit_s = 0.5 * self.deadline.remaining_s() - building_s
+            reply = solve_whole(self.form, limit_s=limit_s, seed=int(self.rng.integers(2**31)))
+            if reply.columns is not None and self.search.keep(reply.columns):
+                self._note()
+            self.infeasible = reply.columns is None and reply.complete and reply.exact
+        if self.search.best is None and not self.infeasible:
+            self._descend(self.search.beam.column[:-1], patience=40)
+
+    def run(self) -> None:
+        """Go on until proven, satisfied or out of time."""
+        now = self.deadline.clock.now
+        while not self.done and not self.infeasible and self.deadline.remaining_s() > 0.002:
+            before, start_s = self.search.best_loss, now()
+            kind = "neighbourhood" if self._cpsat_next() else "descend"
+            hit_limit = self._ask_cpsat() if kind == "neighbourhood" else self._restart()
+            value = _REWARD if self.search.best_loss < before else (0.1 if hit_limit else 1.0)
+            self._worth[kind] = 0.8 * self._worth[kind] + 0.2 * value
+            self._spent[kind] += now() - start_s
+
+    def _descend(
+        self,
+        columns: NDArray[np.int64],
+        *,
+        patience: int,
+        stop_s: float = np.inf,
+        hunt_stop_s: float = np.inf,
+    ) -> None:
+        before = self.search.best_loss
+        loss, found = self.search.descend(
+            columns, deadline=self.deadline, stop_s=stop_s, hunt_stop_s=hunt_stop_s, patience=patience
+        )
+        if self.search.best_loss < before:
+            self._note()
+        if found is not None and all((found != other).any() for _, other in self._pool):
+            self._pool.append((loss, found))
+            self._pool.sort(key=lambda entry: entry[0])
+            del self._pool[_POOL:]
+
+    def _note(self) -> None:
+        if self.search.best is not None:
+            objective, bound = self.form.judged(self.search.best, self.bound)
+            self.progress.append((self.deadline.elapsed_ms(), objective, bound))
+
+    def _restart(self) -> bool:
+        """Descend from a variation of what is known."""
+        form, rng, best = self.form, self.rng, self.search.best
+        draw = rng.random()
+        if best is None or draw >= 0.8:
+            columns = self._sample()
+        elif draw < 0.35:
+            columns = best
+        elif draw < 0.65 and len(self._pool) >= 2:
+            one, other = rng.choice(len(self._pool), 2, replace=False)
+            columns = self._pool[one][1].copy()
+            swapped = np.flatnonzero(columns != self._pool[other][1])
+            swapped = swapped[rng.random(len(swapped)) < 0.5]
+            columns[swapped] = self._pool[other][1][swapped]
+        else:
+            columns = best.copy()
+            beam = self.search.beam
+            moved = rng.choice(form.n, min(form.n, max(2, form.n // 20)), replace=False)
+            columns[moved] = beam.near[moved, rng.integers(0, min(3, beam.nearest), len(moved))]
+        beam = self.search.beam
+        beam.depth = int(rng.choice([5, 6]))
+        if self.budget_s > _SHORT_S:
+            beam.width = int(rng.choice([30, 60, 150]))
+        longest = max(0.1, 0.15 * self.budget_s)
+        self._descend(columns, patience=25, stop_s=self.deadline.clock.now() + longest)
+        return False
+
+    def _sample(self) -> NDArray[np.int64]:
+        """Draw an assignment from the weights of the relaxation."""
+        weight = np.maximum(self.relaxation.weight, 0)
+        cumulative = np.cumsum(weight, axis=0)
+        drawn = (self.rng.random(self.form.n) * cumulative[-1] > cumulative).sum(axis=0)
+        likeliest = weight.argmax(axis=0)
+        sure = weight[likeliest, np.arange(self.form.n)] > 0.9 * cumulative[-1]
+        columns: NDArray[np.int64] = np.where(sure, likeliest, np.minimum(drawn, self.form.columns - 1))
+        return columns
+
+    @property
+    def _target(self) -> float:
+        """Loss that the next incumbent has to reach."""
+        return self.search.best_loss - self._step
+
+    @property
+    def _step(self) -> float:
+        """Return the least improvement worth having: one where losses are whole, else far below the tolerance."""
+        if self.form.integral or self.search.best is None:
+            return 1.0
+        objective, _ = self.form.judged(self.search.best, 0.0)
+        return 0.1 * OPTIMALITY_TOLERANCE * abs(objective) + 1e-14 * abs(self.form.offset)
+
+    def _kernel(self) -> NDArray[np.bool_]:
+        """Return the (c, n) pairs that an assignment reaching the target can use."""
+        room = self._target - self.relaxation.bound
+        within: NDArray[np.bool_] = self.search.reduced <= room + 1e-6 * max(1.0, abs(room))
+        return within
+
+    def _cpsat_next(self) -> bool:
+        if self.search.best is None or self.deadline.remaining_s() <= _LEAST_CPSAT_S:
+            return False
+        long = self.budget_s >= _SHORT_S
+        if not long and not is_loaded():
+            return False
+        if self._kernel_due:
+            pairs = int(self._kernel().sum())  # fewer with every improvement
+            if pairs <= (_KERNEL_PAIRS if long else _KERNEL_PAIRS_SHORT):
+                return True
+        if not long:
+            return False
+        spent, worth = self._spent, self._worth
+        turn = spent["neighbourhood"] * worth["descend"] <= spent["descend"] * worth["neighbourhood"]
+        return turn or self.form.models <= 3
+
+    def _ask_cpsat(self) -> bool:
+        """Solve the kernel once, neighbourhoods afterwards; True when time ran out inside."""
+        from solver.engines.lagrangian.neighbourhood import solve_part
+
+        form, best = self.form, self.search.best
+        assert best is not None
+        left = self.deadline.remaining_s()
+        kernel = self._kernel()
+        pairs = int(kernel.sum())
+        most = _KERNEL_PAIRS if self.budget_s >= _SHORT_S else _KERNEL_PAIRS_SHORT
+        whole = (self._kernel_due and pairs <= most) or self._models_freed >= form.models
+        if whole:
+            self._kernel_due = False
+            limit_s = min(0.8 * left, 0.25 * self.budget_s) if self.budget_s >= _SHORT_S else 0.8 * left
+            free = np.arange(form.n)
+        else:
+            chosen = np.zeros(form.columns, bool)
+            chosen[self.rng.choice(form.models, self._models_freed, replace=False)] = True
+            if form.leave:
+                chosen[-1] = True
+            free = np.flatnonzero(chosen[best])
+            near = self.search.reduced <= max(
+                0.002 * abs(form.offset - self.search.best_loss), 3.0 if form.integral else 0.0
+            )
+            kernel = kernel & near & chosen[:, None]
+            limit_s = min(0.9 * left, max(0.15, 0.05 * self.budget_s))
+        reply = solve_part(
+            form,
+            best,
+            free,
+            kernel[:, free],
+            target=self._target,
+            limit_s=limit_s,
+            seed=int(self.rng.integers(2**31)),
+        )
+        if reply.columns is not None and self.search.keep(reply.columns):
+            self._note()
+        if whole:
+            # Everything better than the incumbent lies in the kernel: its exhaustion proves the incumbent.
+            if reply.complete and reply.exact:
+                # Only what is better by less than a tenth of the tolerance of optimality is left open.
+                self.proved = True
+                self.bound = self.search.best_loss
+            if self._models_freed >= form.models:
+                self._models_freed = max(2, form.models - 1)
+        elif not reply.complete:
+            self._models_freed = max(2, self._models_freed - 1)
+            self._misses = 0
+        elif reply.columns is None:
+            self._misses += 1
+            if self._misses >= 8 + form.models // 2:
+                self._models_freed = min(self._models_freed + 1, form.models)
+                self._misses = 0
+        else:
+            self._misses = 0
+        return not reply.complete

@@ -1,0 +1,189 @@
+"""The engine for everything that is more than slots: a bound first, a feasible answer next, then a better one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from solver.clock import Deadline
+from solver.engines.base import Claim
+from solver.engines.form import Form, build_form
+from solver.engines.lagrangian.campaign import Campaign
+from solver.engines.lagrangian.interior_point import Relaxation, relax
+from solver.engines.lagrangian.large import Large
+from solver.engines.lagrangian.rounding import fill, shed
+from solver.problem.instance import UNASSIGNED
+
+if TYPE_CHECKING:
+    from solver.engines.base import Engine
+    from solver.problem.instance import Instance
+
+__all__ = ["LagrangianEngine"]
+
+_USED = 0.97  # of the time left, so that returning and certifying still fit
+_UNLIMITED_S = 10.0  # without a deadline: as long as it pays on the instances measured
+_SHORT_S = 0.08  # below this the search needs the larger part of what is left
+_LARGE = 40_000  # pairs × coupling layers per 0.1 s above which the relaxation is solved in float32
+_LARGE_GAP = 1e-6  # relative: at a hundred thousand agents, closer than this is good enough
+_HUNT_SHARE = 0.4  # of the time, for serving everybody before some are left out
+
+
+class LagrangianEngine:
+    """Dual prices, rounding, compound moves and exact sub-problems; see the explanation in the manual."""
+
+    name = "lagrangian"
+
+    def unsupported_reason(self, instance: Instance, *, remaining_s: float) -> str | None:
+        """Return why not: slots whose cost rises with the load belong to the price engine."""
+        return None if instance.load_cost is None else "lagrangian: does not know load costs"
+
+    def solve(
+        self,
+        instance: Instance,
+        *,
+        deadline: Deadline,
+        hint: Claim | None = None,
+        seed: int = 0,
+        threads: int = 1,
+    ) -> Claim | None:
+        """Return the best assignment found in time, with multipliers that prove a bound.
+
+        Parameters
+        ----------
+        instance : Instance
+            Any.
+        deadline : Deadline
+            Kept; without a limit the engine gives itself ten seconds.
+        hint : Claim, optional
+            An assignment to fall back on, and to beat.
+        seed : int
+            Same instance, seed and unlimited time: same claim.
+        threads : int
+            Not used: one thread.
+        """
+        now = deadline.clock.now()
+        budget_s = deadline.remaining_s() * _USED - 0.001 if deadline.limited else _UNLIMITED_S
+        inner = Deadline(deadline.started_s, now + budget_s, deadline.clock)
+        return _Solve(instance, inner, np.random.default_rng(seed), hint).claim()
+
+
+class _Solve:
+    """One call."""
+
+    def __init__(
+        self, instance: Instance, deadline: Deadline, rng: np.random.Generator, hint: Claim | None
+    ) -> None:
+        self.instance, self.deadline, self.rng, self.hint = instance, deadline, rng, hint
+        self.progress: list[tuple[float, float, float]] = []
+
+    def claim(self) -> Claim | None:
+        """Decide whom may be left out, then search."""
+        instance = self.instance
+        penalty = instance.penalty
+        if Large.is_for(instance, budget_s=self.deadline.remaining_s()):
+            return self._large(leave=penalty is not None and bool(np.isfinite(penalty).any()))
+        if penalty is not None and np.isfinite(penalty).any():
+            return self._with_leaving()
+        form = build_form(instance, leave=False)
+        if len(form.stranded) and penalty is not None:
+            return self._nothing()
+        if form.n == 0:
+            return self._nobody(form)
+        relaxation = self._relax(form)
+        if relaxation.infeasible:
+            return self._nothing() if penalty is not None else self._with_leaving()
+        campaign = self._campaign(form, relaxation)
+        if instance.serve_first:
+            now = self.deadline.clock.now()
+            campaign.start(stop_s=now + _HUNT_SHARE * max(0.0, self.deadline.remaining_s()))
+            if campaign.search.best is None:
+                return self._with_leaving(campaign)
+        else:
+            campaign.insist()
+        campaign.run()
+        return self._nothing() if campaign.infeasible else self._result(campaign)
+
+    def _large(self, *, leave: bool) -> Claim | None:
+        """Solve by blocks and cores; in serve-first mode leave agents out only where that fails."""
+        large = Large(self.instance, leave=leave, deadline=self.deadline, rng=self.rng)
+        large.run(_LARGE_GAP)
+        if large.best is None and self.instance.serve_first and not leave:
+            return self._large(leave=True)
+        choice = large.best
+        if choice is None:
+            choice = self.hint.choice if self.hint is not None else None
+        if choice is None:
+            return None
+        return Claim(
+            choice=choice,
+            prices=large.prices,
+            limit_prices=large.limit_prices if len(large.limit_prices) else None,
+            progress=tuple(large.progress),
+        )
+
+    def _relax(self, form: Form) -> Relaxation:
+        budget_s = max(self.deadline.remaining_s(), 1e-3)
+        work = form.loss.size * (form.resources + len(form.row))
+        single = work > _LARGE * budget_s / 0.1
+        return relax(
+            form,
+            deadline=self.deadline,
+            share=0.5 if self.deadline.remaining_s() > _SHORT_S else 0.35,
+            tolerance=1e-4 if single else 1e-6,
+            rng=self.rng,
+            single=single,
+        )
+
+    def _campaign(self, form: Form, relaxation: Relaxation) -> Campaign:
+        return Campaign(form, relaxation, deadline=self.deadline, rng=self.rng)
+
+    def _with_leaving(self, tried: Campaign | None = None) -> Claim | None:
+        """Solve with agents allowed to stay unassigned where the instance allows it."""
+        form = build_form(self.instance, leave=True)
+        if self.instance.penalty is not None and np.isposinf(self.instance.penalty[form.stranded]).any():
+            return self._nothing()
+        if form.n == 0:
+            return self._nobody(form)
+        relaxation = self._relax(form)
+        if relaxation.infeasible:
+            return self._nothing()
+        campaign = self._campaign(form, relaxation)
+        first = relaxation.weight.argmax(axis=0)
+        campaign.search.keep(fill(form, shed(form, first), self.deadline))
+        if tried is not None:
+            campaign.search.keep(fill(form, shed(form, tried.search.beam.column[:-1]), self.deadline))
+        campaign.insist()
+        campaign.run()
+        return self._nothing() if campaign.infeasible else self._result(campaign)
+
+    def _nobody(self, form: Form) -> Claim:
+        """Return the claim where no model can serve anybody."""
+        choice = np.full(self.instance.n, UNASSIGNED, np.int64)
+        _, bound = form.judged(np.zeros(0, np.int64), 0.0)
+        return Claim(choice=choice, bound=bound, infeasible=form.nobody_breaks_a_row)
+
+    def _nothing(self) -> Claim:
+        return Claim(choice=np.full(self.instance.n, UNASSIGNED, np.int64), infeasible=True)
+
+    def _result(self, campaign: Campaign) -> Claim | None:
+        """Return the incumbent or the hint, whichever is better, with the prices."""
+        form, search = campaign.form, campaign.search
+        columns = search.best
+        if self.hint is not None and not self.hint.infeasible:
+            given = form.columns_of(self.hint.choice)
+            if given is not None and search.keep(given):
+                columns = search.best
+        if columns is None:
+            return None
+        return Claim(
+            choice=form.choice(columns),
+            prices=np.ascontiguousarray(campaign.relaxation.price[:, : form.models].T),
+            limit_prices=campaign.relaxation.row_price if form.rows else None,
+            progress=tuple(campaign.progress),
+            bound=form.judged(columns, campaign.bound)[1] if campaign.proved else None,
+        )
+
+
+if TYPE_CHECKING:
+    _conforms: type[Engine] = LagrangianEngine

@@ -1,0 +1,140 @@
+"""From anything to something feasible, in milliseconds: shed what does not fit, then fill what is left."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from solver.clock import Deadline
+    from solver.engines.form import Form
+
+__all__ = ["fill", "shed"]
+
+_ROUNDS = 12
+_RESERVED_S = 0.01  # left for returning when a deadline is near
+
+
+def shed(form: Form, columns: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Leave agents unassigned until no capacity and no upper limit is exceeded. O(n log n) per broken row.
+
+    Parameters
+    ----------
+    form : Form
+        With a column for the unassigned; agents that may not use it stay where they are.
+    columns : (n,) int64
+        Any assignment.
+
+    Returns
+    -------
+    (n,) int64
+        A fresh assignment. Drops those first that cost least per unit they free.
+    """
+    columns = columns.copy()
+    agents = np.arange(form.n)
+    leave = form.models
+    load = form.load(columns)
+    for k, c in np.argwhere(load > form.room):
+        members = np.flatnonzero(columns == c)
+        freed = form.demand[k, c, members]
+        _drop(form, columns, members, freed, float(freed.sum() - form.room[k, c]))
+    for _ in range(_ROUNDS if form.rows else 0):
+        excess = form.row_load(columns) - form.row_room
+        broken = np.flatnonzero(excess > 0)
+        if not len(broken):
+            break
+        before = int((columns == leave).sum())
+        for g in broken:
+            freed = np.zeros(form.n)
+            for row, coefficient in zip(form.row, form.coefficient, strict=True):
+                freed += np.where(row[columns, agents] == g, coefficient[columns, agents], 0.0)
+            members = np.flatnonzero(freed > 0)
+            _drop(form, columns, members, freed[members], float(freed.sum() - form.row_room[g]))
+        if int((columns == leave).sum()) == before:
+            break
+    return columns
+
+
+def _drop(
+    form: Form,
+    columns: NDArray[np.int64],
+    members: NDArray[np.intp],
+    freed: NDArray[np.float64],
+    excess: float,
+) -> None:
+    extra = form.loss[form.models, members] - form.loss[columns[members], members]
+    able = np.isfinite(extra) & (freed > 0)
+    members, freed, extra = members[able], freed[able], extra[able]
+    order = np.argsort(extra / freed, kind="stable")
+    enough = int(np.searchsorted(np.cumsum(freed[order]), excess * (1 - 1e-12))) + 1
+    columns[members[order[:enough]]] = form.models
+
+
+def fill(form: Form, columns: NDArray[np.int64], deadline: Deadline | None = None) -> NDArray[np.int64]:
+    """Serve unassigned agents wherever there is room and it lowers the loss. O(rounds · c · left).
+
+    Parameters
+    ----------
+    form : Form
+        With a column for the unassigned.
+    columns : (n,) int64
+        An assignment; what it exceeds already is left alone.
+    deadline : Deadline, optional
+        Stops filling shortly before it.
+    """
+    columns = columns.copy()
+    leave = form.models
+    for _ in range(_ROUNDS):
+        left = np.flatnonzero(columns == leave)
+        if not len(left) or _late(deadline):
+            break
+        spare = form.room - form.load(columns)
+        gain = form.loss[leave, left] - form.loss[:leave][:, left]
+        fits = (form.demand[:, :leave][:, :, left] <= spare[:, :leave, None]).all(axis=0) & (gain > 0)
+        if form.rows:
+            fits &= _rows_allow(form, columns, left)
+        gain = np.where(fits, gain, -np.inf)
+        target = gain.argmax(axis=0)
+        worth = gain[target, np.arange(len(left))]
+        order = np.argsort(-worth, kind="stable")
+        order = order[worth[order] > 0]
+        if not len(order):
+            break
+        if form.rows:
+            order = order[: max(1, len(order) // 8)]  # rows are checked once a round: few at a time
+        moved = False
+        for c in np.unique(target[order]):
+            queue = left[order[target[order] == c]]
+            used = np.cumsum(form.demand[:, c, queue], axis=1)
+            accepted = queue[(used <= spare[:, c, None]).all(axis=0)]
+            if form.rows:
+                for agent in accepted.tolist():
+                    if _late(deadline):
+                        return columns
+                    columns[agent] = c
+                    if (form.row_load(columns) > form.row_room).any():
+                        columns[agent] = leave
+                    else:
+                        moved = True
+            else:
+                columns[accepted] = c
+                moved |= bool(len(accepted))
+        if not moved:
+            break
+    return columns
+
+
+def _late(deadline: Deadline | None) -> bool:
+    return deadline is not None and deadline.remaining_s() < _RESERVED_S
+
+
+def _rows_allow(form: Form, columns: NDArray[np.int64], left: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Return which (model, left agent) pairs fit every limit row on their own."""
+    spare = np.append(form.row_room - form.row_load(columns), np.inf)
+    allowed = np.ones((form.models, len(left)), bool)
+    for row, coefficient in zip(form.row, form.coefficient, strict=True):
+        allowed &= coefficient[: form.models][:, left] <= np.maximum(spare[row[: form.models][:, left]], 0.0)
+    return allowed
