@@ -17,7 +17,6 @@ large numbers. Everything is float64, whatever the precision of the scores.
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -268,6 +267,8 @@ def _slack(
     if len(lanes) == 1:
         total = misjudged(lanes[0])
     else:
+        from concurrent.futures import ThreadPoolExecutor  # 20 ms of import that few callers need
+
         with ThreadPoolExecutor(len(lanes)) as pool:
             total = sum(pool.map(misjudged, lanes))
     if tied is not None and instance.limits is not None:
