@@ -63,7 +63,7 @@ class PriceEngine:
         ``hint`` replace the samples when a look at this instance does not contradict them.
         """
         n, m = instance.n, instance.m
-        forbids = bool(instance.score.min() == -np.inf)
+        forbids = instance.forbids
         outside = instance.unserved if _leaving_is_an_option(instance, forbids) else None
         generator = np.random.default_rng(seed)
         supply = Supply.of(instance)

@@ -163,6 +163,11 @@ class Instance:
         return charge
 
     @cached_property
+    def forbids(self) -> bool:
+        """Whether any pair is forbidden. :func:`build_instance` knows it from checking the scores."""
+        return _extremes(self.score)[0] == -np.inf
+
+    @cached_property
     def score_range(self) -> tuple[float, float]:
         """Smallest and largest finite score; (0, 0) when no pair is allowed. One pass, no full-size copy."""
         low, high = np.inf, -np.inf
@@ -273,7 +278,7 @@ def build_instance(
         Listing every rule broken, with path and value.
     """
     problems: list[str] = []
-    score = _scores(scores, problems)
+    score, least = _scores(scores, problems)
     n, m = score.shape
     units = _capacity(capacity, m, problems)
     taken = None if demand is None else _demand(demand, n, m, units, np.ndim(capacity), problems)
@@ -295,6 +300,7 @@ def build_instance(
             )
         elif not problems:
             score = np.where(allowed, score, score.dtype.type(-np.inf))
+            least = None
     order = _vector("priority", priority, n, problems)
     if order is not None and not np.isfinite(order).all():
         i = int(np.flatnonzero(~np.isfinite(order))[0])
@@ -321,7 +327,7 @@ def build_instance(
         score = score - charge
     if rows is not None and tiers is not None:
         raise SpecError("load_cost: expected none together with limits across models")
-    return Instance(
+    instance = Instance(
         score=score,
         capacity=units,
         demand=taken,
@@ -330,6 +336,24 @@ def build_instance(
         limits=rows,
         load_cost=tiers,
     )
+    if (
+        least is not None
+    ):  # fills the cached property: another look at a large matrix costs a tenth of a solve
+        vars(instance)["forbids"] = least == -np.inf
+    return instance
+
+
+def _extremes(array: NDArray[Any]) -> tuple[float, float]:
+    """Return the least and the largest entry, NaN if there is one, reading memory once."""
+    low, high = np.inf, -np.inf
+    for rows in chunks(*array.shape):
+        block = array[rows]
+        low = min(low, float(block.min()))
+        largest = float(block.max())
+        if not largest < np.inf:
+            return low, largest
+        high = max(high, largest)
+    return low, high
 
 
 def _numbers(name: str, values: ArrayLike, problems: list[str]) -> NDArray[Any]:
@@ -344,29 +368,31 @@ def _numbers(name: str, values: ArrayLike, problems: list[str]) -> NDArray[Any]:
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
 
 
-def _scores(scores: ArrayLike | SparseScores, problems: list[str]) -> NDArray[Any]:
+def _scores(scores: ArrayLike | SparseScores, problems: list[str]) -> tuple[NDArray[Any], float | None]:
+    """Return checked scores and the least of them."""
     if hasattr(scores, "tocsr"):
         array = _spread_out(cast("SparseScores", scores), problems)
     else:
         array = _numbers("scores", scores, problems)
     if problems:
-        return array
+        return array, None
     if array.ndim != 2:
         problems.append(f"scores: expected shape (agents, models), got shape {array.shape}")
-        return np.zeros((1, 1))
+        return np.zeros((1, 1)), None
     n, m = array.shape
     if n == 0 or m == 0:
         what = "agent (row)" if n == 0 else "model (column)"
         problems.append(f"scores: expected at least one {what}, got shape {array.shape}")
-        return np.zeros((max(n, 1), max(m, 1)))
-    if not array.max() < np.inf:  # one pass: a maximum carries both NaN and +inf
+        return np.zeros((max(n, 1), max(m, 1))), None
+    least, largest = _extremes(array)
+    if not largest < np.inf:  # a maximum carries both NaN and +inf
         bad = np.argwhere(~(array < np.inf))
         problems.extend(
             f"scores[{i}, {j}]: expected a finite number or -inf, got {array[i, j]}" for i, j in bad[:_NAMED]
         )
         if len(bad) > _NAMED:
             problems.append(f"scores: {len(bad) - _NAMED} more entries are NaN or +inf")
-    return np.ascontiguousarray(array)
+    return np.ascontiguousarray(array), least
 
 
 def _spread_out(matrix: SparseScores, problems: list[str]) -> NDArray[Any]:

@@ -85,3 +85,13 @@ def test_zero_capacity_leaves_everyone_unassigned() -> None:
     assert solution.choice.tolist() == [-1, -1]
     assert solution.objective == 0.0
     assert solution.status == "optimal"
+
+
+def test_forbidden_pairs_are_known_however_they_came() -> None:
+    scores = np.array([[1.0, 2.0], [3.0, 4.0]])
+    masked = scores.copy()
+    masked[0, 1] = -np.inf
+    assert not build_instance(scores, [1, 1]).forbids
+    assert build_instance(masked, [1, 1]).forbids
+    assert build_instance(scores, [1, 1], eligible=np.isfinite(masked)).forbids
+    assert not build_instance(scores, [1, 1], eligible=np.ones((2, 2), bool)).forbids

@@ -113,8 +113,7 @@ def find_optimum(
 
 def respond(rows: Rows, estimate: Estimate) -> Outcome:
     """Return everyone's best model at the estimated prices: one pass, nearly balanced, not exact."""
-    reduction = rows.reduce(estimate.prices, estimate.prices)
-    return Outcome(choice=reduction.choice, prices=estimate.prices, exact=False)
+    return Outcome(choice=rows.choose(estimate.prices), prices=estimate.prices, exact=False)
 
 
 def solve_everything(rows: Rows, supply: Supply, scale: Scale) -> Outcome | None:

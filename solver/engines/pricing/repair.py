@@ -42,10 +42,15 @@ def drop_overload(
     """
     m = instance.m
     choice = choice.copy()
-    room = instance.slots - np.bincount(choice, minlength=m + 1)[:m]
+    load = np.bincount(choice, minlength=m + 1)
+    room = instance.slots - load[:m]
+    order = np.argsort(
+        choice.astype(np.min_scalar_type(m)), kind="stable"
+    )  # narrow integers are radix sorted
+    start = np.cumsum(load) - load
     movers = []
     for j in np.flatnonzero(room < 0):
-        agents = np.flatnonzero(choice == j)
+        agents = order[start[j] : start[j] + load[j]]
         over = int(-room[j])
         agents = agents[:: max(1, len(agents) // max(_CANDIDATES * over, _CANDIDATES_AT_LEAST))]
         net = instance.score[agents] - prices

@@ -60,6 +60,10 @@ class Rows(Protocol):
         """Return scores as (n, m) float64 and the values of staying unassigned."""
         ...
 
+    def choose(self, prices: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return everyone's best model at these prices, m for unassigned."""
+        ...
+
     def reduce(self, low: NDArray[np.float64], high: NDArray[np.float64]) -> Reduction:
         """Find the contested arcs for a box."""
         ...
@@ -105,18 +109,45 @@ class DenseRows:
             score = np.where(self._closed, -np.inf, score)
         return score, self._outside
 
+    def choose(self, prices: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return everyone's best model at these prices, m for unassigned: half the work of a reduction."""
+        choice = np.empty(self.n, np.int64)
+        dearest = np.where(self._closed, np.inf, prices)
+
+        def scan(parts: list[slice]) -> None:
+            size = parts[0].stop - parts[0].start
+            buffer, base = np.empty((size, self.m)), np.arange(size) * self.m
+            for rows in parts:
+                net = buffer[: rows.stop - rows.start]
+                np.subtract(self._score[rows], dearest, out=net)
+                top = net.argmax(axis=1, out=choice[rows])
+                if self._outside is not None:
+                    top[self._outside[rows] > net.ravel()[base[: len(net)] + top]] = self.m
+
+        lanes = self._lanes()
+        if len(lanes) == 1:
+            scan(lanes[0])
+        else:
+            with ThreadPoolExecutor(len(lanes)) as pool:
+                list(pool.map(scan, lanes))
+        return choice
+
+    def _lanes(self) -> list[list[slice]]:
+        """Return the chunks of a pass, shared out to the threads in order."""
+        parts = list(chunks(self.n, self.m))
+        lanes = self._threads if len(parts) >= 4 * self._threads else 1
+        cut = np.linspace(0, len(parts), lanes + 1).astype(int)
+        return [parts[a:b] for a, b in pairwise(cut)]
+
     def reduce(self, low: NDArray[np.float64], high: NDArray[np.float64]) -> Reduction:
         """Find the contested arcs for a box, in one pass of O(n m)."""
         n, m = self.n, self.m
         choice = np.empty(n, np.int64)
-        parts = list(chunks(n, m))
-        lanes = self._threads if len(parts) >= 4 * self._threads else 1
-        cut = np.linspace(0, len(parts), lanes + 1).astype(int)
-        jobs = [(low, high, parts[a:b], choice) for a, b in pairwise(cut)]
-        if lanes == 1:
+        jobs = [(low, high, parts, choice) for parts in self._lanes()]
+        if len(jobs) == 1:
             found = self._scan(*jobs[0])
         else:
-            with ThreadPoolExecutor(lanes) as pool:
+            with ThreadPoolExecutor(len(jobs)) as pool:
                 found = [codes for lane in pool.map(lambda job: self._scan(*job), jobs) for codes in lane]
         codes = np.concatenate(found)
         row = codes // (m + 1)
