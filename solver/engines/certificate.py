@@ -120,13 +120,16 @@ def certify(instance: Instance, claim: Claim, *, threads: int = 1) -> Certificat
     violations += _broken_limits(instance, choice, limit_load)
     slack = math.inf if violations else _slack(instance, choice, load, limit_load, claim, threads)
     scale = float(np.abs(own).sum() + np.abs(left_value).sum())
-    bound = _whole(instance, objective + slack, scale)
+    rounding = _ROUNDING * scale if math.isfinite(scale) else 0.0
+    bound = objective + slack
+    if slack > rounding:
+        bound = _whole(instance, bound, scale)
     claimed = claim.bound is not None and claim.bound < bound
     if claimed and claim.bound is not None:
         bound = claim.bound
     tight = bound - objective <= max(
         OPTIMALITY_TOLERANCE * max(abs(objective), abs(bound)) if math.isfinite(bound) else 0.0,
-        _ROUNDING * scale if math.isfinite(scale) else 0.0,
+        rounding,
     )
     return Certificate(
         objective=objective,
@@ -144,6 +147,8 @@ def _malformed(instance: Instance, choice: NDArray[np.int64]) -> tuple[str, ...]
         return (
             f"choice: expected int64 of shape ({instance.n},), got {choice.dtype} of shape {choice.shape}",
         )
+    if choice.min() >= UNASSIGNED and choice.max() < instance.m:
+        return ()
     wrong = np.flatnonzero((choice < UNASSIGNED) | (choice >= instance.m))
     return tuple(f"choice[{i}]: expected -1 to {instance.m - 1}, got {choice[i]}" for i in wrong)
 
@@ -155,14 +160,18 @@ def _broken(
     own: NDArray[np.float64],
     served: NDArray[np.intp],
 ) -> tuple[str, ...]:
-    broken = [
-        f"choice[{i}]: agent {i} is not eligible for model {choice[i]}" for i in served[~np.isfinite(own)]
-    ]
+    broken = []
+    if not own.min(initial=np.inf) > -np.inf:
+        broken += [
+            f"choice[{i}]: agent {i} is not eligible for model {choice[i]}" for i in served[~np.isfinite(own)]
+        ]
     room = instance.capacity if instance.demand is None else instance.capacity * (1 + _OVERLOAD) + 1e-12
-    broken += [
-        f"load[{j}, {k}]: expected <= {instance.capacity[j, k]:g}, got {load[j, k]:g}"
-        for j, k in np.argwhere(load > room)
-    ]
+    over = load > room
+    if over.any():
+        broken += [
+            f"load[{j}, {k}]: expected <= {instance.capacity[j, k]:g}, got {load[j, k]:g}"
+            for j, k in np.argwhere(over)
+        ]
     if instance.penalty is not None:
         must = np.flatnonzero((choice == UNASSIGNED) & np.isposinf(instance.penalty))
         broken += [f"choice[{i}]: agent {i} must be served" for i in must]

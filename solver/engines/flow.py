@@ -7,6 +7,7 @@ an arc loses against the agent's best, scaled to integers; the loss by rounding 
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -68,7 +69,7 @@ class FlowEngine:
             if choice is None:
                 return Claim(choice=np.full(instance.n, UNASSIGNED, np.int64), infeasible=True)
             claim = Claim(choice=choice, prices=minimal_prices(instance, choice))
-            if network.exact_at(_COARSE_BITS) or _is_tight(instance, claim) or deadline.expired():
+            if network.is_whole or _is_tight(instance, claim) or deadline.expired():
                 return claim
         choice = network.solve(_FINE_BITS)
         if choice is None:
@@ -121,16 +122,17 @@ class _Network:
             instance.slots,
         )
 
+    @cached_property
+    def is_whole(self) -> bool:
+        """Whether all costs are whole numbers, small enough to be taken as they are."""
+        return self.highest < 2**_COARSE_BITS and np.array_equal(np.rint(self.cost), self.cost)
+
     def scale(self, bits: int) -> float:
         """Return the factor to integers: ``bits`` of the highest cost, within the overflow limit."""
-        if self.highest == 0.0 or (self.highest < 2**bits and np.array_equal(np.rint(self.cost), self.cost)):
+        if self.is_whole:
             return 1.0
         room = 61 - math.ceil(math.log2(self.n + self.m + 3))  # |cost| · (nodes + 2) < 2**62
         return 2.0 ** (min(bits, room) - math.ceil(math.log2(self.highest)))
-
-    def exact_at(self, bits: int) -> bool:
-        """Return whether scaling loses nothing: the costs are whole numbers already."""
-        return self.scale(bits) == 1.0 and np.array_equal(np.rint(self.cost), self.cost)
 
     def solve(self, bits: int) -> NDArray[np.int64] | None:
         """Return the choice of least scaled cost, or None when not everyone can be routed."""

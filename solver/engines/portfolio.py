@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Answer", "run", "warm_up"]
 
-_TINY_CELLS = 6_000  # rows · replicated columns: lsap beats flow below (benchmarks/bench_engines.py)
+_TINY_CELLS = 10_000  # rows · replicated columns: lsap beats flow below (benchmarks/bench_engines.py)
 _SMALL_PAIRS = 30_000  # agents · models: plain flow beats the price engine up to here
 _LARGE_PAIRS = 2_000_000  # agents · models: an incumbent from greedy takes longer than prices above this
 _MARGIN_S = 0.003  # kept back for verification of the last answer and the way out
@@ -158,8 +158,7 @@ def _by_shape(instance: Instance) -> tuple[str, ...]:
         return ("lagrangian",)
     if instance.load_cost is not None:
         return ("price",)
-    cells = instance.n * (int(instance.slots.sum()) + instance.n)
-    if cells <= _TINY_CELLS:
+    if instance.n * (int(instance.slots.sum()) + instance.n) <= _TINY_CELLS:
         return ("lsap", "flow")
     return ("flow", "price") if instance.n * instance.m <= _SMALL_PAIRS else ("price", "flow")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 from weakref import WeakKeyDictionary
 
@@ -11,8 +12,16 @@ import numpy as np
 from solver.clock import Deadline
 from solver.errors import SpecError
 from solver.load.checks import positive_problems, whole_problems
-from solver.load.decision import ALL_FULL, LOST, NOT_PLACED, Decision, Reservation, explained
-from solver.load.lease import ONE_SLOT, Ask, Demand, Lease, LeaseState, Refusal, RefusalReason
+from solver.load.decision import (
+    ALL_FULL,
+    LOST,
+    NOT_PLACED,
+    Decision,
+    Reservation,
+    explained,
+    served_reason,
+)
+from solver.load.lease import ONE_SLOT, Ask, Lease, LeaseState, Refusal, RefusalReason
 from solver.load.pool import ModelPool
 from solver.load.prediction import Calibration, CompletionPredictor
 from solver.load.routing import ROUTINGS, place_one
@@ -36,7 +45,6 @@ __all__ = ["LoadBalancer"]
 _FEEDBACK_AGE_S = 0.25  # statistics that old still route; reading 500 models anew costs a whole decision
 _SHORTEST_LEASE_S = 5.0  # of a predicted duration: a lease that ends too early admits one too many
 _NO_DEADLINE = Deadline(0.0)
-_FIRST = np.zeros(1, np.int64)
 
 
 class LoadBalancer:
@@ -121,7 +129,7 @@ class LoadBalancer:
         self._task_types = task_types
         self._lock = threading.Lock()
         self._rng = np.random.default_rng(seed)
-        self._pool: ModelPool | None = None
+        self._fleet: tuple[tuple[Model, ...], ModelPool | None] = ((), None)
         self._waiting: WeakKeyDictionary[Lease, Agent] = WeakKeyDictionary()  # gone with their holders
 
     # -- deciding
@@ -220,6 +228,8 @@ class LoadBalancer:
         deadline = _NO_DEADLINE if deadline_ms is None else Deadline.after(deadline_ms)
         pool = self._pool_of(models)
         quality = _checked_scores(scores, len(agents), len(pool))
+        if len(agents) == 1:  # the way of every interactive request
+            return [self._reserve_one(agents[0], pool, quality, deadline)]
         done: list[Reservation | None] = [None] * len(agents)
         pending = list(range(len(agents)))
         for round_number in range(self._max_rounds):
@@ -269,11 +279,9 @@ class LoadBalancer:
         batch = [agents[i] for i in pending]
         snapshot = self._tracker.snapshot()
         work = self._work(batch, pool, snapshot, None if quality is None else quality[pending])
-        if len(batch) == 1:
-            return self._reserve_one(batch[0], pending[0], pool, work, done)
         left_ms = deadline.remaining_s() * 1000.0 if deadline.limited else None
         placement = ROUTINGS[self._routing](
-            work, self._strategy, self._chance(), left_ms if left_ms is None else max(left_ms, 0.1)
+            work, self._strategy, self._chance(), None if left_ms is None else max(left_ms, 0.1)
         )
         answers = list(explained(work, placement.choice, self._strategy))
         placed = [k for k, (j, _, _) in enumerate(answers) if j != UNASSIGNED]
@@ -303,35 +311,38 @@ class LoadBalancer:
         return again
 
     def _reserve_one(
-        self, agent: Agent, i: int, pool: ModelPool, work: Work, done: list[Reservation | None]
-    ) -> list[int]:
-        """Place a batch of one: the best model, or the next best where it was taken meanwhile."""
-        refused = False
-        while True:
-            with self._lock:
-                j, score = place_one(work, self._strategy, self._routing, self._rng)
-            if j == UNASSIGNED:
-                if refused:
-                    return [i]
-                _, _, reason = next(explained(work, np.array([UNASSIGNED]), self._strategy))
-                done[i] = Reservation(agent.id, None, 0.0, reason)
-                return []
-            answer = self._tracker.try_acquire(
-                pool.ids[j], pool.demand(agent, j), self._duration_s(pool, j, work, 0), queue=self._queue
-            )
-            if isinstance(answer, Lease):
-                if self._strategy.name == "least_loaded":
-                    score = float(work.quality[0, j])
-                busy = 100.0 * min(1.0, float(work.active[j]) / max(float(work.slots[j]), 1.0))
-                reason = f"{self._strategy.name}: score {score:.4g}, {busy:.0f} % busy before"
-                self._note(agent, answer)
-                done[i] = Reservation(agent.id, pool.ids[j], score, reason, answer)
-                return []
-            if answer.reason in _LASTING:
-                done[i] = Reservation(agent.id, None, 0.0, f"refused: {answer.reason.value}")
-                return []
-            refused = True
-            work.room[j] = 0  # this round's own copy: the next best is tried
+        self, agent: Agent, pool: ModelPool, quality: NDArray[np.float64] | None, deadline: Deadline
+    ) -> Reservation:
+        """Place and reserve a batch of one: the best model, or the next best where it was taken meanwhile."""
+        strategy = self._strategy
+        for round_number in range(self._max_rounds):
+            if round_number and deadline.expired():
+                break
+            work = self._work([agent], pool, self._tracker.snapshot(), quality)
+            refused = False
+            while True:
+                with self._lock:
+                    j, score = place_one(work, strategy, self._routing, self._rng)
+                if j == UNASSIGNED:
+                    break
+                answer = self._tracker.try_acquire(
+                    pool.ids[j], pool.demand(agent, j), self._duration_s(pool, j, work, 0), queue=self._queue
+                )
+                if isinstance(answer, Lease):
+                    self._note(agent, answer)
+                    if strategy.name == "least_loaded":
+                        score = float(work.quality[0, j])
+                    busy = min(1.0, work.active.item(j) / work.divisor.item(j))
+                    reason = served_reason(strategy, score, 100.0 * busy)
+                    return Reservation(agent.id, pool.ids[j], score, reason, answer)
+                if answer.reason in _LASTING:
+                    return Reservation(agent.id, None, 0.0, f"refused: {answer.reason.value}")
+                refused = True
+                work.usable[0, j] = False  # lost to another client: the next best is tried
+            if not refused:
+                _, _, reason = next(explained(work, np.array([UNASSIGNED]), strategy))
+                return Reservation(agent.id, None, 0.0, reason)
+        return Reservation(agent.id, None, 0.0, LOST)
 
     def _ask(self, agent: Agent, pool: ModelPool, j: int, work: Work, k: int) -> Ask:
         return Ask(
@@ -346,7 +357,7 @@ class LoadBalancer:
         if work.service_ms is None or self._predictor is None:
             return self._ttl_s
         _, deviation = self._predictor.coefficients(pool.models)
-        expected_s = (2.0 * float(work.service_ms[k, j]) + 3.0 * float(deviation[j])) / 1000.0
+        expected_s = (2.0 * work.service_ms.item(k, j) + 3.0 * deviation.item(j)) / 1000.0
         return min(max(expected_s, _SHORTEST_LEASE_S), 10.0 * self._ttl_s)
 
     # -- moving what waits
@@ -363,7 +374,7 @@ class LoadBalancer:
             Ids of the agents that were moved.
         """
         with self._lock:
-            pool = self._pool
+            pool = self._fleet[1]
             waiting = [(agent, lease) for lease, agent in self._waiting.items() if lease.model == model]
         live = [(agent, lease) for agent, lease in waiting if lease.state() is LeaseState.QUEUED]
         self._forget([lease for _, lease in waiting], keep=[lease for _, lease in live])
@@ -371,6 +382,7 @@ class LoadBalancer:
             return []
         work = self._work([agent for agent, _ in live], pool, self._tracker.snapshot(), None)
         work.room[pool.ids.index(model)] = 0
+        work = replace(work, usable=work.eligible & (work.room > 0))
         placement = ROUTINGS[self._routing](work, self._strategy, self._chance(), None)
         moved = []
         for (agent, lease), j in zip(live, placement.choice.tolist(), strict=True):
@@ -406,8 +418,8 @@ class LoadBalancer:
     def _pool_of(self, models: Sequence[Model]) -> ModelPool:
         """Return the pool of a fleet, the last one again where the models are the same."""
         fleet = tuple(models)  # a tuple is itself: the cheapest fleet to pass again and again
-        pool = self._pool
-        if pool is None or (pool.models is not fleet and pool.models != fleet):
+        seen, pool = self._fleet
+        if pool is None or (seen is not fleet and seen != fleet):
             pool = ModelPool(fleet, task_types=self._task_types)
             known = set(self._tracker.snapshot().models)
             for model in fleet:
@@ -418,7 +430,8 @@ class LoadBalancer:
                         requests_per_minute=model.requests_per_minute,
                         tokens_per_minute=model.tokens_per_minute,
                     )
-            self._pool = pool
+        if seen is not fleet:  # one assignment: another thread may come with another fleet
+            self._fleet = (fleet, pool)  # equal models are the same objects from the next request on
         return pool
 
     def _work(
@@ -438,12 +451,12 @@ class LoadBalancer:
                 task_types=[agent.task_type for agent in agents],
                 max_age_s=_FEEDBACK_AGE_S,
             )
-        single = len(agents) == 1  # the way of every interactive request: no lists, no loops
+        single = len(agents) == 1  # no lists, no loops
         if agents[0].min_score is not None if single else any(a.min_score is not None for a in agents):
             least = np.array([-np.inf if agent.min_score is None else agent.min_score for agent in agents])
             eligible = eligible & (quality >= least[:, None] - 1e-9)
         where = pool.positions(snapshot)
-        slots = snapshot.max_concurrent[where]
+        slots, divisor = pool.slots(snapshot)
         room = self._room(agents, pool, snapshot, where)
         rank = None
         if not single:
@@ -453,20 +466,18 @@ class LoadBalancer:
         if self._strategy.needs_prediction and self._predictor is not None:
             service = self._predictor.predict_ms(
                 pool.models,
-                np.array([agent.input_tokens for agent in agents], np.float64),
-                np.array([agent.output_tokens for agent in agents], np.float64),
+                [agent.input_tokens for agent in agents],
+                [agent.output_tokens for agent in agents],
             )
         return Work(
             quality=quality,
             eligible=eligible,
             active=snapshot.active[where].astype(np.float64),
-            slots=slots.astype(np.float64),
+            slots=slots,
+            divisor=divisor,
             room=room,
-            order=_FIRST
-            if single
-            else np.arange(len(agents))
-            if rank is None
-            else np.argsort(-rank, kind="stable"),
+            usable=eligible & (room > 0)[None, :],
+            queue=self._queue,
             rank=rank,
             service_ms=service,
         )
@@ -480,12 +491,7 @@ class LoadBalancer:
     ) -> NDArray[np.int64]:
         demand = ONE_SLOT
         if snapshot.metered:  # count with the largest: then every subset fits
-            sizes_in = np.array([agent.input_tokens for agent in agents])
-            sizes_out = np.array([agent.output_tokens for agent in agents])
-            cost = np.outer(sizes_in, pool.usd_per_input_token) + np.outer(
-                sizes_out, pool.usd_per_output_token
-            )
-            demand = Demand(tokens=int((sizes_in + sizes_out).max()), cost_usd=float(cost.max()))
+            demand = pool.largest_demand(agents)
         room = snapshot.room(demand, queue=self._queue)[where]
         if self._fill_to_target:
             limit = np.floor(snapshot.target[where] * snapshot.max_concurrent[where] + 1e-9)

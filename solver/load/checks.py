@@ -6,30 +6,62 @@ import math
 import numbers
 from typing import Any
 
-__all__ = ["amount_problems", "name_problems", "positive_problems", "whole_problems"]
+from solver.problem.instance import MAX_CAPACITY
+
+__all__ = [
+    "LARGEST",
+    "LARGEST_USD",
+    "amount_problems",
+    "money_problems",
+    "name_problems",
+    "positive_problems",
+    "whole_problems",
+]
+
+
+LARGEST = MAX_CAPACITY
+"""Largest whole number: what every store, in this process or in Lua on a server, counts exactly."""
+
+LARGEST_USD = LARGEST // 10**9
+"""Largest sum of money: money is counted in billionths of a dollar."""
 
 
 def whole_problems(path: str, value: Any, *, low: int | None = 0) -> list[str]:
-    """Return the violations of a whole number >= ``low``: none or one. Booleans are not numbers."""
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if whole and (low is None or int(value) >= low):
+    """Return the violations of a whole number >= ``low`` and within ``LARGEST``: none or one.
+
+    Booleans are not numbers.
+    """
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        rule = "a whole number" if low is None else f"a whole number >= {low}"
+    elif low is not None and int(value) < low:
+        rule = f"a whole number >= {low}"
+    elif abs(int(value)) > LARGEST:
+        rule = f"a whole number of at most {LARGEST}"
+    else:
         return []
-    rule = "a whole number" if low is None else f"a whole number >= {low}"
-    return [f"{path}: expected {rule}, got {value!r}"]
+    return [f"{path}: expected {rule}, got {_shown(value)}"]
 
 
 def amount_problems(path: str, value: Any) -> list[str]:
     """Return the violations of a finite number >= 0: none or one."""
-    if _is_real(value) and 0 <= float(value) < math.inf:
+    if 0 <= _float_of(value) < math.inf:
         return []
-    return [f"{path}: expected a finite number >= 0, got {value!r}"]
+    return [f"{path}: expected a finite number >= 0, got {_shown(value)}"]
+
+
+def money_problems(path: str, value: Any) -> list[str]:
+    """Return the violations of US dollars, 0 to ``LARGEST_USD``: none or one."""
+    problems = amount_problems(path, value)
+    if not problems and float(value) > LARGEST_USD:
+        problems = [f"{path}: expected at most {LARGEST_USD} US dollars, got {_shown(value)}"]
+    return problems
 
 
 def positive_problems(path: str, value: Any) -> list[str]:
     """Return the violations of a finite number > 0: none or one."""
-    if _is_real(value) and 0 < float(value) < math.inf:
+    if 0 < _float_of(value) < math.inf:
         return []
-    return [f"{path}: expected a finite number > 0, got {value!r}"]
+    return [f"{path}: expected a finite number > 0, got {_shown(value)}"]
 
 
 def name_problems(path: str, value: Any) -> list[str]:
@@ -39,5 +71,18 @@ def name_problems(path: str, value: Any) -> list[str]:
     return [f"{path}: expected text that is not empty, got {value!r}"]
 
 
-def _is_real(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+def _float_of(value: Any) -> float:
+    """Return a number as float, NaN for what is none and infinity for one that no float can hold."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _shown(value: Any) -> str:
+    """Return a value as text that fits a message."""
+    if isinstance(value, numbers.Integral) and int(value).bit_length() > 256:
+        return f"a number of {int(value).bit_length()} bits"
+    return repr(value)

@@ -19,7 +19,16 @@ if TYPE_CHECKING:
     from solver.load.strategies import LoadStrategy, Work
     from solver.solution.solution import Solution
 
-__all__ = ["ALL_FULL", "LOST", "NOT_PLACED", "NO_SUCH_MODEL", "Decision", "Reservation", "explained"]
+__all__ = [
+    "ALL_FULL",
+    "LOST",
+    "NOT_PLACED",
+    "NO_SUCH_MODEL",
+    "Decision",
+    "Reservation",
+    "explained",
+    "served_reason",
+]
 
 NO_SUCH_MODEL = "no model meets the requirements"
 ALL_FULL = "every eligible model is full"
@@ -71,6 +80,11 @@ class Decision:
     work: Work | None = None
 
 
+def served_reason(strategy: LoadStrategy, score: float, busy_percent: float) -> str:
+    """Say in words why a model was chosen."""
+    return f"{strategy.name}: score {score:.4g}, {busy_percent:.0f} % busy before"
+
+
 def explained(
     work: Work, choice: NDArray[np.int64], strategy: LoadStrategy
 ) -> Iterator[tuple[int, float, str]]:
@@ -84,10 +98,10 @@ def explained(
     columns = (choice, value[rows, picked], 100.0 * busy[picked])
     for i, (j, score, percent) in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
         if j != UNASSIGNED:
-            yield j, score, f"{strategy.name}: score {score:.4g}, {percent:.0f} % busy before"
+            yield j, score, served_reason(strategy, score, percent)
         elif not work.eligible[i].any():
             yield j, 0.0, NO_SUCH_MODEL
-        elif (work.eligible[i] & (work.room > 0)).any():
+        elif work.usable[i].any():
             yield j, 0.0, NOT_PLACED
         else:
             yield j, 0.0, ALL_FULL

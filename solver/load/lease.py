@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import enum
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
 
 from solver.errors import SpecError
-from solver.load.checks import amount_problems, whole_problems
+from solver.load.checks import LARGEST, LARGEST_USD, money_problems, whole_problems
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -95,16 +94,21 @@ class Demand:
         kinds = (type(self.slots), type(self.requests), type(self.tokens), type(self.cost_usd))
         if (
             kinds == (int, int, int, float)
-            and self.slots > 0 <= self.cost_usd < math.inf
-            and self.requests >= 0 <= self.tokens
+            and 0 < self.slots <= LARGEST
+            and 0 <= self.requests <= LARGEST
+            and 0 <= self.tokens <= LARGEST
+            and 0.0 <= self.cost_usd <= LARGEST_USD
         ):
             return  # the usual case, in a microsecond
         problems = whole_problems("demand.slots", self.slots, low=1)
         problems += whole_problems("demand.requests", self.requests)
         problems += whole_problems("demand.tokens", self.tokens)
-        problems += amount_problems("demand.cost_usd", self.cost_usd)
+        problems += money_problems("demand.cost_usd", self.cost_usd)
         if problems:
             raise SpecError(*problems)
+        for name in ("slots", "requests", "tokens"):  # numbers of numpy do not travel to other processes
+            object.__setattr__(self, name, int(getattr(self, name)))
+        object.__setattr__(self, "cost_usd", float(self.cost_usd))
 
 
 ONE_SLOT = Demand()
@@ -198,7 +202,7 @@ class Lease:
     demand : Demand
         What was taken.
     ttl_s : float
-        Seconds to live from the grant, or from the last renewal.
+        Seconds to live from the grant, or from the last renewal, as that said.
     granted : LeaseState
         What it was granted as: running, or queued. See :meth:`state` for now.
     """
@@ -226,7 +230,7 @@ class Lease:
         return self._holder.lease_state(self)
 
     def renew(self, *, ttl_s: float | None = None) -> LeaseState:
-        """Let it live ``ttl_s`` (default: as granted) from now; GONE when it was too late."""
+        """Let it live ``ttl_s`` (default: as granted or renewed last) from now; GONE when it was too late."""
         return self._holder.renew(self, ttl_s=ttl_s)
 
     def release(self, *, tokens: int | None = None, cost_usd: float | None = None) -> ReleaseOutcome:

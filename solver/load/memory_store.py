@@ -6,6 +6,7 @@ import heapq
 import threading
 from array import array
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,14 +34,28 @@ class _Held:
 
     __slots__ = ("charged", "expires_s", "lease_id", "model", "running", "slots")
 
-    def __init__(self, lease_id: str, model: int, slots: int, expires_s: float, *, running: bool) -> None:
+    def __init__(self, lease_id: str, model: int, slots: int, expires_s: float, running: bool) -> None:
         self.lease_id = lease_id
         self.model = model
         self.slots = slots
         self.expires_s = expires_s
         self.running = running
-        self.charged: tuple[tuple[SlidingWindow, int, int], ...] = ()
-        """(window, amount, step) of each metered resource, in the order of METER_NAMES."""
+        self.charged: list[tuple[int, SlidingWindow, int, int]] = []
+        """(kind, window, amount, step) of each resource that had a limit; kinds as in METER_NAMES."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Settings:
+    """What rarely changes, as arrays that views share."""
+
+    accepting: NDArray[np.bool_]
+    max_concurrent: NDArray[np.int64]
+    max_queue: NDArray[np.int64]
+    meter_limit: NDArray[np.float64]
+    no_usage: NDArray[np.float64]
+    metered: tuple[int, ...]
+    meters: tuple[tuple[int, SlidingWindow, NDArray[np.bool_]], ...]
+    """(kind, window, (m,) models with a limit on it)."""
 
 
 class MemoryStore:
@@ -74,17 +89,16 @@ class MemoryStore:
         self._outside_queued = array("q")
         self._accepting = array("b")
         self._heard_s = array("d")
-        self._metered = array("b")
-        self._metered_models = 0
-        self._settings: tuple[NDArray[Any], ...] | None = None  # arrays of what rarely changes
-        self._no_meters = (np.empty((3, 0)), np.empty((3, 0)))
+        self._settings: _Settings | None = None
         self._waiting: list[OrderedDict[str, _Held]] = []
         self._held: dict[str, _Held] = {}
-        self._deadlines: list[tuple[float, int, _Held]] = []
-        self._ticket = 0
+        self._deadlines: list[tuple[float, str]] = []  # ids alone: what has ended is freed at once
         self._expired: OrderedDict[str, _Held] = OrderedDict()
         self._windows: dict[float, dict[int, SlidingWindow]] = {}
+        self._moving: tuple[SlidingWindow, ...] = ()  # those that usage leaves again
         self._meters: list[list[tuple[SlidingWindow, int]]] = []
+        self._limited: list[list[tuple[int, SlidingWindow, int]]] = []
+        """(kind, window, limit) of each resource of a model that has a limit: only these are charged."""
 
     # -- limits
 
@@ -108,11 +122,12 @@ class MemoryStore:
             ]
             for (old, _), (new, _) in zip(old_meters, self._meters[i], strict=True):
                 if old is not new:  # another budget period: what was spent counts from now on
-                    new.charge(i, old.used[i], now)
-                    old.used[i] = 0
-            self._metered_models -= self._metered[i]
-            self._metered[i] = any(limit != UNLIMITED for _, limit in self._meters[i])
-            self._metered_models += self._metered[i]
+                    new.charge(i, old.take(i), now)
+            self._limited[i] = [
+                (kind, window, limit)
+                for kind, (window, limit) in enumerate(self._meters[i])
+                if limit != UNLIMITED
+            ]
             self._settings = None
             self._touch(i, now)
             self._promote(i)
@@ -133,7 +148,7 @@ class MemoryStore:
         self._outside_queued.append(0)
         self._accepting.append(1)
         self._heard_s.append(0.0)
-        self._metered.append(0)
+        self._limited.append([])
         self._waiting.append(OrderedDict())
         for kinds in self._windows.values():
             for window in kinds.values():
@@ -153,6 +168,8 @@ class MemoryStore:
             kinds[kind] = SlidingWindow(window_s, WINDOW_PARTS)
             for _ in self._models:
                 kinds[kind].grow()
+            if window_s < np.inf:
+                self._moving = (*self._moving, kinds[kind])
         return kinds[kind]
 
     def _at(self, model: str) -> int:
@@ -174,12 +191,11 @@ class MemoryStore:
             now = self._advance()
             for ask in asks:
                 self._at(ask.model)
-            new = [ask.lease_id not in self._held for ask in asks]
+            new = {ask.lease_id for ask in asks if ask.lease_id not in self._held}  # an id may repeat
             answers = [self._acquire(ask, now) for ask in asks]
             if whole_plan and any(isinstance(answer, Refusal) for answer in answers):
-                for ask, answer, fresh in zip(asks, answers, new, strict=True):
-                    if fresh and not isinstance(answer, Refusal):
-                        self._undo(self._held[ask.lease_id])
+                for lease_id in new & self._held.keys():
+                    self._undo(self._held[lease_id])
                 answers = [
                     answer
                     if isinstance(answer, Refusal)
@@ -208,18 +224,17 @@ class MemoryStore:
                 return Refusal(model=ask.model, reason=RefusalReason.CONCURRENCY)
             if self._queued[i] >= self._max_queue[i]:
                 return Refusal(model=ask.model, reason=RefusalReason.QUEUE)
-        charged: tuple[tuple[SlidingWindow, int, int], ...] = ()
-        if self._metered[i]:
+        held = _Held(ask.lease_id, i, slots, now + ask.ttl_s, running)
+        limited = self._limited[i]
+        if limited:
             amounts = (demand.requests, demand.tokens, nano_usd(demand.cost_usd))
-            refusal = self._over(i, ask.model, amounts, now)
-            if refusal is not None:
-                return refusal
-            charged = tuple(
-                (window, amount, window.charge(i, amount, now))
-                for (window, _), amount in zip(self._meters[i], amounts, strict=True)
-            )
-        held = _Held(ask.lease_id, i, slots, now + ask.ttl_s, running=running)
-        held.charged = charged
+            for kind, window, limit in limited:
+                if window.used[i] + amounts[kind] > limit:
+                    return _over(window, i, ask.model, _REASONS[kind], amounts[kind], limit, now)
+            held.charged = [
+                (kind, window, amounts[kind], window.charge(i, amounts[kind], now))
+                for kind, window, _ in limited
+            ]
         self._held[ask.lease_id] = held
         self._expect(held)
         if running:
@@ -230,16 +245,6 @@ class MemoryStore:
         self._heard_s[i] = now
         self._version += 1
         return LeaseState.RUNNING if running else LeaseState.QUEUED
-
-    def _over(self, i: int, model: str, amounts: tuple[int, int, int], now: float) -> Refusal | None:
-        """Return the first meter that leaves no room."""
-        for (window, limit), amount, reason in zip(self._meters[i], amounts, _REASONS, strict=True):
-            if limit == UNLIMITED or window.used[i] + amount <= limit:
-                continue
-            if amount > limit:
-                return Refusal(model=model, reason=RefusalReason.TOO_LARGE)
-            return Refusal(model=model, reason=reason, retry_after_s=window.wait_s(i, amount, limit, now))
-        return None
 
     def renew(self, lease_id: str, ttl_s: float) -> LeaseState:
         """Let a live lease expire ``ttl_s`` from now."""
@@ -267,9 +272,9 @@ class MemoryStore:
             else:
                 self._give_back(held)
             if held.charged and (tokens is not None or cost_nano_usd is not None):
-                for (window, estimate, step), actual in zip(
-                    held.charged, (None, tokens, cost_nano_usd), strict=True
-                ):
+                actuals = (None, tokens, cost_nano_usd)
+                for kind, window, estimate, step in held.charged:
+                    actual = actuals[kind]
                     if actual is not None and actual > estimate:
                         window.charge(held.model, actual - estimate, now)
                     elif actual is not None:
@@ -361,47 +366,46 @@ class MemoryStore:
         """Return the state of every model at one instant. O(m) copies, no loop."""
         with self._lock:
             now = self._advance()
-            used, limit = self._meter_columns()
-            if self._settings is None:
-                self._settings = tuple(
-                    _frozen(np.array(column, kind))
-                    for column, kind in (
-                        (self._accepting, np.bool_),
-                        (self._max_concurrent, np.int64),
-                        (self._max_queue, np.int64),
-                    )
-                )
-            accepting, max_concurrent, max_queue = self._settings
+            settings = self._settings
+            if settings is None:
+                settings = self._settings = self._read_settings()
+            used = settings.no_usage
+            if settings.meters:
+                used = used.copy()
+                for kind, window, limited in settings.meters:
+                    np.copyto(used[kind], np.frombuffer(window.used.tobytes(), np.int64), where=limited)
             return StoreView(
                 models=self._models,
                 version=self._version,
                 now_s=now,
-                active=np.array(self._active, np.int64),
-                queued=np.array(self._queued, np.int64),
-                accepting=accepting,
-                age_s=now - np.array(self._heard_s),
-                max_concurrent=max_concurrent,
-                max_queue=max_queue,
-                meter_limit=limit,
+                active=np.frombuffer(self._active.tobytes(), np.int64),
+                queued=np.frombuffer(self._queued.tobytes(), np.int64),
+                accepting=settings.accepting,
+                heard_s=np.frombuffer(self._heard_s.tobytes(), np.float64),
+                max_concurrent=settings.max_concurrent,
+                max_queue=settings.max_queue,
+                meter_limit=settings.meter_limit,
                 meter_used=used,
-                metered=self._metered_models > 0,
+                metered=settings.metered,
             )
 
-    def _meter_columns(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return usage and limits, (3, m) float64 each."""
+    def _read_settings(self) -> _Settings:
         m = len(self._models)
-        if not self._metered_models:
-            if self._no_meters[0].shape[1] != m:
-                used, limit = np.zeros((3, m)), np.full((3, m), np.inf)
-                self._no_meters = (_frozen(used), _frozen(limit))
-            return self._no_meters
-        used, limit = np.zeros((3, m)), np.full((3, m), np.inf)
-        for i in np.flatnonzero(np.array(self._metered)).tolist():
-            for kind, (window, most) in enumerate(self._meters[i]):
-                if most != UNLIMITED:
-                    used[kind, i] = window.used[i]
-                    limit[kind, i] = most
-        return used, limit
+        limit = np.full((3, m), np.inf)
+        meters: dict[SlidingWindow, tuple[int, SlidingWindow, NDArray[np.bool_]]] = {}
+        for i, limited in enumerate(self._limited):
+            for kind, window, most in limited:
+                limit[kind, i] = most
+                meters.setdefault(window, (kind, window, np.zeros(m, np.bool_)))[2][i] = True
+        return _Settings(
+            accepting=_frozen(np.array(self._accepting, np.bool_)),
+            max_concurrent=_frozen(np.array(self._max_concurrent, np.int64)),
+            max_queue=_frozen(np.array(self._max_queue, np.int64)),
+            meter_limit=_frozen(limit),
+            no_usage=_frozen(np.zeros((3, m))),
+            metered=tuple(sorted({kind for kind, _, _ in meters.values()})),
+            meters=tuple(meters.values()),
+        )
 
     # -- time; every method below expects the lock to be held
 
@@ -411,15 +415,15 @@ class MemoryStore:
         if not now > self._now_s:
             return self._now_s
         self._now_s = now
-        if self._metered_models:
-            for kinds in self._windows.values():
-                for window in kinds.values():
-                    window.advance(now)
+        for window in self._moving:
+            if window.leaves_s <= now:
+                window.advance(now)
         deadlines = self._deadlines
         while deadlines and deadlines[0][0] <= now:
-            expires_s, _, held = heapq.heappop(deadlines)
-            if held.expires_s == expires_s and self._held.get(held.lease_id) is held:
-                del self._held[held.lease_id]
+            expires_s, lease_id = heapq.heappop(deadlines)
+            held = self._held.get(lease_id)
+            if held is not None and held.expires_s == expires_s:
+                del self._held[lease_id]
                 self._remember(held)
                 self._give_back(held)
                 self._touch(held.model, now)
@@ -427,14 +431,9 @@ class MemoryStore:
 
     def _expect(self, held: _Held) -> None:
         """Note when a lease expires; drop outdated notes once they outweigh the live ones."""
-        self._ticket += 1
-        heapq.heappush(self._deadlines, (held.expires_s, self._ticket, held))
+        heapq.heappush(self._deadlines, (held.expires_s, held.lease_id))
         if len(self._deadlines) > 2 * len(self._held) + _SPARE_DEADLINES:
-            self._deadlines = [
-                entry
-                for entry in self._deadlines
-                if self._held.get(entry[2].lease_id) is entry[2] and entry[0] == entry[2].expires_s
-            ]
+            self._deadlines = [(held.expires_s, lease_id) for lease_id, held in self._held.items()]
             heapq.heapify(self._deadlines)
 
     def _give_back(self, held: _Held) -> None:
@@ -467,7 +466,7 @@ class MemoryStore:
         self._give_back(held)
 
     def _refund(self, held: _Held) -> None:
-        for window, amount, step in held.charged:
+        for _, window, amount, step in held.charged:
             window.refund(held.model, amount, step)
 
     def _remember(self, held: _Held) -> None:
@@ -478,6 +477,15 @@ class MemoryStore:
     def _touch(self, i: int, now: float) -> None:
         self._heard_s[i] = now
         self._version += 1
+
+
+def _over(
+    window: SlidingWindow, i: int, model: str, reason: RefusalReason, amount: int, limit: int, now: float
+) -> Refusal:
+    """Return the refusal of an amount that a meter has no room for."""
+    if amount > limit:
+        return Refusal(model=model, reason=RefusalReason.TOO_LARGE)
+    return Refusal(model=model, reason=reason, retry_after_s=window.wait_s(i, amount, limit, now))
 
 
 def _frozen(array: NDArray[Any]) -> NDArray[Any]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from solver.errors import SpecError
+from solver.load.checks import amount_problems, name_problems
 
 __all__ = ["Outcome"]
 
@@ -47,17 +47,12 @@ class Outcome:
     at_s: float = 0.0
 
     def __post_init__(self) -> None:
-        latency = self.latency_ms  # the usual case costs two comparisons
-        problems = [] if 0 <= latency < math.inf else [_bad("latency_ms", latency)]
+        problems = amount_problems("latency_ms", self.latency_ms) + name_problems("model", self.model)
         for name in ("input_tokens", "output_tokens", "cost_usd"):
             value = getattr(self, name)
-            if value is not None and not 0 <= value < math.inf:
-                problems.append(_bad(name, value))
+            if value is not None:
+                problems += amount_problems(name, value)
         if not isinstance(self.success, bool):
             problems.append(f"success: expected true or false, got {self.success!r}")
         if problems:
             raise SpecError(*problems)
-
-
-def _bad(name: str, value: float) -> str:
-    return f"{name}: expected a finite number >= 0, got {value!r}"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import TYPE_CHECKING
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from solver.errors import SpecError
 from solver.load.lease import ONE_SLOT, Demand
-from solver.problem.agents import Profile
+from solver.problem.agents import PROFILE_FIELDS, Profile
 from solver.problem.capability import capability_means, eligible_pairs, required_capabilities
 from solver.problem.scoring import capability_score
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["ModelPool"]
 
 _PROFILES_KEPT = 4096
+_kind_of = attrgetter("min_context_tokens", *PROFILE_FIELDS)
 
 
 class ModelPool:
@@ -64,8 +65,13 @@ class ModelPool:
         )
         self.usd_per_input_token = _facts(self.models, "usd_per_million_input_tokens") / 1e6
         self.usd_per_output_token = _facts(self.models, "usd_per_million_output_tokens") / 1e6
-        self._row = lru_cache(_PROFILES_KEPT)(self._profile_row)
+        self._prices = list(
+            zip(self.usd_per_input_token.tolist(), self.usd_per_output_token.tolist(), strict=True)
+        )
+        self._rows: dict[tuple[Any, ...], tuple[NDArray[np.float64], NDArray[np.bool_]]] = {}
         self._positions: tuple[tuple[str, ...], NDArray[np.intp] | slice] = ((), slice(None))
+        self._slots: tuple[NDArray[np.int64] | None, NDArray[np.float64], NDArray[np.float64]]
+        self._slots = (None, np.empty(0), np.empty(0))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -78,26 +84,57 @@ class ModelPool:
             self._positions = (snapshot.models, where)
         return where
 
+    def slots(self, snapshot: LoadSnapshot) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the slots of each model, (m,) float64, and the same to divide by: at least 1."""
+        source, slots, divisor = self._slots
+        if source is not snapshot.max_concurrent:
+            source = snapshot.max_concurrent
+            slots = source[self.positions(snapshot)].astype(np.float64)
+            divisor = np.maximum(slots, 1.0)
+            self._slots = (source, slots, divisor)
+        return slots, divisor
+
     def scores(self, agents: Sequence[Agent]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Return capability scores, (n, m) 0 to 100, and which pairs meet the hard requirements.
 
         One row per distinct profile is computed and kept; the rest is a gather. An agent's ``min_score`` is
         for the caller to apply, since feedback may change scores first.
         """
-        rows = [self._row(_profile_of(agent), agent.min_context_tokens) for agent in agents]
+        rows = [self._row(agent) for agent in agents]
         if len(rows) == 1:
-            return rows[0][0][None, :], rows[0][1][None, :]
-        return np.stack([score for score, _ in rows]), np.stack([allowed for _, allowed in rows])
+            return rows[0]
+        return np.concatenate([score for score, _ in rows]), np.concatenate([allowed for _, allowed in rows])
 
     def demand(self, agent: Agent, j: int) -> Demand:
         """Return what an agent takes of model j: a slot, a request, its tokens, and their price."""
         if not agent.input_tokens and not agent.output_tokens:
             return ONE_SLOT
-        cost = (
-            agent.input_tokens * self.usd_per_input_token[j]
-            + agent.output_tokens * self.usd_per_output_token[j]
+        per_input, per_output = self._prices[j]
+        return Demand(
+            tokens=agent.input_tokens + agent.output_tokens,
+            cost_usd=agent.input_tokens * per_input + agent.output_tokens * per_output,
         )
-        return Demand(tokens=agent.input_tokens + agent.output_tokens, cost_usd=float(cost))
+
+    def largest_demand(self, agents: Sequence[Agent]) -> Demand:
+        """Return the most that any of some agents takes of any model, each amount by itself."""
+        sizes = {(agent.input_tokens, agent.output_tokens) for agent in agents}
+        return Demand(
+            tokens=max(taken + given for taken, given in sizes),
+            cost_usd=max(
+                (taken * self.usd_per_input_token + given * self.usd_per_output_token).max().item()
+                for taken, given in sizes
+            ),
+        )
+
+    def _row(self, agent: Agent) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Return the (1, m) scores and eligibility of an agent, those of its kind where they are known."""
+        kind = _kind_of(agent)
+        row = self._rows.get(kind)
+        if row is None:
+            if len(self._rows) >= _PROFILES_KEPT:  # kinds that do not repeat: start afresh
+                self._rows = {}
+            row = self._rows[kind] = self._profile_row(Profile(*kind[1:]), kind[0])
+        return row
 
     def _profile_row(
         self, profile: Profile, min_context_tokens: int
@@ -108,25 +145,11 @@ class ModelPool:
         eligible = eligible_pairs([profile], self.models)[0]
         if profile.requires_context:
             eligible &= self._stated_context >= min_context_tokens
-        score = capability_score(required, preferred, context)
+        score = capability_score(required, preferred, context)[None, :]
+        eligible = eligible[None, :]
         score.flags.writeable = False
         eligible.flags.writeable = False
         return score, eligible
-
-
-def _profile_of(agent: Agent) -> Profile:
-    return Profile(
-        agent.task_type,
-        agent.required_capabilities,
-        agent.preferred_capabilities,
-        agent.requires_context,
-        agent.requires_tools,
-        agent.requires_vision,
-        agent.allowed_models,
-        agent.forbidden_models,
-        agent.allowed_regions,
-        agent.allowed_providers,
-    )
 
 
 def _facts(models: Sequence[Model], name: str) -> NDArray[np.float64]:

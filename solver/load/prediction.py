@@ -14,6 +14,8 @@ from solver.errors import SpecError
 from solver.load.checks import positive_problems
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from solver.load.outcome import Outcome
@@ -23,6 +25,7 @@ __all__ = ["Calibration", "CompletionPredictor"]
 
 _RIDGE = 1e-3  # requests' worth of belief that a coefficient is what it was assumed to be
 _SCALE = np.array([1.0, 1000.0, 1000.0])  # tokens enter in thousands: a well-conditioned normal matrix
+_INSTANT_MS = 1e-9  # of a request that takes no time: others are compared with it by division
 _DEFAULT_MS = np.array([500.0, 20.0, 20_000.0])  # nothing known at all: half a second and 50 tokens a second
 
 
@@ -68,6 +71,18 @@ class _Line:
         self.at_s = now_s
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Table:
+    """What is known of the models of a fleet, as arrays."""
+
+    version: int
+    models: tuple[Model, ...]
+    coefficients: NDArray[np.float64]
+    deviation: NDArray[np.float64]
+    per_unit: NDArray[np.float64]
+    """(3, m), milliseconds a request, an input token, an output token."""
+
+
 class CompletionPredictor:
     """Predicts completion times from tokens in and out and the observed speed of each model.
 
@@ -92,7 +107,7 @@ class CompletionPredictor:
         self._lock = threading.Lock()
         self._lines: dict[str, _Line] = {}
         self._version = 0
-        self._table: tuple[int, tuple[Model, ...], NDArray[np.float64], NDArray[np.float64]] | None = None
+        self._table: _Table | None = None
 
     def observe(self, outcome: Outcome) -> None:
         """Learn from one finished request; failed ones say nothing about completion times."""
@@ -135,9 +150,14 @@ class CompletionPredictor:
         Milliseconds of (request, thousand input tokens, thousand output tokens), (m, 3), and the
         standard deviation of the errors of a prediction, (m,), milliseconds.
         """
+        table = self._current(models)
+        return table.coefficients, table.deviation
+
+    def _current(self, models: tuple[Model, ...]) -> _Table:
+        """Return what is known now, the same object until something is observed."""
         cached = self._table
-        if cached is not None and cached[0] == self._version and cached[1] is models:
-            return cached[2], cached[3]
+        if cached is not None and cached.version == self._version and cached.models is models:
+            return cached
         version = self._version
         with self._lock:
             known = {name: self._solved(line) for name, line in self._lines.items() if line.count > 0}
@@ -147,34 +167,33 @@ class CompletionPredictor:
                 if line.error[0] > 0
             }
         average = np.mean(list(known.values()), axis=0) if known else _DEFAULT_MS
-        table = np.array([known.get(model.id, _stated(model, average)) for model in models])
+        coefficients = np.array([known.get(model.id, _stated(model, average)) for model in models])
         typical = float(np.mean(list(spread.values()))) if spread else 0.0
         deviation = np.array([spread.get(model.id, typical) for model in models])
-        self._table = (version, models, table, deviation)
-        return table, deviation
+        per_unit = np.ascontiguousarray((coefficients / _SCALE).T)
+        np.maximum(per_unit[0], _INSTANT_MS, out=per_unit[0])
+        table = _Table(version, models, coefficients, deviation, per_unit)
+        self._table = table
+        return table
 
     def predict_ms(
         self,
         models: tuple[Model, ...],
-        input_tokens: NDArray[np.float64],
-        output_tokens: NDArray[np.float64],
+        input_tokens: Sequence[float],
+        output_tokens: Sequence[float],
     ) -> NDArray[np.float64]:
-        """Return predicted service times, (n, m) float64, milliseconds.
+        """Return predicted service times, (n, m) float64, milliseconds, above zero.
 
         Parameters
         ----------
         models : tuple of Model
             The m columns.
-        input_tokens, output_tokens : (n,) float64
+        input_tokens, output_tokens : sequence of n float
             Expected sizes.
         """
-        table, _ = self.coefficients(models)
-        size = np.empty((len(input_tokens), 3))
-        size[:, 0] = 1.0
-        size[:, 1] = input_tokens
-        size[:, 2] = output_tokens
-        size[:, 1:] /= 1000.0
-        return size @ table.T
+        size = np.array([[1.0] * len(input_tokens), input_tokens, output_tokens])
+        predicted: NDArray[np.float64] = np.dot(size.T, self._current(models).per_unit)
+        return predicted
 
     def calibration(self) -> dict[str, Calibration]:
         """Return how good the predictions have been, for every model with at least two outcomes."""

@@ -74,10 +74,10 @@ def read_view(reply: list[Any]) -> StoreView:
         active=table[:, 0].astype(np.int64),
         queued=table[:, 1].astype(np.int64),
         accepting=table[:, 2] == 1,
-        age_s=table[:, 3],
+        heard_s=float(now) - table[:, 3],
         max_concurrent=table[:, 4].astype(np.int64),
         max_queue=table[:, 5].astype(np.int64),
         meter_limit=np.where(limit == UNLIMITED, np.inf, limit),
         meter_used=np.ascontiguousarray(table[:, 10:13].T),
-        metered=bool((limit != UNLIMITED).any()),
+        metered=tuple(np.flatnonzero((limit != UNLIMITED).any(axis=1)).tolist()),
     )

@@ -107,6 +107,7 @@ class RedisStore:
         self._on_outage = on_outage
         self._max_ttl_s = max_ttl_s
         self._settle_s = settle_s
+        self._models: tuple[str, ...] = ()
         self._limits: dict[str, Limits] = {}
         self._unsent_limits: set[str] = set()
         self._used: dict[str, tuple[tuple[int, int, int], float]] = {}
@@ -355,6 +356,9 @@ class RedisStore:
 
     def _remote_view(self) -> StoreView:
         view = read_view(self._link.call("models"))
+        if view.models == self._models:  # the same object again: what is derived from it stays valid
+            view = view._replace(models=self._models)
+        self._models = view.models
         self._version = view.version
         return view
 
@@ -410,8 +414,7 @@ class RedisStore:
 
     def _local_view(self, local: MemoryStore) -> StoreView:
         view = local.view()
-        return replace(
-            view,
+        return view._replace(
             version=self._version + view.version,
             accepting=view.accepting & self._share_open(),
         )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from solver.errors import SpecError
+from solver.load.store import nano_usd
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,7 +48,7 @@ class ModelLoad:
     last_updated: float
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class LoadSnapshot:
     """The load of every model at one instant; immutable.
 
@@ -59,10 +60,13 @@ class LoadSnapshot:
         What the store said.
     target : (m,) float64
         Target utilization, in (0, 1].
+    open_slots : (m,) int64
+        Slots of each model, none where work is being rejected.
     """
 
     view: StoreView
     target: NDArray[np.float64]
+    open_slots: NDArray[np.int64]
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -113,8 +117,8 @@ class LoadSnapshot:
     @cached_property
     def free_slots(self) -> NDArray[np.int64]:
         """(m,) int64, slots that an acquisition could take now; none where work is being rejected."""
-        free: NDArray[np.int64] = np.maximum(self.view.max_concurrent - self.view.active, 0)
-        return np.multiply(free, self.view.accepting)
+        free: NDArray[np.int64] = np.maximum(self.open_slots - self.view.active, 0)
+        return free
 
     @cached_property
     def free_queue(self) -> NDArray[np.int64]:
@@ -132,7 +136,7 @@ class LoadSnapshot:
     @property
     def metered(self) -> bool:
         """Whether any model has a limit on requests, tokens or money."""
-        return self.view.metered
+        return bool(self.view.metered)
 
     def room(self, demand: Demand, *, queue: bool = False) -> NDArray[np.int64]:
         """Return how many agents of this demand each model can take now, (m,) int64.
@@ -144,20 +148,22 @@ class LoadSnapshot:
         queue : bool
             Count queue places as room.
         """
-        room = self.free_slots.copy() if demand.slots == 1 else self.free_slots // demand.slots
+        room: NDArray[Any] = np.maximum(self.open_slots - self.view.active, 0)
+        if demand.slots > 1:
+            room //= demand.slots
         if queue:
             room = room + self.free_queue
-        if not self.metered:
+        view = self.view
+        if not view.metered:
             return room
-        for left, amount in zip(
-            self.free_meters, (demand.requests, demand.tokens, demand.cost_usd), strict=True
-        ):
-            if amount > 0 and np.isfinite(left).any():
-                fits = np.floor(left / amount * (1 + 1e-12))
-                room = np.where(
-                    np.isfinite(left), np.minimum(room, np.where(np.isfinite(left), fits, 0)), room
-                )
-        return room.astype(np.int64)
+        amounts = (demand.requests, demand.tokens, nano_usd(demand.cost_usd))  # whole numbers: exact
+        for kind in view.metered:
+            if amounts[kind] > 0:
+                fits = view.meter_limit[kind] - view.meter_used[kind]  # inf without a limit
+                fits /= amounts[kind]
+                room = np.minimum(room, np.floor(fits, out=fits))
+        whole: NDArray[np.int64] = np.maximum(room, 0).astype(np.int64)
+        return whole
 
     def positions(self, models: list[str]) -> NDArray[np.intp]:
         """Return the positions of some models, or raise SpecError naming the unknown ones."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,9 +85,10 @@ class StoreRow:
     limits: Limits
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class StoreView:
+class StoreView(NamedTuple):
     """The state of every model in a store at one instant.
+
+    A tuple, since one is made for every request; its arrays are not to be written to.
 
     Parameters
     ----------
@@ -101,14 +102,14 @@ class StoreView:
         Slots and queue places taken.
     accepting : (m,) bool
         False while new work is rejected on purpose.
-    age_s : (m,) float64
-        Seconds since anything was last heard.
+    heard_s : (m,) float64
+        Reading of the store's clock when anything was last heard, seconds.
     max_concurrent, max_queue : (m,) int64
-        The limits.
+        The limits. As long as nobody changes them, a store may answer with the same array objects.
     meter_limit, meter_used : (3, m) float64
         Limits (``inf`` for none) and usage of ``METER_NAMES``: requests, tokens, billionths of a dollar.
-    metered : bool
-        Whether any of those limits is finite.
+    metered : tuple of int
+        Positions in ``METER_NAMES`` of the resources that some model limits.
     """
 
     models: tuple[str, ...]
@@ -117,12 +118,17 @@ class StoreView:
     active: NDArray[np.int64]
     queued: NDArray[np.int64]
     accepting: NDArray[np.bool_]
-    age_s: NDArray[np.float64]
+    heard_s: NDArray[np.float64]
     max_concurrent: NDArray[np.int64]
     max_queue: NDArray[np.int64]
     meter_limit: NDArray[np.float64]
     meter_used: NDArray[np.float64]
-    metered: bool
+    metered: tuple[int, ...]
+
+    @property
+    def age_s(self) -> NDArray[np.float64]:
+        """(m,) float64, seconds since anything was last heard."""
+        return self.now_s - self.heard_s
 
 
 class Store(Protocol):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -28,34 +27,35 @@ class Work:
         Slots taken before the batch.
     slots : (m,) float64
         Slots of each model; 0 for a drained one.
+    divisor : (m,) float64
+        Slots to divide by, at least 1. A drained model has no room: what it is worth does not matter.
     room : (m,) int64
         Most agents of this batch each model may take.
-    order : (n,) int64
-        Agents, higher priority first; equal ones as they came.
+    usable : (n, m) bool
+        Eligible and with room. A model that was lost to others meanwhile is struck out here.
+    queue : bool
+        Whether places in queues count as room.
     rank : (n,) float64 or None
         Priorities; None when all are equal.
     service_ms : (n, m) float64 or None
-        Predicted service times, for a strategy that asks for them.
+        Predicted service times, above zero, for a strategy that asks for them.
     """
 
     quality: NDArray[np.float64]
     eligible: NDArray[np.bool_]
     active: NDArray[np.float64]
     slots: NDArray[np.float64]
+    divisor: NDArray[np.float64]
     room: NDArray[np.int64]
-    order: NDArray[np.int64]
+    usable: NDArray[np.bool_]
+    queue: bool = False
     rank: NDArray[np.float64] | None = None
     service_ms: NDArray[np.float64] | None = None
 
-    @cached_property
-    def divisor(self) -> NDArray[np.float64]:
-        """(m,) float64, slots to divide by. A drained model has no room: what it is worth does not matter."""
-        return np.maximum(self.slots, 1.0)
-
-    @cached_property
+    @property
     def may_wait(self) -> bool:
         """Whether some of the room is in queues."""
-        return bool((self.room > self.slots - self.active).any())
+        return self.queue and bool((self.room > self.slots - self.active).any())
 
 
 class LoadStrategy(Protocol):
@@ -69,10 +69,11 @@ class LoadStrategy(Protocol):
         """Return whether each further agent on a model is worth less, which a joint optimum must know."""
         ...
 
-    def values(
-        self, work: Work, active: NDArray[np.float64], rows: NDArray[np.int64] | slice
-    ) -> NDArray[np.float64]:
-        """Return the (k, m) values of some agents, given slots taken by now; eligibility is not applied."""
+    def values(self, work: Work, active: NDArray[np.float64], rows: int | slice) -> NDArray[np.float64]:
+        """Return the values of one agent, (m,), or of some, (k, m), given slots taken by now.
+
+        A new array, the caller's own. Eligibility is not applied.
+        """
         ...
 
 
@@ -89,11 +90,15 @@ class LeastLoaded:
         """Return True."""
         return True
 
-    def values(
-        self, work: Work, active: NDArray[np.float64], rows: NDArray[np.int64] | slice
-    ) -> NDArray[np.float64]:
+    def values(self, work: Work, active: NDArray[np.float64], rows: int | slice) -> NDArray[np.float64]:
         """Return 100 × (1 − utilization afterwards), and a trace of quality."""
-        return 1e-5 * work.quality[rows] + (100.0 - 100.0 * (active + 1.0) / work.divisor)
+        free = active + 1.0
+        free /= work.divisor
+        free *= -100.0
+        free += 100.0
+        value = work.quality[rows] * 1e-5
+        value += free
+        return value
 
 
 class Weighted:
@@ -115,11 +120,12 @@ class Weighted:
         """Return False: the objective counts the utilization before the batch."""
         return False
 
-    def values(
-        self, work: Work, active: NDArray[np.float64], rows: NDArray[np.int64] | slice
-    ) -> NDArray[np.float64]:
+    def values(self, work: Work, active: NDArray[np.float64], rows: int | slice) -> NDArray[np.float64]:
         """Return the load-weighted scores."""
-        factor = 1.0 - self._load_weight * np.minimum(active / work.divisor, 1.0)
+        factor = active / work.divisor
+        np.minimum(factor, 1.0, out=factor)
+        factor *= -self._load_weight
+        factor += 1.0
         return work.quality[rows] * factor
 
 
@@ -146,21 +152,20 @@ class Predictive:
         """Return whether some of the room is in queues, where each has to wait longer."""
         return work.may_wait
 
-    def values(
-        self, work: Work, active: NDArray[np.float64], rows: NDArray[np.int64] | slice
-    ) -> NDArray[np.float64]:
+    def values(self, work: Work, active: NDArray[np.float64], rows: int | slice) -> NDArray[np.float64]:
         """Return scores lowered by lateness."""
         assert work.service_ms is not None
         done = work.service_ms[rows]
         if work.may_wait:
             ahead = np.maximum(0.0, active + 1.0 - work.slots) / work.divisor
             done = done + ahead * work.service_ms.mean(axis=0)
-        usable = work.eligible[rows] & (work.room > 0)
         # without a usable model nobody reads the values; 1e12 ms keeps them finite
-        fastest = np.min(done, axis=1, keepdims=True, where=usable, initial=1e12)
-        share = fastest / np.maximum(done, 1e-9)  # in (0, 1] where usable
-        factor: NDArray[np.float64] = 1.0 - self._load_weight + self._load_weight * share
-        return work.quality[rows] * factor
+        fastest = np.where(work.usable[rows], done, 1e12).min(axis=-1, keepdims=True)
+        fastest *= self._load_weight
+        factor: NDArray[np.float64] = fastest / done  # at most the weight where usable
+        factor += 1.0 - self._load_weight
+        factor *= work.quality[rows]
+        return factor
 
 
 STRATEGIES: tuple[str, ...] = ("least_loaded", "predictive", "weighted")

@@ -14,7 +14,7 @@ import numpy as np
 
 from solver.clock import Clock, MonotonicClock
 from solver.errors import SpecError
-from solver.load.checks import amount_problems, name_problems, positive_problems, whole_problems
+from solver.load.checks import money_problems, name_problems, positive_problems, whole_problems
 from solver.load.lease import (
     ONE_SLOT,
     Ask,
@@ -84,8 +84,8 @@ class LoadTracker:
         *,
         lease_ids: Callable[[], str] | None = None,
     ) -> None:
-        if not stale_after_s > 0:
-            raise SpecError(f"stale_after_s: expected > 0, got {stale_after_s!r}")
+        if stale_after_s != math.inf and (problems := positive_problems("stale_after_s", stale_after_s)):
+            raise SpecError(*problems)
         self._clock = clock or MonotonicClock()
         self._store = MemoryStore(clock=self._clock) if store is None else store
         self._stale_after_s = stale_after_s
@@ -99,6 +99,9 @@ class LoadTracker:
         self._heard_s: dict[str, float] = {}
         self._listeners: tuple[Callable[[Outcome], object], ...] = ()
         self._targets: tuple[tuple[str, ...], NDArray[np.float64]] = ((), np.empty(0))
+        nothing = np.empty(0, np.int64)
+        self._open: tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]
+        self._open = (nothing.astype(np.bool_), nothing, nothing)
 
     @property
     def store(self) -> Store:
@@ -148,7 +151,7 @@ class LoadTracker:
         if tokens_per_minute is not None:
             problems += whole_problems("tokens_per_minute", tokens_per_minute)
         if budget_usd is not None:
-            problems += amount_problems("budget_usd", budget_usd)
+            problems += money_problems("budget_usd", budget_usd)
         if budget_period_s is not None:
             problems += positive_problems("budget_period_s", budget_period_s)
         if problems:
@@ -158,8 +161,8 @@ class LoadTracker:
             Limits(
                 max_concurrent=capacity.max_concurrent,
                 max_queue=capacity.max_queue,
-                requests=requests_per_minute,
-                tokens=tokens_per_minute,
+                requests=None if requests_per_minute is None else int(requests_per_minute),
+                tokens=None if tokens_per_minute is None else int(tokens_per_minute),
                 budget_nano_usd=None if budget_usd is None else nano_usd(budget_usd),
                 budget_period_s=budget_period_s if budget_usd is not None else None,
             ),
@@ -266,26 +269,36 @@ class LoadTracker:
         lease : Lease or str
             The lease or its id.
         ttl_s : float, optional
-            Seconds from now; default: as granted. Needed with a bare id.
+            Seconds from now; default: as granted, or as renewed last. Needed with a bare id.
         """
         if ttl_s is None:
             if isinstance(lease, str):
                 raise SpecError("ttl_s: required with the id of a lease, but missing")
             ttl_s = lease.ttl_s
         _check_ttl(ttl_s)
-        return self._store.renew(_id_of(lease), ttl_s)
+        lease_id = _id_of(lease)
+        state = self._store.renew(lease_id, ttl_s)
+        if isinstance(lease, Lease):
+            with self._move_lock:  # as in release; a move has to grant what was renewed
+                if state is LeaseState.GONE and lease.lease_id != lease_id:
+                    state = self._store.renew(lease.lease_id, ttl_s)
+                if state is not LeaseState.GONE:
+                    lease.ttl_s = ttl_s
+        return state
 
     def release(
         self, lease: Lease | str, *, tokens: int | None = None, cost_usd: float | None = None
     ) -> ReleaseOutcome:
         """End a lease and settle what it really used. Idempotent: the second call finds UNKNOWN."""
-        problems = [] if tokens is None else amount_problems("tokens", tokens)
-        problems += [] if cost_usd is None else amount_problems("cost_usd", cost_usd)
-        if problems:
-            raise SpecError(*problems)
+        used = spent = None
+        if tokens is not None or cost_usd is not None:
+            problems = [] if tokens is None else whole_problems("tokens", tokens)
+            problems += [] if cost_usd is None else money_problems("cost_usd", cost_usd)
+            if problems:
+                raise SpecError(*problems)
+            used = None if tokens is None else int(tokens)
+            spent = None if cost_usd is None else nano_usd(cost_usd)
         lease_id = _id_of(lease)
-        used = None if tokens is None else int(tokens)
-        spent = None if cost_usd is None else nano_usd(cost_usd)
         outcome = self._store.release(lease_id, tokens=used, cost_nano_usd=spent)
         if outcome is ReleaseOutcome.UNKNOWN and isinstance(lease, Lease):
             with self._move_lock:  # it may be on its way to another model, under another id
@@ -295,7 +308,13 @@ class LoadTracker:
 
     def lease_state(self, lease: Lease | str) -> LeaseState:
         """Tell where a lease stands now."""
-        return self._store.lease_state(_id_of(lease))
+        lease_id = _id_of(lease)
+        state = self._store.lease_state(lease_id)
+        if state is LeaseState.GONE and isinstance(lease, Lease):
+            with self._move_lock:  # as in release
+                if lease.lease_id != lease_id:
+                    state = self._store.lease_state(lease.lease_id)
+        return state
 
     def _lease(self, ask: Ask, answer: LeaseState | Refusal) -> Lease | Refusal:
         if isinstance(answer, Refusal):
@@ -425,7 +444,11 @@ class LoadTracker:
                     [known[name].target_utilization if name in known else 1.0 for name in view.models]
                 )
                 self._targets = (view.models, target)
-        return LoadSnapshot(view=view, target=target)
+        accepting, slots, open_slots = self._open
+        if accepting is not view.accepting or slots is not view.max_concurrent:
+            open_slots = view.max_concurrent * view.accepting
+            self._open = (view.accepting, view.max_concurrent, open_slots)
+        return LoadSnapshot(view, target, open_slots)
 
     # -- outcomes
 
@@ -472,6 +495,8 @@ class LoadTracker:
 
 
 def _check_ttl(ttl_s: float) -> None:
+    if type(ttl_s) is float and 0.0 < ttl_s < math.inf:
+        return  # the usual case, without a list
     if problems := positive_problems("ttl_s", ttl_s):
         raise SpecError(*problems)
 

@@ -124,6 +124,7 @@ class Trends:
             now = self._clock.now()
             if self._last is not None:
                 since, busy = self._last
+                now = max(now, since)  # a clock that steps back must not take time off the windows
                 for ring in self._use:
                     ring.add(since, now, busy)
             for name in snapshot.models:

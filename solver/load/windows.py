@@ -28,8 +28,11 @@ class SlidingWindow:
     def __init__(self, window_s: float, parts: int) -> None:
         self._window_s = window_s
         self._step_s = window_s / parts
+        self._endless = math.isinf(window_s)
         self._steps: deque[tuple[int, dict[int, int]]] = deque()
         self.used = array("q")
+        self.leaves_s = math.inf
+        """When the oldest step leaves the window: until then there is nothing to forget."""
 
     def grow(self) -> None:
         """Make room for one more model."""
@@ -38,25 +41,34 @@ class SlidingWindow:
     def advance(self, now_s: float) -> None:
         """Forget what has left the window. ``now_s`` must not go backwards."""
         steps = self._steps
-        while steps and (steps[0][0] + 1) * self._step_s + self._window_s <= now_s:
+        while self.leaves_s <= now_s:
             for model, amount in steps.popleft()[1].items():
                 self.used[model] -= amount
+            self._note_oldest()
+
+    def _note_oldest(self) -> None:
+        steps = self._steps
+        self.leaves_s = (steps[0][0] + 1) * self._step_s + self._window_s if steps else math.inf
 
     def charge(self, model: int, amount: int, now_s: float) -> int:
         """Count an amount as used now; return the step to refund it to."""
         self.used[model] += amount
-        if math.isinf(self._window_s):
+        if self._endless:
             return 0
         step = int(now_s // self._step_s)
-        if not self._steps or self._steps[-1][0] != step:
-            self._steps.append((step, {}))
-        amounts = self._steps[-1][1]
-        amounts[model] = amounts.get(model, 0) + amount
+        steps = self._steps
+        if steps and steps[-1][0] == step:
+            amounts = steps[-1][1]
+            amounts[model] = amounts.get(model, 0) + amount
+            return step
+        steps.append((step, {model: amount}))
+        if len(steps) == 1:
+            self._note_oldest()
         return step
 
     def refund(self, model: int, amount: int, step: int) -> None:
         """Take back an amount charged in ``step``; nothing happens when that has left the window."""
-        if math.isinf(self._window_s):
+        if self._endless:
             self.used[model] -= min(amount, self.used[model])
             return
         for number, amounts in reversed(self._steps):  # recent steps first: at most parts + 2 of them
@@ -67,6 +79,13 @@ class SlidingWindow:
                 return
             if number < step:
                 return
+
+    def take(self, model: int) -> int:
+        """Forget all that one model has used, and return how much that was. O(parts)."""
+        for _, amounts in self._steps:
+            amounts.pop(model, None)
+        used, self.used[model] = self.used[model], 0
+        return used
 
     def wait_s(self, model: int, amount: int, limit: int, now_s: float) -> float | None:
         """Return seconds until ``amount`` more fits under ``limit``, None when it never will."""

@@ -13,7 +13,7 @@ from solver.engines import portfolio
 from solver.engines.base import Claim
 from solver.errors import SpecError
 from solver.problem.compile import compile_problem, pair_scorer
-from solver.problem.instance import Instance, build_instance
+from solver.problem.instance import UNASSIGNED, Instance, build_instance
 from solver.solution.limit_use import conflict_sentences
 from solver.solution.plan import Plan
 from solver.solution.solution import Solution, Status
@@ -69,7 +69,7 @@ def assign(
         None: serve as many agents as possible first, then maximise the score. A number: leave an agent
         unassigned when that is cheaper. ``inf``: serve all, or report infeasibility.
     limits : sequence of Limit, optional
-        Couplings across models: budgets, quotas, shares, averages; see :mod:`solver.problem.limits`.
+        Couplings across models: budgets, quotas, shares, averages; see :class:`solver.Budget` and its kin.
     load_cost : (t,) or (m, t) array_like, optional
         What a slot costs, in score, in each of t equal tiers of a model's capacity, non-decreasing: the
         fuller a model, the dearer its next slot. Only where agents take slots.
@@ -239,7 +239,8 @@ def _solution(instance: Instance, answer: Answer, deadline: Deadline, *, flat: b
     multipliers = answer.claim.prices
     if multipliers is None:
         multipliers = np.zeros((instance.m, instance.r))
-    prices = instance.score_prices(multipliers)
+    everyone = bool((answer.claim.choice != UNASSIGNED).all())
+    prices = multipliers if everyone else instance.score_prices(multipliers)
     load = certificate.load
     return Solution(
         status=status,

@@ -17,7 +17,7 @@ from solver.clock import ManualClock
 from solver.errors import SpecError
 from solver.load.balancer import LoadBalancer
 from solver.load.feedback import AdaptiveScorer
-from solver.load.lease import Lease, LeaseState, Refusal
+from solver.load.lease import Demand, Lease, LeaseState, Refusal
 from solver.load.memory_store import MemoryStore
 from solver.load.routing import ROUTINGS
 from solver.load.strategies import STRATEGIES
@@ -577,3 +577,62 @@ def test_bad_batches() -> None:
         balancer.select(coders(1), [fleet[0], fleet[0]])
     assert balancer.select([], fleet) == []
     assert balancer.assign_and_reserve([], fleet) == []
+
+
+def test_models_parsed_anew_keep_their_scores_and_another_fleet_gets_its_own() -> None:
+    balancer = LoadBalancer(LoadTracker(), routing="greedy")
+    first, again = [model("a", 5, coding=0.2)], [model("a", 5, coding=0.2)]
+    other = [model("a", 5, coding=0.9), model("b", 5)]
+    for fleet, score in ((first, 28.0), (again, 28.0), (again, 28.0), (other, 91.0), (first, 28.0)):
+        [assignment] = balancer.select(coders(1, preferred_capabilities=["coding"]), fleet)
+        assert assignment.score == pytest.approx(score)
+
+
+def test_threads_with_fleets_of_their_own_are_never_answered_for_another_fleet() -> None:
+    balancer = LoadBalancer(LoadTracker(), routing="greedy")
+    fleets = [[model(f"{name}{j}", 100) for j in range(4)] for name in "abcd"]
+    wrong: list[str | None] = []
+
+    def ask(fleet: list[Model]) -> None:
+        ids = {entry.id for entry in fleet}
+        for _ in range(300):
+            [name] = served(balancer.select(coders(1), fleet))
+            if name not in ids:
+                wrong.append(name)
+
+    threads = [threading.Thread(target=ask, args=(fleet,)) for fleet in fleets]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+@nine
+def test_one_request_is_placed_like_a_batch_of_one(strategy: str, routing: str) -> None:
+    """The short way of single requests and the long way of batches agree, whatever the load."""
+    rng = np.random.default_rng(11)
+    for _ in range(25):
+        fleet = [model(f"m{j}", int(rng.integers(0, 4)), float(rng.random())) for j in range(5)]
+        tracker = LoadTracker()
+        for entry in fleet:
+            tracker.set_capacity(entry.id, entry.capacity)
+            tracker.update_load(entry.id, int(rng.integers(0, 5)))
+        balancer = LoadBalancer(tracker, strategy, routing)
+        [chosen] = balancer.select(coders(1, input_tokens=300), fleet)
+        [reserved] = balancer.assign_and_reserve(coders(1, input_tokens=300), fleet)
+        assert (reserved.model_id, reserved.reason) == (chosen.model_id, chosen.reason)
+        assert reserved.score == pytest.approx(chosen.score)
+
+
+def test_a_metered_fleet_has_room_for_exactly_what_its_meters_leave() -> None:
+    tracker = LoadTracker()
+    tracker.set_capacity("a", Capacity(max_concurrent=50), tokens_per_minute=1000)
+    tracker.set_capacity("b", Capacity(max_concurrent=50), budget_usd=0.03)
+    tracker.set_capacity("c", Capacity(max_concurrent=50))
+    snapshot = tracker.snapshot()
+    assert snapshot.room(Demand(tokens=100, cost_usd=0.01)).tolist() == [10, 3, 50]
+    assert snapshot.room(Demand(tokens=1001, cost_usd=0.031)).tolist() == [0, 0, 50]
+    assert tracker.acquire("a", Demand(tokens=950)) is not None
+    tracker.set_capacity("a", Capacity(max_concurrent=50), tokens_per_minute=900)
+    assert tracker.snapshot().room(Demand(tokens=1)).tolist() == [0, 50, 50]

@@ -334,6 +334,28 @@ def test_a_budget_with_a_period_comes_back(store: Store, clock: ManualClock) -> 
     assert store.acquire(ask("y", cost_usd=1e-9)) is LeaseState.RUNNING
 
 
+def test_a_period_changed_back_and_forth_neither_forgets_nor_goes_negative(
+    store: Store, clock: ManualClock
+) -> None:
+    def limits(period_s: float) -> Limits:
+        return Limits(max_concurrent=100, budget_nano_usd=10, budget_period_s=period_s)
+
+    store.configure("a", limits(60))
+    store.acquire(ask("x", cost_usd=1e-8))
+    clock.advance(30)
+    store.configure("a", limits(3600))
+    assert reason(store.acquire(ask("y", cost_usd=1e-9))) is RefusalReason.BUDGET
+    clock.advance(40)
+    store.configure("a", limits(60))
+    assert reason(store.acquire(ask("y", cost_usd=1e-9))) is RefusalReason.BUDGET
+    clock.advance(62)
+    assert store.view().meter_used[2].tolist() == [0]
+    assert store.acquire(ask("y", cost_usd=1e-8)) is LeaseState.RUNNING
+    assert reason(store.acquire(ask("z", cost_usd=1e-9))) is RefusalReason.BUDGET
+    clock.advance(3700)
+    assert store.view().meter_used[2].tolist() == [0]
+
+
 def test_what_an_expired_lease_really_cost_is_still_settled(store: Store, clock: ManualClock) -> None:
     store.configure("a", Limits(max_concurrent=100, budget_nano_usd=nano_usd(1.0)))
     store.acquire(ask("x", cost_usd=0.1, ttl_s=1))
@@ -376,6 +398,22 @@ def test_a_whole_plan_or_nothing(store: Store) -> None:
     assert view.active.tolist() == [1, 0]
     assert view.meter_used[:2, 0].tolist() == [1, 0]
     assert store.lease_state("before") is LeaseState.RUNNING
+
+
+def test_an_id_that_repeats_in_a_refused_plan_is_taken_back_once(store: Store) -> None:
+    store.configure("a", Limits(max_concurrent=5, requests=100))
+    store.configure("b", Limits(max_concurrent=0))
+    plan = [ask("1", "a"), ask("1", "a"), ask("2", "b")]
+    answers = store.acquire_many(plan, whole_plan=True)
+    assert [reason(answer) for answer in answers] == [
+        RefusalReason.PLAN,
+        RefusalReason.PLAN,
+        RefusalReason.CONCURRENCY,
+    ]
+    view = store.view()
+    assert view.active.tolist() == [0, 0]
+    assert view.meter_used[0].tolist() == [0, 0]
+    assert store.lease_state("1") is LeaseState.GONE
 
 
 def test_a_move_swaps_both_or_neither(store: Store) -> None:

@@ -15,6 +15,8 @@ from solver.load.tracker import LoadTracker
 from solver.problem.spec import Capacity
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from solver.clock import ManualClock
     from solver.load.outcome import Outcome
     from solver.load.store import Store
@@ -407,3 +409,114 @@ def test_the_async_calls_work_on_every_store(tracker: LoadTracker) -> None:
 
     asyncio.run(main())
     assert not tracker.is_full("a")
+
+
+# -- numbers at the edge
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda tracker: LoadTracker(stale_after_s=math.nan),
+        lambda tracker: tracker.acquire("a", ttl_s=10**400),
+        lambda tracker: tracker.acquire("a", Demand(tokens=2**70)),
+        lambda tracker: tracker.acquire("a", Demand(cost_usd=1e12)),
+        lambda tracker: tracker.set_capacity("b", Capacity(max_concurrent=1), tokens_per_minute=2**70),
+        lambda tracker: tracker.set_capacity("b", Capacity(max_concurrent=1), budget_usd=1e300),
+        lambda tracker: tracker.update_load("a", 2**63),
+        lambda tracker: tracker.update_load("a", -(2**63)),
+        lambda tracker: tracker.observe_load("a", active_requests=2**64),
+        lambda tracker: tracker.record("a", latency_ms=10**400),
+        lambda tracker: tracker.record("a", latency_ms=None),
+        lambda tracker: tracker.record("", latency_ms=1.0),
+        lambda tracker: tracker.release("nobody", tokens=1.5),
+        lambda tracker: tracker.release("nobody", cost_usd=1e12),
+    ],
+    ids=[
+        "stale",
+        "ttl",
+        "tokens",
+        "cost",
+        "rate",
+        "budget",
+        "more_load",
+        "less_load",
+        "observed",
+        "latency",
+        "no_latency",
+        "no_name",
+        "used_tokens",
+        "used_cost",
+    ],
+)
+def test_numbers_nobody_can_count_with_are_refused_and_change_nothing(
+    tracker: LoadTracker, call: Callable[[LoadTracker], object]
+) -> None:
+    tracker.set_capacity("a", small())
+    with pytest.raises(SpecError, match="expected") as caught:
+        call(tracker)
+    assert len(str(caught.value)) < 300
+    assert tracker.snapshot().models == ("a",)
+    assert tracker.snapshot().active.tolist() == [0]
+
+
+def test_the_longest_time_to_live_does_not_break_expiry(clock: ManualClock) -> None:
+    tracker = LoadTracker(clock=clock)
+    tracker.set_capacity("a", small())
+    forever = tracker.acquire("a", ttl_s=1e308)
+    assert forever is not None
+    assert tracker.acquire("a", ttl_s=1) is not None
+    clock.advance(2)
+    assert tracker.snapshot().active.tolist() == [1]
+    assert forever.release() is ReleaseOutcome.RELEASED
+
+
+def test_demands_of_numpy_numbers_travel_as_plain_ones() -> None:
+    demand = Demand(slots=np.int64(2), tokens=np.int32(7), cost_usd=np.float32(0.5))  # type: ignore[arg-type]
+    assert [type(value) for value in (demand.slots, demand.tokens, demand.cost_usd)] == [int, int, float]
+
+
+def test_a_renewal_lasts_through_a_move(tracker: LoadTracker, clock: ManualClock) -> None:
+    tracker.set_capacity("a", small())
+    tracker.set_capacity("other", small())
+    lease = tracker.acquire("a", ttl_s=5)
+    assert lease is not None
+    lease.renew(ttl_s=100)
+    assert lease.ttl_s == 100
+    tracker.move(lease, "other")
+    clock.advance(50)
+    assert lease.state() is LeaseState.RUNNING
+
+
+class _MovedMeanwhile(MemoryStore):
+    """A store in which another thread moves a lease just before the first look at it."""
+
+    before_next: Callable[[], object] | None = None
+
+    def _first(self) -> None:
+        call, self.before_next = self.before_next, None
+        if call is not None:
+            call()
+
+    def renew(self, lease_id: str, ttl_s: float) -> LeaseState:
+        self._first()
+        return super().renew(lease_id, ttl_s)
+
+    def lease_state(self, lease_id: str) -> LeaseState:
+        self._first()
+        return super().lease_state(lease_id)
+
+
+@pytest.mark.parametrize("look", [Lease.renew, Lease.state])
+def test_a_lease_is_found_although_it_moves_at_that_moment(
+    clock: ManualClock, look: Callable[[Lease], LeaseState]
+) -> None:
+    store = _MovedMeanwhile(clock=clock)
+    tracker = LoadTracker(store, clock)
+    tracker.set_capacity("a", Capacity(max_concurrent=1))
+    tracker.set_capacity("b", Capacity(max_concurrent=1))
+    lease = tracker.acquire("a")
+    assert lease is not None
+    store.before_next = lambda: tracker.move(lease, "b")
+    assert look(lease) is LeaseState.RUNNING
+    assert lease.model == "b"

@@ -102,3 +102,16 @@ def test_a_long_gap_between_samples_fills_no_more_than_the_window(window_s: floa
 def test_windows_are_the_known_ones() -> None:
     with pytest.raises(SpecError, match="window_s: expected one of 60, 300, 3600, got 10"):
         Trends().latency("a", window_s=10)
+
+
+def test_a_clock_that_steps_back_takes_nothing_off_the_windows() -> None:
+    clock = ManualClock(1000.0)
+    tracker, trends = LoadTracker(clock=clock), Trends(clock=clock)
+    tracker.set_capacity("a", Capacity(max_concurrent=2))
+    tracker.update_load("a", 1)
+    for second in (1000.0, 1005.0, 1002.0, 1006.0):
+        clock.seconds = second
+        trends.sample(tracker.snapshot())
+    summary = trends.utilization("a")
+    assert summary.covered_s == pytest.approx(6.0)
+    assert summary.mean == pytest.approx(0.5)
