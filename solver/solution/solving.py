@@ -33,6 +33,7 @@ __all__ = ["assign", "solve", "solve_instance"]
 
 _EXPLAINING_S = 5.0  # most that looking for the reason of infeasibility may take, besides the deadline
 _EXPLAINING_MARGIN_S = 0.005  # kept back for the way out
+_PAIR_MARGIN_S = 5e-7  # likewise per pair: a linear program that is being set up cannot be stopped
 
 
 def assign(
@@ -191,7 +192,8 @@ def _explained(problem: Problem, instance: Instance, solution: Solution, deadlin
     from solver.engines.infeasible import explain_infeasibility  # brings scipy, which few solves need
 
     now = deadline.clock.now()
-    ends = min(now + _EXPLAINING_S, deadline.ends_s - _EXPLAINING_MARGIN_S)
+    margin = _EXPLAINING_MARGIN_S + _PAIR_MARGIN_S * instance.n * instance.m
+    ends = min(now + _EXPLAINING_S, deadline.ends_s - margin)
     conflict = explain_infeasibility(instance, deadline=Deadline(now, ends, deadline.clock))
     lines = conflict_sentences(conflict, problem, instance)
     return replace(solution, notes=(*solution.notes, *lines), elapsed_ms=deadline.elapsed_ms())

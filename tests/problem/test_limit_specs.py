@@ -240,3 +240,15 @@ def test_a_faulty_limit_in_a_file_is_named_with_its_line(
     )
     assert main(["solve", str(path)]) == 2
     assert "batch.yaml:4: limits[0].models[0]: expected the id of a model" in capsys.readouterr().err
+
+
+def test_names_in_limits_are_not_blamed_where_the_agents_could_not_be_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "batch.yaml"
+    limits = [{"kind": "budget", "name": "daily", "tenants": ["red"], "at_most_usd": 1.5}]
+    path.write_text(json.dumps({"agents": "missing.csv", "models": MODELS, "limits": limits}))
+    assert main(["solve", str(path)]) == 2
+    printed = capsys.readouterr().err
+    assert "missing.csv" in printed
+    assert "limits[0]" not in printed
