@@ -15,6 +15,7 @@ import numpy as np
 from scipy.optimize import linprog
 from scipy.sparse import coo_matrix, csr_matrix, hstack, identity
 
+from solver.clock import Deadline
 from solver.engines.form import Form, build_form
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ __all__ = ["Conflict", "Relief", "explain_infeasibility"]
 
 _IRREDUCIBLE_ROWS = 60  # conflicts up to this size are reduced until nothing can be left out
 _NOISE = 1e-7  # of a row's scale
+_PAIRS_PER_SECOND = 1e6  # set up this fast at least; a linear program is not begun with less time than that
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,15 +64,20 @@ class Conflict:
         Leaving out any one of ``rows`` would resolve the conflict.
     reliefs : tuple of Relief
         Smallest total relaxation, each row measured in parts of its own size.
+    cut_short : bool
+        Time ran out before a conflict was found; the rest is empty then.
     """
 
     agents: tuple[int, ...]
     rows: tuple[str, ...]
     irreducible: bool
     reliefs: tuple[Relief, ...]
+    cut_short: bool = False
 
     def sentences(self) -> tuple[str, ...]:
         """Return the explanation in words."""
+        if self.cut_short:
+            return ("what conflicts was not found out in the time left",)
         lines = []
         if self.agents:
             shown = ", ".join(map(str, self.agents[:5])) + (", ..." if len(self.agents) > 5 else "")
@@ -83,18 +90,24 @@ class Conflict:
         return tuple(lines)
 
 
-def explain_infeasibility(instance: Instance) -> Conflict:
+def explain_infeasibility(instance: Instance, *, deadline: Deadline | None = None) -> Conflict:
     """Explain why no assignment satisfies every constraint. One linear program, a few more when small.
 
     Parameters
     ----------
     instance : Instance
         Proven infeasible, or suspected to be.
+    deadline : Deadline, optional
+        When to stop. A conflict that is known by then is returned, perhaps not reduced as far as it could be.
 
     Returns
     -------
     Conflict
     """
+    deadline = Deadline.after(None) if deadline is None else deadline
+    cut_short = Conflict(agents=(), rows=(), irreducible=False, reliefs=(), cut_short=True)
+    if deadline.remaining_s() < instance.n * instance.m / _PAIRS_PER_SECOND:
+        return cut_short
     may_leave = instance.serve_first or bool(np.isfinite(instance.unserved).any())
     form = build_form(instance, leave=may_leave)
     stranded: tuple[int, ...] = ()
@@ -109,9 +122,12 @@ def explain_infeasibility(instance: Instance) -> Conflict:
             irreducible=len(broken) == 1,
             reliefs=tuple(Relief(what=names[g], amount=float(-form.row_bound[g])) for g in broken),
         )
-    program = _Program(form)
+    program = _Program(form, deadline)
     names = _names(instance, form)
-    excess, in_conflict = program.closest(np.arange(program.rows))
+    closest = program.closest(np.arange(program.rows))
+    if closest is None:
+        return cut_short
+    excess, in_conflict = closest
     reliefs = tuple(
         Relief(what=names[k], amount=float(excess[k]))
         for k in np.flatnonzero(excess > _NOISE * program.scale)
@@ -120,7 +136,7 @@ def explain_infeasibility(instance: Instance) -> Conflict:
         return Conflict(agents=stranded, rows=(), irreducible=False, reliefs=())
     irreducible = len(in_conflict) <= _IRREDUCIBLE_ROWS
     if irreducible:
-        in_conflict = program.reduce(in_conflict)
+        in_conflict, irreducible = program.reduce(in_conflict)
     return Conflict(
         agents=stranded,
         rows=tuple(names[k] for k in in_conflict),
@@ -139,7 +155,8 @@ def _names(instance: Instance, form: Form) -> list[str]:
 class _Program:
     """The relaxation with elastic rows: ``matrix x <= right + excess``, every agent assigned once."""
 
-    def __init__(self, form: Form) -> None:
+    def __init__(self, form: Form, deadline: Deadline) -> None:
+        self.deadline = deadline
         column, agent = np.nonzero(np.isfinite(form.loss))
         pairs = len(agent)
         index = np.arange(pairs)
@@ -176,8 +193,14 @@ class _Program:
         self.scale = np.maximum(np.maximum(np.abs(self.right), typical), 1e-12)
         self.once = csr_matrix((np.ones(pairs), (agent, index)), shape=(form.n, pairs))
 
-    def closest(self, rows: NDArray[np.intp]) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-        """Return the (rows,) least scaled excess with only some rows in force, and the rows that need it."""
+    def closest(self, rows: NDArray[np.intp]) -> tuple[NDArray[np.float64], NDArray[np.intp]] | None:
+        """Return the (rows,) least scaled excess with only some rows in force, and the rows that need it.
+
+        None when it could not be found in time.
+        """
+        remaining = self.deadline.remaining_s()
+        if remaining <= 0:
+            return None
         part = hstack([self.matrix[rows], -identity(len(rows))], format="csr")
         pairs = self.matrix.shape[1]
         once = hstack([self.once, csr_matrix((self.once.shape[0], len(rows)))], format="csr")
@@ -190,21 +213,27 @@ class _Program:
             b_eq=np.ones(self.once.shape[0]),
             bounds=(0, None),
             method="highs",
+            options={"time_limit": remaining} if np.isfinite(remaining) else {},
         )
-        assert solved.x is not None  # elastic rows always have room
+        # Elastic rows always have room: what stops the program short is the time, or its arithmetic.
+        if solved.status != 0 or solved.x is None:
+            return None
         excess = np.zeros(self.rows)
         excess[rows] = solved.x[pairs:]
         priced = np.abs(solved.ineqlin.marginals) * self.scale[rows] > _NOISE
         return excess, rows[priced]
 
-    def reduce(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Drop rows one by one as long as the rest still conflicts."""
+    def reduce(self, rows: NDArray[np.intp]) -> tuple[NDArray[np.intp], bool]:
+        """Drop rows one by one as long as the rest still conflicts; False when time is up before the end."""
         kept: Sequence[int] = rows.tolist()
         for row in list(kept):
             rest = np.array([other for other in kept if other != row], dtype=np.intp)
             if not len(rest):
                 continue
-            excess, _ = self.closest(rest)
-            if (excess > _NOISE * self.scale).any():
+            closest = self.closest(rest)
+            if closest is None:
+                return np.array(kept, dtype=np.intp), False
+            rest_excess, _ = closest
+            if (rest_excess > _NOISE * self.scale).any():
                 kept = rest.tolist()
-        return np.array(kept, dtype=np.intp)
+        return np.array(kept, dtype=np.intp), True

@@ -175,6 +175,7 @@ class _Assembly:
             rest["agents"] = AgentTable.of_ids(["-"])
             rest.pop("demand", None)
             rest.pop("scores", None)
+            rest.pop("limits", None)
         if "scores" not in rest and isinstance(rest.get("objective"), dict):
             rest["objective"] = {key: value for key, value in rest["objective"].items() if key != "quality"}
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -24,6 +25,17 @@ __all__ = ["Yardstick", "explanation_report", "headline", "number", "plan_report
 _BAR_CELLS = 12
 _BOTTLENECKS = 5  # models spelled out; the table above holds the price of all
 _REASONS = 8
+_PRICE_NOISE = 1e-6  # of the largest score: limits priced below this cost nothing
+_UNITS = {
+    "agents": ("agents", "agent"),
+    "tokens": ("tokens", "token"),
+    "usd": ("USD", "dollar"),
+    "quality": ("quality on average", "point"),
+    "latency_s": ("s on average", "second"),
+    "share": ("of all", "percentage point"),
+    "moves": ("moves", "move"),
+}
+"""How a unit reads after a number, and after "one"."""
 _STYLES = {
     Status.OPTIMAL: "bold green",
     Status.FEASIBLE: "bold yellow",
@@ -63,6 +75,7 @@ def plan_report(plan: Plan, *, yardsticks: tuple[Yardstick, ...] = ()) -> Render
         return Group(*parts, objective, *(Text(note) for note in plan.solution.notes))
     parts += [_certificate(plan, yardsticks), objective]
     parts += [Text(), _models(plan)]
+    parts += _limits(plan)
     parts += _bottlenecks(plan)
     parts += _unassigned(plan)
     parts += [Text(note, style="dim") for note in plan.solution.notes]
@@ -132,6 +145,34 @@ def _models(plan: Plan) -> Table:
             Text(number(model.price), style="bold" if model.price > 0 else "dim"),
         )
     return table
+
+
+def _limits(plan: Plan) -> list[RenderableType]:
+    """Return use against bound of every limit, and what loosening those that cost something is worth."""
+    if not plan.limits:
+        return []
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("limit", overflow="fold")
+    table.add_column("used", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    table.add_column("bound", justify="right", no_wrap=True)
+    table.add_column("unit", no_wrap=True)
+    for limit in plan.limits:
+        style = "red" if limit.is_tight else ""
+        side = limit.side.replace("_", " ")
+        unit = _UNITS[limit.unit][0]
+        table.add_row(limit.name, Text(number(limit.used), style=style), side, number(limit.bound), unit)
+    lines: list[RenderableType] = [Text(), table]
+    noise = _PRICE_NOISE * float(np.abs(plan.scores).max(initial=0.0))
+    left = plan.instance.serve_first and len(plan.solution.unassigned) > 0
+    gain = "adds about {}, service of more agents included" if left else "adds about {} to the total"
+    for limit in sorted(plan.limits, key=lambda one: -one.price):
+        if limit.price > noise:
+            one = _UNITS[limit.unit][1]
+            way = "more" if limit.side == "at_most" else "less"
+            worth = limit.price * (0.01 if limit.unit == "share" else 1.0)
+            lines.append(Text(f"  one {one} {way} in {limit.name!r} {gain.format(number(worth))}"))
+    return lines
 
 
 def _bar(share: float) -> Text:

@@ -127,14 +127,18 @@ def verify_assignments(
         raise SpecError(*unknown)
     best = solve_instance(instance, deadline=Deadline.after(None)) if with_bound else None
     prices = None if best is None else best.multipliers
-    certificate = certify(instance, Claim(choice=choice, prices=prices))
+    limit_prices = None if best is None else best.limit_prices
+    certificate = certify(instance, Claim(choice=choice, prices=prices, limit_prices=limit_prices))
     return Verification(
         objective=certificate.objective,
         bound=certificate.bound if best is not None and not certificate.violations else None,
         gap=certificate.gap if best is not None and not certificate.violations else None,
         assigned=int((choice != UNASSIGNED).sum()),
         agents=instance.n,
-        violations=_in_ids(problem, choice, certificate.load, instance.score, instance.capacity)
+        violations=(
+            *_in_ids(problem, choice, certificate.load, instance.score, instance.capacity),
+            *(line for line in certificate.violations if line.startswith("limit ")),
+        )
         if certificate.violations
         else (),
     )

@@ -8,6 +8,7 @@ import numpy as np
 
 from solver.errors import SpecError
 from solver.problem.instance import Instance, build_instance
+from solver.problem.limit_arrays import LimitArrays
 from solver.problem.scoring import Feedback, PairScorer
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def compile_problem(
         demand=problem.demand,
         priority=priority,
         unassigned_penalty=penalty,
+        limits=LimitArrays(problem, scorer).limits(),
     )
 
 

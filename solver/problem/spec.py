@@ -10,6 +10,7 @@ from pydantic import Field, PlainSerializer, PlainValidator, model_validator
 from solver.errors import SpecError
 from solver.problem.agents import Agent, AgentTable
 from solver.problem.frozen import Count, Frozen, Identifier, PenaltyValue, Real, Text, describe
+from solver.problem.limit_specs import LimitSpecs  # noqa: TC001 - pydantic reads it at run time
 from solver.problem.rules import broken_rules
 from solver.problem.scores import ScoreTable
 
@@ -175,6 +176,9 @@ class Problem(Frozen):
         Slots agent i takes of model j; one each by default.
     task_types : mapping of str to sequence of str
         Required capabilities of the user's own task types, besides those known.
+    limits : sequence of LimitSpec, or of mappings with a ``kind``
+        Couplings across models by id: budgets, quotas, shares, averages, commitments, agents together or
+        apart, changes; see :mod:`solver.problem.limit_specs`.
     """
 
     agents: AgentTable
@@ -183,6 +187,7 @@ class Problem(Frozen):
     scores: ScoreTable | None = None
     demand: Demand = None
     task_types: dict[Text, tuple[Text, ...]] = Field(default_factory=dict)
+    limits: LimitSpecs = ()
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:

@@ -10,6 +10,7 @@ import numpy as np
 
 from solver.problem.instance import UNASSIGNED, Instance, chunks
 from solver.solution.assignment import Assignment
+from solver.solution.limit_use import LimitReport, limit_reports, limits_in_the_way
 from solver.solution.solution import Solution, Status
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ __all__ = ["ModelReport", "Plan"]
 
 _NAMED_MODELS = 3  # models spelled out in a reason
 _PRICE_NOISE = 1e-9  # of the largest score: prices below this are float64 rounding
+_SEARCH_NOISE = 1e-6  # likewise, where prices come from an iterative search
 _BEST = "highest score"
 
 
@@ -112,7 +114,13 @@ class Plan:
         """(n,) str, why each agent got its model, or none. O(n m)."""
         ids = self.problem.model_ids
         choice = self.solution.choice
-        texts = np.array([_BEST, *(f"{name} would score higher but is in demand" for name in ids)], object)
+        texts = np.array(
+            [
+                _BEST,
+                *(f"{name} would score higher but {why}" for name, why in zip(ids, self._taken, strict=True)),
+            ],
+            object,
+        )
         codes = np.zeros(len(choice), np.int64)
         for rows in chunks(self.instance.n, self.instance.m):
             best = self.instance.score[rows].argmax(axis=1)
@@ -125,6 +133,17 @@ class Plan:
         if len(left):
             reasons[left] = self._why_unassigned(left)
         return reasons
+
+    @property
+    def _taken(self) -> list[str]:
+        """Why an agent may not get the model it scores highest with, per model."""
+        if self.instance.limits is None:
+            return ["is in demand"] * self.instance.m
+        noise = self._price_noise
+        return [
+            "is in demand" if price > noise else "the limits keep it away"
+            for price in self.solution.multipliers.max(axis=1).tolist()
+        ]
 
     def _why_unassigned(self, left: NDArray[np.intp]) -> NDArray[np.object_]:
         """Return the reason of each unassigned agent; one text per distinct set of eligible models."""
@@ -139,6 +158,8 @@ class Plan:
         _, first, group = np.unique(packed, axis=0, return_index=True, return_inverse=True)
         texts = np.array([self._full_text(np.flatnonzero(eligible[i])) for i in first], object)
         why = texts[group.ravel()]
+        stopped = limits_in_the_way(self.problem, self.instance, self.solution, left)
+        why = np.where(stopped == "", why, stopped)
         why[refused] = "refused: the penalty is cheaper than its best score"
         return why
 
@@ -188,10 +209,21 @@ class Plan:
             for j, name in enumerate(self.problem.model_ids)
         )
 
+    @cached_property
+    def limits(self) -> tuple[LimitReport, ...]:
+        """One report per limit, two where it binds both ways, one per model for agents apart."""
+        return limit_reports(self.problem, self.instance, self.solution, self.scorer)
+
+    @property
+    def _price_noise(self) -> float:
+        """Prices up to this are rounding, or what an iterative search has not settled yet."""
+        noise = _PRICE_NOISE if self.instance.is_slots else _SEARCH_NOISE
+        return noise * float(np.abs(self.scores).max(initial=0.0))
+
     @property
     def bottlenecks(self) -> list[ModelReport]:
         """Models whose next unit of capacity would add to the objective, most valuable first."""
-        noise = _PRICE_NOISE * float(np.abs(self.scores).max(initial=0.0))
+        noise = self._price_noise
         return sorted((model for model in self.models if model.price > noise), key=lambda model: -model.price)
 
     def unassigned_reasons(self) -> dict[str, int]:
@@ -244,6 +276,17 @@ class Plan:
                     "mean_score": model.mean_score,
                 }
                 for model in self.models
+            ],
+            "limits": [
+                {
+                    "limit": limit.name,
+                    "side": limit.side,
+                    "unit": limit.unit,
+                    "used": limit.used,
+                    "bound": limit.bound,
+                    "price": limit.price,
+                }
+                for limit in self.limits
             ],
             "notes": list(solution.notes),
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,7 @@ from solver.engines.base import Claim
 from solver.errors import SpecError
 from solver.problem.compile import compile_problem, pair_scorer
 from solver.problem.instance import UNASSIGNED, Instance, build_instance
+from solver.solution.limit_use import conflict_sentences
 from solver.solution.plan import Plan
 from solver.solution.solution import Solution, Status
 
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
     from solver.problem.spec import Problem
 
 __all__ = ["assign", "solve", "solve_instance"]
+
+_EXPLAINING_S = 5.0  # most that looking for the reason of infeasibility may take, besides the deadline
+_EXPLAINING_MARGIN_S = 0.005  # kept back for the way out
+_PAIR_MARGIN_S = 5e-7  # likewise per pair: a linear program that is being set up cannot be stopped
 
 
 def assign(
@@ -176,7 +182,21 @@ def solve(
     deadline = Deadline.after(deadline_ms)
     instance = compile_problem(problem, load=load)
     solution = solve_instance(instance, deadline=deadline, engine=engine, seed=seed, threads=threads)
+    if solution.status is Status.INFEASIBLE:
+        solution = _explained(problem, instance, solution, deadline)
     return Plan(problem=problem, instance=instance, solution=solution, scorer=pair_scorer(problem, load=load))
+
+
+def _explained(problem: Problem, instance: Instance, solution: Solution, deadline: Deadline) -> Solution:
+    """Return an infeasible solution with the reason among its notes, as far as time allows."""
+    from solver.engines.infeasible import explain_infeasibility  # brings scipy, which few solves need
+
+    now = deadline.clock.now()
+    margin = _EXPLAINING_MARGIN_S + _PAIR_MARGIN_S * instance.n * instance.m
+    ends = min(now + _EXPLAINING_S, deadline.ends_s - margin)
+    conflict = explain_infeasibility(instance, deadline=Deadline(now, ends, deadline.clock))
+    lines = conflict_sentences(conflict, problem, instance)
+    return replace(solution, notes=(*solution.notes, *lines), elapsed_ms=deadline.elapsed_ms())
 
 
 def solve_instance(

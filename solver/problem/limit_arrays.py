@@ -1,0 +1,158 @@
+"""From limits in words to limits in arrays."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from solver.problem.instance import chunks
+from solver.problem.limit_specs import (
+    ApartSpec,
+    AverageSpec,
+    BudgetSpec,
+    ChangesSpec,
+    CommitmentSpec,
+    QuotaSpec,
+    ShareSpec,
+    StayPutSpec,
+    TogetherSpec,
+)
+from solver.problem.limits import (
+    Apart,
+    Average,
+    Budget,
+    Changes,
+    Commitment,
+    Limit,
+    Quota,
+    Share,
+    StayPut,
+    Together,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from solver.problem.limit_specs import LimitSpec, Unit
+    from solver.problem.scoring import PairScorer
+    from solver.problem.spec import Problem
+
+__all__ = ["LimitArrays", "concerned_agents", "concerned_models"]
+
+
+def concerned_agents(problem: Problem, limit: LimitSpec) -> NDArray[np.int64]:
+    """Return the ascending rows of the agents a limit concerns; its names must be known."""
+    agents = problem.agents
+    chosen = np.ones(len(agents), bool)
+    if limit.agents is not None:
+        chosen[:] = False
+        chosen[[agents.positions[name] for name in limit.agents]] = True
+    if limit.tenants is not None:
+        wanted = np.array([name is not None and name in limit.tenants for name in agents.tenants])
+        chosen &= wanted[agents.tenant]
+    return np.flatnonzero(chosen)
+
+
+def concerned_models(problem: Problem, limit: LimitSpec) -> NDArray[np.bool_]:
+    """Return the (m,) mask of the models a limit concerns."""
+    return np.array(
+        [
+            (limit.models is None or model.id in limit.models)
+            and (limit.providers is None or model.provider in limit.providers)
+            and (limit.regions is None or model.region in limit.regions)
+            for model in problem.models
+        ],
+        bool,
+    )
+
+
+class LimitArrays:
+    """Builds the array limits of a problem; what several limits count is computed once.
+
+    Parameters
+    ----------
+    problem : Problem
+        What is asked; its limits were checked when it was made.
+    scorer : PairScorer
+        What knows the quality of pairs.
+    """
+
+    def __init__(self, problem: Problem, scorer: PairScorer) -> None:
+        self._problem = problem
+        self._scorer = scorer
+        self._tables: dict[Unit, NDArray[np.float64]] = {}
+
+    def limits(self) -> list[Limit]:
+        """Return the array limits, in the order of the problem's. O(n m) per unit that is counted."""
+        return [self._limit(limit) for limit in self._problem.limits]
+
+    def counted(self, unit: Unit) -> NDArray[np.float64]:
+        """Return what each pair counts in a unit, broadcastable to (n, m); 0 where facts are missing."""
+        if unit not in self._tables:
+            self._tables[unit] = self._table(unit)
+        return self._tables[unit]
+
+    def _table(self, unit: Unit) -> NDArray[np.float64]:
+        agents, models = self._problem.agents, self._problem.models
+        if unit == "agents":
+            return np.ones((1, 1))
+        tokens_in = agents.input_tokens.astype(np.float64)[:, None]
+        tokens_out = agents.output_tokens.astype(np.float64)[:, None]
+        if unit == "tokens":
+            return tokens_in + tokens_out
+        if unit == "usd":
+            usd_in = np.array([model.usd_per_million_input_tokens or 0.0 for model in models])
+            usd_out = np.array([model.usd_per_million_output_tokens or 0.0 for model in models])
+            return np.asarray((tokens_in * usd_in + tokens_out * usd_out) / 1e6)
+        if unit == "latency_s":
+            first = np.array([model.latency_s or 0.0 for model in models])
+            speed = np.array([model.output_tokens_per_second or np.inf for model in models])
+            return np.asarray(first + tokens_out / speed)
+        quality = np.empty((len(agents), len(models)))
+        for rows in chunks(*quality.shape):
+            quality[rows] = self._scorer.terms(rows).quality
+        return quality
+
+    def _limit(self, limit: LimitSpec) -> Limit:
+        name, agents = limit.name, concerned_agents(self._problem, limit)
+        models = concerned_models(self._problem, limit)
+        use = self.counted(limit.unit)
+        low, high = limit.amount("at_least"), limit.amount("at_most")
+        match limit:
+            case BudgetSpec():
+                return Budget(name=name, agents=agents, models=models, amount=limit.at_most_usd, cost=use)
+            case QuotaSpec():
+                return Quota(name=name, agents=agents, models=models, at_least=low, at_most=high, use=use)
+            case CommitmentSpec():
+                return Commitment(name=name, agents=agents, models=models, at_least=low or 0.0, use=use)
+            case ShareSpec():
+                low, high = limit.at_least_share, limit.at_most_share
+                return Share(name=name, agents=agents, models=models, at_least=low, at_most=high, use=use)
+            case AverageSpec():
+                return Average(name=name, agents=agents, models=models, at_least=low, at_most=high, value=use)
+            case TogetherSpec():
+                return Together(name=name, agents=agents)
+            case ApartSpec():
+                return Apart(name=name, agents=agents, models=models, at_most=limit.at_most_agents)
+            case ChangesSpec():
+                before = self._before(limit.previous)
+                return Changes(
+                    name=name, agents=agents, models=models, previous=before, at_most=limit.at_most_agents
+                )
+            case StayPutSpec():
+                before = self._before(limit.previous)
+                return StayPut(
+                    name=name, agents=agents, models=models, previous=before, cost=limit.cost_per_move
+                )
+        msg = f"no array limit for {type(limit).__name__}"
+        raise TypeError(msg)
+
+    def _before(self, previous: Mapping[str, str]) -> NDArray[np.int64]:
+        column = {name: j for j, name in enumerate(self._problem.model_ids)}
+        before = np.full(len(self._problem.agents), -1, np.int64)
+        for agent, model in previous.items():
+            before[self._problem.agents.positions[agent]] = column[model]
+        return before

@@ -1,0 +1,253 @@
+"""Limits across models in words: ids, names of tenants and providers, and amounts with their unit.
+
+A problem's ``limits`` are values of these classes, or mappings with a ``kind`` and the fields of that kind.
+:mod:`solver.problem.limit_arrays` turns them into the array limits of :mod:`solver.problem.limits`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Field, PlainSerializer, PlainValidator
+
+from solver.errors import SpecError
+from solver.problem.frozen import Count, Frozen, Identifier, Real, Text, describe, did_you_mean
+
+__all__ = [
+    "ApartSpec",
+    "AverageSpec",
+    "BudgetSpec",
+    "ChangesSpec",
+    "CommitmentSpec",
+    "LimitSpec",
+    "LimitSpecs",
+    "QuotaSpec",
+    "ShareSpec",
+    "StayPutSpec",
+    "TogetherSpec",
+    "Unit",
+]
+
+Unit = Literal["agents", "tokens", "usd", "quality", "latency_s"]
+"""What a limit counts. Tokens are input and output tokens; quality is the objective's, before load."""
+
+Amount = Annotated[Real, Field(ge=0)]
+Fraction = Annotated[Real, Field(ge=0, le=1)]
+
+
+class LimitSpec(Frozen):
+    """What every kind of limit has: a name, and whom it concerns.
+
+    Parameters
+    ----------
+    name : str
+        Unique in its problem; appears in prices, violations and reasons.
+    agents, tenants : sequence of str, optional
+        Agents by id and by tenant; those that meet both where both are given, all where neither is.
+    models, providers, regions : sequence of str, optional
+        Models by id, provider and region, likewise.
+    """
+
+    name: Text
+    agents: tuple[Identifier, ...] | None = None
+    tenants: tuple[Text, ...] | None = None
+    models: tuple[Identifier, ...] | None = None
+    providers: tuple[Text, ...] | None = None
+    regions: tuple[Text, ...] | None = None
+
+    def amounts(self) -> dict[str, tuple[Unit, str]]:
+        """Return the amounts given: field name to unit and ``at_most`` or ``at_least``."""
+        return {
+            f"{side}_{unit}": (unit, side)
+            for side in ("at_most", "at_least")
+            for unit in get_args(Unit)
+            if getattr(self, f"{side}_{unit}", None) is not None
+        }
+
+    def amount(self, side: str) -> float | None:
+        """Return the amount of ``at_most`` or ``at_least``, None where that side is open."""
+        for field, (_, where) in self.amounts().items():
+            if where == side:
+                return float(getattr(self, field))
+        return None
+
+    @property
+    def unit(self) -> Unit:
+        """What the limit counts."""
+        return next((unit for unit, _ in self.amounts().values()), "agents")
+
+    def broken_by_itself(self) -> list[str]:
+        """Return what is wrong with the amounts among themselves, ``field: rule, value``."""
+        given = self.amounts()
+        fields = [name for name in type(self).model_fields if name.startswith(("at_most_", "at_least_"))]
+        if fields and not given:
+            return [f"{fields[0]}: expected {' or '.join(fields)}, got none of them"]
+        if len({unit for unit, _ in given.values()}) > 1:
+            return [f"{next(iter(given))}: expected amounts in one unit, got {' and '.join(given)}"]
+        low, high = self.amount("at_least"), self.amount("at_most")
+        if low is not None and high is not None and low > high:
+            field = next(name for name in given if name.startswith("at_least"))
+            return [
+                f"{field}: expected no more than {field.replace('least', 'most')} ({high:g}), got {low:g}"
+            ]
+        return []
+
+
+class BudgetSpec(LimitSpec):
+    """Spend at most ``at_most_usd`` US dollars, at list price."""
+
+    kind: Literal["budget"] = "budget"
+    at_most_usd: Amount
+
+
+class QuotaSpec(LimitSpec):
+    """Bound how many agents, or tokens, some agents take from some models. At least one amount."""
+
+    kind: Literal["quota"] = "quota"
+    at_most_agents: Amount | None = None
+    at_least_agents: Amount | None = None
+    at_most_tokens: Amount | None = None
+    at_least_tokens: Amount | None = None
+
+
+class ShareSpec(LimitSpec):
+    """Bound the part that some agents on some models have in all that is served, 0 to 1.
+
+    Parameters
+    ----------
+    at_most_share, at_least_share : float, optional
+        Fractions; at least one of them.
+    of : {"agents", "tokens", "usd"}
+        What the share is taken of.
+    """
+
+    kind: Literal["share"] = "share"
+    at_most_share: Fraction | None = None
+    at_least_share: Fraction | None = None
+    of: Literal["agents", "tokens", "usd"] = "agents"
+
+    def amounts(self) -> dict[str, tuple[Unit, str]]:
+        """Return the fractions given: field name to unit of the whole and side."""
+        fields = {"at_most_share": "at_most", "at_least_share": "at_least"}
+        return {name: (self.of, side) for name, side in fields.items() if getattr(self, name) is not None}
+
+
+class CommitmentSpec(LimitSpec):
+    """Send at least so many agents, tokens or US dollars to some models. Exactly one amount."""
+
+    kind: Literal["commitment"] = "commitment"
+    at_least_agents: Amount | None = None
+    at_least_tokens: Amount | None = None
+    at_least_usd: Amount | None = None
+
+
+class AverageSpec(LimitSpec):
+    """Bound a mean over the agents served: quality, cost in US dollars, or latency in seconds."""
+
+    kind: Literal["average"] = "average"
+    at_least_quality: Real | None = None
+    at_most_quality: Real | None = None
+    at_most_usd: Amount | None = None
+    at_least_usd: Amount | None = None
+    at_most_latency_s: Amount | None = None
+
+
+class TogetherSpec(LimitSpec):
+    """Agents that share a model: all on the same one, or all unassigned."""
+
+    kind: Literal["together"] = "together"
+
+
+class ApartSpec(LimitSpec):
+    """Agents of which one model serves at most ``at_most_agents``."""
+
+    kind: Literal["apart"] = "apart"
+    at_most_agents: Count = 1
+
+
+class ChangesSpec(LimitSpec):
+    """Move at most ``at_most_agents`` agents away from where they were.
+
+    Parameters
+    ----------
+    previous : mapping of str to str
+        Model of each agent before, by id; agents that are not named may go anywhere.
+    at_most_agents : int
+        Number of moves.
+    """
+
+    kind: Literal["changes"] = "changes"
+    previous: dict[Identifier, Identifier]
+    at_most_agents: Count
+
+
+class StayPutSpec(LimitSpec):
+    """Charge every agent that leaves the model it had.
+
+    Parameters
+    ----------
+    previous : mapping of str to str
+        Model of each agent before, by id; agents that are not named go anywhere free of charge.
+    cost_per_move : float
+        In score, >= 0.
+    """
+
+    kind: Literal["stay_put"] = "stay_put"
+    previous: dict[Identifier, Identifier]
+    cost_per_move: Amount
+
+
+_KINDS: dict[str, type[LimitSpec]] = {
+    str(spec.model_fields["kind"].default): spec
+    for spec in (
+        BudgetSpec,
+        QuotaSpec,
+        ShareSpec,
+        CommitmentSpec,
+        AverageSpec,
+        TogetherSpec,
+        ApartSpec,
+        ChangesSpec,
+        StayPutSpec,
+    )
+}
+
+
+def _read(value: object) -> tuple[LimitSpec, ...]:
+    """Return the limits of a list of specs or mappings, or raise every violation in it."""
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        msg = f"limits: expected a list, got {describe(value)}"
+        raise SpecError(msg)
+    specs: list[LimitSpec] = []
+    lines: list[str] = []
+    for position, entry in enumerate(value):
+        path = f"limits[{position}]"
+        if isinstance(entry, LimitSpec):
+            specs.append(entry)
+            continue
+        if not isinstance(entry, Mapping):
+            lines.append(f"{path}: expected a mapping of field names to values, got {describe(entry)}")
+            continue
+        kind = entry.get("kind")
+        if "kind" not in entry:
+            lines.append(f"{path}.kind: required, one of {', '.join(_KINDS)}, but missing")
+        elif not isinstance(kind, str) or kind not in _KINDS:
+            hint = did_you_mean(kind, _KINDS)
+            lines.append(f"{path}.kind: expected one of {', '.join(_KINDS)}, got {describe(kind)}{hint}")
+        else:
+            try:
+                specs.append(_KINDS[kind].model_validate(dict(entry)))
+            except SpecError as error:
+                lines.extend(f"{path}.{line}" for line in error.violations)
+    if lines:
+        raise SpecError(*lines)
+    return tuple(specs)
+
+
+LimitSpecs = Annotated[
+    Any,
+    PlainValidator(_read),
+    PlainSerializer(lambda specs: [spec.model_dump(exclude_none=True) for spec in specs]),
+]
+"""A tuple of limits, read from specs or mappings."""
