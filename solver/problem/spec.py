@@ -178,7 +178,7 @@ class Problem(Frozen):
         Required capabilities of the user's own task types, besides those known.
     limits : sequence of LimitSpec, or of mappings with a ``kind``
         Couplings across models by id: budgets, quotas, shares, averages, commitments, agents together or
-        apart, changes; see :mod:`solver.problem.limit_specs`.
+        apart, changes; see the how-to about limits.
     """
 
     agents: AgentTable
