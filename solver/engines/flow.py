@@ -102,7 +102,7 @@ class _Network:
         n, m, score = instance.n, instance.m, instance.score
         top = score.max(axis=1).astype(np.float64)
         certain = int(instance.slots.sum()) >= n and instance.serve_first
-        forbidden = not np.isfinite(score).all()
+        forbidden = instance.forbids
         if certain and not forbidden:  # everybody is served: leaving is no option worth an arc
             agent = np.repeat(np.arange(n), m)
             target = np.tile(np.arange(n, n + m), n)

@@ -415,6 +415,8 @@ def _capacity(capacity: ArrayLike, m: int, problems: list[str]) -> NDArray[np.fl
             problems.append(f"capacity: expected shape ({m},) or ({m}, resources), got shape {array.shape}")
         return np.zeros((m, 1))
     units = array.reshape(m, -1)
+    if units.min() >= 0 and units.max() <= MAX_CAPACITY:
+        return units
     for j, k in np.argwhere(~((units >= 0) & (units <= MAX_CAPACITY)))[:_NAMED]:
         where = f"capacity[{j}]" if array.ndim == 1 else f"capacity[{j}, {k}]"
         problems.append(f"{where}: expected between 0 and 2**53, got {units[j, k]}")
