@@ -45,9 +45,10 @@ def minimal_prices(instance: Instance, choice: NDArray[np.int64]) -> NDArray[np.
     loss = _least_losses(instance, choice)
     price = np.zeros(instance.m + 1)
     for _ in range(instance.m + 1):  # a longest path visits every node at most once
-        raised = np.maximum(price, (price[:, None] - loss).max(axis=0))
+        raised = (price[:, None] - loss).max(axis=0)
+        np.maximum(raised, price, out=raised)
         raised[instance.m] = 0.0  # being unassigned is free and without limit
-        if np.array_equal(raised, price):
+        if (raised == price).all():
             break
         price = raised
     return price[: instance.m, None]
