@@ -55,21 +55,14 @@ class LsapEngine:
         """Return an optimal choice with its minimal prices, or the proof that there is none."""
         n, m = instance.n, instance.m
         column = np.repeat(np.arange(m), instance.slots)
-        score = instance.score
+        value = instance.score[:, column]
         crowded = len(column) < n
-        if crowded or not np.isfinite(score).all():
+        # Where all fit, serving all comes first in serve-first mode: nobody leaves.
+        optional = not instance.serve_first and bool(np.isfinite(instance.unserved).any())
+        if crowded or instance.forbids or optional:
             leave = np.broadcast_to(instance.unserved[:, None], (n, n))
-            value = np.concatenate([score[:, column], leave], axis=1)
+            value = np.concatenate([value, leave], axis=1)
             column = np.append(column, np.full(n, UNASSIGNED))
-        elif instance.serve_first:
-            value = score[:, column]  # all fit, and serving all comes first: nobody leaves
-        else:
-            best_leave = instance.unserved
-            keep = best_leave > -np.inf
-            value = score[:, column]
-            if keep.any():
-                value = np.concatenate([value, np.broadcast_to(best_leave[:, None], (n, n))], axis=1)
-                column = np.append(column, np.full(n, UNASSIGNED))
         try:
             rows, picked = linear_sum_assignment(value, maximize=True)
         except ValueError:  # scipy's word for "no complete matching"; its input was checked before

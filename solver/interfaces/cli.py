@@ -20,6 +20,7 @@ from solver.interfaces.report import explanation_report, plan_report, progress_r
 from solver.interfaces.results import check_output, read_assignments, write_results
 from solver.interfaces.verification import verify_assignments
 from solver.interfaces.yardsticks import yardsticks
+from solver.solution.plan import finite
 from solver.solution.solution import Status
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ def solve(
         if target is not None:
             written = write_results(target, plan.to_columns(), summary=plan.summary())
     if as_json:
-        sys.stdout.write(json.dumps(_plain(plan.summary())) + "\n")
+        sys.stdout.write(json.dumps(finite(plan.summary())) + "\n")
     elif not quiet:
         _out.print(plan_report(plan, yardsticks=yardsticks(plan)))
         if progress:
@@ -221,17 +222,6 @@ def _code(plan: Plan, deadline_ms: float | None) -> int:
     return 0
 
 
-def _plain(value: Any) -> Any:
-    """Return JSON without infinities, which JSON does not know."""
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, float) and not abs(value) < float("inf"):
-        return None
-    return value
-
-
 @app.command()
 def verify(
     problem: Annotated[Path, typer.Argument(metavar="PROBLEM", help="Problem file.")],
@@ -252,7 +242,7 @@ def verify(
     """
     found = verify_assignments(read_problem(problem), read_assignments(assignments), with_bound=bound)
     if as_json:
-        sys.stdout.write(json.dumps(_plain(found.to_dict())) + "\n")
+        sys.stdout.write(json.dumps(finite(found.to_dict())) + "\n")
     elif not quiet:
         _out.print(found.report())
     _exit(0 if found.feasible else INFEASIBLE)

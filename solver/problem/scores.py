@@ -148,11 +148,6 @@ class ScoreTable:
             serialization=core_schema.plain_serializer_function_ser_schema(lambda table: table.to_plain()),
         )
 
-    @property
-    def is_matrix(self) -> bool:
-        """Whether every pair has its place, in rows and columns."""
-        return self.agent_codes is None
-
     def dense(self, agents: AgentTable, model_ids: Sequence[str], *, missing: float) -> NDArray[np.float64]:
         """Return the (n, m) float64 scores in the order of agents and models; not to be written to.
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from solver.problem.scoring import PairScorer
     from solver.problem.spec import Problem
 
-__all__ = ["ModelReport", "Plan"]
+__all__ = ["ModelReport", "Plan", "finite"]
 
 _NAMED_MODELS = 3  # models spelled out in a reason
 _PRICE_NOISE = 1e-9  # of the largest score: prices below this are float64 rounding
@@ -297,7 +297,7 @@ class Plan:
 
         columns = {name: column.tolist() for name, column in self.to_columns().items()}
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-        return json.dumps(_finite(self.summary() | {"assignments": rows}), allow_nan=False)
+        return json.dumps(finite(self.summary() | {"assignments": rows}), allow_nan=False)
 
     def raise_for_status(self) -> Plan:
         """Return self, or raise :class:`~solver.errors.UnsolvedError` when there is no assignment to use."""
@@ -305,12 +305,12 @@ class Plan:
         return self
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """Return a JSON value with every number JSON cannot hold replaced by None."""
     if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
+        return {key: finite(entry) for key, entry in value.items()}
     if isinstance(value, list):
-        return [_finite(entry) for entry in value]
+        return [finite(entry) for entry in value]
     if isinstance(value, float) and not np.isfinite(value):
         return None
     return value
