@@ -5,17 +5,23 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
 from solver.engines.pricing.arcs import Contested
-from solver.problem.instance import chunks
+from solver.problem.instance import chunks, priced_blocks
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from numpy.typing import NDArray
 
 __all__ = ["DenseRows", "Reduction", "Rows"]
+
+T = TypeVar("T")
+
+_MANY_RIVALS = 2  # per row of a block: more, and it pays to know the floor exactly
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,46 +116,41 @@ class DenseRows:
         return score, self._outside
 
     def choose(self, prices: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Return everyone's best model at these prices, m for unassigned: half the work of a reduction."""
+        """Return everyone's best model at these prices, m for unassigned: less than half of a reduction."""
         choice = np.empty(self.n, np.int64)
-        dearest = np.where(self._closed, np.inf, prices)
 
         def scan(parts: list[slice]) -> None:
-            size = parts[0].stop - parts[0].start
-            buffer, base = np.empty((size, self.m)), np.arange(size) * self.m
-            for rows in parts:
-                net = buffer[: rows.stop - rows.start]
-                np.subtract(self._score[rows], dearest, out=net)
-                top = net.argmax(axis=1, out=choice[rows])
+            for rows, net, top in self._priced(prices, parts, choice):
                 if self._outside is not None:
-                    top[self._outside[rows] > net.ravel()[base[: len(net)] + top]] = self.m
+                    best = net.ravel()[np.arange(len(net)) * self.m + top]
+                    top[self._outside[rows] > best] = self.m
 
-        lanes = self._lanes()
-        if len(lanes) == 1:
-            scan(lanes[0])
-        else:
-            with ThreadPoolExecutor(len(lanes)) as pool:
-                list(pool.map(scan, lanes))
+        self._in_lanes(scan)
         return choice
 
-    def _lanes(self) -> list[list[slice]]:
-        """Return the chunks of a pass, shared out to the threads in order."""
+    def _priced(
+        self, prices: NDArray[np.float64], parts: list[slice], choice: NDArray[np.int64]
+    ) -> Iterator[tuple[slice, NDArray[np.float64], NDArray[np.int64]]]:
+        """Yield blocks of rows with their scores less prices and their best models, written to ``choice``."""
+        for rows, net in priced_blocks(self._score, np.where(self._closed, np.inf, prices), parts):
+            yield rows, net, net.argmax(axis=1, out=choice[rows])
+
+    def _in_lanes(self, scan: Callable[[list[slice]], T]) -> list[T]:
+        """Run a scan over the chunks of a pass, shared out to the threads in order."""
         parts = list(chunks(self.n, self.m))
-        lanes = self._threads if len(parts) >= 4 * self._threads else 1
-        cut = np.linspace(0, len(parts), lanes + 1).astype(int)
-        return [parts[a:b] for a, b in pairwise(cut)]
+        threads = self._threads if len(parts) >= 4 * self._threads else 1
+        if threads == 1:
+            return [scan(parts)]
+        cut = np.linspace(0, len(parts), threads + 1).astype(int)
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(scan, [parts[a:b] for a, b in pairwise(cut)]))
 
     def reduce(self, low: NDArray[np.float64], high: NDArray[np.float64]) -> Reduction:
         """Find the contested arcs for a box, in one pass of O(n m)."""
         n, m = self.n, self.m
         choice = np.empty(n, np.int64)
-        jobs = [(low, high, parts, choice) for parts in self._lanes()]
-        if len(jobs) == 1:
-            found = self._scan(*jobs[0])
-        else:
-            with ThreadPoolExecutor(len(jobs)) as pool:
-                found = [codes for lane in pool.map(lambda job: self._scan(*job), jobs) for codes in lane]
-        codes = np.concatenate(found)
+        found = self._in_lanes(lambda parts: self._scan(low, high, parts, choice))
+        codes = np.concatenate([codes for lane in found for codes in lane])
         row = codes // (m + 1)
         model = codes - row * (m + 1)
         starts = np.flatnonzero(np.diff(row, prepend=-1))
@@ -171,7 +172,8 @@ class DenseRows:
             low=low,
             high=high,
         )
-        return Reduction(choice=choice, agent=agent, contested=contested)
+        # The scan knows a lower bound of each agent's floor; among the few arcs it left, the floor itself is cheap.
+        return Reduction(choice=choice, agent=agent, contested=contested).inside(low, high)
 
     def _scan(
         self,
@@ -180,35 +182,45 @@ class DenseRows:
         parts: list[slice],
         choice: NDArray[np.int64],
     ) -> list[NDArray[np.int64]]:
-        """Write the best choice of each row at ``high``; return the arcs of contested rows.
+        """Write the best choice of each row at ``low``; return all arcs that may be contested.
 
-        Arcs are coded row·(m + 1) + model, ascending.
+        The best model j of row i at the low prices bounds the floor ``max_k (s_ik − high_k)`` from below by
+        ``s_ij − high_j``: whoever has no rival above that is settled. Where that leaves many arcs the floor
+        itself is computed. Arcs are coded row·(m + 1) + model, ascending.
         """
         m = self.m
-        dearest = np.where(self._closed, np.inf, high)
         side = np.where(self._closed, 0.0, high - low)
-        size = parts[0].stop - parts[0].start
-        net_buffer, mask_buffer = np.empty((size, m)), np.zeros((size, m + 1), bool)
+        size = max((part.stop - part.start for part in parts), default=0)
+        masks = np.zeros((size, m + 1), bool)
         net_base, mask_base = np.arange(size) * m, np.arange(size) * (m + 1)
         found = []
-        for rows in parts:
-            count = rows.stop - rows.start
-            net, mask = net_buffer[:count], mask_buffer[:count]
-            np.subtract(self._score[rows], dearest, out=net)
-            top = net.argmax(axis=1, out=choice[rows])
-            floor = net.ravel()[net_base[:count] + top]
-            if self._outside is not None:
-                outside = self._outside[rows]
-                top[outside > floor] = m
+        for rows, net, top in self._priced(low, parts, choice):
+            count = len(net)
+            mask, flat_net, flat = masks[:count], net.ravel(), masks[:count].ravel()
+            at = net_base[:count] + top
+            best = flat_net[at]
+            floor = best - side[top]
+            first = top
+            outside = None if self._outside is None else self._outside[rows]
+            if outside is not None:
                 np.maximum(floor, outside, out=floor)
-                mask[:, m] = False
-            net += side
+                first = np.where(outside > best, m, top)
+                choice[rows] = first
+                # An agent who may leave has that arc too, unless it is worth less than the floor.
+                np.greater_equal(outside, floor, out=mask[:, m])
+                mask[:, m] &= first < m
             np.greater_equal(net, floor[:, None], out=mask[:, :m])
-            flat = mask.ravel()
-            best = mask_base[:count] + top
-            flat[best] = False
-            rivals = np.flatnonzero(flat) // (m + 1)
-            flat[best[rivals]] = True
+            flat[mask_base[:count] + first] = False
+            rivals = np.flatnonzero(flat)
+            if len(rivals) > _MANY_RIVALS * count:
+                net -= side
+                np.maximum(floor, net.max(axis=1), out=floor)
+                net += side
+                np.greater_equal(net, floor[:, None], out=mask[:, :m])
+                flat[mask_base[:count] + first] = False
+                rivals = np.flatnonzero(flat)
+            agents = rivals // (m + 1)
+            flat[mask_base[agents] + first[agents]] = True
             codes = np.flatnonzero(flat)
             codes += rows.start * (m + 1)
             found.append(codes)
