@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from solver.engines.pricing.boxflow import BoxedFlow
     from solver.engines.pricing.supply import Supply
 
-__all__ = ["RESOLUTION", "BoxOptimum", "is_on_grid", "price_box", "solve_in_box"]
+__all__ = ["RESOLUTION", "BoxOptimum", "Elsewhere", "is_on_grid", "price_box", "solve_in_box"]
 
 _SMALL = 24  # arcs per model that a flow solves as fast as a further Newton step would take
 _ROUNDS = 24
@@ -31,6 +31,8 @@ _WIDEN = 6.0
 _BACKTRACK = 0.25
 _REACH = 0.5  # sides of a box that a first step may aim at
 _BEYOND = 0.1  # part of a side by which a step must miss the box to make another box worth a pass
+_PRESSING = 3.0  # agents too many or too few at a side of the box, above which its optimum lies outside
+_LONELY = 1.0  # agents within a temperature of a model's boundary, below which a Newton step knows nothing
 RESOLUTION = 1e-13  # of the range of scores: what costs are rounded to
 _MERGED = 100.0  # times that: values closer than this are the same when merging
 
@@ -66,6 +68,22 @@ class BoxOptimum:
         return self.rises | self.falls
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Elsewhere:
+    """The optimum lies outside the box: where another one should be centred.
+
+    Parameters
+    ----------
+    prices : (m,) float64
+        A better centre.
+    pressed : (m,) bool
+        Prices that ended at a side of the box and want further: their sides were too short.
+    """
+
+    prices: NDArray[np.float64]
+    pressed: NDArray[np.bool_]
+
+
 def solve_in_box(
     contested: Contested,
     supply: Supply,
@@ -75,7 +93,7 @@ def solve_in_box(
     span: float,
     grid: float | None = None,
     may_leave: bool = False,
-) -> BoxOptimum | NDArray[np.float64]:
+) -> BoxOptimum | Elsewhere:
     """Minimise the dual over a box exactly and return an optimal assignment of the contested agents.
 
     Newton steps on the arcs say where in the box the optimum is, ever more precisely, and the problem is
@@ -97,11 +115,11 @@ def solve_in_box(
     grid : float, optional
         Unit of the scores if they are whole multiples of one.
     may_leave : bool
-        Give up when the first Newton step aims well beyond the box.
+        Give up when Newton's method aims well beyond the box or ends at a side of it.
 
     Returns
     -------
-    BoxOptimum or (m,) float64
+    BoxOptimum or Elsewhere
         The optimum over the box, or a better centre for another box.
     """
     outer = Reduction(
@@ -112,9 +130,10 @@ def solve_in_box(
     if grid is not None and not is_on_grid(contested.value, grid):
         grid = None
     nest = [outer]
-    prices, radius, left = _descend(nest, supply, prices, temperature, grid, may_leave=may_leave)
-    if left:
-        return prices
+    descent = _descend(nest, supply, prices, temperature, grid, may_leave=may_leave)
+    if isinstance(descent, Elsewhere):
+        return descent
+    prices, radius = descent
     arcs = 0
     for attempt in range(_RETRIES + 1):
         current = nest[-1]
@@ -174,17 +193,17 @@ def _descend(
     grid: float | None,
     *,
     may_leave: bool,
-) -> tuple[NDArray[np.float64], NDArray[np.float64], bool]:
-    """Push ever smaller boxes onto the nest; return centre and half-widths of the last, and False.
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | Elsewhere:
+    """Push ever smaller boxes onto the nest; return centre and half-widths of the last.
 
-    If the first step aims beyond the outermost box, return where to, and True.
+    If the first step aims beyond the outermost box, or the last ends at a side of it: where to.
     """
-    contested = nest[0].contested
+    contested = outermost = nest[0].contested
     side = contested.high - contested.low
     radius = side / 2
     best = np.inf
     at = prices
-    step = np.zeros(len(prices))
+    step = excess = np.zeros(len(prices))
     stalled = 0
     for attempt in range(_ROUNDS):
         contested = nest[-1].contested
@@ -205,10 +224,13 @@ def _descend(
             aim = newton_step(curvature, excess, np.maximum(-reach, supply.cheapest - prices), reach)
             beyond = np.maximum(contested.low - prices - aim, prices + aim - contested.high)
             if (beyond > _BEYOND * side).any():
-                return prices + aim, radius, True
+                return Elsewhere(prices=prices + aim, pressed=np.zeros(len(prices), bool))
         low, high = contested.low - prices, contested.high - prices
         if supply.anchor is not None:
             low[supply.anchor] = high[supply.anchor] = 0.0
+        # Balanced to an agent or two with nobody near the boundary: the flow will settle it, few arcs are open.
+        lonely = (curvature.diagonal() * temperature < _LONELY) & (np.abs(excess) <= 2.0)
+        low[lonely] = high[lonely] = 0.0
         step = newton_step(curvature, excess, low, high)
         prices = prices + step
         held = high <= low if supply.anchor is not None else (at <= supply.cheapest) & (excess < 0)
@@ -230,7 +252,12 @@ def _descend(
                 break
             temperature *= _COOLING
             best = np.inf
-    return prices, radius, False
+    if may_leave:
+        pressed = (at >= outermost.high) & (excess > _PRESSING)
+        pressed |= (at <= outermost.low) & (at > supply.cheapest) & (excess < -_PRESSING)
+        if pressed.any():
+            return Elsewhere(prices=at, pressed=pressed)
+    return prices, radius
 
 
 def _unit_spread(curvature: NDArray[np.float64], held: NDArray[np.bool_]) -> NDArray[np.float64]:

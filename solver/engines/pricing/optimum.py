@@ -9,7 +9,7 @@ import numpy as np
 
 from solver.engines.pricing.boxflow import solve_boxed_flow
 from solver.engines.pricing.estimate import heat, price_radius
-from solver.engines.pricing.narrow import RESOLUTION, BoxOptimum, price_box, solve_in_box
+from solver.engines.pricing.narrow import RESOLUTION, Elsewhere, price_box, solve_in_box
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -91,8 +91,9 @@ def find_optimum(
             grid=scale.grid,
             may_leave=attempt < _LOOKS and scale.grid is None and not deadline.limited,
         )
-        if not isinstance(found, BoxOptimum):
-            prices = found
+        if isinstance(found, Elsewhere):
+            prices = found.prices
+            radius = np.where(found.pressed, 6.0 * radius, radius)
             continue
         choice = reduction.choice
         choice[reduction.agent] = found.choice

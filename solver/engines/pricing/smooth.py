@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Demand", "DenseDemand", "Estimate", "Response", "newton_step", "sample_prices"]
 
 _COOLING = 0.25  # factor between temperatures; the minimiser moves by a few τ, which one or two steps recover
-_NOISE = 10.0  # steps that gain less than this many times what noise would end a stage
+_NOISE = 3.0  # standard deviations: a stage ends with a step shorter than that, the next would be far shorter
 _BACKTRACK = 0.25
 _TRUST = 4.0  # longest step, in temperatures: beyond, the curvature seen at τ says nothing
 _STEPS_PER_TEMPERATURE = 8
@@ -244,7 +244,7 @@ def sample_prices(
             held = (prices <= supply.cheapest) & (excess < 0)
             if supply.anchor is not None:
                 held[supply.anchor] = True
-            error, noise_floor = _error(curvature, response, excess, held, correction)
+            error = _error(curvature, response, excess, held, correction)
             low = np.maximum(
                 -_TRUST * temperature, (supply.cheapest if bounds is None else bounds[0]) - prices
             )
@@ -257,12 +257,11 @@ def sample_prices(
                 break
             step = newton_step(curvature, excess, low, high)
             prices = prices + step
-            gain = float(excess @ step) - 0.5 * float(step @ curvature @ step)
-            if gain <= _NOISE * noise_floor or np.abs(step).max() <= 0.5 * temperature:
+            if (np.abs(step) <= np.maximum(0.5 * temperature, _NOISE * error)).all():
                 break
         # With few agents at its margin a model's curvature is luck: keep the error seen when warmer.
         margin = curvature.diagonal() * temperature
-        enough = np.minimum(_MARGINAL, 1e-9 + response.load / 5)
+        enough = np.clip(response.load / 5, 1.0, _MARGINAL)
         if previous is not None:
             error = np.where(margin < enough, previous, error)
         previous = error
@@ -287,10 +286,8 @@ def _error(
     excess: NDArray[np.float64],
     held: NDArray[np.bool_],
     correction: float,
-) -> tuple[NDArray[np.float64], float]:
+) -> NDArray[np.float64]:
     """Return (m,) standard deviations of sampled prices, the sandwich H⁻¹ Σ H⁻¹ over the free prices.
-
-    Also what sampling noise alone lets a Newton step gain on average, ½ tr(H⁻¹ Σ).
 
     A price held at its floor by spare capacity does not move with the others; it may leave the floor only
     as far as the noise of its own load exceeds the spare capacity.
@@ -298,20 +295,19 @@ def _error(
     m = len(excess)
     error = np.zeros(m)
     if correction == 0.0:
-        return error, 0.0
+        return error
     agents = max(float(response.moment.sum()), 1.0)
     covariance = (response.moment - np.outer(response.load, response.load) / agents) * (correction / agents)
-    diagonal = np.maximum(curvature.diagonal(), 1e-300)
+    diagonal = curvature.diagonal()
+    diagonal = np.maximum(diagonal, 1e-9 * diagonal.max() + 1e-200)
     noise = np.sqrt(np.maximum(covariance.diagonal(), 0.0))
     error[held] = np.maximum(3.0 * noise + excess, 0.0)[held] / (3.0 * diagonal[held])
     free = np.flatnonzero(~held)
-    floor = 0.0
     if len(free):
         block = curvature[np.ix_(free, free)]
         ridge = 1e-6 * diagonal[free] + 1e-12 * diagonal.max()
         inverse = np.linalg.inv(block + np.diag(ridge))
         variance = ((inverse @ covariance[np.ix_(free, free)]) * inverse).sum(axis=1)
-        floor = 0.5 * float((inverse * covariance[np.ix_(free, free)]).sum())
         error[free] = np.sqrt(np.maximum(variance, 0.0))
         error[free] = np.maximum(error[free], 0.5 * noise[free] / diagonal[free])
-    return error, floor
+    return error
