@@ -49,6 +49,8 @@ class Contested:
         Agents whose choice is the same for all prices of the box, by choice.
     low, high : (m,) float64
         The box.
+    settled_value : float
+        Scores of the agents settled since the first reduction, so that values compare across nested boxes.
     """
 
     first: NDArray[np.int64]
@@ -58,6 +60,7 @@ class Contested:
     settled: NDArray[np.float64]
     low: NDArray[np.float64]
     high: NDArray[np.float64]
+    settled_value: float = 0.0
 
     @property
     def m(self) -> int:
@@ -164,7 +167,7 @@ class Contested:
         curvature = joint * (-1.0 / temperature)
         curvature.flat[:: m + 1] += seen / temperature
         joint.flat[:: m + 1] += self.settled[:m]
-        value -= float(self.settled[:m] @ prices)
+        value += self.settled_value - float(self.settled[:m] @ prices)
         return Response(value=value, load=load + self.settled[:m], curvature=curvature, moment=joint)
 
     def inside(
@@ -191,6 +194,7 @@ class Contested:
         lone = kept & ~still[self.owner]
         by_weight = None if self.weight is None else self.weight[self.owner[lone]]
         settled = self.settled + np.bincount(self.model[lone], by_weight, self.m + 1)
+        gained = self.value[lone]
         left = Contested(
             first=np.concatenate(([0], np.cumsum(degree[still]))),
             model=self.model[alive],
@@ -199,6 +203,8 @@ class Contested:
             settled=settled,
             low=low,
             high=high,
+            settled_value=self.settled_value
+            + float(gained.sum() if by_weight is None else by_weight @ gained),
         )
         return left, kept, still
 
@@ -265,6 +271,7 @@ class Contested:
             settled=self.settled,
             low=self.low,
             high=self.high,
+            settled_value=self.settled_value,
         )
         return merged, home
 

@@ -32,6 +32,7 @@ _BACKTRACK = 0.25
 _REACH = 0.5  # sides of a box that a first step may aim at
 _BEYOND = 0.1  # part of a side by which a step must miss the box to make another box worth a pass
 _PRESSING = 3.0  # agents too many or too few at a side of the box, above which its optimum lies outside
+_TRUSTED = 8.0  # temperatures that a step may be long for a smaller box to be drawn around its end
 _LONELY = 1.0  # agents within a temperature of a model's boundary, below which a Newton step knows nothing
 RESOLUTION = 1e-13  # of the range of scores: what costs are rounded to
 _MERGED = 100.0  # times that: values closer than this are the same when merging
@@ -235,7 +236,10 @@ def _descend(
         prices = prices + step
         held = high <= low if supply.anchor is not None else (at <= supply.cheapest) & (excess < 0)
         spread = _unit_spread(curvature, held)
-        radius = np.minimum(radius, 0.5 * np.abs(step) + 3.0 * temperature + spread)
+        # Room for the whole step, so that going back stays inside; a step far beyond what T shows says nothing.
+        reach = np.abs(step)
+        shorter = np.minimum(radius, reach + 3.0 * temperature + spread)
+        radius = np.where(reach <= _TRUSTED * temperature, shorter, np.maximum(radius, reach))
         settled = np.abs(step).max() <= _SETTLED * temperature
         ratio = float(np.median(2 * radius / np.maximum(contested.high - contested.low, 1e-300)))
         if ratio <= _WORTHWHILE:
