@@ -32,6 +32,7 @@ _BACKTRACK = 0.25
 _REACH = 0.5  # sides of a box that a first step may aim at
 _BEYOND = 0.1  # part of a side by which a step must miss the box to make another box worth a pass
 _PRESSING = 3.0  # agents too many or too few at a side of the box, above which its optimum lies outside
+_COOLEST = 1 / 60  # of a grid: colder, and all there is to see are ties
 _TRUSTED = 8.0  # temperatures that a step may be long for a smaller box to be drawn around its end
 _LONELY = 1.0  # agents within a temperature of a model's boundary, below which a Newton step knows nothing
 RESOLUTION = 1e-13  # of the range of scores: what costs are rounded to
@@ -226,6 +227,11 @@ def _descend(
             beyond = np.maximum(contested.low - prices - aim, prices + aim - contested.high)
             if (beyond > _BEYOND * side).any():
                 return Elsewhere(prices=prices + aim, pressed=np.zeros(len(prices), bool))
+        pinned = _pinned(contested, outermost, at, excess)
+        if pinned.any():  # the last box was drawn too small: back to the one around it
+            nest.pop()
+            contested = nest[-1].contested
+            radius = np.where(pinned, _WIDEN * radius, radius)
         low, high = contested.low - prices, contested.high - prices
         if supply.anchor is not None:
             low[supply.anchor] = high[supply.anchor] = 0.0
@@ -249,7 +255,7 @@ def _descend(
                 stalled = 0
             else:
                 stalled += 1
-        if stalled > 2:
+        if stalled > 2 or (grid is not None and temperature < _COOLEST * grid):
             break
         if settled or stalled:
             if float(np.median(curvature.diagonal())) * temperature < 1.0:
@@ -257,11 +263,25 @@ def _descend(
             temperature *= _COOLING
             best = np.inf
     if may_leave:
-        pressed = (at >= outermost.high) & (excess > _PRESSING)
-        pressed |= (at <= outermost.low) & (at > supply.cheapest) & (excess < -_PRESSING)
+        pressed = _at_a_side(outermost, at, excess) & ((excess > 0) | (outermost.low > supply.cheapest))
         if pressed.any():
             return Elsewhere(prices=at, pressed=pressed)
     return prices, radius
+
+
+def _at_a_side(box: Contested, prices: NDArray[np.float64], excess: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return (m,) which prices are at a side of the box and want to leave it for more than an agent or two."""
+    margin = 1e-9 * (box.high - box.low)
+    rises = (prices >= box.high - margin) & (excess > _PRESSING)
+    return rises | ((prices <= box.low + margin) & (excess < -_PRESSING))
+
+
+def _pinned(
+    box: Contested, outermost: Contested, prices: NDArray[np.float64], excess: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Return (m,) which prices want to leave the box where the outermost one would let them."""
+    free = np.where(excess > 0, box.high < outermost.high, box.low > outermost.low)
+    return free & _at_a_side(box, prices, excess)
 
 
 def _unit_spread(curvature: NDArray[np.float64], held: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -34,7 +34,7 @@ def drop_overload(
     Returns
     -------
     (n,) int64
-        No model above its slots. Agents who find no room, or would rather leave, are unassigned.
+        No model above its slots. Agents who find no room, or lose by every model that has some, are unassigned.
 
     Notes
     -----
@@ -58,12 +58,15 @@ def drop_overload(
         loss = net[:, j] - np.maximum(rival, instance.unserved[agents])
         movers.append(agents[np.argpartition(loss, over - 1)[:over]])
         room[j] = 0
-    waiting = np.concatenate(movers) if movers else np.zeros(0, np.int64)
-    choice[waiting] = m
+    for agents in movers:
+        choice[agents] = m
+    # Prices that are not exact may have kept others out who would gain: whoever is unassigned may try.
+    waiting = np.flatnonzero(choice == m) if (room > 0).any() else np.zeros(0, np.int64)
     while len(waiting) and (room > 0).any():
         net = np.where(room > 0, instance.score[waiting] - prices, -np.inf)
         target = net.argmax(axis=1)
-        gain = net[np.arange(len(waiting)), target] - instance.unserved[waiting]
+        gain = np.where(room > 0, instance.score[waiting] - instance.unserved[waiting, None], -np.inf)
+        gain = gain[np.arange(len(waiting)), target]
         order = np.lexsort((-gain, target))
         order = order[gain[order] > 0]
         aim = target[order]
