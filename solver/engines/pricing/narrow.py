@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from solver.engines.pricing.boxflow import BoxedFlow
     from solver.engines.pricing.supply import Supply
 
-__all__ = ["RESOLUTION", "BoxOptimum", "Elsewhere", "is_on_grid", "price_box", "solve_in_box"]
+__all__ = ["RESOLUTION", "BoxOptimum", "Elsewhere", "is_on_grid", "price_box", "solve_in_box", "solve_whole_box"]
 
 _SMALL = 24  # arcs per model that a flow solves as fast as a further Newton step would take
 _ROUNDS = 24
@@ -36,6 +36,9 @@ _COOLEST = 1 / 60  # of a grid: colder, and all there is to see are ties
 _TRUSTED = 8.0  # temperatures that a step may be long for a smaller box to be drawn around its end
 _LONELY = 1.0  # agents within a temperature of a model's boundary, below which a Newton step knows nothing
 RESOLUTION = 1e-13  # of the range of scores: what costs are rounded to
+_LARGE_FLOW = 20_000  # arcs from which a flow with rounded costs goes first
+_ROUGH = 2.0**-20  # of the range of scores: what it rounds costs to
+_ROUGH_RADIUS = 100.0  # roundings: how far the prices it finds may be off, with models in a chain
 _MERGED = 100.0  # times that: values closer than this are the same when merging
 
 
@@ -124,31 +127,59 @@ def solve_in_box(
     BoxOptimum or Elsewhere
         The optimum over the box, or a better centre for another box.
     """
-    outer = Reduction(
-        choice=np.full(contested.groups, contested.m),
-        agent=np.arange(contested.groups),
-        contested=contested,
-    )
     if grid is not None and not is_on_grid(contested.value, grid):
         grid = None
-    nest = [outer]
+    nest = [_whole(contested)]
     descent = _descend(nest, supply, prices, temperature, grid, may_leave=may_leave)
     if isinstance(descent, Elsewhere):
         return descent
-    prices, radius = descent
+    return _settle(nest, supply, *descent, span=span, grid=grid)
+
+
+def solve_whole_box(contested: Contested, supply: Supply, *, span: float) -> BoxOptimum:
+    """Minimise the dual over a box exactly without an idea where in it the optimum is: by flows alone."""
+    prices = (contested.low + contested.high) / 2
+    radius = (contested.high - contested.low) / 2
+    return _settle([_whole(contested)], supply, prices, radius, span=span, grid=None)
+
+
+def _whole(contested: Contested) -> Reduction:
+    """Return the outermost of nested boxes: nobody settled yet."""
+    agent = np.arange(contested.groups)
+    return Reduction(choice=np.full(contested.groups, contested.m), agent=agent, contested=contested)
+
+
+def _settle(
+    nest: list[Reduction],
+    supply: Supply,
+    prices: NDArray[np.float64],
+    radius: NDArray[np.float64],
+    *,
+    span: float,
+    grid: float | None,
+) -> BoxOptimum:
+    """Solve the innermost box by a flow; where it binds, widen it, up to the outermost one.
+
+    A large flow is solved with rounded costs first, which is faster and says where to draw a small box.
+    """
+    outer = nest[0]
     arcs = 0
     for attempt in range(_RETRIES + 1):
         current = nest[-1]
-        optimum = _flow(current, supply, span * RESOLUTION, grid)
+        box, edge = current.contested, outer.contested
+        rough = grid is None and box.arcs > _LARGE_FLOW and attempt < _RETRIES
+        optimum = _flow(current, supply, span * (_ROUGH if rough else RESOLUTION), grid)
         arcs += optimum.arcs
-        box = current.contested
-        wants = (optimum.rises & (box.high < contested.high)) | (optimum.falls & (box.low > contested.low))
-        if not wants.any():
-            break
+        wants = (optimum.rises & (box.high < edge.high)) | (optimum.falls & (box.low > edge.low))
         prices = optimum.centre
-        wider = np.inf if attempt >= _RETRIES // 2 else np.maximum(_WIDEN * radius, 1.5 * (grid or 0.0))
-        radius = np.where(wants, wider, 1.5 * radius)
-        low, high = price_box(prices, radius, contested.low, contested.high, grid)
+        if wants.any():
+            wider = np.inf if attempt >= _RETRIES // 2 else np.maximum(_WIDEN * radius, 1.5 * (grid or 0.0))
+            radius = np.where(wants, wider, 1.5 * radius)
+        elif rough:
+            radius = np.full(len(prices), _ROUGH_RADIUS * _ROUGH * span)
+        else:
+            break
+        low, high = price_box(prices, radius, edge.low, edge.high, grid)
         while len(nest) > 1 and not _covers(nest[-1].contested, low, high):
             nest.pop()
         nest.append(outer if attempt == _RETRIES - 1 else nest[-1].inside(low, high))

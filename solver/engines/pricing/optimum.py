@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.engines.pricing.boxflow import solve_boxed_flow
 from solver.engines.pricing.estimate import heat, price_radius
-from solver.engines.pricing.narrow import RESOLUTION, Elsewhere, price_box, solve_in_box
+from solver.engines.pricing.narrow import Elsewhere, price_box, solve_in_box, solve_whole_box
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -128,9 +127,9 @@ def solve_everything(rows: Rows, supply: Supply, scale: Scale) -> Outcome | None
     certain = (rows.m + 2) * 2.0 * (scale.span + extra)
     for side in (1.01 * scale.span + extra, certain):
         reduction = rows.reduce(low, low + side)
-        found = solve_boxed_flow(reduction.contested, supply, resolution=scale.span * RESOLUTION)
+        found = solve_whole_box(reduction.contested, supply, span=scale.span)
         if not found.rises.any():
             choice = reduction.choice
-            choice[reduction.agent] = reduction.contested.model[np.flatnonzero(found.flow)]
+            choice[reduction.agent] = found.choice
             return Outcome(choice=choice, prices=found.prices, exact=True)
     return None

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["find_twins", "share_out"]
 
-_PROBED = 64
+_PROBED = (64, 4096)  # rows looked at before columns are compared in full; most of a sparse mask looks alike
+_FORBIDDEN = -1.618033988749895e7  # stands for -inf in a fingerprint
 
 
 def find_twins(score: NDArray[Any]) -> NDArray[np.int64] | None:
@@ -22,10 +23,10 @@ def find_twins(score: NDArray[Any]) -> NDArray[np.int64] | None:
     A few rows rule out nearly all pairs; the rest are compared in full.
     """
     n, m = score.shape
-    probe = score[:: max(1, n // _PROBED)][:_PROBED]
-    kinds = np.unique(probe, axis=1, return_inverse=True)[1].ravel()
-    if kinds.max() == m - 1:
-        return None
+    for probed in _PROBED:
+        kinds = _kinds(score[:: max(1, n // probed)][:probed])
+        if kinds.max() == m - 1:
+            return None
     first = np.arange(m)
     for j in range(1, m):
         for k in np.flatnonzero(kinds[:j] == kinds[j]):
@@ -33,6 +34,13 @@ def find_twins(score: NDArray[Any]) -> NDArray[np.int64] | None:
                 first[j] = k
                 break
     return None if (first == np.arange(m)).all() else first
+
+
+def _kinds(rows: NDArray[Any]) -> NDArray[np.int64]:
+    """Return (m,) which columns have the same fingerprint, a randomly weighted sum; equal columns do."""
+    weight = np.random.default_rng(0).random((len(rows), 1))
+    prints = (weight * np.where(rows == -np.inf, _FORBIDDEN, rows)).sum(axis=0)
+    return np.unique(prints, return_inverse=True)[1]
 
 
 def share_out(choice: NDArray[np.int64], twins: NDArray[np.int64], supply: Supply) -> NDArray[np.int64]:
