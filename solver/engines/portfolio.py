@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Answer", "run", "warm_up"]
 
 _TINY_CELLS = 10_000  # rows · replicated columns: lsap beats flow below (benchmarks/bench_engines.py)
-_SMALL_PAIRS = 30_000  # agents · models: plain flow beats the price engine up to here
+_SMALL_PAIRS = 20_000  # agents · models: plain flow beats the price engine up to here
 _LARGE_PAIRS = 2_000_000  # agents · models: an incumbent from greedy takes longer than prices above this
 _MARGIN_S = 0.003  # kept back for verification of the last answer and the way out
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PriceEngine"]
 
-_SMALL = 30_000  # allowed arcs up to which one flow on all of them is faster than sampling
+_SMALL = 15_000  # allowed arcs up to which one flow on all of them is faster than sampling
 _THIN, _FEW = 60_000, 6  # the same where an agent has only a few arcs
 _PRICED_AGAIN = 100_000  # pairs up to which the smallest prices are recomputed when all slots are sold
 _HASTE = 0.2  # of the time left goes into samples when there is none for exactness

@@ -100,7 +100,7 @@ def estimate_prices(
     contested = sample.reduce(low, low + scale.span).contested
     prices = solve_boxed_flow(contested, share.rounded(first), resolution=_COARSE * scale.span).centre
     demand = DenseDemand(*sample.dense())
-    estimate = sample_prices(demand, share, prices, scale.span / 30, coolest=scale.coolest, population=n)
+    estimate = sample_prices(demand, share, prices, scale.span / 30, coolest=scale.coolest, span=scale.span, population=n)
     for size in (size for size in larger if size <= most):
         estimate = _refine(
             rows.sample(_stratified(n, size, generator)), supply.scaled(size / n), scale, estimate, n
@@ -118,6 +118,7 @@ def _refine(sample: Rows, share: Supply, scale: Scale, estimate: Estimate, popul
             estimate.prices,
             start,
             coolest=scale.coolest,
+            span=scale.span,
             population=population,
         )
     radius = price_radius(estimate, sample.n, scale.span)
@@ -130,6 +131,7 @@ def _refine(sample: Rows, share: Supply, scale: Scale, estimate: Estimate, popul
             np.clip(prices, low, high),
             start,
             coolest=scale.coolest,
+            span=scale.span,
             population=population,
             bounds=(low, high),
         )
@@ -164,7 +166,7 @@ def recall_prices(
     share = supply.scaled(k / n)
     start = np.maximum(remembered, supply.cheapest)
     at_start = sample_prices(
-        demand, share, start, scale.span / 30, coolest=scale.coolest, population=n, still=True
+        demand, share, start, scale.span / 30, coolest=scale.coolest, span=scale.span, population=n, still=True
     )
     response = demand.respond(start, at_start.temperature)
     _, offered, slope = share.smooth(start, at_start.temperature)

@@ -37,8 +37,8 @@ _TRUSTED = 8.0  # temperatures that a step may be long for a smaller box to be d
 _LONELY = 1.0  # agents within a temperature of a model's boundary, below which a Newton step knows nothing
 RESOLUTION = 1e-13  # of the range of scores: what costs are rounded to
 _LARGE_FLOW = 20_000  # arcs from which a flow with rounded costs goes first
-_ROUGH = 2.0**-20  # of the range of scores: what it rounds costs to
-_ROUGH_RADIUS = 100.0  # roundings: how far the prices it finds may be off, with models in a chain
+_ROUGH = 2.0**-20  # of a side of the box: what it rounds costs to
+_ROUGH_RADIUS = 30.0  # roundings: how far the prices it finds may be off, with models in a chain
 _MERGED = 100.0  # times that: values closer than this are the same when merging
 
 
@@ -167,8 +167,9 @@ def _settle(
     for attempt in range(_RETRIES + 1):
         current = nest[-1]
         box, edge = current.contested, outer.contested
-        rough = grid is None and box.arcs > _LARGE_FLOW and attempt < _RETRIES
-        optimum = _flow(current, supply, span * (_ROUGH if rough else RESOLUTION), grid)
+        rough = grid is None and box.arcs > _LARGE_FLOW and attempt == 0
+        rounding = _ROUGH * float(np.median(box.high - box.low)) if rough else 0.0
+        optimum = _flow(current, supply, max(rounding, span * RESOLUTION), grid)
         arcs += optimum.arcs
         wants = (optimum.rises & (box.high < edge.high)) | (optimum.falls & (box.low > edge.low))
         prices = optimum.centre
@@ -176,7 +177,7 @@ def _settle(
             wider = np.inf if attempt >= _RETRIES // 2 else np.maximum(_WIDEN * radius, 1.5 * (grid or 0.0))
             radius = np.where(wants, wider, 1.5 * radius)
         elif rough:
-            radius = np.full(len(prices), _ROUGH_RADIUS * _ROUGH * span)
+            radius = np.full(len(prices), _ROUGH_RADIUS * rounding)
         else:
             break
         low, high = price_box(prices, radius, edge.low, edge.high, grid)

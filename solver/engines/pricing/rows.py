@@ -21,7 +21,7 @@ __all__ = ["DenseRows", "Reduction", "Rows"]
 
 T = TypeVar("T")
 
-_MANY_RIVALS = 2  # per row of a block: more, and it pays to know the floor exactly
+_MANY_RIVALS = 8  # per row of a block: more, and it pays to know the floor exactly
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -194,6 +194,7 @@ def sample_prices(
     temperature: float,
     *,
     coolest: float,
+    span: float,
     population: int,
     bounds: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
     still: bool = False,
@@ -212,6 +213,8 @@ def sample_prices(
         Where to start.
     coolest : float
         Where to stop at the latest.
+    span : float
+        Range of the scores; no error is larger.
     population : int
         Number of agents the sample was drawn from.
     bounds : pair of (m,) float64, optional
@@ -244,7 +247,7 @@ def sample_prices(
             held = (prices <= supply.cheapest) & (excess < 0)
             if supply.anchor is not None:
                 held[supply.anchor] = True
-            error = _error(curvature, response, excess, held, correction)
+            error = np.minimum(_error(curvature, response, excess, held, correction), span)
             low = np.maximum(
                 -_TRUST * temperature, (supply.cheapest if bounds is None else bounds[0]) - prices
             )
