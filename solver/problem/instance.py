@@ -19,7 +19,15 @@ if TYPE_CHECKING:
     from solver.problem.limits import Limit
     from solver.problem.rows import LimitRows
 
-__all__ = ["MAX_CAPACITY", "UNASSIGNED", "Instance", "SparseScores", "build_instance", "chunks", "priced_blocks"]
+__all__ = [
+    "MAX_CAPACITY",
+    "UNASSIGNED",
+    "Instance",
+    "SparseScores",
+    "build_instance",
+    "chunks",
+    "priced_blocks",
+]
 
 UNASSIGNED = -1
 """The choice of an agent that no model serves."""

@@ -225,6 +225,20 @@ class Contested:
             at = at[self.degree[at] > k + 1]
         return best
 
+    def best_arcs(self, prices: NDArray[np.float64], tolerance: float) -> NDArray[np.bool_]:
+        """Return (a,) which arcs are best for their agent at some prices, to a tolerance."""
+        net = self.value - np.append(prices, 0.0)[self.model]
+        best: NDArray[np.bool_] = net >= (self._maxima(net) - tolerance)[self.owner]
+        return best
+
+    def shares(self, prices: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
+        """Return (a,) the logit weight of every arc, 1 for an agent's best."""
+        net = self.value - np.append(prices, 0.0)[self.model]
+        net -= self._maxima(net)[self.owner]
+        net *= 1.0 / temperature
+        share: NDArray[np.float64] = np.exp(net, out=net)
+        return share
+
     def merged(self, resolution: float) -> tuple[Contested, NDArray[np.int64]] | None:
         """Merge positions with the same arcs and values.
 

@@ -10,6 +10,7 @@ import numpy as np
 from solver.engines.pricing.boxflow import solve_boxed_flow
 from solver.engines.pricing.narrow import is_on_grid, price_box
 from solver.engines.pricing.smooth import DenseDemand, Estimate, newton_step, sample_prices
+from solver.engines.pricing.ties import COLDEST
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,7 +62,7 @@ class Scale:
     @property
     def coolest(self) -> float:
         """Temperature below which nothing is gained: ties are resolved, or float64 is exhausted."""
-        return self.grid / 60.0 if self.grid is not None else 1e-7 * self.span
+        return COLDEST * self.grid if self.grid is not None else 1e-7 * self.span
 
 
 def probe_scale(rows: Rows, generator: np.random.Generator) -> Scale:
@@ -100,7 +101,9 @@ def estimate_prices(
     contested = sample.reduce(low, low + scale.span).contested
     prices = solve_boxed_flow(contested, share.rounded(first), resolution=_COARSE * scale.span).centre
     demand = DenseDemand(*sample.dense())
-    estimate = sample_prices(demand, share, prices, scale.span / 30, coolest=scale.coolest, span=scale.span, population=n)
+    estimate = sample_prices(
+        demand, share, prices, scale.span / 30, coolest=scale.coolest, span=scale.span, population=n
+    )
     for size in (size for size in larger if size <= most):
         estimate = _refine(
             rows.sample(_stratified(n, size, generator)), supply.scaled(size / n), scale, estimate, n
@@ -166,7 +169,14 @@ def recall_prices(
     share = supply.scaled(k / n)
     start = np.maximum(remembered, supply.cheapest)
     at_start = sample_prices(
-        demand, share, start, scale.span / 30, coolest=scale.coolest, span=scale.span, population=n, still=True
+        demand,
+        share,
+        start,
+        scale.span / 30,
+        coolest=scale.coolest,
+        span=scale.span,
+        population=n,
+        still=True,
     )
     response = demand.respond(start, at_start.temperature)
     _, offered, slope = share.smooth(start, at_start.temperature)

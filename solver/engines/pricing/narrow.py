@@ -10,15 +10,24 @@ import numpy as np
 from solver.engines.pricing.boxflow import solve_boxed_flow
 from solver.engines.pricing.rows import Reduction
 from solver.engines.pricing.smooth import newton_step
+from solver.engines.pricing.ties import COLDEST, hand_out_ties
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.engines.pricing.arcs import Contested
-    from solver.engines.pricing.boxflow import BoxedFlow
+    from solver.engines.pricing.boxduals import BoxedFlow
     from solver.engines.pricing.supply import Supply
 
-__all__ = ["RESOLUTION", "BoxOptimum", "Elsewhere", "is_on_grid", "price_box", "solve_in_box", "solve_whole_box"]
+__all__ = [
+    "RESOLUTION",
+    "BoxOptimum",
+    "Elsewhere",
+    "is_on_grid",
+    "price_box",
+    "solve_in_box",
+    "solve_whole_box",
+]
 
 _SMALL = 24  # arcs per model that a flow solves as fast as a further Newton step would take
 _ROUNDS = 24
@@ -32,10 +41,10 @@ _BACKTRACK = 0.25
 _REACH = 0.5  # sides of a box that a first step may aim at
 _BEYOND = 0.1  # part of a side by which a step must miss the box to make another box worth a pass
 _PRESSING = 3.0  # agents too many or too few at a side of the box, above which its optimum lies outside
-_COOLEST = 1 / 60  # of a grid: colder, and all there is to see are ties
 _TRUSTED = 8.0  # temperatures that a step may be long for a smaller box to be drawn around its end
 _LONELY = 1.0  # agents within a temperature of a model's boundary, below which a Newton step knows nothing
 RESOLUTION = 1e-13  # of the range of scores: what costs are rounded to
+_MANY_TIES = 6  # arcs per agent on a grid above which ties are handed out rather than solved for
 _LARGE_FLOW = 20_000  # arcs from which a flow with rounded costs goes first
 _ROUGH = 2.0**-20  # of a side of the box: what it rounds costs to
 _ROUGH_RADIUS = 30.0  # roundings: how far the prices it finds may be off, with models in a chain
@@ -169,7 +178,7 @@ def _settle(
         box, edge = current.contested, outer.contested
         rough = grid is None and box.arcs > _LARGE_FLOW and attempt == 0
         rounding = _ROUGH * float(np.median(box.high - box.low)) if rough else 0.0
-        optimum = _flow(current, supply, max(rounding, span * RESOLUTION), grid)
+        optimum = _flow(current, supply, prices, max(rounding, span * RESOLUTION), grid)
         arcs += optimum.arcs
         wants = (optimum.rises & (box.high < edge.high)) | (optimum.falls & (box.low > edge.low))
         prices = optimum.centre
@@ -235,6 +244,7 @@ def _descend(
     contested = outermost = nest[0].contested
     side = contested.high - contested.low
     radius = side / 2
+    coolest = 0.0 if grid is None else COLDEST * grid
     best = np.inf
     at = prices
     step = excess = np.zeros(len(prices))
@@ -278,7 +288,7 @@ def _descend(
         reach = np.abs(step)
         shorter = np.minimum(radius, reach + 3.0 * temperature + spread)
         radius = np.where(reach <= _TRUSTED * temperature, shorter, np.maximum(radius, reach))
-        settled = np.abs(step).max() <= _SETTLED * temperature
+        settled = np.abs(step).max() <= (_SETTLED if temperature > coolest else 1.0) * temperature
         ratio = float(np.median(2 * radius / np.maximum(contested.high - contested.low, 1e-300)))
         if ratio <= _WORTHWHILE:
             smaller = nest[-1].inside(*price_box(prices, radius, contested.low, contested.high, grid))
@@ -287,12 +297,12 @@ def _descend(
                 stalled = 0
             else:
                 stalled += 1
-        if stalled > 2 or (grid is not None and temperature < _COOLEST * grid):
+        if stalled > 2 and temperature > coolest:
             break
-        if settled or stalled:
-            if float(np.median(curvature.diagonal())) * temperature < 1.0:
+        if settled or (stalled and temperature > coolest):
+            if temperature <= coolest or float(np.median(curvature.diagonal())) * temperature < 1.0:
                 break
-            temperature *= _COOLING
+            temperature = max(temperature * _COOLING, coolest)
             best = np.inf
     if may_leave:
         pressed = _at_a_side(outermost, at, excess) & ((excess > 0) | (outermost.low > supply.cheapest))
@@ -328,12 +338,22 @@ def _unit_spread(curvature: NDArray[np.float64], held: NDArray[np.bool_]) -> NDA
     return spread
 
 
-def _flow(reduction: Reduction, supply: Supply, resolution: float, grid: float | None) -> BoxOptimum:
+def _flow(
+    reduction: Reduction,
+    supply: Supply,
+    prices: NDArray[np.float64],
+    resolution: float,
+    grid: float | None,
+) -> BoxOptimum:
     """Solve the flow of a reduction, identical agents merged, and hand the flow out."""
     contested = reduction.contested
     merged = contested.merged(_MERGED * resolution)
     problem, home = (contested, None) if merged is None else merged
-    solved: BoxedFlow = solve_boxed_flow(problem, supply, resolution=resolution, grid=grid)
+    solved: BoxedFlow | None = None
+    if grid is not None and home is None and problem.arcs > max(_LARGE_FLOW, _MANY_TIES * problem.groups):
+        solved = hand_out_ties(problem, supply, prices, grid)
+    if solved is None:
+        solved = solve_boxed_flow(problem, supply, resolution=resolution, grid=grid)
     choice = reduction.choice.copy()
     used = np.flatnonzero(solved.flow)
     models = np.repeat(problem.model[used], solved.flow[used])
