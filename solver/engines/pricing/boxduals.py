@@ -40,6 +40,8 @@ class BoxedFlow:
         The middle of the optimal duals inside the box.
     rises, falls : (m,) bool
         Prices that want to leave the box upwards or downwards.
+    exact : bool
+        Whether the duals prove the flow optimal; if not, it is so for rounded costs.
     """
 
     flow: NDArray[np.int64]
@@ -47,6 +49,7 @@ class BoxedFlow:
     centre: NDArray[np.float64]
     rises: NDArray[np.bool_]
     falls: NDArray[np.bool_]
+    exact: bool = True
 
     @property
     def binds(self) -> NDArray[np.bool_]:
@@ -112,7 +115,12 @@ class BoxCosts:
         )
 
     def duals(
-        self, flow: NDArray[np.int64], sold: NDArray[np.int64], rises: NDArray[np.bool_]
+        self,
+        flow: NDArray[np.int64],
+        sold: NDArray[np.int64],
+        rises: NDArray[np.bool_],
+        *,
+        exact: bool = True,
     ) -> BoxedFlow | None:
         """Return a flow with its duals, or None if there are none: the flow is not optimal then.
 
@@ -124,6 +132,8 @@ class BoxCosts:
             Slots sold of each tier.
         rises : (m,) bool
             Models with agents too many.
+        exact : bool
+            What the result says of itself.
         """
         contested, supply, m = self.contested, self.supply, self.contested.m
         falls = np.zeros(m, bool)
@@ -156,6 +166,7 @@ class BoxCosts:
             centre=contested.low + centre / self.scale,
             rises=rises,
             falls=falls,
+            exact=exact,
         )
 
 

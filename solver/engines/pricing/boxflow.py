@@ -25,7 +25,12 @@ __all__ = ["solve_boxed_flow"]
 
 
 def solve_boxed_flow(
-    contested: Contested, supply: Supply, *, resolution: float, grid: float | None = None
+    contested: Contested,
+    supply: Supply,
+    *,
+    resolution: float,
+    grid: float | None = None,
+    rounding: float = 0.0,
 ) -> BoxedFlow:
     """Solve the reduced problem of a box exactly.
 
@@ -40,13 +45,17 @@ def solve_boxed_flow(
     grid : float, optional
         All scores and costs are multiples of it and all sides of the box multiples of ``grid / 5``: costs
         are then small exact integers.
+    rounding : float
+        If coarser than the resolution, the flow is found for costs rounded to this, and only then judged by
+        duals in the resolution. Nearly always it is optimal all the same; if not, the result says so.
 
     Returns
     -------
     BoxedFlow
     """
     m, groups = contested.m, contested.groups
-    costs = BoxCosts.of(contested, supply, resolution=resolution, grid=grid)
+    rounded = rounding > resolution
+    costs = BoxCosts.of(contested, supply, resolution=max(resolution, rounding), grid=grid)
     sink = groups + m + 1  # after the agents, the models, and the node of the unassigned
     weight = np.ones(groups, np.int64) if contested.weight is None else contested.weight
     settled = contested.settled.astype(np.int64)
@@ -62,7 +71,12 @@ def solve_boxed_flow(
     status = network.solve()
     if status != network.OPTIMAL:
         raise EngineError(f"boxed flow: expected an optimal flow, got {status.name}")
-    solved = costs.duals(network.flows(arcs), network.flows(tiers), network.flows(over)[:m] > 0)
+    found = network.flows(arcs), network.flows(tiers), network.flows(over)[:m] > 0
+    if rounded:
+        exact = BoxCosts.of(contested, supply, resolution=resolution, grid=grid).duals(*found)
+        if exact is not None:
+            return exact
+    solved = costs.duals(*found, exact=not rounded)
     if solved is None:
         raise EngineError("boxed flow: expected duals of an optimal flow, got a contradiction")
     return solved

@@ -45,8 +45,8 @@ _TRUSTED = 8.0  # temperatures that a step may be long for a smaller box to be d
 _LONELY = 1.0  # agents within a temperature of a model's boundary, below which a Newton step knows nothing
 RESOLUTION = 1e-13  # of the range of scores: what costs are rounded to
 _MANY_TIES = 6  # arcs per agent on a grid above which ties are handed out rather than solved for
-_LARGE_FLOW = 20_000  # arcs from which a flow with rounded costs goes first
-_ROUGH = 2.0**-20  # of a side of the box: what it rounds costs to
+_LARGE_FLOW = 4_000  # arcs from which a flow with rounded costs goes first
+_ROUGH = 2.0**-24  # of a side of the box: what it rounds costs to
 _ROUGH_RADIUS = 30.0  # roundings: how far the prices it finds may be off, with models in a chain
 _MERGED = 100.0  # times that: values closer than this are the same when merging
 
@@ -67,6 +67,8 @@ class BoxOptimum:
         Arcs of all flows solved.
     rises, falls : (m,) bool
         Prices that want to leave the box; none if the optimum over the box is the optimum at large.
+    exact : bool
+        False if costs were rounded and the result may be off by that.
     """
 
     choice: NDArray[np.int64]
@@ -75,6 +77,7 @@ class BoxOptimum:
     arcs: int
     rises: NDArray[np.bool_]
     falls: NDArray[np.bool_]
+    exact: bool
 
     @property
     def binds(self) -> NDArray[np.bool_]:
@@ -169,7 +172,8 @@ def _settle(
 ) -> BoxOptimum:
     """Solve the innermost box by a flow; where it binds, widen it, up to the outermost one.
 
-    A large flow is solved with rounded costs first, which is faster and says where to draw a small box.
+    A large flow is solved with rounded costs first, which is faster; if it is not optimal for the true ones it says
+    where to draw a small box.
     """
     outer = nest[0]
     arcs = 0
@@ -178,14 +182,14 @@ def _settle(
         box, edge = current.contested, outer.contested
         rough = grid is None and box.arcs > _LARGE_FLOW and attempt == 0
         rounding = _ROUGH * float(np.median(box.high - box.low)) if rough else 0.0
-        optimum = _flow(current, supply, prices, max(rounding, span * RESOLUTION), grid)
+        optimum = _flow(current, supply, prices, span * RESOLUTION, grid, rounding)
         arcs += optimum.arcs
         wants = (optimum.rises & (box.high < edge.high)) | (optimum.falls & (box.low > edge.low))
         prices = optimum.centre
         if wants.any():
             wider = np.inf if attempt >= _RETRIES // 2 else np.maximum(_WIDEN * radius, 1.5 * (grid or 0.0))
             radius = np.where(wants, wider, 1.5 * radius)
-        elif rough:
+        elif not optimum.exact:
             radius = np.full(len(prices), _ROUGH_RADIUS * rounding)
         else:
             break
@@ -269,8 +273,7 @@ def _descend(
             beyond = np.maximum(contested.low - prices - aim, prices + aim - contested.high)
             if (beyond > _BEYOND * side).any():
                 return Elsewhere(prices=prices + aim, pressed=np.zeros(len(prices), bool))
-        pinned = _pinned(contested, outermost, at, excess)
-        if pinned.any():  # the last box was drawn too small: back to the one around it
+        while (pinned := _pinned(contested, outermost, at, excess)).any():  # drawn too small: back to the one around it
             nest.pop()
             contested = nest[-1].contested
             radius = np.where(pinned, _WIDEN * radius, radius)
@@ -344,6 +347,7 @@ def _flow(
     prices: NDArray[np.float64],
     resolution: float,
     grid: float | None,
+    rounding: float,
 ) -> BoxOptimum:
     """Solve the flow of a reduction, identical agents merged, and hand the flow out."""
     contested = reduction.contested
@@ -353,7 +357,7 @@ def _flow(
     if grid is not None and home is None and problem.arcs > max(_LARGE_FLOW, _MANY_TIES * problem.groups):
         solved = hand_out_ties(problem, supply, prices, grid)
     if solved is None:
-        solved = solve_boxed_flow(problem, supply, resolution=resolution, grid=grid)
+        solved = solve_boxed_flow(problem, supply, resolution=resolution, grid=grid, rounding=rounding)
     choice = reduction.choice.copy()
     used = np.flatnonzero(solved.flow)
     models = np.repeat(problem.model[used], solved.flow[used])
@@ -368,4 +372,5 @@ def _flow(
         arcs=problem.arcs,
         rises=solved.rises,
         falls=solved.falls,
+        exact=solved.exact,
     )

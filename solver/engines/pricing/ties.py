@@ -107,7 +107,7 @@ def _wanted(
 def _moves(
     load: NDArray[np.int64], low: NDArray[np.int64], high: NDArray[np.int64], able: NDArray[np.int64]
 ) -> NDArray[np.int64] | None:
-    """Return (m + 1, m + 1) how many agents to move from where to where, as few as possible; None if not enough are able."""
+    """Return (m + 1, m + 1) how many agents to move from where to where, as few as possible; None if too few can."""
     if (high < low).any() or load.sum() < low.sum():
         return None
     nodes = len(load)
