@@ -322,3 +322,14 @@ def test_scaling_and_shifting_scores_do_the_same_to_the_optimum(
     expected = value(first, price(first)) * factor + shift * len(scores)
     size = factor * float(np.abs(scores).max(axis=1).sum()) + abs(shift) * len(scores)
     assert value(second, claim) == pytest.approx(expected, abs=1e-9 * size)
+
+
+@pytest.mark.parametrize("seed", [2, 4, 7, 8, 26])
+def test_rare_extreme_scores_do_not_pass_for_infeasible(seed: int) -> None:
+    """A sample of the scores says nothing about the price of a model that only a few agents can have."""
+    rng = np.random.default_rng(seed)
+    scores = rng.standard_cauchy((3_000, 5)) ** 3
+    slots = np.array([1, 1, 3_000, 3_000, 3_000])
+    claim = price(build_instance(scores, slots))
+    assert not claim.infeasible
+    assert certify(build_instance(scores, slots), claim).optimal

@@ -296,7 +296,7 @@ class Contested:
         owner = self.owner[:end]
         value = self.value[:end]
         drop = (np.maximum.reduceat(value, starts)[owner] - value) * (1.0 / resolution)
-        word: NDArray[Any] = np.rint(drop).astype(np.int64).view(np.uint64)
+        word: NDArray[Any] = np.rint(np.minimum(drop, 2.0**62)).astype(np.int64).view(np.uint64)
         word ^= word >> np.uint64(29)
         word *= np.uint64(0x9E3779B97F4A7C15)
         word += (self.model[:end] + 1).astype(np.uint64) * np.uint64(0xC2B2AE3D27D4EB4F)

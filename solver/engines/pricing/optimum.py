@@ -119,17 +119,27 @@ def respond(rows: Rows, estimate: Estimate) -> Outcome:
 def solve_everything(rows: Rows, supply: Supply, scale: Scale) -> Outcome | None:
     """Solve one flow on all allowed arcs; None if that proves that not everyone can be served.
 
-    Where every pair is allowed no price exceeds the range of the scores, as seen in a sample. In general
-    none exceeds what a chain of re-assignments through all models can be worth.
+    Where every pair is allowed no price exceeds the range of the scores, which a sample gives a good guess of. In
+    general none exceeds what a chain of re-assignments through all models can be worth; for that, a proof, the
+    range of all scores counts.
     """
     low = np.where(np.isfinite(supply.cheapest), supply.cheapest, 0.0)
     extra = float(np.ptp(supply.cost))
-    certain = (rows.m + 2) * 2.0 * (scale.span + extra)
-    for side in (1.01 * scale.span + extra, certain):
-        reduction = rows.reduce(low, low + side)
-        found = solve_whole_box(reduction.contested, supply, span=scale.span)
-        if not found.rises.any():
-            choice = reduction.choice
-            choice[reduction.agent] = found.choice
-            return Outcome(choice=choice, prices=found.prices, exact=True)
-    return None
+    likely = 1.01 * scale.span + extra
+    found = _solve_below(rows, supply, low, low + likely, scale.span)
+    if found is None:
+        certain = (rows.m + 2) * 2.0 * (rows.span() + extra)
+        found = _solve_below(rows, supply, low, low + max(likely, certain), scale.span)
+    return found
+
+
+def _solve_below(
+    rows: Rows, supply: Supply, low: NDArray[np.float64], high: NDArray[np.float64], span: float
+) -> Outcome | None:
+    reduction = rows.reduce(low, high)
+    found = solve_whole_box(reduction.contested, supply, span=span)
+    if found.rises.any():
+        return None
+    choice = reduction.choice
+    choice[reduction.agent] = found.choice
+    return Outcome(choice=choice, prices=found.prices, exact=True)

@@ -66,6 +66,10 @@ class Rows(Protocol):
         """Return scores as (n, m) float64 and the values of staying unassigned."""
         ...
 
+    def span(self) -> float:
+        """Return the range of all finite scores and values of staying unassigned."""
+        ...
+
     def choose(self, prices: NDArray[np.float64]) -> NDArray[np.int64]:
         """Return everyone's best model at these prices, m for unassigned."""
         ...
@@ -114,6 +118,20 @@ class DenseRows:
         if self._closed.any():
             score = np.where(self._closed, -np.inf, score)
         return score, self._outside
+
+    def span(self) -> float:
+        """Return the range of all finite scores and values of staying unassigned, in one pass."""
+        low, high = np.inf, -np.inf
+        for rows in chunks(self.n, self.m):
+            block = self._score[rows]
+            finite = np.isfinite(block)
+            low = min(low, float(block.min(where=finite, initial=np.inf)))
+            high = max(high, float(block.max(where=finite, initial=-np.inf)))
+        if self._outside is not None:
+            finite = np.isfinite(self._outside)
+            low = min(low, float(self._outside.min(where=finite, initial=np.inf)))
+            high = max(high, float(self._outside.max(where=finite, initial=-np.inf)))
+        return max(high - low, 0.0)
 
     def choose(self, prices: NDArray[np.float64]) -> NDArray[np.int64]:
         """Return everyone's best model at these prices, m for unassigned: less than half of a reduction."""
