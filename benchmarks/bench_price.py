@@ -248,6 +248,7 @@ def bench_warm_start() -> None:
         f"\n5 % changed at 100,000 x 50: cold {np.median(cold):.1f} ms, warm {np.median(warm):.1f} ms, "
         f"{np.median(cold) / np.median(warm):.2f} times faster"
     )
+    assert np.median(cold) >= 2 * np.median(warm)
 
 
 @pytest.mark.skipif(SMOKE, reason="gigabytes")

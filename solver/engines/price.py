@@ -84,7 +84,10 @@ class PriceEngine:
             is_hasty = left < n * m * _SECONDS_PER_PAIR / threads
             estimate = None
             if hint is not None and hint.prices is not None and hint.prices.shape == (m, 1):
-                estimate = recall_prices(rows, pooled, scale, hint.prices[:, 0], generator)
+                chosen = np.where(hint.choice == UNASSIGNED, m, hint.choice)
+                if twins is not None:
+                    chosen = np.append(twins, m)[chosen]
+                estimate = recall_prices(rows, pooled, scale, hint.prices[:, 0], chosen, generator)
             if estimate is None:
                 most = _HASTE * max(left, 0.0) / (_SECONDS_PER_PAIR * m) if is_hasty else np.inf
                 estimate = estimate_prices(rows, pooled, scale, generator, most=most)

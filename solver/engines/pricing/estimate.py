@@ -9,7 +9,7 @@ import numpy as np
 
 from solver.engines.pricing.boxflow import solve_boxed_flow
 from solver.engines.pricing.narrow import is_on_grid, price_box
-from solver.engines.pricing.smooth import DenseDemand, Estimate, newton_step, sample_prices
+from solver.engines.pricing.smooth import DenseDemand, Estimate, newton_step, price_error, sample_prices
 from solver.engines.pricing.ties import COLDEST
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ _SIGMAS = 3.0  # half-width of a box in standard deviations
 _HEAT = 2.0  # and in temperatures: how far a tie can hold the smoothed prices off the exact ones
 _COARSE = 1e-5  # of the range of scores: what the first sample's flow rounds costs to
 _REMEMBERED = 2_000  # agents that judge remembered prices
+_UNCHANGED = 1e-9  # of the range of scores: what an agent may forgo by rounding
+_JUDGED_AT = 1 / 400  # of the range of scores: temperature of the look at remembered prices
 _DRIFT = 5.0  # standard deviations beyond which remembered prices are forgotten
 
 
@@ -151,51 +153,66 @@ def recall_prices(
     supply: Supply,
     scale: Scale,
     remembered: NDArray[np.float64],
+    chosen: NDArray[np.int64],
     generator: np.random.Generator,
 ) -> Estimate | None:
     """Judge the prices of a similar instance by a sample of this one.
 
+    Parameters
+    ----------
+    rows, supply, scale
+        This instance.
+    remembered : (m,) float64
+        Prices of the similar one.
+    chosen : (n,) int64
+        What each agent had there, m for nothing. Agents for whom that is no longer best at these prices have changed;
+        their share says how far the prices may have moved.
+    generator : numpy.random.Generator
+        Draws the sample.
+
     Returns
     -------
     Estimate or None
-        The prices, with the error that a fresh batch from the same source would show; None if the sample
+        The prices, with the error that a batch with as many fresh agents would show; None if the sample
         contradicts them or is all there is.
     """
     n = rows.n
     k = min(_REMEMBERED, n // _GROWTH)
     if k < _FIRST_SAMPLE // 2:
         return None
-    demand = DenseDemand(*rows.sample(_stratified(n, k, generator)).dense())
+    looked_at = _stratified(n, k, generator)
+    score, outside = rows.sample(looked_at).dense()
+    demand = DenseDemand(score, outside)
     share = supply.scaled(k / n)
     start = np.maximum(remembered, supply.cheapest)
-    at_start = sample_prices(
-        demand,
-        share,
-        start,
-        scale.span / 30,
-        coolest=scale.coolest,
-        span=scale.span,
-        population=n,
-        still=True,
-    )
-    response = demand.respond(start, at_start.temperature)
-    _, offered, slope = share.smooth(start, at_start.temperature)
+    temperature = max(_JUDGED_AT * scale.span, scale.coolest)
+    response = demand.respond(start, temperature)
+    _, offered, slope = share.smooth(start, temperature)
+    curvature = response.curvature + np.diag(slope)
+    excess = response.load - offered
+    held = (start <= supply.cheapest) & (excess < 0)
     low = supply.cheapest - start
     high = np.full(rows.m, scale.span)
     if supply.anchor is not None:
+        held[supply.anchor] = True
         low[supply.anchor] = high[supply.anchor] = 0.0
-    step = newton_step(response.curvature + np.diag(slope), response.load - offered, low, high)
-    if (np.abs(step) > _DRIFT * at_start.error + 2.0 * at_start.temperature).any():
+    error = price_error(curvature, response, excess, held, k * k * (1.0 / k - 1.0 / n))
+    step = newton_step(curvature, excess, low, high)
+    if (np.abs(step) > _DRIFT * error + 2.0 * temperature).any():
         return None
+    net = np.column_stack([score - start, np.full(k, -np.inf) if outside is None else outside])
+    forgone = net.max(axis=1) - net[np.arange(k), chosen[looked_at]]
+    changed = int((forgone > _UNCHANGED * scale.span).sum()) + 1
+    fresh = min(1.0, (changed + 2.0 * np.sqrt(changed)) / k)
     shrink = np.sqrt(2.0 * k / (n - k))  # from the error of k agents to the distance of two batches of n
-    error = shrink * at_start.error
+    error = np.minimum(shrink * np.sqrt(fresh) * error, scale.span)
     moving = error[error > 0]
     cool = 0.35 * float(np.median(moving)) if len(moving) else 0.0
     return Estimate(
         prices=start,
         error=error,
-        temperature=max(min(cool, at_start.temperature), scale.coolest),
-        curvature=at_start.curvature,
+        temperature=max(min(cool, temperature), scale.coolest),
+        curvature=curvature / k,
         is_sample=True,
     )
 

@@ -273,7 +273,9 @@ def _descend(
             beyond = np.maximum(contested.low - prices - aim, prices + aim - contested.high)
             if (beyond > _BEYOND * side).any():
                 return Elsewhere(prices=prices + aim, pressed=np.zeros(len(prices), bool))
-        while (pinned := _pinned(contested, outermost, at, excess)).any():  # drawn too small: back to the one around it
+        while (
+            pinned := _pinned(contested, outermost, at, excess)
+        ).any():  # drawn too small: back to the one around it
             nest.pop()
             contested = nest[-1].contested
             radius = np.where(pinned, _WIDEN * radius, radius)

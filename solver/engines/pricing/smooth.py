@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from solver.engines.pricing.supply import Supply
 
-__all__ = ["Demand", "DenseDemand", "Estimate", "Response", "newton_step", "sample_prices"]
+__all__ = ["Demand", "DenseDemand", "Estimate", "Response", "newton_step", "price_error", "sample_prices"]
 
 _COOLING = 0.25  # factor between temperatures; the minimiser moves by a few τ, which one or two steps recover
 _NOISE = 3.0  # standard deviations: a stage ends with a step shorter than that, the next would be far shorter
@@ -197,7 +197,6 @@ def sample_prices(
     span: float,
     population: int,
     bounds: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
-    still: bool = False,
 ) -> Estimate:
     """Follow the minimisers of the smoothed dual down in temperature, until sampling noise dominates.
 
@@ -219,8 +218,6 @@ def sample_prices(
         Number of agents the sample was drawn from.
     bounds : pair of (m,) float64, optional
         Box the prices must stay in.
-    still : bool
-        Leave the prices where they are and only find their error.
 
     Returns
     -------
@@ -247,7 +244,7 @@ def sample_prices(
             held = (prices <= supply.cheapest) & (excess < 0)
             if supply.anchor is not None:
                 held[supply.anchor] = True
-            error = np.minimum(_error(curvature, response, excess, held, correction), span)
+            error = np.minimum(price_error(curvature, response, excess, held, correction), span)
             low = np.maximum(
                 -_TRUST * temperature, (supply.cheapest if bounds is None else bounds[0]) - prices
             )
@@ -256,8 +253,6 @@ def sample_prices(
                 high = np.minimum(high, bounds[1] - prices)
             if supply.anchor is not None:
                 low[supply.anchor] = high[supply.anchor] = 0.0
-            if still:
-                break
             step = newton_step(curvature, excess, low, high)
             prices = prices + step
             if (np.abs(step) <= np.maximum(0.5 * temperature, _NOISE * error)).all():
@@ -283,7 +278,7 @@ def sample_prices(
         temperature = max(temperature * _COOLING, 0.9 * _BELOW_NOISE * noise, coolest)
 
 
-def _error(
+def price_error(
     curvature: NDArray[np.float64],
     response: Response,
     excess: NDArray[np.float64],
@@ -292,7 +287,7 @@ def _error(
 ) -> NDArray[np.float64]:
     """Return (m,) standard deviations of sampled prices, the sandwich H⁻¹ Σ H⁻¹ over the free prices.
 
-    A price held at its floor by spare capacity does not move with the others; it may leave the floor only
+    ``correction`` is k² (1/k − 1/n) for k agents of n, ``held`` says which prices do not move. A price held at its floor by spare capacity does not move with the others; it may leave the floor only
     as far as the noise of its own load exceeds the spare capacity.
     """
     m = len(excess)
