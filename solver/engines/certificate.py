@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.problem.instance import UNASSIGNED, Instance, chunks, priced_blocks
+from solver.problem.instance import UNASSIGNED, Instance, in_lanes, priced_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +31,14 @@ if TYPE_CHECKING:
 
     from solver.engines.base import Claim
 
-__all__ = ["OPTIMALITY_TOLERANCE", "Certificate", "certify", "reduced_scores", "relative_gap"]
+__all__ = [
+    "OPTIMALITY_TOLERANCE",
+    "Certificate",
+    "best_response",
+    "certify",
+    "reduced_scores",
+    "relative_gap",
+]
 
 OPTIMALITY_TOLERANCE = 1e-9
 """Largest relative gap that is called optimal."""
@@ -120,7 +127,7 @@ def certify(instance: Instance, claim: Claim, *, threads: int = 1) -> Certificat
         objective += float(left_value.sum())
     limit_load = np.zeros(0) if instance.limits is None else instance.limits.usage(choice)
     violations += _broken_limits(instance, choice, limit_load)
-    slack = math.inf if violations else _slack(instance, choice, load, limit_load, claim, threads)
+    slack = math.inf if violations else _slack(instance, choice, own, load, limit_load, claim, threads)
     scale = float(np.abs(own).sum() + np.abs(left_value).sum())
     rounding = _ROUNDING * scale if math.isfinite(scale) else 0.0
     bound = objective + slack
@@ -233,6 +240,7 @@ def _multipliers(
 def _slack(
     instance: Instance,
     choice: NDArray[np.int64],
+    own: NDArray[np.float64],
     load: NDArray[np.float64],
     limit_load: NDArray[np.float64],
     claim: Claim,
@@ -249,8 +257,6 @@ def _slack(
     if instance.limits is not None and instance.limits.together:
         tied = np.zeros(instance.n, bool)
         tied[np.concatenate(instance.limits.together)] = True
-    parts = list(chunks(instance.n, instance.m))
-    lanes = [parts[k::threads] for k in range(threads)] if len(parts) >= 4 * threads else [parts]
 
     def misjudged(lane: list[slice]) -> float:
         """Sum what the agents of some blocks forgo."""
@@ -263,13 +269,11 @@ def _slack(
             total += float(short.sum() if tied is None else short[~tied[rows]].sum())
         return total
 
-    if len(lanes) == 1:
-        total = misjudged(lanes[0])
+    seen = vars(instance).get(_RESPONSE)
+    if seen is not None and instance.limits is None and np.array_equal(seen.prices, prices[:, 0]):
+        total = _forgone(instance, choice, own, seen, may_leave=may_leave)
     else:
-        from concurrent.futures import ThreadPoolExecutor  # 20 ms of import that few callers need
-
-        with ThreadPoolExecutor(len(lanes)) as pool:
-            total = sum(pool.map(misjudged, lanes))
+        total = sum(in_lanes(misjudged, instance.n, instance.m, threads))
     if tied is not None and instance.limits is not None:
         for group in instance.limits.together:
             value = reduced_scores(instance, group, prices, limit_prices=limit_prices)
@@ -283,6 +287,72 @@ def _slack(
     if instance.load_cost is not None:
         return total + _tier_slack(instance, load[:, 0], prices[:, 0])
     return total + float((prices * (instance.capacity - load)).sum())
+
+
+@dataclass(frozen=True, slots=True)
+class _Response:
+    """What all agents of a slot instance would like best at some prices, as this module found it."""
+
+    prices: NDArray[np.float64]
+    model: NDArray[np.int64]
+    value: NDArray[np.float64]
+
+
+_RESPONSE = (
+    "_best_response"  # where an instance remembers the last one: a pass over large scores is seconds' worth
+)
+
+
+def best_response(
+    instance: Instance, prices: NDArray[np.float64], *, threads: int = 1
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return every agent's best model at some prices, in one pass that a certificate at the same prices is spared.
+
+    Parameters
+    ----------
+    instance : Instance
+        With slots.
+    prices : (m,) float64
+        Shadow prices.
+    threads : int
+        Threads that share the pass.
+
+    Returns
+    -------
+    model : (n,) int64
+        Staying unassigned is not considered.
+    value : (n,) float64
+        Score less price there.
+    """
+    model = np.empty(instance.n, np.int64)
+    value = np.empty(instance.n)
+
+    def respond(lane: list[slice]) -> None:
+        for rows, net in priced_blocks(instance.score, prices, lane):
+            top = net.argmax(axis=1, out=model[rows])
+            value[rows] = net.ravel()[np.arange(len(net)) * instance.m + top]
+
+    in_lanes(respond, instance.n, instance.m, threads)
+    vars(instance)[_RESPONSE] = _Response(prices.copy(), model, value)
+    return model.copy(), value
+
+
+def _forgone(
+    instance: Instance,
+    choice: NDArray[np.int64],
+    score: NDArray[np.float64],
+    seen: _Response,
+    *,
+    may_leave: bool,
+) -> float:
+    """Return what all agents forgo at prices their best models are known for, given the scores of the served. O(n)."""
+    best = np.maximum(seen.value, instance.unserved) if may_leave else seen.value
+    served = choice != UNASSIGNED
+    if served.all():
+        return float((best - (score - seen.prices[choice])).sum())
+    own = instance.unserved.copy()
+    own[served] = score - seen.prices[choice[served]]
+    return float((best - own).sum())
 
 
 def _reduced_blocks(

@@ -6,6 +6,7 @@ happens afterwards, the best verified answer so far is what is returned.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -71,7 +72,7 @@ def run(
     engine: str = "auto",
     hint: Claim | None = None,
     seed: int = 0,
-    threads: int = 1,
+    threads: int | None = 1,
 ) -> Answer:
     """Solve an instance with one engine, or with the best for its shape and the time left.
 
@@ -87,8 +88,8 @@ def run(
         Choice and prices of a similar instance.
     seed : int
         Same seed and one thread: same answer.
-    threads : int
-        Most threads an engine may use.
+    threads : int, optional
+        Most threads an engine may use. None: one, and all cores where a deadline presses on a large instance.
 
     Returns
     -------
@@ -108,6 +109,8 @@ def run(
             raise SpecError(f"engine: cannot solve this instance: {reason}")
     else:
         raise SpecError(f"engine: expected auto, {', '.join(ENGINES)}, got {engine!r}")
+    if threads is None:
+        threads = (os.cpu_count() or 1) if deadline.limited and _is_large(instance) else 1
     best: Answer | None = None
     notes: list[str] = []
     if deadline.limited and engine != "greedy" and not _is_large(instance):

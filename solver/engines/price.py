@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.engines.base import Claim
+from solver.engines.certificate import best_response
 from solver.engines.duals import minimal_prices
 from solver.engines.pricing.estimate import estimate_prices, probe_scale, recall_prices
-from solver.engines.pricing.optimum import find_optimum, respond, solve_everything
+from solver.engines.pricing.optimum import Outcome, find_optimum, solve_everything
 from solver.engines.pricing.repair import drop_overload
 from solver.engines.pricing.rows import DenseRows
 from solver.engines.pricing.supply import Supply
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
     from solver.clock import Deadline
     from solver.engines.base import Engine
-    from solver.engines.pricing.optimum import Outcome
     from solver.problem.instance import Instance
 
 __all__ = ["PriceEngine"]
@@ -91,17 +91,23 @@ class PriceEngine:
             if estimate is None:
                 most = _HASTE * max(left, 0.0) / (_SECONDS_PER_PAIR * m) if is_hasty else np.inf
                 estimate = estimate_prices(rows, pooled, scale, generator, most=most)
-            outcome = (
-                respond(rows, estimate) if is_hasty else find_optimum(rows, pooled, scale, estimate, deadline)
-            )
+            if is_hasty:
+                outcome = Outcome(choice=None, prices=estimate.prices, exact=False)
+            else:
+                outcome = find_optimum(rows, pooled, scale, estimate, deadline)
         if outcome is None:
             return Claim(choice=np.full(n, UNASSIGNED, np.int64), infeasible=True)
-        choice, prices = outcome.choice, outcome.prices
+        prices = outcome.prices
         if pooled.anchor is not None:
             # Every slot is sold, only differences of prices matter: as low as the dearest slots allow.
             prices = prices - (prices - costs)[~pooled.closed].min()
         if twins is not None:
             prices = prices[twins]
+        prices = np.maximum(prices, 0.0)
+        choice = outcome.choice
+        if choice is None:
+            choice = _best_at(instance, np.where(supply.closed, np.inf, prices), outside, threads)
+        if twins is not None:
             choice = share_out(choice, twins, supply)
         if not outcome.exact:
             choice = drop_overload(instance, choice, prices)
@@ -111,7 +117,17 @@ class PriceEngine:
         if supply.closed.any():
             prices = _price_closed(instance, choice, prices, supply.closed)
         choice[choice == m] = UNASSIGNED
-        return Claim(choice=choice, prices=np.maximum(prices, 0.0)[:, None])
+        return Claim(choice=choice, prices=prices[:, None])
+
+
+def _best_at(
+    instance: Instance, prices: NDArray[np.float64], outside: NDArray[np.float64] | None, threads: int
+) -> NDArray[np.int64]:
+    """Return what everyone would choose at these prices, m for unassigned: one pass, nearly balanced."""
+    choice, value = best_response(instance, prices, threads=threads)
+    if outside is not None:
+        choice[outside > value] = instance.m
+    return choice
 
 
 def _leaving_is_an_option(instance: Instance, forbids: bool) -> bool:

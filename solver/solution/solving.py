@@ -83,7 +83,7 @@ def assign(
     seed : int
         Same input, seed and ``threads=1``: same answer.
     threads : int, optional
-        Most threads to use; 1 by default.
+        Most threads to use. By default one, and all cores where a deadline presses on a large instance.
 
     Returns
     -------
@@ -224,7 +224,7 @@ def solve_instance(
         engine=engine,
         hint=hint,
         seed=seed,
-        threads=1 if threads is None else threads,
+        threads=threads,
     )
     return _solution(instance, answer, deadline, flat=flat and instance.r == 1)
 

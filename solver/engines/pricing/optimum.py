@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from solver.engines.pricing.smooth import Estimate
     from solver.engines.pricing.supply import Supply
 
-__all__ = ["Outcome", "find_optimum", "respond", "solve_everything"]
+__all__ = ["Outcome", "find_optimum", "solve_everything"]
 
 _PASSES = 8
 _LOOKS = 3  # of them may end after a look at where the prices want to go
@@ -33,15 +33,15 @@ class Outcome:
 
     Parameters
     ----------
-    choice : (n,) int64
-        Model of each agent, m for unassigned.
+    choice : (n,) int64 or None
+        Model of each agent, m for unassigned; None when there was only time for prices.
     prices : (m,) float64
         Optimal prices; the best known when not exact.
     exact : bool
         Whether the prices support the choice. If not, models may be over-used.
     """
 
-    choice: NDArray[np.int64]
+    choice: NDArray[np.int64] | None
     prices: NDArray[np.float64]
     exact: bool
 
@@ -109,11 +109,6 @@ def find_optimum(
         prices = found.centre
         radius = radius * np.where(binds, 6.0, 1.0 if attempt < _LOOKS else 2.5)
     return solve_everything(rows, supply, scale)
-
-
-def respond(rows: Rows, estimate: Estimate) -> Outcome:
-    """Return everyone's best model at the estimated prices: one pass, nearly balanced, not exact."""
-    return Outcome(choice=rows.choose(estimate.prices), prices=estimate.prices, exact=False)
 
 
 def solve_everything(rows: Rows, supply: Supply, scale: Scale) -> Outcome | None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["drop_overload"]
 
-_CANDIDATES = 6  # agents looked at for each one that has to move
+_CANDIDATES = 3  # agents looked at for each one that has to move
 _CANDIDATES_AT_LEAST = 500
 
 
@@ -38,7 +38,7 @@ def drop_overload(
 
     Notes
     -----
-    O(m) work per agent looked at, about six for each one that moves.
+    O(m) work per agent looked at, about three for each one that moves.
     """
     m = instance.m
     choice = choice.copy()

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from solver.engines.pricing.arcs import Contested
-from solver.problem.instance import chunks, priced_blocks
+from solver.problem.instance import chunks, in_lanes, priced_blocks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
 __all__ = ["DenseRows", "Reduction", "Rows"]
-
-T = TypeVar("T")
 
 _MANY_RIVALS = 8  # per row of a block: more, and it pays to know the floor exactly
 
@@ -68,10 +64,6 @@ class Rows(Protocol):
 
     def span(self) -> float:
         """Return the range of all finite scores and values of staying unassigned."""
-        ...
-
-    def choose(self, prices: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Return everyone's best model at these prices, m for unassigned."""
         ...
 
     def reduce(self, low: NDArray[np.float64], high: NDArray[np.float64]) -> Reduction:
@@ -133,19 +125,6 @@ class DenseRows:
             high = max(high, float(self._outside.max(where=finite, initial=-np.inf)))
         return max(high - low, 0.0)
 
-    def choose(self, prices: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Return everyone's best model at these prices, m for unassigned: less than half of a reduction."""
-        choice = np.empty(self.n, np.int64)
-
-        def scan(parts: list[slice]) -> None:
-            for rows, net, top in self._priced(prices, parts, choice):
-                if self._outside is not None:
-                    best = net.ravel()[np.arange(len(net)) * self.m + top]
-                    top[self._outside[rows] > best] = self.m
-
-        self._in_lanes(scan)
-        return choice
-
     def _priced(
         self, prices: NDArray[np.float64], parts: list[slice], choice: NDArray[np.int64]
     ) -> Iterator[tuple[slice, NDArray[np.float64], NDArray[np.int64]]]:
@@ -153,21 +132,11 @@ class DenseRows:
         for rows, net in priced_blocks(self._score, np.where(self._closed, np.inf, prices), parts):
             yield rows, net, net.argmax(axis=1, out=choice[rows])
 
-    def _in_lanes(self, scan: Callable[[list[slice]], T]) -> list[T]:
-        """Run a scan over the chunks of a pass, shared out to the threads in order."""
-        parts = list(chunks(self.n, self.m))
-        threads = self._threads if len(parts) >= 4 * self._threads else 1
-        if threads == 1:
-            return [scan(parts)]
-        cut = np.linspace(0, len(parts), threads + 1).astype(int)
-        with ThreadPoolExecutor(threads) as pool:
-            return list(pool.map(scan, [parts[a:b] for a, b in pairwise(cut)]))
-
     def reduce(self, low: NDArray[np.float64], high: NDArray[np.float64]) -> Reduction:
         """Find the contested arcs for a box, in one pass of O(n m)."""
         n, m = self.n, self.m
         choice = np.empty(n, np.int64)
-        found = self._in_lanes(lambda parts: self._scan(low, high, parts, choice))
+        found = in_lanes(lambda parts: self._scan(low, high, parts, choice), n, m, self._threads)
         codes = np.concatenate([codes for lane in found for codes in lane])
         row = codes // (m + 1)
         model = codes - row * (m + 1)

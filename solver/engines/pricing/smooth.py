@@ -287,7 +287,9 @@ def price_error(
 ) -> NDArray[np.float64]:
     """Return (m,) standard deviations of sampled prices, the sandwich H⁻¹ Σ H⁻¹ over the free prices.
 
-    ``correction`` is k² (1/k − 1/n) for k agents of n, ``held`` says which prices do not move. A price held at its floor by spare capacity does not move with the others; it may leave the floor only
+    ``correction`` is k² (1/k − 1/n) for k agents of n, ``held`` says which prices do not move.
+
+    A price held at its floor by spare capacity does not move with the others; it may leave the floor only
     as far as the noise of its own load exceeds the spare capacity.
     """
     m = len(excess)
