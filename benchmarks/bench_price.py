@@ -178,6 +178,57 @@ def bench_families(n: int) -> None:
     assert ratios[slowest] <= 1.2
 
 
+def many_kinds(
+    kind: str, fill: float, n: int, m: int, seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return scores and slots of one of the kinds that the engine promises to certify."""
+    rng = np.random.default_rng(seed)
+    scores, slots = generate_scores(n, m, seed=seed, fill=fill)
+    if kind == "uniform":
+        scores = rng.random((n, m))
+    elif kind == "integer":
+        scores = rng.integers(0, 101, (n, m)).astype(np.float64)
+    elif kind == "300 rows":
+        scores = rng.random((300, m))[rng.integers(300, size=n)]
+    elif kind == "dominant":
+        scores = rng.random((n, m))
+        scores[:, 0] += 2
+    elif kind == "heavy tail":
+        share = rng.pareto(0.8, m) + 1e-3
+        share[rng.random(m) < 0.2] = 0
+        share[0] += 1e-3
+        slots = np.floor(share / share.sum() * n / fill).astype(np.int64)
+    elif kind.startswith("mask"):
+        scores = np.where(rng.random((n, m)) < float(kind.split()[1]), scores, -np.inf)
+    return scores, slots
+
+
+@pytest.mark.skipif(SMOKE, reason="minutes")
+def bench_twenty_seeds_of_everything() -> None:
+    """Every kind of scores with every fill and 20 seeds at 60,000 x 40: certified, without exception."""
+    engine, n, m = load_engine("price"), 60_000, 40
+    kinds = ["smooth", "uniform", "integer", "300 rows", "dominant", "heavy tail"]
+    cases = [(kind, fill) for kind in kinds for fill in (0.35, 0.95, 1.0, 1.3)]
+    cases += [(f"mask {share}", fill) for share in (0.01, 0.05, 0.5) for fill in (0.35, 0.95, 1.3)]
+    for kind, fill in cases:
+        times, gaps = [], []
+        for seed in range(20):
+            instance = build_instance(*many_kinds(kind, fill, n, m, seed))
+            started = time.process_time()
+            claim = engine.solve(instance, deadline=NO_LIMIT)
+            times.append((time.process_time() - started) * 1e3)
+            assert claim is not None
+            certificate = certify(instance, claim)
+            assert certificate.optimal, (kind, fill, seed)
+            gaps.append(certificate.gap)
+        print(
+            f"\n{kind:10s} fill {fill:4.2f}: median {np.median(times):5.0f} ms, worst {max(times):5.0f} ms, "
+            f"largest gap {max(gaps):.1e}",
+            end="",
+        )
+    print()
+
+
 @pytest.mark.skipif(SMOKE, reason="gigabytes")
 def bench_memory_and_growth() -> None:
     """Peak memory beyond the input, and time against n, each size in a process of its own."""

@@ -20,6 +20,7 @@ from solver.engines.pricing.optimum import Outcome, find_optimum, solve_everythi
 from solver.engines.pricing.repair import drop_overload
 from solver.engines.pricing.rows import DenseRows
 from solver.engines.pricing.supply import Supply
+from solver.engines.pricing.tails import barely_short, price_tails
 from solver.engines.pricing.twins import find_twins, share_out
 from solver.problem.instance import UNASSIGNED, chunks
 
@@ -90,7 +91,15 @@ class PriceEngine:
                 estimate = recall_prices(rows, pooled, scale, hint.prices[:, 0], chosen, generator)
             if estimate is None:
                 most = _HASTE * max(left, 0.0) / (_SECONDS_PER_PAIR * m) if is_hasty else np.inf
-                estimate = estimate_prices(rows, pooled, scale, generator, most=most)
+                short = 0 if outside is None or forbids or is_hasty else barely_short(n, pooled)
+                if short:
+                    enough = pooled.scaled(n / pooled.total.sum()).anchored()
+                    everyone = DenseRows(instance.score, None, pooled.closed, threads)
+                    estimate = estimate_prices(everyone, enough, scale, generator)
+                else:
+                    estimate = estimate_prices(rows, pooled, scale, generator, most=most)
+                if not is_hasty:
+                    estimate = price_tails(rows, pooled, estimate, short=short)
             if is_hasty:
                 outcome = Outcome(choice=None, prices=estimate.prices, exact=False)
             else:

@@ -32,7 +32,7 @@ _HEAT = 2.0  # and in temperatures: how far a tie can hold the smoothed prices o
 _COARSE = 1e-5  # of the range of scores: what the first sample's flow rounds costs to
 _REMEMBERED = 2_000  # agents that judge remembered prices
 _UNCHANGED = 1e-9  # of the range of scores: what an agent may forgo by rounding
-_JUDGED_AT = 1 / 400  # of the range of scores: temperature of the look at remembered prices
+_JUDGED_AT = 1 / 400  # of an agent's range of scores: temperature of the look at remembered prices
 _DRIFT = 5.0  # standard deviations beyond which remembered prices are forgotten
 
 
@@ -43,7 +43,9 @@ class Scale:
     Parameters
     ----------
     span : float
-        Range of the finite scores and values of staying unassigned, > 0.
+        Range of the finite scores and values of staying unassigned, > 0: prices range as far.
+    spread : float
+        Typical range of one agent's finite scores, > 0: what decides between models.
     grid : float or None
         Unit they are whole multiples of, if there is one with few levels.
     allowed : float
@@ -51,6 +53,7 @@ class Scale:
     """
 
     span: float
+    spread: float
     grid: float | None
     allowed: float
 
@@ -64,7 +67,7 @@ class Scale:
     @property
     def coolest(self) -> float:
         """Temperature below which nothing is gained: ties are resolved, or float64 is exhausted."""
-        return COLDEST * self.grid if self.grid is not None else 1e-7 * self.span
+        return COLDEST * self.grid if self.grid is not None else 1e-7 * self.spread
 
 
 def probe_scale(rows: Rows, generator: np.random.Generator) -> Scale:
@@ -75,10 +78,13 @@ def probe_scale(rows: Rows, generator: np.random.Generator) -> Scale:
     if outside is not None:
         finite = np.concatenate((finite, outside[np.isfinite(outside)]))
     if not len(finite):
-        return Scale(span=1.0, grid=None, allowed=0.0)
+        return Scale(span=1.0, spread=1.0, grid=None, allowed=0.0)
     span = max(float(np.ptp(finite)), 1e-9 * float(np.abs(finite).max()), 1e-100)
+    widest = np.where(seen, score, -np.inf).max(axis=1) - np.where(seen, score, np.inf).min(axis=1)
+    widest = widest[widest > 0]
+    spread = min(span, float(np.median(widest))) if len(widest) else span
     units = (unit for unit in _UNITS if span / unit < _LEVELS and is_on_grid(finite, unit))
-    return Scale(span=span, grid=next(units, None), allowed=float(seen.mean()))
+    return Scale(span=span, spread=spread, grid=next(units, None), allowed=float(seen.mean()))
 
 
 def estimate_prices(
@@ -104,7 +110,7 @@ def estimate_prices(
     prices = solve_boxed_flow(contested, share.rounded(first), resolution=_COARSE * scale.span).centre
     demand = DenseDemand(*sample.dense())
     estimate = sample_prices(
-        demand, share, prices, scale.span / 30, coolest=scale.coolest, span=scale.span, population=n
+        demand, share, prices, scale.spread / 30, coolest=scale.coolest, span=scale.span, population=n
     )
     for size in (size for size in larger if size <= most):
         estimate = _refine(
@@ -185,7 +191,7 @@ def recall_prices(
     demand = DenseDemand(score, outside)
     share = supply.scaled(k / n)
     start = np.maximum(remembered, supply.cheapest)
-    temperature = max(_JUDGED_AT * scale.span, scale.coolest)
+    temperature = max(_JUDGED_AT * scale.spread, scale.coolest)
     response = demand.respond(start, temperature)
     _, offered, slope = share.smooth(start, temperature)
     curvature = response.curvature + np.diag(slope)

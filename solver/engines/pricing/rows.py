@@ -66,6 +66,12 @@ class Rows(Protocol):
         """Return the range of all finite scores and values of staying unassigned."""
         ...
 
+    def standing(
+        self, prices: NDArray[np.float64], apart: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Return what agents have: their best elsewhere at these prices, unassigned, and their scores apart."""
+        ...
+
     def reduce(self, low: NDArray[np.float64], high: NDArray[np.float64]) -> Reduction:
         """Find the contested arcs for a box."""
         ...
@@ -124,6 +130,39 @@ class DenseRows:
             low = min(low, float(self._outside.min(where=finite, initial=np.inf)))
             high = max(high, float(self._outside.max(where=finite, initial=-np.inf)))
         return max(high - low, 0.0)
+
+    def standing(
+        self, prices: NDArray[np.float64], apart: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Return what agents have, in one pass of O(n m) and as much memory as a few models' scores take.
+
+        Parameters
+        ----------
+        prices : (m,) float64
+            Prices of the models.
+        apart : (t,) int64
+            Models that are left out.
+
+        Returns
+        -------
+        best : (n,) float64
+            Score less price at the best of the other models.
+        outside : (n,) float64
+            Value of staying unassigned, ``-inf`` where that is no option.
+        worth : (n, t) float64
+            Scores of the models left out.
+        """
+        best, choice = np.empty(self.n), np.empty(self.n, np.int64)
+        others = prices.copy()
+        others[apart] = np.inf
+
+        def scan(parts: list[slice]) -> None:
+            for rows, net, top in self._priced(others, parts, choice):
+                best[rows] = net.ravel()[np.arange(len(net)) * self.m + top]
+
+        in_lanes(scan, self.n, self.m, self._threads)
+        outside = np.full(self.n, -np.inf) if self._outside is None else self._outside
+        return best, outside, self._score[:, apart].astype(np.float64)
 
     def _priced(
         self, prices: NDArray[np.float64], parts: list[slice], choice: NDArray[np.int64]
