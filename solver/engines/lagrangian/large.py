@@ -43,6 +43,7 @@ _WIDE, _NARROW = 0.4, 0.1  # of what it pays: margin beyond which an agent is de
 _MISSED = 1e-6  # of the bound: more than this above what near models promised, and they are looked for again
 _LEAST_PASSES = 3  # over all pairs that must still fit in the time left
 _PRICING_SHARE = 0.4  # of the time left
+_FIRST_SLACK = 0.1  # typical demands kept free once rounding without slack led nowhere; three times as many next
 _CORE, _LARGEST_CORE = 4000, 20_000  # agents released together, at first and at most
 
 
@@ -100,7 +101,7 @@ class Large:
             self._consider()
             self._core_s = max(self._core_s, self.deadline.clock.now() - start_s)
             if self.best is None:
-                self._slack = 3 * self._slack + 1.0
+                self._slack = max(_FIRST_SLACK, 3 * self._slack)
             elif not self.best_value > before:
                 size = min(2 * size, _LARGEST_CORE, self.instance.n)
 
