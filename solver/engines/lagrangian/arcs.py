@@ -22,7 +22,7 @@ __all__ = ["NearArcs", "Survey", "coupling_entries", "survey", "typical_prices"]
 
 _LEAST_PAYMENT = 0.01  # of the mean: what an agent that pays nothing is taken to pay
 _GOLDEN = 0.6180339887498949
-_SPREAD_SHARE = 0.01  # of the mean margin: likewise where nobody pays anything
+_MARGIN_SHARE = 0.25  # of the mean margin: what a row of average use may take where nobody pays anything
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -156,8 +156,8 @@ def coupling_entries(
 def typical_prices(instance: Instance, seen: Survey) -> NDArray[np.float64]:
     """Return a price > 0 for every coupling row that says how far one step may move it.
 
-    Of capacities the mean over the models, of limit rows their own; where that is nothing, the price at which
-    a row of average use would take up the agents' mean margin.
+    Of capacities what a unit costs on average, of limit rows their own; where that is next to nothing, the price at
+    which a row of average use would take up a part of the agents' mean margin.
     """
     n = instance.n
     everyone = np.arange(n)
@@ -166,11 +166,12 @@ def typical_prices(instance: Instance, seen: Survey) -> NDArray[np.float64]:
     margin = seen.margin
     stake = float(margin[np.isfinite(margin)].sum())
     use = np.bincount(row.ravel(), weights=np.abs(amount).ravel(), minlength=count + 1)[:count]
-    typical = np.concatenate([np.tile(seen.prices.mean(axis=0), instance.m), seen.limit_prices])
-    mean_use = np.concatenate(
-        [np.tile(use[:cells].reshape(-1, instance.r).mean(axis=0), instance.m), use[cells:]]
-    )
-    floor = 0.1 * (stake / max(1, instance.m)) / np.maximum(mean_use, 1e-300)
+    local = use[:cells].reshape(-1, instance.r)
+    total = local.sum(axis=0)
+    paid = (seen.prices * local).sum(axis=0) / np.maximum(total, np.finfo(np.float64).tiny)
+    typical = np.concatenate([np.tile(paid, instance.m), seen.limit_prices])
+    mean_use = np.concatenate([np.tile(total / instance.m, instance.m), use[cells:]])
+    floor = _MARGIN_SHARE * (stake / max(1, instance.m)) / np.maximum(mean_use, 1e-300)
     floor[mean_use <= 0] = 0.0
     scale: NDArray[np.float64] = np.maximum(np.maximum(typical, floor), np.finfo(np.float64).tiny)
     return scale
@@ -185,11 +186,14 @@ class NearArcs:
         The problem.
     seen : Survey
         Under prices that are about right.
+    scale : (K,) float64
+        See :func:`typical_prices`.
     reach : float
-        Agents whose margin exceeds this part of what they pay are decided.
+        Agents whose margin exceeds this part of what they pay are decided: they are right as long as no price
+        moves by more than half of it, in parts of itself or of its scale.
     """
 
-    def __init__(self, instance: Instance, seen: Survey, *, reach: float) -> None:
+    def __init__(self, instance: Instance, seen: Survey, *, scale: NDArray[np.float64], reach: float) -> None:
         n = instance.n
         self.leaving = instance.m
         self.price = np.concatenate([seen.prices.ravel(), seen.limit_prices])
@@ -198,13 +202,10 @@ class NearArcs:
             self.right = np.concatenate([self.right, instance.limits.bound])
         everyone = np.arange(n)
         row, amount = coupling_entries(instance, everyone, seen.model[:2])
-        paid = (np.append(self.price, 0.0)[row] * amount).sum(axis=0).mean(axis=0)
+        least = np.append(np.maximum(self.price, scale), 0.0)
+        paid = (least[row] * np.abs(amount)).sum(axis=0).mean(axis=0)
+        paid = np.maximum(paid, _LEAST_PAYMENT * float(paid.mean()) + np.finfo(np.float64).tiny)
         margin = seen.margin
-        sure = np.isfinite(margin)
-        least = _LEAST_PAYMENT * float(paid.mean()) + _SPREAD_SHARE * float(
-            margin[sure].mean() if sure.any() else 1
-        )
-        paid = np.maximum(np.abs(paid), least + np.finfo(np.float64).tiny)
         near = margin < reach * paid
         far = ~near & ~seen.stranded
         self.agents = np.flatnonzero(near)

@@ -130,14 +130,15 @@ def solve_core(
     )
     if not form.n or (not leave and len(form.stranded)):
         return None
-    arcs = NearArcs(core, seen, reach=np.inf)
+    scale = typical_prices(core, seen)
+    arcs = NearArcs(core, seen, scale=scale, reach=np.inf)
     arcs.shake(_JITTER, rng)
     arcs.tighten(slack)
     settled = settle(
         arcs,
         temperature=_HOT,
         coldest=_COLD,
-        scale=typical_prices(core, seen),
+        scale=scale,
         leash=_LEASH,
         deadline=deadline,
         stop_s=deadline.clock.now() + _SETTLING_SHARE * max(0.0, deadline.remaining_s()),

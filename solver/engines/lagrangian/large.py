@@ -34,16 +34,21 @@ _LEAST = 8000  # agents: fewer are relaxed as a whole
 _SECONDS_PER_PAIR = 4e-7  # to relax a form as a whole, per resource or limit layer
 _SAMPLE, _SAMPLE_ITERATIONS = 2000, 25  # agents whose relaxation gives the first prices
 _SAMPLE_TOLERANCE, _SAMPLE_JITTER = 1e-3, 1e-3
+_SAMPLE_SHARE = 0.15  # of the time left
+_EASES = 0.0, 0.2, 1.0  # more than its share, where a sample alone is infeasible
+_MEASURED = 8  # models whose demands tell the share of a sample
 _LARGE_SAMPLE = 20_000  # agents whose loads are settled before everybody's
 _NEAREST = 8  # models per agent that prices may still choose between
 _ROUNDS = 4  # of finding near models and settling their prices
-_TEMPERATURE, _LUKEWARM, _COLDEST = 0.03, 5e-3, 2e-4  # relative price change that changes an agent's mind
+_TEMPERATURE, _LUKEWARM, _COLDEST = 0.03, 1e-3, 2e-4  # relative price change that changes an agent's mind
 _REHEATED = 0.1  # of the first temperature, where near models have to be looked for again
 _WIDE, _NARROW = 0.4, 0.1  # of what it pays: margin beyond which an agent is decided
 _MISSED = 1e-6  # of the bound: more than this above what near models promised, and they are looked for again
 _LEAST_PASSES = 3  # over all pairs that must still fit in the time left
 _PRICING_SHARE = 0.4  # of the time left
-_FIRST_SLACK = 0.1  # typical demands kept free once rounding without slack led nowhere; three times as many next
+_FIRST_SLACK = (
+    0.1  # typical demands kept free once rounding without slack led nowhere; three times as many next
+)
 _CORE, _LARGEST_CORE = 4000, 20_000  # agents released together, at first and at most
 
 
@@ -152,12 +157,13 @@ class Large:
         stop_s: float,
     ) -> tuple[NearArcs, Settled]:
         """Settle the prices of all or a part of the agents, from those of a survey."""
-        arcs = NearArcs(instance, seen, reach=reach)
+        scale = typical_prices(instance, seen)
+        arcs = NearArcs(instance, seen, scale=scale, reach=reach)
         settled = settle(
             arcs,
             temperature=temperature,
             coldest=coldest,
-            scale=typical_prices(instance, seen),
+            scale=scale,
             leash=0.5 * reach,  # agents beyond reach stay decided if no price moves farther
             deadline=self.deadline,
             stop_s=stop_s,
@@ -171,29 +177,54 @@ class Large:
         return price[:cells].reshape(self.instance.capacity.shape), price[cells:]
 
     def _sample_prices(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the prices of a small sample with its share of all capacities."""
-        form = build_form(self._drawn(_SAMPLE), leave=self.leave)
-        if not form.n:
-            return self.prices, self.limit_prices
-        relaxation = relax(
-            form,
-            deadline=self.deadline,
-            share=0.5 * _PRICING_SHARE,
-            tolerance=_SAMPLE_TOLERANCE,
-            jitter=_SAMPLE_JITTER,
-            rng=self.rng,
-            single=True,
-            most_iterations=_SAMPLE_ITERATIONS,
-        )
-        return np.ascontiguousarray(relaxation.price[:, : form.models].T), relaxation.row_price
+        """Return the prices of a small sample, with more than its share of all capacities if it needs more."""
+        prices = self.prices, self.limit_prices
+        for ease in _EASES:
+            form = build_form(self._drawn(_SAMPLE, ease), leave=self.leave)
+            if not form.n:
+                break
+            relaxation = relax(
+                form,
+                deadline=self.deadline,
+                share=_SAMPLE_SHARE,
+                tolerance=_SAMPLE_TOLERANCE,
+                jitter=_SAMPLE_JITTER,
+                rng=self.rng,
+                single=True,
+                most_iterations=_SAMPLE_ITERATIONS,
+            )
+            # Nobody in the sample can use a model that is closed or too small: its price means nothing.
+            local = np.where(form.demand.any(axis=2), relaxation.price, 0.0)
+            prices = np.ascontiguousarray(local[:, : form.models].T), relaxation.row_price
+            if not relaxation.infeasible:
+                break
+        return prices
 
-    def _drawn(self, size: int) -> Instance:
-        """Return some agents, drawn by lot, with their share of all capacities."""
+    def _drawn(self, size: int, ease: float = 0.0) -> Instance:
+        """Return some agents, drawn by lot, with their share of all capacities, eased by a part of it.
+
+        Their share is measured by what they ask for, which varies much less than by their number.
+        """
         instance = self.instance
         agents = np.sort(self.rng.permutation(instance.n)[:size])
-        share = len(agents) / instance.n
-        bound = np.zeros(0) if instance.limits is None else instance.limits.bound * share
-        return restrict(instance, agents, instance.capacity * share, bound)
+        columns = slice(None, None, max(1, instance.m // _MEASURED))
+        share = np.full(instance.r, len(agents) / instance.n)
+        if instance.demand is not None:
+            part = instance.demand[agents, columns].sum(axis=(0, 1))
+            whole = instance.demand[:, columns].sum(axis=(0, 1))
+            share = np.where(whole > 0, part / np.where(whole > 0, whole, 1.0), share)
+        capacity = instance.capacity * share * (1 + ease)
+        if instance.limits is None:
+            return restrict(instance, agents, capacity, np.zeros(0))
+        bound = np.empty(instance.limits.count)
+        bound[:] = instance.limits.bound * (len(agents) / instance.n)
+        for layer in instance.limits.layers:
+            part = float(np.abs(layer.coefficient[agents, columns]).sum())
+            whole = float(np.abs(layer.coefficient[:, columns]).sum())
+            rows = np.unique(layer.row[agents, columns])
+            rows = rows[rows >= 0]
+            bound[rows] = instance.limits.bound[rows] * (part / whole if whole > 0 else 0.0)
+        return restrict(instance, agents, capacity, bound + ease * np.abs(bound))
 
     def _look(
         self, prices: NDArray[np.float64], limit_prices: NDArray[np.float64], *, nearest: int = 2

@@ -151,7 +151,9 @@ class Search:
             tiny = overloaded & (beam.use - beam.room < _TINY * self.typical)
             # While nothing feasible is known a tiny overload costs more at every local optimum it survives.
             toll = self.spread * (_HUNT_RISE ** min(idle, _MOST_RISES) if self.best is None else 1.0)
-            beam.penalty[tiny] = np.maximum(beam.penalty, toll / np.maximum(beam.use - beam.room, 1e-30))[tiny]
+            beam.penalty[tiny] = np.maximum(beam.penalty, toll / np.maximum(beam.use - beam.room, 1e-30))[
+                tiny
+            ]
             if rows is not None:
                 rows.refresh()
                 rows.swing(rise=rise, fall=fall, noise=_JITTER * self.rng.standard_normal(form.rows))
