@@ -31,8 +31,7 @@ _NEAREST = 8  # models per agent
 _JITTER = 5e-4  # of what agents pay: breaks ties, so that cold prices decide nearly everybody
 _HOT, _COLD = 1e-3, 2e-5  # temperatures
 _LEASH = 2.0  # prices of a core may be far from those of the whole
-_SETTLING_SHARE, _HUNT_SHARE = 0.3, 0.25  # of the time left
-_PATIENCE = 6  # local optima without improvement before the core is given up
+_SETTLING_SHARE, _HUNT_SHARE = 0.3, 0.6  # of the time left
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -93,6 +92,7 @@ def solve_core(
     *,
     leave: bool,
     slack: float,
+    patience: int,
     deadline: Deadline,
     stop_s: float,
     rng: np.random.Generator,
@@ -111,6 +111,8 @@ def solve_core(
         Whether agents may stay unassigned.
     slack : float
         Typical demands kept free of every capacity while rounding; the search may use them.
+    patience : int
+        Local optima without improvement before the search ends.
     deadline : Deadline
         When to stop looking for a first feasible choice.
     stop_s : float
@@ -169,7 +171,7 @@ def solve_core(
         deadline=deadline,
         stop_s=stop_s,
         hunt_stop_s=now + _HUNT_SHARE * max(0.0, deadline.remaining_s()),
-        patience=_PATIENCE,
+        patience=patience,
     )
     choice = None if search.best is None else form.choice(search.best)
     return CoreAnswer(choice=choice, price=settled.price)

@@ -32,6 +32,7 @@ __all__ = ["Large"]
 
 _LEAST = 8000  # agents: fewer are relaxed as a whole
 _SECONDS_PER_PAIR = 4e-7  # to relax a form as a whole, per resource or limit layer
+_MOST_WORK = 1_000_000  # pairs × layers: beyond, cores bring more than the whole in any time
 _SAMPLE, _SAMPLE_ITERATIONS = 2000, 25  # agents whose relaxation gives the first prices
 _SAMPLE_TOLERANCE, _SAMPLE_JITTER = 1e-3, 1e-3
 _SAMPLE_SHARE = 0.15  # of the time left
@@ -49,6 +50,7 @@ _PRICING_SHARE = 0.4  # of the time left
 _FIRST_SLACK = (
     0.1  # typical demands kept free once rounding without slack led nowhere; three times as many next
 )
+_PATIENCE = 6  # local optima without improvement before a core is given up, at first
 _CORE, _LARGEST_CORE = 4000, 20_000  # agents released together, at first and at most
 
 
@@ -84,12 +86,12 @@ class Large:
 
     @staticmethod
     def is_for(instance: Instance, *, budget_s: float) -> bool:
-        """Return whether relaxing the instance as a whole would take too much of the time left."""
+        """Return whether the instance is better not relaxed as a whole, or not in the time left."""
         layers = 0 if instance.limits is None else len(instance.limits.layers)
         if instance.n < _LEAST or (instance.limits is not None and instance.limits.together):
             return False
-        whole_s = _SECONDS_PER_PAIR * instance.n * instance.m * (instance.r + layers)
-        return whole_s > 0.3 * budget_s
+        work = instance.n * instance.m * (instance.r + layers)
+        return work > _MOST_WORK or _SECONDS_PER_PAIR * work > 0.3 * budget_s
 
     def run(self, gap_tolerance: float) -> None:
         """Find prices, round, and solve cores until the gap is closed or time is up."""
@@ -97,18 +99,18 @@ class Large:
         if self.infeasible or self._seen is None:
             return
         self._consider()
-        size = _CORE
+        size, patience = _CORE, _PATIENCE
         while self.deadline.remaining_s() > 2 * self._pass_s + self._core_s:
             if self.best is not None and self._gap() <= gap_tolerance:
                 break
             start_s, before = self.deadline.clock.now(), self.best_value
-            self._solve_core(size)
+            self._solve_core(size, patience)
             self._consider()
             self._core_s = max(self._core_s, self.deadline.clock.now() - start_s)
             if self.best is None:
                 self._slack = max(_FIRST_SLACK, 3 * self._slack)
             elif not self.best_value > before:
-                size = min(2 * size, _LARGEST_CORE, self.instance.n)
+                size, patience = min(2 * size, _LARGEST_CORE, self.instance.n), 2 * patience
 
     def _gap(self) -> float:
         return (self.bound - self.best_value) / max(abs(self.bound), abs(self.best_value), 1e-300)
@@ -238,7 +240,7 @@ class Large:
             self._seen = seen
         return seen
 
-    def _solve_core(self, size: int) -> None:
+    def _solve_core(self, size: int, patience: int) -> None:
         """Release the agents that are misplaced or undecided, and solve them with what the others leave."""
         instance = self.instance
         agents, others = self._core(size)
@@ -251,6 +253,7 @@ class Large:
             np.concatenate([self.prices.ravel(), self.limit_prices]),
             leave=self.leave,
             slack=self._slack,
+            patience=patience,
             deadline=self.deadline,
             stop_s=self.deadline.ends_s - 2.5 * self._pass_s,
             rng=self.rng,
