@@ -156,24 +156,28 @@ def coupling_entries(
 def typical_prices(instance: Instance, seen: Survey) -> NDArray[np.float64]:
     """Return a price > 0 for every coupling row that says how far one step may move it.
 
-    Of capacities what a unit costs on average, of limit rows their own; where that is next to nothing, the price at
-    which a row of average use would take up a part of the agents' mean margin.
+    Of capacities what a unit costs on average, of limit rows their own price; at least the price at which a
+    typical contribution would take up a part of the agents' mean margin.
     """
-    n = instance.n
-    everyone = np.arange(n)
-    row, amount = coupling_entries(instance, everyone, seen.model[0])
+    everyone = np.arange(instance.n)
     cells, count = instance.capacity.size, instance.capacity.size + len(seen.limit_prices)
-    margin = seen.margin
-    stake = float(margin[np.isfinite(margin)].sum())
-    use = np.bincount(row.ravel(), weights=np.abs(amount).ravel(), minlength=count + 1)[:count]
+    row, amount = coupling_entries(instance, everyone, seen.model[:2])
+    row, amount = row.ravel(), np.abs(amount).ravel()
+    use = np.bincount(row, weights=amount, minlength=count + 1)[:count]
+    touched = np.bincount(row, minlength=count + 1)[:count].astype(np.float64)
     local = use[:cells].reshape(-1, instance.r)
-    total = local.sum(axis=0)
-    paid = (seen.prices * local).sum(axis=0) / np.maximum(total, np.finfo(np.float64).tiny)
-    typical = np.concatenate([np.tile(paid, instance.m), seen.limit_prices])
-    mean_use = np.concatenate([np.tile(total / instance.m, instance.m), use[cells:]])
-    floor = _MARGIN_SHARE * (stake / max(1, instance.m)) / np.maximum(mean_use, 1e-300)
-    floor[mean_use <= 0] = 0.0
-    scale: NDArray[np.float64] = np.maximum(np.maximum(typical, floor), np.finfo(np.float64).tiny)
+    total = np.maximum(local.sum(axis=0), np.finfo(np.float64).tiny)
+    own = np.concatenate([np.tile((seen.prices * local).sum(axis=0) / total, instance.m), seen.limit_prices])
+    # Rows of a kind are alike: one that nobody near touches is taken for a mean one.
+    kind = np.concatenate([np.tile(np.arange(instance.r), instance.m), np.full(count - cells, instance.r)])
+    of_kind = np.bincount(kind, weights=use) / np.maximum(np.bincount(kind, weights=touched), 1.0)
+    typical = np.where(touched > 0, use / np.maximum(touched, 1.0), of_kind[kind])
+    typical[:cells] = of_kind[kind[:cells]]
+    margin = seen.margin
+    sure = np.isfinite(margin)
+    stake = _MARGIN_SHARE * float(margin[sure].mean() if sure.any() else 1.0)
+    least = np.where(typical > 0, stake / np.where(typical > 0, typical, 1.0), 1.0)
+    scale: NDArray[np.float64] = np.maximum(np.maximum(own, least), np.finfo(np.float64).tiny)
     return scale
 
 

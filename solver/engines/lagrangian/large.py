@@ -46,7 +46,7 @@ _REHEATED = 0.1  # of the first temperature, where near models have to be looked
 _WIDE, _NARROW = 0.4, 0.1  # of what it pays: margin beyond which an agent is decided
 _MISSED = 1e-6  # of the bound: more than this above what near models promised, and they are looked for again
 _LEAST_PASSES = 3  # over all pairs that must still fit in the time left
-_PRICING_SHARE = 0.4  # of the time left
+_PRICING_SHARE = 0.5  # of the time left; half of it for samples
 _FIRST_SLACK = (
     0.1  # typical demands kept free once rounding without slack led nowhere; three times as many next
 )
@@ -118,19 +118,20 @@ class Large:
     def _find_prices(self) -> None:
         """Settle the loads of ever more agents; leave everybody at a model, by lot where in doubt."""
         instance = self.instance
-        stop_s = self.deadline.clock.now() + _PRICING_SHARE * max(0.0, self.deadline.remaining_s())
+        now, left = self.deadline.clock.now(), max(0.0, self.deadline.remaining_s())
+        part_stop_s, stop_s = now + 0.5 * _PRICING_SHARE * left, now + _PRICING_SHARE * left
         prices, temperature = self._sample_prices(), _TEMPERATURE
         self.prices, self.limit_prices = prices
-        part = self._drawn(min(_LARGE_SAMPLE, instance.n // 2))
+        part, reach = self._drawn(min(_LARGE_SAMPLE, instance.n // 2)), _WIDE
         for _ in range(_ROUNDS):
             start_s = self.deadline.clock.now()
             seen = survey(part, *prices, nearest=_NEAREST, leave=self.leave)
             self._pass_s = (self.deadline.clock.now() - start_s) * instance.n / part.n
             if self.deadline.remaining_s() < _LEAST_PASSES * self._pass_s:
                 return
-            _, settled = self._settle(part, seen, temperature, _LUKEWARM, _WIDE, stop_s)
-            prices, temperature = self._split(settled.price), settled.temperature
-            if not settled.held or self.deadline.clock.now() > stop_s:
+            _, settled = self._settle(part, seen, temperature, _LUKEWARM, reach, part_stop_s)
+            prices, temperature, reach = self._split(settled.price), settled.temperature, 2 * reach
+            if not settled.held or self.deadline.clock.now() > part_stop_s:
                 break
         seen = self._look(*prices, nearest=_NEAREST)
         self.infeasible = bool(seen.stranded.any()) and not instance.serve_first
