@@ -42,8 +42,9 @@ _LARGE_SAMPLE = 20_000  # agents whose loads are settled before everybody's
 _NEAREST = 8  # models per agent that prices may still choose between
 _ROUNDS = 4  # of finding near models and settling their prices
 _TEMPERATURE, _LUKEWARM, _COLDEST = 0.03, 1e-3, 2e-4  # relative price change that changes an agent's mind
+_TEPID = 5e-3  # the warmest that everybody is looked at with
 _REHEATED = 0.1  # of the first temperature, where near models have to be looked for again
-_WIDE, _NARROW = 0.4, 0.1  # of what it pays: margin beyond which an agent is decided
+_WIDE, _NARROW = 1.0, 0.1  # of what it pays: margin beyond which an agent is decided
 _MISSED = 1e-6  # of the bound: more than this above what near models promised, and they are looked for again
 _LEAST_PASSES = 3  # over all pairs that must still fit in the time left
 _PRICING_SHARE = 0.5  # of the time left; half of it for samples
@@ -135,7 +136,7 @@ class Large:
                 break
         seen = self._look(*prices, nearest=_NEAREST)
         self.infeasible = bool(seen.stranded.any()) and not instance.serve_first
-        reach = _NARROW
+        reach, temperature = _NARROW, min(temperature, _TEPID)
         for _ in range(0 if self.infeasible else _ROUNDS):
             arcs, settled = self._settle(instance, seen, temperature, _COLDEST, reach, stop_s)
             self.choice = arcs.drawn(settled.weight, self.rng.random())
