@@ -257,12 +257,12 @@ def large(kind: str, n: int, m: int) -> Instance:
 
 
 @pytest.mark.parametrize("kind", ["tokens", "d"])
-def test_large_instances_go_through_blocks_and_cores(kind: str) -> None:
+def test_large_instances_go_through_prices_and_cores(kind: str) -> None:
     from solver.engines.lagrangian.large import Large
 
     instance = large(kind, 20_000, 12)
     assert Large.is_for(large(kind, 100_000, 2), budget_s=0.1)
-    solver = Large(instance, leave=False, deadline=Deadline.after(6_000), rng=np.random.default_rng(0))
+    solver = Large(instance, deadline=Deadline.after(6_000), rng=np.random.default_rng(0))
     solver.run(1e-4)
     assert solver.best is not None
     certificate = certify(instance, Claim(choice=solver.best, prices=solver.prices))

@@ -82,7 +82,7 @@ class _Solve:
         instance = self.instance
         penalty = instance.penalty
         if Large.is_for(instance, budget_s=self.deadline.remaining_s()):
-            return self._large(leave=penalty is not None and bool(np.isfinite(penalty).any()))
+            return self._large()
         if penalty is not None and np.isfinite(penalty).any():
             return self._with_leaving()
         form = build_form(instance, leave=False)
@@ -104,12 +104,12 @@ class _Solve:
         campaign.run()
         return self._nothing() if campaign.infeasible else self._result(campaign)
 
-    def _large(self, *, leave: bool) -> Claim | None:
-        """Solve by blocks and cores; in serve-first mode leave agents out only where that fails."""
-        large = Large(self.instance, leave=leave, deadline=self.deadline, rng=self.rng)
+    def _large(self) -> Claim | None:
+        """Solve by prices and cores."""
+        large = Large(self.instance, deadline=self.deadline, rng=self.rng)
         large.run(_LARGE_GAP)
-        if large.best is None and self.instance.serve_first and not leave:
-            return self._large(leave=True)
+        if large.infeasible:
+            return self._nothing()
         choice = large.best
         if choice is None:
             choice = self.hint.choice if self.hint is not None else None

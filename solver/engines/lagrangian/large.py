@@ -1,48 +1,58 @@
-"""A hundred thousand agents: blocks first, then a core that is solved again and again.
+"""A hundred thousand agents: prices first, then a core that is solved again and again.
 
-A random block of a few thousand agents, given its share of every capacity, is a small version of the whole: its
-relaxation takes tens of milliseconds and its prices are nearly the prices of the whole. All blocks together
-give an assignment; the mean of their prices gives a bound. What the blocks got wrong lies with the agents
-that are not at their best model under the common prices, or nearly have two best models. These few
-thousand, the core, are released together, with exactly the capacity that the others leave, and solved again
-with the whole machinery. The certified gap says when to stop.
+The relaxation of a few thousand random agents, with their share of every capacity, takes tens of milliseconds
+and gives prices within a few percent. Newton steps on the smoothed dual of everybody, restricted to each
+agent's near models, make them exact. Under exact prices nearly everybody is at the right model already; the
+few thousand agents that nearly have two best models, the core, are released together, with exactly the
+capacity that the others leave, and solved with the whole machinery. The certified gap says when to stop.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.engines.certificate import reduced_scores
 from solver.engines.form import build_form
+from solver.engines.lagrangian.arcs import NearArcs, coupling_entries, survey, typical_prices
+from solver.engines.lagrangian.core import restrict, solve_core
 from solver.engines.lagrangian.interior_point import relax
-from solver.engines.lagrangian.rounding import fill, shed
-from solver.engines.lagrangian.search import Search
-from solver.engines.lagrangian.smoothing import Preferences, newton_step
-from solver.problem.instance import UNASSIGNED, Instance, chunks
+from solver.engines.lagrangian.smoothing import settle
+from solver.problem.instance import UNASSIGNED
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.clock import Deadline
-    from solver.engines.form import Form
-    from solver.engines.lagrangian.interior_point import Relaxation
+    from solver.engines.lagrangian.arcs import Survey
+    from solver.engines.lagrangian.smoothing import Settled
+    from solver.problem.instance import Instance
 
 __all__ = ["Large"]
 
-_SAMPLE = 4000  # agents whose relaxation gives the first prices
-_BLOCK = 2000  # agents: small enough for the cache, large enough for prices within a percent
-_CORE, _CORE_AFTER_BLOCKS = 6000, 3000  # agents released together, after prices alone and after all blocks
-_LARGEST_CORE = 20_000
-_BLOCK_TOLERANCE, _BLOCK_JITTER = 1e-4, 1e-3
+_LEAST = 8000  # agents: fewer are relaxed as a whole
 _SECONDS_PER_PAIR = 4e-7  # to relax a form as a whole, per resource or limit layer
-_NEWTON_STEPS, _TRIED_STEPS = 14, 3
-_FIRST_HEAT, _LEAST_HEAT = 0.05, 1e-3  # relative price change over which agents change their mind
-_CORE_TOLERANCE = 1e-4
-_SETTLED, _UNSETTLED = 3e-3, 0.02  # of all capacity on the wrong side
-_PATIENCE = 6  # local optima without improvement before the core is drawn anew
+_MOST_WORK = 1_000_000  # pairs × layers: beyond, cores bring more than the whole in any time
+_SAMPLE, _SAMPLE_ITERATIONS = 2000, 25  # agents whose relaxation gives the first prices
+_SAMPLE_TOLERANCE, _SAMPLE_JITTER = 1e-3, 1e-3
+_SAMPLE_SHARE = 0.15  # of the time left
+_EASES = 0.0, 0.2, 1.0  # more than its share, where a sample alone is infeasible
+_MEASURED = 8  # models whose demands tell the share of a sample
+_LARGE_SAMPLE = 20_000  # agents whose loads are settled before everybody's
+_NEAREST = 8  # models per agent that prices may still choose between
+_ROUNDS = 4  # of finding near models and settling their prices
+_TEMPERATURE, _LUKEWARM, _COLDEST = 0.03, 1e-3, 2e-4  # relative price change that changes an agent's mind
+_TEPID = 5e-3  # the warmest that everybody is looked at with
+_REHEATED = 0.1  # of the first temperature, where near models have to be looked for again
+_WIDE, _NARROW = 1.0, 0.1  # of what it pays: margin beyond which an agent is decided
+_MISSED = 1e-6  # of the bound: more than this above what near models promised, and they are looked for again
+_LEAST_PASSES = 3  # over all pairs that must still fit in the time left
+_PRICING_SHARE = 0.5  # of the time left; half of it for samples
+_FIRST_SLACK = (
+    0.1  # typical demands kept free once rounding without slack led nowhere; three times as many next
+)
+_PATIENCE = 6  # local optima without improvement before a core is given up, at first
+_CORE, _LARGEST_CORE = 4000, 20_000  # agents released together, at first and at most
 
 
 class Large:
@@ -52,273 +62,244 @@ class Large:
     ----------
     instance : Instance
         Without agents that move together.
-    leave : bool
-        Whether agents may be left unassigned.
     deadline : Deadline
         When to stop.
     rng : numpy.random.Generator
         Source of all randomness.
     """
 
-    def __init__(
-        self, instance: Instance, *, leave: bool, deadline: Deadline, rng: np.random.Generator
-    ) -> None:
-        self.instance, self.leave, self.deadline, self.rng = instance, leave, deadline, rng
+    def __init__(self, instance: Instance, *, deadline: Deadline, rng: np.random.Generator) -> None:
+        self.instance, self.deadline, self.rng = instance, deadline, rng
+        self.leave = instance.penalty is None or bool(np.isfinite(instance.penalty).any())
         limits = instance.limits
         self.prices = np.zeros((instance.m, instance.r))
         self.limit_prices = np.zeros(0 if limits is None else limits.count)
         self.bound = np.inf
         self.choice = np.full(instance.n, UNASSIGNED, np.int64)
-        self.feasible = False
         self.best: NDArray[np.int64] | None = None
-        self._total = np.inf
-        self._refined = False
-        self._block_prices = (self.prices, self.limit_prices)
         self.best_value = -np.inf
         self.infeasible = False
         self.progress: list[tuple[float, float, float]] = []
-        self._favourite = self.choice
+        self._seen: Survey | None = None  # under the best prices
+        self._slack = 0.0
         self._pass_s = 0.0
         self._core_s = 0.0
-        self._split = np.zeros(instance.n, bool)
 
     @staticmethod
     def is_for(instance: Instance, *, budget_s: float) -> bool:
-        """Return whether relaxing the instance as a whole would take too much of the time left."""
+        """Return whether the instance is better not relaxed as a whole, or not in the time left."""
         layers = 0 if instance.limits is None else len(instance.limits.layers)
-        if instance.n < 4 * _BLOCK or (instance.limits is not None and instance.limits.together):
+        if instance.n < _LEAST or (instance.limits is not None and instance.limits.together):
             return False
-        whole_s = _SECONDS_PER_PAIR * instance.n * instance.m * (instance.r + layers)
-        return whole_s > 0.3 * budget_s
+        work = instance.n * instance.m * (instance.r + layers)
+        return work > _MOST_WORK or _SECONDS_PER_PAIR * work > 0.3 * budget_s
 
     def run(self, gap_tolerance: float) -> None:
-        """Solve the blocks, then cores until the gap is closed or time is up."""
-        if not self._solve_blocks():
+        """Find prices, round, and solve cores until the gap is closed or time is up."""
+        self._find_prices()
+        if self.infeasible or self._seen is None:
             return
-        size = _CORE if self._refined else _CORE_AFTER_BLOCKS
+        self._consider()
+        size, patience = _CORE, _PATIENCE
         while self.deadline.remaining_s() > 2 * self._pass_s + self._core_s:
-            start_s = self.deadline.clock.now()
-            shortfall, margin = self._price_out(self.prices, self.limit_prices)
-            passed_s = self.deadline.clock.now()
-            self._pass_s = max(self._pass_s, passed_s - start_s)
-            self._consider()
             if self.best is not None and self._gap() <= gap_tolerance:
                 break
-            before = self.best_value
-            self._solve_core(shortfall, margin, size)
-            self._core_s = max(self._core_s, self.deadline.clock.now() - passed_s)
+            start_s, before = self.deadline.clock.now(), self.best_value
+            self._solve_core(size, patience)
             self._consider()
-            if self.best is not None and not self.best_value > before:
-                size = min(2 * size, _LARGEST_CORE, self.instance.n)
+            self._core_s = max(self._core_s, self.deadline.clock.now() - start_s)
+            if self.best is None:
+                self._slack = max(_FIRST_SLACK, 3 * self._slack)
+            elif not self.best_value > before:
+                size, patience = min(2 * size, _LARGEST_CORE, self.instance.n), 2 * patience
 
     def _gap(self) -> float:
         return (self.bound - self.best_value) / max(abs(self.bound), abs(self.best_value), 1e-300)
 
-    def _part(
-        self, agents: NDArray[np.int64], capacity: NDArray[np.float64], bound: NDArray[np.float64]
-    ) -> Form:
-        """Return the form of some agents with some capacity."""
+    def _find_prices(self) -> None:
+        """Settle the loads of ever more agents; leave everybody at a model, by lot where in doubt."""
         instance = self.instance
-        limits = instance.limits
-        if limits is not None:
-            layers = tuple(
-                replace(layer, row=layer.row[agents], coefficient=layer.coefficient[agents])
-                for layer in limits.layers
-            )
-            limits = replace(limits, bound=bound, layers=layers)
-        penalty = instance.penalty
-        part = Instance(
-            score=instance.score[agents],
-            capacity=capacity,
-            demand=None if instance.demand is None else instance.demand[agents],
-            penalty=-instance.unserved[agents] if penalty is None else penalty[agents],
-            limits=limits,
-        )
-        return build_form(part, leave=self.leave)
-
-    def _solve_blocks(self) -> bool:
-        """Assign everybody: by the prices of one sample, refined, or else block by block."""
-        n = self.instance.n
-        order = self.rng.permutation(n)
-        if not self._solve_block(order[:_SAMPLE]):
-            return False
-        if self._refine():
-            self._refined = True
-            return True
-        rest = order[_SAMPLE:]
-        blocks = np.array_split(rest, max(1, round(len(rest) / _BLOCK)))
-        share = _SAMPLE / n
-        prices, limit_prices = (share * part for part in self._block_prices)
-        longest_s = 0.0
-        for block in blocks:
+        now, left = self.deadline.clock.now(), max(0.0, self.deadline.remaining_s())
+        part_stop_s, stop_s = now + 0.5 * _PRICING_SHARE * left, now + _PRICING_SHARE * left
+        prices, temperature = self._sample_prices(), _TEMPERATURE
+        self.prices, self.limit_prices = prices
+        part, reach = self._drawn(min(_LARGE_SAMPLE, instance.n // 2)), _WIDE
+        for _ in range(_ROUNDS):
             start_s = self.deadline.clock.now()
-            if self.deadline.remaining_s() < longest_s + 2 * self._pass_s or not self._solve_block(block):
-                return False
-            share = len(block) / n
-            prices = prices + share * self._block_prices[0]
-            limit_prices = limit_prices + share * self._block_prices[1]
-            longest_s = max(longest_s, self.deadline.clock.now() - start_s)
-        self.prices, self.limit_prices = prices, limit_prices
-        return True
-
-    def _solve_block(self, block: NDArray[np.int64]) -> bool:
-        """Assign some agents with their share of everything; False when their relaxation is infeasible."""
-        instance = self.instance
-        agents = np.sort(block)
-        share = len(agents) / instance.n
-        bound = np.zeros(0) if instance.limits is None else instance.limits.bound * share
-        form = self._part(agents, instance.capacity * share, bound)
-        relaxation = self._relax(form, _BLOCK_TOLERANCE, jitter=_BLOCK_JITTER)
-        self._block_prices = (
-            np.ascontiguousarray(relaxation.price[:, : form.models].T),
-            relaxation.row_price,
-        )
-        self.prices, self.limit_prices = self._block_prices
-        self._place(agents, form, relaxation.weight.argmax(axis=0))
-        self._split[agents[form.agents]] = (relaxation.weight.max(axis=0) < 0.99)[form.owner]
-        self.infeasible = relaxation.infeasible
-        return not relaxation.infeasible
-
-    def _refine(self) -> bool:
-        """Improve the prices of one block by Newton steps on everybody; False when loads do not settle."""
-        prices, limit_prices = self.prices, self.limit_prices
-        heat = _FIRST_HEAT
-        before, violation, first_total = np.inf, np.inf, np.inf
-        for step in range(_NEWTON_STEPS):
-            start_s = self.deadline.clock.now()
-            self._price_out(prices, limit_prices)
-            likes, favourite = self._likes, self._favourite
-            first_total = self._total if step == 0 else first_total
-            if step == _TRIED_STEPS and self.bound >= first_total:
-                return False  # too many agents like too many models equally: prices alone cannot decide
-            prices, limit_prices, violation, firmness = newton_step(
-                self.instance, likes, prices, limit_prices, heat
-            )
-            self._pass_s = max(self._pass_s, self.deadline.clock.now() - start_s)
-            if violation < _SETTLED or self.deadline.remaining_s() < 4 * self._pass_s:
+            seen = survey(part, *prices, nearest=_NEAREST, leave=self.leave)
+            self._pass_s = (self.deadline.clock.now() - start_s) * instance.n / part.n
+            if self.deadline.remaining_s() < _LEAST_PASSES * self._pass_s:
+                return
+            _, settled = self._settle(part, seen, temperature, _LUKEWARM, reach, part_stop_s)
+            prices, temperature, reach = self._split(settled.price), settled.temperature, 2 * reach
+            if not settled.held or self.deadline.clock.now() > part_stop_s:
                 break
-            if np.isfinite(before):
-                heat = max(_LEAST_HEAT, heat * float(np.clip(violation / before, 0.6, 1.0)))
-            before = violation
-        if violation > _UNSETTLED:
-            return False
-        # Undecided agents are drawn by lot: loads then come out as the smoothed ones, up to chance.
-        stay = self.rng.random(self.instance.n) < firmness
-        self.choice = np.where(stay, likes.first, likes.second)
-        if self.leave:
-            self.choice = np.where(favourite == UNASSIGNED, UNASSIGNED, self.choice)
-        self._split = firmness < 0.9
-        return True
+        seen = self._look(*prices, nearest=_NEAREST)
+        self.infeasible = bool(seen.stranded.any()) and not instance.serve_first
+        reach, temperature = _NARROW, min(temperature, _TEPID)
+        for _ in range(0 if self.infeasible else _ROUNDS):
+            arcs, settled = self._settle(instance, seen, temperature, _COLDEST, reach, stop_s)
+            self.choice = arcs.drawn(settled.weight, self.rng.random())
+            if self.deadline.remaining_s() < _LEAST_PASSES * self._pass_s:
+                break
+            seen = self._look(*self._split(settled.price), nearest=_NEAREST)
+            missed = seen.bound - arcs.dual(settled.price) > _MISSED * abs(seen.bound)
+            if self.deadline.clock.now() > stop_s or not (settled.held or missed):
+                break
+            if settled.held:
+                reach, temperature = 2 * reach, settled.temperature
+            else:
+                temperature = max(_REHEATED * temperature, _COLDEST)
 
-    def _relax(self, form: Form, tolerance: float, jitter: float = 2e-4) -> Relaxation:
-        return relax(
-            form,
+    def _settle(
+        self,
+        instance: Instance,
+        seen: Survey,
+        temperature: float,
+        coldest: float,
+        reach: float,
+        stop_s: float,
+    ) -> tuple[NearArcs, Settled]:
+        """Settle the prices of all or a part of the agents, from those of a survey."""
+        scale = typical_prices(instance, seen)
+        arcs = NearArcs(instance, seen, scale=scale, reach=reach)
+        settled = settle(
+            arcs,
+            temperature=temperature,
+            coldest=coldest,
+            scale=scale,
+            leash=0.5 * reach,  # agents beyond reach stay decided if no price moves farther
             deadline=self.deadline,
-            share=0.6,
-            tolerance=tolerance,
-            jitter=jitter,
+            stop_s=stop_s,
             rng=self.rng,
-            single=True,
         )
+        return arcs, settled
 
-    def _place(self, agents: NDArray[np.int64], form: Form, columns: NDArray[np.int64]) -> None:
-        self.choice[agents] = form.choice(columns)
+    def _split(self, price: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the prices of capacities and of limit rows."""
+        cells = self.instance.capacity.size
+        return price[:cells].reshape(self.instance.capacity.shape), price[cells:]
 
-    def _price_out(
-        self, prices: NDArray[np.float64], limit_prices: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return every agent's shortfall and margin under some prices; keep prices that prove more."""
+    def _sample_prices(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the prices of a small sample, with more than its share of all capacities if it needs more."""
+        prices = self.prices, self.limit_prices
+        for ease in _EASES:
+            form = build_form(self._drawn(_SAMPLE, ease), leave=self.leave)
+            if not form.n:
+                break
+            relaxation = relax(
+                form,
+                deadline=self.deadline,
+                share=_SAMPLE_SHARE,
+                tolerance=_SAMPLE_TOLERANCE,
+                jitter=_SAMPLE_JITTER,
+                rng=self.rng,
+                single=True,
+                most_iterations=_SAMPLE_ITERATIONS,
+            )
+            # Nobody in the sample can use a model that is closed or too small: its price means nothing.
+            local = np.where(form.demand.any(axis=2), relaxation.price, 0.0)
+            prices = np.ascontiguousarray(local[:, : form.models].T), relaxation.row_price
+            if not relaxation.infeasible:
+                break
+        return prices
+
+    def _drawn(self, size: int, ease: float = 0.0) -> Instance:
+        """Return some agents, drawn by lot, with their share of all capacities, eased by a part of it.
+
+        Their share is measured by what they ask for, which varies much less than by their number.
+        """
         instance = self.instance
-        best = np.empty(instance.n)
-        second = np.empty(instance.n)
-        own = np.empty(instance.n)
-        favourite = np.empty(instance.n, np.int64)
-        runner_up = np.empty(instance.n, np.int64)
-        charged = limit_prices if len(limit_prices) else None
-        oversized = instance.has_oversized
-        for rows in chunks(instance.n, instance.m):
-            value = reduced_scores(instance, rows, prices, limit_prices=charged)
-            if oversized:
-                value[instance.oversized(rows)] = -np.inf
-            index = np.arange(len(value))
-            pick = self.choice[rows]
-            unserved = instance.unserved[rows]
-            own[rows] = np.where(pick == UNASSIGNED, unserved, value[index, pick])
-            first = value.argmax(axis=1)
-            best[rows] = value[index, first]
-            favourite[rows] = first
-            value[index, first] = -np.inf
-            runner_up[rows] = value.argmax(axis=1)
-            second[rows] = value[index, runner_up[rows]]
-            if self.leave:
-                second[rows] = np.maximum(second[rows], np.minimum(best[rows], unserved))
-                favourite[rows] = np.where(unserved > best[rows], UNASSIGNED, favourite[rows])
-                best[rows] = np.maximum(best[rows], unserved)
-        stranded = np.isneginf(best)
-        lone = np.isneginf(second)
-        self._likes = Preferences(
-            first=np.maximum(favourite, 0),
-            second=runner_up,
-            margin=np.where(lone, np.inf, best - np.where(lone, 0.0, second)),
-        )
-        best[stranded] = own[stranded]
-        favourite[stranded] = UNASSIGNED
-        self._favourite = favourite
-        total = float(best.sum() + (prices * instance.capacity).sum())
-        if instance.limits is not None:
-            total += float(limit_prices @ instance.limits.bound)
-        self._total = total
-        if total < self.bound:
-            self.bound, self.prices, self.limit_prices = total, prices, limit_prices
-        second[np.isneginf(second)] = -np.finfo(np.float64).max / 4
-        return best - own, best - second
+        agents = np.sort(self.rng.permutation(instance.n)[:size])
+        columns = slice(None, None, max(1, instance.m // _MEASURED))
+        share = np.full(instance.r, len(agents) / instance.n)
+        if instance.demand is not None:
+            part = instance.demand[agents, columns].sum(axis=(0, 1))
+            whole = instance.demand[:, columns].sum(axis=(0, 1))
+            share = np.where(whole > 0, part / np.where(whole > 0, whole, 1.0), share)
+        capacity = instance.capacity * share * (1 + ease)
+        if instance.limits is None:
+            return restrict(instance, agents, capacity, np.zeros(0))
+        bound = np.empty(instance.limits.count)
+        bound[:] = instance.limits.bound * (len(agents) / instance.n)
+        for layer in instance.limits.layers:
+            part = float(np.abs(layer.coefficient[agents, columns]).sum())
+            whole = float(np.abs(layer.coefficient[:, columns]).sum())
+            rows = np.unique(layer.row[agents, columns])
+            rows = rows[rows >= 0]
+            bound[rows] = instance.limits.bound[rows] * (part / whole if whole > 0 else 0.0)
+        return restrict(instance, agents, capacity, bound + ease * np.abs(bound))
 
-    def _solve_core(self, shortfall: NDArray[np.float64], margin: NDArray[np.float64], size: int) -> None:
+    def _look(
+        self, prices: NDArray[np.float64], limit_prices: NDArray[np.float64], *, nearest: int = 2
+    ) -> Survey:
+        """Return what everybody prefers under some prices; keep prices that prove more."""
+        start_s = self.deadline.clock.now()
+        seen = survey(self.instance, prices, limit_prices, nearest=nearest, leave=self.leave)
+        self._pass_s = self.deadline.clock.now() - start_s
+        if self._seen is None or seen.bound < self.bound:
+            self.bound, self.prices, self.limit_prices = seen.bound, prices, limit_prices
+            self._seen = seen
+        return seen
+
+    def _solve_core(self, size: int, patience: int) -> None:
         """Release the agents that are misplaced or undecided, and solve them with what the others leave."""
         instance = self.instance
+        agents, others = self._core(size)
+        capacity = np.maximum(instance.capacity - instance.usage(others), 0.0)
+        limits = instance.limits
+        bound = np.zeros(0) if limits is None else limits.bound - limits.usage(others)
+        answer = solve_core(
+            restrict(instance, agents, capacity, bound),
+            self.choice[agents],
+            np.concatenate([self.prices.ravel(), self.limit_prices]),
+            leave=self.leave,
+            slack=self._slack,
+            patience=patience,
+            deadline=self.deadline,
+            stop_s=self.deadline.ends_s - 2.5 * self._pass_s,
+            rng=self.rng,
+        )
+        if answer is None:
+            return
+        if answer.choice is not None:
+            self.choice[agents] = answer.choice
+        if self.deadline.remaining_s() > 2 * self._pass_s:
+            self._look(*self._split(answer.price))
+
+    def _core(self, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the agents to release, and the choice of all others."""
+        instance, seen = self.instance, self._seen
+        assert seen is not None
         n = instance.n
         size = min(size, n)
+        margin = np.minimum(seen.margin, np.finfo(np.float64).max / 4)
         typical = float(np.median(margin)) or 1.0
-        key = margin - 1e3 * shortfall - np.where(self._split, 10 * typical, 0.0)
+        key = margin - 1e3 * self._shortfall(seen)
         key += 1e-3 * typical * self.rng.random(n)  # ties are drawn by lot, differently every time
         agents = np.sort(np.argpartition(key, size - 1)[:size])
         others = self.choice.copy()
         others[agents] = UNASSIGNED
-        capacity = instance.capacity - instance.usage(others)
-        crowded = np.asarray((capacity < 0).any(axis=1))
+        crowded = np.asarray((instance.usage(others) > instance.capacity).any(axis=1))
         if crowded.any():
-            # Models that the fixed agents overload give some of them up to the core.
-            agents = self._widen(agents, crowded)
+            # Models that the others overload give up a twentieth of their agents as well.
+            staying = np.flatnonzero((others >= 0) & crowded[others])
+            extra = self.rng.choice(staying, max(1, len(staying) // 20), replace=False)
+            agents = np.union1d(agents, extra)
             others[agents] = UNASSIGNED
-            capacity = np.maximum(instance.capacity - instance.usage(others), 0.0)
-        limits = instance.limits
-        bound = np.zeros(0) if limits is None else limits.bound - limits.usage(others)
-        form = self._part(agents, capacity, bound)
-        if not form.n:
-            return
-        relaxation = self._relax(form, _CORE_TOLERANCE if self.best is None else 0.1 * _CORE_TOLERANCE)
-        if relaxation.infeasible:
-            return
-        search = Search(form, relaxation, rng=self.rng)
-        start = relaxation.weight.argmax(axis=0)
-        if self.leave:
-            search.keep(fill(form, shed(form, start)))
-        given = form.columns_of(self.choice[agents])
-        if given is not None:
-            search.keep(given)
-        stop_s = self.deadline.ends_s - 2.5 * self._pass_s
-        search.descend(start, deadline=self.deadline, stop_s=stop_s, patience=_PATIENCE)
-        if search.best is not None:
-            self._place(agents, form, search.best)
-            self._split[agents] = False
-        if self.deadline.remaining_s() > 2 * self._pass_s:
-            self._price_out(np.ascontiguousarray(relaxation.price[:, : form.models].T), relaxation.row_price)
+        return agents, others
 
-    def _widen(self, agents: NDArray[np.int64], over: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """Add a twentieth of the agents of overloaded models to the core."""
-        crowded = np.flatnonzero((self.choice >= 0) & over[self.choice])
-        extra = self.rng.choice(crowded, max(1, len(crowded) // 20), replace=False)
-        return np.union1d(agents, extra)
+    def _shortfall(self, seen: Survey) -> NDArray[np.float64]:
+        """Return what every agent's present model falls short of its best under the prices of a survey."""
+        instance = self.instance
+        everyone = np.arange(instance.n)
+        left = self.choice == UNASSIGNED
+        model = np.where(left, instance.m, self.choice)
+        row, amount = coupling_entries(instance, everyone, model)
+        price = np.concatenate([seen.prices.ravel(), seen.limit_prices, np.zeros(1)])
+        own = instance.score[everyone, np.maximum(self.choice, 0)].astype(np.float64)
+        own = np.where(left, instance.unserved, own) - (price[row] * amount).sum(axis=0)
+        return np.where(seen.stranded, 0.0, np.maximum(seen.reduced[0] - own, 0.0))
 
     def _consider(self) -> None:
         """Keep the current choice if it is feasible and the best so far."""

@@ -30,6 +30,7 @@ _FEW, _MANY = 16, 64  # moves looked at per level, with and without a feasible a
 _RISE, _HUNT_RISE, _FALL = 1.2, 1.5, 0.8
 _JITTER = 0.1  # of the logarithm of the penalties, drawn anew at every local optimum
 _TEMPERATURE = 0.01  # noise of the beam's keys, of the mean price an agent pays
+_MOST_RISES = 20  # of the toll on a tiny overload
 _TINY = 0.05  # an overload below this part of a typical demand is made to cost as much as a real one
 _SAME = 1e-9  # relative: losses closer than this are equal
 
@@ -148,9 +149,11 @@ class Search:
             noise = _JITTER * self.rng.standard_normal(base.shape)
             beam.penalty = base * np.exp(noise).astype(np.float32)
             tiny = overloaded & (beam.use - beam.room < _TINY * self.typical)
-            beam.penalty[tiny] = np.maximum(
-                beam.penalty, self.spread / np.maximum(beam.use - beam.room, 1e-30)
-            )[tiny]
+            # While nothing feasible is known a tiny overload costs more at every local optimum it survives.
+            toll = self.spread * (_HUNT_RISE ** min(idle, _MOST_RISES) if self.best is None else 1.0)
+            beam.penalty[tiny] = np.maximum(beam.penalty, toll / np.maximum(beam.use - beam.room, 1e-30))[
+                tiny
+            ]
             if rows is not None:
                 rows.refresh()
                 rows.swing(rise=rise, fall=fall, noise=_JITTER * self.rng.standard_normal(form.rows))
