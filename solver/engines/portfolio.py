@@ -24,6 +24,7 @@ __all__ = ["Answer", "run", "warm_up"]
 _TINY_CELLS = 10_000  # rows · replicated columns: lsap beats flow below (benchmarks/bench_engines.py)
 _SMALL_PAIRS = 30_000  # agents · models: plain flow beats the price engine up to here
 _LARGE_PAIRS = 2_000_000  # agents · models: an incumbent from greedy takes longer than prices above this
+_BIDS_S_PER_PAIR = 0.4e-6  # with so much time per pair, the lagrangian engine has bids at its own prices
 _MARGIN_S = 0.003  # kept back for verification of the last answer and the way out
 
 
@@ -110,7 +111,7 @@ def run(
         raise SpecError(f"engine: expected auto, {', '.join(ENGINES)}, got {engine!r}")
     best: Answer | None = None
     notes: list[str] = []
-    if deadline.limited and engine != "greedy" and not _is_large(instance):
+    if deadline.limited and engine != "greedy" and not _starts_itself(instance, names[0], deadline):
         best = _incumbent(instance, deadline, threads)
     for name in names:
         if best is not None and best.certificate.optimal:
@@ -147,9 +148,13 @@ def _incumbent(instance: Instance, deadline: Deadline, threads: int) -> Answer |
     return _judge(instance, greedy.solve(instance, deadline=deadline), "greedy", None, threads)
 
 
-def _is_large(instance: Instance) -> bool:
-    """Whether the price engine answers sooner than greedy would, exact or not."""
-    return instance.is_slots and instance.n * instance.m > _LARGE_PAIRS
+def _starts_itself(instance: Instance, engine: str, deadline: Deadline) -> bool:
+    """Whether the engine has an answer sooner than greedy would, or one where greedy seldom has any."""
+    if instance.is_slots:  # answered at prices, exactly or not
+        return instance.n * instance.m > _LARGE_PAIRS
+    if engine != "lagrangian" or instance.penalty is None or not np.isposinf(instance.penalty).all():
+        return False
+    return deadline.remaining_s() > _BIDS_S_PER_PAIR * instance.n * instance.m
 
 
 def _by_shape(instance: Instance) -> tuple[str, ...]:

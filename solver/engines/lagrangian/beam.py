@@ -13,6 +13,7 @@ generalized assignment problem", INFORMS J. Comput. 16 (2004).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -120,7 +121,7 @@ class Beam:
         self.penalty = np.zeros_like(self.room)
         self.width, self.depth = 40, 5
         self.temperature = 0.0
-        self._noise = rng.gumbel(size=_NOISE).astype(np.float32)
+        self._noise = _gumbel_noise(_NOISE)
         self.steps = 0
         self.reprice(self.loss)
 
@@ -337,9 +338,17 @@ class Beam:
         """Return noise of the given shape, cut from a pool at a random place."""
         size = int(np.prod(shape))
         if size >= self._noise.size:
-            self._noise = self.rng.gumbel(size=2 * size).astype(np.float32)
+            self._noise = _gumbel_noise(2 * size)
         start = int(self.rng.integers(0, self._noise.size - size))
         return self._noise[start : start + size].reshape(shape) * np.float32(self.temperature)
+
+
+@cache
+def _gumbel_noise(size: int) -> NDArray[np.float32]:
+    """Return a pool of noise, the same for every beam: they differ in where they cut it."""
+    noise = np.random.default_rng(size).gumbel(size=size).astype(np.float32)
+    noise.flags.writeable = False
+    return noise
 
 
 def _room(form: Form) -> NDArray[np.float32]:

@@ -53,6 +53,8 @@ class Relaxation:
         The bound exceeds the largest loss there is: no choice exists.
     iterations : int
         Newton systems factorised.
+    complete : bool
+        The iteration came to its end; time did not cut it short.
     """
 
     price: NDArray[np.float64]
@@ -61,6 +63,7 @@ class Relaxation:
     weight: NDArray[Any]
     infeasible: bool
     iterations: int
+    complete: bool = True
 
 
 def reduced_losses(
@@ -116,10 +119,18 @@ def relax(
         Upper limit of steps.
     """
     newton = _Newton(form, rng=rng, jitter=jitter, dtype=np.float32 if single else np.float64)
-    stop_s = deadline.clock.now() + share * max(0.0, deadline.remaining_s())
+    before = deadline.clock.now()
+    stop_s = before + share * max(0.0, deadline.remaining_s())
     iterations, history = 0, [newton.complementarity]
+    complete = True
+    step_s = 0.0  # the longest of the last steps: on a busy machine another may take as long
     while iterations < most_iterations and not newton.converged(tolerance, 1e-3 if single else 1e-5):
-        if newton.best_bound * newton.unit > form.worst * (1 + 1e-6) + 1e-6 or deadline.clock.now() > stop_s:
+        now = deadline.clock.now()
+        step_s, before = max(0.7 * step_s, now - before), now
+        if now + step_s > stop_s and iterations:
+            complete = False
+            break
+        if newton.best_bound * newton.unit > form.worst * (1 + 1e-6) + 1e-6:
             break
         if not newton.advance():
             break
@@ -137,6 +148,7 @@ def relax(
         weight=newton.weight,
         infeasible=bound > form.worst * (1 + 1e-9) + 1e-9,
         iterations=iterations,
+        complete=complete,
     )
 
 
