@@ -30,14 +30,14 @@ __all__ = ["Campaign"]
 _POOL = 8  # elite assignments that are crossed with each other
 _SHORT_S = 0.5  # below this much time CP-SAT is only asked for a kernel small enough
 _KERNEL_PAIRS, _KERNEL_PAIRS_SHORT = 1500, 450
-_FIRST_PATIENCE = 40  # local optima without improvement in the first descent
+_FIRST_PATIENCE, _PATIENCE = 40, 25  # local optima without improvement in the first descent, and later
 _WHOLE_PAIRS = 30_000  # pairs of a form that CP-SAT is asked about as a whole
 _SECONDS_PER_PAIR = 15e-6  # building a model in Python
 _HUNT_SHARE, _HUNT_SHARE_SHORT = (
     0.3,
     0.7,
 )  # of the time, before CP-SAT is asked whether anything feasible exists
-_FALL_BACK_AFTER = 0.75  # of the time, without anything better than the bids at hand
+_FALL_BACK_AFTER = 0.9  # of the time, without anything better than the bids at hand
 _LEAST_CPSAT_S = 0.03  # a call returns no faster than about this
 _REWARD = 20.0  # weight of a try that brought a new incumbent, against 1 for one that did not
 
@@ -105,14 +105,14 @@ class Campaign:
         fraction of the time, and it is the better start where time was too short for the relaxation.
         """
         rounded = self.relaxation.weight.argmax(axis=0)
-        complete = self.relaxation.complete
-        if complete and self.search.keep(rounded):
+        settled = self.relaxation.settled
+        if settled and self.search.keep(rounded):
             self._note()
         if self.done:
             return
         if self.search.best is None:
-            self._bid(rounded if complete else None)
-        if complete or self.fallback is None:
+            self._bid(rounded if settled else None)
+        if settled or self.fallback is None:
             if self.fallback is not None:
                 left_s = _FALL_BACK_AFTER * max(0.0, self.deadline.remaining_s())
                 stop_s = min(stop_s, self.deadline.clock.now() + left_s)
@@ -221,7 +221,7 @@ class Campaign:
         if self.budget_s > _SHORT_S:
             beam.width = int(rng.choice([30, 60, 150]))
         longest = max(0.1, 0.15 * self.budget_s)
-        self._descend(columns, patience=25, stop_s=self.deadline.clock.now() + longest)
+        self._descend(columns, patience=_PATIENCE, stop_s=self.deadline.clock.now() + longest)
         return False
 
     def _sample(self) -> NDArray[np.int64]:

@@ -31,6 +31,7 @@ _LEAST_SPREAD = 0.05  # of the mean share: no column starts with less
 _SHORT_STEP, _SHORT_STEP_LIMITS = 0.4, 0.9  # below this a second correction pays for itself
 _PATIENT_STEPS = 35  # in float32, before a standstill is taken for the end
 _STEP = 0.99  # of the way to the boundary
+_SETTLED = 1e-3  # complementarity, relative to the largest loss there is, from which on rounding pays
 _EASY_SLACK = 0.1  # the first slack is at least this, in units of the row's scale
 
 
@@ -53,8 +54,8 @@ class Relaxation:
         The bound exceeds the largest loss there is: no choice exists.
     iterations : int
         Newton systems factorised.
-    complete : bool
-        The iteration came to its end; time did not cut it short.
+    settled : bool
+        The weights are near enough to a vertex to be rounded; False where time cut the iteration short.
     """
 
     price: NDArray[np.float64]
@@ -63,7 +64,7 @@ class Relaxation:
     weight: NDArray[Any]
     infeasible: bool
     iterations: int
-    complete: bool = True
+    settled: bool = True
 
 
 def reduced_losses(
@@ -122,13 +123,11 @@ def relax(
     before = deadline.clock.now()
     stop_s = before + share * max(0.0, deadline.remaining_s())
     iterations, history = 0, [newton.complementarity]
-    complete = True
     step_s = 0.0  # the longest of the last steps: on a busy machine another may take as long
     while iterations < most_iterations and not newton.converged(tolerance, 1e-3 if single else 1e-5):
         now = deadline.clock.now()
         step_s, before = max(0.7 * step_s, now - before), now
         if now + step_s > stop_s and iterations:
-            complete = False
             break
         if newton.best_bound * newton.unit > form.worst * (1 + 1e-6) + 1e-6:
             break
@@ -148,7 +147,7 @@ def relax(
         weight=newton.weight,
         infeasible=bound > form.worst * (1 + 1e-9) + 1e-9,
         iterations=iterations,
-        complete=complete,
+        settled=newton.complementarity * newton.unit < _SETTLED * form.worst,
     )
 
 

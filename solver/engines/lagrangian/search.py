@@ -31,6 +31,7 @@ _RISE, _HUNT_RISE, _FALL = 1.2, 1.5, 0.8
 _JITTER = 0.1  # of the logarithm of the penalties, drawn anew at every local optimum
 _TEMPERATURE = 0.01  # noise of the beam's keys, of the mean price an agent pays
 _TINY = 0.05  # an overload below this part of a typical demand is made to cost as much as a real one
+_PAUSE = 0.12  # of the whole time: a longer step is a pause of the process, and is not expected to recur at the end
 _SAME = 1e-9  # relative: losses closer than this are equal
 
 
@@ -115,12 +116,13 @@ class Search:
         now = deadline.clock.now
         before = now()
         limit = min(stop_s, deadline.ends_s)
+        longest_s = _PAUSE * (deadline.ends_s - deadline.started_s)
         while idle < patience or self.best is None:
             entered = now()
             hunting_limit = min(deadline.ends_s, hunt_stop_s)
             if entered + self.step_s > (limit if self.best is not None else hunting_limit):
                 break
-            self.step_s = max(0.9 * self.step_s, entered - before)
+            self.step_s = min(max(0.9 * self.step_s, entered - before), longest_s)
             before = entered
             if self._improve(crossed=crossed):
                 if self._within():
