@@ -184,7 +184,13 @@ def _judge(instance: Instance, claim: Claim | None, name: str, best: Answer | No
         return answer
     winner, other = (answer, best) if _rank(instance, answer) > _rank(instance, best) else (best, answer)
     if other.claim.prices is not None and not winner.certificate.optimal:
-        shared = replace(winner.claim, prices=other.claim.prices, limit_prices=other.claim.limit_prices)
+        shared = replace(
+            winner.claim,
+            prices=other.claim.prices,
+            limit_prices=other.claim.limit_prices,
+            score_prices=other.claim.score_prices,
+            score_limit_prices=other.claim.score_limit_prices,
+        )
         joint = certify(instance, shared, threads=threads)
         if joint.bound < winner.certificate.bound:
             return replace(winner, claim=shared, certificate=joint)

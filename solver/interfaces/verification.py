@@ -127,7 +127,7 @@ def verify_assignments(
         raise SpecError(*unknown)
     best = solve_instance(instance, deadline=Deadline.after(None)) if with_bound else None
     prices = None if best is None else best.multipliers
-    limit_prices = None if best is None else best.limit_prices
+    limit_prices = None if best is None else best.limit_multipliers
     certificate = certify(instance, Claim(choice=choice, prices=prices, limit_prices=limit_prices))
     return Verification(
         objective=certificate.objective,

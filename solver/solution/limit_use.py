@@ -50,8 +50,8 @@ class LimitReport:
         What the limit allows or asks for, in ``unit``.
     price : float
         What loosening the bound by one unit adds to the objective, in score, >= 0: a rate, as one agent
-        more or less moves several units at once. Where as many as possible are served first and some are
-        not, it includes what the search takes serving one more agent to be worth.
+        more or less moves several units at once. In score alone, also where as many as possible are served
+        first and one unit more would serve somebody else.
     """
 
     name: str

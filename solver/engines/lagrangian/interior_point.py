@@ -56,6 +56,8 @@ class Relaxation:
         Newton systems factorised.
     settled : bool
         The weights are near enough to a vertex to be rounded; False where time cut the iteration short.
+    price_change, row_price_change : (r, c) and (g,) float64, or None
+        How fast the multipliers change with the losses, where a change of these was given.
     """
 
     price: NDArray[np.float64]
@@ -65,6 +67,8 @@ class Relaxation:
     infeasible: bool
     iterations: int
     settled: bool = True
+    price_change: NDArray[np.float64] | None = None
+    row_price_change: NDArray[np.float64] | None = None
 
 
 def reduced_losses(
@@ -96,6 +100,7 @@ def relax(
     rng: np.random.Generator,
     single: bool = False,
     most_iterations: int = 60,
+    change: NDArray[np.float64] | None = None,
 ) -> Relaxation:
     """Solve the linear relaxation. O(c n K) a step with K coupling rows, 10 to 25 steps.
 
@@ -118,6 +123,8 @@ def relax(
         Iterate in float32: half the time on large arrays; the bound is still float64.
     most_iterations : int
         Upper limit of steps.
+    change : (c, n) float64, optional
+        A direction of the losses, in which the multipliers are differentiated at the end: another step's work.
     """
     newton = _Newton(form, rng=rng, jitter=jitter, dtype=np.float32 if single else np.float64)
     before = deadline.clock.now()
@@ -140,6 +147,7 @@ def relax(
             break  # float32 has given what it can
     price, row_price = newton.multipliers()
     bound = dual_bound(form, price, row_price)
+    changes = (None, None) if change is None else newton.response(change)
     return Relaxation(
         price=price,
         row_price=row_price,
@@ -147,6 +155,8 @@ def relax(
         weight=newton.weight,
         infeasible=bound > form.worst * (1 + 1e-9) + 1e-9,
         iterations=iterations,
+        price_change=changes[0],
+        row_price_change=changes[1],
         settled=newton.complementarity * newton.unit < _SETTLED * form.worst,
     )
 
@@ -379,8 +389,27 @@ class _Newton:
 
     def multipliers(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the best multipliers seen, in loss per natural unit."""
-        price = np.maximum(self.best_price.astype(np.float64), 0.0) * self.unit
+        return self._natural(np.maximum(self.best_price.astype(np.float64), 0.0))
+
+    def _natural(self, price: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return scaled multipliers in loss per natural unit, by capacity and by limit row."""
+        price = price * self.unit
         local = price[: self.scale.size].reshape(self.scale.shape) / self.scale
         if self.form.leave:
             local[:, -1] = 0.0
         return local, price[self.scale.size :] / self.row_scale
+
+    def response(
+        self, change: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | tuple[None, None]:
+        """Return the derivative of the multipliers as the losses change, on the central path; None without one."""
+        ratio = self.x / self.z
+        per_agent = ratio.sum(axis=0)
+        tall = self._tall(ratio)
+        moved = ratio * (change / self.unit).astype(self.dtype)
+        right = tall @ (moved.sum(axis=0) / per_agent) - self.act(moved)
+        try:
+            price = np.linalg.solve(self._system(ratio, tall, per_agent), right.astype(np.float64))
+        except np.linalg.LinAlgError:
+            return None, None
+        return self._natural(price) if np.isfinite(price).all() else (None, None)
