@@ -11,6 +11,7 @@ import numpy as np
 from solver.problem.instance import UNASSIGNED, chunks
 from solver.problem.limit_arrays import LimitArrays, concerned_agents, concerned_models
 from solver.problem.limit_specs import ApartSpec, AverageSpec, ChangesSpec, ShareSpec
+from solver.problem.resources import resource_titles
 from solver.problem.rows import NO_ROW
 
 if TYPE_CHECKING:
@@ -238,4 +239,7 @@ def conflict_sentences(conflict: Conflict, problem: Problem, instance: Instance)
 
 def _capacity_text(row: str, problem: Problem) -> str:
     found = _CAPACITY.fullmatch(row)
-    return row if found is None else f"capacity of {problem.model_ids[int(found[1])]}"
+    if found is None:
+        return row
+    model, resource = problem.model_ids[int(found[1])], int(found[2])
+    return f"{resource_titles(problem)[resource]} of {model}" if resource else f"capacity of {model}"

@@ -403,7 +403,12 @@ class _Newton:
         self, change: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | tuple[None, None]:
         """Return the derivative of the multipliers as the losses change, on the central path; None without one."""
-        ratio = self.x / self.z
+        mean = self.complementarity / self.count
+        # The last step leaves the path; put the smaller of each pair back on it.
+        ratio = np.where(self.x < self.z, mean / self.z**2, self.x**2 / mean).astype(self.dtype)
+        if self.mask is not None:
+            ratio *= self.mask
+        self.slack = np.where(self.slack < self.price, mean / self.price, self.slack)
         per_agent = ratio.sum(axis=0)
         tall = self._tall(ratio)
         moved = ratio * (change / self.unit).astype(self.dtype)
