@@ -71,6 +71,7 @@ class Campaign:
         self.form, self.relaxation, self.deadline, self.rng = form, relaxation, deadline, rng
         self.budget_s = max(deadline.remaining_s(), 1e-3)
         self.search = Search(form, relaxation, rng=rng)
+        self.search.on_better = self._note
         self.bound = relaxation.bound
         if form.integral:
             self.bound = float(np.ceil(self.bound - 1e-6 * max(1.0, abs(self.bound))))
@@ -181,12 +182,9 @@ class Campaign:
         stop_s: float = np.inf,
         hunt_stop_s: float = np.inf,
     ) -> None:
-        before = self.search.best_loss
         loss, found = self.search.descend(
             columns, deadline=self.deadline, stop_s=stop_s, hunt_stop_s=hunt_stop_s, patience=patience
         )
-        if self.search.best_loss < before:
-            self._note()
         if found is not None and all((found != other).any() for _, other in self._pool):
             self._pool.append((loss, found))
             self._pool.sort(key=lambda entry: entry[0])

@@ -17,6 +17,8 @@ from solver.engines.lagrangian.interior_point import reduced_losses
 from solver.engines.lagrangian.row_prices import RowPrices
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from solver.clock import Deadline
@@ -73,6 +75,7 @@ class Search:
         self.step_s = 0.0  # longest of the last steps: another one is begun only if it can end in time
         self.best_loss = np.inf
         self.best: NDArray[np.int64] | None = None
+        self.on_better: Callable[[], None] | None = None  # told of every incumbent that a descent finds
 
     def keep(self, columns: NDArray[np.int64]) -> bool:
         """Take an assignment as the incumbent if it is feasible and better."""
@@ -133,6 +136,8 @@ class Search:
                         local, found, idle = loss, current.copy(), 0
                         if loss < self.best_loss - _SAME * loss:
                             self.best_loss, self.best = loss, found
+                            if self.on_better is not None:
+                                self.on_better()
                             if hunting:
                                 hunting = False
                                 base = self.start_penalty.copy()
