@@ -29,6 +29,9 @@ class Claim:
         Lagrange multipliers of the capacities, >= 0, from which a bound can be recomputed.
     limit_prices : (g,) float64 or None
         Lagrange multipliers of the limit rows, >= 0; None for zeros.
+    score_prices, score_limit_prices : (m, r) and (g,) float64, or None
+        The same in score alone, where agents are left out in serve-first mode and the multipliers carry the
+        value of service: what one more unit adds to the score. For the report; they prove nothing.
     bound : float or None
         A bound on the instance's objective that the engine vouches for without prices.
     infeasible : bool
@@ -40,6 +43,8 @@ class Claim:
     choice: NDArray[np.int64]
     prices: NDArray[np.float64] | None = None
     limit_prices: NDArray[np.float64] | None = None
+    score_prices: NDArray[np.float64] | None = None
+    score_limit_prices: NDArray[np.float64] | None = None
     bound: float | None = None
     infeasible: bool = False
     progress: tuple[tuple[float, float, float], ...] = ()

@@ -25,6 +25,7 @@ __all__ = ["Answer", "run", "warm_up"]
 _TINY_CELLS = 10_000  # rows · replicated columns: lsap beats flow below (benchmarks/bench_engines.py)
 _SMALL_PAIRS = 20_000  # agents · models: plain flow beats the price engine up to here
 _LARGE_PAIRS = 2_000_000  # agents · models: an incumbent from greedy takes longer than prices above this
+_BIDS_S_PER_PAIR = 0.4e-6  # with so much time per pair, the lagrangian engine has bids at its own prices
 _MARGIN_S = 0.003  # kept back for verification of the last answer and the way out
 
 
@@ -113,7 +114,7 @@ def run(
         threads = (os.cpu_count() or 1) if deadline.limited and _is_large(instance) else 1
     best: Answer | None = None
     notes: list[str] = []
-    if deadline.limited and engine != "greedy" and not _is_large(instance):
+    if deadline.limited and engine != "greedy" and not _starts_itself(instance, names[0], deadline):
         best = _incumbent(instance, deadline, threads)
     for name in names:
         if best is not None and best.certificate.optimal:
@@ -150,9 +151,13 @@ def _incumbent(instance: Instance, deadline: Deadline, threads: int) -> Answer |
     return _judge(instance, greedy.solve(instance, deadline=deadline), "greedy", None, threads)
 
 
-def _is_large(instance: Instance) -> bool:
-    """Whether the price engine answers sooner than greedy would, exact or not."""
-    return instance.is_slots and instance.n * instance.m > _LARGE_PAIRS
+def _starts_itself(instance: Instance, engine: str, deadline: Deadline) -> bool:
+    """Whether the engine has an answer sooner than greedy would, or one where greedy seldom has any."""
+    if instance.is_slots:  # answered at prices, exactly or not
+        return instance.n * instance.m > _LARGE_PAIRS
+    if engine != "lagrangian" or instance.penalty is None or not np.isposinf(instance.penalty).all():
+        return False
+    return deadline.remaining_s() > _BIDS_S_PER_PAIR * instance.n * instance.m
 
 
 def _by_shape(instance: Instance) -> tuple[str, ...]:
@@ -182,7 +187,13 @@ def _judge(instance: Instance, claim: Claim | None, name: str, best: Answer | No
         return answer
     winner, other = (answer, best) if _rank(instance, answer) > _rank(instance, best) else (best, answer)
     if other.claim.prices is not None and not winner.certificate.optimal:
-        shared = replace(winner.claim, prices=other.claim.prices, limit_prices=other.claim.limit_prices)
+        shared = replace(
+            winner.claim,
+            prices=other.claim.prices,
+            limit_prices=other.claim.limit_prices,
+            score_prices=other.claim.score_prices,
+            score_limit_prices=other.claim.score_limit_prices,
+        )
         joint = certify(instance, shared, threads=threads)
         if joint.bound < winner.certificate.bound:
             return replace(winner, claim=shared, certificate=joint)

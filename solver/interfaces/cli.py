@@ -199,7 +199,7 @@ def solve(
 
 def _likely_engines(problem: Problem) -> tuple[str, ...]:
     """Return the engines a problem of this size is likely to meet, cheap imports only."""
-    if problem.demand is not None:
+    if problem.demand is not None or any(model.resources for model in problem.models):
         return ("greedy",)
     return ("lsap", "flow") if len(problem.agents) <= _TINY_BATCH else ("flow", "price")
 

@@ -109,4 +109,5 @@ def agent_columns(agents: AgentTable) -> dict[str, Any]:
         columns["min_score"] = agents.min_score
     if agents.tenants != (None,):
         columns["tenant"] = np.array(agents.tenants, dtype=object)[agents.tenant]
+    columns |= {f"resources.{name}": taken for name, taken in agents.resources.items()}
     return columns

@@ -75,6 +75,8 @@ def plan_report(plan: Plan, *, yardsticks: tuple[Yardstick, ...] = ()) -> Render
         return Group(*parts, objective, *(Text(note) for note in plan.solution.notes))
     parts += [_certificate(plan, yardsticks), objective]
     parts += [Text(), _models(plan)]
+    if plan.resources:
+        parts += [Text(), _resources(plan)]
     parts += _limits(plan)
     parts += _bottlenecks(plan)
     parts += _unassigned(plan)
@@ -147,6 +149,19 @@ def _models(plan: Plan) -> Table:
     return table
 
 
+def _resources(plan: Plan) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("resource", "model", "used", "of", "utilization", "price"):
+        left = name in {"resource", "model", "utilization"}
+        table.add_column(name, justify="left" if left else "right", no_wrap=name not in {"resource", "model"})
+    for one in plan.resources:
+        price = Text(number(one.price), style="bold" if one.price > 0 else "dim")
+        table.add_row(
+            one.resource, one.model_id, number(one.used), number(one.capacity), _bar(one.utilization), price
+        )
+    return table
+
+
 def _limits(plan: Plan) -> list[RenderableType]:
     """Return use against bound of every limit, and what loosening those that cost something is worth."""
     if not plan.limits:
@@ -164,8 +179,7 @@ def _limits(plan: Plan) -> list[RenderableType]:
         table.add_row(limit.name, Text(number(limit.used), style=style), side, number(limit.bound), unit)
     lines: list[RenderableType] = [Text(), table]
     noise = _PRICE_NOISE * float(np.abs(plan.scores).max(initial=0.0))
-    left = plan.instance.serve_first and len(plan.solution.unassigned) > 0
-    gain = "adds about {}, service of more agents included" if left else "adds about {} to the total"
+    gain = "adds about {} to the total"
     for limit in sorted(plan.limits, key=lambda one: -one.price):
         if limit.price > noise:
             one = _UNITS[limit.unit][1]
@@ -185,15 +199,19 @@ def _bar(share: float) -> Text:
 
 
 def _bottlenecks(plan: Plan) -> list[RenderableType]:
-    found = plan.bottlenecks
+    found: list[tuple[float, str, float]] = [
+        (model.price, model.model_id, model.utilization) for model in plan.bottlenecks
+    ]
+    found += [(one.price, f"{one.model_id}, {one.resource}", one.utilization) for one in plan.scarce]
+    found.sort(key=lambda entry: -entry[0])
     if not found:
         return [Text("\nno bottleneck: one more unit of any model would add nothing")]
     # A slot's price is exactly what it adds; a multiplier of another resource is a rate, and demands are lumpy.
     worth = "would add" if plan.instance.is_slots else "is worth about"
     lines: list[RenderableType] = [Text(f"\nbottlenecks: one more unit {worth}", style="bold")]
     lines += [
-        Text(f"  {number(model.price):>10}  on {model.model_id}, {model.utilization:.0%} used")
-        for model in found[:_BOTTLENECKS]
+        Text(f"  {number(price):>10}  on {where}, {share:.0%} used")
+        for price, where, share in found[:_BOTTLENECKS]
     ]
     if len(found) > _BOTTLENECKS:
         lines.append(Text(f"  and {len(found) - _BOTTLENECKS} more", style="dim"))

@@ -18,6 +18,7 @@ from solver.interfaces.report import number
 from solver.problem.compile import compile_problem
 from solver.problem.frozen import did_you_mean
 from solver.problem.instance import UNASSIGNED
+from solver.problem.resources import resource_titles
 from solver.solution.solving import solve_instance
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def verify_assignments(
         raise SpecError(*unknown)
     best = solve_instance(instance, deadline=Deadline.after(None)) if with_bound else None
     prices = None if best is None else best.multipliers
-    limit_prices = None if best is None else best.limit_prices
+    limit_prices = None if best is None else best.limit_multipliers
     certificate = certify(instance, Claim(choice=choice, prices=prices, limit_prices=limit_prices))
     return Verification(
         objective=certificate.objective,
@@ -146,12 +147,13 @@ def verify_assignments(
 
 def _in_ids(problem: Problem, choice: Any, load: Any, score: Any, capacity: Any) -> tuple[str, ...]:
     """Return the violations of a certificate in the user's ids."""
-    ids, models = problem.agents.ids, problem.model_ids
+    ids, models, titles = problem.agents.ids, problem.model_ids, resource_titles(problem)
     served = np.flatnonzero(choice != UNASSIGNED)
     forbidden = served[~np.isfinite(score[served, choice[served]])]
     lines = [f"{ids[i]}: not eligible for {models[choice[i]]}" for i in forbidden]
     lines += [
         f"{models[j]}: load {load[j, k]:g} exceeds its capacity of {capacity[j, k]:g}"
+        + (f" {titles[k]}" if k else "")
         for j, k in np.argwhere(load > capacity)
     ]
     penalty = problem.objective.unassigned_penalty

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Self, overload
@@ -55,6 +55,8 @@ class Agent(Frozen):
         Models with a lower quality are not eligible; overrides the objective's ``min_score``.
     tenant : str, optional
         On whose account the work is done.
+    resources : mapping of str to float
+        Units taken of further resources of its model, by name; 0 of those that are not named.
     """
 
     id: Identifier
@@ -74,6 +76,7 @@ class Agent(Frozen):
     output_tokens: Count = 0
     min_score: Real | None = None
     tenant: Text | None = None
+    resources: dict[Text, Annotated[Real, Field(ge=0)]] = Field(default_factory=dict)
 
 
 _AGENTS = TypeAdapter(list[Agent])
@@ -133,6 +136,8 @@ class AgentTable(Sequence[Agent]):
         The distinct tenants, None among them where agents have none.
     tenant : (n,) int32
         Index into ``tenants``.
+    resources : mapping of str to (n,) float64
+        Units taken of each resource that some agent takes any of.
     """
 
     ids: NDArray[np.object_]
@@ -145,6 +150,7 @@ class AgentTable(Sequence[Agent]):
     min_score: NDArray[np.float64]
     tenants: tuple[str | None, ...] = (None,)
     tenant: NDArray[np.int32] = field(kw_only=True)
+    resources: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     @classmethod
     def of_ids(cls, ids: Iterable[str], profile: Profile | None = None) -> Self:
@@ -200,6 +206,12 @@ class AgentTable(Sequence[Agent]):
             ),
             tenants=tuple(tenants) or (None,),
             tenant=np.array(owners, np.int32),
+            resources={
+                name: np.array([agent.resources.get(name, 0.0) for agent in checked], np.float64)
+                for name in dict.fromkeys(
+                    name for agent in checked for name, units in agent.resources.items() if units
+                )
+            },
         )
 
     @classmethod
@@ -253,6 +265,7 @@ class AgentTable(Sequence[Agent]):
             priority=float(self.priority[index]),
             min_score=None if np.isnan(min_score) else min_score,
             tenant=self.tenants[self.tenant[index]],
+            resources={name: float(taken[index]) for name, taken in self.resources.items() if taken[index]},
         )
 
     def __iter__(self) -> Iterator[Agent]:

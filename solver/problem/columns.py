@@ -45,6 +45,7 @@ _NAMED = 20  # offending rows spelled out per rule
 _COUNTS = ("min_context_tokens", "input_tokens", "output_tokens")
 _DEFAULTS = {"priority": 1.0, "min_score": np.nan}
 _FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_RESOURCE = "resources."  # what the names of columns of resources begin with
 _SEPARATOR = re.compile(r"[;|]")
 
 
@@ -77,8 +78,9 @@ def agent_table(columns: Mapping[str, Column]) -> AgentTable:
     Parameters
     ----------
     columns : mapping of str to Coded, ndarray, masked array or list
-        ``id`` is required. Rows without a value take the default of the field. Lists of capabilities,
-        models, regions or providers are lists, or text separated by ``;`` or ``|``.
+        ``id`` is required; resources have a column each, such as ``resources.memory_gb``. Rows without a
+        value take the default of the field. Lists of capabilities, models, regions or providers are lists,
+        or text separated by ``;`` or ``|``.
 
     Raises
     ------
@@ -89,8 +91,10 @@ def agent_table(columns: Mapping[str, Column]) -> AgentTable:
     lines = [
         f"agents.{name}: unknown field{did_you_mean(name, Agent.model_fields)}"
         for name in columns
-        if name not in Agent.model_fields
+        if name not in Agent.model_fields and not name.startswith(_RESOURCE)
     ]
+    if "resources" in columns:
+        lines.append(f"agents.resources: expected one column for each, such as {_RESOURCE}memory_gb")
     if "id" not in columns:
         msg = "agents.id: required, but missing"
         raise SpecError(*lines, msg)
@@ -106,6 +110,11 @@ def agent_table(columns: Mapping[str, Column]) -> AgentTable:
     numbers = {name: _numbers(name, columns.get(name), n, lines) for name in NUMBER_FIELDS}
     tenants, tenant = _parsed("tenant", columns.get("tenant"), n, _text, lines)
     profiles, profile = _profiles(columns, n, lines)
+    resources = {
+        name.removeprefix(_RESOURCE): _numbers(name, column, n, lines)
+        for name, column in columns.items()
+        if name.startswith(_RESOURCE)
+    }
     if lines:
         raise SpecError(*lines)
     return AgentTable(
@@ -119,6 +128,7 @@ def agent_table(columns: Mapping[str, Column]) -> AgentTable:
         min_score=numbers["min_score"],
         tenants=tuple(tenants),
         tenant=tenant,
+        resources={name: taken for name, taken in resources.items() if taken.any()},
     )
 
 
@@ -200,6 +210,9 @@ def _numbers(name: str, column: Column, n: int, lines: list[str]) -> NDArray[Any
         if name == "priority":
             good &= values > 0
             rule = "expected a finite number > 0"
+        elif name.startswith(_RESOURCE):
+            good &= values >= 0
+            rule = "expected a finite number >= 0"
     if missing is not None:
         good |= missing
     if not good.all():

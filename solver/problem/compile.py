@@ -9,6 +9,7 @@ import numpy as np
 from solver.errors import SpecError
 from solver.problem.instance import Instance, build_instance
 from solver.problem.limit_arrays import LimitArrays
+from solver.problem.resources import with_resources
 from solver.problem.scoring import Feedback, PairScorer
 
 if TYPE_CHECKING:
@@ -55,8 +56,8 @@ def compile_problem(
     problem : Problem
         What is asked.
     load : mapping of str to ObservedLoad, optional
-        Live load by model id. Its requests take slots away, its utilization lowers the scores. A model
-        that is missing, or None, is taken as idle; ids of other models are of no concern here.
+        Live load by model id. Its requests take slots away, no other resource; its utilization lowers the
+        scores. A model that is missing, or None, is taken as idle; ids of other models are of no concern here.
     feedback : Feedback, optional
         Observations that turn capability scores into adaptive ones.
 
@@ -79,10 +80,11 @@ def compile_problem(
     penalty = problem.objective.unassigned_penalty
     if penalty is not None and np.isfinite(penalty) and priority is None:
         penalty *= float(agents.priority[0])
+    demand, capacity = with_resources(problem, remaining_slots(problem, load=load))
     return build_instance(
         scorer.matrix(),
-        remaining_slots(problem, load=load),
-        demand=problem.demand,
+        capacity,
+        demand=demand,
         priority=priority,
         unassigned_penalty=penalty,
         limits=LimitArrays(problem, scorer).limits(),

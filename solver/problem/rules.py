@@ -9,6 +9,7 @@ import numpy as np
 from solver.problem.capability import CAPABILITIES, TASK_TYPES
 from solver.problem.frozen import describe, did_you_mean
 from solver.problem.limit_rules import limit_rules
+from solver.problem.resources import resource_rules
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -41,6 +42,7 @@ def broken_rules(problem: Problem) -> list[str]:
             f"scores: required where objective.quality is {problem.objective.quality!r}, but missing"
         )
     lines.extend(_demand_rules(problem))
+    lines.extend(resource_rules(problem))
     if n and m:
         lines.extend(limit_rules(problem))
     return lines

@@ -10,6 +10,7 @@ from pydantic import Field, PlainSerializer, PlainValidator, model_validator
 from solver.errors import SpecError
 from solver.problem.agents import Agent, AgentTable
 from solver.problem.frozen import Count, Frozen, Identifier, PenaltyValue, Real, Text, describe
+from solver.problem.instance import MAX_CAPACITY
 from solver.problem.limit_specs import LimitSpecs  # noqa: TC001 - pydantic reads it at run time
 from solver.problem.rules import broken_rules
 from solver.problem.scores import ScoreTable
@@ -74,6 +75,10 @@ class Model(Frozen):
         Whether it calls tools, and takes images.
     requests_per_minute, tokens_per_minute : int, optional
         Rate limits, as facts.
+    resources : mapping of str to float
+        Units the batch may take of further resources, by name, such as ``{memory_gb: 80}``. Of a resource
+        that only other models name it has plenty. ``tokens``, ``input_tokens`` and ``output_tokens`` are
+        counted from what the agents expect.
     """
 
     id: Identifier
@@ -90,6 +95,7 @@ class Model(Frozen):
     supports_vision: Flag = False
     requests_per_minute: Count | None = None
     tokens_per_minute: Count | None = None
+    resources: dict[Text, Annotated[Real, Field(ge=0, le=MAX_CAPACITY)]] = Field(default_factory=dict)
 
 
 class Objective(Frozen):

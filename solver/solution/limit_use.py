@@ -11,6 +11,7 @@ import numpy as np
 from solver.problem.instance import UNASSIGNED, chunks
 from solver.problem.limit_arrays import LimitArrays, concerned_agents, concerned_models
 from solver.problem.limit_specs import ApartSpec, AverageSpec, ChangesSpec, ShareSpec
+from solver.problem.resources import resource_titles
 from solver.problem.rows import NO_ROW
 
 if TYPE_CHECKING:
@@ -50,8 +51,8 @@ class LimitReport:
         What the limit allows or asks for, in ``unit``.
     price : float
         What loosening the bound by one unit adds to the objective, in score, >= 0: a rate, as one agent
-        more or less moves several units at once. Where as many as possible are served first and some are
-        not, it includes what the search takes serving one more agent to be worth.
+        more or less moves several units at once. In score alone, also where as many as possible are served
+        first and one unit more would serve somebody else.
     """
 
     name: str
@@ -238,4 +239,7 @@ def conflict_sentences(conflict: Conflict, problem: Problem, instance: Instance)
 
 def _capacity_text(row: str, problem: Problem) -> str:
     found = _CAPACITY.fullmatch(row)
-    return row if found is None else f"capacity of {problem.model_ids[int(found[1])]}"
+    if found is None:
+        return row
+    model, resource = problem.model_ids[int(found[1])], int(found[2])
+    return f"{resource_titles(problem)[resource]} of {model}" if resource else f"capacity of {model}"

@@ -11,6 +11,7 @@ import numpy as np
 from solver.problem.instance import UNASSIGNED, Instance, chunks
 from solver.solution.assignment import Assignment
 from solver.solution.limit_use import LimitReport, limit_reports, limits_in_the_way
+from solver.solution.resource_use import ResourceReport, resource_reports, too_large
 from solver.solution.solution import Solution, Status
 
 if TYPE_CHECKING:
@@ -161,7 +162,8 @@ class Plan:
         stopped = limits_in_the_way(self.problem, self.instance, self.solution, left)
         why = np.where(stopped == "", why, stopped)
         why[refused] = "refused: the penalty is cheaper than its best score"
-        return why
+        large = too_large(self.problem, self.instance, left)
+        return np.where(large == "", why, large)
 
     def _full_text(self, models: NDArray[np.intp]) -> str:
         if not len(models):
@@ -210,6 +212,11 @@ class Plan:
         )
 
     @cached_property
+    def resources(self) -> tuple[ResourceReport, ...]:
+        """One report per model and resource it names, by resource; none where there are only slots."""
+        return resource_reports(self.problem, self.instance, self.solution)
+
+    @cached_property
     def limits(self) -> tuple[LimitReport, ...]:
         """One report per limit, two where it binds both ways, one per model for agents apart."""
         return limit_reports(self.problem, self.instance, self.solution, self.scorer)
@@ -225,6 +232,12 @@ class Plan:
         """Models whose next unit of capacity would add to the objective, most valuable first."""
         noise = self._price_noise
         return sorted((model for model in self.models if model.price > noise), key=lambda model: -model.price)
+
+    @property
+    def scarce(self) -> list[ResourceReport]:
+        """Resources of which one more unit would add to the objective, most valuable first."""
+        noise = self._price_noise
+        return sorted((one for one in self.resources if one.price > noise), key=lambda one: -one.price)
 
     def unassigned_reasons(self) -> dict[str, int]:
         """Return how many agents are unassigned for each reason, most frequent first."""
@@ -276,6 +289,17 @@ class Plan:
                     "mean_score": model.mean_score,
                 }
                 for model in self.models
+            ],
+            "resources": [
+                {
+                    "resource": one.resource,
+                    "model": one.model_id,
+                    "used": one.used,
+                    "capacity": one.capacity,
+                    "utilization": one.utilization,
+                    "price": one.price,
+                }
+                for one in self.resources
             ],
             "limits": [
                 {

@@ -64,9 +64,11 @@ class Solution:
     bound_is_claimed : bool
         True when the bound is an engine's word rather than recomputed from the multipliers.
     limit_names : tuple of str
-        Names of the limit rows, in the order of the next two.
+        Names of the limit rows, in the order of the next three.
     limit_prices : (g,) float64
         Shadow price of each limit row, >= 0: what raising its bound by one adds to the total score.
+    limit_multipliers : (g,) float64
+        As ``multipliers``, of the limit rows.
     limit_load : (g,) float64
         Left-hand sides of the limit rows.
     progress : tuple of (float, float, float)
@@ -86,6 +88,7 @@ class Solution:
     bound_is_claimed: bool = False
     limit_names: tuple[str, ...] = ()
     limit_prices: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    limit_multipliers: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     limit_load: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     progress: tuple[tuple[float, float, float], ...] = ()
 

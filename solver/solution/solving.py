@@ -242,7 +242,11 @@ def _solution(instance: Instance, answer: Answer, deadline: Deadline, *, flat: b
     if multipliers is None:
         multipliers = np.zeros((instance.m, instance.r))
     everyone = bool((answer.claim.choice != UNASSIGNED).all())
-    prices = multipliers if everyone else instance.score_prices(multipliers)
+    prices, limit_prices = multipliers, _limit_multipliers(instance, answer.claim)
+    if not everyone:
+        given, given_limits = answer.claim.score_prices, answer.claim.score_limit_prices
+        prices = instance.score_prices(multipliers) if given is None else given
+        limit_prices = limit_prices if given_limits is None else given_limits
     load = certificate.load
     return Solution(
         status=status,
@@ -257,13 +261,14 @@ def _solution(instance: Instance, answer: Answer, deadline: Deadline, *, flat: b
         notes=answer.notes,
         bound_is_claimed=certificate.bound_is_claimed,
         limit_names=() if instance.limits is None else instance.limits.names,
-        limit_prices=_limit_prices(instance, answer.claim),
+        limit_prices=limit_prices,
+        limit_multipliers=_limit_multipliers(instance, answer.claim),
         limit_load=certificate.limit_load,
         progress=answer.claim.progress,
     )
 
 
-def _limit_prices(instance: Instance, claim: Claim) -> NDArray[np.float64]:
+def _limit_multipliers(instance: Instance, claim: Claim) -> NDArray[np.float64]:
     if claim.limit_prices is not None:
         return claim.limit_prices
     return np.zeros(0 if instance.limits is None else instance.limits.count)

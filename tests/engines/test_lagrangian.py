@@ -21,7 +21,7 @@ from solver.engines.form import Form, build_form
 from solver.engines.lagrangian import LagrangianEngine
 from solver.engines.lagrangian.beam import Beam
 from solver.engines.lagrangian.interior_point import dual_bound, reduced_losses, relax
-from solver.engines.lagrangian.rounding import fill, shed
+from solver.engines.lagrangian.rounding import fill, serve_all, shed, shift
 from solver.problem.instance import Instance, build_instance
 from solver.problem.limits import Apart, Average, Budget, Quota
 
@@ -169,6 +169,56 @@ def test_shedding_and_filling_are_feasible_without_lower_limits(seed: int) -> No
     assert form.feasible(once)
     assert form.feasible(fill(form, once))
     assert form.value(fill(form, once)) <= form.value(once) + 1e-9
+
+
+@pytest.mark.parametrize("iterations", [1, 4, 60])
+@pytest.mark.parametrize("kind", ["c", "d", "e"])
+def test_bids_at_rough_prices_serve_everybody_and_shifts_lose_nothing(kind: str, iterations: int) -> None:
+    form = build_form(hard(kind, 20, 200, seed=5), leave=False)
+    relaxation = relax(
+        form, deadline=Deadline.after(None), rng=np.random.default_rng(0), most_iterations=iterations
+    )
+    priced = reduced_losses(form, relaxation.price, relaxation.row_price)
+    for first in (None, relaxation.weight.argmax(axis=0)):
+        columns = serve_all(form, priced, first=first)
+        assert columns is not None
+        assert form.feasible(columns)
+        shifted = shift(form, columns)
+        assert form.feasible(shifted)
+        assert form.value(shifted) <= form.value(columns)
+
+
+def test_bids_do_not_serve_more_than_fit() -> None:
+    form = build_form(
+        build_instance(np.ones((3, 2)), [4.0, 5.0], demand=[3.0, 3.0, 3.0], unassigned_penalty=np.inf),
+        leave=False,
+    )
+    assert serve_all(form, form.loss) is None
+
+
+class StarvedClock:
+    """A machine so busy that every look at the clock comes ``step_s`` after the one before."""
+
+    def __init__(self, step_s: float) -> None:
+        self.seconds, self.step_s = 0.0, step_s
+
+    def now(self) -> float:
+        """Return the time, later each time."""
+        self.seconds += self.step_s
+        return self.seconds
+
+
+@pytest.mark.parametrize("step_ms", [1.0, 3.0, 6.0])
+@pytest.mark.parametrize("kind", ["c", "d", "e"])
+def test_a_starved_machine_still_gets_a_feasible_answer(kind: str, step_ms: float) -> None:
+    instance = hard(kind, 40, 400, seed=6)
+    deadline = Deadline.after(100, clock=StarvedClock(step_ms / 1e3))
+    claim = LagrangianEngine().solve(instance, deadline=deadline)
+    assert claim is not None
+    certificate = certify(instance, claim)
+    assert certificate.violations == ()
+    assert certificate.gap < 0.35
+    assert deadline.elapsed_ms() < 100 + 10 * step_ms
 
 
 @pytest.mark.parametrize("kind", ["c", "d", "e"])

@@ -258,3 +258,25 @@ def test_agents_cannot_be_in_two_groups_that_move_together() -> None:
     groups = [Together(name="one", agents=[0, 1]), Together(name="two", agents=[1, 2])]
     with pytest.raises(solver.SpecError, match=r"limits \(two\).agents: expected agents of no other group"):
         build_instance(np.ones((4, 2)), [4, 4], limits=groups)
+
+
+def test_a_limit_that_keeps_agents_out_is_priced_in_score() -> None:
+    cost = np.arange(1.0, 9.0)
+    score = np.array([50.0, 20.0, 30.0, 40.0, 60.0, 90.0, 80.0, 70.0])
+    limits = [Budget(name="usd", amount=12.0, cost=cost[:, None])]
+    solution = solver.assign(score[:, None] + 1000.0, [8], limits=limits, engine="lagrangian")
+    # The four cheapest cost 10; two fifths of the fifth would fit: one more dollar is a fifth of its score.
+    assert len(solution.unassigned) == 4
+    assert solution.limit_prices[0] == pytest.approx(1060.0 / 5.0, rel=1e-3)
+    assert solution.limit_multipliers[0] != pytest.approx(solution.limit_prices[0], rel=1e-2)
+    assert solution.prices[0] == pytest.approx(0.0, abs=1e-4)
+
+
+def test_a_resource_that_keeps_agents_out_is_priced_in_score_whatever_the_rank() -> None:
+    demand = np.array([4.0, 3.0, 5.0, 2.0, 2.0, 4.0])
+    score = np.array([9.0, 5.0, 4.0, 7.0, 3.0, 8.0])
+    priority = np.array([2.0, 2.0, 1.0, 2.0, 1.0, 1.0])
+    solution = solver.assign(score[:, None], [12.0], demand=demand, priority=priority, engine="lagrangian")
+    # The first rank takes 4 + 3 + 2 units, the smallest of the others 2; a quarter of the next one would fit.
+    assert solution.unassigned.tolist() == [2, 5]
+    assert solution.prices[0] == pytest.approx(8.0 / 4.0, rel=1e-3)

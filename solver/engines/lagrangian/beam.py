@@ -12,7 +12,9 @@ generalized assignment problem", INFORMS J. Comput. 16 (2004).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +32,6 @@ IMPROVEMENT = -3e-5
 _NEVER = np.float32(1e9)  # loss of what is not possible
 _POSSIBLE = np.float32(1e8)
 _EXPANDED = 12_000  # candidate pairs per level above which only the cheapest ejections are looked at
-_LISTED = 40  # members of a column that are candidates for ejection in one step
 _NOISE = 1 << 16
 _EXACT_FLOAT32 = 2**23
 
@@ -120,7 +121,7 @@ class Beam:
         self.penalty = np.zeros_like(self.room)
         self.width, self.depth = 40, 5
         self.temperature = 0.0
-        self._noise = rng.gumbel(size=_NOISE).astype(np.float32)
+        self._noise: NDArray[np.float32] | None = None
         self.steps = 0
         self.reprice(self.loss)
 
@@ -237,16 +238,20 @@ class Beam:
             credit=relief[mover] - (self.price[:, origin] * leaving).sum(axis=0),
         )
         cheapest_exit = exit_key.min(axis=1)
-        self._listed = self.members
-        if self.members.shape[1] > _LISTED:
-            promise = (cheapest_exit - credit)[self.members]
-            listed = np.argpartition(promise, _LISTED - 1, axis=1)[:, :_LISTED]
-            self._listed = np.take_along_axis(self.members, listed, 1)
         for level in range(2, self.depth + 1):
             if not len(partial.spent):
                 break
             partial = self._extend(
-                partial, over, held, accept, cheapest_exit, most, found, level == self.depth
+                partial,
+                over,
+                held,
+                own_loss,
+                own_demand,
+                accept,
+                cheapest_exit,
+                most,
+                found,
+                level == self.depth,
             )
         found.sort(key=_by_value)
         return found
@@ -256,6 +261,8 @@ class Beam:
         partial: _Partial,
         over: NDArray[np.float32],
         held: NDArray[np.float32],
+        own_loss: NDArray[np.float32],
+        own_demand: NDArray[np.float32],
         accept: NDArray[np.float32],
         cheapest_exit: NDArray[np.float32],
         most: int,
@@ -263,70 +270,71 @@ class Beam:
         last: bool,
     ) -> _Partial:
         """Eject every member of every open end to every near column; note what completes, keep the best."""
-        open_end = partial.targets[-1]
-        origin = partial.visited[0]
-        width, near = len(open_end), self.nearest
-        ejected = self._listed[open_end]
-        at = ejected * self.form.columns + open_end[:, None]
-        base = (partial.spent - held[open_end])[:, None] - self.priced.ravel()[at]
+        open_end, origin = partial.targets[-1], partial.visited[0]
+        near, n = self.nearest, self.form.n
+        listed = self.members[open_end]
+        place = np.flatnonzero(listed != n)
+        entry = place // listed.shape[1]
+        ejected = listed.ravel()[place]
+        base = (partial.spent - held[open_end])[entry]
+        base -= own_loss[ejected]
         for k in range(len(over)):
-            remains = (over[k][open_end] + partial.entering[k])[:, None] - self.demand[k].ravel()[at]
+            remains = (over[k][open_end] + partial.entering[k])[entry]
+            remains -= own_demand[k][ejected]
             np.maximum(remains, 0, out=remains)
-            remains *= self.penalty[k][open_end][:, None]
+            remains *= self.penalty[k][open_end][entry]
             base += remains
-        slots = ejected.shape[1]
-        fits = max(8, _EXPANDED // (near * width))
-        if slots > fits:
-            promise = base + cheapest_exit[ejected]
-            promise[ejected == self.form.n] = _NEVER
-            chosen = np.argpartition(promise, fits - 1, axis=1)[:, :fits]
-            ejected = np.take_along_axis(ejected, chosen, 1)
-            base = np.take_along_axis(base, chosen, 1)
-            slots = fits
-        to = self.short[ejected]
-        barred = to == open_end[:, None, None].astype(to.dtype)
+        most_ejected = _EXPANDED // near
+        if len(ejected) > most_ejected:
+            promise = base + partial.credit[entry]
+            promise += cheapest_exit[ejected]
+            chosen = np.argpartition(promise, most_ejected - 1)[:most_ejected]
+            entry, ejected, base = entry[chosen], ejected[chosen], base[chosen]
+        to = self.short.take(ejected, axis=0)
+        barred = to == open_end.astype(to.dtype)[entry][:, None]
         for column in partial.visited[1:-1]:
-            barred |= to == column[:, None, None].astype(to.dtype)
-        back = to == origin[:, None, None].astype(to.dtype)
-        value = accept[ejected]
-        value += (base + partial.relief[:, None])[:, :, None]
+            barred |= to == column.astype(to.dtype)[entry][:, None]
+        back = to == origin.astype(to.dtype)[entry][:, None]
+        value = accept.take(ejected, axis=0)
+        value += (base + partial.relief[entry])[:, None]
         cycle = np.flatnonzero(back)
         if len(cycle):  # the first column gets one agent back for the one it lost
-            entry = cycle // (slots * near)
-            pair = ejected.ravel()[cycle // near] * near + cycle % near
-            column = origin[entry]
-            closed = base.ravel()[cycle // near] + self.near_loss.ravel()[pair] - held[column]
+            row = cycle // near
+            first = entry[row]
+            pair = ejected[row] * near + cycle % near
+            column = origin[first]
+            closed = base[row] + self.near_loss.ravel()[pair] - held[column]
             for k in range(len(over)):
-                load = over[k][column] + self.near_demand[k].ravel()[pair] - partial.leaving[k][entry]
+                load = over[k][column] + self.near_demand[k].ravel()[pair] - partial.leaving[k][first]
                 closed += self.penalty[k][column] * np.maximum(load, 0)
             value.ravel()[cycle] = closed
-        value[barred] = _NEVER
-        for place in _improving(value, most):
-            spot = int(place)
-            entry = spot // (slots * near)
-            agents = (*(int(a[entry]) for a in partial.agents), int(ejected.flat[spot // near]))
-            targets = (*(int(t[entry]) for t in partial.targets), int(to.flat[spot]))
-            touched = frozenset((*(int(v[entry]) for v in partial.visited), targets[-1]))
+        np.copyto(value, _NEVER, where=barred)
+        for spot in _improving(value, most).tolist():
+            row = spot // near
+            first = entry[row]
+            agents = (*(int(a[first]) for a in partial.agents), int(ejected[row]))
+            targets = (*(int(t[first]) for t in partial.targets), int(to.flat[spot]))
+            touched = frozenset((*(int(v[first]) for v in partial.visited), targets[-1]))
             found.append(Move(float(value.flat[spot]), agents, targets, touched))
         if last:
             return partial
         barred |= back
         if self.form.leave:
             barred |= to == self.form.models
-        key = self.near_key[ejected]
-        key += (base + partial.credit[:, None])[:, :, None]
+        key = self.near_key.take(ejected, axis=0)
+        key += (base + partial.credit[entry])[:, None]
         key -= self._gumbel(key.shape)
-        key[barred] = _NEVER
+        np.copyto(key, _NEVER, where=barred)
         picked = _smallest(key, self.width)
-        entry = picked // (slots * near)
-        agent = ejected.ravel()[picked // near]
+        row = picked // near
+        entry, agent = entry[row], ejected[row]
         pair = agent * near + picked % near
         target = self.near.ravel()[pair]
         return _Partial(
             agents=[*(a[entry] for a in partial.agents), agent],
             targets=[*(t[entry] for t in partial.targets), target],
             visited=[*(v[entry] for v in partial.visited), target],
-            spent=base.ravel()[picked // near] + self.near_loss.ravel()[pair],
+            spent=base[row] + self.near_loss.ravel()[pair],
             entering=self.near_demand.reshape(len(over), -1)[:, pair],
             leaving=partial.leaving[:, entry],
             relief=partial.relief[entry],
@@ -335,11 +343,19 @@ class Beam:
 
     def _gumbel(self, shape: tuple[int, ...]) -> NDArray[Any]:
         """Return noise of the given shape, cut from a pool at a random place."""
-        size = int(np.prod(shape))
-        if size >= self._noise.size:
-            self._noise = self.rng.gumbel(size=2 * size).astype(np.float32)
-        start = int(self.rng.integers(0, self._noise.size - size))
-        return self._noise[start : start + size].reshape(shape) * np.float32(self.temperature)
+        size = math.prod(shape)
+        if self._noise is None or size >= self._noise.size:
+            self._noise = _gumbel_noise(max(_NOISE, 2 * size)) * np.float32(self.temperature)
+        start = int(self.rng.random() * (self._noise.size - size))
+        return self._noise[start : start + size].reshape(shape)
+
+
+@cache
+def _gumbel_noise(size: int) -> NDArray[np.float32]:
+    """Return a pool of noise, the same for every beam: they differ in where they cut it."""
+    noise = np.random.default_rng(size).gumbel(size=size).astype(np.float32)
+    noise.flags.writeable = False
+    return noise
 
 
 def _room(form: Form) -> NDArray[np.float32]:

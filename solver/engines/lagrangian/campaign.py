@@ -14,6 +14,8 @@ import numpy as np
 
 from solver.engines.certificate import OPTIMALITY_TOLERANCE
 from solver.engines.cpsat_model import is_loaded
+from solver.engines.lagrangian.interior_point import reduced_losses
+from solver.engines.lagrangian.rounding import serve_all, shift
 from solver.engines.lagrangian.search import Search
 
 if TYPE_CHECKING:
@@ -28,13 +30,14 @@ __all__ = ["Campaign"]
 _POOL = 8  # elite assignments that are crossed with each other
 _SHORT_S = 0.5  # below this much time CP-SAT is only asked for a kernel small enough
 _KERNEL_PAIRS, _KERNEL_PAIRS_SHORT = 1500, 450
-_FIRST_PATIENCE = 40  # local optima without improvement in the first descent
+_FIRST_PATIENCE, _PATIENCE = 40, 25  # local optima without improvement in the first descent, and later
 _WHOLE_PAIRS = 30_000  # pairs of a form that CP-SAT is asked about as a whole
 _SECONDS_PER_PAIR = 15e-6  # building a model in Python
 _HUNT_SHARE, _HUNT_SHARE_SHORT = (
     0.3,
     0.7,
 )  # of the time, before CP-SAT is asked whether anything feasible exists
+_FALL_BACK_AFTER = 0.9  # of the time, without anything better than the bids at hand
 _LEAST_CPSAT_S = 0.03  # a call returns no faster than about this
 _REWARD = 20.0  # weight of a try that brought a new incumbent, against 1 for one that did not
 
@@ -68,6 +71,7 @@ class Campaign:
         self.form, self.relaxation, self.deadline, self.rng = form, relaxation, deadline, rng
         self.budget_s = max(deadline.remaining_s(), 1e-3)
         self.search = Search(form, relaxation, rng=rng)
+        self.search.on_better = self._note
         self.bound = relaxation.bound
         if form.integral:
             self.bound = float(np.ceil(self.bound - 1e-6 * max(1.0, abs(self.bound))))
@@ -75,6 +79,7 @@ class Campaign:
         self.proved = False
         self.infeasible = False
         self.progress: list[tuple[float, float, float]] = []
+        self.fallback: NDArray[np.int64] | None = None
         self._pool: list[tuple[float, NDArray[np.int64]]] = []
         self._spent = {"descend": 1e-9, "neighbourhood": 1e-9}
         self._worth = {"descend": 1.0, "neighbourhood": 1.0}
@@ -94,12 +99,45 @@ class Campaign:
         )
 
     def start(self, *, stop_s: float = np.inf) -> None:
-        """Round the relaxation and descend from there; ends without an incumbent only when time is up."""
-        self._start_columns = self.relaxation.weight.argmax(axis=0)
-        if self.search.keep(self._start_columns):
+        """Round the relaxation and descend from there; ends without an incumbent only when time is up.
+
+        What the agents get by bidding at the prices is the fallback. It is worse than what the descent
+        reaches from the rounded relaxation as soon as it has crossed into the feasible, but costs a
+        fraction of the time, and it is the better start where time was too short for the relaxation.
+        """
+        rounded = self.relaxation.weight.argmax(axis=0)
+        settled = self.relaxation.settled
+        if settled and self.search.keep(rounded):
             self._note()
-        if not self.done:
-            self._descend(self._start_columns, patience=_FIRST_PATIENCE, hunt_stop_s=stop_s)
+        if self.done:
+            return
+        if self.search.best is None:
+            self._bid(rounded if settled else None)
+        if settled or self.fallback is None:
+            if self.fallback is not None:
+                left_s = _FALL_BACK_AFTER * max(0.0, self.deadline.remaining_s())
+                stop_s = min(stop_s, self.deadline.clock.now() + left_s)
+            self._descend(rounded, patience=_FIRST_PATIENCE, hunt_stop_s=stop_s)
+        if self.search.best is None and self.fallback is not None:
+            self._fall_back()
+
+    def _bid(self, first: NDArray[np.int64] | None) -> None:
+        """Find a fallback by bids at the prices."""
+        form, relaxation = self.form, self.relaxation
+        priced = reduced_losses(form, relaxation.price, relaxation.row_price)
+        columns = serve_all(form, priced, first=first)
+        if columns is not None and form.feasible(columns):
+            self.fallback = columns
+
+    def _fall_back(self) -> None:
+        """Start from the bids, after moving whoever fits somewhere better."""
+        form, columns = self.form, self.fallback
+        assert columns is not None
+        if not form.rows:
+            columns = shift(form, columns, self.deadline)
+        self.search.keep(columns)
+        self._note()
+        self._descend(columns, patience=_FIRST_PATIENCE)
 
     def insist(self) -> None:
         """Find a feasible assignment, or prove that there is none: hunt, ask CP-SAT, hunt on."""
@@ -126,7 +164,9 @@ class Campaign:
     def run(self) -> None:
         """Go on until proven, satisfied or out of time."""
         now = self.deadline.clock.now
-        while not self.done and not self.infeasible and self.deadline.remaining_s() > 0.002:
+        while not self.done and not self.infeasible:
+            if self.deadline.remaining_s() < max(0.002, self.search.step_s):
+                break
             before, start_s = self.search.best_loss, now()
             kind = "neighbourhood" if self._cpsat_next() else "descend"
             hit_limit = self._ask_cpsat() if kind == "neighbourhood" else self._restart()
@@ -142,12 +182,9 @@ class Campaign:
         stop_s: float = np.inf,
         hunt_stop_s: float = np.inf,
     ) -> None:
-        before = self.search.best_loss
         loss, found = self.search.descend(
             columns, deadline=self.deadline, stop_s=stop_s, hunt_stop_s=hunt_stop_s, patience=patience
         )
-        if self.search.best_loss < before:
-            self._note()
         if found is not None and all((found != other).any() for _, other in self._pool):
             self._pool.append((loss, found))
             self._pool.sort(key=lambda entry: entry[0])
@@ -182,7 +219,7 @@ class Campaign:
         if self.budget_s > _SHORT_S:
             beam.width = int(rng.choice([30, 60, 150]))
         longest = max(0.1, 0.15 * self.budget_s)
-        self._descend(columns, patience=25, stop_s=self.deadline.clock.now() + longest)
+        self._descend(columns, patience=_PATIENCE, stop_s=self.deadline.clock.now() + longest)
         return False
 
     def _sample(self) -> NDArray[np.int64]:

@@ -16,6 +16,8 @@ from solver.engines.lagrangian.rounding import fill, shed
 from solver.problem.instance import UNASSIGNED
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from solver.engines.base import Engine
     from solver.problem.instance import Instance
 
@@ -26,6 +28,7 @@ _UNLIMITED_S = 10.0  # without a deadline: as long as it pays on the instances m
 _SHORT_S = 0.08  # below this the search needs the larger part of what is left
 _LARGE = 40_000  # pairs × coupling layers per 0.1 s above which the relaxation is solved in float32
 _LARGE_GAP = 1e-6  # relative: at a hundred thousand agents, closer than this is good enough
+_CANCELLED = 1e-6  # relative: what is left of a difference below this is rounding
 _HUNT_SHARE = 0.4  # of the time, for serving everybody before some are left out
 
 
@@ -126,6 +129,10 @@ class _Solve:
         budget_s = max(self.deadline.remaining_s(), 1e-3)
         work = form.loss.size * (form.resources + len(form.row))
         single = work > _LARGE * budget_s / 0.1
+        change = None
+        if form.leave and self.instance.serve_first:  # towards a higher value of service
+            change = np.zeros_like(form.loss)
+            change[-1] = -form.service
         return relax(
             form,
             deadline=self.deadline,
@@ -133,6 +140,7 @@ class _Solve:
             tolerance=1e-4 if single else 1e-6,
             rng=self.rng,
             single=single,
+            change=change,
         )
 
     def _campaign(self, form: Form, relaxation: Relaxation) -> Campaign:
@@ -176,13 +184,38 @@ class _Solve:
                 columns = search.best
         if columns is None:
             return None
+        relaxation = campaign.relaxation
+        score_prices, score_limit_prices = _in_score(relaxation)
         return Claim(
             choice=form.choice(columns),
-            prices=np.ascontiguousarray(campaign.relaxation.price[:, : form.models].T),
-            limit_prices=campaign.relaxation.row_price if form.rows else None,
+            prices=np.ascontiguousarray(relaxation.price[:, : form.models].T),
+            limit_prices=relaxation.row_price if form.rows else None,
+            score_prices=None
+            if score_prices is None
+            else np.ascontiguousarray(score_prices[:, : form.models].T),
+            score_limit_prices=score_limit_prices if form.rows else None,
             progress=tuple(campaign.progress),
             bound=form.judged(columns, campaign.bound)[1] if campaign.proved else None,
         )
+
+
+def _in_score(
+    relaxation: Relaxation,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | tuple[None, None]:
+    """Return what one more unit adds to the score alone, the value of service taken out of the multipliers.
+
+    Their derivative in the value of service is what one more unit adds to that value.
+    """
+    price, change = relaxation.price, relaxation.price_change
+    row_price, row_change = relaxation.row_price, relaxation.row_price_change
+    if change is None or row_change is None:
+        return None, None
+
+    def rest(value: NDArray[np.float64], service: NDArray[np.float64]) -> NDArray[np.float64]:
+        score = value - service
+        return np.where(score > _CANCELLED * (np.abs(value) + np.abs(service)), score, 0.0)
+
+    return rest(price, change), rest(row_price, row_change)
 
 
 if TYPE_CHECKING:

@@ -31,6 +31,7 @@ _LEAST_SPREAD = 0.05  # of the mean share: no column starts with less
 _SHORT_STEP, _SHORT_STEP_LIMITS = 0.4, 0.9  # below this a second correction pays for itself
 _PATIENT_STEPS = 35  # in float32, before a standstill is taken for the end
 _STEP = 0.99  # of the way to the boundary
+_SETTLED = 1e-3  # complementarity, relative to the largest loss there is, from which on rounding pays
 _EASY_SLACK = 0.1  # the first slack is at least this, in units of the row's scale
 
 
@@ -53,6 +54,10 @@ class Relaxation:
         The bound exceeds the largest loss there is: no choice exists.
     iterations : int
         Newton systems factorised.
+    settled : bool
+        The weights are near enough to a vertex to be rounded; False where time cut the iteration short.
+    price_change, row_price_change : (r, c) and (g,) float64, or None
+        How fast the multipliers change with the losses, where a change of these was given.
     """
 
     price: NDArray[np.float64]
@@ -61,6 +66,9 @@ class Relaxation:
     weight: NDArray[Any]
     infeasible: bool
     iterations: int
+    settled: bool = True
+    price_change: NDArray[np.float64] | None = None
+    row_price_change: NDArray[np.float64] | None = None
 
 
 def reduced_losses(
@@ -92,6 +100,7 @@ def relax(
     rng: np.random.Generator,
     single: bool = False,
     most_iterations: int = 60,
+    change: NDArray[np.float64] | None = None,
 ) -> Relaxation:
     """Solve the linear relaxation. O(c n K) a step with K coupling rows, 10 to 25 steps.
 
@@ -114,12 +123,20 @@ def relax(
         Iterate in float32: half the time on large arrays; the bound is still float64.
     most_iterations : int
         Upper limit of steps.
+    change : (c, n) float64, optional
+        A direction of the losses, in which the multipliers are differentiated at the end: another step's work.
     """
     newton = _Newton(form, rng=rng, jitter=jitter, dtype=np.float32 if single else np.float64)
-    stop_s = deadline.clock.now() + share * max(0.0, deadline.remaining_s())
+    before = deadline.clock.now()
+    stop_s = before + share * max(0.0, deadline.remaining_s())
     iterations, history = 0, [newton.complementarity]
+    step_s = 0.0  # the longest of the last steps: on a busy machine another may take as long
     while iterations < most_iterations and not newton.converged(tolerance, 1e-3 if single else 1e-5):
-        if newton.best_bound * newton.unit > form.worst * (1 + 1e-6) + 1e-6 or deadline.clock.now() > stop_s:
+        now = deadline.clock.now()
+        step_s, before = max(0.7 * step_s, now - before), now
+        if now + step_s > stop_s and iterations:
+            break
+        if newton.best_bound * newton.unit > form.worst * (1 + 1e-6) + 1e-6:
             break
         if not newton.advance():
             break
@@ -130,6 +147,7 @@ def relax(
             break  # float32 has given what it can
     price, row_price = newton.multipliers()
     bound = dual_bound(form, price, row_price)
+    changes = (None, None) if change is None else newton.response(change)
     return Relaxation(
         price=price,
         row_price=row_price,
@@ -137,6 +155,9 @@ def relax(
         weight=newton.weight,
         infeasible=bound > form.worst * (1 + 1e-9) + 1e-9,
         iterations=iterations,
+        price_change=changes[0],
+        row_price_change=changes[1],
+        settled=newton.complementarity * newton.unit < _SETTLED * form.worst,
     )
 
 
@@ -368,8 +389,32 @@ class _Newton:
 
     def multipliers(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the best multipliers seen, in loss per natural unit."""
-        price = np.maximum(self.best_price.astype(np.float64), 0.0) * self.unit
+        return self._natural(np.maximum(self.best_price.astype(np.float64), 0.0))
+
+    def _natural(self, price: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return scaled multipliers in loss per natural unit, by capacity and by limit row."""
+        price = price * self.unit
         local = price[: self.scale.size].reshape(self.scale.shape) / self.scale
         if self.form.leave:
             local[:, -1] = 0.0
         return local, price[self.scale.size :] / self.row_scale
+
+    def response(
+        self, change: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | tuple[None, None]:
+        """Return the derivative of the multipliers as the losses change, on the central path; None without one."""
+        mean = self.complementarity / self.count
+        # The last step leaves the path; put the smaller of each pair back on it.
+        ratio = np.where(self.x < self.z, mean / self.z**2, self.x**2 / mean).astype(self.dtype)
+        if self.mask is not None:
+            ratio *= self.mask
+        self.slack = np.where(self.slack < self.price, mean / self.price, self.slack)
+        per_agent = ratio.sum(axis=0)
+        tall = self._tall(ratio)
+        moved = ratio * (change / self.unit).astype(self.dtype)
+        right = tall @ (moved.sum(axis=0) / per_agent) - self.act(moved)
+        try:
+            price = np.linalg.solve(self._system(ratio, tall, per_agent), right.astype(np.float64))
+        except np.linalg.LinAlgError:
+            return None, None
+        return self._natural(price) if np.isfinite(price).all() else (None, None)

@@ -1,4 +1,9 @@
-"""From anything to something feasible, in milliseconds: shed what does not fit, then fill what is left."""
+"""From anything to something feasible, in milliseconds.
+
+Where agents may be left out: shed what does not fit, then fill what is left. Where all must be served: let
+them bid at the prices, those with the most to lose first (the regret greedy of Martello and Toth 1981, in
+rounds that are a few numpy passes each), and then use the room that this leaves.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +17,11 @@ if TYPE_CHECKING:
     from solver.clock import Deadline
     from solver.engines.form import Form
 
-__all__ = ["fill", "shed"]
+__all__ = ["fill", "serve_all", "shed", "shift"]
 
 _ROUNDS = 12
 _RESERVED_S = 0.01  # left for returning when a deadline is near
+_EMPHASIS = (1.0, 1.03, 1.1, 1.3, 2.0, 5.0)  # on the prices: the larger, the more room is left over
 
 
 def shed(form: Form, columns: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -138,3 +144,116 @@ def _rows_allow(form: Form, columns: NDArray[np.int64], left: NDArray[np.intp]) 
     for row, coefficient in zip(form.row, form.coefficient, strict=True):
         allowed &= coefficient[: form.models][:, left] <= np.maximum(spare[row[: form.models][:, left]], 0.0)
     return allowed
+
+
+def serve_all(
+    form: Form, priced: NDArray[np.float64], *, first: NDArray[np.int64] | None = None
+) -> NDArray[np.int64] | None:
+    """Serve every agent within the capacities, or return None. A few passes over the pairs.
+
+    Parameters
+    ----------
+    form : Form
+        The problem; limit rows are not looked at beyond what they contribute to ``priced``.
+    priced : (c, n) float64
+        Losses with the prices of what a pair takes. If some agent finds no room at these prices, they are
+        raised, up to fivefold, which favours pairs that take little.
+    first : (n,) int64, optional
+        What everybody bids for first, such as a rounded relaxation.
+    """
+    if first is not None:
+        columns = _serve(form, priced, first)
+        if columns is not None:
+            return columns
+    charge = np.where(np.isfinite(priced), priced, 0.0) - np.where(np.isfinite(priced), form.loss, 0.0)
+    for emphasis in _EMPHASIS:
+        columns = _serve(form, priced + (emphasis - 1.0) * charge, None)
+        if columns is not None:
+            return columns
+    return None
+
+
+def _serve(form: Form, key: NDArray[np.float64], first: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
+    columns = np.full(form.n, -1)
+    spare = form.room.copy()
+    waiting = np.arange(form.n)
+    while len(waiting):
+        value = np.where(
+            (form.demand[:, :, waiting] > spare[:, :, None]).any(axis=0), np.inf, key[:, waiting]
+        )
+        agents = np.arange(len(waiting))
+        bid = value.argmin(axis=0) if first is None else first
+        first = None
+        best = value[bid, agents]
+        if not np.isfinite(value.min(axis=0)).all():
+            return None
+        value[bid, agents] = np.inf
+        regret = value.min(axis=0)
+        # Who does not fit where it bids first waits; who has no second choice goes first.
+        regret -= np.where(np.isfinite(best), best, 0.0)
+        taken = _accepted(form, waiting, bid, regret, spare) & np.isfinite(best)
+        columns[waiting[taken]] = bid[taken]
+        _take(form, waiting[taken], bid[taken], spare)
+        waiting = waiting[~taken]
+    return columns
+
+
+def shift(form: Form, columns: NDArray[np.int64], deadline: Deadline | None = None) -> NDArray[np.int64]:
+    """Move agents to better columns that have room for them, in rounds. O(rounds · c · n).
+
+    Parameters
+    ----------
+    form : Form
+        The problem; its limit rows are not looked at.
+    columns : (n,) int64
+        An assignment within all capacities.
+    deadline : Deadline, optional
+        Stops shortly before it.
+    """
+    columns = columns.copy()
+    agents = np.arange(form.n)
+    for _ in range(_ROUNDS):
+        if _late(deadline):
+            break
+        spare = form.room - form.load(columns)
+        own = columns[agents]
+        gain = form.loss[own, agents] - form.loss[:, agents]
+        gain[(form.demand[:, :, agents] > spare[:, :, None]).any(axis=0)] = -np.inf
+        target = gain.argmax(axis=0)
+        worth = gain[target, np.arange(len(agents))]
+        eager = (worth > 0) & (target != own)
+        agents, target = agents[eager], target[eager]
+        if not len(agents):
+            break
+        moved = _accepted(form, agents, target, worth[eager], spare)
+        columns[agents[moved]] = target[moved]
+    return columns
+
+
+def _accepted(
+    form: Form,
+    agents: NDArray[np.intp],
+    bid: NDArray[np.int64],
+    rank: NDArray[np.float64],
+    spare: NDArray[np.float64],
+) -> NDArray[np.bool_]:
+    """Return which of the agents fit where they bid, the highest rank first in each column."""
+    order = np.lexsort((-rank, bid))
+    column, who = bid[order], agents[order]
+    start = np.flatnonzero(np.diff(column, prepend=-1))
+    size = np.diff(np.append(start, len(column)))
+    fits = np.ones(len(who), bool)
+    for k in range(form.resources):
+        amount = form.demand[k, column, who]
+        total = np.cumsum(amount)
+        fits &= total - np.repeat(total[start] - amount[start], size) <= spare[k, column]
+    accepted = np.empty(len(who), bool)
+    accepted[order] = fits
+    return accepted
+
+
+def _take(
+    form: Form, agents: NDArray[np.intp], columns: NDArray[np.int64], spare: NDArray[np.float64]
+) -> None:
+    for k in range(form.resources):
+        spare[k] -= np.bincount(columns, form.demand[k, columns, agents], minlength=form.columns)

@@ -17,6 +17,8 @@ from solver.engines.lagrangian.interior_point import reduced_losses
 from solver.engines.lagrangian.row_prices import RowPrices
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from solver.clock import Deadline
@@ -32,6 +34,7 @@ _JITTER = 0.1  # of the logarithm of the penalties, drawn anew at every local op
 _TEMPERATURE = 0.01  # noise of the beam's keys, of the mean price an agent pays
 _MOST_RISES = 20  # of the toll on a tiny overload
 _TINY = 0.05  # an overload below this part of a typical demand is made to cost as much as a real one
+_PAUSE = 0.12  # of the whole time: a longer step is a pause of the process, and is not expected to recur at the end
 _SAME = 1e-9  # relative: losses closer than this are equal
 
 
@@ -73,6 +76,7 @@ class Search:
         self.step_s = 0.0  # longest of the last steps: another one is begun only if it can end in time
         self.best_loss = np.inf
         self.best: NDArray[np.int64] | None = None
+        self.on_better: Callable[[], None] | None = None  # told of every incumbent that a descent finds
 
     def keep(self, columns: NDArray[np.int64]) -> bool:
         """Take an assignment as the incumbent if it is feasible and better."""
@@ -116,12 +120,13 @@ class Search:
         now = deadline.clock.now
         before = now()
         limit = min(stop_s, deadline.ends_s)
+        longest_s = _PAUSE * (deadline.ends_s - deadline.started_s)
         while idle < patience or self.best is None:
             entered = now()
             hunting_limit = min(deadline.ends_s, hunt_stop_s)
             if entered + self.step_s > (limit if self.best is not None else hunting_limit):
                 break
-            self.step_s = max(0.9 * self.step_s, entered - before)
+            self.step_s = min(max(0.9 * self.step_s, entered - before), longest_s)
             before = entered
             if self._improve(crossed=crossed):
                 if self._within():
@@ -132,6 +137,8 @@ class Search:
                         local, found, idle = loss, current.copy(), 0
                         if loss < self.best_loss - _SAME * loss:
                             self.best_loss, self.best = loss, found
+                            if self.on_better is not None:
+                                self.on_better()
                             if hunting:
                                 hunting = False
                                 base = self.start_penalty.copy()
