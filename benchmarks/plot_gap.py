@@ -19,6 +19,7 @@ import solver
 from benchmarks.bench_gap import hard
 from solver.clock import Deadline
 from solver.interfaces.peers import gap_by_cpsat, gap_by_highs
+from solver.problem.instance import build_instance
 from solver.solution.solving import solve_instance
 
 if TYPE_CHECKING:
@@ -91,7 +92,9 @@ if __name__ == "__main__":
         recorded = json.loads(path.read_text())
     else:
         solver.warm_up()
-        curves = {kind.upper(): measure(hard(kind, MODELS, AGENTS, seed=0)) for kind in "cde"}
+        curves = {
+            kind.upper(): measure(build_instance(**hard(kind, MODELS, AGENTS, seed=0))) for kind in "cde"
+        }
         recorded = {
             "machine": platform.processor() or platform.machine(),
             "models": MODELS,

@@ -26,6 +26,7 @@ from solver.engines.lagrangian.interior_point import relax
 from solver.interfaces.gap_bench import read_best_known
 from solver.interfaces.gap_format import read_gap
 from solver.problem.compile import compile_problem
+from solver.problem.instance import build_instance
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,7 +78,7 @@ def instances(folder: Path | None, seeds: int, names: str) -> Iterator[tuple[str
             for kind in "cde":
                 name = f"{kind}{m}x{n}-{seed}"
                 if names in name:
-                    instance = hard(kind, m, n, 100 + seed)
+                    instance = build_instance(**hard(kind, m, n, 100 + seed))
                     form = build_form(instance, leave=False)
                     relaxation = relax(form, deadline=Deadline.after(None), rng=np.random.default_rng(0))
                     yield name, instance, relaxation.bound - form.offset

@@ -111,7 +111,8 @@ def run(
     else:
         raise SpecError(f"engine: expected auto, {', '.join(ENGINES)}, got {engine!r}")
     if threads is None:
-        threads = (os.cpu_count() or 1) if deadline.limited and _is_large(instance) else 1
+        presses = deadline.limited and instance.is_slots and instance.n * instance.m > _LARGE_PAIRS
+        threads = (os.cpu_count() or 1) if presses else 1
     best: Answer | None = None
     notes: list[str] = []
     if deadline.limited and engine != "greedy" and not _starts_itself(instance, names[0], deadline):
