@@ -85,7 +85,8 @@ def survey(
     nearest : int
         Most models per agent.
     leave : bool
-        Whether staying unassigned counts as a model.
+        Whether staying unassigned counts as a model; among more than two it is always one, if need be
+        the last.
     """
     n, m = instance.n, instance.m
     nearest = min(nearest, m + leave)
@@ -106,6 +107,11 @@ def survey(
             at = first + pick
             reduced[k, rows] = flat[at]
             flat[at] = -np.inf
+    if leave and nearest > 2:  # two are for margins
+        # However far away, staying unassigned is what ends the rise of prices where capacity is short.
+        missing = (model != m).all(axis=0)
+        model[-1, missing] = m
+        reduced[-1, missing] = instance.unserved[missing]
     best = reduced[0]
     total = float(best[best > -np.inf].sum() + (prices * instance.capacity).sum())
     if instance.limits is not None:

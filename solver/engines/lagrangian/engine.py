@@ -109,17 +109,15 @@ class _Solve:
 
     def _large(self) -> Claim | None:
         """Solve by prices and cores."""
-        large = Large(self.instance, deadline=self.deadline, rng=self.rng)
+        hint = self.hint.choice if self.hint is not None and not self.hint.infeasible else None
+        large = Large(self.instance, deadline=self.deadline, rng=self.rng, hint=hint)
         large.run(_LARGE_GAP)
         if large.infeasible:
             return self._nothing()
-        choice = large.best
-        if choice is None:
-            choice = self.hint.choice if self.hint is not None else None
-        if choice is None:
+        if large.best is None:
             return None
         return Claim(
-            choice=choice,
+            choice=large.best,
             prices=large.prices,
             limit_prices=large.limit_prices if len(large.limit_prices) else None,
             progress=tuple(large.progress),

@@ -40,13 +40,15 @@ _EASES = 0.0, 0.2, 1.0  # more than its share, where a sample alone is infeasibl
 _MEASURED = 8  # models whose demands tell the share of a sample
 _LARGE_SAMPLE = 20_000  # agents whose loads are settled before everybody's
 _NEAREST = 8  # models per agent that prices may still choose between
-_ROUNDS = 4  # of finding near models and settling their prices
+_ROUNDS = 5  # of finding near models and settling their prices
 _TEMPERATURE, _LUKEWARM, _COLDEST = 0.03, 1e-3, 2e-4  # relative price change that changes an agent's mind
 _TEPID = 5e-3  # the warmest that everybody is looked at with
+_SHORTER = 0.2  # of leash and temperature, after a move that missed models
 _REHEATED = 0.1  # of the first temperature, where near models have to be looked for again
 _WIDE, _NARROW = 1.0, 0.1  # of what it pays: margin beyond which an agent is decided
 _MISSED = 1e-6  # of the bound: more than this above what near models promised, and they are looked for again
 _LEAST_PASSES = 3  # over all pairs that must still fit in the time left
+_UNSETTLED = 0.02  # of all capacity exceeded: more than a core can mend
 _PRICING_SHARE = 0.5  # of the time left; half of it for samples
 _FIRST_SLACK = (
     0.1  # typical demands kept free once rounding without slack led nowhere; three times as many next
@@ -66,10 +68,19 @@ class Large:
         When to stop.
     rng : numpy.random.Generator
         Source of all randomness.
+    hint : (n,) int64, optional
+        A choice to start from where prices lead to a worse one.
     """
 
-    def __init__(self, instance: Instance, *, deadline: Deadline, rng: np.random.Generator) -> None:
-        self.instance, self.deadline, self.rng = instance, deadline, rng
+    def __init__(
+        self,
+        instance: Instance,
+        *,
+        deadline: Deadline,
+        rng: np.random.Generator,
+        hint: NDArray[np.int64] | None = None,
+    ) -> None:
+        self.instance, self.deadline, self.rng, self.hint = instance, deadline, rng, hint
         self.leave = instance.penalty is None or bool(np.isfinite(instance.penalty).any())
         limits = instance.limits
         self.prices = np.zeros((instance.m, instance.r))
@@ -95,18 +106,30 @@ class Large:
         return work > _MOST_WORK or _SECONDS_PER_PAIR * work > 0.3 * budget_s
 
     def run(self, gap_tolerance: float) -> None:
-        """Find prices, round, and solve cores until the gap is closed or time is up."""
+        """Find prices, round, and solve cores until the gap is closed or time is up; else keep the hint."""
+        self._search(gap_tolerance)
+        if self.best is None and self.hint is not None:
+            self._consider(self.hint)
+
+    def _search(self, gap_tolerance: float) -> None:
         self._find_prices()
         if self.infeasible or self._seen is None:
             return
-        self._consider()
+        if self.leave and self._excess() > _UNSETTLED:
+            # Prices have not settled. Where agents may stay out, something feasible is a better place to start.
+            self._shed()
+            if self.hint is not None:
+                self._consider(self.hint)
+            self._consider(self.choice)
+            self.choice = self.choice if self.best is None else self.best.copy()
+        self._consider(self.choice)
         size, patience = _CORE, _PATIENCE
         while self.deadline.remaining_s() > 2 * self._pass_s + self._core_s:
             if self.best is not None and self._gap() <= gap_tolerance:
                 break
             start_s, before = self.deadline.clock.now(), self.best_value
             self._solve_core(size, patience)
-            self._consider()
+            self._consider(self.choice)
             self._core_s = max(self._core_s, self.deadline.clock.now() - start_s)
             if self.best is None:
                 self._slack = max(_FIRST_SLACK, 3 * self._slack)
@@ -120,36 +143,24 @@ class Large:
         """Settle the loads of ever more agents; leave everybody at a model, by lot where in doubt."""
         instance = self.instance
         now, left = self.deadline.clock.now(), max(0.0, self.deadline.remaining_s())
-        part_stop_s, stop_s = now + 0.5 * _PRICING_SHARE * left, now + _PRICING_SHARE * left
-        prices, temperature = self._sample_prices(), _TEMPERATURE
-        self.prices, self.limit_prices = prices
-        part, reach = self._drawn(min(_LARGE_SAMPLE, instance.n // 2)), _WIDE
-        for _ in range(_ROUNDS):
-            start_s = self.deadline.clock.now()
-            seen = survey(part, *prices, nearest=_NEAREST, leave=self.leave)
-            self._pass_s = (self.deadline.clock.now() - start_s) * instance.n / part.n
-            if self.deadline.remaining_s() < _LEAST_PASSES * self._pass_s:
-                return
-            _, settled = self._settle(part, seen, temperature, _LUKEWARM, reach, part_stop_s)
-            prices, temperature, reach = self._split(settled.price), settled.temperature, 2 * reach
-            if not settled.held or self.deadline.clock.now() > part_stop_s:
-                break
-        seen = self._look(*prices, nearest=_NEAREST)
+        part = self._drawn(min(_LARGE_SAMPLE, instance.n // 2))
+        self.prices, self.limit_prices = prices = self._sample_prices()
+        start_s = self.deadline.clock.now()
+        seen = survey(part, *prices, nearest=_NEAREST, leave=self.leave)
+        self._pass_s = (self.deadline.clock.now() - start_s) * instance.n / part.n
+        if self.deadline.remaining_s() < _LEAST_PASSES * self._pass_s:
+            return
+        stop_s = now + 0.5 * _PRICING_SHARE * left
+        _, settled = self._settle(part, seen, _TEMPERATURE, _LUKEWARM, _WIDE, stop_s)
+        seen = self._look(*self._split(settled.price), nearest=_NEAREST)
         self.infeasible = bool(seen.stranded.any()) and not instance.serve_first
-        reach, temperature = _NARROW, min(temperature, _TEPID)
-        for _ in range(0 if self.infeasible else _ROUNDS):
-            arcs, settled = self._settle(instance, seen, temperature, _COLDEST, reach, stop_s)
-            self.choice = arcs.drawn(settled.weight, self.rng.random())
-            if self.deadline.remaining_s() < _LEAST_PASSES * self._pass_s:
-                break
-            seen = self._look(*self._split(settled.price), nearest=_NEAREST)
-            missed = seen.bound - arcs.dual(settled.price) > _MISSED * abs(seen.bound)
-            if self.deadline.clock.now() > stop_s or not (settled.held or missed):
-                break
-            if settled.held:
-                reach, temperature = 2 * reach, settled.temperature
-            else:
-                temperature = max(_REHEATED * temperature, _COLDEST)
+        if self.infeasible:
+            return
+        temperature = min(settled.temperature, _TEPID)
+        arcs, settled = self._settle(
+            instance, seen, temperature, _COLDEST, _NARROW, now + _PRICING_SHARE * left
+        )
+        self.choice = arcs.drawn(settled.weight, self.rng.random())
 
     def _settle(
         self,
@@ -160,19 +171,46 @@ class Large:
         reach: float,
         stop_s: float,
     ) -> tuple[NearArcs, Settled]:
-        """Settle the prices of all or a part of the agents, from those of a survey."""
-        scale = typical_prices(instance, seen)
-        arcs = NearArcs(instance, seen, scale=scale, reach=reach)
-        settled = settle(
-            arcs,
-            temperature=temperature,
-            coldest=coldest,
-            scale=scale,
-            leash=0.5 * reach,  # agents beyond reach stay decided if no price moves farther
-            deadline=self.deadline,
-            stop_s=stop_s,
-            rng=self.rng,
-        )
+        """Settle the prices of all or a part of the agents, looking for near models again as they move.
+
+        Prices are leashed to where the near models were looked for. They move on from there if they were held
+        or if models had been missed, and go back, on a shorter leash, if those missed made things worse.
+        """
+        whole = instance is self.instance
+        for at in range(_ROUNDS):
+            scale = typical_prices(instance, seen)
+            arcs = NearArcs(instance, seen, scale=scale, reach=reach)
+            settled = settle(
+                arcs,
+                temperature=temperature,
+                coldest=min(temperature, coldest),
+                scale=scale,
+                leash=0.5 * reach,  # agents beyond reach stay decided if no price moves farther
+                deadline=self.deadline,
+                stop_s=stop_s,
+                rng=self.rng,
+            )
+            if self.deadline.remaining_s() < _LEAST_PASSES * self._pass_s:
+                break
+            late = at == _ROUNDS - 1 or self.deadline.clock.now() > stop_s
+            if not whole and (late or not settled.held):
+                break
+            prices = self._split(settled.price)
+            if whole:
+                after = self._look(*prices, nearest=_NEAREST)
+            else:
+                after = survey(instance, *prices, nearest=_NEAREST, leave=self.leave)
+            missed = after.bound - arcs.dual(settled.price)
+            if late or not (settled.held or missed > _MISSED * abs(after.bound)):
+                break
+            if after.bound > seen.bound and missed > 0.5 * (after.bound - seen.bound):
+                reach, temperature = _SHORTER * reach, _SHORTER * temperature
+                continue
+            seen = after
+            if settled.held:
+                reach, temperature = 2 * reach, settled.temperature
+            else:
+                temperature = max(_REHEATED * temperature, coldest)
         return arcs, settled
 
     def _split(self, price: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -289,6 +327,25 @@ class Large:
             others[agents] = UNASSIGNED
         return agents, others
 
+    def _excess(self) -> float:
+        """Return what exceeds capacities, in parts of all capacity of a resource; the largest of the resources."""
+        capacity = self.instance.capacity
+        over = np.maximum(self.instance.usage(self.choice) - capacity, 0.0).sum(axis=0)
+        return float((over / np.maximum(capacity.sum(axis=0), np.finfo(np.float64).tiny)).max())
+
+    def _shed(self) -> None:
+        """Leave agents unassigned until no capacity is exceeded, those first who lose least per unit freed."""
+        instance, choice = self.instance, self.choice
+        for k in range(instance.r):
+            load = instance.usage(choice)[:, k]
+            for j in np.flatnonzero(load > instance.capacity[:, k]):
+                members = np.flatnonzero((choice == j) & (instance.unserved > -np.inf))
+                freed = np.ones(len(members)) if instance.demand is None else instance.demand[members, j, k]
+                lost = instance.score[members, j] - instance.unserved[members]
+                order = np.argsort(lost / np.maximum(freed, np.finfo(np.float64).tiny), kind="stable")
+                enough = np.searchsorted(np.cumsum(freed[order]), load[j] - instance.capacity[j, k]) + 1
+                choice[members[order[:enough]]] = UNASSIGNED
+
     def _shortfall(self, seen: Survey) -> NDArray[np.float64]:
         """Return what every agent's present model falls short of its best under the prices of a survey."""
         instance = self.instance
@@ -301,9 +358,9 @@ class Large:
         own = np.where(left, instance.unserved, own) - (price[row] * amount).sum(axis=0)
         return np.where(seen.stranded, 0.0, np.maximum(seen.reduced[0] - own, 0.0))
 
-    def _consider(self) -> None:
-        """Keep the current choice if it is feasible and the best so far."""
-        instance, choice = self.instance, self.choice
+    def _consider(self, choice: NDArray[np.int64]) -> None:
+        """Keep a choice if it is feasible and the best so far."""
+        instance = self.instance
         if (instance.usage(choice) > instance.capacity * (1 + 1e-9)).any():
             return
         limits = instance.limits
