@@ -14,9 +14,9 @@ import numpy as np
 
 from solver.engines.certificate import OPTIMALITY_TOLERANCE
 from solver.engines.cpsat_model import is_loaded
-from solver.engines.lagrangian.interior_point import reduced_losses
 from solver.engines.lagrangian.rounding import serve_all, shift
 from solver.engines.lagrangian.search import Search
+from solver.engines.lagrangian.weak_duality import reduced_losses
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from solver.engines.lagrangian.row_algebra import RowAlgebra
+from solver.engines.lagrangian.weak_duality import dual_bound
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from solver.clock import Deadline
     from solver.engines.form import Form
 
-__all__ = ["Relaxation", "dual_bound", "reduced_losses", "relax"]
+__all__ = ["Relaxation", "relax"]
 
 _LEAST_SPREAD = 0.05  # of the mean share: no column starts with less
 _SHORT_STEP, _SHORT_STEP_LIMITS = 0.4, 0.9  # below this a second correction pays for itself
@@ -69,25 +70,6 @@ class Relaxation:
     settled: bool = True
     price_change: NDArray[np.float64] | None = None
     row_price_change: NDArray[np.float64] | None = None
-
-
-def reduced_losses(
-    form: Form, price: NDArray[np.float64], row_price: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Return ``loss + Σ price·demand + Σ row price·coefficient``, fresh (c, n) float64."""
-    total = form.loss.copy()
-    for k in range(form.resources):
-        total += price[k][:, None] * form.demand[k]
-    padded = np.append(row_price, 0.0)
-    for row, coefficient in zip(form.row, form.coefficient, strict=True):
-        total += padded[row] * coefficient
-    return total
-
-
-def dual_bound(form: Form, price: NDArray[np.float64], row_price: NDArray[np.float64]) -> float:
-    """Return the Lagrangian bound of any multipliers >= 0, in float64."""
-    best = reduced_losses(form, price, row_price).min(axis=0)
-    return float(best.sum() - (price * form.capacity).sum() - row_price @ form.row_bound)
 
 
 def relax(

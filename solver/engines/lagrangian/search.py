@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.engines.lagrangian.beam import IMPROVEMENT, Beam
-from solver.engines.lagrangian.interior_point import reduced_losses
 from solver.engines.lagrangian.row_prices import RowPrices
+from solver.engines.lagrangian.weak_duality import reduced_losses
 
 if TYPE_CHECKING:
     from collections.abc import Callable
