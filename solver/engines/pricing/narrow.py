@@ -29,7 +29,7 @@ __all__ = [
     "solve_whole_box",
 ]
 
-_SMALL = 24  # arcs per model that a flow solves as fast as a further Newton step would take
+_SMALL = 48  # arcs per model that a flow solves as fast as a further Newton step would take
 _ROUNDS = 24
 _COOLING = 0.2
 _SETTLED = 4.0
