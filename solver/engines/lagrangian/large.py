@@ -50,9 +50,7 @@ _MISSED = 1e-6  # of the bound: more than this above what near models promised, 
 _LEAST_PASSES = 3  # over all pairs that must still fit in the time left
 _UNSETTLED = 0.02  # of all capacity exceeded: more than a core can mend
 _PRICING_SHARE = 0.5  # of the time left; half of it for samples
-_FIRST_SLACK = (
-    0.1  # typical demands kept free once rounding without slack led nowhere; three times as many next
-)
+_FIRST_SLACK = 0.1  # typical demands kept free after rounding without slack led nowhere; tripled each time
 _PATIENCE = 6  # local optima without improvement before a core is given up, at first
 _CORE, _LARGEST_CORE = 4000, 20_000  # agents released together, at first and at most
 
@@ -112,6 +110,8 @@ class Large:
             self._consider(self.hint)
 
     def _search(self, gap_tolerance: float) -> None:
+        if self.deadline.expired():
+            return
         self._find_prices()
         if self.infeasible or self._seen is None:
             return
