@@ -44,6 +44,7 @@ OPTIMALITY_TOLERANCE = 1e-9
 """Largest relative gap that is called optimal."""
 
 _ROUNDING = 1e-13  # of the sum of absolute values: below this, a gap is float64 noise
+_NAMED = 1000  # agents who must be served that are spelled out: a hundred thousand lines take as long as a pass
 _OVERLOAD = 1e-9  # relative, for resources measured in real numbers; slots are counted exactly
 
 
@@ -183,7 +184,9 @@ def _broken(
         ]
     if instance.penalty is not None:
         must = np.flatnonzero((choice == UNASSIGNED) & np.isposinf(instance.penalty))
-        broken += [f"choice[{i}]: agent {i} must be served" for i in must]
+        broken += [f"choice[{i}]: agent {i} must be served" for i in must[:_NAMED]]
+        if len(must) > _NAMED:
+            broken.append(f"choice: {len(must) - _NAMED} more agents must be served")
     return tuple(broken)
 
 
