@@ -44,7 +44,7 @@ OPTIMALITY_TOLERANCE = 1e-9
 """Largest relative gap that is called optimal."""
 
 _ROUNDING = 1e-13  # of the sum of absolute values: below this, a gap is float64 noise
-_NAMED = 1000  # agents who must be served that are spelled out: a hundred thousand lines take as long as a pass
+_NAMED = 1000  # agents who must be served that are spelled out; more take as long as a pass
 _OVERLOAD = 1e-9  # relative, for resources measured in real numbers; slots are counted exactly
 
 
