@@ -115,3 +115,16 @@ def test_a_response_at_other_prices_is_not_used() -> None:
     instance = build_instance(scores, np.full(3, 200))
     best_response(instance, np.full(3, 0.5))
     assert certify(instance, claim).optimal
+
+
+def test_agents_without_another_choice_say_nothing_of_a_price() -> None:
+    rng = np.random.default_rng(7)
+    scores = rng.random((4_000, 6))
+    scores[:5, 1:] = -np.inf  # more of them than slots: nobody can say what the first model is worth
+    supply = Supply.of(build_instance(scores, [3, 900, 900, 900, 900, 900]))
+    guess = Estimate(
+        prices=np.zeros(6), error=np.ones(6), temperature=0.01, curvature=np.eye(6), is_sample=True
+    )
+    found = price_tails(DenseRows(scores, None, supply.closed), supply, guess, short=0)
+    assert np.isfinite(found.prices).all()
+    assert np.isfinite(found.error).all()

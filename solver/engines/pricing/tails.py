@@ -61,10 +61,12 @@ def price_tails(rows: Rows, supply: Supply, estimate: Estimate, *, short: int) -
         prices = np.maximum(prices - level, supply.cheapest)
         error = np.maximum(error, doubt)
     for k, j in enumerate(tiny):
-        keen = worth[:, k] - np.maximum(best, outside)
+        allowed = worth[:, k] > -np.inf
+        keen = np.full(rows.n, -np.inf)  # infinite for those who have no other choice
+        keen[allowed] = worth[allowed, k] - np.maximum(best, outside)[allowed]
         slots = int(supply.total[j])
         price, doubt = _order_statistic(keen, slots, near=2 + math.isqrt(slots))
-        if price > supply.cheapest[j]:
+        if supply.cheapest[j] < price < np.inf:
             prices[j], error[j] = price, doubt
     return replace(estimate, prices=prices, error=error)
 
@@ -74,5 +76,7 @@ def _order_statistic(values: NDArray[np.float64], rank: int, *, near: int) -> tu
     n = len(values)
     most = min(n, rank + near + 1)
     top = np.sort(np.partition(values, n - most)[n - most :])[::-1]
+    if not np.isfinite(top).all():
+        return np.inf, np.inf  # some have no other choice: no price is too high for them
     low, high = top[min(rank + near, most - 1)], top[max(rank - near, 0)]
     return float((top[rank - 1] + top[min(rank, most - 1)]) / 2), float(high - low) / 3.0
