@@ -43,7 +43,7 @@ _BEYOND = 0.1  # part of a side by which a step must miss the box to make anothe
 _PRESSING = 3.0  # agents too many or too few at a side of the box, above which its optimum lies outside
 _TRUSTED = 8.0  # temperatures that a step may be long for a smaller box to be drawn around its end
 _LONELY = 1.0  # agents within a temperature of a model's boundary, below which a Newton step knows nothing
-RESOLUTION = 1e-13  # of the range of scores: what costs are rounded to
+RESOLUTION = 1e-13  # of an agent's range of scores: what costs are rounded to, where they fit into 61 bits
 _MANY_TIES = 6  # arcs per agent on a grid above which ties are handed out rather than solved for
 _LARGE_FLOW = 4_000  # arcs from which a flow with rounded costs goes first
 _ROUGH = 2.0**-24  # of a side of the box: what it rounds costs to
@@ -128,7 +128,7 @@ def solve_in_box(
     temperature : float
         How far that may be from the optimum, roughly.
     span : float
-        Range of the scores.
+        What one agent's scores typically differ by, which decides how finely costs are counted.
     grid : float, optional
         Unit of the scores if they are whole multiples of one.
     may_leave : bool

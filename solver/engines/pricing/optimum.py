@@ -86,7 +86,7 @@ def find_optimum(
             supply,
             np.clip(prices, low, high),
             temperature,
-            span=scale.span,
+            span=scale.spread,
             grid=scale.grid,
             may_leave=attempt < _LOOKS and scale.grid is None and not deadline.limited,
         )
@@ -121,10 +121,10 @@ def solve_everything(rows: Rows, supply: Supply, scale: Scale) -> Outcome | None
     low = np.where(np.isfinite(supply.cheapest), supply.cheapest, 0.0)
     extra = float(np.ptp(supply.cost))
     likely = 1.01 * scale.span + extra
-    found = _solve_below(rows, supply, low, low + likely, scale.span)
+    found = _solve_below(rows, supply, low, low + likely, scale.spread)
     if found is None:
         certain = (rows.m + 2) * 2.0 * (rows.span() + extra)
-        found = _solve_below(rows, supply, low, low + max(likely, certain), scale.span)
+        found = _solve_below(rows, supply, low, low + max(likely, certain), scale.spread)
     return found
 
 
