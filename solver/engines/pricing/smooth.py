@@ -36,6 +36,7 @@ _BACKTRACK = 0.25
 _TRUST = 4.0  # longest step, in temperatures: beyond, the curvature seen at τ says nothing
 _STEPS_PER_TEMPERATURE = 8
 _ACTIVE_SETS = 10
+_FLAT = 1e-100  # curvature below which nothing is known; its inverse can still be squared
 _RIDGE = 1e-9  # of the largest curvature: keeps the common shift of all prices solvable when fill is 1
 _MARGINAL = 8.0  # agents within a temperature of a boundary that make a curvature trustworthy
 _IDLE = 0.05  # cool this far when no price is above its floor: there is no error to compare with
@@ -299,13 +300,13 @@ def price_error(
     agents = max(float(response.moment.sum()), 1.0)
     covariance = (response.moment - np.outer(response.load, response.load) / agents) * (correction / agents)
     diagonal = curvature.diagonal()
-    diagonal = np.maximum(diagonal, 1e-9 * diagonal.max() + 1e-200)
+    diagonal = np.maximum(diagonal, 1e-9 * diagonal.max() + _FLAT)
     noise = np.sqrt(np.maximum(covariance.diagonal(), 0.0))
     error[held] = np.maximum(3.0 * noise + excess, 0.0)[held] / (3.0 * diagonal[held])
     free = np.flatnonzero(~held)
     if len(free):
         block = curvature[np.ix_(free, free)]
-        ridge = 1e-6 * diagonal[free] + 1e-12 * diagonal.max()
+        ridge = 1e-6 * diagonal[free] + 1e-12 * diagonal.max() + _FLAT
         inverse = np.linalg.inv(block + np.diag(ridge))
         variance = ((inverse @ covariance[np.ix_(free, free)]) * inverse).sum(axis=1)
         error[free] = np.sqrt(np.maximum(variance, 0.0))
