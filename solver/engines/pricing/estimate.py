@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from solver.engines.pricing.rows import Rows
     from solver.engines.pricing.supply import Supply
 
-__all__ = ["Scale", "estimate_prices", "heat", "price_radius", "probe_scale", "recall_prices"]
+__all__ = ["GROWTH", "Scale", "estimate_prices", "heat", "price_radius", "probe_scale", "recall_prices"]
+
+GROWTH = 8
+"""Ratio of neighbouring sample sizes, the last being all agents; errors shrink by its square root."""
 
 _FIRST_SAMPLE = 250
-_GROWTH = 8  # sizes of neighbouring samples; errors shrink by its square root
 _DENSE_SAMPLE = 100_000  # and up to which a sample is not worth reducing
 _MOVES = 3  # boxes around a sample's prices
 _PROBED = 256
@@ -183,7 +185,7 @@ def recall_prices(
         contradicts them or is all there is.
     """
     n = rows.n
-    k = min(_REMEMBERED, n // _GROWTH)
+    k = min(_REMEMBERED, n // GROWTH)
     if k < _FIRST_SAMPLE // 2:
         return None
     looked_at = _stratified(n, k, generator)
@@ -241,9 +243,9 @@ def heat(estimate: Estimate, share: float) -> float:
 def _sample_sizes(n: int) -> list[int]:
     if n <= 2 * _FIRST_SAMPLE:
         return [n]
-    sizes = [n // _GROWTH]
-    while sizes[0] > _GROWTH * _FIRST_SAMPLE:
-        sizes.insert(0, sizes[0] // _GROWTH)
+    sizes = [n // GROWTH]
+    while sizes[0] > GROWTH * _FIRST_SAMPLE:
+        sizes.insert(0, sizes[0] // GROWTH)
     return [_FIRST_SAMPLE, *(size for size in sizes if size > 3 * _FIRST_SAMPLE)]
 
 

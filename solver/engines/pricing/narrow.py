@@ -79,11 +79,6 @@ class BoxOptimum:
     falls: NDArray[np.bool_]
     exact: bool
 
-    @property
-    def binds(self) -> NDArray[np.bool_]:
-        """(m,) bool, prices that want to leave the box."""
-        return self.rises | self.falls
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Elsewhere:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from solver.engines.pricing.estimate import GROWTH
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["barely_short", "price_tails"]
 
-_LAST_SAMPLE = 1 / 8  # of the agents
 _TINY = 2.0  # slots of a model in the last sample: with fewer it says nothing of the price
 _SHORT = 12.0  # agents too many in the last sample: with fewer it says little of the level
 
@@ -33,7 +34,7 @@ def barely_short(agents: int, supply: Supply) -> int:
     Samples are then better drawn as if there were enough, and the level of prices found afterwards.
     """
     short = agents - int(supply.total.sum())
-    return short if 0 < short * _LAST_SAMPLE < _SHORT else 0
+    return short if 0 < short / GROWTH < _SHORT else 0
 
 
 def price_tails(rows: Rows, supply: Supply, estimate: Estimate, *, short: int) -> Estimate:
@@ -50,7 +51,7 @@ def price_tails(rows: Rows, supply: Supply, estimate: Estimate, *, short: int) -
     short : int
         Agents who stay unassigned because slots are missing, if the estimate left that aside; else 0.
     """
-    tiny = np.flatnonzero((supply.total > 0) & (supply.total * _LAST_SAMPLE < _TINY))
+    tiny = np.flatnonzero((supply.total > 0) & (supply.total / GROWTH < _TINY))
     if not short and not len(tiny):
         return estimate
     prices, error = estimate.prices.copy(), estimate.error.copy()
