@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.problem.instance import UNASSIGNED, Instance, in_lanes, priced_blocks
+from solver.problem.instance import UNASSIGNED, Instance, in_lanes, priced_blocks, row_maxima
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -379,11 +379,12 @@ def _shortfall(
 ) -> NDArray[np.float64]:
     """Return what each row's choice falls short of its best, by reduced value."""
     flat, first = value.ravel(), np.arange(len(value)) * value.shape[1]
-    best = flat[first + value.argmax(axis=1)]  # faster than a maximum along short rows
     own = flat[first + np.maximum(pick, 0)]
     if unserved is not None:
-        best = np.maximum(best, unserved)
         own = np.where(pick == UNASSIGNED, unserved, own)
+    best = row_maxima(value)
+    if unserved is not None:
+        best = np.maximum(best, unserved)
     short: NDArray[np.float64] = best - own
     return short
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from solver.engines.pricing.arcs import Contested
-from solver.problem.instance import chunks, in_lanes, priced_blocks
+from solver.problem.instance import chunks, in_lanes, priced_blocks, row_maxima
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["DenseRows", "Reduction", "Rows"]
-
-_MANY_RIVALS = 8  # per row of a block: more, and it pays to know the floor exactly
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +88,8 @@ class DenseRows:
         Models without slots, never used.
     threads : int
         Threads that share a pass.
+    among : (k,) int64, optional
+        Only these rows, which are read where they are: a pass over a sample costs less than a copy of it.
     """
 
     def __init__(
@@ -98,21 +98,25 @@ class DenseRows:
         outside: NDArray[np.float64] | None,
         closed: NDArray[np.bool_],
         threads: int = 1,
+        among: NDArray[np.int64] | None = None,
     ) -> None:
-        self.n, self.m = score.shape
+        self.n, self.m = score.shape if among is None else (len(among), score.shape[1])
         self._score = score
         self._outside = outside
         self._closed = closed
         self._threads = threads
+        self._among = among
 
     def sample(self, rows: NDArray[np.int64]) -> DenseRows:
         """Return some of the agents."""
         outside = None if self._outside is None else self._outside[rows]
-        return DenseRows(self._score[rows], outside, self._closed)
+        among = rows if self._among is None else self._among[rows]
+        return DenseRows(self._score, outside, self._closed, self._threads, among)
 
     def dense(self) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
         """Return scores as (n, m) float64 and the values of staying unassigned."""
-        score = self._score.astype(np.float64, copy=False)
+        score = self._score[self._at(slice(None))]
+        score = score.astype(np.float64, copy=False)
         if self._closed.any():
             score = np.where(self._closed, -np.inf, score)
         return score, self._outside
@@ -121,7 +125,7 @@ class DenseRows:
         """Return the range of all finite scores and values of staying unassigned, in one pass."""
         low, high = np.inf, -np.inf
         for rows in chunks(self.n, self.m):
-            block = self._score[rows]
+            block = self._score[self._at(rows)]
             finite = np.isfinite(block)
             low = min(low, float(block.min(where=finite, initial=np.inf)))
             high = max(high, float(block.max(where=finite, initial=-np.inf)))
@@ -152,40 +156,40 @@ class DenseRows:
         worth : (n, t) float64
             Scores of the models left out.
         """
-        best, choice = np.empty(self.n), np.empty(self.n, np.int64)
+        best = np.empty(self.n)
         others = prices.copy()
         others[apart] = np.inf
 
         def scan(parts: list[slice]) -> None:
-            for rows, net, top in self._priced(others, parts, choice):
-                best[rows] = net.ravel()[np.arange(len(net)) * self.m + top]
+            for rows, net in self._priced(others, parts):
+                best[rows] = row_maxima(net)
 
         in_lanes(scan, self.n, self.m, self._threads)
         outside = np.full(self.n, -np.inf) if self._outside is None else self._outside
-        return best, outside, self._score[:, apart].astype(np.float64)
+        return best, outside, self._score[self._at(slice(None))][:, apart].astype(np.float64)
+
+    def _at(self, rows: slice | NDArray[np.int64]) -> slice | NDArray[np.int64]:
+        """Return where some rows of a sample are in the score matrix."""
+        return rows if self._among is None else self._among[rows]
 
     def _priced(
-        self, prices: NDArray[np.float64], parts: list[slice], choice: NDArray[np.int64]
-    ) -> Iterator[tuple[slice, NDArray[np.float64], NDArray[np.int64]]]:
-        """Yield blocks of rows with their scores less prices and their best models, written to ``choice``."""
-        for rows, net in priced_blocks(self._score, np.where(self._closed, np.inf, prices), parts):
-            yield rows, net, net.argmax(axis=1, out=choice[rows])
+        self, prices: NDArray[np.float64], parts: list[slice]
+    ) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+        """Yield blocks of rows with their scores less prices, closed models at ``-inf``."""
+        return priced_blocks(self._score, np.where(self._closed, np.inf, prices), parts, self._among)
 
     def reduce(self, low: NDArray[np.float64], high: NDArray[np.float64]) -> Reduction:
         """Find the contested arcs for a box, in one pass of O(n m)."""
         n, m = self.n, self.m
         choice = np.empty(n, np.int64)
         found = in_lanes(lambda parts: self._scan(low, high, parts, choice), n, m, self._threads)
-        codes = np.concatenate([codes for lane in found for codes in lane])
-        row = codes // (m + 1)
-        model = codes - row * (m + 1)
+        row, model = (np.concatenate([part[k] for lane in found for part in lane]) for k in range(2))
         starts = np.flatnonzero(np.diff(row, prepend=-1))
         agent = row[starts]
         if self._outside is None:
-            codes -= row
-            value = self._score.ravel()[codes].astype(np.float64)
+            value = self._score.ravel()[self._at(row) * m + model].astype(np.float64)
         else:
-            value = self._score[row, np.minimum(model, m - 1)].astype(np.float64)
+            value = self._score[self._at(row), np.minimum(model, m - 1)].astype(np.float64)
             leaving = np.flatnonzero(model == m)
             value[leaving] = self._outside[row[leaving]]
         settled = np.bincount(choice, minlength=m + 1) - np.bincount(choice[agent], minlength=m + 1)
@@ -198,8 +202,7 @@ class DenseRows:
             low=low,
             high=high,
         )
-        # The scan knows a lower bound of each agent's floor; among the few arcs it left, the floor itself is cheap.
-        return Reduction(choice=choice, agent=agent, contested=contested).inside(low, high)
+        return Reduction(choice=choice, agent=agent, contested=contested)
 
     def _scan(
         self,
@@ -207,47 +210,30 @@ class DenseRows:
         high: NDArray[np.float64],
         parts: list[slice],
         choice: NDArray[np.int64],
-    ) -> list[NDArray[np.int64]]:
-        """Write the best choice of each row at ``low``; return all arcs that may be contested.
+    ) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Write the choice of every settled agent; return row and model of all contested arcs, row by row.
 
-        The best model j of row i at the low prices bounds the floor ``max_k (s_ik − high_k)`` from below by
-        ``s_ij − high_j``: whoever has no rival above that is settled. Where that leaves many arcs the floor
-        itself is computed. Arcs are coded row·(m + 1) + model, ascending.
+        Nothing in here depends on how the scores compare: a branch on random numbers costs more than the arithmetic.
         """
-        m = self.m
-        side = np.where(self._closed, 0.0, high - low)
+        m, outside = self.m, self._outside
+        width = m if outside is None else m + 1
         size = max((part.stop - part.start for part in parts), default=0)
-        masks = np.zeros((size, m + 1), bool)
-        net_base, mask_base = np.arange(size) * m, np.arange(size) * (m + 1)
+        side = np.tile(np.where(self._closed, 0.0, high - low), (size, 1))
+        at_high = np.empty((size, m))
+        masks = np.empty((size, width), bool)
         found = []
-        for rows, net, top in self._priced(low, parts, choice):
+        for rows, net in self._priced(low, parts):
             count = len(net)
-            mask, flat_net, flat = masks[:count], net.ravel(), masks[:count].ravel()
-            at = net_base[:count] + top
-            best = flat_net[at]
-            floor = best - side[top]
-            first = top
-            outside = None if self._outside is None else self._outside[rows]
+            mask = masks[:count]
+            floor = row_maxima(np.subtract(net, side[:count], out=at_high[:count]))
             if outside is not None:
-                np.maximum(floor, outside, out=floor)
-                first = np.where(outside > best, m, top)
-                choice[rows] = first
-                # An agent who may leave has that arc too, unless it is worth less than the floor.
-                np.greater_equal(outside, floor, out=mask[:, m])
-                mask[:, m] &= first < m
+                np.greater_equal(outside[rows], floor, out=mask[:, m])
+                np.maximum(floor, outside[rows], out=floor)
             np.greater_equal(net, floor[:, None], out=mask[:, :m])
-            flat[mask_base[:count] + first] = False
-            rivals = np.flatnonzero(flat)
-            if len(rivals) > _MANY_RIVALS * count:
-                net -= side
-                np.maximum(floor, net.max(axis=1), out=floor)
-                net += side
-                np.greater_equal(net, floor[:, None], out=mask[:, :m])
-                flat[mask_base[:count] + first] = False
-                rivals = np.flatnonzero(flat)
-            agents = rivals // (m + 1)
-            flat[mask_base[agents] + first[agents]] = True
-            codes = np.flatnonzero(flat)
-            codes += rows.start * (m + 1)
-            found.append(codes)
+            arc = np.flatnonzero(mask)
+            row = arc // width
+            arc -= row * width
+            choice[rows][row] = arc
+            contested = np.flatnonzero(np.bincount(row, minlength=count)[row] > 1)
+            found.append((row[contested] + rows.start, arc[contested]))
         return found

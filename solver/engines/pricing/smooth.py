@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from solver.problem.instance import row_maxima
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -101,7 +103,7 @@ class DenseDemand:
     def respond(self, prices: NDArray[np.float64], temperature: float) -> Response:
         """Return the response in O(k m²)."""
         share = self._score - prices
-        best = share.max(axis=1)
+        best = row_maxima(share)
         if self._outside is not None:
             np.maximum(best, self._outside, out=best)
         share -= best[:, None]
