@@ -16,7 +16,9 @@ from solver.problem.instance import UNASSIGNED, Instance, chunks
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["minimal_prices"]
+__all__ = ["minimal_prices", "supporting_prices"]
+
+_ROUNDING = 1e-13  # of the largest score or price: what sums of losses along a path are off by
 
 
 def minimal_prices(instance: Instance, choice: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -42,16 +44,35 @@ def minimal_prices(instance: Instance, choice: NDArray[np.int64]) -> NDArray[np.
     -----
     O(n m + m³) time, O(m²) memory beyond one block of rows. Bellman (1958) on the graph of models.
     """
+    return _longest_paths(_least_losses(instance, choice))[:-1, None]
+
+
+def supporting_prices(instance: Instance, choice: NDArray[np.int64]) -> NDArray[np.float64] | None:
+    """Return the smallest multipliers of a feasible slot assignment, or None if it is not optimal.
+
+    By complementary slackness it is if and only if they keep everybody where they are and cost nothing where slots
+    are left. As :func:`minimal_prices` otherwise.
+    """
     loss = _least_losses(instance, choice)
-    price = np.zeros(instance.m + 1)
-    for _ in range(instance.m + 1):  # a longest path visits every node at most once
+    price = _longest_paths(loss)
+    rounding = _ROUNDING * max(*map(abs, instance.score_range), float(price.max()))
+    idle = np.bincount(choice[choice != UNASSIGNED], minlength=instance.m) < instance.slots
+    if price[:-1][idle].max(initial=0.0) > rounding or (price[:, None] - loss - price).max() > rounding:
+        return None
+    return price[:-1, None]
+
+
+def _longest_paths(loss: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the smallest non-negative prices with ``p_k >= p_j − loss_jk``, node m fixed at 0, if there are any."""
+    price = np.zeros(len(loss))
+    for _ in range(len(loss)):  # a longest path visits every node at most once
         raised = (price[:, None] - loss).max(axis=0)
         np.maximum(raised, price, out=raised)
-        raised[instance.m] = 0.0  # being unassigned is free and without limit
+        raised[-1] = 0.0  # being unassigned is free and without limit
         if (raised == price).all():
             break
         price = raised
-    return price[: instance.m, None]
+    return price
 
 
 def _least_losses(instance: Instance, choice: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Answer", "run", "warm_up"]
 
-_TINY_CELLS = 10_000  # rows · replicated columns: lsap beats flow below (benchmarks/bench_engines.py)
-_SMALL_PAIRS = 20_000  # agents · models: plain flow beats the price engine up to here
+_TINY_CELLS = 13_000  # rows · replicated columns: lsap beats flow below (benchmarks/bench_engines.py)
+_SMALL_PAIRS = 20_000  # agents · models: flow beats the price engine up to here
+_MEDIUM_PAIRS, _MANY_AGENTS = 50_000, 200  # and up to here with so many agents per model
 _LARGE_PAIRS = 2_000_000  # agents · models: an incumbent from greedy takes longer than prices above this
 _BIDS_S_PER_PAIR = 0.4e-6  # with so much time per pair, the lagrangian engine has bids at its own prices
 _MARGIN_S = 0.003  # kept back for verification of the last answer and the way out
@@ -167,9 +168,12 @@ def _by_shape(instance: Instance) -> tuple[str, ...]:
         return ("lagrangian",)
     if instance.load_cost is not None:
         return ("price",)
-    if instance.n * (int(instance.slots.sum()) + instance.n) <= _TINY_CELLS:
+    slots = int(instance.slots.sum())
+    may_leave = slots < instance.n or instance.forbids or not instance.serve_first
+    if instance.n * (slots + instance.n * may_leave) <= _TINY_CELLS:
         return ("lsap", "flow")
-    return ("flow", "price") if instance.n * instance.m <= _SMALL_PAIRS else ("price", "flow")
+    most = _MEDIUM_PAIRS if instance.n >= _MANY_AGENTS * instance.m else _SMALL_PAIRS
+    return ("flow", "price") if instance.n * instance.m <= most else ("price", "flow")
 
 
 def _judge(instance: Instance, claim: Claim | None, name: str, best: Answer | None, threads: int) -> Answer:

@@ -23,7 +23,8 @@ __all__ = ["GROWTH", "Scale", "estimate_prices", "heat", "price_radius", "probe_
 GROWTH = 8
 """Ratio of neighbouring sample sizes, the last being all agents; errors shrink by its square root."""
 
-_FIRST_SAMPLE = 250
+_FIRST_SAMPLE = 125, 250  # at least and at most
+_PER_MODEL = 5  # agents of the first sample
 _DENSE_SAMPLE = 100_000  # and up to which a sample is not worth reducing
 _MOVES = 3  # boxes around a sample's prices
 _PROBED = 256
@@ -104,7 +105,7 @@ def estimate_prices(
     deviations, and improves on them by Newton steps.
     """
     n = rows.n
-    first, *larger = _sample_sizes(n)
+    first, *larger = _sample_sizes(n, rows.m)
     sample = rows if first == n else rows.sample(_stratified(n, first, generator))
     share = supply.scaled(first / n)
     low = np.where(np.isfinite(supply.cheapest), supply.cheapest, 0.0)
@@ -186,7 +187,7 @@ def recall_prices(
     """
     n = rows.n
     k = min(_REMEMBERED, n // GROWTH)
-    if k < _FIRST_SAMPLE // 2:
+    if k < _FIRST_SAMPLE[0]:
         return None
     looked_at = _stratified(n, k, generator)
     score, outside = rows.sample(looked_at).dense()
@@ -240,13 +241,15 @@ def heat(estimate: Estimate, share: float) -> float:
     return max(share * typical, estimate.temperature)
 
 
-def _sample_sizes(n: int) -> list[int]:
-    if n <= 2 * _FIRST_SAMPLE:
+def _sample_sizes(n: int, m: int) -> list[int]:
+    least, most = _FIRST_SAMPLE
+    first = min(max(_PER_MODEL * m, least), most)
+    if n <= 2 * first:
         return [n]
     sizes = [n // GROWTH]
-    while sizes[0] > GROWTH * _FIRST_SAMPLE:
+    while sizes[0] > GROWTH * first:
         sizes.insert(0, sizes[0] // GROWTH)
-    return [_FIRST_SAMPLE, *(size for size in sizes if size > 3 * _FIRST_SAMPLE)]
+    return [first, *(size for size in sizes if size > 3 * first)]
 
 
 def _stratified(n: int, size: int, generator: np.random.Generator) -> NDArray[np.int64]:

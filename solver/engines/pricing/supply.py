@@ -124,6 +124,8 @@ class Supply:
         its cost, which is a bound of the problem, so it is always on offer.
         """
         margin = prices[self.model] - self.cost
+        if self._is_first.all():
+            return float(self.slots @ margin), self.total, np.zeros(self.models)
         x = np.where(self._is_first, 0.0, margin) / temperature
         tail = np.exp(-np.abs(x))
         soft = temperature * (np.maximum(x, 0.0) + np.log1p(tail))
