@@ -5,7 +5,9 @@ Run: make bench, or one file: python -m pytest benchmarks/bench_engines.py --ben
 
 from __future__ import annotations
 
+import functools
 import time
+import timeit
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 
 import solver
 from benchmarks.conftest import RUNGS, SMOKE
+from solver.clock import Deadline
 from solver.engines.base import ENGINES, load_engine
 from solver.interfaces.peers import PEERS
 from solver.problem.generate import generate_scores
@@ -22,6 +25,10 @@ if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
 
 DEADLINE_RUNGS = ((10, 3), *RUNGS)
+SHAPES = (
+    *((20, 3), (50, 5), (100, 5), (100, 10), (200, 10), (400, 10), (1_000, 10), (1_000, 20), (2_000, 5)),
+    *((2_000, 10), (2_000, 20), (4_000, 10), (4_000, 20), (10_000, 5), (10_000, 10), (10_000, 20)),
+)
 PATIENCE_S = 10.0  # engines that say they need longer are left out, as the portfolio would
 
 
@@ -82,6 +89,37 @@ def bench_auto_is_no_slower_than_the_best_peer(rung: tuple[int, int]) -> None:
     )
     print(f"; best peer ÷ auto {best / median['auto']:.2f}")
     assert SMOKE or median["auto"] <= max(1.3 * best, best + 0.3)
+
+
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if not SMOKE or shape[0] <= 100], ids=rung_id)
+def bench_portfolio_picks_the_fastest(shape: tuple[int, int]) -> None:
+    """The table of the portfolio: what it picks is, over three kinds of scores, within half of the fastest engine."""
+    n, m = shape
+    times: dict[str, list[float]] = {}
+    picked: list[float] = []
+    names: set[str] = set()
+    for seed in range(1 if SMOKE else 4):
+        rng = np.random.default_rng(seed)
+        scores, slots = generate_scores(n, m, seed=seed)
+        for kind in (scores, rng.random((n, m)), rng.integers(0, 101, (n, m)).astype(np.float64)):
+            instance = build_instance(kind, slots)
+            choice = solver.assign(kind, slots).engine
+            seconds = {}
+            for name in ("lsap", "flow", "price"):
+                engine = load_engine(name)
+                if engine.unsupported_reason(instance, remaining_s=1.0) is None:
+                    run = functools.partial(engine.solve, instance, deadline=Deadline.after(None))
+                    seconds[name] = float(np.median(timeit.repeat(run, number=1, repeat=1 if SMOKE else 9)))
+            for name, taken in seconds.items():
+                times.setdefault(name, []).append(taken)
+            picked.append(seconds[choice])
+            names.add(choice)
+    mean = {name: float(np.mean(values)) * 1e3 for name, values in times.items()}
+    print(
+        f"\n{rung_id(shape)}: " + ", ".join(f"{name} {value:.2f} ms" for name, value in mean.items()), end=""
+    )
+    print(f"; picked {' or '.join(sorted(names))}, {np.mean(picked) * 1e3:.2f} ms", end="")
+    assert SMOKE or np.mean(picked) * 1e3 <= 1.5 * min(mean.values())
 
 
 @pytest.mark.parametrize("rung", DEADLINE_RUNGS, ids=rung_id)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.engines.duals import minimal_prices
-from solver.engines.network import COARSE_BITS, Network
+from solver.engines.network import COARSE_BITS, FINE_BITS, Network
 from solver.engines.pricing.smooth import DenseDemand, newton_step
 from solver.problem.instance import UNASSIGNED, Instance, row_maxima
 
@@ -88,7 +88,7 @@ def solve_core(instance: Instance) -> NDArray[np.int64] | None:
         contested = agent[first]
         cost = loss[agent, column] - prices[column] + prices.max()  # from a base of each agent's own, >= 0
         core = Network(len(contested), m, np.cumsum(first) - 1, column + len(contested), cost, left)
-        solved = core.solve(COARSE_BITS)
+        solved = core.solve(COARSE_BITS if everyone else FINE_BITS)  # service is worth many times a score
         if solved is None:
             return None
         choice[contested] = solved

@@ -50,15 +50,21 @@ def minimal_prices(instance: Instance, choice: NDArray[np.int64]) -> NDArray[np.
 def supporting_prices(instance: Instance, choice: NDArray[np.int64]) -> NDArray[np.float64] | None:
     """Return the smallest multipliers of a feasible slot assignment, or None if it is not optimal.
 
-    By complementary slackness it is if and only if they keep everybody where they are and cost nothing where slots
-    are left. As :func:`minimal_prices` otherwise.
+    By complementary slackness it is if and only if they keep everybody where they are, drive nobody out, and cost
+    nothing where slots are left. As :func:`minimal_prices` otherwise.
     """
     loss = _least_losses(instance, choice)
     price = _longest_paths(loss)
     rounding = _ROUNDING * max(*map(abs, instance.score_range), float(price.max()))
-    idle = np.bincount(choice[choice != UNASSIGNED], minlength=instance.m) < instance.slots
+    served = np.flatnonzero(choice != UNASSIGNED)
+    model = choice[served]
+    idle = np.bincount(model, minlength=instance.m) < instance.slots
     if price[:-1][idle].max(initial=0.0) > rounding or (price[:, None] - loss - price).max() > rounding:
         return None
+    if not instance.serve_first or len(served) < instance.n:  # otherwise nobody may leave
+        earned = instance.score[served, model] - price[model] - instance.unserved[served]
+        if earned.min(initial=0.0) < -rounding:
+            return None
     return price[:-1, None]
 
 
@@ -76,7 +82,7 @@ def _longest_paths(loss: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _least_losses(instance: Instance, choice: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return W, (m + 1, m + 1): least loss of any agent of j moved to k; node m stands for unassigned."""
+    """Return W, (m + 1, m + 1): least loss of an agent of j moved to k; node m, unassigned, is no way out."""
     n, m = instance.n, instance.m
     loss = np.full((m + 1, m + 1), np.inf)
     node = np.where(choice == UNASSIGNED, m, choice)

@@ -62,18 +62,23 @@ def drop_overload(
         choice[agents] = m
     # Prices that are not exact may have kept others out who would gain: whoever is unassigned may try.
     waiting = np.flatnonzero(choice == m) if (room > 0).any() else np.zeros(0, np.int64)
+    score, stay = instance.score[waiting], instance.unserved[waiting]
     while len(waiting) and (room > 0).any():
-        net = np.where(room > 0, instance.score[waiting] - prices, -np.inf)
+        net = np.where(room > 0, score - prices, -np.inf)
         target = net.argmax(axis=1)
-        gain = np.where(room > 0, instance.score[waiting] - instance.unserved[waiting, None], -np.inf)
-        gain = gain[np.arange(len(waiting)), target]
+        place = np.arange(len(waiting))
+        gain = np.where(net[place, target] > -np.inf, score[place, target] - stay, -np.inf)
         order = np.lexsort((-gain, target))
         order = order[gain[order] > 0]
         aim = target[order]
         place = np.arange(len(aim)) - np.searchsorted(aim, aim)  # how many better ones want the same model
         fits = place < room[aim]
-        seated = order[fits]
+        seated, order = order[fits], order[~fits]
         choice[waiting[seated]] = target[seated]
         room -= np.bincount(target[seated], minlength=m)
-        waiting = waiting[order[~fits]]  # each round fills a model or seats everyone
+        waiting, score, stay = (
+            waiting[order],
+            score[order],
+            stay[order],
+        )  # a round fills a model or seats everyone
     return choice
