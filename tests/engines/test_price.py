@@ -92,6 +92,25 @@ KINDS = (
 )
 
 
+@pytest.mark.parametrize("fill", [0.35, 0.9, 1.02, 1.3, 3.0])
+@pytest.mark.parametrize("kind", ["uniform", "smooth"])
+def test_ordinary_scores_never_need_the_flow_on_all_arcs(
+    kind: str, fill: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fall-back hides a bad start; here it may not."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("solved everything")
+
+    monkeypatch.setattr("solver.engines.pricing.optimum.solve_everything", refuse)
+    rng = np.random.default_rng(7)
+    n, m = 6000, 40
+    scores, slots = scores_of(kind, rng, n, m), slots_for(rng, n, m, fill, spread="even")
+    for penalty in (None, 0.2):
+        instance = build_instance(scores, slots, unassigned_penalty=penalty)
+        assert certify(instance, price(instance)).optimal
+
+
 @pytest.mark.parametrize("spread", ["even", "heavy"])
 @pytest.mark.parametrize("fill", [0.35, 0.95, 1.0, 1.3])
 @pytest.mark.parametrize("kind", KINDS)

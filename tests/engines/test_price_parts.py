@@ -135,6 +135,16 @@ def test_a_box_that_is_too_small_says_so() -> None:
     assert solve_boxed_flow(high, supply, resolution=1e-9).falls[1]
 
 
+def test_a_model_without_a_slot_in_the_sample_is_not_free() -> None:
+    """Three agents, two of whom fit; the model nobody can have must not take the third for nothing."""
+    rows = DenseRows(np.array([[3.0, 3.5], [2.0, 2.5], [1.0, 1.5]]), np.full(3, -20.0), np.zeros(2, bool))
+    contested = rows.reduce(np.zeros(2), np.full(2, 30.0)).contested
+    optimum = solve_boxed_flow(contested, free_supply([2, 0]), resolution=1e-9)
+    assert contested.model[optimum.flow > 0].tolist() == [0, 0, 2]
+    assert not optimum.binds.any()
+    assert optimum.prices == pytest.approx([21.0, 21.5])
+
+
 def test_tiers_open_when_the_price_exceeds_their_cost() -> None:
     supply = Supply(
         model=np.array([0, 0, 1]), cost=np.array([0.0, 0.5, 0.0]), slots=np.array([3.0, 2.0, 4.0]), models=2
@@ -148,10 +158,15 @@ def test_tiers_open_when_the_price_exceeds_their_cost() -> None:
     assert supply.smooth(np.array([0.5, 0.1]), 1e-3)[1] == pytest.approx([4.0, 4.0])
 
 
-def test_rounded_slots_cover_the_sample() -> None:
-    supply = free_supply([0.4, 1.7, 2.9]).rounded(6)
-    assert supply.slots.sum() == 6
-    assert (np.abs(supply.slots - [0.4, 1.7, 2.9]) < 1).sum() >= 2
+@pytest.mark.parametrize(("agents", "slots"), [(5, 5), (4, 5), (6, 5)])
+def test_rounded_slots_are_enough_if_there_were(agents: int, slots: int) -> None:
+    supply = free_supply([0.4, 1.7, 2.9]).rounded(agents)
+    assert supply.slots.sum() == slots
+    assert (np.abs(supply.slots - [0.4, 1.7, 2.9]) < 1).all()
+
+
+def test_rounded_slots_are_too_few_if_they_were() -> None:
+    assert free_supply([0.4, 1.7, 2.8]).rounded(5).slots.tolist() == [0, 1, 3]
 
 
 def test_twins_are_found_and_share_their_agents() -> None:

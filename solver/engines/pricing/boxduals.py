@@ -94,7 +94,10 @@ class BoxCosts:
         """Scale the costs of a box to multiples of about ``resolution``, or of a fifth of the grid, exactly."""
         m, groups = contested.m, contested.groups
         low = np.append(contested.low, 0.0)
-        side = np.where(supply.closed, 0.0, contested.high - contested.low)
+        side = contested.high - contested.low
+        if supply.closed.any():  # and nobody's option either, unless it is for want of a slot in a sample
+            asked_for = np.bincount(contested.model, minlength=m + 1)[:m] > 0
+            side = np.where(supply.closed & ~asked_for, 0.0, side)
         net = contested.value - low[contested.model]
         cost = np.maximum.reduceat(net, contested.first[:-1])[contested.owner] - net if groups else net
         cost_of_tier = supply.cost if supply.anchor is None else np.full(len(supply.cost), -np.inf)
@@ -142,7 +145,7 @@ class BoxCosts:
         paid = sold > 0
         np.maximum.at(least, self.tier_model[paid], self.tier[paid])
         least[rises] = self.over[rises]
-        most = np.where(supply.closed, 0, self.over)
+        most = self.over.copy()
         spare = sold < self.tier_slots
         np.minimum.at(most, self.tier_model[spare], self.tier[spare])
         slack = _least_losses(contested, flow, self.arc)

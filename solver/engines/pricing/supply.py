@@ -100,14 +100,12 @@ class Supply:
         """Return the supply that a sample of that share of the agents competes for."""
         return replace(self, slots=self.slots * share)
 
-    def rounded(self, least: int) -> Supply:
-        """Return whole slots, ``least`` of them or more if there were, by largest remainder."""
+    def rounded(self, agents: int) -> Supply:
+        """Return whole slots by largest remainder: enough for so many agents if there were, too few if not."""
         whole = np.floor(self.slots)
-        missing = max(int(np.ceil(self.slots.sum() - 1e-9)), least) - int(whole.sum())
-        if missing > 0 and len(whole):
-            rounds, rest = divmod(missing, len(whole))
-            whole += rounds
-            whole[np.argsort(whole - self.slots, kind="stable")[:rest]] += 1
+        total = float(self.slots.sum())
+        total = np.floor(total) if total < agents - 1e-9 else np.ceil(total - 1e-9)
+        whole[np.argsort(whole - self.slots, kind="stable")[: int(total - whole.sum())]] += 1
         return replace(self, slots=whole)
 
     def value(self, prices: NDArray[np.float64]) -> float:
