@@ -140,10 +140,18 @@ def _best_at(
 
 
 def _leaving_is_an_option(instance: Instance, forbids: bool) -> bool:
-    """Whether staying unassigned can be part of an optimum, for anyone."""
-    if instance.penalty is not None:
+    """Whether staying unassigned can be part of an optimum, for anyone.
+
+    It cannot where nothing is forbidden and there are slots enough, unless it costs less than the worst slot:
+    whoever stays unassigned leaves one free.
+    """
+    crowded = forbids or instance.n > int(instance.slots.sum())
+    if instance.penalty is None:
+        return crowded
+    if crowded:
         return bool(np.isfinite(instance.penalty).any())
-    return forbids or instance.n > int(instance.slots.sum())
+    dearest = 0.0 if instance.load_cost is None else float(instance.load_cost.max())
+    return bool(instance.penalty.min() < dearest - instance.score_range[0])
 
 
 def _is_short(instance: Instance, outside: NDArray[np.float64] | None, supply: Supply, forbids: bool) -> bool:

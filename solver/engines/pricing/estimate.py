@@ -78,6 +78,7 @@ def probe_scale(rows: Rows, generator: np.random.Generator) -> Scale:
     score, outside = rows.sample(_stratified(rows.n, min(rows.n, _PROBED), generator)).dense()
     seen = np.isfinite(score)
     finite = score[seen]
+    levels = float(np.ptp(finite)) if len(finite) else 0.0
     if outside is not None:
         finite = np.concatenate((finite, outside[np.isfinite(outside)]))
     if not len(finite):
@@ -86,7 +87,7 @@ def probe_scale(rows: Rows, generator: np.random.Generator) -> Scale:
     widest = np.where(seen, score, -np.inf).max(axis=1) - np.where(seen, score, np.inf).min(axis=1)
     widest = widest[widest > 0]
     spread = min(span, float(np.median(widest))) if len(widest) else span
-    units = (unit for unit in _UNITS if span / unit < _LEVELS and is_on_grid(finite, unit))
+    units = (unit for unit in _UNITS if levels / unit < _LEVELS and is_on_grid(finite, unit))
     return Scale(span=span, spread=spread, grid=next(units, None), allowed=float(seen.mean()))
 
 
@@ -205,7 +206,7 @@ def recall_prices(
     if supply.anchor is not None:
         held[supply.anchor] = True
         low[supply.anchor] = high[supply.anchor] = 0.0
-    error = price_error(curvature, response, excess, held, k * k * (1.0 / k - 1.0 / n))
+    error = price_error(curvature, response, excess, held, k, k * k * (1.0 / k - 1.0 / n))
     step = newton_step(curvature, excess, low, high)
     if (np.abs(step) > _DRIFT * error + 2.0 * temperature).any():
         return None

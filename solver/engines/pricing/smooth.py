@@ -247,7 +247,7 @@ def sample_prices(
             held = (prices <= supply.cheapest) & (excess < 0)
             if supply.anchor is not None:
                 held[supply.anchor] = True
-            error = np.minimum(price_error(curvature, response, excess, held, correction), span)
+            error = np.minimum(price_error(curvature, response, excess, held, k, correction), span)
             low = np.maximum(
                 -_TRUST * temperature, (supply.cheapest if bounds is None else bounds[0]) - prices
             )
@@ -286,11 +286,12 @@ def price_error(
     response: Response,
     excess: NDArray[np.float64],
     held: NDArray[np.bool_],
+    agents: int,
     correction: float,
 ) -> NDArray[np.float64]:
     """Return (m,) standard deviations of sampled prices, the sandwich H⁻¹ Σ H⁻¹ over the free prices.
 
-    ``correction`` is k² (1/k − 1/n) for k agents of n, ``held`` says which prices do not move.
+    ``agents`` are k, ``correction`` is k² (1/k − 1/n) for k agents of n, ``held`` says which prices do not move.
 
     A price held at its floor by spare capacity does not move with the others; it may leave the floor only
     as far as the noise of its own load exceeds the spare capacity.
@@ -299,7 +300,6 @@ def price_error(
     error = np.zeros(m)
     if correction == 0.0:
         return error
-    agents = max(float(response.moment.sum()), 1.0)
     covariance = (response.moment - np.outer(response.load, response.load) / agents) * (correction / agents)
     diagonal = curvature.diagonal()
     diagonal = np.maximum(diagonal, 1e-9 * diagonal.max() + _FLAT)
