@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -118,8 +118,7 @@ def certify(instance: Instance, claim: Claim, *, threads: int = 1) -> Certificat
     choice = claim.choice
     load = instance.usage(choice)
     served = np.flatnonzero(choice != UNASSIGNED)
-    # Flat indices take half the time of pairs, and nearly every agent is a cache miss here.
-    own = instance.score.ravel()[served * instance.m + choice[served]].astype(np.float64)
+    own = _own_scores(instance, choice, served)
     violations = _broken(instance, choice, load, own, served)
     left = np.flatnonzero(choice == UNASSIGNED)
     left_value = instance.unserved[left] if len(left) else np.zeros(0)
@@ -297,8 +296,8 @@ class _Response:
     """What all agents of a slot instance would like best at some prices, as this module found it."""
 
     prices: NDArray[np.float64]
-    model: NDArray[np.int64]
-    value: NDArray[np.float64]
+    model: NDArray[Any]
+    score: NDArray[np.float64]
 
 
 _RESPONSE = (
@@ -328,16 +327,34 @@ def best_response(
         Score less price there.
     """
     model = np.empty(instance.n, np.int64)
-    value = np.empty(instance.n)
+    score = np.empty(instance.n)
 
     def respond(lane: list[slice]) -> None:
         for rows, net in priced_blocks(instance.score, prices, lane):
             top = net.argmax(axis=1, out=model[rows])
-            value[rows] = net.ravel()[np.arange(len(net)) * instance.m + top]
+            score[rows] = instance.score[rows].ravel()[np.arange(len(net)) * instance.m + top]
 
     in_lanes(respond, instance.n, instance.m, threads)
-    vars(instance)[_RESPONSE] = _Response(prices.copy(), model, value)
-    return model.copy(), value
+    narrow = model.astype(np.min_scalar_type(instance.m))
+    vars(instance)[_RESPONSE] = _Response(prices.copy(), narrow, score)
+    return model, score - prices[model]
+
+
+def _own_scores(
+    instance: Instance, choice: NDArray[np.int64], served: NDArray[np.intp]
+) -> NDArray[np.float64]:
+    """Return the scores of the served: from memory where they have what they were found to like best."""
+    seen: _Response | None = vars(instance).get(_RESPONSE)
+    if seen is None:
+        # Flat indices take half the time of pairs, and nearly every agent is a cache miss here.
+        own: NDArray[np.float64] = instance.score.ravel()[served * instance.m + choice[served]].astype(
+            np.float64
+        )
+        return own
+    own = seen.score[served]
+    moved = np.flatnonzero(choice[served] != seen.model[served])
+    own[moved] = instance.score[served[moved], choice[served[moved]]]
+    return own
 
 
 def _forgone(
@@ -349,10 +366,12 @@ def _forgone(
     may_leave: bool,
 ) -> float:
     """Return what all agents forgo at prices their best models are known for, given the scores of the served. O(n)."""
-    best = np.maximum(seen.value, instance.unserved) if may_leave else seen.value
+    if not may_leave:  # then everyone is served, and nobody forgoes anything by having what they like best
+        moved = np.flatnonzero(choice != seen.model)
+        best = seen.score[moved] - seen.prices[seen.model[moved]]
+        return float((best - (score[moved] - seen.prices[choice[moved]])).sum())
+    best = np.maximum(seen.score - seen.prices[seen.model], instance.unserved)
     served = choice != UNASSIGNED
-    if served.all():
-        return float((best - (score - seen.prices[choice])).sum())
     own = instance.unserved.copy()
     own[served] = score - seen.prices[choice[served]]
     return float((best - own).sum())

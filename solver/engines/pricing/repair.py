@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from solver.problem.instance import row_maxima
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -53,8 +55,8 @@ def drop_overload(
         agents = order[start[j] : start[j] + load[j]]
         over = int(-room[j])
         agents = agents[:: max(1, len(agents) // max(_CANDIDATES * over, _CANDIDATES_AT_LEAST))]
-        net = instance.score[agents] - prices
-        rival = np.where(room > 0, net, -np.inf).max(axis=1)
+        net = instance.score.take(agents, axis=0) - prices
+        rival = row_maxima(np.where(room > 0, net, -np.inf))
         loss = net[:, j] - np.maximum(rival, instance.unserved[agents])
         movers.append(agents[np.argpartition(loss, over - 1)[:over]])
         room[j] = 0
@@ -62,7 +64,7 @@ def drop_overload(
         choice[agents] = m
     # Prices that are not exact may have kept others out who would gain: whoever is unassigned may try.
     waiting = np.flatnonzero(choice == m) if (room > 0).any() else np.zeros(0, np.int64)
-    score, stay = instance.score[waiting], instance.unserved[waiting]
+    score, stay = instance.score.take(waiting, axis=0), instance.unserved[waiting]
     while len(waiting) and (room > 0).any():
         net = np.where(room > 0, score - prices, -np.inf)
         target = net.argmax(axis=1)
