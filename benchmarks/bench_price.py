@@ -30,11 +30,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+OVERHEAD_MS = 0.3  # what an answer may take beyond the best peer's, whatever the ratio
 LONG = bool(os.environ.get("BENCH_LONG"))
 YARDSTICK = Path(__file__).parents[2] / "shared" / "prototype"
 NO_LIMIT = Deadline.after(None)
 
 BARS = {  # best peer ÷ ours, at least; certificate included on our side, none on theirs
+    (100, 5): 0.8,
     (1_000, 10): 0.9,
     (10_000, 20): 4.5,
     (10_000, 50): 5.5,
@@ -105,34 +107,39 @@ def bench_ladder_against_peers(rung: tuple[int, int]) -> None:
     n, m = rung
     runs = runners(n, m)
     times: dict[str, list[float]] = {name: [] for name in runs}
-    for seed in range(1 if SMOKE else 3 if n > 10_000 else 5):
-        scores, capacity = generate_scores(n, m, seed=seed)
+    for number in range(rounds_at(n)):
+        scores, capacity = generate_scores(n, m, seed=number % 5)
         for name, run in runs.items():
-            if not (name == "OR-Tools flow" and n >= 100_000 and seed):  # seconds to minutes: once
+            if not (name == "OR-Tools flow" and n >= 100_000 and number):  # seconds to minutes: once
                 times[name].append(cpu_ms(lambda run=run, s=scores, c=capacity: run(s, c)))  # type: ignore[misc]
     median = {name: float(np.median(values)) for name, values in times.items()}
     ours = median.pop("solver.assign")
     print(
-        f"\n{n:,} x {m}: ours {ours:.1f} ms, " + ", ".join(f"{k} {v:.1f} ms" for k, v in median.items()),
+        f"\n{n:,} x {m}: ours {ours:.2f} ms, " + ", ".join(f"{k} {v:.2f} ms" for k, v in median.items()),
         end="",
     )
     if median:
-        ratio = min(median.values()) / ours
-        print(f"; best peer ÷ ours {ratio:.1f} (bar {BARS[rung]})")
-        assert SMOKE or ratio >= BARS[rung]
+        best = min(median.values())
+        print(f"; best peer ÷ ours {best / ours:.2f} (bar {BARS[rung]})")
+        assert SMOKE or best / ours >= BARS[rung] or ours <= best + OVERHEAD_MS
 
 
-@pytest.mark.parametrize("rung", [rung for rung in BARS if rung[0] >= 10_000 and not SMOKE])
+def rounds_at(n: int) -> int:
+    """Tenths of milliseconds need many rounds, seconds few."""
+    return 1 if SMOKE else 25 if n <= 1_000 else 5 if n <= 10_000 else 3
+
+
+@pytest.mark.parametrize("rung", [rung for rung in BARS if not SMOKE])
 def bench_against_the_yardstick(rung: tuple[int, int]) -> None:
-    reference, engine = yardstick(), load_engine("price")
+    """The public call, certificate included, against the research code's engine alone."""
+    reference = yardstick()
     ours, theirs = [], []
-    for seed in range(5 if rung[0] < 1_000_000 else 3):
-        scores, capacity = generate_scores(*rung, seed=seed)
-        instance = build_instance(scores, capacity)
-        ours.append(cpu_ms(lambda i=instance: engine.solve(i, deadline=NO_LIMIT)))  # type: ignore[misc]
+    for number in range(rounds_at(rung[0])):
+        scores, capacity = generate_scores(*rung, seed=number % 5)
+        ours.append(cpu_ms(lambda s=scores, c=capacity: solver.assign(s, c)))  # type: ignore[misc]
         theirs.append(cpu_ms(lambda s=scores, c=capacity: reference(s, c)))  # type: ignore[misc]
     ratio = float(np.median(ours) / np.median(theirs))
-    print(f"\n{rung}: ours {np.median(ours):.1f} ms, yardstick {np.median(theirs):.1f} ms, {ratio:.2f}")
+    print(f"\n{rung}: ours {np.median(ours):.2f} ms, yardstick {np.median(theirs):.2f} ms, {ratio:.2f}")
     assert ratio <= 1.2
 
 

@@ -120,15 +120,17 @@ def certify(instance: Instance, claim: Claim, *, threads: int = 1) -> Certificat
     served = np.flatnonzero(choice != UNASSIGNED)
     own = _own_scores(instance, choice, served)
     violations = _broken(instance, choice, load, own, served)
-    left = np.flatnonzero(choice == UNASSIGNED)
-    left_value = instance.unserved[left] if len(left) else np.zeros(0)
-    objective = float(own.sum()) - float(instance.load_charge(load[:, 0]).sum())
+    everyone = len(served) == instance.n
+    left_value = np.zeros(0) if everyone else instance.unserved[choice == UNASSIGNED]
+    objective = float(own.sum())
+    if instance.load_cost is not None:
+        objective -= float(instance.load_charge(load[:, 0]).sum())
     if not instance.serve_first:
         objective += float(left_value.sum())
     limit_load = np.zeros(0) if instance.limits is None else instance.limits.usage(choice)
     violations += _broken_limits(instance, choice, limit_load)
     slack = math.inf if violations else _slack(instance, choice, own, load, limit_load, claim, threads)
-    scale = float(np.abs(own).sum() + np.abs(left_value).sum())
+    scale = float(np.abs(own).sum()) + (0.0 if everyone else float(np.abs(left_value).sum()))
     rounding = _ROUNDING * scale if math.isfinite(scale) else 0.0
     bound = objective + slack
     if slack > rounding:

@@ -72,9 +72,7 @@ def _longest_paths(loss: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the smallest non-negative prices with ``p_k >= p_j − loss_jk``, node m fixed at 0, if there are any."""
     price = np.zeros(len(loss))
     for _ in range(len(loss)):  # a longest path visits every node at most once
-        raised = (price[:, None] - loss).max(axis=0)
-        np.maximum(raised, price, out=raised)
-        raised[-1] = 0.0  # being unassigned is free and without limit
+        raised = (price[:, None] - loss).max(axis=0)  # never lower: the diagonal is 0
         if (raised == price).all():
             break
         price = raised
@@ -85,18 +83,19 @@ def _least_losses(instance: Instance, choice: NDArray[np.int64]) -> NDArray[np.f
     """Return W, (m + 1, m + 1): least loss of an agent of j moved to k; node m, unassigned, is no way out."""
     n, m = instance.n, instance.m
     loss = np.full((m + 1, m + 1), np.inf)
-    node = np.where(choice == UNASSIGNED, m, choice)
+    everyone = bool(choice.min() >= 0)
+    node = choice if everyone else np.where(choice == UNASSIGNED, m, choice)
     order = np.argsort(node, kind="stable")
     for block in chunks(n, m):
         agents = order[block]
         at = node[agents]
         score = instance.score[agents].astype(np.float64, copy=False)
-        own = score[np.arange(len(agents)), np.minimum(at, m - 1)]
-        left = np.flatnonzero(at == m)
-        if len(left):
+        own = score[np.arange(len(agents)), at if everyone else np.minimum(at, m - 1)]
+        if not everyone:
+            left = np.flatnonzero(at == m)
             own[left] = instance.unserved[agents[left]]
-        first = np.flatnonzero(np.diff(at, prepend=-1))
+        first = np.append(0, np.flatnonzero(at[1:] != at[:-1]) + 1)
         least = np.minimum.reduceat(own[:, None] - score, first, axis=0)
         np.minimum.at(loss[:, :m], at[first], least)
-    np.fill_diagonal(loss, 0.0)
+    loss.flat[:: m + 2] = 0.0
     return loss

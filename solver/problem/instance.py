@@ -82,6 +82,10 @@ def priced_blocks(
     Prices are repeated to the size of a block: one long subtraction is twice as fast as one for every row.
     With ``among``, row i of a block is that row of the scores.
     """
+    if len(parts) == 1:  # not worth the repetition
+        block = score[parts[0]] if among is None else score.take(among[parts[0]], axis=0)
+        yield parts[0], np.subtract(block, prices, dtype=np.float64)
+        return
     size = max((rows.stop - rows.start for rows in parts), default=0)
     charged = np.tile(prices, (size, 1))
     buffer = np.empty_like(charged)
@@ -276,7 +280,7 @@ class Instance:
         served = np.flatnonzero(choice != UNASSIGNED)
         models = choice[served]
         if self.demand is None:
-            return np.bincount(models, minlength=self.m).astype(np.float64)[:, None]
+            return np.bincount(models, minlength=self.m)[:, None].astype(np.float64)
         taken = self.demand[served, models]
         return np.stack(
             [np.bincount(models, weights=taken[:, k], minlength=self.m) for k in range(self.r)], axis=1
