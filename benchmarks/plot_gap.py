@@ -47,7 +47,7 @@ def measure(instance: Instance) -> dict[str, Curve]:
             ours.append((elapsed_ms / 1e3, gap(objective)))
     curves = {"solver": ours}
     assert instance.demand is not None
-    given = instance.score, instance.demand[:, :, 0], instance.capacity[:, 0]
+    given = np.asarray(instance.score), instance.demand[:, :, 0], instance.capacity[:, 0]
     for name, solve in (("CP-SAT", gap_by_cpsat), ("HiGHS", gap_by_highs)):
         curves[name] = []
         for limit_s in LIMITS_S:

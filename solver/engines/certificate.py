@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from solver.problem.instance import UNASSIGNED, Instance, in_lanes, priced_blocks, row_maxima
+from solver.problem.sparse import CompressedScores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -276,6 +277,13 @@ def _slack(
     seen = vars(instance).get(_RESPONSE)
     if seen is not None and instance.limits is None and np.array_equal(seen.prices, prices[:, 0]):
         total = _forgone(instance, choice, own, seen, may_leave=may_leave)
+    elif isinstance(instance.score, CompressedScores):
+        charge = np.where(instance.capacity[:, 0] < 1, np.inf, prices[:, 0])
+        best = instance.score.best(charge)[1]
+        earned = instance.unserved.copy()
+        served = choice != UNASSIGNED
+        earned[served] = own - prices[choice[served], 0]
+        total = float(((np.maximum(best, instance.unserved) if may_leave else best) - earned).sum())
     else:
         total = sum(in_lanes(misjudged, instance.n, instance.m, threads))
     if tied is not None and instance.limits is not None:
@@ -328,13 +336,16 @@ def best_response(
     value : (n,) float64
         Score less price there.
     """
+    if isinstance(instance.score, CompressedScores):
+        return instance.score.best(prices)
     model = np.empty(instance.n, np.int64)
     score = np.empty(instance.n)
+    matrix = instance.score
 
     def respond(lane: list[slice]) -> None:
-        for rows, net in priced_blocks(instance.score, prices, lane):
+        for rows, net in priced_blocks(matrix, prices, lane):
             top = net.argmax(axis=1, out=model[rows])
-            score[rows] = instance.score[rows].ravel()[np.arange(len(net)) * instance.m + top]
+            score[rows] = matrix[rows].ravel()[np.arange(len(net)) * instance.m + top]
 
     in_lanes(respond, instance.n, instance.m, threads)
     narrow = model.astype(np.min_scalar_type(instance.m))
@@ -347,6 +358,8 @@ def _own_scores(
 ) -> NDArray[np.float64]:
     """Return the scores of the served: from memory where they have what they were found to like best."""
     seen: _Response | None = vars(instance).get(_RESPONSE)
+    if isinstance(instance.score, CompressedScores):
+        return instance.score[served, choice[served]].astype(np.float64)
     if seen is None:
         # Flat indices take half the time of pairs, and nearly every agent is a cache miss here.
         own: NDArray[np.float64] = instance.score.ravel()[served * instance.m + choice[served]].astype(

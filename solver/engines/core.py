@@ -63,7 +63,7 @@ def solve_core(instance: Instance) -> NDArray[np.int64] | None:
     sampled = _sampled_prices(instance, size, everyone=everyone)
     if sampled is None:
         return None
-    value = instance.score.astype(np.float64, copy=False)
+    value = np.asarray(instance.score, np.float64)
     if (slots == 0).any():
         value = np.where(slots > 0, value, -np.inf)
     if not everyone:

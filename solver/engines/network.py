@@ -54,7 +54,7 @@ class Network:
     @classmethod
     def of(cls, instance: Instance) -> Network:
         """Return all allowed arcs, agent by agent, and those of staying unassigned where that is an option."""
-        n, m, score = instance.n, instance.m, instance.score
+        n, m, score = instance.n, instance.m, np.asarray(instance.score)
         top = score.max(axis=1).astype(np.float64)
         certain = int(instance.slots.sum()) >= n and instance.serve_first
         forbidden = instance.forbids

@@ -15,6 +15,7 @@ import numpy as np
 from solver.engines.base import Claim
 from solver.engines.certificate import best_response
 from solver.engines.duals import minimal_prices
+from solver.engines.pricing.compressed import CompressedRows
 from solver.engines.pricing.estimate import estimate_prices, probe_scale, recall_prices
 from solver.engines.pricing.optimum import Outcome, find_optimum, solve_everything
 from solver.engines.pricing.repair import drop_overload
@@ -23,12 +24,14 @@ from solver.engines.pricing.supply import Supply
 from solver.engines.pricing.tails import barely_short, price_tails
 from solver.engines.pricing.twins import find_twins, share_out
 from solver.problem.instance import UNASSIGNED, chunks
+from solver.problem.sparse import CompressedScores
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.clock import Deadline
     from solver.engines.base import Engine
+    from solver.engines.pricing.rows import Rows
     from solver.problem.instance import Instance
 
 __all__ = ["PriceEngine"]
@@ -70,11 +73,12 @@ class PriceEngine:
         supply = Supply.of(instance)
         if _is_short(instance, outside, supply, forbids):
             return Claim(choice=np.full(n, UNASSIGNED, np.int64), infeasible=True)
-        twins = find_twins(instance.score)
+        score = instance.score
+        twins = None if isinstance(score, CompressedScores) else find_twins(score)
         pooled = supply if twins is None else supply.pooled(twins)
         if outside is None and pooled.total.sum() == n:
             costs, pooled = pooled.dearest, pooled.anchored()
-        rows = DenseRows(instance.score, outside, pooled.closed, threads)
+        rows = _rows(instance, outside, pooled.closed, threads)
         scale = probe_scale(rows, generator).with_costs(pooled.cost)
         outcome: Outcome | None
         arcs = n * m * scale.allowed + (0 if outside is None else n)
@@ -94,7 +98,7 @@ class PriceEngine:
                 short = 0 if outside is None or forbids or is_hasty else barely_short(n, pooled)
                 if short:
                     enough = pooled.scaled(n / pooled.total.sum()).anchored()
-                    everyone = DenseRows(instance.score, None, pooled.closed, threads)
+                    everyone = _rows(instance, None, pooled.closed, threads)
                     estimate = estimate_prices(everyone, enough, scale, generator)
                 else:
                     estimate = estimate_prices(rows, pooled, scale, generator, most=most)
@@ -127,6 +131,14 @@ class PriceEngine:
             prices = _price_closed(instance, choice, prices, supply.closed)
         choice[choice == m] = UNASSIGNED
         return Claim(choice=choice, prices=prices[:, None])
+
+
+def _rows(
+    instance: Instance, outside: NDArray[np.float64] | None, closed: NDArray[np.bool_], threads: int
+) -> Rows:
+    if isinstance(instance.score, CompressedScores):
+        return CompressedRows(instance.score, outside, closed)
+    return DenseRows(instance.score, outside, closed, threads)
 
 
 def _best_at(
@@ -163,6 +175,9 @@ def _is_short(instance: Instance, outside: NDArray[np.float64] | None, supply: S
         return True
     if not forbids:
         return False
+    if isinstance(instance.score, CompressedScores):
+        stranded = np.isneginf(instance.score.best(np.where(supply.closed, np.inf, 0.0))[1])
+        return bool((stranded & (True if outside is None else np.isneginf(outside))).any())
     for rows in chunks(instance.n, instance.m):
         best = np.where(supply.closed, -np.inf, instance.score[rows]).max(axis=1)
         stranded = np.isneginf(best)

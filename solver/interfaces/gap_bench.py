@@ -148,7 +148,7 @@ def _peers(name: str, instance: Instance, best: float, deadline_ms: float) -> It
     demand = np.ones((instance.n, instance.m)) if instance.demand is None else instance.demand[:, :, 0]
     for title, solve in (("cp-sat", gap_by_cpsat), ("highs", gap_by_highs)):
         started = time.perf_counter()
-        value = solve(instance.score, demand, instance.capacity[:, 0], deadline_ms / 1e3)
+        value = solve(np.asarray(instance.score), demand, instance.capacity[:, 0], deadline_ms / 1e3)
         yield GapResult(
             instance=name,
             solver=title,

@@ -11,6 +11,7 @@ import numpy as np
 
 from solver.errors import SpecError
 from solver.problem.limits import compile_limits
+from solver.problem.sparse import CompressedScores, compress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -39,6 +40,10 @@ UNASSIGNED = -1
 MAX_CAPACITY = 2**53
 """Capacities above this lose whole units in float64 and are refused."""
 
+_SPREAD_PAIRS = (
+    4_000_000  # sparse scores of fewer pairs are spread out: dense passes are faster, engines many
+)
+_THIN = 3  # pairs per stored one, above which compressed rows take less memory and time
 _CHUNK_ELEMENTS = 1 << 16  # 512 KiB of float64: a pass over such a block stays in the second-level cache
 _ROOM = 1 + 1e-9  # resources measured in real numbers may exceed their capacity by rounding
 _NAMED = 5  # offending entries spelled out per rule
@@ -72,7 +77,7 @@ def in_lanes(scan: Callable[[list[slice]], T], n: int, m: int, threads: int) -> 
 
 
 def priced_blocks(
-    score: NDArray[Any],
+    score: NDArray[Any] | CompressedScores,
     prices: NDArray[np.float64],
     parts: Sequence[slice],
     among: NDArray[np.int64] | None = None,
@@ -108,8 +113,8 @@ class Instance:
 
     Parameters
     ----------
-    score : (n, m) float32 or float64, C order
-        Value of serving agent i by model j; ``-inf`` forbids the pair.
+    score : (n, m) float32 or float64, C order, or CompressedScores
+        Value of serving agent i by model j; ``-inf`` forbids the pair. Compressed only where agents take slots.
     capacity : (m, r) float64
         Units each model has left, per resource.
     demand : (n, m, r) float64 or None
@@ -125,7 +130,7 @@ class Instance:
         What each slot costs in each of t equal tiers of a model's slots, non-decreasing along t.
     """
 
-    score: NDArray[Any]
+    score: NDArray[Any] | CompressedScores
     capacity: NDArray[np.float64]
     demand: NDArray[np.float64] | None = None
     penalty: NDArray[np.float64] | None = None
@@ -156,6 +161,8 @@ class Instance:
     @cached_property
     def is_integral(self) -> bool:
         """Whether every allowed score is a whole number, so that totals move in steps of one."""
+        if isinstance(self.score, CompressedScores) and (np.floor(self.score.data) != self.score.data).any():
+            return False
         for rows in chunks(self.n, self.m):
             block = self.score[rows]
             if not ((np.floor(block) == block) | np.isinf(block)).all():
@@ -172,7 +179,8 @@ class Instance:
     def oversized(self, rows: slice | NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return, for some rows, the (rows, m) pairs that ask for more than their model has when empty."""
         if self.demand is None:
-            return np.broadcast_to(self.capacity[:, 0] < 1, self.score[rows].shape)
+            count = len(np.arange(self.n)[rows])
+            return np.broadcast_to(self.capacity[:, 0] < 1, (count, self.m))
         large = self.demand[rows, :, 0] > self.capacity[:, 0] * _ROOM
         for k in range(1, self.r):
             large = large | (self.demand[rows, :, k] > self.capacity[:, k] * _ROOM)
@@ -220,12 +228,17 @@ class Instance:
     @cached_property
     def forbids(self) -> bool:
         """Whether any pair is forbidden. :func:`build_instance` knows it from checking the scores."""
+        if isinstance(self.score, CompressedScores):
+            return len(self.score.data) < self.n * self.m
         return _extremes(self.score)[0] == -np.inf
 
     @cached_property
     def score_range(self) -> tuple[float, float]:
         """Smallest and largest finite score; (0, 0) when no pair is allowed. One pass, no full-size copy."""
         low, high = np.inf, -np.inf
+        if isinstance(self.score, CompressedScores):
+            data = self.score.data
+            return (float(data.min()), float(data.max())) if len(data) else (0.0, 0.0)
         for rows in chunks(self.n, self.m):
             block = self.score[rows]
             high = max(high, float(block.max()))
@@ -304,7 +317,8 @@ def build_instance(
     ----------
     scores : (n, m) array_like of float
         Higher is better; ``-inf`` forbids the pair. float32 and float64 in C order are not copied. Of a
-        sparse matrix (any of scipy's formats) the stored entries are the allowed pairs, zeros included.
+        sparse matrix (any of scipy's formats) the stored entries are the allowed pairs, zeros included; it stays
+        compressed if it is large and thin and agents take slots.
     capacity : (m,) or (m, r) array_like
         Units each model has left; whole numbers when agents take slots.
     demand : (n,), (n, r), (n, m) or (n, m, r) array_like, optional
@@ -335,6 +349,11 @@ def build_instance(
     problems: list[str] = []
     score, extremes = _scores(scores, problems)
     n, m = score.shape
+    if isinstance(score, CompressedScores) and not problems:
+        plain = demand is None and eligible is None and not limits
+        if not (plain and _is_worth_compressing(score)):
+            score = np.asarray(score)
+            extremes = _extremes(score)
     units = _capacity(capacity, m, problems)
     taken = None if demand is None else _demand(demand, n, m, units, np.ndim(capacity), problems)
     if taken is None and not problems:
@@ -354,7 +373,7 @@ def build_instance(
                 f"eligible: expected bools of shape {(n, m)}, got {allowed.dtype} of shape {allowed.shape}"
             )
         elif not problems:
-            score = np.where(allowed, score, score.dtype.type(-np.inf))
+            score = np.where(allowed, np.asarray(score), score.dtype.type(-np.inf))
             extremes = None
     order = _vector("priority", priority, n, problems)
     if order is not None and not np.isfinite(order).all():
@@ -379,7 +398,7 @@ def build_instance(
         rank = np.unique(order, return_inverse=True)[1].astype(np.int64)
     rows, charge = compile_limits(limits, n, m)
     if charge is not None:
-        score = score - charge
+        score = np.asarray(score) - charge
         extremes = None
     if rows is not None and tiers is not None:
         raise SpecError("load_cost: expected none together with limits across models")
@@ -428,22 +447,20 @@ def _numbers(name: str, values: ArrayLike, problems: list[str]) -> NDArray[Any]:
 
 def _scores(
     scores: ArrayLike | SparseScores, problems: list[str]
-) -> tuple[NDArray[Any], tuple[float, float] | None]:
+) -> tuple[NDArray[Any] | CompressedScores, tuple[float, float] | None]:
     """Return checked scores, the least and the largest of them."""
     if hasattr(scores, "tocsr"):
-        array = _spread_out(cast("SparseScores", scores), problems)
-    else:
-        array = _numbers("scores", scores, problems)
+        rows = cast("SparseScores", scores).tocsr()
+        array = _numbers("scores", rows.data, problems)
+        if problems or 0 in rows.shape:
+            return _shaped(np.zeros(rows.shape), problems), None
+        return compress(array, rows.indices, rows.indptr, rows.shape, problems), None
+    array = _numbers("scores", scores, problems)
     if problems:
         return array, None
-    if array.ndim != 2:
-        problems.append(f"scores: expected shape (agents, models), got shape {array.shape}")
-        return np.zeros((1, 1)), None
-    n, m = array.shape
-    if n == 0 or m == 0:
-        what = "agent (row)" if n == 0 else "model (column)"
-        problems.append(f"scores: expected at least one {what}, got shape {array.shape}")
-        return np.zeros((max(n, 1), max(m, 1))), None
+    array = _shaped(array, problems)
+    if problems:
+        return array, None
     least, largest = _extremes(array)
     if not largest < np.inf:  # a maximum carries both NaN and +inf
         bad = np.argwhere(~(array < np.inf))
@@ -455,17 +472,22 @@ def _scores(
     return np.ascontiguousarray(array), (least, largest)
 
 
-def _spread_out(matrix: SparseScores, problems: list[str]) -> NDArray[Any]:
-    """Return a sparse matrix as a dense one, ``-inf`` where it stores nothing; any object that speaks CSR will do."""
-    rows = matrix.tocsr()
-    values = _numbers("scores", rows.data, problems)
-    agent = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
-    pair = agent * rows.shape[1] + rows.indices
-    if len(np.unique(pair)) < len(pair):
-        problems.append("scores: expected each pair at most once, got a sparse matrix with repeated entries")
-    dense = np.full(rows.shape, -np.inf, values.dtype)
-    dense[agent, rows.indices] = values
-    return dense
+def _shaped(array: NDArray[Any], problems: list[str]) -> NDArray[Any]:
+    """Return scores of agents and models, or a stand-in and a note of what is wrong with their shape."""
+    if array.ndim != 2:
+        problems.append(f"scores: expected shape (agents, models), got shape {array.shape}")
+        return np.zeros((1, 1))
+    n, m = array.shape
+    if n == 0 or m == 0:
+        what = "agent (row)" if n == 0 else "model (column)"
+        problems.append(f"scores: expected at least one {what}, got shape {array.shape}")
+        return np.zeros((max(n, 1), max(m, 1)))
+    return array
+
+
+def _is_worth_compressing(score: CompressedScores) -> bool:
+    n, m = score.shape
+    return n * m > _SPREAD_PAIRS and _THIN * len(score.data) < n * m
 
 
 def _capacity(capacity: ArrayLike, m: int, problems: list[str]) -> NDArray[np.float64]:

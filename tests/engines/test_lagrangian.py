@@ -257,7 +257,7 @@ def test_scores_and_demands_of_any_magnitude(factor: float) -> None:
     base = hard("c", 5, 50, 3)
     assert base.demand is not None
     instance = build_instance(
-        base.score * factor,
+        np.asarray(base.score) * factor,
         base.capacity[:, 0] / factor,
         demand=base.demand[:, :, 0] / factor,
         unassigned_penalty=np.inf,

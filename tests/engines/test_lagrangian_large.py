@@ -239,7 +239,7 @@ def test_many_agents_are_solved_within_a_tenth_of_a_percent(instance: Instance) 
 @pytest.mark.usefixtures("small")
 def test_closed_models_forbidden_pairs_and_single_precision() -> None:
     base = tokens(4000, 8)
-    score = base.score.astype(np.float32)
+    score = np.asarray(base.score).astype(np.float32)
     score[np.random.default_rng(3).random(score.shape) < 0.1] = -np.inf
     capacity = 1.4 * base.capacity[:, 0]
     capacity[2] = 0.0
@@ -273,7 +273,7 @@ def test_a_sample_that_asks_for_too_much_gets_more_room() -> None:
 @pytest.mark.usefixtures("small")
 def test_an_agent_that_must_be_served_and_fits_nowhere_is_a_proof() -> None:
     base = tokens(2000, 6)
-    score = base.score.copy()
+    score = np.array(base.score)
     score[7] = -np.inf
     assert base.demand is not None
     instance = build_instance(

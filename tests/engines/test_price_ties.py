@@ -27,7 +27,7 @@ def test_ties_handed_out_are_a_flow_of_the_same_cost(seed: int) -> None:
     slots = np.full(m, n // m + 20)
     instance = build_instance(scores, slots)
     supply = Supply.of(instance)
-    rows = DenseRows(instance.score, None, supply.closed)
+    rows = DenseRows(np.asarray(instance.score), None, supply.closed)
     contested = rows.reduce(np.zeros(m), np.full(m, 0.4)).contested
     handed = hand_out_ties(contested, supply, np.zeros(m), 1.0)
     solved = solve_boxed_flow(contested, supply, resolution=1.0, grid=1.0)

@@ -132,8 +132,8 @@ def test_scores_as_long_and_wide_tables(tmp_path: Path) -> None:
     wide = read_parts(scores={"path": str(tmp_path / "wide.csv"), "agent": "who", "layout": "wide"}, slots=1)
     assert long.agents.ids.tolist() == wide.agents.ids.tolist() == ["b", "a"]
     assert long.model_ids == ("x", "y")
-    assert compile_problem(long).score.tolist() == [[1, -np.inf], [-3, 2.5]]
-    assert compile_problem(wide).score.tolist() == [[-np.inf, 1], [2.5, -3]]
+    assert np.asarray(compile_problem(long).score).tolist() == [[1, -np.inf], [-3, 2.5]]
+    assert np.asarray(compile_problem(wide).score).tolist() == [[-np.inf, 1], [2.5, -3]]
 
 
 def test_bundled_data() -> None:

@@ -167,10 +167,14 @@ def test_given_scores_in_every_form_are_the_same() -> None:
     expected = [[1.0, -np.inf], [3.0, 4.0]]
     for scores in (labelled, long, np.array(expected)):
         problem = Problem(agents=agents, models=models, scores=scores)
-        assert compile_problem(problem).score.tolist() == compile_problem(plain).score.tolist() == expected
+        assert (
+            np.asarray(compile_problem(problem).score).tolist()
+            == np.asarray(compile_problem(plain).score).tolist()
+            == expected
+        )
         assert Problem.model_validate(problem.model_dump(mode="json")) == problem
     missing = Problem(agents=agents, models=models, scores=long, objective={"missing_score": 2.0})
-    assert compile_problem(missing).score.tolist() == [[1.0, 2.0], [3.0, 4.0]]
+    assert np.asarray(compile_problem(missing).score).tolist() == [[1.0, 2.0], [3.0, 4.0]]
 
 
 def test_combined_quality() -> None:
@@ -215,7 +219,7 @@ def test_zero_capacity_and_no_eligible_pair_are_valid_problems() -> None:
     problem = Problem(agents=[{"id": "a", "allowed_models": []}], models=[model(slots=0)])
     instance = compile_problem(problem)
     assert instance.slots.tolist() == [0]
-    assert instance.score.tolist() == [[-np.inf]]
+    assert np.asarray(instance.score).tolist() == [[-np.inf]]
 
 
 STRENGTHS = st.dictionaries(st.sampled_from(CAPABILITIES), st.floats(0, 1), max_size=5)
