@@ -24,7 +24,7 @@ __all__ = ["Answer", "run", "warm_up"]
 
 _TINY_CELLS = 13_000  # rows · replicated columns: lsap beats flow below (benchmarks/bench_engines.py)
 _SMALL_PAIRS = 20_000  # agents · models: flow beats the price engine up to here
-_MEDIUM_PAIRS, _MANY_AGENTS = 50_000, 200  # and up to here with so many agents per model
+_MEDIUM_PAIRS, _MANY_AGENTS = 50_000, 100  # and up to here with so many agents per model
 _LARGE_PAIRS = 2_000_000  # agents · models: an incumbent from greedy takes longer than prices above this
 _BIDS_S_PER_PAIR = 0.4e-6  # with so much time per pair, the lagrangian engine has bids at its own prices
 _MARGIN_S = 0.003  # kept back for verification of the last answer and the way out
