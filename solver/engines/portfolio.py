@@ -24,7 +24,14 @@ __all__ = ["Answer", "run", "warm_up"]
 
 _TINY_CELLS = 13_000  # rows · replicated columns: lsap beats flow below (benchmarks/bench_engines.py)
 _SMALL_PAIRS = 20_000  # agents · models: flow beats the price engine up to here
-_MEDIUM_PAIRS, _MANY_AGENTS = 50_000, 100  # and up to here with so many agents per model
+_MEDIUM_PAIRS, _MANY_AGENTS = (
+    50_000,
+    100,
+)  # and up to here with so many agents per model, its core being small
+_CROWDED_PAIRS, _FEW_AGENTS = (
+    100_000,
+    20,
+)  # and up to here with fewer agents per model: samples say little then
 _LARGE_PAIRS = 2_000_000  # agents · models: an incumbent from greedy takes longer than prices above this
 _BIDS_S_PER_PAIR = 0.4e-6  # with so much time per pair, the lagrangian engine has bids at its own prices
 _MARGIN_S = 0.003  # kept back for verification of the last answer and the way out
@@ -172,7 +179,11 @@ def _by_shape(instance: Instance) -> tuple[str, ...]:
     may_leave = slots < instance.n or instance.forbids or not instance.serve_first
     if instance.n * (slots + instance.n * may_leave) <= _TINY_CELLS:
         return ("lsap", "flow")
-    most = _MEDIUM_PAIRS if instance.n >= _MANY_AGENTS * instance.m else _SMALL_PAIRS
+    most = _SMALL_PAIRS
+    if instance.n >= _MANY_AGENTS * instance.m:
+        most = _MEDIUM_PAIRS
+    elif instance.n < _FEW_AGENTS * instance.m:
+        most = _CROWDED_PAIRS
     return ("flow", "price") if instance.n * instance.m <= most else ("price", "flow")
 
 
