@@ -229,7 +229,7 @@ def _multipliers(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None] | None:
     """Return the claim's multipliers, zeros where it has none, or None if they prove nothing."""
     prices = np.zeros((instance.m, instance.r)) if claim.prices is None else claim.prices
-    if prices.shape != (instance.m, instance.r) or not (np.isfinite(prices) & (prices >= 0)).all():
+    if prices.shape != (instance.m, instance.r) or not (prices.min() >= 0 and prices.max() < np.inf):
         return None
     if instance.limits is None or claim.limit_prices is None:
         return prices, None
@@ -257,7 +257,7 @@ def _slack(
         return math.inf
     prices, limit_prices = multipliers
     # In serve-first mode a full service can only be compared with full services: leaving is no option then.
-    may_leave = not (instance.serve_first and (choice != UNASSIGNED).all())
+    may_leave = not (instance.serve_first and choice.min() >= 0)
     tied = None
     if instance.limits is not None and instance.limits.together:
         tied = np.zeros(instance.n, bool)
@@ -298,7 +298,7 @@ def _slack(
         total += float(limit_prices @ (instance.limits.bound - limit_load))
     if instance.load_cost is not None:
         return total + _tier_slack(instance, load[:, 0], prices[:, 0])
-    return total + float((prices * (instance.capacity - load)).sum())
+    return total + float(np.vdot(prices, instance.capacity - load))
 
 
 @dataclass(frozen=True, slots=True)

@@ -173,7 +173,7 @@ class Instance:
     def has_oversized(self) -> bool:
         """Whether some allowed pair asks for more than its model has when empty."""
         if self.demand is None:
-            return bool((self.capacity < 1).any())
+            return bool(self.capacity.min() < 1)
         return any(bool(self.oversized(rows).any()) for rows in chunks(self.n, self.m))
 
     def oversized(self, rows: slice | NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -13,7 +13,7 @@ from solver.engines import portfolio
 from solver.engines.base import Claim
 from solver.errors import SpecError
 from solver.problem.compile import compile_problem, pair_scorer
-from solver.problem.instance import UNASSIGNED, Instance, build_instance
+from solver.problem.instance import Instance, build_instance
 from solver.solution.limit_use import conflict_sentences
 from solver.solution.plan import Plan
 from solver.solution.solution import Solution, Status
@@ -241,7 +241,7 @@ def _solution(instance: Instance, answer: Answer, deadline: Deadline, *, flat: b
     multipliers = answer.claim.prices
     if multipliers is None:
         multipliers = np.zeros((instance.m, instance.r))
-    everyone = bool((answer.claim.choice != UNASSIGNED).all())
+    everyone = bool(answer.claim.choice.min() >= 0)
     prices, limit_prices = multipliers, _limit_multipliers(instance, answer.claim)
     if not everyone:
         given, given_limits = answer.claim.score_prices, answer.claim.score_limit_prices
