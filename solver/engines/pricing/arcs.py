@@ -105,6 +105,12 @@ class Contested:
         net -= reference[self.owner]
         return net, float(reference.sum() if self.weight is None else self.weight @ reference)
 
+    @cached_property
+    def shortfall(self) -> NDArray[np.float64]:
+        """(a,) float64, what each arc loses against its agent's best at the lower side of the box."""
+        net: NDArray[np.float64] = self.value - np.append(self.low, 0.0)[self.model]
+        return np.subtract(self._maxima(net)[self.owner], net) if self.groups else net
+
     @property
     def _centre(self) -> NDArray[np.float64]:
         return (self.low + self.high) / 2

@@ -93,13 +93,11 @@ class BoxCosts:
     def of(cls, contested: Contested, supply: Supply, *, resolution: float, grid: float | None) -> BoxCosts:
         """Scale the costs of a box to multiples of about ``resolution``, or of a fifth of the grid, exactly."""
         m, groups = contested.m, contested.groups
-        low = np.append(contested.low, 0.0)
         side = contested.high - contested.low
         if supply.closed.any():  # and nobody's option either, unless it is for want of a slot in a sample
             asked_for = np.bincount(contested.model, minlength=m + 1)[:m] > 0
             side = np.where(supply.closed & ~asked_for, 0.0, side)
-        net = contested.value - low[contested.model]
-        cost = np.maximum.reduceat(net, contested.first[:-1])[contested.owner] - net if groups else net
+        cost = contested.shortfall
         cost_of_tier = supply.cost if supply.anchor is None else np.full(len(supply.cost), -np.inf)
         offered = np.flatnonzero((supply.slots > 0) & (cost_of_tier <= contested.high[supply.model]))
         model = supply.model[offered]

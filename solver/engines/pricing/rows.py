@@ -186,10 +186,9 @@ class DenseRows:
         row, model = (np.concatenate([part[k] for lane in found for part in lane]) for k in range(2))
         starts = np.flatnonzero(np.diff(row, prepend=-1))
         agent = row[starts]
-        if self._outside is None:
-            value = self._score.ravel()[self._at(row) * m + model].astype(np.float64)
-        else:
-            value = self._score[self._at(row), np.minimum(model, m - 1)].astype(np.float64)
+        pair = self._at(row) * m + (model if self._outside is None else np.minimum(model, m - 1))
+        value = self._score.ravel()[pair].astype(np.float64)
+        if self._outside is not None:
             leaving = np.flatnonzero(model == m)
             value[leaving] = self._outside[row[leaving]]
         settled = np.bincount(choice, minlength=m + 1) - np.bincount(choice[agent], minlength=m + 1)
