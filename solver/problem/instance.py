@@ -437,10 +437,12 @@ def _numbers(name: str, values: ArrayLike, problems: list[str]) -> NDArray[Any]:
     """Return values as a float array (float32 is kept), or note why not."""
     try:
         array = np.asarray(values)
+        if array.dtype.kind == "c":
+            raise TypeError("complex")
         if array.dtype.kind not in "fiub":
             array = array.astype(np.float64)
     except (TypeError, ValueError):
-        problems.append(f"{name}: expected numbers in a rectangular array, got {type(values).__name__}")
+        problems.append(f"{name}: expected real numbers in a rectangular array, got {type(values).__name__}")
         return np.zeros((1, 1))
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
 

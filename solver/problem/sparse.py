@@ -114,7 +114,7 @@ class CompressedScores:
 
     def _at(self, rows: Any, models: Any) -> NDArray[Any]:
         if isinstance(rows, slice):
-            return np.stack([self._column(rows, int(j)) for j in np.arange(self.m)[models]], axis=1)
+            return self._columns(np.arange(self.m)[models])[rows]
         wanted = np.asarray(rows) * self.m + models
         if not len(self.data):
             return np.full(wanted.shape, -np.inf, self.dtype)
@@ -122,11 +122,15 @@ class CompressedScores:
         found: NDArray[Any] = np.where(self._pair[place] == wanted, self.data[place], -np.inf)
         return found.astype(self.dtype, copy=False)
 
-    def _column(self, rows: slice, model: int) -> NDArray[Any]:
-        column = np.full(self.shape[0], -np.inf, self.dtype)
-        at = np.flatnonzero(self.models == model)
-        column[np.searchsorted(self.first, at, side="right") - 1] = self.data[at]
-        return column[rows]
+    def _columns(self, models: NDArray[np.int64]) -> NDArray[Any]:
+        distinct, place = np.unique(models, return_inverse=True)
+        column = np.full(self.m, -1)
+        column[distinct] = np.arange(len(distinct))
+        wanted = np.flatnonzero(column[self.models] >= 0)
+        block = np.full((self.shape[0], len(distinct)), -np.inf, self.dtype)
+        row = np.searchsorted(self.first, wanted, side="right") - 1
+        block[row, column[self.models[wanted]]] = self.data[wanted]
+        return block[:, place]
 
     def _spread(self, first: NDArray[np.int64]) -> NDArray[Any]:
         count = len(first) - 1
