@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["minimal_prices", "supporting_prices"]
 
-_ROUNDING = 1e-13  # of the largest score or price: what sums of losses along a path are off by
+_ROUNDING = 1e-13  # of the largest score that counts, or price: what sums of losses along a path are off by
 
 
 def minimal_prices(instance: Instance, choice: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -51,18 +51,19 @@ def supporting_prices(instance: Instance, choice: NDArray[np.int64]) -> NDArray[
     """Return the smallest multipliers of a feasible slot assignment, or None if it is not optimal.
 
     By complementary slackness it is if and only if they keep everybody where they are, drive nobody out, and cost
-    nothing where slots are left. As :func:`minimal_prices` otherwise.
+    nothing where slots are left. That no model is over-used is taken for granted. As :func:`minimal_prices` otherwise.
     """
     loss = _least_losses(instance, choice)
     price = _longest_paths(loss)
-    rounding = _ROUNDING * max(*map(abs, instance.score_range), float(price.max()))
     served = np.flatnonzero(choice != UNASSIGNED)
     model = choice[served]
+    own = instance.score[served, model].astype(np.float64)
+    rounding = _ROUNDING * max(float(np.abs(own).max(initial=0.0)), float(price.max()))
     idle = np.bincount(model, minlength=instance.m) < instance.slots
     if price[:-1][idle].max(initial=0.0) > rounding or (price[:, None] - loss - price).max() > rounding:
         return None
     if not instance.serve_first or len(served) < instance.n:  # otherwise nobody may leave
-        earned = instance.score[served, model] - price[model] - instance.unserved[served]
+        earned = own - price[model] - instance.unserved[served]
         if earned.min(initial=0.0) < -rounding:
             return None
     return price[:-1, None]

@@ -56,10 +56,7 @@ class LsapEngine:
         n, m = instance.n, instance.m
         column = np.repeat(np.arange(m), instance.slots)
         value = instance.score[:, column]
-        crowded = len(column) < n
-        # Where all fit, serving all comes first in serve-first mode: nobody leaves.
-        optional = not instance.serve_first and bool(np.isfinite(instance.unserved).any())
-        if crowded or instance.forbids or optional:
+        if instance.may_leave or len(column) < n:
             leave = np.broadcast_to(instance.unserved[:, None], (n, n))
             value = np.concatenate([value, leave], axis=1)
             column = np.append(column, np.full(n, UNASSIGNED))

@@ -56,9 +56,7 @@ class Network:
         """Return all allowed arcs, agent by agent, and those of staying unassigned where that is an option."""
         n, m, score = instance.n, instance.m, np.asarray(instance.score)
         top = score.max(axis=1).astype(np.float64)
-        certain = int(instance.slots.sum()) >= n and instance.serve_first
-        forbidden = instance.forbids
-        if certain and not forbidden:  # everybody is served: leaving is no option worth an arc
+        if not (instance.may_leave or instance.forbids):  # leaving is no option worth an arc
             agent = np.repeat(np.arange(n), m)
             target = np.tile(np.arange(n, n + m), n)
             cost = (top[:, None] - score).ravel()

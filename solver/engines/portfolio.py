@@ -175,9 +175,7 @@ def _by_shape(instance: Instance) -> tuple[str, ...]:
         return ("lagrangian",)
     if instance.load_cost is not None:
         return ("price",)
-    slots = int(instance.slots.sum())
-    may_leave = slots < instance.n or instance.forbids or not instance.serve_first
-    if instance.n * (slots + instance.n * may_leave) <= _TINY_CELLS:
+    if instance.n * (int(instance.slots.sum()) + instance.n * instance.may_leave) <= _TINY_CELLS:
         return ("lsap", "flow")
     most = _SMALL_PAIRS
     if instance.n >= _MANY_AGENTS * instance.m:

@@ -68,7 +68,7 @@ class PriceEngine:
         """
         n, m = instance.n, instance.m
         forbids = instance.forbids
-        outside = instance.unserved if _leaving_is_an_option(instance, forbids) else None
+        outside = instance.unserved if instance.may_leave else None
         generator = np.random.default_rng(seed)
         supply = Supply.of(instance)
         if _is_short(instance, outside, supply, forbids):
@@ -149,21 +149,6 @@ def _best_at(
     if outside is not None:
         choice[outside > value] = instance.m
     return choice
-
-
-def _leaving_is_an_option(instance: Instance, forbids: bool) -> bool:
-    """Whether staying unassigned can be part of an optimum, for anyone.
-
-    It cannot where nothing is forbidden and there are slots enough, unless it costs less than the worst slot:
-    whoever stays unassigned leaves one free.
-    """
-    crowded = forbids or instance.n > int(instance.slots.sum())
-    if instance.penalty is None:
-        return crowded
-    if crowded:
-        return bool(np.isfinite(instance.penalty).any())
-    dearest = 0.0 if instance.load_cost is None else float(instance.load_cost.max())
-    return bool(instance.penalty.min() < dearest - instance.score_range[0])
 
 
 def _is_short(instance: Instance, outside: NDArray[np.float64] | None, supply: Supply, forbids: bool) -> bool:

@@ -161,12 +161,14 @@ class Instance:
     @cached_property
     def is_integral(self) -> bool:
         """Whether every allowed score is a whole number, so that totals move in steps of one."""
-        if isinstance(self.score, CompressedScores) and (np.floor(self.score.data) != self.score.data).any():
-            return False
-        for rows in chunks(self.n, self.m):
-            block = self.score[rows]
-            if not ((np.floor(block) == block) | np.isinf(block)).all():
+        if isinstance(self.score, CompressedScores):
+            if (np.floor(self.score.data) != self.score.data).any():
                 return False
+        else:
+            for rows in chunks(self.n, self.m):
+                block = self.score[rows]
+                if not ((np.floor(block) == block) | np.isinf(block)).all():
+                    return False
         return max(map(abs, self.score_range)) * self.n < MAX_CAPACITY
 
     @cached_property
@@ -235,10 +237,10 @@ class Instance:
     @cached_property
     def score_range(self) -> tuple[float, float]:
         """Smallest and largest finite score; (0, 0) when no pair is allowed. One pass, no full-size copy."""
-        low, high = np.inf, -np.inf
         if isinstance(self.score, CompressedScores):
             data = self.score.data
             return (float(data.min()), float(data.max())) if len(data) else (0.0, 0.0)
+        low, high = np.inf, -np.inf
         for rows in chunks(self.n, self.m):
             block = self.score[rows]
             high = max(high, float(block.max()))
@@ -247,6 +249,21 @@ class Instance:
                 least = float(block.min(initial=np.inf, where=block > -np.inf))
             low = min(low, least)
         return (low, high) if low <= high else (0.0, 0.0)
+
+    @cached_property
+    def may_leave(self) -> bool:
+        """Whether an optimum of a slot instance may need to leave somebody unassigned.
+
+        It does not where nothing is forbidden and there are slots enough, unless leaving costs less than the worst
+        slot: whoever stays unassigned leaves one free. Nor where everyone must be served.
+        """
+        crowded = self.forbids or self.n > int(self.slots.sum())
+        if self.penalty is None:
+            return crowded
+        if crowded:
+            return bool(np.isfinite(self.penalty).any())
+        dearest = 0.0 if self.load_cost is None else float(self.load_cost.max())
+        return bool(self.penalty.min() < dearest - self.score_range[0])
 
     @cached_property
     def serve_step(self) -> float:

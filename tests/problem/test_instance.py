@@ -23,7 +23,7 @@ from solver.problem.instance import build_instance
             {"scores": [[1.0, 1.0], [np.inf, 3.0]]},
             r"scores\[1, 0\]: expected a finite number or -inf, got inf",
         ),
-        ({"scores": [["a", "b"]]}, r"scores: expected numbers"),
+        ({"scores": [["a", "b"]]}, r"scores: expected real numbers"),
         ({"scores": [[1.0], [2.0, 3.0]]}, r"scores: expected real numbers in a rectangular array"),
         ({"scores": [[1.0, 2.0j]]}, r"scores: expected real numbers in a rectangular array"),
         ({"capacity": [1]}, r"capacity: expected shape \(2,\) or \(2, resources\), got shape \(1,\)"),

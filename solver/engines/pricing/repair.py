@@ -68,8 +68,9 @@ def drop_overload(
     while len(waiting) and (room > 0).any():
         net = np.where(room > 0, score - prices, -np.inf)
         target = net.argmax(axis=1)
-        place = np.arange(len(waiting))
-        gain = np.where(net[place, target] > -np.inf, score[place, target] - stay, -np.inf)
+        able = np.flatnonzero(net[np.arange(len(net)), target] > -np.inf)
+        gain = np.full(len(waiting), -np.inf)
+        gain[able] = score[able, target[able]] - stay[able]
         order = np.lexsort((-gain, target))
         order = order[gain[order] > 0]
         aim = target[order]
