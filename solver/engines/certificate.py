@@ -274,16 +274,12 @@ def _slack(
             total += float(short.sum() if tied is None else short[~tied[rows]].sum())
         return total
 
-    seen = vars(instance).get(_RESPONSE)
+    seen: _Response | None = vars(instance).get(_RESPONSE)
     if seen is not None and instance.limits is None and np.array_equal(seen.prices, prices[:, 0]):
-        total = _forgone(instance, choice, own, seen, may_leave=may_leave)
+        total = _forgone_by_memory(instance, choice, own, seen, may_leave=may_leave)
     elif isinstance(instance.score, CompressedScores):
-        charge = np.where(instance.capacity[:, 0] < 1, np.inf, prices[:, 0])
-        best = instance.score.best(charge)[1]
-        earned = instance.unserved.copy()
-        served = choice != UNASSIGNED
-        earned[served] = own - prices[choice[served], 0]
-        total = float(((np.maximum(best, instance.unserved) if may_leave else best) - earned).sum())
+        _, best = instance.score.best(np.where(instance.capacity[:, 0] < 1, np.inf, prices[:, 0]))
+        total = _forgone(instance, choice, own, prices[:, 0], best, may_leave=may_leave)
     else:
         total = sum(in_lanes(misjudged, instance.n, instance.m, threads))
     if tied is not None and instance.limits is not None:
@@ -357,9 +353,9 @@ def _own_scores(
     instance: Instance, choice: NDArray[np.int64], served: NDArray[np.intp]
 ) -> NDArray[np.float64]:
     """Return the scores of the served: from memory where they have what they were found to like best."""
-    seen: _Response | None = vars(instance).get(_RESPONSE)
     if isinstance(instance.score, CompressedScores):
         return instance.score[served, choice[served]].astype(np.float64)
+    seen: _Response | None = vars(instance).get(_RESPONSE)
     if seen is None:
         # Flat indices take half the time of pairs, and nearly every agent is a cache miss here.
         own: NDArray[np.float64] = instance.score.ravel()[served * instance.m + choice[served]].astype(
@@ -372,24 +368,37 @@ def _own_scores(
     return own
 
 
-def _forgone(
+def _forgone_by_memory(
     instance: Instance,
     choice: NDArray[np.int64],
-    score: NDArray[np.float64],
+    own: NDArray[np.float64],
     seen: _Response,
     *,
     may_leave: bool,
 ) -> float:
     """Return what all agents forgo at prices their best models are known for, given the scores of the served. O(n)."""
-    if not may_leave:  # then everyone is served, and nobody forgoes anything by having what they like best
+    if not may_leave:  # then everyone is served, and who has what they like best forgoes exactly nothing
         moved = np.flatnonzero(choice != seen.model)
         best = seen.score[moved] - seen.prices[seen.model[moved]]
-        return float((best - (score[moved] - seen.prices[choice[moved]])).sum())
-    best = np.maximum(seen.score - seen.prices[seen.model], instance.unserved)
+        return float((best - (own[moved] - seen.prices[choice[moved]])).sum())
+    best = seen.score - seen.prices[seen.model]
+    return _forgone(instance, choice, own, seen.prices, best, may_leave=True)
+
+
+def _forgone(
+    instance: Instance,
+    choice: NDArray[np.int64],
+    own: NDArray[np.float64],
+    prices: NDArray[np.float64],
+    best: NDArray[np.float64],
+    *,
+    may_leave: bool,
+) -> float:
+    """Return what all agents forgo, given the scores of the served and the best of all, less prices. O(n)."""
     served = choice != UNASSIGNED
-    own = instance.unserved.copy()
-    own[served] = score - seen.prices[choice[served]]
-    return float((best - own).sum())
+    earned = instance.unserved.copy()
+    earned[served] = own - prices[choice[served]]
+    return float(((np.maximum(best, instance.unserved) if may_leave else best) - earned).sum())
 
 
 def _reduced_blocks(

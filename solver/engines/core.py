@@ -16,6 +16,7 @@ import numpy as np
 from solver.engines.duals import minimal_prices
 from solver.engines.network import COARSE_BITS, FINE_BITS, Network
 from solver.engines.pricing.smooth import DenseDemand, newton_step
+from solver.engines.pricing.supply import Supply
 from solver.problem.instance import UNASSIGNED, Instance, row_maxima
 
 if TYPE_CHECKING:
@@ -24,15 +25,15 @@ if TYPE_CHECKING:
 __all__ = ["solve_core"]
 
 _GOLDEN = 0.6180339887498949  # multiples of it modulo one are spread evenly, and in no period that data have
-_SAMPLED = 8  # one agent of so many
-_LEAST = 10  # sampled agents per model, below which their prices say too little
-_MOST = 4  # no more than one agent of so many: beyond, the flow on all arcs is as fast
-_WARM = 1 / 30  # of what a typical arc loses: temperature of the Newton step
-_TRUST = 4.0  # temperatures that a step may be long
-_REACH = 1.25  # lengths of the Newton step that an arc in the core may fall short of its agent's best
-_COOL = 0.25  # and temperatures at least
+_SHARE_SAMPLED = 8  # one agent of so many
+_SAMPLED_PER_MODEL = 10  # and at least so many per model, below which their prices say too little
+_LARGEST_SAMPLE = 4  # but no more than one agent of so many: beyond, the flow on all arcs is as fast
 _LEVELS = 32  # whole costs below this have no core
-_CROWDED = 2.0  # arcs per agent, above which the flow on all arcs is as fast
+_TEMPERATURE = 1 / 30  # of the Newton step, in what a typical arc loses
+_LONGEST_STEP = 4.0  # temperatures
+_WIDTH = 1.25  # of the core, in lengths of the Newton step
+_LEAST_WIDTH = 0.25  # and in temperatures
+_ARCS_PER_AGENT = 2.0  # in the core, above which the flow on all arcs is as fast
 
 
 def solve_core(instance: Instance) -> NDArray[np.int64] | None:
@@ -46,33 +47,36 @@ def solve_core(instance: Instance) -> NDArray[np.int64] | None:
     Returns
     -------
     (n,) int64 or None
-        Feasible. None where the sample would be too small, the core too large, or without a feasible assignment.
+        Feasible. None where pairs are forbidden, agents are too few or tied nearly everywhere, the core comes out
+        too large, or nothing in it is feasible; also where some must be served and others need not.
 
     Notes
     -----
     O(n m²), in about the time of ten passes.
     """
-    n, m = instance.n, instance.m
-    size = max(n // _SAMPLED, _LEAST * m)
-    if size > n // _MOST or instance.forbids:
+    n, m, slots = instance.n, instance.m, instance.slots
+    size = max(n // _SHARE_SAMPLED, _SAMPLED_PER_MODEL * m)
+    if size > n // _LARGEST_SAMPLE or instance.forbids or (slots == 0).all():
         return None
-    slots = instance.slots
-    everyone = instance.serve_first and int(slots.sum()) >= n
-    if not everyone and not np.isfinite(instance.unserved).all():
+    if instance.may_leave and not np.isfinite(instance.unserved).all():
         return None
-    sampled = _sampled_prices(instance, size, everyone=everyone)
+    sampled = _sampled_prices(instance, size)
     if sampled is None:
         return None
+    prices, temperature = sampled
     value = np.asarray(instance.score, np.float64)
     if (slots == 0).any():
         value = np.where(slots > 0, value, -np.inf)
-    if not everyone:
+    if instance.may_leave:
         value = np.column_stack((value, instance.unserved))
-    prices, length, temperature = _improved(value, slots, *sampled)
+        prices = np.append(prices, 0.0)
+    step = _newton_step(value, slots, prices, temperature)
+    prices = prices + step
+    width = max(_WIDTH * float(np.abs(step).max()), _LEAST_WIDTH * temperature)
     loss = value - prices
     np.subtract(row_maxima(loss)[:, None], loss, out=loss)
-    arc = np.flatnonzero(loss <= max(_REACH * length, _COOL * temperature))
-    if len(arc) > _CROWDED * n:
+    arc = np.flatnonzero(loss <= width)
+    if len(arc) > _ARCS_PER_AGENT * n:
         return None
     agent = arc // value.shape[1]
     column = arc - agent * value.shape[1]
@@ -88,7 +92,8 @@ def solve_core(instance: Instance) -> NDArray[np.int64] | None:
         contested = agent[first]
         cost = loss[agent, column] - prices[column] + prices.max()  # from a base of each agent's own, >= 0
         core = Network(len(contested), m, np.cumsum(first) - 1, column + len(contested), cost, left)
-        solved = core.solve(COARSE_BITS if everyone else FINE_BITS)  # service is worth many times a score
+        # Where somebody leaves, costs span what service is worth, and scores are a small part of that.
+        solved = core.solve(FINE_BITS if instance.may_leave else COARSE_BITS)
         if solved is None:
             return None
         choice[contested] = solved
@@ -96,9 +101,7 @@ def solve_core(instance: Instance) -> NDArray[np.int64] | None:
     return choice
 
 
-def _sampled_prices(
-    instance: Instance, size: int, *, everyone: bool
-) -> tuple[NDArray[np.float64], float] | None:
+def _sampled_prices(instance: Instance, size: int) -> tuple[NDArray[np.float64], float] | None:
     """Return the prices of some agents with their share of the slots, and a temperature to improve them at.
 
     None where scores have only a few levels: nearly everything is tied then.
@@ -106,14 +109,11 @@ def _sampled_prices(
     n = instance.n
     place = np.arange(size)
     rows = ((place + place * _GOLDEN % 1.0) * (n / size)).astype(np.int64)
-    share = instance.slots * (size / n)
-    slots = np.floor(share)
-    missing = round(max(float(share.sum()), float(size if everyone else 0))) - int(slots.sum())
-    slots[np.argsort(slots - share)[:missing]] += 1
+    share = Supply.of(instance).scaled(size / n).rounded(size)
     sample = Instance(
         score=instance.score[rows],
-        capacity=slots[:, None],
-        penalty=None if everyone else -instance.unserved[rows],
+        capacity=share.slots[:, None],
+        penalty=-instance.unserved[rows] if instance.may_leave else None,
     )
     network = Network.of(sample)
     typical = float(np.median(network.cost))
@@ -121,21 +121,16 @@ def _sampled_prices(
     choice = None if tied or not typical > 0.0 else network.solve(COARSE_BITS)
     if choice is None:
         return None
-    return minimal_prices(sample, choice)[:, 0], _WARM * typical
+    return minimal_prices(sample, choice)[:, 0], _TEMPERATURE * typical
 
 
-def _improved(
+def _newton_step(
     value: NDArray[np.float64], slots: NDArray[np.int64], prices: NDArray[np.float64], temperature: float
-) -> tuple[NDArray[np.float64], float, float]:
-    """Return the prices of all columns after a Newton step on all agents, its length and temperature.
-
-    A column without a limit of slots, where agents stay unassigned, keeps the price 0.
-    """
-    m, columns = len(slots), value.shape[1]
-    prices = np.append(prices, np.zeros(columns - m))
+) -> NDArray[np.float64]:
+    """Return how all agents together would move the prices; a column for staying unassigned keeps its price 0."""
+    m = len(slots)
     response = DenseDemand(value, None).respond(prices, temperature)
-    reach, excess = np.zeros(columns), np.zeros(columns)
-    reach[:m] = _TRUST * temperature
+    longest, excess = np.zeros(len(prices)), np.zeros(len(prices))
+    longest[:m] = _LONGEST_STEP * temperature
     excess[:m] = response.load[:m] - slots
-    step = newton_step(response.curvature, excess, np.maximum(-reach, -prices), reach)
-    return prices + step, float(np.abs(step).max()), temperature
+    return newton_step(response.curvature, excess, np.maximum(-longest, -prices), longest)

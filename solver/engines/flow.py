@@ -1,4 +1,4 @@
-"""OR-Tools min-cost flow on all allowed arcs: exact for slot capacities, small to medium.
+"""OR-Tools min-cost flow on allowed arcs, a few of them first: exact for slot capacities, small to medium.
 
 Agents send one unit each to a model or, where they may stay unassigned, straight to the sink. Costs are what
 an arc loses against the agent's best, scaled to integers; the loss by rounding shows in the certified gap.
@@ -31,7 +31,7 @@ _MAX_ARCS = 100_000_000
 
 
 class FlowEngine:
-    """Cost-scaling push-relabel (Goldberg and Tarjan 1990) over n + m + 1 nodes, with minimal prices."""
+    """Cost-scaling push-relabel (Goldberg and Tarjan 1990) over n + m + 1 nodes or a core, with minimal prices."""
 
     name = "flow"
 
@@ -61,9 +61,10 @@ class FlowEngine:
         """Return an optimal choice with its minimal prices, or the proof that there is none."""
         if instance.n * instance.m >= _CORED and instance.m >= _FEW:
             choice = solve_core(instance)
-            prices = None if choice is None else supporting_prices(instance, choice)
-            if choice is not None and prices is not None:
-                return Claim(choice=choice, prices=prices)
+            if choice is not None:
+                prices = supporting_prices(instance, choice)
+                if prices is not None:  # proven for all arcs, or all of them are tried
+                    return Claim(choice=choice, prices=prices)
         network = Network.of(instance)
         if instance.n <= _SMALL and instance.n * instance.m > _TINY:
             choice = network.solve(COARSE_BITS)

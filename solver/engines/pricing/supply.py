@@ -101,10 +101,14 @@ class Supply:
         return replace(self, slots=self.slots * share)
 
     def rounded(self, agents: int) -> Supply:
-        """Return whole slots by largest remainder: enough for so many agents if there were, too few if not."""
+        """Return whole slots by largest remainder.
+
+        All in all they are rounded up where they suffice for so many agents, and down where not: whether somebody
+        has to stay out must not change.
+        """
         whole = np.floor(self.slots)
-        total = float(self.slots.sum())
-        total = np.floor(total) if total < agents - 1e-9 else np.ceil(total - 1e-9)
+        exactly = float(self.slots.sum())
+        total = np.floor(exactly) if exactly < agents - 1e-9 else np.ceil(exactly - 1e-9)
         whole[np.argsort(whole - self.slots, kind="stable")[: int(total - whole.sum())]] += 1
         return replace(self, slots=whole)
 
