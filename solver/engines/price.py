@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
     from solver.clock import Deadline
     from solver.engines.base import Engine
+    from solver.engines.pricing.estimate import Scale
     from solver.engines.pricing.rows import Rows
+    from solver.engines.pricing.smooth import Estimate
     from solver.problem.instance import Instance
 
 __all__ = ["PriceEngine"]
@@ -41,6 +43,8 @@ _THIN, _FEW = 60_000, 6  # the same where an agent has only a few arcs
 _PRICED_AGAIN = 100_000  # pairs up to which the smallest prices are recomputed when all slots are sold
 _HASTE = 0.2  # of the time left goes into samples when there is none for exactness
 _SECONDS_PER_PAIR = 8e-9  # of one thread, for exactness and its verification at large
+_SECONDS_PER_CUBE = 2.5e-8  # times m³, for the linear algebra of samples
+_MOMENT = 0.01  # seconds of it that are taken even where no time is left
 
 
 class PriceEngine:
@@ -76,8 +80,9 @@ class PriceEngine:
         score = instance.score
         twins = None if isinstance(score, CompressedScores) else find_twins(score)
         pooled = supply if twins is None else supply.pooled(twins)
+        dearest = pooled.dearest
         if outside is None and pooled.total.sum() == n:
-            costs, pooled = pooled.dearest, pooled.anchored()
+            pooled = pooled.anchored()
         rows = _rows(instance, outside, pooled.closed, threads)
         scale = probe_scale(rows, generator).with_costs(pooled.cost)
         outcome: Outcome | None
@@ -85,35 +90,25 @@ class PriceEngine:
         if arcs <= (_THIN if arcs <= _FEW * n else _SMALL):
             outcome = solve_everything(rows, pooled, scale)
         else:
-            left = deadline.remaining_s()
-            is_hasty = left < n * m * _SECONDS_PER_PAIR / threads
+            most = _agents_in_haste(instance, deadline.remaining_s(), threads)
             estimate = None
             if hint is not None and hint.prices is not None and hint.prices.shape == (m, 1):
                 chosen = np.where(hint.choice == UNASSIGNED, m, hint.choice)
                 if twins is not None:
                     chosen = np.append(twins, m)[chosen]
                 estimate = recall_prices(rows, pooled, scale, hint.prices[:, 0], chosen, generator)
-            if estimate is None:
-                most = _HASTE * max(left, 0.0) / (_SECONDS_PER_PAIR * m) if is_hasty else np.inf
-                short = 0 if outside is None or forbids or is_hasty else barely_short(n, pooled)
-                if short:
-                    enough = pooled.scaled(n / pooled.total.sum()).anchored()
-                    everyone = _rows(instance, None, pooled.closed, threads)
-                    estimate = estimate_prices(everyone, enough, scale, generator)
-                else:
-                    estimate = estimate_prices(rows, pooled, scale, generator, most=most)
-                if not is_hasty:
-                    estimate = price_tails(rows, pooled, estimate, short=short)
-            if is_hasty:
+            if most is not None:
+                estimate = estimate or estimate_prices(rows, pooled, scale, generator, most=most)
                 outcome = Outcome(choice=None, prices=estimate.prices, exact=False)
             else:
+                estimate = estimate or _estimated(instance, rows, pooled, scale, generator, threads)
                 outcome = find_optimum(rows, pooled, scale, estimate, deadline)
         if outcome is None:
             return Claim(choice=np.full(n, UNASSIGNED, np.int64), infeasible=True)
         prices = outcome.prices
         if pooled.anchor is not None:
             # Every slot is sold, only differences of prices matter: as low as the dearest slots allow.
-            prices = prices - (prices - costs)[~pooled.closed].min()
+            prices = prices - (prices - dearest)[~pooled.closed].min()
         if twins is not None:
             prices = prices[twins]
         prices = np.maximum(prices, 0.0)
@@ -139,6 +134,35 @@ def _rows(
     if isinstance(instance.score, CompressedScores):
         return CompressedRows(instance.score, outside, closed)
     return DenseRows(instance.score, outside, closed, threads)
+
+
+def _agents_in_haste(instance: Instance, left_s: float, threads: int) -> float | None:
+    """Return how many agents samples may have, negative for no steps at all; None if there is time for exactness."""
+    score = instance.score
+    pairs = len(score.data) if isinstance(score, CompressedScores) else instance.n * instance.m
+    algebra_s = instance.m**3 * _SECONDS_PER_CUBE
+    if left_s >= pairs * _SECONDS_PER_PAIR / threads + algebra_s:
+        return None
+    if algebra_s > max(left_s, _MOMENT):
+        return -1.0
+    return _HASTE * max(left_s - algebra_s, 0.0) * instance.n / (_SECONDS_PER_PAIR * pairs)
+
+
+def _estimated(
+    instance: Instance,
+    rows: Rows,
+    supply: Supply,
+    scale: Scale,
+    generator: np.random.Generator,
+    threads: int,
+) -> Estimate:
+    """Return prices from samples, put right where samples cannot see."""
+    short = barely_short(instance.n, supply) if instance.may_leave and not instance.forbids else 0
+    if not short:
+        return price_tails(rows, supply, estimate_prices(rows, supply, scale, generator), short=0)
+    enough = supply.scaled(instance.n / supply.total.sum()).anchored()
+    everyone = _rows(instance, None, supply.closed, threads)
+    return price_tails(rows, supply, estimate_prices(everyone, enough, scale, generator), short=short)
 
 
 def _best_at(

@@ -470,10 +470,12 @@ def _scores(
     """Return checked scores, the least and the largest of them."""
     if hasattr(scores, "tocsr"):
         rows = cast("SparseScores", scores).tocsr()
-        array = _numbers("scores", rows.data, problems)
-        if problems or 0 in rows.shape:
+        if len(rows.shape) != 2 or 0 in rows.shape:
             return _shaped(np.zeros(rows.shape), problems), None
-        return compress(array, rows.indices, rows.indptr, rows.shape, problems), None
+        data = _numbers("scores", rows.data[: rows.indptr[-1]], problems)
+        if problems:
+            return np.zeros((1, 1)), None
+        return compress(data, rows.indices[: len(data)], rows.indptr, rows.shape, problems), None
     array = _numbers("scores", scores, problems)
     if problems:
         return array, None

@@ -101,7 +101,7 @@ class CompressedScores:
             start = stop
 
     def best(self, prices: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Return every row's best model at some prices, and score less price there; 0 and ``-inf`` for none. O(z)."""
+        """Return every row's best model at some prices, any if it has none, and score less price there. O(z)."""
         n = self.shape[0]
         model, value = np.zeros(n, np.int64), np.full(n, -np.inf)
         for rows, data, models, row in self.blocks():
@@ -160,6 +160,10 @@ def compress(
     """Return compressed rows with their models ascending and forbidden pairs dropped, or note what is wrong."""
     n, m = shape
     first, models = first.astype(np.int64), models.astype(np.int64)
+    outside = np.flatnonzero((models < 0) | (models >= m))
+    if len(outside):
+        problems.append(f"scores: expected models 0 to {m - 1} in a sparse matrix, got {models[outside[0]]}")
+        return CompressedScores(data[:0], models[:0], np.zeros(n + 1, np.int64), m)
     pair = np.repeat(np.arange(n) * m, np.diff(first)) + models
     bad = np.flatnonzero(~(data < np.inf))
     problems.extend(

@@ -130,3 +130,32 @@ def test_sparse_and_masked_scores_have_the_same_optimum() -> None:
     masked = solver.assign(scores, slots, eligible=allowed)
     assert thin.status is masked.status is Status.OPTIMAL
     assert thin.objective == pytest.approx(masked.objective, rel=1e-12)
+
+
+class Speaks:
+    """Something that speaks CSR, as far as it goes."""
+
+    def __init__(
+        self, data: list[float], indices: list[int], indptr: list[int], shape: tuple[int, ...]
+    ) -> None:
+        self.data, self.indices, self.indptr = np.array(data), np.array(indices), np.array(indptr)
+        self.shape = shape
+
+    def tocsr(self) -> Speaks:
+        return self
+
+
+def test_entries_beyond_the_last_row_are_ignored_as_scipy_does() -> None:
+    scores = build_instance(Speaks([1.0, 2.0, 9.0], [0, 1, 0], [0, 1, 2], (2, 2)), [1, 1]).score
+    assert np.asarray(scores).tolist() == [[1, -np.inf], [-np.inf, 2]]
+
+
+@pytest.mark.parametrize("model", [-1, 2])
+def test_models_that_do_not_exist_are_refused(model: int) -> None:
+    with pytest.raises(SpecError, match=rf"scores: expected models 0 to 1 in a sparse matrix, got {model}"):
+        build_instance(Speaks([1.0], [model], [0, 1], (1, 2)), [1, 1])
+
+
+def test_a_sparse_vector_is_no_matrix() -> None:
+    with pytest.raises(SpecError, match=r"scores: expected shape \(agents, models\), got shape \(3,\)"):
+        build_instance(sparse.coo_array(np.ones(3)), [1, 1])

@@ -99,7 +99,7 @@ def estimate_prices(
     *,
     most: float = np.inf,
 ) -> Estimate:
-    """Return prices from stratified samples of growing size, up to ``most`` agents.
+    """Return prices from stratified samples of growing size, up to ``most`` agents; rough ones if negative.
 
     The first sample is solved by a flow, which needs no starting point. Each further one starts from the
     prices and errors of the one before, is reduced to the agents contested within three standard
@@ -112,6 +112,15 @@ def estimate_prices(
     low = np.where(np.isfinite(supply.cheapest), supply.cheapest, 0.0)
     contested = sample.reduce(low, low + scale.span).contested
     prices = solve_boxed_flow(contested, share.rounded(first), resolution=_COARSE * scale.span).centre
+    if most < 0:  # no time even for steps on the first sample
+        unknown = np.full(rows.m, scale.span)
+        return Estimate(
+            prices=prices,
+            error=unknown,
+            temperature=scale.spread,
+            curvature=np.zeros((rows.m, rows.m)),
+            is_sample=True,
+        )
     demand = DenseDemand(*sample.dense())
     estimate = sample_prices(
         demand, share, prices, scale.spread / 30, coolest=scale.coolest, span=scale.span, population=n

@@ -17,6 +17,7 @@ __all__ = ["drop_overload"]
 
 _CANDIDATES = 3  # agents looked at for each one that has to move
 _CANDIDATES_AT_LEAST = 500
+_PAIRS_AT_ONCE = 4_000_000  # of those who wait
 
 
 def drop_overload(
@@ -46,9 +47,8 @@ def drop_overload(
     choice = choice.copy()
     load = np.bincount(choice, minlength=m + 1)
     room = instance.slots - load[:m]
-    order = np.argsort(
-        choice.astype(np.min_scalar_type(m)), kind="stable"
-    )  # narrow integers are radix sorted
+    # Narrow integers are radix sorted.
+    order = np.argsort(choice.astype(np.min_scalar_type(m)), kind="stable")
     start = np.cumsum(load) - load
     movers = []
     for j in np.flatnonzero(room < 0):
@@ -64,6 +64,20 @@ def drop_overload(
         choice[agents] = m
     # Prices that are not exact may have kept others out who would gain: whoever is unassigned may try.
     waiting = np.flatnonzero(choice == m) if (room > 0).any() else np.zeros(0, np.int64)
+    for some in np.array_split(waiting, 1 + len(waiting) * m // _PAIRS_AT_ONCE):
+        _seat(instance, choice, prices, room, some)
+    return choice
+
+
+def _seat(
+    instance: Instance,
+    choice: NDArray[np.int64],
+    prices: NDArray[np.float64],
+    room: NDArray[np.int64],
+    waiting: NDArray[np.int64],
+) -> None:
+    """Give unassigned agents the models with room that are best for them, who gains most first; updates both arrays."""
+    m = instance.m
     score, stay = instance.score.take(waiting, axis=0), instance.unserved[waiting]
     while len(waiting) and (room > 0).any():
         net = np.where(room > 0, score - prices, -np.inf)
@@ -79,9 +93,5 @@ def drop_overload(
         seated, order = order[fits], order[~fits]
         choice[waiting[seated]] = target[seated]
         room -= np.bincount(target[seated], minlength=m)
-        waiting, score, stay = (
-            waiting[order],
-            score[order],
-            stay[order],
-        )  # a round fills a model or seats everyone
-    return choice
+        # A round fills a model or seats everyone.
+        waiting, score, stay = waiting[order], score[order], stay[order]
