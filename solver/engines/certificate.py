@@ -306,9 +306,8 @@ class _Response:
     score: NDArray[np.float64]
 
 
-_RESPONSE = (
-    "_best_response"  # where an instance remembers the last one: a pass over large scores is seconds' worth
-)
+# Where an instance remembers the last one: a pass over large scores is a deadline's worth.
+_RESPONSE = "_best_response"
 
 
 def best_response(

@@ -34,6 +34,7 @@ _CROWDED_PAIRS, _FEW_AGENTS = (
 )  # and up to here with fewer agents per model: samples say little then
 _LARGE_PAIRS = 2_000_000  # agents · models: an incumbent from greedy takes longer than prices above this
 _BIDS_S_PER_PAIR = 0.4e-6  # with so much time per pair, the lagrangian engine has bids at its own prices
+_LAST_RESORT_S = 5.0  # that lsap may take where the others found no proof
 _MARGIN_S = 0.003  # kept back for verification of the last answer and the way out
 
 
@@ -129,7 +130,10 @@ def run(
         if best is not None and best.certificate.optimal:
             break
         candidate = load_engine(name)
-        reason = candidate.unsupported_reason(instance, remaining_s=deadline.remaining_s() - _MARGIN_S)
+        patience_s = deadline.remaining_s() - _MARGIN_S
+        if name == "lsap" and best is not None:
+            patience_s = min(patience_s, _LAST_RESORT_S)
+        reason = candidate.unsupported_reason(instance, remaining_s=patience_s)
         if reason is not None:
             notes.append(f"skipped {reason}")
             continue
@@ -177,12 +181,14 @@ def _by_shape(instance: Instance) -> tuple[str, ...]:
         return ("price",)
     if instance.n * (int(instance.slots.sum()) + instance.n * instance.may_leave) <= _TINY_CELLS:
         return ("lsap", "flow")
+    # Where costs differ too widely for whole numbers, both may fall short of a proof that floats can give.
     most = _SMALL_PAIRS
     if instance.n >= _MANY_AGENTS * instance.m:
         most = _MEDIUM_PAIRS
     elif instance.n < _FEW_AGENTS * instance.m:
         most = _CROWDED_PAIRS
-    return ("flow", "price") if instance.n * instance.m <= most else ("price", "flow")
+    exact = ("flow", "price") if instance.n * instance.m <= most else ("price", "flow")
+    return (*exact, "lsap")
 
 
 def _judge(instance: Instance, claim: Claim | None, name: str, best: Answer | None, threads: int) -> Answer:

@@ -404,7 +404,7 @@ def build_instance(
         if (order < 0).any():
             i = int(np.flatnonzero(order < 0)[0])
             problems.append(f"priority[{i}]: expected >= 0 where it multiplies a penalty, got {order[i]}")
-        penalty = np.where(np.isfinite(penalty), penalty * order, penalty)
+        penalty = np.multiply(penalty, order, out=penalty.copy(), where=np.isfinite(penalty))
     tiers = None if load_cost is None else _load_cost(load_cost, m, problems)
     if tiers is not None and taken is not None:
         problems.append("load_cost: expected agents that take one slot each, got a demand")
@@ -428,9 +428,8 @@ def build_instance(
         limits=rows,
         load_cost=tiers,
     )
-    if (
-        extremes is not None
-    ):  # fills cached properties: another look at a large matrix costs a tenth of a solve
+    # Fills cached properties: another look at a large matrix costs a tenth of a solve.
+    if extremes is not None:
         vars(instance)["forbids"] = extremes[0] == -np.inf
         if extremes[0] > -np.inf:
             vars(instance)["score_range"] = extremes

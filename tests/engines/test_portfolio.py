@@ -67,3 +67,15 @@ def test_a_warm_start_of_another_shape_is_no_obstacle() -> None:
     other = solver.assign(*generate_scores(30, 6, seed=1))
     warm = solver.assign(scores, capacity, warm_start=other)
     assert warm.objective == solver.assign(scores, capacity).objective
+
+
+def test_a_sentinel_for_forbidden_pairs_still_ends_in_a_proof() -> None:
+    """Whole-number costs cannot hold 1 and 1e12 at once; floats can."""
+    rng = np.random.default_rng(0)
+    scores = rng.random((300, 8))
+    forbidden = rng.random(scores.shape) < 0.2
+    slots = np.full(8, 38)
+    masked = solver.assign(np.where(forbidden, -np.inf, scores), slots)
+    sentinel = solver.assign(np.where(forbidden, -1e12, scores), slots)
+    assert sentinel.status is Status.OPTIMAL
+    assert sentinel.objective == pytest.approx(masked.objective)

@@ -96,3 +96,9 @@ def test_forbidden_pairs_are_known_however_they_came() -> None:
     assert build_instance(masked, [1, 1]).forbids
     assert build_instance(scores, [1, 1], eligible=np.isfinite(masked)).forbids
     assert not build_instance(scores, [1, 1], eligible=np.ones((2, 2), bool)).forbids
+
+
+def test_a_priority_of_zero_leaves_an_infinite_penalty_infinite() -> None:
+    instance = build_instance([[1.0], [1.0]], [1], priority=[0, 2], unassigned_penalty=[np.inf, 3.0])
+    assert instance.penalty is not None
+    assert instance.penalty.tolist() == [np.inf, 6.0]

@@ -213,6 +213,7 @@ class DenseRows:
         """Write the choice of every settled agent; return row and model of all contested arcs, row by row.
 
         Nothing in here depends on how the scores compare: a branch on random numbers costs more than the arithmetic.
+        Scores at the high prices are those at the low ones less the sides, so that rounding cannot drop the best arc.
         """
         m, outside = self.m, self._outside
         width = m if outside is None else m + 1
