@@ -55,13 +55,13 @@ class LsapEngine:
         """Return an optimal choice with its minimal prices, or the proof that there is none."""
         n, m = instance.n, instance.m
         column = np.repeat(np.arange(m), instance.slots)
-        value = instance.score[:, column]
+        cost = np.repeat(-np.asarray(instance.score), instance.slots, axis=1)
         if instance.may_leave or len(column) < n:
-            leave = np.broadcast_to(instance.unserved[:, None], (n, n))
-            value = np.concatenate([value, leave], axis=1)
+            leave = np.broadcast_to(-instance.unserved[:, None], (n, n))
+            cost = np.concatenate([cost, leave], axis=1)
             column = np.append(column, np.full(n, UNASSIGNED))
         try:
-            rows, picked = linear_sum_assignment(value, maximize=True)
+            rows, picked = linear_sum_assignment(cost)
         except ValueError:  # scipy's word for "no complete matching"; its input was checked before
             return Claim(choice=np.full(n, UNASSIGNED, np.int64), infeasible=True)
         choice = np.empty(n, np.int64)

@@ -153,7 +153,7 @@ def run(
         best = _judge(instance, claim, name, best, threads)
     if best is None:
         best = _incumbent(instance, deadline, threads) or _judge(instance, None, "none", None, threads)
-    return replace(best, notes=tuple(notes))
+    return replace(best, notes=tuple(notes)) if notes else best
 
 
 def _incumbent(instance: Instance, deadline: Deadline, threads: int) -> Answer | None:

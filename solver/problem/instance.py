@@ -378,11 +378,12 @@ def build_instance(
             problems.append(
                 f"demand: expected one amount per resource, got None for {units.shape[1]} resources"
             )
-        fractional = np.flatnonzero(units[:, 0] != np.floor(units[:, 0]))
-        problems.extend(
-            f"capacity[{j}]: expected a whole number of slots, got {units[j, 0]:g}"
-            for j in fractional[:_NAMED]
-        )
+        fractional = units[:, 0] != np.floor(units[:, 0])
+        if fractional.any():
+            problems.extend(
+                f"capacity[{j}]: expected a whole number of slots, got {units[j, 0]:g}"
+                for j in np.flatnonzero(fractional)[:_NAMED]
+            )
     if eligible is not None:
         allowed = np.asarray(eligible)
         if allowed.shape != (n, m) or allowed.dtype != np.bool_:
