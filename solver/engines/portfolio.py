@@ -22,19 +22,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Answer", "run", "warm_up"]
 
-_TINY_CELLS = 13_000  # rows · replicated columns: lsap beats flow below (benchmarks/bench_engines.py)
-_SMALL_PAIRS = 20_000  # agents · models: flow beats the price engine up to here
-_MEDIUM_PAIRS, _MANY_AGENTS = (
-    50_000,
-    100,
-)  # and up to here with so many agents per model, its core being small
-_CROWDED_PAIRS, _FEW_AGENTS = (
-    100_000,
-    20,
-)  # and up to here with fewer agents per model: samples say little then
+# Which engine comes first for slots (benchmarks/bench_engines.py -k picks):
+_TINY_CELLS = 13_000  # rows · replicated columns up to which lsap does
+_SMALL_PAIRS = 20_000  # agents · models up to which flow does,
+_MEDIUM_PAIRS, _MANY_AGENTS = 50_000, 100  # with so many agents per model, its core being small,
+_CROWDED_PAIRS, _FEW_AGENTS = 100_000, 20  # and with fewer than so many: samples say little then
 _LARGE_PAIRS = 2_000_000  # agents · models: an incumbent from greedy takes longer than prices above this
 _BIDS_S_PER_PAIR = 0.4e-6  # with so much time per pair, the lagrangian engine has bids at its own prices
-_LAST_RESORT_S = 5.0  # that lsap may take where the others found no proof
+_LAST_RESORT_S = 5.0  # that lsap may take where the others found no proof, if so much is left
 _MARGIN_S = 0.003  # kept back for verification of the last answer and the way out
 
 
@@ -111,7 +106,7 @@ def run(
         If the engine is unknown or cannot handle this kind of instance at all.
     """
     if engine == "auto":
-        names = _by_shape(instance)
+        names = _by_shape(instance, deadline)
     elif engine in ENGINES:
         names = (engine,)
         reason = load_engine(engine).unsupported_reason(instance, remaining_s=np.inf)
@@ -131,7 +126,7 @@ def run(
             break
         candidate = load_engine(name)
         patience_s = deadline.remaining_s() - _MARGIN_S
-        if name == "lsap" and best is not None:
+        if engine == "auto" and name == "lsap":
             patience_s = min(patience_s, _LAST_RESORT_S)
         reason = candidate.unsupported_reason(instance, remaining_s=patience_s)
         if reason is not None:
@@ -173,7 +168,7 @@ def _starts_itself(instance: Instance, engine: str, deadline: Deadline) -> bool:
     return deadline.remaining_s() > _BIDS_S_PER_PAIR * instance.n * instance.m
 
 
-def _by_shape(instance: Instance) -> tuple[str, ...]:
+def _by_shape(instance: Instance, deadline: Deadline) -> tuple[str, ...]:
     """Return the engines to try, best first."""
     if not instance.is_slots:
         return ("lagrangian",)
@@ -181,14 +176,14 @@ def _by_shape(instance: Instance) -> tuple[str, ...]:
         return ("price",)
     if instance.n * (int(instance.slots.sum()) + instance.n * instance.may_leave) <= _TINY_CELLS:
         return ("lsap", "flow")
-    # Where costs differ too widely for whole numbers, both may fall short of a proof that floats can give.
     most = _SMALL_PAIRS
     if instance.n >= _MANY_AGENTS * instance.m:
         most = _MEDIUM_PAIRS
     elif instance.n < _FEW_AGENTS * instance.m:
         most = _CROWDED_PAIRS
     exact = ("flow", "price") if instance.n * instance.m <= most else ("price", "flow")
-    return (*exact, "lsap")
+    # Where costs differ too widely for whole numbers, both may fall short of a proof that floats can give.
+    return (*exact, "lsap") if deadline.remaining_s() >= _LAST_RESORT_S else exact
 
 
 def _judge(instance: Instance, claim: Claim | None, name: str, best: Answer | None, threads: int) -> Answer:

@@ -79,3 +79,16 @@ def test_a_sentinel_for_forbidden_pairs_still_ends_in_a_proof() -> None:
     sentinel = solver.assign(np.where(forbidden, -1e12, scores), slots)
     assert sentinel.status is Status.OPTIMAL
     assert sentinel.objective == pytest.approx(masked.objective)
+
+
+def test_the_last_resort_takes_no_time_that_a_deadline_has_not() -> None:
+    scores, capacity = generate_scores(50_000, 20, seed=0)
+    solution = solver.assign(scores, capacity, deadline_ms=0.001)
+    assert solution.status is Status.FEASIBLE
+    assert not any("lsap" in note for note in solution.notes)
+
+
+def test_an_engine_asked_for_by_name_has_all_the_time_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("solver.engines.portfolio._LAST_RESORT_S", 0.0)
+    scores, capacity = generate_scores(200, 5, seed=0)
+    assert solver.assign(scores, capacity, engine="lsap", deadline_ms=60_000).engine == "lsap"
