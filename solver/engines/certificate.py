@@ -352,18 +352,12 @@ def _own_scores(
     instance: Instance, choice: NDArray[np.int64], served: NDArray[np.intp]
 ) -> NDArray[np.float64]:
     """Return the scores of the served: from memory where they have what they were found to like best."""
-    if isinstance(instance.score, CompressedScores):
-        return instance.score[served, choice[served]].astype(np.float64)
     seen: _Response | None = vars(instance).get(_RESPONSE)
     if seen is None:
-        # Flat indices take half the time of pairs, and nearly every agent is a cache miss here.
-        own: NDArray[np.float64] = instance.score.ravel()[served * instance.m + choice[served]].astype(
-            np.float64
-        )
-        return own
+        return instance.scores_of(served, choice[served])
     own = seen.score[served]
     moved = np.flatnonzero(choice[served] != seen.model[served])
-    own[moved] = instance.score[served[moved], choice[served[moved]]]
+    own[moved] = instance.scores_of(served[moved], choice[served[moved]])
     return own
 
 

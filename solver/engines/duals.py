@@ -57,7 +57,7 @@ def supporting_prices(instance: Instance, choice: NDArray[np.int64]) -> NDArray[
     price = _longest_paths(loss)
     served = np.flatnonzero(choice != UNASSIGNED)
     model = choice[served]
-    own = instance.score[served, model].astype(np.float64)
+    own = instance.scores_of(served, model)
     rounding = _ROUNDING * max(float(np.abs(own).max(initial=0.0)), float(price.max()))
     idle = np.bincount(model, minlength=instance.m) < instance.slots
     if price[:-1][idle].max(initial=0.0) > rounding or (price[:, None] - loss - price).max() > rounding:

@@ -201,9 +201,8 @@ def build_form(instance: Instance, *, leave: bool) -> Form:
     -------
     Form
     """
-    score = np.array(
-        np.asarray(instance.score).T, dtype=np.float64, order="C"
-    )  # always a copy: it is written to
+    # Always a copy: it is written to.
+    score = np.array(np.asarray(instance.score).T, dtype=np.float64, order="C")
     m, n = score.shape
     if instance.demand is None:
         demand = np.ones((1, m, n))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.engines.base import Claim
-from solver.problem.instance import UNASSIGNED, Instance, chunks
+from solver.problem.instance import UNASSIGNED, Instance, chunks, row_maxima
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -78,7 +78,7 @@ def _bids(
         best = value[index, first]
         value[index, first] = -np.inf
         unserved = instance.unserved[rows]
-        second = np.maximum(value.max(axis=1), unserved)
+        second = np.maximum(row_maxima(value), unserved)
         bid[block] = np.where((best >= unserved) & (best > -np.inf), first, UNASSIGNED)
         regret[block] = np.where(np.isneginf(second), np.inf, best - np.maximum(second, -1e300))
     return bid, regret

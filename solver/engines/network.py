@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ortools.graph.python.min_cost_flow import SimpleMinCostFlow
 
-from solver.problem.instance import UNASSIGNED, Instance
+from solver.problem.instance import UNASSIGNED, Instance, row_maxima
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,7 +55,7 @@ class Network:
     def of(cls, instance: Instance) -> Network:
         """Return all allowed arcs, agent by agent, and those of staying unassigned where that is an option."""
         n, m, score = instance.n, instance.m, np.asarray(instance.score)
-        top = score.max(axis=1).astype(np.float64)
+        top = row_maxima(score).astype(np.float64)
         if not (instance.may_leave or instance.forbids):  # leaving is no option worth an arc
             agent = np.repeat(np.arange(n), m)
             target = np.tile(np.arange(n, n + m), n)

@@ -23,7 +23,7 @@ from solver.engines.pricing.rows import DenseRows
 from solver.engines.pricing.supply import Supply
 from solver.engines.pricing.tails import barely_short, price_tails
 from solver.engines.pricing.twins import find_twins, share_out
-from solver.problem.instance import UNASSIGNED, chunks
+from solver.problem.instance import UNASSIGNED, chunks, row_maxima
 from solver.problem.sparse import CompressedScores
 
 if TYPE_CHECKING:
@@ -188,8 +188,7 @@ def _is_short(instance: Instance, outside: NDArray[np.float64] | None, supply: S
         stranded = np.isneginf(instance.score.best(np.where(supply.closed, np.inf, 0.0))[1])
         return bool((stranded & (True if outside is None else np.isneginf(outside))).any())
     for rows in chunks(instance.n, instance.m):
-        best = np.where(supply.closed, -np.inf, instance.score[rows]).max(axis=1)
-        stranded = np.isneginf(best)
+        stranded = np.isneginf(row_maxima(np.where(supply.closed, -np.inf, instance.score[rows])))
         if outside is not None:
             stranded &= np.isneginf(outside[rows])
         if stranded.any():

@@ -11,7 +11,7 @@ import numpy as np
 
 from solver.errors import SpecError
 from solver.problem.limits import compile_limits
-from solver.problem.sparse import CompressedScores, compress
+from solver.problem.sparse import CompressedScores, compress, name_unfit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +28,7 @@ __all__ = [
     "SparseScores",
     "build_instance",
     "chunks",
+    "in_lanes",
     "priced_blocks",
     "row_maxima",
 ]
@@ -101,9 +102,9 @@ def priced_blocks(
         yield rows, net
 
 
-def row_maxima(block: NDArray[np.float64]) -> NDArray[np.float64]:
+def row_maxima(block: NDArray[Any]) -> NDArray[Any]:
     """Return the largest entry of every row of a C-ordered block, in half the time of ``max(axis=1)``."""
-    best: NDArray[np.float64] = np.maximum.reduceat(block.ravel(), np.arange(0, block.size, block.shape[1]))
+    best: NDArray[Any] = np.maximum.reduceat(block.ravel(), np.arange(0, block.size, block.shape[1]))
     return best
 
 
@@ -305,6 +306,14 @@ class Instance:
         part = multipliers - level * self.serve_step + np.where(level > 0, low, 0.0)
         return np.maximum(part, 0.0)
 
+    def scores_of(self, agents: NDArray[np.intp], models: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the float64 scores of some pairs, ``-inf`` where forbidden."""
+        if isinstance(self.score, CompressedScores):
+            return self.score[agents, models].astype(np.float64)
+        # Flat indices take half the time of pairs.
+        scores: NDArray[np.float64] = self.score.ravel()[agents * self.m + models].astype(np.float64)
+        return scores
+
     def usage(self, choice: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the (m, r) float64 units used by an (n,) choice. O(n r)."""
         served = np.flatnonzero(choice != UNASSIGNED)
@@ -484,12 +493,8 @@ def _scores(
         return array, None
     least, largest = _extremes(array)
     if not largest < np.inf:  # a maximum carries both NaN and +inf
-        bad = np.argwhere(~(array < np.inf))
-        problems.extend(
-            f"scores[{i}, {j}]: expected a finite number or -inf, got {array[i, j]}" for i, j in bad[:_NAMED]
-        )
-        if len(bad) > _NAMED:
-            problems.append(f"scores: {len(bad) - _NAMED} more entries are NaN or +inf")
+        bad = np.flatnonzero(~(array < np.inf))
+        name_unfit(bad, array.ravel()[bad], array.shape[1], problems)
     return np.ascontiguousarray(array), (least, largest)
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["CompressedScores", "compress", "maxima"]
+__all__ = ["CompressedScores", "compress", "maxima", "name_unfit"]
 
 _NAMED = 5  # offending entries spelled out
 _CHUNK_PAIRS = 1 << 16  # a pass over so many stays in the second-level cache
@@ -150,6 +150,16 @@ def maxima(values: NDArray[np.float64], degree: NDArray[np.int64]) -> NDArray[np
     return best
 
 
+def name_unfit(pair: NDArray[np.intp], values: NDArray[Any], m: int, problems: list[str]) -> None:
+    """Note scores that are NaN or +inf, given as row·m + model."""
+    problems.extend(
+        f"scores[{k // m}, {k % m}]: expected a finite number or -inf, got {value}"
+        for k, value in zip(pair[:_NAMED], values[:_NAMED], strict=True)
+    )
+    if len(pair) > _NAMED:
+        problems.append(f"scores: {len(pair) - _NAMED} more entries are NaN or +inf")
+
+
 def compress(
     data: NDArray[Any],
     models: NDArray[Any],
@@ -165,13 +175,8 @@ def compress(
         problems.append(f"scores: expected models 0 to {m - 1} in a sparse matrix, got {models[outside[0]]}")
         return CompressedScores(data[:0], models[:0], np.zeros(n + 1, np.int64), m)
     pair = np.repeat(np.arange(n) * m, np.diff(first)) + models
-    bad = np.flatnonzero(~(data < np.inf))
-    problems.extend(
-        f"scores[{pair[k] // m}, {pair[k] % m}]: expected a finite number or -inf, got {data[k]}"
-        for k in bad[:_NAMED]
-    )
-    if len(bad) > _NAMED:
-        problems.append(f"scores: {len(bad) - _NAMED} more entries are NaN or +inf")
+    bad = np.flatnonzero(~(data < np.inf))  # neither of NaN and +inf is
+    name_unfit(pair[bad], data[bad], m, problems)
     if not (pair[1:] > pair[:-1]).all():
         order = np.argsort(pair, kind="stable")
         pair, data, models = pair[order], data[order], models[order]

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.engines.pricing.arcs import Contested
 from solver.engines.pricing.rows import Reduction
 from solver.problem.sparse import maxima
 
@@ -94,16 +93,4 @@ class CompressedRows:
         order = np.argsort(pair, kind="stable")  # whoever may leave has that arc last
         pair = pair[order]
         owner = pair // (m + 1)
-        starts = np.flatnonzero(np.diff(owner, prepend=-1))
-        agent = owner[starts]
-        settled = np.bincount(choice, minlength=m + 1) - np.bincount(choice[agent], minlength=m + 1)
-        contested_arcs = Contested(
-            first=np.append(starts, len(owner)),
-            model=pair - owner * (m + 1),
-            value=np.concatenate(value)[order],
-            weight=None,
-            settled=settled.astype(np.float64),
-            low=low,
-            high=high,
-        )
-        return Reduction(choice=choice, agent=agent, contested=contested_arcs)
+        return Reduction.of(choice, owner, pair - owner * (m + 1), np.concatenate(value)[order], low, high)

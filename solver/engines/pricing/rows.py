@@ -36,6 +36,32 @@ class Reduction:
     agent: NDArray[np.int64]
     contested: Contested
 
+    @classmethod
+    def of(
+        cls,
+        choice: NDArray[np.int64],
+        agent: NDArray[np.int64],
+        model: NDArray[np.int64],
+        value: NDArray[np.float64],
+        low: NDArray[np.float64],
+        high: NDArray[np.float64],
+    ) -> Reduction:
+        """Group the contested arcs, given agent by agent, and count who is settled."""
+        m = len(low)
+        starts = np.flatnonzero(np.diff(agent, prepend=-1))
+        contested = agent[starts]
+        settled = np.bincount(choice, minlength=m + 1) - np.bincount(choice[contested], minlength=m + 1)
+        arcs = Contested(
+            first=np.append(starts, len(agent)),
+            model=model,
+            value=value,
+            weight=None,
+            settled=settled.astype(np.float64),
+            low=low,
+            high=high,
+        )
+        return cls(choice=choice, agent=contested, contested=arcs)
+
     def inside(self, low: NDArray[np.float64], high: NDArray[np.float64]) -> Reduction:
         """Return the reduction to a smaller box; this one stays as it is."""
         contested, kept, still = self.contested.inside(low, high)
@@ -184,24 +210,12 @@ class DenseRows:
         choice = np.empty(n, np.int64)
         found = in_lanes(lambda parts: self._scan(low, high, parts, choice), n, m, self._threads)
         row, model = (np.concatenate([part[k] for lane in found for part in lane]) for k in range(2))
-        starts = np.flatnonzero(np.diff(row, prepend=-1))
-        agent = row[starts]
         pair = self._at(row) * m + (model if self._outside is None else np.minimum(model, m - 1))
         value = self._score.ravel()[pair].astype(np.float64)
         if self._outside is not None:
             leaving = np.flatnonzero(model == m)
             value[leaving] = self._outside[row[leaving]]
-        settled = np.bincount(choice, minlength=m + 1) - np.bincount(choice[agent], minlength=m + 1)
-        contested = Contested(
-            first=np.append(starts, len(row)),
-            model=model,
-            value=value,
-            weight=None,
-            settled=settled.astype(np.float64),
-            low=low,
-            high=high,
-        )
-        return Reduction(choice=choice, agent=agent, contested=contested)
+        return Reduction.of(choice, row, model, value, low, high)
 
     def _scan(
         self,

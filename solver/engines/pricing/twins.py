@@ -13,11 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["find_twins", "share_out"]
 
-_PROBED = (
-    64,
-    512,
-    4096,
-)  # rows looked at before columns are compared in full; most of a sparse mask looks alike
+# Rows looked at before columns are compared in full; most of a sparse mask looks alike.
+_PROBED = 64, 512, 4096
 _FORBIDDEN = -1.618033988749895e7  # stands for -inf in a fingerprint
 
 
