@@ -17,7 +17,7 @@ import solver
 from benchmarks.conftest import RUNGS, SMOKE
 from solver.clock import Deadline
 from solver.engines.base import ENGINES, load_engine
-from solver.interfaces.peers import PEERS
+from solver.interfaces.bench.peers import PEERS
 from solver.problem.generate import generate_scores
 from solver.problem.instance import build_instance
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from benchmarks.conftest import SMOKE
-from solver.load.balancer import LoadBalancer
+from solver.load.balance.balancer import LoadBalancer
+from solver.load.balance.placement import ROUTINGS
+from solver.load.balance.strategies import STRATEGIES
 from solver.load.lease import Demand
-from solver.load.routing import ROUTINGS
-from solver.load.strategies import STRATEGIES
 from solver.load.tracker import LoadTracker
 from solver.problem.spec import Agent, Capacity, Model
 

@@ -22,7 +22,7 @@ import pytest
 
 from benchmarks.bench_load import crowd, fleet
 from benchmarks.conftest import SMOKE
-from solver.load.balancer import LoadBalancer
+from solver.load.balance.balancer import LoadBalancer
 from solver.load.tracker import LoadTracker
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.bench_load import CALLS, report
 from solver.load.lease import Demand
-from solver.load.redis_store import RedisStore
+from solver.load.store.redis import RedisStore
 from solver.load.tracker import LoadTracker
 from solver.problem.spec import Capacity
 from tests.redis_server import running

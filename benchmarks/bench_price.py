@@ -22,7 +22,7 @@ from benchmarks.conftest import SMOKE
 from solver.clock import Deadline
 from solver.engines.base import Claim, load_engine
 from solver.engines.certificate import certify
-from solver.interfaces.peers import PEERS
+from solver.interfaces.bench.peers import PEERS
 from solver.problem.generate import generate_scores
 from solver.problem.instance import build_instance
 

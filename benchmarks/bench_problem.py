@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from benchmarks.conftest import SMOKE
-from solver.interfaces.files import read_problem
+from solver.interfaces.files.problem_file import read_problem
 from solver.interfaces.generate import write_problem
 from solver.problem.compile import compile_problem, pair_scorer
 from solver.problem.generate import generate_problem

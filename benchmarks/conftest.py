@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import solver
-from solver.interfaces.ladder import LADDER
+from solver.interfaces.bench.size_benchmark import LADDER
 
 SMOKE = bool(os.environ.get("BENCH_SMOKE"))
 RUNGS = tuple(rung for rung in LADDER if not SMOKE or rung[0] <= 1_000)

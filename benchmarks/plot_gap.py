@@ -18,7 +18,7 @@ import numpy as np
 import solver
 from benchmarks.bench_gap import hard
 from solver.clock import Deadline
-from solver.interfaces.peers import gap_by_cpsat, gap_by_highs
+from solver.interfaces.bench.peers import gap_by_cpsat, gap_by_highs
 from solver.problem.instance import build_instance
 from solver.solution.solving import solve_instance
 

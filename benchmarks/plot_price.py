@@ -15,7 +15,7 @@ import numpy as np
 
 import solver
 from benchmarks.bench_price import cpu_ms, highs_lp, pot_emd
-from solver.interfaces.peers import PEERS
+from solver.interfaces.bench.peers import PEERS
 from solver.problem.generate import generate_scores
 
 MODELS = 50

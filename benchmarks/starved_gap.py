@@ -21,10 +21,10 @@ import numpy as np
 import solver
 from benchmarks.bench_gap import hard
 from solver.clock import Deadline
-from solver.engines.form import build_form
 from solver.engines.lagrangian.interior_point import relax
-from solver.interfaces.gap_bench import read_best_known
-from solver.interfaces.gap_format import read_gap
+from solver.engines.standard_form import build_form
+from solver.interfaces.bench.gap_benchmark import read_best_known
+from solver.interfaces.files.gap_format import read_gap
 from solver.problem.compile import compile_problem
 from solver.problem.instance import build_instance
 

@@ -2,10 +2,10 @@
 
 from solver.engines.portfolio import warm_up
 from solver.errors import EngineError, MissingExtraError, SolverError, SpecError, UnsolvedError
-from solver.load.balancer import LoadBalancer
-from solver.load.capacity import CapacityManager, ScalingAction, ScalingRule
-from solver.load.feedback import AdaptiveScorer
+from solver.load.balance.balancer import LoadBalancer
+from solver.load.control.capacity import CapacityManager, ScalingAction, ScalingRule
 from solver.load.lease import Lease
+from solver.load.observe.feedback import AdaptiveScorer
 from solver.load.snapshot import ModelLoad
 from solver.load.tracker import LoadTracker
 from solver.problem.instance import UNASSIGNED

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from solver.load.redis_store import RedisStore
+from solver.load.store.redis import RedisStore
 from solver.load.tracker import LoadTracker
 
 if TYPE_CHECKING:

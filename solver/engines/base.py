@@ -89,10 +89,10 @@ class Engine(Protocol):
 ENGINES: dict[str, str] = {
     "greedy": "solver.engines.greedy:GreedyEngine",
     "lsap": "solver.engines.lsap:LsapEngine",
-    "flow": "solver.engines.flow:FlowEngine",
-    "cpsat": "solver.engines.cpsat:CpSatEngine",
+    "flow": "solver.engines.flow.engine:FlowEngine",
+    "cpsat": "solver.engines.cpsat.engine:CpSatEngine",
     "lagrangian": "solver.engines.lagrangian:LagrangianEngine",
-    "price": "solver.engines.price:PriceEngine",
+    "price": "solver.engines.price.engine:PriceEngine",
 }
 """Where each engine lives; nothing is imported before it is asked for."""
 

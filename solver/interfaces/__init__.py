@@ -1,1 +1,1 @@
-"""The only rooms that touch the world: files, terminal, network."""
+"""The only packages that touch the world: files, terminal, network."""

@@ -15,11 +15,11 @@ from rich.console import Console
 
 import solver
 from solver.errors import MissingExtraError, SolverError, SpecError
-from solver.interfaces.files import read_parts, read_problem
+from solver.interfaces.bench.baselines import yardsticks
+from solver.interfaces.files.problem_file import read_parts, read_problem
+from solver.interfaces.files.results import check_output, read_assignments, write_results
 from solver.interfaces.report import explanation_report, plan_report, progress_report
-from solver.interfaces.results import check_output, read_assignments, write_results
 from solver.interfaces.verification import verify_assignments
-from solver.interfaces.yardsticks import yardsticks
 from solver.solution.plan import finite
 from solver.solution.solution import Status
 
@@ -316,8 +316,8 @@ def bench(
 
       solver bench --gap instances --deadlines 100,1000 --no-peers
     """
-    from solver.interfaces.gap_bench import gap_results, gap_table
-    from solver.interfaces.ladder import ladder_report
+    from solver.interfaces.bench.gap_benchmark import gap_results, gap_table
+    from solver.interfaces.bench.size_benchmark import ladder_report
 
     if gap is not None:
         solver.warm_up()

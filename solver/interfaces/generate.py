@@ -9,9 +9,9 @@ import numpy as np
 import yaml
 
 from solver.errors import SpecError
-from solver.interfaces.gap_format import format_gap
-from solver.interfaces.results import write_columns, write_text
-from solver.problem.columns import LIST_FIELDS
+from solver.interfaces.files.gap_format import format_gap
+from solver.interfaces.files.results import write_columns, write_text
+from solver.problem.agent_columns import LIST_FIELDS
 from solver.problem.generate import generate_gap
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from solver.engines.certificate import certify
 from solver.errors import SpecError
 from solver.interfaces.report import number
 from solver.problem.compile import compile_problem
-from solver.problem.frozen import did_you_mean
 from solver.problem.instance import UNASSIGNED
 from solver.problem.resources import resource_titles
+from solver.problem.values import did_you_mean
 from solver.solution.solving import solve_instance
 
 if TYPE_CHECKING:

@@ -1,1 +1,1 @@
-"""The live side: the only room with state and locks."""
+"""The live side: the only package with state and locks."""

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from solver.errors import SpecError
-from solver.load.store import nano_usd
+from solver.load.store.base import nano_usd
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.load.lease import Demand
-    from solver.load.store import StoreView
+    from solver.load.store.base import StoreView
 
 __all__ = ["LoadSnapshot", "ModelLoad", "utilization_of"]
 

@@ -24,10 +24,10 @@ from solver.load.lease import (
     Refusal,
     ReleaseOutcome,
 )
-from solver.load.memory_store import MemoryStore
 from solver.load.outcome import Outcome
 from solver.load.snapshot import LoadSnapshot, ModelLoad, utilization_of
-from solver.load.store import Limits, nano_usd
+from solver.load.store.base import Limits, nano_usd
+from solver.load.store.memory import MemoryStore
 
 if TYPE_CHECKING:
     import asyncio
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from solver.load.store import Store
+    from solver.load.store.base import Store
     from solver.problem.spec import Capacity
 
 __all__ = ["LoadTracker"]
@@ -54,8 +54,8 @@ class LoadTracker:
     ----------
     store : Store, optional
         Where counts and leases live; default: this process
-        (:class:`~solver.load.memory_store.MemoryStore`). Several processes share a
-        :class:`~solver.load.redis_store.RedisStore`.
+        (:class:`~solver.load.store.memory.MemoryStore`). Several processes share a
+        :class:`~solver.load.store.redis.RedisStore`.
     clock : Clock, optional
         Time of the default store and of recorded outcomes; default: the machine's monotonic clock.
     stale_after_s : float

@@ -12,7 +12,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import CoreSchema, core_schema
 
 from solver.errors import SpecError
-from solver.problem.frozen import Count, Frozen, Identifier, Real, Text, describe, violations_of
+from solver.problem.values import Count, Frozen, Identifier, Real, Text, describe, violations_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -116,7 +116,7 @@ class AgentTable(Sequence[Agent]):
     """Agents as columns: what a :class:`~solver.problem.spec.Problem` holds, given objects or a million rows.
 
     A sequence of :class:`Agent`, each made on demand. Build it with :meth:`from_agents` or
-    :func:`solver.problem.columns.agent_table`, which check what they are given.
+    :func:`solver.problem.agent_columns.agent_table`, which check what they are given.
 
     Parameters
     ----------

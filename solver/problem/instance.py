@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
+    from solver.problem.limit_rows import LimitRows
     from solver.problem.limits import Limit
-    from solver.problem.rows import LimitRows
 
 __all__ = [
     "MAX_CAPACITY",

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.problem.frozen import describe, did_you_mean
 from solver.problem.limit_arrays import concerned_agents, concerned_models
 from solver.problem.limit_specs import ApartSpec, ChangesSpec, ShareSpec, StayPutSpec, TogetherSpec
+from solver.problem.values import describe, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

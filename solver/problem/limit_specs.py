@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, PlainSerializer, PlainValidator
 
 from solver.errors import SpecError
-from solver.problem.frozen import Count, Frozen, Identifier, Real, Text, describe, did_you_mean
+from solver.problem.values import Count, Frozen, Identifier, Real, Text, describe, did_you_mean
 
 __all__ = [
     "ApartSpec",

@@ -2,7 +2,7 @@
 
 Every limit is a frozen value with a name that turns up again in prices, violations and reasons. Agents and
 models are given by index or by Boolean mask; None means all of them. :func:`compile_limits` turns a list of
-limits into the rows an engine sees, see :class:`~solver.problem.rows.LimitRows`.
+limits into the rows an engine sees, see :class:`~solver.problem.limit_rows.LimitRows`.
 
 Unassigned agents use nothing of a limit: a budget is spent, and an average is taken, over those served.
 """
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from solver.errors import SpecError
-from solver.problem.rows import NO_ROW, Layer, LimitRows
+from solver.problem.limit_rows import NO_ROW, Layer, LimitRows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

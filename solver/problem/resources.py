@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.problem.frozen import did_you_mean
 from solver.problem.instance import MAX_CAPACITY
+from solver.problem.values import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

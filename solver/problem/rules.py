@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.problem.capability import CAPABILITIES, TASK_TYPES
-from solver.problem.frozen import describe, did_you_mean
 from solver.problem.limit_rules import limit_rules
 from solver.problem.resources import resource_rules
+from solver.problem.values import describe, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic_core import CoreSchema, core_schema
 
 from solver.errors import SpecError
-from solver.problem.frozen import describe
+from solver.problem.values import describe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -9,11 +9,11 @@ from pydantic import Field, PlainSerializer, PlainValidator, model_validator
 
 from solver.errors import SpecError
 from solver.problem.agents import Agent, AgentTable
-from solver.problem.frozen import Count, Frozen, Identifier, PenaltyValue, Real, Text, describe
 from solver.problem.instance import MAX_CAPACITY
 from solver.problem.limit_specs import LimitSpecs  # noqa: TC001 - pydantic reads it at run time
 from solver.problem.rules import broken_rules
 from solver.problem.scores import ScoreTable
+from solver.problem.values import Count, Frozen, Identifier, PenaltyValue, Real, Text, describe
 
 __all__ = ["Agent", "AgentTable", "Capacity", "Frozen", "Model", "Objective", "Problem", "ScoreTable"]
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from solver.errors import SpecError
 from solver.problem.capability import unmet_requirements
-from solver.problem.frozen import did_you_mean
 from solver.problem.instance import UNASSIGNED
+from solver.problem.values import did_you_mean
 
 if TYPE_CHECKING:
     from solver.solution.plan import Plan

@@ -10,20 +10,20 @@ import numpy as np
 
 from solver.problem.instance import UNASSIGNED, chunks
 from solver.problem.limit_arrays import LimitArrays, concerned_agents, concerned_models
+from solver.problem.limit_rows import NO_ROW
 from solver.problem.limit_specs import ApartSpec, AverageSpec, ChangesSpec, ShareSpec
 from solver.problem.resources import resource_titles
-from solver.problem.rows import NO_ROW
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from solver.engines.infeasible import Conflict
     from solver.problem.instance import Instance
     from solver.problem.limit_specs import LimitSpec
     from solver.problem.scoring import PairScorer
     from solver.problem.spec import Problem
+    from solver.solution.infeasibility import Conflict
     from solver.solution.solution import Solution
 
 __all__ = ["LimitReport", "conflict_sentences", "limit_reports", "limit_titles", "limits_in_the_way"]

@@ -189,7 +189,7 @@ def solve(
 
 def _explained(problem: Problem, instance: Instance, solution: Solution, deadline: Deadline) -> Solution:
     """Return an infeasible solution with the reason among its notes, as far as time allows."""
-    from solver.engines.infeasible import explain_infeasibility  # brings scipy, which few solves need
+    from solver.solution.infeasibility import explain_infeasibility  # brings scipy, which few solves need
 
     now = deadline.clock.now()
     margin = _EXPLAINING_MARGIN_S + _PAIR_MARGIN_S * instance.n * instance.m

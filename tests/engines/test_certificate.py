@@ -8,7 +8,7 @@ import pytest
 from solver.clock import Deadline
 from solver.engines.base import Claim
 from solver.engines.certificate import certify, relative_gap
-from solver.engines.flow import FlowEngine
+from solver.engines.flow.engine import FlowEngine
 from solver.engines.portfolio import run
 from solver.errors import EngineError
 from solver.problem.generate import generate_scores

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from solver.clock import Deadline
 from solver.engines.base import Claim, load_engine
 from solver.engines.certificate import certify
-from solver.engines.core import solve_core
 from solver.engines.duals import minimal_prices, supporting_prices
-from solver.engines.network import FINE_BITS, Network
+from solver.engines.flow.core_arcs import solve_core
+from solver.engines.flow.network import FINE_BITS, Network
 from solver.problem.generate import generate_scores
 from solver.problem.instance import UNASSIGNED, Instance, build_instance
 from tests.engines.test_price import KINDS, scores_of, slots_for, value

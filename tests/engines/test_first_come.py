@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from solver.engines.first_come import first_come
 from solver.problem.instance import UNASSIGNED, build_instance
+from solver.solution.first_come import first_come
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

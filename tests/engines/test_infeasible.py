@@ -8,9 +8,9 @@ import numpy as np
 
 from solver.clock import Deadline
 from solver.engines.base import load_engine
-from solver.engines.infeasible import explain_infeasibility
 from solver.problem.instance import build_instance
 from solver.problem.limits import Budget, Commitment, Quota
+from solver.solution.infeasibility import explain_infeasibility
 
 
 def test_missing_capacity_is_named_with_its_amount() -> None:

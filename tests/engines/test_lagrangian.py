@@ -17,12 +17,12 @@ from scipy.sparse import block_diag, csr_matrix, eye, kron, vstack
 from solver.clock import Deadline
 from solver.engines.base import Claim
 from solver.engines.certificate import certify
-from solver.engines.form import Form, build_form
 from solver.engines.lagrangian import LagrangianEngine
-from solver.engines.lagrangian.beam import Beam
+from solver.engines.lagrangian.ejection_chains import Beam
 from solver.engines.lagrangian.interior_point import relax
 from solver.engines.lagrangian.rounding import fill, serve_all, shed, shift
 from solver.engines.lagrangian.weak_duality import dual_bound, reduced_losses
+from solver.engines.standard_form import Form, build_form
 from solver.problem.instance import Instance, build_instance
 from solver.problem.limits import Apart, Average, Budget, Quota
 

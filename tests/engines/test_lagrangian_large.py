@@ -10,14 +10,14 @@ import pytest
 from solver.clock import Deadline, ManualClock
 from solver.engines.base import Claim
 from solver.engines.certificate import certify, reduced_scores
-from solver.engines.form import build_form
 from solver.engines.greedy import GreedyEngine
-from solver.engines.lagrangian import LagrangianEngine, large, smoothing
-from solver.engines.lagrangian.arcs import NearArcs, Survey, survey, typical_prices
-from solver.engines.lagrangian.core import restrict, solve_core
+from solver.engines.lagrangian import LagrangianEngine, large, smoothed_dual
+from solver.engines.lagrangian.candidate_models import NearArcs, Survey, survey, typical_prices
+from solver.engines.lagrangian.core_problem import restrict, solve_core
 from solver.engines.lagrangian.interior_point import relax
 from solver.engines.lagrangian.large import Large
-from solver.engines.lagrangian.smoothing import Settled, settle
+from solver.engines.lagrangian.smoothed_dual import Settled, settle
+from solver.engines.standard_form import build_form
 from solver.problem.instance import UNASSIGNED, Instance, build_instance
 from solver.problem.limits import Budget, Quota
 
@@ -157,7 +157,7 @@ def test_a_sample_of_the_divided_gives_the_same_prices(monkeypatch: pytest.Monke
     instance = tokens(3000, 6)
     seen = survey(instance, np.zeros((6, 1)), np.zeros(0), nearest=6, leave=False)
     _, every = settled(instance, seen, coldest=1e-3)
-    monkeypatch.setattr(smoothing, "_MOST_DIVIDED", 300)
+    monkeypatch.setattr(smoothed_dual, "_MOST_DIVIDED", 300)
     _, some = settled(instance, seen, coldest=1e-3)
     np.testing.assert_allclose(some.price, every.price, rtol=1e-2, atol=1e-3)
 

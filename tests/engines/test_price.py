@@ -102,7 +102,7 @@ def test_ordinary_scores_never_need_the_flow_on_all_arcs(
     def refuse(*_: object) -> None:
         raise AssertionError("solved everything")
 
-    monkeypatch.setattr("solver.engines.pricing.optimum.solve_everything", refuse)
+    monkeypatch.setattr("solver.engines.price.optimum.solve_everything", refuse)
     rng = np.random.default_rng(7)
     n, m = 6000, 40
     scores, slots = scores_of(kind, rng, n, m), slots_for(rng, n, m, fill, spread="even")

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from solver.engines.pricing.boxflow import solve_boxed_flow
-from solver.engines.pricing.repair import drop_overload
-from solver.engines.pricing.rows import DenseRows
-from solver.engines.pricing.smooth import DenseDemand, newton_step
-from solver.engines.pricing.supply import Supply
-from solver.engines.pricing.twins import find_twins, share_out
+from solver.engines.price.agent_rows import DenseRows
+from solver.engines.price.box_flow import solve_boxed_flow
+from solver.engines.price.duplicate_columns import find_twins, share_out
+from solver.engines.price.repair import drop_overload
+from solver.engines.price.smoothed_dual import DenseDemand, newton_step
+from solver.engines.price.supply import Supply
 from solver.problem.instance import build_instance
 
 

@@ -12,8 +12,8 @@ import solver
 from solver.clock import Deadline
 from solver.engines.base import Claim, load_engine
 from solver.engines.certificate import certify
-from solver.engines.pricing.compressed import CompressedRows
-from solver.engines.pricing.rows import DenseRows
+from solver.engines.price.agent_rows import DenseRows
+from solver.engines.price.compressed import CompressedRows
 from solver.problem import instance as instance_module
 from solver.problem.instance import UNASSIGNED, build_instance
 from solver.problem.sparse import CompressedScores

@@ -8,12 +8,12 @@ import pytest
 from solver.clock import Deadline
 from solver.engines.base import Claim, load_engine
 from solver.engines.certificate import best_response, certify
-from solver.engines.pricing.boxflow import solve_boxed_flow
-from solver.engines.pricing.rows import DenseRows
-from solver.engines.pricing.smooth import Estimate
-from solver.engines.pricing.supply import Supply
-from solver.engines.pricing.tails import barely_short, price_tails
-from solver.engines.pricing.ties import hand_out_ties
+from solver.engines.price.agent_rows import DenseRows
+from solver.engines.price.box_flow import solve_boxed_flow
+from solver.engines.price.scarce_prices import barely_short, price_tails
+from solver.engines.price.smoothed_dual import Estimate
+from solver.engines.price.supply import Supply
+from solver.engines.price.ties import hand_out_ties
 from solver.problem.instance import UNASSIGNED, build_instance
 
 NO_LIMIT = Deadline.after(None)

@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from solver.errors import SpecError
-from solver.interfaces.files import read_parts, read_problem
+from solver.interfaces.files.problem_file import read_parts, read_problem
+from solver.interfaces.files.results import write_columns
 from solver.interfaces.generate import agent_columns, write_fleet, write_problem
-from solver.interfaces.results import write_columns
 from solver.problem.compile import compile_problem
 from solver.problem.generate import generate_problem
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import solver
-from solver.interfaces.gap_bench import gap_results, read_best_known
-from solver.interfaces.gap_format import format_gap
+from solver.interfaces.bench.gap_benchmark import gap_results, read_best_known
+from solver.interfaces.files.gap_format import format_gap
 
 if TYPE_CHECKING:
     from pathlib import Path

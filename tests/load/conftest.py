@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from solver.clock import ManualClock
-from solver.load.memory_store import MemoryStore
+from solver.load.store.memory import MemoryStore
 from tests.redis_server import RedisServer, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from solver.load.store import Store
+    from solver.load.store.base import Store
 
 NAMESPACES = count()
 
@@ -34,7 +34,7 @@ def store(request: pytest.FixtureRequest, clock: ManualClock) -> Iterator[Store]
     if request.param == "memory":
         yield MemoryStore(clock=clock)
         return
-    from solver.load.redis_store import RedisStore
+    from solver.load.store.redis import RedisStore
 
     server: RedisServer = request.getfixturevalue("redis_server")
     redis_store = RedisStore(

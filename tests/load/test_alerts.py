@@ -12,10 +12,10 @@ import pytest
 
 from solver.clock import ManualClock
 from solver.errors import SpecError
-from solver.load.alerts import Alert, AlertMonitor, AlertRule
-from solver.load.sinks import LogSink, WebhookSink
+from solver.load.control.alerts import Alert, AlertMonitor, AlertRule
+from solver.load.control.sinks import LogSink, WebhookSink
+from solver.load.observe.trends import Trends
 from solver.load.tracker import LoadTracker
-from solver.load.trends import Trends
 from solver.problem.spec import Capacity
 
 if TYPE_CHECKING:

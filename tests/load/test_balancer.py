@@ -15,21 +15,21 @@ from hypothesis import strategies as st
 
 from solver.clock import ManualClock
 from solver.errors import SpecError
-from solver.load.balancer import LoadBalancer
-from solver.load.feedback import AdaptiveScorer
+from solver.load.balance.balancer import LoadBalancer
+from solver.load.balance.placement import ROUTINGS
+from solver.load.balance.strategies import STRATEGIES
 from solver.load.lease import Demand, Lease, LeaseState, Refusal
-from solver.load.memory_store import MemoryStore
-from solver.load.routing import ROUTINGS
-from solver.load.strategies import STRATEGIES
+from solver.load.observe.feedback import AdaptiveScorer
+from solver.load.store.memory import MemoryStore
 from solver.load.tracker import LoadTracker
 from solver.problem.spec import Agent, Capacity, Model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from solver.load.decision import Reservation
+    from solver.load.balance.decision import Reservation
     from solver.load.lease import Ask
-    from solver.load.store import Store
+    from solver.load.store.base import Store
 
 NINE = list(itertools.product(STRATEGIES, ROUTINGS))
 nine = pytest.mark.parametrize(("strategy", "routing"), NINE)

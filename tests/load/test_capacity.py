@@ -6,8 +6,8 @@ import pytest
 
 from solver.clock import ManualClock
 from solver.errors import SpecError
-from solver.load.balancer import LoadBalancer
-from solver.load.capacity import (
+from solver.load.balance.balancer import LoadBalancer
+from solver.load.control.capacity import (
     CapacityEvent,
     CapacityManager,
     ScalingAction,

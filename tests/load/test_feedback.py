@@ -9,7 +9,7 @@ import pytest
 
 from solver.clock import ManualClock
 from solver.errors import SpecError
-from solver.load.feedback import AdaptiveScorer
+from solver.load.observe.feedback import AdaptiveScorer
 from solver.load.outcome import Outcome
 from solver.problem.scoring import AdaptiveWeights
 

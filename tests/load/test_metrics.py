@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from prometheus_client import generate_latest
 
-from solver.load.metrics import publish_metrics
+from solver.load.observe.metrics import publish_metrics
 from solver.load.tracker import LoadTracker
 from solver.problem.spec import Capacity
 

@@ -1,4 +1,4 @@
-"""One suite, every store: what is promised in ``solver.load.store.Store``."""
+"""One suite, every store: what is promised in ``solver.load.store.base.Store``."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from solver.errors import SpecError
 from solver.load.lease import Ask, Demand, LeaseState, Refusal, RefusalReason, ReleaseOutcome
-from solver.load.store import Limits, nano_usd
+from solver.load.store.base import Limits, nano_usd
 
 if TYPE_CHECKING:
     from solver.clock import ManualClock
-    from solver.load.store import Store
+    from solver.load.store.base import Store
 
 
 CASES = count()

@@ -10,7 +10,7 @@ import pytest
 
 from solver.errors import SpecError
 from solver.load.lease import Ask, Demand, Lease, LeaseState, Refusal, RefusalReason, ReleaseOutcome
-from solver.load.memory_store import MemoryStore
+from solver.load.store.memory import MemoryStore
 from solver.load.tracker import LoadTracker
 from solver.problem.spec import Capacity
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from solver.clock import ManualClock
     from solver.load.outcome import Outcome
-    from solver.load.store import Store
+    from solver.load.store.base import Store
 
 
 @pytest.fixture

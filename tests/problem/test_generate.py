@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from solver.errors import SpecError
-from solver.interfaces.files import read_problem
+from solver.interfaces.files.problem_file import read_problem
+from solver.interfaces.files.results import write_columns
 from solver.interfaces.generate import agent_columns, write_gap, write_problem
-from solver.interfaces.results import write_columns
 from solver.problem.compile import compile_problem
 from solver.problem.generate import (
     GAP_TYPES,

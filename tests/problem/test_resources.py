@@ -12,7 +12,7 @@ import pytest
 import solver
 from solver.interfaces.cli import main
 from solver.interfaces.verification import verify_assignments
-from solver.problem.columns import agent_table
+from solver.problem.agent_columns import agent_table
 from solver.problem.compile import compile_problem
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "resources.yaml"

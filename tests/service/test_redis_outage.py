@@ -12,8 +12,8 @@ import redis
 from solver.clock import ManualClock
 from solver.errors import SpecError
 from solver.load.lease import Ask, Demand, LeaseState, Refusal, RefusalReason, ReleaseOutcome
-from solver.load.redis_store import LinkState, RedisStore
-from solver.load.store import Limits, nano_usd
+from solver.load.store.base import Limits, nano_usd
+from solver.load.store.redis import LinkState, RedisStore
 from solver.load.tracker import LoadTracker
 from solver.problem.spec import Capacity
 from tests.redis_server import RedisServer, free_port

@@ -10,10 +10,10 @@ import pytest
 
 import solver
 from solver.clock import Deadline
-from solver.engines.infeasible import explain_infeasibility
 from solver.interfaces.cli import main
 from solver.interfaces.verification import verify_assignments
 from solver.problem.compile import compile_problem
+from solver.solution.infeasibility import explain_infeasibility
 
 if TYPE_CHECKING:
     from pathlib import Path

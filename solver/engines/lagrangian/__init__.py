@@ -1,7 +1,7 @@
 """Several resources, budgets and quotas: prices, compound moves, exact sub-problems, and a proven bound.
 
 The modules in the order of the story: :mod:`weak_duality` (what prices prove), :mod:`interior_point` (the
-best of them), :mod:`rounding` (a feasible answer), :mod:`beam` (compound moves), :mod:`search` (penalties),
+best of them), :mod:`rounding` (a feasible answer), :mod:`ejection_chains` (compound moves), :mod:`search` (penalties),
 :mod:`neighbourhood` (exact sub-problems), :mod:`campaign` (what to try next), :mod:`engine` (one call).
 """
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.engines.certificate import OPTIMALITY_TOLERANCE
-from solver.engines.cpsat_model import is_loaded
+from solver.engines.cpsat.model import is_loaded
 from solver.engines.lagrangian.rounding import serve_all, shift
 from solver.engines.lagrangian.search import Search
 from solver.engines.lagrangian.weak_duality import reduced_losses
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.clock import Deadline
-    from solver.engines.form import Form
     from solver.engines.lagrangian.interior_point import Relaxation
+    from solver.engines.standard_form import Form
 
 __all__ = ["Campaign"]
 

@@ -8,11 +8,11 @@ import numpy as np
 
 from solver.clock import Deadline
 from solver.engines.base import Claim
-from solver.engines.form import Form, build_form
 from solver.engines.lagrangian.campaign import Campaign
 from solver.engines.lagrangian.interior_point import Relaxation, relax
 from solver.engines.lagrangian.large import Large
 from solver.engines.lagrangian.rounding import fill, shed
+from solver.engines.standard_form import Form, build_form
 from solver.problem.instance import UNASSIGNED
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.clock import Deadline
-    from solver.engines.form import Form
+    from solver.engines.standard_form import Form
 
 __all__ = ["Relaxation", "relax"]
 

@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.engines.form import build_form
-from solver.engines.lagrangian.arcs import NearArcs, coupling_entries, survey, typical_prices
-from solver.engines.lagrangian.core import restrict, solve_core
+from solver.engines.lagrangian.candidate_models import NearArcs, coupling_entries, survey, typical_prices
+from solver.engines.lagrangian.core_problem import restrict, solve_core
 from solver.engines.lagrangian.interior_point import relax
-from solver.engines.lagrangian.smoothing import settle
+from solver.engines.lagrangian.smoothed_dual import settle
+from solver.engines.standard_form import build_form
 from solver.problem.instance import UNASSIGNED
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.clock import Deadline
-    from solver.engines.lagrangian.arcs import Survey
-    from solver.engines.lagrangian.smoothing import Settled
+    from solver.engines.lagrangian.candidate_models import Survey
+    from solver.engines.lagrangian.smoothed_dual import Settled
     from solver.problem.instance import Instance
 
 __all__ = ["Large"]

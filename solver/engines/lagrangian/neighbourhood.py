@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.engines.cpsat_model import PairModel
+from solver.engines.cpsat.model import PairModel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from solver.engines.form import Form
+    from solver.engines.standard_form import Form
 
 __all__ = ["Reply", "solve_part", "solve_whole"]
 

@@ -13,7 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from solver.engines.form import Form
+    from solver.engines.standard_form import Form
 
 __all__ = ["RowAlgebra"]
 

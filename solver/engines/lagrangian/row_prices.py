@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from solver.engines.form import Form
-    from solver.engines.lagrangian.beam import Beam, Move
+    from solver.engines.lagrangian.ejection_chains import Beam, Move
+    from solver.engines.standard_form import Form
 
 __all__ = ["RowPrices"]
 

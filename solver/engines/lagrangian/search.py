@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.engines.lagrangian.beam import IMPROVEMENT, Beam
+from solver.engines.lagrangian.ejection_chains import IMPROVEMENT, Beam
 from solver.engines.lagrangian.row_prices import RowPrices
 from solver.engines.lagrangian.weak_duality import reduced_losses
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.clock import Deadline
-    from solver.engines.form import Form
-    from solver.engines.lagrangian.beam import Move
+    from solver.engines.lagrangian.ejection_chains import Move
     from solver.engines.lagrangian.interior_point import Relaxation
+    from solver.engines.standard_form import Form
 
 __all__ = ["Search"]
 

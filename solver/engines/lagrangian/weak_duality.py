@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from solver.engines.form import Form
+    from solver.engines.standard_form import Form
 
 __all__ = ["dual_bound", "reduced_losses"]
 

@@ -1,0 +1,1 @@
+"""OR-Tools CP-SAT: every kind of limit, for small instances."""

@@ -1,0 +1,244 @@
+"""Assignment models for CP-SAT: integer scaling whose loss is known, and one builder for all who need it."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from solver.engines.standard_form import Form
+
+__all__ = ["Outcome", "PairModel", "Scaled", "is_loaded", "scale_to_integers"]
+
+_EXACT_SCALES = (1.0, 10.0, 100.0, 1000.0, 1e4, 1e5, 1e6)
+_TOLERANCE = 1e-9  # relative overload of real-valued resources that the certificate lets pass
+_LARGEST_OBJECTIVE = 2.0**51  # of the scaled total loss: CP-SAT refuses what may overflow 63 bits
+_LARGEST = 2.0**46  # of a scaled row
+
+
+def is_loaded() -> bool:
+    """Return whether the library has been imported, which alone takes longer than a short deadline."""
+    return "ortools.sat.python.cp_model" in sys.modules
+
+
+@dataclass(frozen=True, slots=True)
+class Scaled:
+    """Numbers as integers.
+
+    Parameters
+    ----------
+    values : int64 array
+        ``original × scale``, rounded.
+    scale : float
+        What they were multiplied by.
+    exact : bool
+        Whether no rounding happened.
+    """
+
+    values: NDArray[np.int64]
+    scale: float
+    exact: bool
+
+
+def scale_to_integers(
+    values: NDArray[np.float64],
+    *,
+    terms: int,
+    up: bool = False,
+    extra: float = 0.0,
+    sum_limit: float = _LARGEST,
+) -> Scaled:
+    """Return values as integers, exactly if a power of ten makes them whole.
+
+    Parameters
+    ----------
+    values : float64 array
+        Finite numbers.
+    terms : int
+        How many of them may be added up.
+    up : bool
+        Round up where rounding is needed (for demands, so that no capacity is ever exceeded); else to nearest.
+    extra : float
+        Another magnitude that must fit, such as the right-hand side.
+    sum_limit : float
+        What no sum may exceed.
+    """
+    largest = max(float(np.abs(values).max(initial=0.0)) * max(terms, 1), abs(extra), 1e-300)
+    for scale in _EXACT_SCALES:
+        if largest * scale > sum_limit:
+            break
+        scaled = values * scale
+        whole = np.rint(scaled)
+        if (np.abs(scaled - whole) <= 1e-13 * np.maximum(np.abs(scaled), 1.0)).all():
+            return Scaled(whole.astype(np.int64), scale, exact=True)
+    scale = 2.0 ** np.floor(np.log2(sum_limit / largest))
+    scaled = values * scale
+    # A hair below the next integer is float64 noise of an exact product, not another unit.
+    rounded = np.ceil(scaled - 1e-9 * np.abs(scaled)) if up else np.rint(scaled)
+    return Scaled(rounded.astype(np.int64), scale, exact=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What CP-SAT said.
+
+    Parameters
+    ----------
+    picked : (p,) bool or None
+        Pairs chosen; None when it found nothing.
+    complete : bool
+        It searched everything: ``picked`` is optimal for the model as scaled, or there is nothing.
+    bound : float
+        Lower bound on the loss of the model as scaled, in units of the loss.
+    """
+
+    picked: NDArray[np.bool_] | None
+    complete: bool
+    bound: float
+
+
+class PairModel:
+    """One Boolean per (agent, column) pair, exactly one per agent, minimise the loss.
+
+    Parameters
+    ----------
+    agent : (p,) int64
+        Agent of each pair, ascending.
+    loss : (p,) float64
+        Loss of each pair.
+
+    Attributes
+    ----------
+    exact : bool
+        No row lost a feasible assignment to rounding: an exhausted search is a proof.
+    rounding : float
+        Most that a total loss may be off by, in units of the loss.
+    """
+
+    def __init__(self, agent: NDArray[np.int64], loss: NDArray[np.float64]) -> None:
+        from ortools.sat.python import cp_model
+
+        self._cp = cp_model
+        self.model: Any = cp_model.CpModel()
+        self.exact = True
+        self.pairs = [self.model.new_bool_var("") for _ in range(len(agent))]
+        starts = np.flatnonzero(np.diff(agent, prepend=-1))
+        for first, last in zip(starts.tolist(), [*starts[1:].tolist(), len(agent)], strict=True):
+            self.model.add_exactly_one(self.pairs[first:last])
+        self._agents = len(starts)
+        scaled = scale_to_integers(loss, terms=max(self._agents, 1), sum_limit=_LARGEST_OBJECTIVE)
+        self.loss_scale = scaled.scale
+        self._weights = scaled.values
+        self.rounding = 0.0 if scaled.exact else 0.5 * self._agents / scaled.scale
+        self._objective = self._sum(np.arange(len(agent)), scaled.values)
+        self.model.minimize(self._objective)
+
+    def _sum(self, where: NDArray[np.intp], weights: NDArray[np.int64]) -> Any:
+        pairs = self.pairs
+        return self._cp.LinearExpr.weighted_sum([pairs[i] for i in where.tolist()], weights.tolist())
+
+    def at_most(self, where: NDArray[np.intp], weights: NDArray[np.float64], bound: float) -> None:
+        """Require that the weights of the chosen pairs among ``where`` add up to at most ``bound``.
+
+        Real weights are rounded to the nearest step and the bound is relaxed by what that may add up to, as
+        long as this stays within half of what the certificate tolerates: nothing feasible is lost then, and
+        whatever is found passes. Where steps would be too coarse, weights are rounded up, and the
+        model no longer proves anything.
+        """
+        if not len(where):
+            if bound < 0:
+                self.model.add_bool_or([])
+            return
+        if weights[weights > 0].sum() <= bound:
+            return
+        terms = min(len(where), self._agents)
+        scaled = scale_to_integers(weights, terms=len(where), extra=bound)
+        limit = bound * scaled.scale
+        if scaled.exact:
+            limit = limit + 1e-9 * max(1.0, abs(limit))
+        elif terms + 2 <= 0.5 * _TOLERANCE * abs(limit):
+            limit = limit + 0.5 * terms + 1
+        else:
+            self.exact = False
+            scaled = scale_to_integers(weights, terms=len(where), up=True, extra=bound)
+            limit = bound * scaled.scale
+        self.model.add(self._sum(where, scaled.values) <= int(np.floor(limit)))
+
+    def couple(
+        self,
+        form: Form,
+        agent: NDArray[np.int64],
+        column: NDArray[np.int64],
+        *,
+        load: NDArray[np.float64] | None = None,
+        row_load: NDArray[np.float64] | None = None,
+    ) -> None:
+        """Add every capacity and limit row of a form over the given pairs.
+
+        Parameters
+        ----------
+        form : Form
+            The problem.
+        agent, column : (p,) int64
+            The pairs, as given to the constructor.
+        load : (r, c) float64, optional
+            Capacity already taken by agents that are not in the model.
+        row_load : (g,) float64, optional
+            The same for limit rows.
+        """
+        order = np.argsort(column, kind="stable")
+        bounds = np.searchsorted(column[order], np.arange(form.columns + 1))
+        left = form.capacity if load is None else form.capacity - load
+        for k in range(form.resources):
+            for c in range(form.models):
+                where = order[bounds[c] : bounds[c + 1]]
+                self.at_most(where, form.demand[k, column[where], agent[where]], float(left[k, c]))
+        if not form.rows:
+            return
+        touched = [np.flatnonzero(row[column, agent] < form.rows) for row in form.row]
+        places = np.concatenate(touched)
+        rows = np.concatenate([row[column[t], agent[t]] for row, t in zip(form.row, touched, strict=True)])
+        weights = np.concatenate(
+            [w[column[t], agent[t]] for w, t in zip(form.coefficient, touched, strict=True)]
+        )
+        order = np.argsort(rows, kind="stable")
+        bounds = np.searchsorted(rows[order], np.arange(form.rows + 1))
+        right = form.row_bound if row_load is None else form.row_bound - row_load
+        for g in range(form.rows):
+            entries = order[bounds[g] : bounds[g + 1]]
+            self.at_most(places[entries], weights[entries], float(right[g]))
+
+    def loss_at_most(self, loss: float) -> None:
+        """Ask only for assignments that lose no more."""
+        self.model.add(self._objective <= int(np.floor(loss * self.loss_scale + 1e-6)))
+
+    def hint(self, picked: NDArray[np.bool_]) -> None:
+        """Suggest an assignment."""
+        for pair, chosen in zip(self.pairs, picked.tolist(), strict=True):
+            self.model.add_hint(pair, chosen)
+
+    def solve(self, *, limit_s: float | None, seed: int, threads: int = 1, quick: bool = True) -> Outcome:
+        """Run CP-SAT for at most ``limit_s`` seconds; ``quick`` skips presolve that small models do not repay."""
+        solver = self._cp.CpSolver()
+        parameters = solver.parameters
+        if limit_s is not None:
+            parameters.max_time_in_seconds = max(limit_s, 0.001)
+        parameters.num_workers = threads
+        parameters.random_seed = seed % 2**31
+        parameters.linearization_level = 2
+        if quick:
+            parameters.symmetry_level = 0
+            parameters.cp_model_probing_level = 0
+        status = solver.solve(self.model)
+        complete = status in (self._cp.OPTIMAL, self._cp.INFEASIBLE)
+        if status not in (self._cp.OPTIMAL, self._cp.FEASIBLE):
+            return Outcome(picked=None, complete=complete, bound=-np.inf)
+        picked = np.array([solver.boolean_value(v) for v in self.pairs], dtype=bool)
+        # The reported bound of an optimal answer carries more noise than the answer itself.
+        proven = float(self._weights[picked].sum()) if complete else solver.best_objective_bound
+        return Outcome(picked=picked, complete=complete, bound=proven / self.loss_scale)

@@ -1,0 +1,177 @@
+"""The core of a large instance: the few thousand agents that prices do not decide, solved together.
+
+Everybody else stays where it is, and the core has exactly the capacity that the others leave. Its own prices are
+settled once more, so cold that only about as many agents stay divided as there are coupling rows; drawn by
+lot they overload a few models by an agent or two, which compound moves mend.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from solver.engines.lagrangian.candidate_models import NearArcs, survey, typical_prices
+from solver.engines.lagrangian.interior_point import Relaxation
+from solver.engines.lagrangian.rounding import fill, shed
+from solver.engines.lagrangian.search import Search
+from solver.engines.lagrangian.smoothed_dual import settle
+from solver.engines.standard_form import build_form
+from solver.problem.instance import Instance
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from solver.clock import Deadline
+
+__all__ = ["CoreAnswer", "restrict", "solve_core"]
+
+_NEAREST = 8  # models per agent
+_JITTER = 5e-4  # of what agents pay: breaks ties, so that cold prices decide nearly everybody
+_HOT, _COLD = 1e-3, 2e-5  # temperatures
+_LEASH = 2.0  # prices of a core may be far from those of the whole
+_SETTLING_SHARE, _HUNT_SHARE = 0.3, 0.6  # of the time left
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CoreAnswer:
+    """What solving a core brought.
+
+    Parameters
+    ----------
+    choice : (a,) int64 or None
+        Of the core's agents; None where nothing feasible was found.
+    price : (K,) float64
+        Prices of all coupling rows at which the core's loads settled.
+    """
+
+    choice: NDArray[np.int64] | None
+    price: NDArray[np.float64]
+
+
+def restrict(
+    instance: Instance,
+    agents: NDArray[np.int64],
+    capacity: NDArray[np.float64],
+    bound: NDArray[np.float64],
+) -> Instance:
+    """Return the instance of some agents.
+
+    Parameters
+    ----------
+    instance : Instance
+        Without agents that move together.
+    agents : (a,) int64
+        Rows to keep.
+    capacity : (m, r) float64
+        What they may use.
+    bound : (g,) float64
+        Right-hand sides left for them.
+    """
+    limits = instance.limits
+    if limits is not None:
+        layers = tuple(
+            replace(layer, row=layer.row[agents], coefficient=layer.coefficient[agents])
+            for layer in limits.layers
+        )
+        limits = replace(limits, bound=bound, layers=layers)
+    return Instance(
+        score=instance.score[agents],
+        capacity=capacity,
+        demand=None if instance.demand is None else instance.demand[agents],
+        penalty=-instance.unserved[agents],
+        limits=limits,
+    )
+
+
+def solve_core(
+    core: Instance,
+    given: NDArray[np.int64],
+    price: NDArray[np.float64],
+    *,
+    leave: bool,
+    slack: float,
+    patience: int,
+    deadline: Deadline,
+    stop_s: float,
+    rng: np.random.Generator,
+) -> CoreAnswer | None:
+    """Settle the prices of a core, round, and search. Milliseconds to settle, then as long as it pays.
+
+    Parameters
+    ----------
+    core : Instance
+        See :func:`restrict`.
+    given : (a,) int64
+        A choice to fall back on, and to beat.
+    price : (K,) float64
+        Prices that are about right.
+    leave : bool
+        Whether agents may stay unassigned.
+    slack : float
+        Typical demands kept free of every capacity while rounding; the search may use them.
+    patience : int
+        Local optima without improvement before the search ends.
+    deadline : Deadline
+        When to stop looking for a first feasible choice.
+    stop_s : float
+        Reading of its clock at which to stop improving.
+    rng : numpy.random.Generator
+        Source of all randomness.
+
+    Returns
+    -------
+    CoreAnswer or None
+        None where some agent that must be served fits nowhere.
+    """
+    form = build_form(core, leave=leave)
+    cells = core.capacity.size
+    seen = survey(
+        core, price[:cells].reshape(core.capacity.shape), price[cells:], nearest=_NEAREST, leave=leave
+    )
+    if not form.n or (not leave and len(form.stranded)):
+        return None
+    scale = typical_prices(core, seen)
+    arcs = NearArcs(core, seen, scale=scale, reach=np.inf)
+    arcs.shake(_JITTER, rng)
+    arcs.tighten(slack)
+    settled = settle(
+        arcs,
+        temperature=_HOT,
+        coldest=_COLD,
+        scale=scale,
+        leash=_LEASH,
+        deadline=deadline,
+        stop_s=deadline.clock.now() + _SETTLING_SHARE * max(0.0, deadline.remaining_s()),
+        rng=rng,
+    )
+    start = form.columns_of(arcs.drawn(settled.weight, float(rng.random())))
+    if start is None:
+        return None
+    local = np.zeros_like(form.capacity)
+    local[:, : form.models] = settled.price[:cells].reshape(core.capacity.shape).T
+    relaxation = Relaxation(
+        price=local,
+        row_price=settled.price[cells:],
+        bound=-np.inf,
+        weight=settled.weight,
+        infeasible=False,
+        iterations=settled.steps,
+    )
+    search = Search(form, relaxation, rng=rng)
+    if leave:
+        search.keep(fill(form, shed(form, start), deadline))
+    columns = form.columns_of(given)
+    if columns is not None:
+        search.keep(columns)
+    now = deadline.clock.now()
+    search.descend(
+        start,
+        deadline=deadline,
+        stop_s=stop_s,
+        hunt_stop_s=now + _HUNT_SHARE * max(0.0, deadline.remaining_s()),
+        patience=patience,
+    )
+    choice = None if search.best is None else form.choice(search.best)
+    return CoreAnswer(choice=choice, price=settled.price)

@@ -1,0 +1,373 @@
+"""From a box around the optimum to the optimum: Newton on the contested arcs, nested boxes, one small flow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from solver.engines.price.agent_rows import Reduction
+from solver.engines.price.box_flow import solve_boxed_flow
+from solver.engines.price.smoothed_dual import newton_step
+from solver.engines.price.ties import COLDEST, hand_out_ties
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from solver.engines.price.box_duals import BoxedFlow
+    from solver.engines.price.contested_arcs import Contested
+    from solver.engines.price.supply import Supply
+
+__all__ = [
+    "RESOLUTION",
+    "BoxOptimum",
+    "Elsewhere",
+    "is_on_grid",
+    "price_box",
+    "solve_in_box",
+    "solve_whole_box",
+]
+
+_SMALL = 48  # arcs per model that a flow solves as fast as a further Newton step would take
+_ROUNDS = 24
+_COOLING = 0.2
+_SETTLED = 4.0
+_SHRINKS = 0.75  # a smaller box is worth having if it drops a quarter of the arcs
+_WORTHWHILE = 0.6  # median side of a box against the one around it
+_RETRIES = 6
+_WIDEN = 6.0
+_BACKTRACK = 0.25
+_REACH = 0.5  # sides of a box that a first step may aim at
+_BEYOND = 0.1  # part of a side by which a step must miss the box to make another box worth a pass
+_PRESSING = 3.0  # agents too many or too few at a side of the box, above which its optimum lies outside
+_TRUSTED = 8.0  # temperatures that a step may be long for a smaller box to be drawn around its end
+_LONELY = 1.0  # agents within a temperature of a model's boundary, below which a Newton step knows nothing
+RESOLUTION = 1e-13  # of an agent's range of scores: what costs are rounded to, where they fit into 61 bits
+_MANY_TIES = 6  # arcs per agent on a grid above which ties are handed out rather than solved for
+_LARGE_FLOW = 4_000  # arcs from which a flow with rounded costs goes first
+_ROUGH = 2.0**-24  # of a side of the box: what it rounds costs to
+_ROUGH_RADIUS = 30.0  # roundings: how far the prices it finds may be off, with models in a chain
+_MERGED = 100.0  # times that: values closer than this are the same when merging
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoxOptimum:
+    """The optimum over a box of prices.
+
+    Parameters
+    ----------
+    choice : (g,) int64
+        Choice of each contested agent, m for unassigned.
+    prices : (m,) float64
+        The smallest optimal prices.
+    centre : (m,) float64
+        The middle of the optimal prices.
+    arcs : int
+        Arcs of all flows solved.
+    rises, falls : (m,) bool
+        Prices that want to leave the box; none if the optimum over the box is the optimum at large.
+    exact : bool
+        False if costs were rounded and the result may be off by that.
+    """
+
+    choice: NDArray[np.int64]
+    prices: NDArray[np.float64]
+    centre: NDArray[np.float64]
+    arcs: int
+    rises: NDArray[np.bool_]
+    falls: NDArray[np.bool_]
+    exact: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Elsewhere:
+    """The optimum lies outside the box: where another one should be centred.
+
+    Parameters
+    ----------
+    prices : (m,) float64
+        A better centre.
+    pressed : (m,) bool
+        Prices that ended at a side of the box and want further: their sides were too short.
+    """
+
+    prices: NDArray[np.float64]
+    pressed: NDArray[np.bool_]
+
+
+def solve_in_box(
+    contested: Contested,
+    supply: Supply,
+    prices: NDArray[np.float64],
+    temperature: float,
+    *,
+    span: float,
+    grid: float | None = None,
+    may_leave: bool = False,
+) -> BoxOptimum | Elsewhere:
+    """Minimise the dual over a box exactly and return an optimal assignment of the contested agents.
+
+    Newton steps on the arcs say where in the box the optimum is, ever more precisely, and the problem is
+    reduced to ever smaller boxes around it; the last one, a few arcs per model, is solved by a flow. A small
+    box that binds is widened where it does, up to the box given.
+
+    Parameters
+    ----------
+    contested : Contested
+        The contested agents of the box.
+    supply : Supply
+        Whole slots.
+    prices : (m,) float64
+        Where to start, inside the box.
+    temperature : float
+        How far that may be from the optimum, roughly.
+    span : float
+        What one agent's scores typically differ by, which decides how finely costs are counted.
+    grid : float, optional
+        Unit of the scores if they are whole multiples of one.
+    may_leave : bool
+        Give up when Newton's method aims well beyond the box or ends at a side of it.
+
+    Returns
+    -------
+    BoxOptimum or Elsewhere
+        The optimum over the box, or a better centre for another box.
+    """
+    if grid is not None and not is_on_grid(contested.value, grid):
+        grid = None
+    nest = [_whole(contested)]
+    descent = _descend(nest, supply, prices, temperature, grid, may_leave=may_leave)
+    if isinstance(descent, Elsewhere):
+        return descent
+    return _settle(nest, supply, *descent, span=span, grid=grid)
+
+
+def solve_whole_box(contested: Contested, supply: Supply, *, span: float) -> BoxOptimum:
+    """Minimise the dual over a box exactly without an idea where in it the optimum is: by flows alone."""
+    prices = (contested.low + contested.high) / 2
+    radius = (contested.high - contested.low) / 2
+    return _settle([_whole(contested)], supply, prices, radius, span=span, grid=None)
+
+
+def _whole(contested: Contested) -> Reduction:
+    """Return the outermost of nested boxes: nobody settled yet."""
+    agent = np.arange(contested.groups)
+    return Reduction(choice=np.full(contested.groups, contested.m), agent=agent, contested=contested)
+
+
+def _settle(
+    nest: list[Reduction],
+    supply: Supply,
+    prices: NDArray[np.float64],
+    radius: NDArray[np.float64],
+    *,
+    span: float,
+    grid: float | None,
+) -> BoxOptimum:
+    """Solve the innermost box by a flow; where it binds, widen it, up to the outermost one.
+
+    A large flow is solved with rounded costs first, which is faster; if it is not optimal for the true ones it says
+    where to draw a small box.
+    """
+    outer = nest[0]
+    arcs = 0
+    for attempt in range(_RETRIES + 1):
+        current = nest[-1]
+        box, edge = current.contested, outer.contested
+        rough = grid is None and box.arcs > _LARGE_FLOW and attempt == 0
+        rounding = _ROUGH * float(np.median(box.high - box.low)) if rough else 0.0
+        optimum = _flow(current, supply, prices, span * RESOLUTION, grid, rounding)
+        arcs += optimum.arcs
+        wants = (optimum.rises & (box.high < edge.high)) | (optimum.falls & (box.low > edge.low))
+        prices = optimum.centre
+        if wants.any():
+            wider = np.inf if attempt >= _RETRIES // 2 else np.maximum(_WIDEN * radius, 1.5 * (grid or 0.0))
+            radius = np.where(wants, wider, 1.5 * radius)
+        elif not optimum.exact:
+            radius = np.full(len(prices), _ROUGH_RADIUS * rounding)
+        else:
+            break
+        low, high = price_box(prices, radius, edge.low, edge.high, grid)
+        while len(nest) > 1 and not _covers(nest[-1].contested, low, high):
+            nest.pop()
+        nest.append(outer if attempt == _RETRIES - 1 else nest[-1].inside(low, high))
+    return replace(optimum, arcs=arcs)
+
+
+def is_on_grid(values: NDArray[np.float64], grid: float) -> bool:
+    """Return whether all values are whole multiples of ``grid``, to a millionth of it."""
+    multiples = values / grid
+    return bool(np.abs(multiples - np.rint(multiples)).max(initial=0.0) < 1e-6)
+
+
+def price_box(
+    prices: NDArray[np.float64],
+    radius: NDArray[np.float64],
+    low: NDArray[np.float64],
+    high: NDArray[np.float64] | float,
+    grid: float | None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the box of that radius around prices, within ``[low, high]``.
+
+    On a grid some optimal prices are whole multiples of it: sides are put 0.4 units beyond the multiples
+    inside, at least one, so that no tie at an optimal price lies on a side of the box.
+    """
+    if grid is None:
+        below, above = prices - radius, prices + radius
+    else:
+        radius = np.minimum(np.maximum(radius, 0.6 * grid), 1e9 * grid)
+        below = (np.ceil((prices - radius) / grid - 1e-9) - 0.4) * grid
+        above = (np.floor((prices + radius) / grid + 1e-9) + 0.4) * grid
+    below = np.minimum(np.maximum(below, low), high)
+    return below, np.maximum(np.minimum(above, high), below)
+
+
+def _covers(box: Contested, low: NDArray[np.float64], high: NDArray[np.float64]) -> bool:
+    return bool((box.low <= low).all() and (box.high >= high).all())
+
+
+def _descend(
+    nest: list[Reduction],
+    supply: Supply,
+    prices: NDArray[np.float64],
+    temperature: float,
+    grid: float | None,
+    *,
+    may_leave: bool,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | Elsewhere:
+    """Push ever smaller boxes onto the nest; return centre and half-widths of the last.
+
+    If the first step aims beyond the outermost box, or the last ends at a side of it: where to.
+    """
+    contested = outermost = nest[0].contested
+    side = contested.high - contested.low
+    radius = side / 2
+    coolest = 0.0 if grid is None else COLDEST * grid
+    best = np.inf
+    at = prices
+    step = excess = np.zeros(len(prices))
+    stalled = 0
+    for attempt in range(_ROUNDS):
+        contested = nest[-1].contested
+        if contested.arcs <= _SMALL * contested.m:
+            break
+        response = contested.respond(prices, temperature)
+        paid, offered, slope = supply.smooth(prices, temperature)
+        value = response.value + paid
+        if value > best + 1e-12 * abs(best):
+            step = step * _BACKTRACK
+            prices = at + step
+            continue
+        best, at = value, prices
+        curvature = response.curvature + np.diag(slope)
+        excess = response.load - offered
+        if attempt == 0 and may_leave:
+            reach = _REACH * side
+            aim = newton_step(curvature, excess, np.maximum(-reach, supply.cheapest - prices), reach)
+            beyond = np.maximum(contested.low - prices - aim, prices + aim - contested.high)
+            if (beyond > _BEYOND * side).any():
+                return Elsewhere(prices=prices + aim, pressed=np.zeros(len(prices), bool))
+        while (
+            pinned := _pinned(contested, outermost, at, excess)
+        ).any():  # drawn too small: back to the one around it
+            nest.pop()
+            contested = nest[-1].contested
+            radius = np.where(pinned, _WIDEN * radius, radius)
+        low, high = contested.low - prices, contested.high - prices
+        if supply.anchor is not None:
+            low[supply.anchor] = high[supply.anchor] = 0.0
+        # Balanced to an agent or two with nobody near the boundary: the flow will settle it, few arcs are open.
+        lonely = (curvature.diagonal() * temperature < _LONELY) & (np.abs(excess) <= 2.0)
+        low[lonely] = high[lonely] = 0.0
+        step = newton_step(curvature, excess, low, high)
+        prices = prices + step
+        held = high <= low if supply.anchor is not None else (at <= supply.cheapest) & (excess < 0)
+        spread = _unit_spread(curvature, held)
+        # Room for the whole step, so that going back stays inside; a step far beyond what T shows says nothing.
+        reach = np.abs(step)
+        shorter = np.minimum(radius, reach + 3.0 * temperature + spread)
+        radius = np.where(reach <= _TRUSTED * temperature, shorter, np.maximum(radius, reach))
+        settled = np.abs(step).max() <= (_SETTLED if temperature > coolest else 1.0) * temperature
+        ratio = float(np.median(2 * radius / np.maximum(contested.high - contested.low, 1e-300)))
+        if ratio <= _WORTHWHILE:
+            smaller = nest[-1].inside(*price_box(prices, radius, contested.low, contested.high, grid))
+            if smaller.contested.arcs < _SHRINKS * contested.arcs:
+                nest.append(smaller)
+                stalled = 0
+            else:
+                stalled += 1
+        if stalled > 2 and temperature > coolest:
+            break
+        if settled or (stalled and temperature > coolest):
+            if temperature <= coolest or float(np.median(curvature.diagonal())) * temperature < 1.0:
+                break
+            temperature = max(temperature * _COOLING, coolest)
+            best = np.inf
+    if may_leave:
+        pressed = _at_a_side(outermost, at, excess) & ((excess > 0) | (outermost.low > supply.cheapest))
+        if pressed.any():
+            return Elsewhere(prices=at, pressed=pressed)
+    return prices, radius
+
+
+def _at_a_side(box: Contested, prices: NDArray[np.float64], excess: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return (m,) which prices are at a side of the box and want to leave it for more than an agent or two."""
+    margin = 1e-9 * (box.high - box.low)
+    rises = (prices >= box.high - margin) & (excess > _PRESSING)
+    return rises | ((prices <= box.low + margin) & (excess < -_PRESSING))
+
+
+def _pinned(
+    box: Contested, outermost: Contested, prices: NDArray[np.float64], excess: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Return (m,) which prices want to leave the box where the outermost one would let them."""
+    free = np.where(excess > 0, box.high < outermost.high, box.low > outermost.low)
+    return free & _at_a_side(box, prices, excess)
+
+
+def _unit_spread(curvature: NDArray[np.float64], held: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return (m,) how far prices may move because loads are whole numbers: off by an agent or two each."""
+    diagonal = np.maximum(curvature.diagonal(), 1e-100)
+    spread: NDArray[np.float64] = 4.0 / diagonal
+    free = np.flatnonzero(~held)
+    if len(free):
+        block = curvature[np.ix_(free, free)] + np.diag(1e-6 * diagonal[free] + 1e-12 * diagonal.max())
+        inverse = np.linalg.inv(block)
+        spread[free] = np.maximum(spread[free], 2.0 * np.sqrt((inverse * inverse).sum(axis=1)))
+    return spread
+
+
+def _flow(
+    reduction: Reduction,
+    supply: Supply,
+    prices: NDArray[np.float64],
+    resolution: float,
+    grid: float | None,
+    rounding: float,
+) -> BoxOptimum:
+    """Solve the flow of a reduction, identical agents merged, and hand the flow out."""
+    contested = reduction.contested
+    merged = contested.merged(_MERGED * resolution)
+    problem, home = (contested, None) if merged is None else merged
+    solved: BoxedFlow | None = None
+    if grid is not None and home is None and problem.arcs > max(_LARGE_FLOW, _MANY_TIES * problem.groups):
+        solved = hand_out_ties(problem, supply, prices, grid)
+    if solved is None:
+        solved = solve_boxed_flow(problem, supply, resolution=resolution, grid=grid, rounding=rounding)
+    choice = reduction.choice.copy()
+    used = np.flatnonzero(solved.flow)
+    models = np.repeat(problem.model[used], solved.flow[used])
+    if home is None:
+        choice[reduction.agent] = models
+    else:
+        choice[reduction.agent[np.argsort(home, kind="stable")]] = models
+    return BoxOptimum(
+        choice=choice,
+        prices=solved.prices,
+        centre=solved.centre,
+        arcs=problem.arcs,
+        rises=solved.rises,
+        falls=solved.falls,
+        exact=solved.exact,
+    )

@@ -1,0 +1,218 @@
+"""The price engine: certified optimum of slot instances at any size.
+
+With m models and n agents, m much smaller than n, the whole problem lives in m prices. They are estimated
+from random samples of growing size, each with an error bar; the full data is then reduced, in one pass, to
+the agents whose choice is still open within the error bars; and what is left is solved exactly.
+See ``docs/explanation/price-engine.md`` for the method, the theory and the references.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from solver.engines.base import Claim
+from solver.engines.certificate import best_response
+from solver.engines.duals import minimal_prices
+from solver.engines.price.agent_rows import DenseRows
+from solver.engines.price.compressed import CompressedRows
+from solver.engines.price.duplicate_columns import find_twins, share_out
+from solver.engines.price.estimate import estimate_prices, probe_scale, recall_prices
+from solver.engines.price.optimum import Outcome, find_optimum, solve_everything
+from solver.engines.price.repair import drop_overload
+from solver.engines.price.scarce_prices import barely_short, price_tails
+from solver.engines.price.supply import Supply
+from solver.problem.instance import UNASSIGNED, chunks, row_maxima
+from solver.problem.sparse import CompressedScores
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from solver.clock import Deadline
+    from solver.engines.base import Engine
+    from solver.engines.price.agent_rows import Rows
+    from solver.engines.price.estimate import Scale
+    from solver.engines.price.smoothed_dual import Estimate
+    from solver.problem.instance import Instance
+
+__all__ = ["PriceEngine"]
+
+_SMALL = 15_000  # allowed arcs up to which one flow on all of them is faster than sampling
+_THIN, _FEW = 60_000, 6  # the same where an agent has only a few arcs
+_PRICED_AGAIN = 100_000  # pairs up to which the smallest prices are recomputed when all slots are sold
+_HASTE = 0.2  # of the time left goes into samples when there is none for exactness
+_SECONDS_PER_PAIR = 8e-9  # of one thread, for exactness and its verification at large
+_SECONDS_PER_CUBE = 2.5e-8  # times m³, for the linear algebra of samples
+_MOMENT = 0.01  # seconds of it that are taken even where no time is left
+
+
+class PriceEngine:
+    """Sampled prices, one reducing pass, one small flow: O(n m) time, O(n) memory beyond the input."""
+
+    name = "price"
+
+    def unsupported_reason(self, instance: Instance, *, remaining_s: float) -> str | None:
+        """Return why not: no slots. Out of time, it still answers sooner than any other engine would."""
+        return None if instance.is_slots else "price: every agent must take exactly one slot"
+
+    def solve(
+        self,
+        instance: Instance,
+        *,
+        deadline: Deadline,
+        hint: Claim | None = None,
+        seed: int = 0,
+        threads: int = 1,
+    ) -> Claim | None:
+        """Return the optimum with its smallest prices, or the proof that there is none.
+
+        With a deadline too short for exactness: a feasible choice and prices that bound it. Prices of a
+        ``hint`` replace the samples when a look at this instance does not contradict them.
+        """
+        n, m = instance.n, instance.m
+        forbids = instance.forbids
+        outside = instance.unserved if instance.may_leave else None
+        generator = np.random.default_rng(seed)
+        supply = Supply.of(instance)
+        if _is_short(instance, outside, supply, forbids):
+            return Claim(choice=np.full(n, UNASSIGNED, np.int64), infeasible=True)
+        score = instance.score
+        twins = None if isinstance(score, CompressedScores) else find_twins(score)
+        pooled = supply if twins is None else supply.pooled(twins)
+        dearest = pooled.dearest
+        if outside is None and pooled.total.sum() == n:
+            pooled = pooled.anchored()
+        rows = _rows(instance, outside, pooled.closed, threads)
+        scale = probe_scale(rows, generator).with_costs(pooled.cost)
+        outcome: Outcome | None
+        arcs = n * m * scale.allowed + (0 if outside is None else n)
+        if arcs <= (_THIN if arcs <= _FEW * n else _SMALL):
+            outcome = solve_everything(rows, pooled, scale)
+        else:
+            most = _agents_in_haste(instance, deadline.remaining_s(), threads)
+            estimate = None
+            if hint is not None and hint.prices is not None and hint.prices.shape == (m, 1):
+                chosen = np.where(hint.choice == UNASSIGNED, m, hint.choice)
+                if twins is not None:
+                    chosen = np.append(twins, m)[chosen]
+                estimate = recall_prices(rows, pooled, scale, hint.prices[:, 0], chosen, generator)
+            if most is not None:
+                estimate = estimate or estimate_prices(rows, pooled, scale, generator, most=most)
+                outcome = Outcome(choice=None, prices=estimate.prices, exact=False)
+            else:
+                estimate = estimate or _estimated(instance, rows, pooled, scale, generator, threads)
+                outcome = find_optimum(rows, pooled, scale, estimate, deadline)
+        if outcome is None:
+            return Claim(choice=np.full(n, UNASSIGNED, np.int64), infeasible=True)
+        prices = outcome.prices
+        if pooled.anchor is not None:
+            # Every slot is sold, only differences of prices matter: as low as the dearest slots allow.
+            prices = prices - (prices - dearest)[~pooled.closed].min()
+        if twins is not None:
+            prices = prices[twins]
+        prices = np.maximum(prices, 0.0)
+        choice = outcome.choice
+        if choice is None:
+            choice = _best_at(instance, np.where(supply.closed, np.inf, prices), outside, threads)
+        if twins is not None:
+            choice = share_out(choice, twins, supply)
+        if not outcome.exact:
+            choice = drop_overload(instance, choice, prices)
+        elif pooled.anchor is not None and instance.load_cost is None and n * m <= _PRICED_AGAIN:
+            choice[choice == m] = UNASSIGNED
+            return Claim(choice=choice, prices=minimal_prices(instance, choice))
+        if supply.closed.any():
+            prices = _price_closed(instance, choice, prices, supply.closed)
+        choice[choice == m] = UNASSIGNED
+        return Claim(choice=choice, prices=prices[:, None])
+
+
+def _rows(
+    instance: Instance, outside: NDArray[np.float64] | None, closed: NDArray[np.bool_], threads: int
+) -> Rows:
+    if isinstance(instance.score, CompressedScores):
+        return CompressedRows(instance.score, outside, closed)
+    return DenseRows(instance.score, outside, closed, threads)
+
+
+def _agents_in_haste(instance: Instance, left_s: float, threads: int) -> float | None:
+    """Return how many agents samples may have, negative for no steps at all; None if there is time for exactness."""
+    score = instance.score
+    pairs = len(score.data) if isinstance(score, CompressedScores) else instance.n * instance.m
+    algebra_s = instance.m**3 * _SECONDS_PER_CUBE
+    if left_s >= pairs * _SECONDS_PER_PAIR / threads + algebra_s:
+        return None
+    if algebra_s > max(left_s, _MOMENT):
+        return -1.0
+    return _HASTE * max(left_s - algebra_s, 0.0) * instance.n / (_SECONDS_PER_PAIR * pairs)
+
+
+def _estimated(
+    instance: Instance,
+    rows: Rows,
+    supply: Supply,
+    scale: Scale,
+    generator: np.random.Generator,
+    threads: int,
+) -> Estimate:
+    """Return prices from samples, put right where samples cannot see."""
+    short = barely_short(instance.n, supply) if instance.may_leave and not instance.forbids else 0
+    if not short:
+        return price_tails(rows, supply, estimate_prices(rows, supply, scale, generator), short=0)
+    enough = supply.scaled(instance.n / supply.total.sum()).anchored()
+    everyone = _rows(instance, None, supply.closed, threads)
+    return price_tails(rows, supply, estimate_prices(everyone, enough, scale, generator), short=short)
+
+
+def _best_at(
+    instance: Instance, prices: NDArray[np.float64], outside: NDArray[np.float64] | None, threads: int
+) -> NDArray[np.int64]:
+    """Return what everyone would choose at these prices, m for unassigned: one pass, nearly balanced."""
+    choice, value = best_response(instance, prices, threads=threads)
+    if outside is not None:
+        choice[outside > value] = instance.m
+    return choice
+
+
+def _is_short(instance: Instance, outside: NDArray[np.float64] | None, supply: Supply, forbids: bool) -> bool:
+    """Whether counting alone shows that not everyone who must be served can be."""
+    stay = instance.n if outside is None else int(np.isneginf(outside).sum())
+    if stay == 0:
+        return False
+    if stay > int(supply.total.sum()):
+        return True
+    if not forbids:
+        return False
+    if isinstance(instance.score, CompressedScores):
+        stranded = np.isneginf(instance.score.best(np.where(supply.closed, np.inf, 0.0))[1])
+        return bool((stranded & (True if outside is None else np.isneginf(outside))).any())
+    for rows in chunks(instance.n, instance.m):
+        stranded = np.isneginf(row_maxima(np.where(supply.closed, -np.inf, instance.score[rows])))
+        if outside is not None:
+            stranded &= np.isneginf(outside[rows])
+        if stranded.any():
+            return True
+    return False
+
+
+def _price_closed(
+    instance: Instance, choice: NDArray[np.int64], prices: NDArray[np.float64], closed: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Price models without slots at what their first slot would be worth, the least that deters everyone."""
+    worth = np.zeros(int(closed.sum()))
+    for rows in chunks(instance.n, instance.m):
+        pick = choice[rows]
+        served = pick < instance.m
+        own = np.where(served, 0.0, instance.unserved[rows])
+        models = pick[served]
+        block = instance.score[rows]
+        own[served] = block[served, models] - prices[models]
+        np.maximum(worth, (block[:, closed] - own[:, None]).max(axis=0), out=worth)
+    prices = prices.copy()
+    prices[closed] = worth
+    return prices
+
+
+if TYPE_CHECKING:
+    _conforms: type[Engine] = PriceEngine

@@ -1,0 +1,140 @@
+"""All agents: one reducing pass around the estimated prices, an exact solution of what is left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from solver.engines.price.box_search import Elsewhere, price_box, solve_in_box, solve_whole_box
+from solver.engines.price.estimate import heat, price_radius
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from solver.clock import Deadline
+    from solver.engines.price.agent_rows import Rows
+    from solver.engines.price.estimate import Scale
+    from solver.engines.price.smoothed_dual import Estimate
+    from solver.engines.price.supply import Supply
+
+__all__ = ["Outcome", "find_optimum", "solve_everything"]
+
+_PASSES = 8
+_LOOKS = 3  # of them may end after a look at where the prices want to go
+_START = 0.25  # temperature of the first step, in standard deviations of the estimate
+_COMPETITIVE = 0.6  # share of all arcs that may be spent on flows of boxes before one flow takes them all
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """An assignment of all agents and prices.
+
+    Parameters
+    ----------
+    choice : (n,) int64 or None
+        Model of each agent, m for unassigned; None when there was only time for prices.
+    prices : (m,) float64
+        Optimal prices; the best known when not exact.
+    exact : bool
+        Whether the prices support the choice. If not, models may be over-used.
+    """
+
+    choice: NDArray[np.int64] | None
+    prices: NDArray[np.float64]
+    exact: bool
+
+
+def find_optimum(
+    rows: Rows, supply: Supply, scale: Scale, estimate: Estimate, deadline: Deadline
+) -> Outcome | None:
+    """Return the optimum, or what is known when the deadline leaves no time for a further pass.
+
+    Boxes that turn out too small are moved and widened. After a bounded number of passes, or once the flows
+    have cost more than half of what a flow on all allowed arcs would, that flow is solved instead.
+
+    Parameters
+    ----------
+    rows : Rows
+        All agents.
+    supply : Supply
+        All slots.
+    scale : Scale
+        Range and grid of the scores.
+    estimate : Estimate
+        Prices from samples.
+    deadline : Deadline
+        Checked between passes.
+
+    Returns
+    -------
+    Outcome or None
+        None proves that not everyone who must be served can be.
+    """
+    radius = price_radius(estimate, rows.n, scale.span)
+    prices = estimate.prices
+    temperature = max(heat(estimate, _START), scale.coolest)
+    arcs = scale.allowed * rows.n * rows.m
+    spent = 0
+    began = deadline.remaining_s()
+    for attempt in range(_PASSES):
+        low, high = price_box(prices, radius, supply.cheapest, np.inf, scale.grid)
+        reduction = rows.reduce(low, high)
+        found = solve_in_box(
+            reduction.contested,
+            supply,
+            np.clip(prices, low, high),
+            temperature,
+            span=scale.spread,
+            grid=scale.grid,
+            may_leave=attempt < _LOOKS and scale.grid is None and not deadline.limited,
+        )
+        if isinstance(found, Elsewhere):
+            prices = found.prices
+            radius = np.where(found.pressed, 6.0 * radius, radius)
+            continue
+        choice = reduction.choice
+        choice[reduction.agent] = found.choice
+        binds = found.rises | (found.falls & (low > supply.cheapest))
+        if not binds.any():
+            return Outcome(choice=choice, prices=found.prices, exact=True)
+        spent += found.arcs
+        if deadline.limited:
+            remaining = deadline.remaining_s()
+            if 2.5 * (began - remaining) / (attempt + 1) > remaining:
+                return Outcome(choice=choice, prices=found.centre, exact=False)
+        if spent > _COMPETITIVE * arcs:
+            break
+        prices = found.centre
+        radius = radius * np.where(binds, 6.0, 1.0 if attempt < _LOOKS else 2.5)
+    return solve_everything(rows, supply, scale)
+
+
+def solve_everything(rows: Rows, supply: Supply, scale: Scale) -> Outcome | None:
+    """Solve one flow on all allowed arcs; None if that proves that not everyone can be served.
+
+    Where every pair is allowed no price exceeds the range of the scores, which a sample gives a good guess of. In
+    general none exceeds what a chain of re-assignments through all models can be worth; for that, a proof, the
+    range of all scores counts.
+    """
+    low = np.where(np.isfinite(supply.cheapest), supply.cheapest, 0.0)
+    extra = float(np.ptp(supply.cost))
+    likely = 1.01 * scale.span + extra
+    found = _solve_below(rows, supply, low, low + likely, scale.spread)
+    if found is None:
+        certain = (rows.m + 2) * 2.0 * (rows.span() + extra)
+        found = _solve_below(rows, supply, low, low + max(likely, certain), scale.spread)
+    return found
+
+
+def _solve_below(
+    rows: Rows, supply: Supply, low: NDArray[np.float64], high: NDArray[np.float64], span: float
+) -> Outcome | None:
+    reduction = rows.reduce(low, high)
+    found = solve_whole_box(reduction.contested, supply, span=span)
+    if found.rises.any():
+        return None
+    choice = reduction.choice
+    choice[reduction.agent] = found.choice
+    return Outcome(choice=choice, prices=found.prices, exact=True)

@@ -1,0 +1,83 @@
+"""Prices that hang on a handful of agents: no sample sees them, one look at everybody does.
+
+A model with three slots among a million agents costs what the fourth keenest agent would pay for it; if there
+are twenty slots too few, the level of all prices is what keeps just twenty agents out. Both are order
+statistics of all agents at the prices of everything else, which samples tell well.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from solver.engines.price.estimate import GROWTH
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from solver.engines.price.agent_rows import Rows
+    from solver.engines.price.smoothed_dual import Estimate
+    from solver.engines.price.supply import Supply
+
+__all__ = ["barely_short", "price_tails"]
+
+_TINY = 2.0  # slots of a model in the last sample: with fewer it says nothing of the price
+_SHORT = 12.0  # agents too many in the last sample: with fewer it says little of the level
+
+
+def barely_short(agents: int, supply: Supply) -> int:
+    """Return how many slots are missing if that is too few to show in a sample, else 0.
+
+    Samples are then better drawn as if there were enough, and the level of prices found afterwards.
+    """
+    short = agents - int(supply.total.sum())
+    return short if 0 < short / GROWTH < _SHORT else 0
+
+
+def price_tails(rows: Rows, supply: Supply, estimate: Estimate, *, short: int) -> Estimate:
+    """Return the estimate with the prices and the level that samples could not see, O(n m) if there are any.
+
+    Parameters
+    ----------
+    rows : Rows
+        All agents.
+    supply : Supply
+        All slots.
+    estimate : Estimate
+        From samples.
+    short : int
+        Agents who stay unassigned because slots are missing, if the estimate left that aside; else 0.
+    """
+    tiny = np.flatnonzero((supply.total > 0) & (supply.total / GROWTH < _TINY))
+    if not short and not len(tiny):
+        return estimate
+    prices, error = estimate.prices.copy(), estimate.error.copy()
+    best, outside, worth = rows.standing(prices, tiny)
+    if short:
+        level, doubt = _order_statistic(outside - best, short, near=3)  # whoever leaves, that many do
+        best = best + level
+        prices = np.maximum(prices - level, supply.cheapest)
+        error = np.maximum(error, doubt)
+    for k, j in enumerate(tiny):
+        allowed = worth[:, k] > -np.inf
+        keen = np.full(rows.n, -np.inf)  # infinite for those who have no other choice
+        keen[allowed] = worth[allowed, k] - np.maximum(best, outside)[allowed]
+        slots = int(supply.total[j])
+        price, doubt = _order_statistic(keen, slots, near=2 + math.isqrt(slots))
+        if supply.cheapest[j] < price < np.inf:
+            prices[j], error[j] = price, doubt
+    return replace(estimate, prices=prices, error=error)
+
+
+def _order_statistic(values: NDArray[np.float64], rank: int, *, near: int) -> tuple[float, float]:
+    """Return what separates the ``rank`` largest values from the rest, and a third of how far ``near`` ranks reach."""
+    n = len(values)
+    most = min(n, rank + near + 1)
+    top = np.sort(np.partition(values, n - most)[n - most :])[::-1]
+    if not np.isfinite(top).all():
+        return np.inf, np.inf  # some have no other choice: no price is too high for them
+    low, high = top[min(rank + near, most - 1)], top[max(rank - near, 0)]
+    return float((top[rank - 1] + top[min(rank, most - 1)]) / 2), float(high - low) / 3.0

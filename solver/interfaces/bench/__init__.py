@@ -1,0 +1,1 @@
+"""Commands that measure the engines, with peers in the same run."""

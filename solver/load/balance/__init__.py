@@ -1,0 +1,1 @@
+"""Which model serves which agent under live load."""

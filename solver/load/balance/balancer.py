@@ -1,0 +1,533 @@
+"""LoadBalancer: filter the full, score with load, place the batch, and reserve what was decided."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from solver.clock import Deadline
+from solver.errors import SpecError
+from solver.load.balance.decision import (
+    ALL_FULL,
+    LOST,
+    NOT_PLACED,
+    Decision,
+    Reservation,
+    explained,
+    served_reason,
+)
+from solver.load.balance.fleet import ModelPool
+from solver.load.balance.placement import ROUTINGS, place_one
+from solver.load.balance.prediction import Calibration, CompletionPredictor
+from solver.load.balance.strategies import STRATEGIES, LeastLoaded, LoadStrategy, Predictive, Weighted, Work
+from solver.load.checks import positive_problems, whole_problems
+from solver.load.lease import ONE_SLOT, Ask, Lease, LeaseState, Refusal, RefusalReason
+from solver.problem.instance import UNASSIGNED
+from solver.solution.assignment import Assignment
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from solver.load.observe.feedback import AdaptiveScorer
+    from solver.load.snapshot import LoadSnapshot
+    from solver.load.tracker import LoadTracker
+    from solver.problem.spec import Agent, Model
+
+__all__ = ["LoadBalancer"]
+
+_FEEDBACK_AGE_S = 0.25  # statistics that old still route; reading 500 models anew costs a whole decision
+_SHORTEST_LEASE_S = 5.0  # of a predicted duration: a lease that ends too early admits one too many
+_NO_DEADLINE = Deadline(0.0)
+
+
+class LoadBalancer:
+    """Chooses models for agents by quality and live load.
+
+    Nine combinations: a load strategy says what load does to a model's value, a routing strategy how a batch
+    is placed. Thread-safe.
+
+    Parameters
+    ----------
+    tracker : LoadTracker
+        The live load. Models it does not know yet are given the capacity they state.
+    strategy : {"weighted", "least_loaded", "predictive"}
+        See :mod:`solver.load.balance.strategies`.
+    routing : {"optimal", "balanced", "greedy"}
+        See :mod:`solver.load.balance.placement`.
+    load_weight : float
+        How much load lowers a score, 0 to 1.
+    scorer : AdaptiveScorer, optional
+        Corrects capability scores by what was observed.
+    predictor : CompletionPredictor, optional
+        For the predictive strategy; default: one of its own that listens to the tracker.
+    fill_to : {"limit", "target"}
+        Whether a model counts as full at its limit, or at its target utilization already.
+    queue : bool
+        Whether queue places count as room.
+    ttl_s : float
+        Time to live of reservations, seconds. The predictive strategy reserves for as long as it expects
+        the request to take, with a margin, up to ten times this.
+    max_rounds : int
+        How often losers of a conflict are decided on again.
+    task_types : mapping of str to tuple of str, optional
+        Required capabilities of the user's own task types.
+    seed : int
+        Of the choice between equals.
+
+    Raises
+    ------
+    SpecError
+        If a parameter is out of range.
+    """
+
+    def __init__(
+        self,
+        tracker: LoadTracker,
+        strategy: str = "weighted",
+        routing: str = "optimal",
+        *,
+        load_weight: float = 0.3,
+        scorer: AdaptiveScorer | None = None,
+        predictor: CompletionPredictor | None = None,
+        fill_to: Literal["limit", "target"] = "limit",
+        queue: bool = False,
+        ttl_s: float = 30.0,
+        max_rounds: int = 8,
+        task_types: Mapping[str, tuple[str, ...]] | None = None,
+        seed: int = 0,
+    ) -> None:
+        problems = positive_problems("ttl_s", ttl_s) + whole_problems("max_rounds", max_rounds, low=1)
+        if strategy not in STRATEGIES:
+            problems.append(f"strategy: expected {', '.join(STRATEGIES)}, got {strategy!r}")
+        if routing not in ROUTINGS:
+            problems.append(f"routing: expected {', '.join(ROUTINGS)}, got {routing!r}")
+        if not 0.0 <= load_weight <= 1.0:
+            problems.append(f"load_weight: expected between 0 and 1, got {load_weight!r}")
+        if fill_to not in ("limit", "target"):
+            problems.append(f"fill_to: expected 'limit' or 'target', got {fill_to!r}")
+        if problems:
+            raise SpecError(*problems)
+        self._tracker = tracker
+        self._strategy = _strategy(strategy, load_weight)
+        self._routing = routing
+        self._scorer = scorer
+        self._predictor = predictor
+        if self._strategy.needs_prediction and predictor is None:
+            self._predictor = CompletionPredictor(clock=tracker.clock)
+            tracker.listen(self._predictor.observe)
+        self._fill_to_target = fill_to == "target"
+        self._queue = queue
+        self._ttl_s = ttl_s
+        self._max_rounds = max_rounds
+        self._task_types = task_types
+        self._lock = threading.Lock()
+        self._rng = np.random.default_rng(seed)
+        self._fleet: tuple[tuple[Model, ...], ModelPool | None] = ((), None)
+        self._waiting: WeakKeyDictionary[Lease, Agent] = WeakKeyDictionary()  # gone with their holders
+
+    # -- deciding
+
+    def select(
+        self,
+        agents: Sequence[Agent],
+        models: Sequence[Model],
+        *,
+        scores: ArrayLike | None = None,
+        deadline_ms: float | None = None,
+    ) -> list[Assignment]:
+        """Choose a model for each agent, without reserving anything. See :meth:`decide`."""
+        return list(self.decide(agents, models, scores=scores, deadline_ms=deadline_ms).assignments)
+
+    def decide(
+        self,
+        agents: Sequence[Agent],
+        models: Sequence[Model],
+        *,
+        scores: ArrayLike | None = None,
+        deadline_ms: float | None = None,
+    ) -> Decision:
+        """Choose a model for each agent and say on what figures.
+
+        Parameters
+        ----------
+        agents : sequence of Agent
+            Those who need a model now.
+        models : sequence of Model
+            The fleet to choose from.
+        scores : (n, m) array_like, optional
+            Quality of each pair, instead of the capability score; ``-inf`` forbids the pair.
+        deadline_ms : float, optional
+            Budget of the engines, milliseconds.
+
+        Returns
+        -------
+        Decision
+            No model gets more than it has room for.
+        """
+        pool = self._pool_of(models)
+        snapshot = self._tracker.snapshot()
+        if not len(agents):
+            return Decision(assignments=[], models_filtered=(), avg_utilization=_mean(snapshot, pool))
+        work = self._work(agents, pool, snapshot, _checked_scores(scores, len(agents), len(pool)))
+        placement = ROUTINGS[self._routing](work, self._strategy, self._chance(), deadline_ms)
+        assignments = [
+            Assignment(agent.id, None if j == UNASSIGNED else pool.ids[j], score, reason)
+            for agent, (j, score, reason) in zip(
+                agents, explained(work, placement.choice, self._strategy), strict=True
+            )
+        ]
+        full = np.flatnonzero(work.room == 0)
+        prices = (
+            {} if placement.prices is None else dict(zip(pool.ids, placement.prices.tolist(), strict=True))
+        )
+        return Decision(
+            assignments=assignments,
+            models_filtered=tuple(pool.ids[j] for j in full),
+            avg_utilization=_mean(snapshot, pool),
+            prices=prices,
+            solution=placement.solution,
+            models=pool.ids,
+            work=work,
+        )
+
+    # -- deciding and reserving as one
+
+    def assign_and_reserve(
+        self,
+        agents: Sequence[Agent],
+        models: Sequence[Model],
+        *,
+        scores: ArrayLike | None = None,
+        deadline_ms: float | None = None,
+    ) -> list[Reservation]:
+        """Choose a model for each agent and reserve it.
+
+        Decides on a snapshot, then acquires in one atomic step. Where a concurrent client was faster, only
+        the losers are decided on again, on a new snapshot, at most ``max_rounds`` times and within the
+        deadline.
+
+        Parameters
+        ----------
+        agents, models, scores
+            As in :meth:`decide`.
+        deadline_ms : float, optional
+            Wall-clock budget of all rounds together, milliseconds.
+
+        Returns
+        -------
+        list of Reservation
+            One per agent, in the agents' order; those that are served hold a lease.
+        """
+        deadline = _NO_DEADLINE if deadline_ms is None else Deadline.after(deadline_ms)
+        pool = self._pool_of(models)
+        quality = _checked_scores(scores, len(agents), len(pool))
+        if len(agents) == 1:  # the way of every interactive request
+            return [self._reserve_one(agents[0], pool, quality, deadline)]
+        done: list[Reservation | None] = [None] * len(agents)
+        pending = list(range(len(agents)))
+        for round_number in range(self._max_rounds):
+            if not pending or (round_number and deadline.expired()):
+                break
+            pending = self._reserve_round(agents, pending, pool, quality, deadline, done)
+        for i in pending:
+            done[i] = Reservation(agents[i].id, None, 0.0, LOST)
+        return [reservation for reservation in done if reservation is not None]
+
+    async def assign_and_reserve_async(
+        self,
+        agents: Sequence[Agent],
+        models: Sequence[Model],
+        *,
+        scores: ArrayLike | None = None,
+        deadline_ms: float | None = None,
+    ) -> list[Reservation]:
+        """Do :meth:`assign_and_reserve` without blocking the event loop on a remote store.
+
+        When the awaiting task is cancelled meanwhile, whatever is granted is released again.
+        """
+        if not self._tracker.store.remote:
+            return self.assign_and_reserve(agents, models, scores=scores, deadline_ms=deadline_ms)
+        import asyncio  # most processes that import this package never need it
+
+        work = asyncio.get_running_loop().run_in_executor(
+            None,
+            lambda: self.assign_and_reserve(agents, models, scores=scores, deadline_ms=deadline_ms),
+        )
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            work.add_done_callback(_release_all)
+            raise
+
+    def _reserve_round(
+        self,
+        agents: Sequence[Agent],
+        pending: list[int],
+        pool: ModelPool,
+        quality: NDArray[np.float64] | None,
+        deadline: Deadline,
+        done: list[Reservation | None],
+    ) -> list[int]:
+        """Decide on the pending agents and acquire; fill ``done`` and return who has to go again."""
+        batch = [agents[i] for i in pending]
+        snapshot = self._tracker.snapshot()
+        work = self._work(batch, pool, snapshot, None if quality is None else quality[pending])
+        left_ms = deadline.remaining_s() * 1000.0 if deadline.limited else None
+        placement = ROUTINGS[self._routing](
+            work, self._strategy, self._chance(), None if left_ms is None else max(left_ms, 0.1)
+        )
+        answers = list(explained(work, placement.choice, self._strategy))
+        placed = [k for k, (j, _, _) in enumerate(answers) if j != UNASSIGNED]
+        leases = self._tracker.acquire_many(
+            [self._ask(batch[k], pool, answers[k][0], work, k) for k in placed]
+        )
+        granted = dict(zip(placed, leases, strict=True))
+        again, progress = [], False
+        for k, (j, score, reason) in enumerate(answers):
+            answer = granted.get(k)
+            if isinstance(answer, Lease):
+                self._note(batch[k], answer)
+                done[pending[k]] = Reservation(batch[k].id, pool.ids[j], score, reason, answer)
+                progress = True
+            elif isinstance(answer, Refusal) and answer.reason in _LASTING:
+                done[pending[k]] = Reservation(batch[k].id, None, 0.0, f"refused: {answer.reason.value}")
+            elif answer is not None:
+                again.append(pending[k])
+            elif reason == NOT_PLACED and snapshot.metered:
+                again.append(pending[k])  # room was counted with the largest demand: smaller ones may fit
+            else:
+                done[pending[k]] = Reservation(batch[k].id, None, 0.0, reason)
+        if not progress and not any(isinstance(answer, Refusal) for answer in leases):
+            for i in again:  # nothing was placed, so nothing will be
+                done[i] = Reservation(agents[i].id, None, 0.0, ALL_FULL)
+            return []
+        return again
+
+    def _reserve_one(
+        self, agent: Agent, pool: ModelPool, quality: NDArray[np.float64] | None, deadline: Deadline
+    ) -> Reservation:
+        """Place and reserve a batch of one: the best model, or the next best where it was taken meanwhile."""
+        strategy = self._strategy
+        for round_number in range(self._max_rounds):
+            if round_number and deadline.expired():
+                break
+            work = self._work([agent], pool, self._tracker.snapshot(), quality)
+            refused = False
+            while True:
+                with self._lock:
+                    j, score = place_one(work, strategy, self._routing, self._rng)
+                if j == UNASSIGNED:
+                    break
+                answer = self._tracker.try_acquire(
+                    pool.ids[j], pool.demand(agent, j), self._duration_s(pool, j, work, 0), queue=self._queue
+                )
+                if isinstance(answer, Lease):
+                    self._note(agent, answer)
+                    if strategy.name == "least_loaded":
+                        score = float(work.quality[0, j])
+                    busy = min(1.0, work.active.item(j) / work.divisor.item(j))
+                    reason = served_reason(strategy, score, 100.0 * busy)
+                    return Reservation(agent.id, pool.ids[j], score, reason, answer)
+                if answer.reason in _LASTING:
+                    return Reservation(agent.id, None, 0.0, f"refused: {answer.reason.value}")
+                refused = True
+                work.usable[0, j] = False  # lost to another client: the next best is tried
+            if not refused:
+                _, _, reason = next(explained(work, np.array([UNASSIGNED]), strategy))
+                return Reservation(agent.id, None, 0.0, reason)
+        return Reservation(agent.id, None, 0.0, LOST)
+
+    def _ask(self, agent: Agent, pool: ModelPool, j: int, work: Work, k: int) -> Ask:
+        return Ask(
+            model=pool.ids[j],
+            demand=pool.demand(agent, j),
+            ttl_s=self._duration_s(pool, j, work, k),
+            queue=self._queue,
+        )
+
+    def _duration_s(self, pool: ModelPool, j: int, work: Work, k: int) -> float:
+        """Return how long to reserve model j for agent k of a batch, seconds."""
+        if work.service_ms is None or self._predictor is None:
+            return self._ttl_s
+        _, deviation = self._predictor.coefficients(pool.models)
+        expected_s = (2.0 * work.service_ms.item(k, j) + 3.0 * deviation.item(j)) / 1000.0
+        return min(max(expected_s, _SHORTEST_LEASE_S), 10.0 * self._ttl_s)
+
+    # -- moving what waits
+
+    def redistribute(self, model: str) -> list[str]:
+        """Decide again on the work reserved here that waits for a model, and move what fits elsewhere.
+
+        Running work stays where it is. The holder of a moved lease need not do anything: its lease object
+        now stands for the other model.
+
+        Returns
+        -------
+        list of str
+            Ids of the agents that were moved.
+        """
+        with self._lock:
+            pool = self._fleet[1]
+            waiting = [(agent, lease) for lease, agent in self._waiting.items() if lease.model == model]
+        live = [(agent, lease) for agent, lease in waiting if lease.state() is LeaseState.QUEUED]
+        self._forget([lease for _, lease in waiting], keep=[lease for _, lease in live])
+        if not live or pool is None or model not in pool.ids:
+            return []
+        work = self._work([agent for agent, _ in live], pool, self._tracker.snapshot(), None)
+        work.room[pool.ids.index(model)] = 0
+        work = replace(work, usable=work.eligible & (work.room > 0))
+        placement = ROUTINGS[self._routing](work, self._strategy, self._chance(), None)
+        moved = []
+        for (agent, lease), j in zip(live, placement.choice.tolist(), strict=True):
+            if j != UNASSIGNED and isinstance(self._tracker.move(lease, pool.ids[j]), Lease):
+                if lease.model != model:  # otherwise it had ended meanwhile
+                    moved.append(agent.id)
+                self._forget([lease], keep=[])
+        return moved
+
+    def _forget(self, leases: list[Lease], *, keep: list[Lease]) -> None:
+        with self._lock:
+            for lease in leases:
+                if all(lease is not kept for kept in keep):
+                    self._waiting.pop(lease, None)
+
+    def _note(self, agent: Agent, lease: Lease) -> None:
+        """Remember who waits, so that it can be moved."""
+        if lease.granted is LeaseState.QUEUED:
+            with self._lock:
+                self._waiting[lease] = agent
+
+    # -- figures
+
+    def calibration(self) -> dict[str, Calibration]:
+        """Return how far predicted completion times have been off, per model; empty without predictions."""
+        return {} if self._predictor is None else self._predictor.calibration()
+
+    def _chance(self) -> np.random.Generator:
+        """Return a generator of its own for one decision, so that decisions do not wait for each other."""
+        with self._lock:
+            return np.random.default_rng(self._rng.integers(2**63))
+
+    def _pool_of(self, models: Sequence[Model]) -> ModelPool:
+        """Return the pool of a fleet, the last one again where the models are the same."""
+        fleet = tuple(models)  # a tuple is itself: the cheapest fleet to pass again and again
+        seen, pool = self._fleet
+        if pool is None or (seen is not fleet and seen != fleet):
+            pool = ModelPool(fleet, task_types=self._task_types)
+            known = set(self._tracker.snapshot().models)
+            for model in fleet:
+                if model.id not in known:
+                    self._tracker.set_capacity(
+                        model.id,
+                        model.capacity,
+                        requests_per_minute=model.requests_per_minute,
+                        tokens_per_minute=model.tokens_per_minute,
+                    )
+        if seen is not fleet:  # one assignment: another thread may come with another fleet
+            self._fleet = (fleet, pool)  # equal models are the same objects from the next request on
+        return pool
+
+    def _work(
+        self,
+        agents: Sequence[Agent],
+        pool: ModelPool,
+        snapshot: LoadSnapshot,
+        given: NDArray[np.float64] | None,
+    ) -> Work:
+        quality, eligible = pool.scores(agents)
+        if given is not None:
+            quality, eligible = np.where(given > -np.inf, given, 0.0), eligible & (given > -np.inf)
+        elif self._scorer is not None:
+            quality = self._scorer.score(
+                quality,
+                pool.ids,
+                task_types=[agent.task_type for agent in agents],
+                max_age_s=_FEEDBACK_AGE_S,
+            )
+        single = len(agents) == 1  # no lists, no loops
+        if agents[0].min_score is not None if single else any(a.min_score is not None for a in agents):
+            least = np.array([-np.inf if agent.min_score is None else agent.min_score for agent in agents])
+            eligible = eligible & (quality >= least[:, None] - 1e-9)
+        where = pool.positions(snapshot)
+        slots, divisor = pool.slots(snapshot)
+        room = self._room(agents, pool, snapshot, where)
+        rank = None
+        if not single:
+            priority = [agent.priority for agent in agents]
+            rank = None if min(priority) == max(priority) else np.array(priority)
+        service = None
+        if self._strategy.needs_prediction and self._predictor is not None:
+            service = self._predictor.predict_ms(
+                pool.models,
+                [agent.input_tokens for agent in agents],
+                [agent.output_tokens for agent in agents],
+            )
+        return Work(
+            quality=quality,
+            eligible=eligible,
+            active=snapshot.active[where].astype(np.float64),
+            slots=slots,
+            divisor=divisor,
+            room=room,
+            usable=eligible & (room > 0)[None, :],
+            queue=self._queue,
+            rank=rank,
+            service_ms=service,
+        )
+
+    def _room(
+        self,
+        agents: Sequence[Agent],
+        pool: ModelPool,
+        snapshot: LoadSnapshot,
+        where: NDArray[np.intp] | slice,
+    ) -> NDArray[np.int64]:
+        demand = ONE_SLOT
+        if snapshot.metered:  # count with the largest: then every subset fits
+            demand = pool.largest_demand(agents)
+        room = snapshot.room(demand, queue=self._queue)[where]
+        if self._fill_to_target:
+            limit = np.floor(snapshot.target[where] * snapshot.max_concurrent[where] + 1e-9)
+            room = np.clip(limit - snapshot.active[where], 0, room).astype(np.int64)
+        return room
+
+
+_LASTING = frozenset({RefusalReason.STORE_UNAVAILABLE, RefusalReason.RECOVERING})
+"""Refusals that a new decision cannot change."""
+
+
+def _strategy(name: str, load_weight: float) -> LoadStrategy:
+    if name == "least_loaded":
+        return LeastLoaded()
+    return Weighted(load_weight) if name == "weighted" else Predictive(load_weight)
+
+
+def _checked_scores(scores: ArrayLike | None, n: int, m: int) -> NDArray[np.float64] | None:
+    if scores is None:
+        return None
+    given = np.asarray(scores, np.float64)
+    if given.shape != (n, m):
+        raise SpecError(f"scores: expected shape {(n, m)}, got shape {given.shape}")
+    if not (given < np.inf).all():
+        i, j = np.argwhere(~(given < np.inf))[0]
+        raise SpecError(f"scores[{i}, {j}]: expected a finite number or -inf, got {given[i, j]}")
+    return given
+
+
+def _mean(snapshot: LoadSnapshot, pool: ModelPool) -> float:
+    return float(snapshot.utilization[pool.positions(snapshot)].mean())
+
+
+def _release_all(work: asyncio.Future[list[Reservation]]) -> None:
+    """Give back, off the event loop, what a cancelled caller was granted."""
+    if not work.cancelled() and work.exception() is None:
+        for reservation in work.result():
+            if reservation.lease is not None:
+                work.get_loop().run_in_executor(None, reservation.lease.release)

@@ -1,0 +1,107 @@
+"""What a balancer decided: assignments, reservations, and the reasons in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from solver.problem.instance import UNASSIGNED
+from solver.solution.assignment import Assignment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from solver.load.balance.strategies import LoadStrategy, Work
+    from solver.load.lease import Lease
+    from solver.solution.solution import Solution
+
+__all__ = [
+    "ALL_FULL",
+    "LOST",
+    "NOT_PLACED",
+    "NO_SUCH_MODEL",
+    "Decision",
+    "Reservation",
+    "explained",
+    "served_reason",
+]
+
+NO_SUCH_MODEL = "no model meets the requirements"
+ALL_FULL = "every eligible model is full"
+NOT_PLACED = "left out: the capacity of its eligible models went to others"
+LOST = "every eligible model was taken by concurrent requests"
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation(Assignment):
+    """An assignment together with the capacity held for it.
+
+    Parameters
+    ----------
+    lease : Lease or None
+        To be released when the request is over; None when no model serves the agent.
+    """
+
+    lease: Lease | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Decision:
+    """Assignments, and the figures they were made on.
+
+    Parameters
+    ----------
+    assignments : list of Assignment
+        One per agent, in the agents' order.
+    models_filtered : tuple of str
+        Models left out because they were full or not accepting.
+    avg_utilization : float
+        Mean utilization of all models before the batch, 0 to 1.
+    prices : mapping of str to float
+        Shadow price of one more slot of each model, in score; empty where no engine was asked.
+    solution : Solution or None
+        The engine's verified answer, where one was asked.
+    models : tuple of str
+        Ids of the m models, in column order.
+    work : Work or None
+        The arrays that were decided on; None for an empty batch.
+    """
+
+    assignments: Sequence[Assignment]
+    models_filtered: tuple[str, ...]
+    avg_utilization: float
+    prices: Mapping[str, float] = field(default_factory=dict)
+    solution: Solution | None = None
+    models: tuple[str, ...] = ()
+    work: Work | None = None
+
+
+def served_reason(strategy: LoadStrategy, score: float, busy_percent: float) -> str:
+    """Say in words why a model was chosen."""
+    return f"{strategy.name}: score {score:.4g}, {busy_percent:.0f} % busy before"
+
+
+def explained(
+    work: Work, choice: NDArray[np.int64], strategy: LoadStrategy
+) -> Iterator[tuple[int, float, str]]:
+    """Yield (model or UNASSIGNED, score, reason) of each agent of a placement."""
+    rows = np.arange(len(choice))
+    picked = np.where(choice != UNASSIGNED, choice, 0)
+    value = work.quality
+    if strategy.name != "least_loaded":  # there the value is a utilization, and quality says more
+        value = strategy.values(work, work.active, slice(None))
+    busy = np.where(work.slots > 0, np.minimum(work.active / np.maximum(work.slots, 1.0), 1.0), 1.0)
+    columns = (choice, value[rows, picked], 100.0 * busy[picked])
+    for i, (j, score, percent) in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
+        if j != UNASSIGNED:
+            yield j, score, served_reason(strategy, score, percent)
+        elif not work.eligible[i].any():
+            yield j, 0.0, NO_SUCH_MODEL
+        elif work.usable[i].any():
+            yield j, 0.0, NOT_PLACED
+        else:
+            yield j, 0.0, ALL_FULL

@@ -1,0 +1,202 @@
+"""Alerts when a figure crosses a threshold and when it clears, sent where somebody will see them."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from solver.clock import Clock, MonotonicClock
+from solver.errors import SpecError
+from solver.load.checks import amount_problems, name_problems
+from solver.load.observe.trends import WINDOWS_S
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from solver.load.observe.trends import Trends
+    from solver.load.tracker import LoadTracker
+
+__all__ = ["METRICS", "Alert", "AlertMonitor", "AlertRule"]
+
+METRICS = ("utilization", "p50_ms", "p95_ms", "p99_ms", "mean_ms", "failure_rate")
+"""Figures a rule can watch: mean utilization, latencies, and the share of failed requests of a window."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlertRule:
+    """What to watch, and when to speak up.
+
+    Parameters
+    ----------
+    name : str
+        Names the rule in its alerts.
+    metric : str
+        One of :data:`METRICS`.
+    threshold : float
+        The alert is raised when the figure is at or above this.
+    clear : float, optional
+        It is cleared when the figure falls below this: hysteresis. Default: nine tenths of the threshold.
+    window_s : float
+        Window of the figure, one of :data:`~solver.load.observe.trends.WINDOWS_S`.
+    hold_s : float
+        Seconds the figure has to stay at or above the threshold before the alert is raised.
+    """
+
+    name: str
+    metric: str
+    threshold: float
+    clear: float | None = None
+    window_s: float = 60.0
+    hold_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        problems = name_problems("name", self.name) + amount_problems("threshold", self.threshold)
+        problems += amount_problems("hold_s", self.hold_s)
+        if self.metric not in METRICS:
+            problems.append(f"metric: expected {', '.join(METRICS)}, got {self.metric!r}")
+        if self.window_s not in WINDOWS_S:
+            problems.append(
+                f"window_s: expected one of {', '.join(map(str, WINDOWS_S))}, got {self.window_s!r}"
+            )
+        if not problems and not 0 <= self.clears_below <= self.threshold:
+            problems.append(f"clear: expected in [0, {self.threshold:g}], got {self.clear!r}")
+        if problems:
+            raise SpecError(*problems)
+
+    @property
+    def clears_below(self) -> float:
+        """Value below which the alert is cleared."""
+        return 0.9 * self.threshold if self.clear is None else self.clear
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alert:
+    """A threshold was crossed, or is clear again.
+
+    Parameters
+    ----------
+    rule, metric, model : str
+        What was watched.
+    raised : bool
+        True on crossing, False on clearing.
+    value : float
+        The figure.
+    threshold : float
+        The limit it crossed, or fell below.
+    at_s : float
+        Reading of the monitor's clock, seconds.
+    """
+
+    rule: str
+    metric: str
+    model: str
+    raised: bool
+    value: float
+    threshold: float
+    at_s: float
+
+
+class _State:
+    __slots__ = ("raised", "since_s")
+
+    def __init__(self) -> None:
+        self.raised = False
+        self.since_s: float | None = None
+
+
+class AlertMonitor:
+    """Evaluates rules and hands alerts to sinks, one alert a crossing and one a clearing.
+
+    Parameters
+    ----------
+    rules : sequence of AlertRule
+        With unique names.
+    sinks : sequence of callable
+        Each is called with every alert: a function of yours, a :class:`~solver.load.control.sinks.LogSink`, a
+        :class:`~solver.load.control.sinks.WebhookSink`. A sink that raises does not keep the others from being called.
+    clock : Clock, optional
+        Default: the machine's monotonic clock.
+    """
+
+    def __init__(
+        self,
+        rules: Sequence[AlertRule],
+        sinks: Sequence[Callable[[Alert], object]] = (),
+        *,
+        clock: Clock | None = None,
+    ) -> None:
+        names = [rule.name for rule in rules]
+        if len(set(names)) < len(names):
+            doubled = next(name for name in names if names.count(name) > 1)
+            raise SpecError(f"rules: expected unique names, got {doubled!r} again")
+        self._rules = tuple(rules)
+        self._sinks = tuple(sinks)
+        self._clock = clock or MonotonicClock()
+        self._lock = threading.Lock()
+        self._states: dict[tuple[str, str], _State] = {}
+
+    def check(self, tracker: LoadTracker, trends: Trends) -> list[Alert]:
+        """Look at every model; return, and send, what has crossed or cleared."""
+        alerts = []
+        for model in tracker.snapshot().models:
+            for rule in self._rules:
+                alert = self.update(rule, model, _figure(rule, model, trends))
+                if alert is not None:
+                    alerts.append(alert)
+        return alerts
+
+    def update(self, rule: AlertRule, model: str, value: float | None) -> Alert | None:
+        """Take in one figure; return, and send, the alert it leads to. None, for unknown, changes nothing."""
+        if value is None:
+            return None
+        if math.isnan(value):
+            raise SpecError(f"value: expected a number, got {value!r}")
+        with self._lock:
+            now = self._clock.now()
+            state = self._states.setdefault((rule.name, model), _State())
+            if value < rule.threshold:
+                state.since_s = None
+            elif state.since_s is None:
+                state.since_s = now
+            if state.raised and value < rule.clears_below:
+                state.raised = False
+            elif not state.raised and state.since_s is not None and now - state.since_s >= rule.hold_s:
+                state.raised = True
+            else:
+                return None
+            alert = Alert(
+                rule=rule.name,
+                metric=rule.metric,
+                model=model,
+                raised=state.raised,
+                value=value,
+                threshold=rule.threshold if state.raised else rule.clears_below,
+                at_s=now,
+            )
+        self._send(alert)
+        return alert
+
+    def raised(self) -> list[tuple[str, str]]:
+        """Return the (rule, model) pairs whose alert stands, sorted."""
+        with self._lock:
+            return sorted(key for key, state in self._states.items() if state.raised)
+
+    def _send(self, alert: Alert) -> None:
+        for sink in self._sinks:
+            try:
+                sink(alert)
+            except Exception:  # whatever a sink does, the others must hear of the alert
+                logging.getLogger(__name__).exception("an alert sink failed")
+
+
+def _figure(rule: AlertRule, model: str, trends: Trends) -> float | None:
+    if rule.metric == "utilization":
+        return trends.utilization(model, window_s=rule.window_s).mean
+    summary = trends.latency(model, window_s=rule.window_s)
+    if rule.metric == "failure_rate":
+        return None if summary.success_rate is None else 1.0 - summary.success_rate
+    figure: float | None = getattr(summary, rule.metric)
+    return figure
