@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from solver.problem.instance import UNASSIGNED, Instance, in_lanes, priced_blocks, row_maxima
+from solver.problem.instance import UNASSIGNED, Instance, map_blocks, priced_blocks, row_maxima
 from solver.problem.sparse import CompressedScores
 
 if TYPE_CHECKING:
@@ -281,7 +281,7 @@ def _slack(
         _, best = instance.score.best(np.where(instance.capacity[:, 0] < 1, np.inf, prices[:, 0]))
         total = _forgone(instance, choice, own, prices[:, 0], best, may_leave=may_leave)
     else:
-        total = sum(in_lanes(misjudged, instance.n, instance.m, threads))
+        total = sum(map_blocks(misjudged, instance.n, instance.m, threads))
     if tied is not None and instance.limits is not None:
         for group in instance.limits.together:
             value = reduced_scores(instance, group, prices, limit_prices=limit_prices)
@@ -342,7 +342,7 @@ def best_response(
             top = net.argmax(axis=1, out=model[rows])
             score[rows] = matrix[rows].ravel()[np.arange(len(net)) * instance.m + top]
 
-    in_lanes(respond, instance.n, instance.m, threads)
+    map_blocks(respond, instance.n, instance.m, threads)
     narrow = model.astype(np.min_scalar_type(instance.m))
     vars(instance)[_RESPONSE] = _Response(prices.copy(), narrow, score)
     return model, score - prices[model]

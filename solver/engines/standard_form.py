@@ -44,14 +44,14 @@ class Form:
         Original row of each member of an agent, grouped by agent.
     owner : (a,) int64
         Agent (column of ``loss``) that each member belongs to; agents that must share a model are one.
-    stranded : (k,) int64
+    unservable : (k,) int64
         Original rows of the agents that no model can serve at all.
     offset : float
-        Sum of the best values, the stranded included: value of a choice = offset − loss.
+        Sum of the best values, the unservable included: value of a choice = offset − loss.
     service : (n,) float64
         Value of leaving each agent in serve-first mode, where the objective does not count it; zeros otherwise.
-    stranded_service : float
-        The same for all stranded agents together.
+    unservable_service : float
+        The same for all unservable agents together.
     row : (q, c, n) int32
         Limit row touched by a pair in each layer; ``rows`` (one past the last) for none.
     coefficient : (q, c, n) float64
@@ -68,10 +68,10 @@ class Form:
     leave: bool
     agents: NDArray[np.int64]
     owner: NDArray[np.int64]
-    stranded: NDArray[np.int64]
+    unservable: NDArray[np.int64]
     offset: float
     service: NDArray[np.float64]
-    stranded_service: float
+    unservable_service: float
     row: NDArray[np.int32]
     coefficient: NDArray[np.float64]
     row_bound: NDArray[np.float64]
@@ -125,13 +125,13 @@ class Form:
         return float(self.loss[columns, np.arange(self.n)].sum())
 
     @property
-    def nobody_breaks_a_row(self) -> bool:
+    def empty_violates_limits(self) -> bool:
         """Whether serving no agent at all breaks a lower limit."""
         return bool((self.row_bound < -_REAL_TOLERANCE).any())
 
     def judged(self, columns: NDArray[np.int64], loss_bound: float) -> tuple[float, float]:
         """Return objective and bound as the certificate counts them, given a lower bound on the loss."""
-        uncounted = self.stranded_service
+        uncounted = self.unservable_service
         if self.leave:
             uncounted += float(self.service[columns == self.models].sum())
         return self.offset - self.value(columns) - uncounted, self.offset - loss_bound - uncounted
@@ -170,7 +170,7 @@ class Form:
     def choice(self, columns: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the (n,) choice of the original agents."""
         models = np.where(columns == self.models, UNASSIGNED, columns) if self.leave else columns
-        out = np.full(len(self.agents) + len(self.stranded), UNASSIGNED, np.int64)
+        out = np.full(len(self.agents) + len(self.unservable), UNASSIGNED, np.int64)
         out[self.agents] = models[self.owner]
         return out
 
@@ -225,9 +225,9 @@ def build_form(instance: Instance, *, leave: bool) -> Form:
     if too_large.any():
         score[too_large] = -np.inf
     able = np.asarray(np.isfinite(score).any(axis=0))
-    stranded = np.zeros(0, np.int64)
+    unservable = np.zeros(0, np.int64)
     if not able.all():
-        stranded = members[~able[owner]]
+        unservable = members[~able[owner]]
         kept = able[owner]
         members = members[kept]
         owner = (np.cumsum(able) - 1)[owner[kept]]
@@ -240,8 +240,8 @@ def build_form(instance: Instance, *, leave: bool) -> Form:
         capacity = np.concatenate([capacity, spare], axis=1)
         row = np.concatenate([row, np.full_like(row[:, :1], 0 if rows is None else rows.count)], axis=1)
         coefficient = np.concatenate([coefficient, np.zeros_like(coefficient[:, :1])], axis=1)
-    lost = instance.unserved[stranded]
-    stranded_value = float(lost.sum()) if np.isfinite(lost).all() else 0.0
+    lost = instance.unserved[unservable]
+    unservable_value = float(lost.sum()) if np.isfinite(lost).all() else 0.0
     best = score.max(axis=0, initial=-np.inf)
     loss = best - score
     forbidden = np.isinf(score)
@@ -254,10 +254,10 @@ def build_form(instance: Instance, *, leave: bool) -> Form:
         leave=leave,
         agents=members,
         owner=owner,
-        stranded=stranded,
-        offset=float(best.sum()) + stranded_value,
+        unservable=unservable,
+        offset=float(best.sum()) + unservable_value,
         service=np.asarray(unserved) if instance.serve_first else np.zeros(len(best)),
-        stranded_service=stranded_value if instance.serve_first else 0.0,
+        unservable_service=unservable_value if instance.serve_first else 0.0,
         row=row,
         coefficient=coefficient,
         row_bound=np.zeros(0) if rows is None else rows.bound,

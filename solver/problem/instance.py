@@ -28,7 +28,7 @@ __all__ = [
     "SparseScores",
     "build_instance",
     "chunks",
-    "in_lanes",
+    "map_blocks",
     "priced_blocks",
     "row_maxima",
 ]
@@ -65,7 +65,7 @@ def chunks(n: int, m: int) -> Iterator[slice]:
         yield slice(start, min(n, start + step))
 
 
-def in_lanes(scan: Callable[[list[slice]], T], n: int, m: int, threads: int) -> list[T]:
+def map_blocks(scan: Callable[[list[slice]], T], n: int, m: int, threads: int) -> list[T]:
     """Run a scan over the chunks of an (n, m) array, shared out to threads in order."""
     parts = list(chunks(n, m))
     if threads == 1 or len(parts) < 4 * threads:

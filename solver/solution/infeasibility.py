@@ -110,14 +110,14 @@ def explain_infeasibility(instance: Instance, *, deadline: Deadline | None = Non
         return cut_short
     may_leave = instance.serve_first or bool(np.isfinite(instance.unserved).any())
     form = build_form(instance, leave=may_leave)
-    stranded: tuple[int, ...] = ()
+    unservable: tuple[int, ...] = ()
     if instance.penalty is not None:
-        stranded = tuple(form.stranded[np.isposinf(instance.penalty[form.stranded])].tolist())
+        unservable = tuple(form.unservable[np.isposinf(instance.penalty[form.unservable])].tolist())
     if not form.n:
         broken = np.flatnonzero(form.row_bound < 0)
         names = _names(instance, form)[form.capacity[:, : form.models].size :]
         return Conflict(
-            agents=stranded,
+            agents=unservable,
             rows=tuple(names[g] for g in broken),
             irreducible=len(broken) == 1,
             reliefs=tuple(Relief(what=names[g], amount=float(-form.row_bound[g])) for g in broken),
@@ -133,12 +133,12 @@ def explain_infeasibility(instance: Instance, *, deadline: Deadline | None = Non
         for k in np.flatnonzero(excess > _NOISE * program.scale)
     )
     if not reliefs:
-        return Conflict(agents=stranded, rows=(), irreducible=False, reliefs=())
+        return Conflict(agents=unservable, rows=(), irreducible=False, reliefs=())
     irreducible = len(in_conflict) <= _IRREDUCIBLE_ROWS
     if irreducible:
         in_conflict, irreducible = program.reduce(in_conflict)
     return Conflict(
-        agents=stranded,
+        agents=unservable,
         rows=tuple(names[k] for k in in_conflict),
         irreducible=irreducible,
         reliefs=reliefs,

@@ -20,7 +20,7 @@ from solver.engines.certificate import certify
 from solver.engines.lagrangian import LagrangianEngine
 from solver.engines.lagrangian.ejection_chains import Beam
 from solver.engines.lagrangian.interior_point import relax
-from solver.engines.lagrangian.rounding import fill, serve_all, shed, shift
+from solver.engines.lagrangian.rounding import drop_to_fit, insert_unassigned, relocate, serve_all
 from solver.engines.lagrangian.weak_duality import dual_bound, reduced_losses
 from solver.engines.standard_form import Form, build_form
 from solver.problem.instance import Instance, build_instance
@@ -166,10 +166,10 @@ def test_shedding_and_filling_are_feasible_without_lower_limits(seed: int) -> No
         return
     columns = rng.integers(0, form.columns, form.n)
     columns = np.where(np.isfinite(form.loss[columns, np.arange(form.n)]), columns, form.models)
-    once = shed(form, columns)
+    once = drop_to_fit(form, columns)
     assert form.feasible(once)
-    assert form.feasible(fill(form, once))
-    assert form.value(fill(form, once)) <= form.value(once) + 1e-9
+    assert form.feasible(insert_unassigned(form, once))
+    assert form.value(insert_unassigned(form, once)) <= form.value(once) + 1e-9
 
 
 @pytest.mark.parametrize("iterations", [1, 4, 60])
@@ -184,7 +184,7 @@ def test_bids_at_rough_prices_serve_everybody_and_shifts_lose_nothing(kind: str,
         columns = serve_all(form, priced, first=first)
         assert columns is not None
         assert form.feasible(columns)
-        shifted = shift(form, columns)
+        shifted = relocate(form, columns)
         assert form.feasible(shifted)
         assert form.value(shifted) <= form.value(columns)
 

@@ -16,7 +16,7 @@ from solver.engines.lagrangian.candidate_models import NearArcs, Survey, survey,
 from solver.engines.lagrangian.core_problem import restrict, solve_core
 from solver.engines.lagrangian.interior_point import relax
 from solver.engines.lagrangian.large import Large
-from solver.engines.lagrangian.smoothed_dual import Settled, settle
+from solver.engines.lagrangian.smoothed_dual import SmoothedOptimum, minimise_smoothed_dual
 from solver.engines.standard_form import build_form
 from solver.problem.instance import UNASSIGNED, Instance, build_instance
 from solver.problem.limits import Budget, Quota
@@ -53,20 +53,20 @@ def type_d(n: int, m: int, seed: int = 0) -> Instance:
 
 
 def settled(
-    instance: Instance, seen: Survey, *, reach: float = np.inf, leash: float = 10.0, **changes: Any
-) -> tuple[NearArcs, Settled]:
+    instance: Instance, seen: Survey, *, reach: float = np.inf, trust_radius: float = 10.0, **changes: Any
+) -> tuple[NearArcs, SmoothedOptimum]:
     scale = typical_prices(instance, seen)
     arcs = NearArcs(instance, seen, scale=scale, reach=reach)
     arguments: dict[str, Any] = {
         "temperature": 0.03,
         "coldest": 1e-4,
         "scale": scale,
-        "leash": leash,
+        "trust_radius": trust_radius,
         "deadline": Deadline.after(60_000),
         "stop_s": np.inf,
         "rng": np.random.default_rng(0),
     }
-    return arcs, settle(arcs, **(arguments | changes))
+    return arcs, minimise_smoothed_dual(arcs, **(arguments | changes))
 
 
 @pytest.mark.parametrize("leave", [False, True])
@@ -93,7 +93,7 @@ def test_margins_of_agents_without_a_choice_are_infinite() -> None:
     score = np.array([[3.0, -np.inf], [1.0, 2.0], [-np.inf, -np.inf]])
     instance = build_instance(score, [9.0, 9.0], demand=np.full((3, 2), 2.0), unassigned_penalty=np.inf)
     seen = survey(instance, np.zeros((2, 1)), np.zeros(0), nearest=2, leave=False)
-    assert seen.stranded.tolist() == [False, False, True]
+    assert seen.unservable.tolist() == [False, False, True]
     assert seen.margin[:2].tolist() == [np.inf, 1.0]
 
 
@@ -137,7 +137,7 @@ def test_settled_prices_are_those_of_the_linear_relaxation(instance: Instance) -
 def test_prices_stop_at_the_end_of_their_leash() -> None:
     instance = tokens(1000, 6)
     seen = survey(instance, np.zeros((6, 1)), np.zeros(0), nearest=6, leave=False)
-    arcs, found = settled(instance, seen, leash=0.05)
+    arcs, found = settled(instance, seen, trust_radius=0.05)
     assert found.held
     assert (found.price <= 0.05 * typical_prices(instance, seen) * (1 + 1e-12)).all()
     assert found.temperature > 1e-4

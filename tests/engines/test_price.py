@@ -178,8 +178,8 @@ def test_everyone_must_be_served_and_cannot() -> None:
     short = build_instance(scores, np.full(5, 599), unassigned_penalty=np.inf)
     assert price(short).infeasible
     scores[17] = -np.inf
-    stranded = build_instance(scores, np.full(5, 3000), unassigned_penalty=np.inf)
-    assert price(stranded).infeasible
+    unservable = build_instance(scores, np.full(5, 3000), unassigned_penalty=np.inf)
+    assert price(unservable).infeasible
     scores[:1500, 1:] = -np.inf  # Hall's condition: 1500 agents want the 700 slots of model 0
     scores[17] = scores[16]
     crowded = build_instance(scores, np.array([700, 3000, 3000, 3000, 3000]), unassigned_penalty=np.inf)

@@ -58,11 +58,11 @@ class CpSatEngine:
         nobody = np.full(instance.n, UNASSIGNED, np.int64)
         may_leave = instance.serve_first or bool(np.isfinite(instance.unserved).any())
         form = build_form(instance, leave=may_leave)
-        if instance.penalty is not None and np.isposinf(instance.penalty[form.stranded]).any():
+        if instance.penalty is not None and np.isposinf(instance.penalty[form.unservable]).any():
             return Claim(choice=nobody, infeasible=True)
         if form.n == 0:
             nothing = form.judged(np.zeros(0, np.int64), 0.0)[1]
-            return Claim(choice=nobody, bound=nothing, infeasible=form.nobody_breaks_a_row)
+            return Claim(choice=nobody, bound=nothing, infeasible=form.empty_violates_limits)
         agent, column = np.nonzero(np.isfinite(form.loss).T)
         model = PairModel(agent, form.loss[column, agent])
         model.couple(form, agent, column)

@@ -14,7 +14,7 @@ import numpy as np
 
 from solver.engines.certificate import OPTIMALITY_TOLERANCE
 from solver.engines.cpsat.model import is_loaded
-from solver.engines.lagrangian.rounding import serve_all, shift
+from solver.engines.lagrangian.rounding import relocate, serve_all
 from solver.engines.lagrangian.search import Search
 from solver.engines.lagrangian.weak_duality import reduced_losses
 
@@ -33,7 +33,7 @@ _KERNEL_PAIRS, _KERNEL_PAIRS_SHORT = 1500, 450
 _FIRST_PATIENCE, _PATIENCE = 40, 25  # local optima without improvement in the first descent, and later
 _WHOLE_PAIRS = 30_000  # pairs of a form that CP-SAT is asked about as a whole
 _SECONDS_PER_PAIR = 15e-6  # building a model in Python
-_HUNT_SHARE, _HUNT_SHARE_SHORT = (
+_FEASIBLE_SHARE, _FEASIBLE_SHARE_SHORT = (
     0.3,
     0.7,
 )  # of the time, before CP-SAT is asked whether anything feasible exists
@@ -106,18 +106,18 @@ class Campaign:
         fraction of the time, and it is the better start where time was too short for the relaxation.
         """
         rounded = self.relaxation.weight.argmax(axis=0)
-        settled = self.relaxation.settled
-        if settled and self.search.keep(rounded):
+        converged = self.relaxation.converged
+        if converged and self.search.keep(rounded):
             self._note()
         if self.done:
             return
         if self.search.best is None:
-            self._bid(rounded if settled else None)
-        if settled or self.fallback is None:
+            self._bid(rounded if converged else None)
+        if converged or self.fallback is None:
             if self.fallback is not None:
                 left_s = _FALL_BACK_AFTER * max(0.0, self.deadline.remaining_s())
                 stop_s = min(stop_s, self.deadline.clock.now() + left_s)
-            self._descend(rounded, patience=_FIRST_PATIENCE, hunt_stop_s=stop_s)
+            self._descend(rounded, patience=_FIRST_PATIENCE, feasible_stop_s=stop_s)
         if self.search.best is None and self.fallback is not None:
             self._fall_back()
 
@@ -134,12 +134,12 @@ class Campaign:
         form, columns = self.form, self.fallback
         assert columns is not None
         if not form.rows:
-            columns = shift(form, columns, self.deadline)
+            columns = relocate(form, columns, self.deadline)
         self.search.keep(columns)
         self._note()
         self._descend(columns, patience=_FIRST_PATIENCE)
 
-    def insist(self) -> None:
+    def find_feasible(self) -> None:
         """Find a feasible assignment, or prove that there is none: hunt, ask CP-SAT, hunt on."""
         left_s = self.deadline.remaining_s()
         pairs = self.form.loss.size
@@ -147,7 +147,7 @@ class Campaign:
         askable = pairs <= most and (is_loaded() or left_s >= _SHORT_S)
         building_s = pairs * _SECONDS_PER_PAIR
         askable = askable and left_s > 2 * building_s + _LEAST_CPSAT_S
-        share = _HUNT_SHARE if left_s >= _SHORT_S else _HUNT_SHARE_SHORT
+        share = _FEASIBLE_SHARE if left_s >= _SHORT_S else _FEASIBLE_SHARE_SHORT
         now = self.deadline.clock.now()
         self.start(stop_s=now + (share * (left_s - building_s) if askable else np.inf))
         if self.search.best is None and askable:
@@ -180,10 +180,10 @@ class Campaign:
         *,
         patience: int,
         stop_s: float = np.inf,
-        hunt_stop_s: float = np.inf,
+        feasible_stop_s: float = np.inf,
     ) -> None:
         loss, found = self.search.descend(
-            columns, deadline=self.deadline, stop_s=stop_s, hunt_stop_s=hunt_stop_s, patience=patience
+            columns, deadline=self.deadline, stop_s=stop_s, feasible_stop_s=feasible_stop_s, patience=patience
         )
         if found is not None and all((found != other).any() for _, other in self._pool):
             self._pool.append((loss, found))

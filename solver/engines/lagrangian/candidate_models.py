@@ -58,7 +58,7 @@ class Survey:
         )
 
     @property
-    def stranded(self) -> NDArray[np.bool_]:
+    def unservable(self) -> NDArray[np.bool_]:
         """(n,) agents that no model can serve and that may not stay unassigned."""
         nowhere: NDArray[np.bool_] = self.reduced[0] == -np.inf
         return nowhere
@@ -217,13 +217,13 @@ class NearArcs:
         paid = np.maximum(paid, _LEAST_PAYMENT * float(paid.mean()) + np.finfo(np.float64).tiny)
         margin = seen.margin
         near = margin < reach * paid
-        far = ~near & ~seen.stranded
+        far = ~near & ~seen.unservable
         self.agents = np.flatnonzero(near)
         self.unit = paid[near]
         self.reduced = seen.reduced[:, near]
         self.model = seen.model[:, near]
         self.row, self.amount = coupling_entries(instance, self.agents, self.model)
-        self.favourite = np.where(seen.stranded, UNASSIGNED, seen.model[0])
+        self.favourite = np.where(seen.unservable, UNASSIGNED, seen.model[0])
         self.favourite[self.favourite == instance.m] = UNASSIGNED
         self.decided_load = self._sums(row[:, 0, far], amount[:, 0, far])
         self.decided_value = float(seen.reduced[0, far].sum() + self.price @ self.decided_load)
@@ -234,7 +234,7 @@ class NearArcs:
         sums += np.bincount(row.ravel(), weights=amount.ravel(), minlength=count + 1)
         return sums[:count]
 
-    def shake(self, jitter: float, rng: np.random.Generator) -> None:
+    def perturb(self, jitter: float, rng: np.random.Generator) -> None:
         """Add noise to the reduced scores, up to a part of what each agent pays, so that few remain equal."""
         self.reduced = self.reduced + jitter * self.unit * rng.random(self.reduced.shape)
 

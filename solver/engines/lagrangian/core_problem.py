@@ -1,8 +1,9 @@
 """The core of a large instance: the few thousand agents that prices do not decide, solved together.
 
-Everybody else stays where it is, and the core has exactly the capacity that the others leave. Its own prices are
-settled once more, so cold that only about as many agents stay divided as there are coupling rows; drawn by
-lot they overload a few models by an agent or two, which compound moves mend.
+Everybody else stays where it is, and the core has exactly the capacity that the others leave. The smoothed dual
+of the core is minimised once more, at a temperature so low that only about as many agents stay divided between
+models as there are coupling rows. Rounding those at random overloads a few models by an agent or two, which
+compound moves repair.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ import numpy as np
 
 from solver.engines.lagrangian.candidate_models import NearArcs, survey, typical_prices
 from solver.engines.lagrangian.interior_point import Relaxation
-from solver.engines.lagrangian.rounding import fill, shed
+from solver.engines.lagrangian.rounding import drop_to_fit, insert_unassigned
 from solver.engines.lagrangian.search import Search
-from solver.engines.lagrangian.smoothed_dual import settle
+from solver.engines.lagrangian.smoothed_dual import minimise_smoothed_dual
 from solver.engines.standard_form import build_form
 from solver.problem.instance import Instance
 
@@ -30,8 +31,8 @@ __all__ = ["CoreAnswer", "restrict", "solve_core"]
 _NEAREST = 8  # models per agent
 _JITTER = 5e-4  # of what agents pay: breaks ties, so that cold prices decide nearly everybody
 _HOT, _COLD = 1e-3, 2e-5  # temperatures
-_LEASH = 2.0  # prices of a core may be far from those of the whole
-_SETTLING_SHARE, _HUNT_SHARE = 0.3, 0.6  # of the time left
+_TRUST_RADIUS = 2.0  # prices of a core may be far from those of the whole
+_SETTLING_SHARE, _FEASIBLE_SHARE = 0.3, 0.6  # of the time left
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -43,7 +44,7 @@ class CoreAnswer:
     choice : (a,) int64 or None
         Of the core's agents; None where nothing feasible was found.
     price : (K,) float64
-        Prices of all coupling rows at which the core's loads settled.
+        Prices of all coupling rows at which the core's loads balance.
     """
 
     choice: NDArray[np.int64] | None
@@ -130,38 +131,38 @@ def solve_core(
     seen = survey(
         core, price[:cells].reshape(core.capacity.shape), price[cells:], nearest=_NEAREST, leave=leave
     )
-    if not form.n or (not leave and len(form.stranded)):
+    if not form.n or (not leave and len(form.unservable)):
         return None
     scale = typical_prices(core, seen)
     arcs = NearArcs(core, seen, scale=scale, reach=np.inf)
-    arcs.shake(_JITTER, rng)
+    arcs.perturb(_JITTER, rng)
     arcs.tighten(slack)
-    settled = settle(
+    optimum = minimise_smoothed_dual(
         arcs,
         temperature=_HOT,
         coldest=_COLD,
         scale=scale,
-        leash=_LEASH,
+        trust_radius=_TRUST_RADIUS,
         deadline=deadline,
         stop_s=deadline.clock.now() + _SETTLING_SHARE * max(0.0, deadline.remaining_s()),
         rng=rng,
     )
-    start = form.columns_of(arcs.drawn(settled.weight, float(rng.random())))
+    start = form.columns_of(arcs.drawn(optimum.weight, float(rng.random())))
     if start is None:
         return None
     local = np.zeros_like(form.capacity)
-    local[:, : form.models] = settled.price[:cells].reshape(core.capacity.shape).T
+    local[:, : form.models] = optimum.price[:cells].reshape(core.capacity.shape).T
     relaxation = Relaxation(
         price=local,
-        row_price=settled.price[cells:],
+        row_price=optimum.price[cells:],
         bound=-np.inf,
-        weight=settled.weight,
+        weight=optimum.weight,
         infeasible=False,
-        iterations=settled.steps,
+        iterations=optimum.steps,
     )
     search = Search(form, relaxation, rng=rng)
     if leave:
-        search.keep(fill(form, shed(form, start), deadline))
+        search.keep(insert_unassigned(form, drop_to_fit(form, start), deadline))
     columns = form.columns_of(given)
     if columns is not None:
         search.keep(columns)
@@ -170,8 +171,8 @@ def solve_core(
         start,
         deadline=deadline,
         stop_s=stop_s,
-        hunt_stop_s=now + _HUNT_SHARE * max(0.0, deadline.remaining_s()),
+        feasible_stop_s=now + _FEASIBLE_SHARE * max(0.0, deadline.remaining_s()),
         patience=patience,
     )
     choice = None if search.best is None else form.choice(search.best)
-    return CoreAnswer(choice=choice, price=settled.price)
+    return CoreAnswer(choice=choice, price=optimum.price)

@@ -11,7 +11,7 @@ from solver.engines.base import Claim
 from solver.engines.lagrangian.campaign import Campaign
 from solver.engines.lagrangian.interior_point import Relaxation, relax
 from solver.engines.lagrangian.large import Large
-from solver.engines.lagrangian.rounding import fill, shed
+from solver.engines.lagrangian.rounding import drop_to_fit, insert_unassigned
 from solver.engines.standard_form import Form, build_form
 from solver.problem.instance import UNASSIGNED
 
@@ -29,7 +29,7 @@ _SHORT_S = 0.08  # below this the search needs the larger part of what is left
 _LARGE = 40_000  # pairs × coupling layers per 0.1 s above which the relaxation is solved in float32
 _LARGE_GAP = 1e-6  # relative: at a hundred thousand agents, closer than this is good enough
 _CANCELLED = 1e-6  # relative: what is left of a difference below this is rounding
-_HUNT_SHARE = 0.4  # of the time, for serving everybody before some are left out
+_FEASIBLE_SHARE = 0.4  # of the time, for serving everybody before some are left out
 
 
 class LagrangianEngine:
@@ -89,7 +89,7 @@ class _Solve:
         if penalty is not None and np.isfinite(penalty).any():
             return self._with_leaving()
         form = build_form(instance, leave=False)
-        if len(form.stranded) and penalty is not None:
+        if len(form.unservable) and penalty is not None:
             return self._nothing()
         if form.n == 0:
             return self._nobody(form)
@@ -99,11 +99,11 @@ class _Solve:
         campaign = self._campaign(form, relaxation)
         if instance.serve_first:
             now = self.deadline.clock.now()
-            campaign.start(stop_s=now + _HUNT_SHARE * max(0.0, self.deadline.remaining_s()))
+            campaign.start(stop_s=now + _FEASIBLE_SHARE * max(0.0, self.deadline.remaining_s()))
             if campaign.search.best is None:
                 return self._with_leaving(campaign)
         else:
-            campaign.insist()
+            campaign.find_feasible()
         campaign.run()
         return self._nothing() if campaign.infeasible else self._result(campaign)
 
@@ -147,7 +147,7 @@ class _Solve:
     def _with_leaving(self, tried: Campaign | None = None) -> Claim | None:
         """Solve with agents allowed to stay unassigned where the instance allows it."""
         form = build_form(self.instance, leave=True)
-        if self.instance.penalty is not None and np.isposinf(self.instance.penalty[form.stranded]).any():
+        if self.instance.penalty is not None and np.isposinf(self.instance.penalty[form.unservable]).any():
             return self._nothing()
         if form.n == 0:
             return self._nobody(form)
@@ -156,10 +156,12 @@ class _Solve:
             return self._nothing()
         campaign = self._campaign(form, relaxation)
         first = relaxation.weight.argmax(axis=0)
-        campaign.search.keep(fill(form, shed(form, first), self.deadline))
+        campaign.search.keep(insert_unassigned(form, drop_to_fit(form, first), self.deadline))
         if tried is not None:
-            campaign.search.keep(fill(form, shed(form, tried.search.beam.column[:-1]), self.deadline))
-        campaign.insist()
+            campaign.search.keep(
+                insert_unassigned(form, drop_to_fit(form, tried.search.beam.column[:-1]), self.deadline)
+            )
+        campaign.find_feasible()
         campaign.run()
         return self._nothing() if campaign.infeasible else self._result(campaign)
 
@@ -167,7 +169,7 @@ class _Solve:
         """Return the claim where no model can serve anybody."""
         choice = np.full(self.instance.n, UNASSIGNED, np.int64)
         _, bound = form.judged(np.zeros(0, np.int64), 0.0)
-        return Claim(choice=choice, bound=bound, infeasible=form.nobody_breaks_a_row)
+        return Claim(choice=choice, bound=bound, infeasible=form.empty_violates_limits)
 
     def _nothing(self) -> Claim:
         return Claim(choice=np.full(self.instance.n, UNASSIGNED, np.int64), infeasible=True)

@@ -32,7 +32,7 @@ _LEAST_SPREAD = 0.05  # of the mean share: no column starts with less
 _SHORT_STEP, _SHORT_STEP_LIMITS = 0.4, 0.9  # below this a second correction pays for itself
 _PATIENT_STEPS = 35  # in float32, before a standstill is taken for the end
 _STEP = 0.99  # of the way to the boundary
-_SETTLED = 1e-3  # complementarity, relative to the largest loss there is, from which on rounding pays
+_CONVERGED = 1e-3  # complementarity, relative to the largest loss there is, from which on rounding pays
 _EASY_SLACK = 0.1  # the first slack is at least this, in units of the row's scale
 
 
@@ -55,7 +55,7 @@ class Relaxation:
         The bound exceeds the largest loss there is: no choice exists.
     iterations : int
         Newton systems factorised.
-    settled : bool
+    converged : bool
         The weights are near enough to a vertex to be rounded; False where time cut the iteration short.
     price_change, row_price_change : (r, c) and (g,) float64, or None
         How fast the multipliers change with the losses, where a change of these was given.
@@ -67,7 +67,7 @@ class Relaxation:
     weight: NDArray[Any]
     infeasible: bool
     iterations: int
-    settled: bool = True
+    converged: bool = True
     price_change: NDArray[np.float64] | None = None
     row_price_change: NDArray[np.float64] | None = None
 
@@ -124,8 +124,8 @@ def relax(
             break
         iterations += 1
         history.append(newton.complementarity)
-        settled = float(np.abs(newton.row_residual).max()) < 1e-4
-        if single and settled and iterations > _PATIENT_STEPS and history[-1] > 0.7 * history[-4]:
+        converged = float(np.abs(newton.row_residual).max()) < 1e-4
+        if single and converged and iterations > _PATIENT_STEPS and history[-1] > 0.7 * history[-4]:
             break  # float32 has given what it can
     price, row_price = newton.multipliers()
     bound = dual_bound(form, price, row_price)
@@ -139,7 +139,7 @@ def relax(
         iterations=iterations,
         price_change=changes[0],
         row_price_change=changes[1],
-        settled=newton.complementarity * newton.unit < _SETTLED * form.worst,
+        converged=newton.complementarity * newton.unit < _CONVERGED * form.worst,
     )
 
 

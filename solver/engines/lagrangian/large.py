@@ -16,7 +16,7 @@ import numpy as np
 from solver.engines.lagrangian.candidate_models import NearArcs, coupling_entries, survey, typical_prices
 from solver.engines.lagrangian.core_problem import restrict, solve_core
 from solver.engines.lagrangian.interior_point import relax
-from solver.engines.lagrangian.smoothed_dual import settle
+from solver.engines.lagrangian.smoothed_dual import minimise_smoothed_dual
 from solver.engines.standard_form import build_form
 from solver.problem.instance import UNASSIGNED
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from solver.clock import Deadline
     from solver.engines.lagrangian.candidate_models import Survey
-    from solver.engines.lagrangian.smoothed_dual import Settled
+    from solver.engines.lagrangian.smoothed_dual import SmoothedOptimum
     from solver.problem.instance import Instance
 
 __all__ = ["Large"]
@@ -38,12 +38,12 @@ _SAMPLE_TOLERANCE, _SAMPLE_JITTER = 1e-3, 1e-3
 _SAMPLE_SHARE = 0.15  # of the time left
 _EASES = 0.0, 0.2, 1.0  # more than its share, where a sample alone is infeasible
 _MEASURED = 8  # models whose demands tell the share of a sample
-_LARGE_SAMPLE = 20_000  # agents whose loads are settled before everybody's
+_LARGE_SAMPLE = 20_000  # agents whose loads are balanced before everybody's
 _NEAREST = 8  # models per agent that prices may still choose between
 _ROUNDS = 5  # of finding near models and settling their prices
 _TEMPERATURE, _LUKEWARM, _COLDEST = 0.03, 1e-3, 2e-4  # relative price change that changes an agent's mind
 _TEPID = 5e-3  # the warmest that everybody is looked at with
-_SHORTER = 0.2  # of leash and temperature, after a move that missed models
+_SHORTER = 0.2  # of trust radius and temperature, after a move that missed models
 _REHEATED = 0.1  # of the first temperature, where near models have to be looked for again
 _WIDE, _NARROW = 1.0, 0.1  # of what it pays: margin beyond which an agent is decided
 _MISSED = 1e-6  # of the bound: more than this above what near models promised, and they are looked for again
@@ -116,8 +116,8 @@ class Large:
         if self.infeasible or self._seen is None:
             return
         if self.leave and self._excess() > _UNSETTLED:
-            # Prices have not settled. Where agents may stay out, something feasible is a better place to start.
-            self._shed()
+            # The prices have not converged. Where agents may stay out, something feasible is a better place to start.
+            self._drop_to_fit()
             if self.hint is not None:
                 self._consider(self.hint)
             self._consider(self.choice)
@@ -151,18 +151,18 @@ class Large:
         if self.deadline.remaining_s() < _LEAST_PASSES * self._pass_s:
             return
         stop_s = now + 0.5 * _PRICING_SHARE * left
-        _, settled = self._settle(part, seen, _TEMPERATURE, _LUKEWARM, _WIDE, stop_s)
-        seen = self._look(*self._split(settled.price), nearest=_NEAREST)
-        self.infeasible = bool(seen.stranded.any()) and not instance.serve_first
+        _, optimum = self._minimise_near(part, seen, _TEMPERATURE, _LUKEWARM, _WIDE, stop_s)
+        seen = self._look(*self._split(optimum.price), nearest=_NEAREST)
+        self.infeasible = bool(seen.unservable.any()) and not instance.serve_first
         if self.infeasible:
             return
-        temperature = min(settled.temperature, _TEPID)
-        arcs, settled = self._settle(
+        temperature = min(optimum.temperature, _TEPID)
+        arcs, optimum = self._minimise_near(
             instance, seen, temperature, _COLDEST, _NARROW, now + _PRICING_SHARE * left
         )
-        self.choice = arcs.drawn(settled.weight, self.rng.random())
+        self.choice = arcs.drawn(optimum.weight, self.rng.random())
 
-    def _settle(
+    def _minimise_near(
         self,
         instance: Instance,
         seen: Survey,
@@ -170,22 +170,22 @@ class Large:
         coldest: float,
         reach: float,
         stop_s: float,
-    ) -> tuple[NearArcs, Settled]:
+    ) -> tuple[NearArcs, SmoothedOptimum]:
         """Settle the prices of all or a part of the agents, looking for near models again as they move.
 
         Prices are leashed to where the near models were looked for. They move on from there if they were held
-        or if models had been missed, and go back, on a shorter leash, if those missed made things worse.
+        or if models had been missed, and go back, with a smaller trust radius, if those missed made things worse.
         """
         whole = instance is self.instance
         for at in range(_ROUNDS):
             scale = typical_prices(instance, seen)
             arcs = NearArcs(instance, seen, scale=scale, reach=reach)
-            settled = settle(
+            optimum = minimise_smoothed_dual(
                 arcs,
                 temperature=temperature,
                 coldest=min(temperature, coldest),
                 scale=scale,
-                leash=0.5 * reach,  # agents beyond reach stay decided if no price moves farther
+                trust_radius=0.5 * reach,  # agents beyond reach stay decided if no price moves farther
                 deadline=self.deadline,
                 stop_s=stop_s,
                 rng=self.rng,
@@ -193,25 +193,25 @@ class Large:
             if self.deadline.remaining_s() < _LEAST_PASSES * self._pass_s:
                 break
             late = at == _ROUNDS - 1 or self.deadline.clock.now() > stop_s
-            if not whole and (late or not settled.held):
+            if not whole and (late or not optimum.held):
                 break
-            prices = self._split(settled.price)
+            prices = self._split(optimum.price)
             if whole:
                 after = self._look(*prices, nearest=_NEAREST)
             else:
                 after = survey(instance, *prices, nearest=_NEAREST, leave=self.leave)
-            missed = after.bound - arcs.dual(settled.price)
-            if late or not (settled.held or missed > _MISSED * abs(after.bound)):
+            missed = after.bound - arcs.dual(optimum.price)
+            if late or not (optimum.held or missed > _MISSED * abs(after.bound)):
                 break
             if after.bound > seen.bound and missed > 0.5 * (after.bound - seen.bound):
                 reach, temperature = _SHORTER * reach, _SHORTER * temperature
                 continue
             seen = after
-            if settled.held:
-                reach, temperature = 2 * reach, settled.temperature
+            if optimum.held:
+                reach, temperature = 2 * reach, optimum.temperature
             else:
                 temperature = max(_REHEATED * temperature, coldest)
-        return arcs, settled
+        return arcs, optimum
 
     def _split(self, price: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the prices of capacities and of limit rows."""
@@ -333,7 +333,7 @@ class Large:
         over = np.maximum(self.instance.usage(self.choice) - capacity, 0.0).sum(axis=0)
         return float((over / np.maximum(capacity.sum(axis=0), np.finfo(np.float64).tiny)).max())
 
-    def _shed(self) -> None:
+    def _drop_to_fit(self) -> None:
         """Leave agents unassigned until no capacity is exceeded, those first who lose least per unit freed."""
         instance, choice = self.instance, self.choice
         for k in range(instance.r):
@@ -356,7 +356,7 @@ class Large:
         price = np.concatenate([seen.prices.ravel(), seen.limit_prices, np.zeros(1)])
         own = instance.score[everyone, np.maximum(self.choice, 0)].astype(np.float64)
         own = np.where(left, instance.unserved, own) - (price[row] * amount).sum(axis=0)
-        return np.where(seen.stranded, 0.0, np.maximum(seen.reduced[0] - own, 0.0))
+        return np.where(seen.unservable, 0.0, np.maximum(seen.reduced[0] - own, 0.0))
 
     def _consider(self, choice: NDArray[np.int64]) -> None:
         """Keep a choice if it is feasible and the best so far."""

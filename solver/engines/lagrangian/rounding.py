@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from solver.clock import Deadline
     from solver.engines.standard_form import Form
 
-__all__ = ["fill", "serve_all", "shed", "shift"]
+__all__ = ["drop_to_fit", "insert_unassigned", "relocate", "serve_all"]
 
 _ROUNDS = 12
 _RESERVED_S = 0.01  # left for returning when a deadline is near
 _EMPHASIS = (1.0, 1.03, 1.1, 1.3, 2.0, 5.0)  # on the prices: the larger, the more room is left over
 
 
-def shed(form: Form, columns: NDArray[np.int64]) -> NDArray[np.int64]:
+def drop_to_fit(form: Form, columns: NDArray[np.int64]) -> NDArray[np.int64]:
     """Leave agents unassigned until no capacity and no upper limit is exceeded. O(n log n) per broken row.
 
     Parameters
@@ -79,7 +79,9 @@ def _drop(
     columns[members[order[:enough]]] = form.models
 
 
-def fill(form: Form, columns: NDArray[np.int64], deadline: Deadline | None = None) -> NDArray[np.int64]:
+def insert_unassigned(
+    form: Form, columns: NDArray[np.int64], deadline: Deadline | None = None
+) -> NDArray[np.int64]:
     """Serve unassigned agents wherever there is room and it lowers the loss. O(rounds · c · left).
 
     Parameters
@@ -198,7 +200,7 @@ def _serve(form: Form, key: NDArray[np.float64], first: NDArray[np.int64] | None
     return columns
 
 
-def shift(form: Form, columns: NDArray[np.int64], deadline: Deadline | None = None) -> NDArray[np.int64]:
+def relocate(form: Form, columns: NDArray[np.int64], deadline: Deadline | None = None) -> NDArray[np.int64]:
     """Move agents to better columns that have room for them, in rounds. O(rounds · c · n).
 
     Parameters

@@ -116,7 +116,7 @@ class RowPrices:
         self.penalty = self.start.copy()
 
     def swing(self, *, rise: float, fall: float, noise: NDArray[np.float64]) -> None:
-        """Raise the penalties of broken rows, lower all by ``fall``, and shake them."""
+        """Raise the penalties of broken rows, lower all by ``fall``, and perturb them."""
         self.base[self.broken] *= rise
         self.base *= fall
         np.clip(self.base, 0.3 * self.start, self.most, out=self.base)

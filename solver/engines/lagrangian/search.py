@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Search"]
 
 _FEW, _MANY = 16, 64  # moves looked at per level, with and without a feasible assignment at hand
-_RISE, _HUNT_RISE, _FALL = 1.2, 1.5, 0.8
+_RISE, _INFEASIBLE_RISE, _FALL = 1.2, 1.5, 0.8
 _JITTER = 0.1  # of the logarithm of the penalties, drawn anew at every local optimum
 _TEMPERATURE = 0.01  # noise of the beam's keys, of the mean price an agent pays
 _MOST_RISES = 20  # of the toll on a tiny overload
@@ -94,13 +94,13 @@ class Search:
         *,
         deadline: Deadline,
         stop_s: float = np.inf,
-        hunt_stop_s: float = np.inf,
+        feasible_stop_s: float = np.inf,
         patience: int,
     ) -> tuple[float, NDArray[np.int64] | None]:
         """Oscillate from an assignment until ``patience`` local optima brought nothing new.
 
         Never gives up for lack of patience while no feasible assignment is known: then only
-        ``hunt_stop_s`` and the deadline end it, otherwise ``stop_s`` (readings of the deadline's clock).
+        ``feasible_stop_s`` and the deadline end it, otherwise ``stop_s`` (readings of the deadline's clock).
 
         Returns
         -------
@@ -109,8 +109,8 @@ class Search:
         """
         beam, form, rows = self.beam, self.form, self.rows
         beam.place(columns)
-        hunting = self.best is None
-        base = self.start_penalty * (3 if hunting else 1)
+        no_incumbent = self.best is None
+        base = self.start_penalty * (3 if no_incumbent else 1)
         beam.penalty = base.copy()
         if rows is not None:
             rows.restart()
@@ -123,8 +123,8 @@ class Search:
         longest_s = _PAUSE * (deadline.ends_s - deadline.started_s)
         while idle < patience or self.best is None:
             entered = now()
-            hunting_limit = min(deadline.ends_s, hunt_stop_s)
-            if entered + self.step_s > (limit if self.best is not None else hunting_limit):
+            feasible_limit = min(deadline.ends_s, feasible_stop_s)
+            if entered + self.step_s > (limit if self.best is not None else feasible_limit):
                 break
             self.step_s = min(max(0.9 * self.step_s, entered - before), longest_s)
             before = entered
@@ -139,15 +139,15 @@ class Search:
                             self.best_loss, self.best = loss, found
                             if self.on_better is not None:
                                 self.on_better()
-                            if hunting:
-                                hunting = False
+                            if no_incumbent:
+                                no_incumbent = False
                                 base = self.start_penalty.copy()
                                 beam.penalty = base.copy()
                 continue
             idle += 1
             beam.refresh()
             overloaded = beam.use > beam.room
-            rise = _HUNT_RISE if self.best is None else _RISE
+            rise = _INFEASIBLE_RISE if self.best is None else _RISE
             fall = _FALL if crossed or self._within() else 1.0
             crossed = False
             base[overloaded] *= rise
@@ -157,7 +157,7 @@ class Search:
             beam.penalty = base * np.exp(noise).astype(np.float32)
             tiny = overloaded & (beam.use - beam.room < _TINY * self.typical)
             # While nothing feasible is known a tiny overload costs more at every local optimum it survives.
-            toll = self.spread * (_HUNT_RISE ** min(idle, _MOST_RISES) if self.best is None else 1.0)
+            toll = self.spread * (_INFEASIBLE_RISE ** min(idle, _MOST_RISES) if self.best is None else 1.0)
             beam.penalty[tiny] = np.maximum(beam.penalty, toll / np.maximum(beam.use - beam.room, 1e-30))[
                 tiny
             ]

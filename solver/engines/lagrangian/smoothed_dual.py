@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from solver.clock import Deadline
     from solver.engines.lagrangian.candidate_models import NearArcs
 
-__all__ = ["Settled", "settle"]
+__all__ = ["SmoothedOptimum", "minimise_smoothed_dual"]
 
 _COOLING = 0.4
 _MOST_STEPS = 40
@@ -42,7 +42,7 @@ _FIRST_REACH, _HEATS = 0.1, 8.0  # a price may move by this part, or by so many 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Settled:
+class SmoothedOptimum:
     """Prices and what agents do under them.
 
     Parameters
@@ -56,7 +56,7 @@ class Settled:
     steps : int
         Newton systems solved.
     held : bool
-        Some price stopped at the end of its leash.
+        Some price stopped at the end of its trust radius.
     """
 
     price: NDArray[np.float64]
@@ -74,17 +74,17 @@ class _Point:
     heat: NDArray[np.float64]
 
 
-def settle(
+def minimise_smoothed_dual(
     arcs: NearArcs,
     *,
     temperature: float,
     coldest: float,
     scale: NDArray[np.float64],
-    leash: float,
+    trust_radius: float,
     deadline: Deadline,
     stop_s: float,
     rng: np.random.Generator,
-) -> Settled:
+) -> SmoothedOptimum:
     """Minimise the smoothed dual, colder and colder. O(k a (r + layers)² + d K²) a step, d divided agents.
 
     Parameters
@@ -95,7 +95,7 @@ def settle(
         First and last: relative price change over which agents change their mind.
     scale : (K,) float64
         A typical price of each coupling row, > 0: prices move in parts of it.
-    leash : float
+    trust_radius : float
         Most that a price may move in all, in parts of itself or of its scale: farther away, other agents
         and other models would have to be looked at.
     deadline : Deadline
@@ -106,7 +106,7 @@ def settle(
         Draws the agents that stand for all in the second derivative.
     """
     point = _evaluate(arcs, arcs.price, temperature)
-    around = leash * np.maximum(arcs.price, scale)
+    around = trust_radius * np.maximum(arcs.price, scale)
     low, high = np.maximum(arcs.price - around, 0.0), arcs.price + around
     damping, reach, steps = _DAMPING, max(_FIRST_REACH, _HEATS * temperature), 0
     stake = float(arcs.unit.sum())
@@ -138,7 +138,7 @@ def settle(
             temperature = max(_COOLING * temperature, coldest)
             reach = min(reach, _HEATS * temperature)
             point = _evaluate(arcs, point.price, temperature)
-    return Settled(
+    return SmoothedOptimum(
         price=point.price,
         weight=point.weight,
         temperature=temperature,
@@ -148,7 +148,7 @@ def settle(
 
 
 def _at_end(price: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64]) -> bool:
-    """Return whether some price is at the end of its leash, zero not counted."""
+    """Return whether some price is at the end of its trust radius, zero not counted."""
     return bool(((price >= high) | ((price <= low) & (low > 0))).any())
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from solver.engines.price.contested_arcs import Contested
-from solver.problem.instance import chunks, in_lanes, priced_blocks, row_maxima
+from solver.problem.instance import chunks, map_blocks, priced_blocks, row_maxima
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -190,7 +190,7 @@ class DenseRows:
             for rows, net in self._priced(others, parts):
                 best[rows] = row_maxima(net)
 
-        in_lanes(scan, self.n, self.m, self._threads)
+        map_blocks(scan, self.n, self.m, self._threads)
         outside = np.full(self.n, -np.inf) if self._outside is None else self._outside
         return best, outside, self._score[self._at(slice(None))][:, apart].astype(np.float64)
 
@@ -208,7 +208,7 @@ class DenseRows:
         """Find the contested arcs for a box, in one pass of O(n m)."""
         n, m = self.n, self.m
         choice = np.empty(n, np.int64)
-        found = in_lanes(lambda parts: self._scan(low, high, parts, choice), n, m, self._threads)
+        found = map_blocks(lambda parts: self._scan(low, high, parts, choice), n, m, self._threads)
         row, model = (np.concatenate([part[k] for lane in found for part in lane]) for k in range(2))
         pair = self._at(row) * m + (model if self._outside is None else np.minimum(model, m - 1))
         value = self._score.ravel()[pair].astype(np.float64)

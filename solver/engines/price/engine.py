@@ -185,13 +185,13 @@ def _is_short(instance: Instance, outside: NDArray[np.float64] | None, supply: S
     if not forbids:
         return False
     if isinstance(instance.score, CompressedScores):
-        stranded = np.isneginf(instance.score.best(np.where(supply.closed, np.inf, 0.0))[1])
-        return bool((stranded & (True if outside is None else np.isneginf(outside))).any())
+        unservable = np.isneginf(instance.score.best(np.where(supply.closed, np.inf, 0.0))[1])
+        return bool((unservable & (True if outside is None else np.isneginf(outside))).any())
     for rows in chunks(instance.n, instance.m):
-        stranded = np.isneginf(row_maxima(np.where(supply.closed, -np.inf, instance.score[rows])))
+        unservable = np.isneginf(row_maxima(np.where(supply.closed, -np.inf, instance.score[rows])))
         if outside is not None:
-            stranded &= np.isneginf(outside[rows])
-        if stranded.any():
+            unservable &= np.isneginf(outside[rows])
+        if unservable.any():
             return True
     return False
 
