@@ -1,32 +1,38 @@
 """Decide which model serves which agent, for a whole batch at once, under capacity limits, with a proof."""
 
-from solver.engines.portfolio import warm_up
-from solver.errors import EngineError, MissingExtraError, SolverError, SpecError, UnsolvedError
-from solver.load.balance.balancer import LoadBalancer
-from solver.load.control.capacity import CapacityManager, ScalingAction, ScalingRule
-from solver.load.lease import Lease
-from solver.load.observe.feedback import AdaptiveScorer
-from solver.load.snapshot import ModelLoad
-from solver.load.tracker import LoadTracker
-from solver.problem.instance import UNASSIGNED
-from solver.problem.limits import (
-    Apart,
-    Average,
-    Budget,
-    Changes,
-    Commitment,
-    Limit,
-    Quota,
-    Share,
-    StayPut,
-    Together,
-)
-from solver.problem.spec import Agent, Capacity, Model, Objective, Problem
-from solver.solution.assignment import Assignment
-from solver.solution.explain import Explanation, explain
-from solver.solution.plan import Plan
-from solver.solution.solution import Solution, Status
-from solver.solution.solving import assign, solve
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from solver.engines.portfolio import warm_up
+    from solver.errors import EngineError, MissingExtraError, SolverError, SpecError, UnsolvedError
+    from solver.load.balance.balancer import LoadBalancer
+    from solver.load.control.capacity import CapacityManager, ScalingAction, ScalingRule
+    from solver.load.lease import Lease
+    from solver.load.observe.feedback import AdaptiveScorer
+    from solver.load.snapshot import ModelLoad
+    from solver.load.tracker import LoadTracker
+    from solver.problem.instance import UNASSIGNED
+    from solver.problem.limits import (
+        Apart,
+        Average,
+        Budget,
+        Changes,
+        Commitment,
+        Limit,
+        Quota,
+        Share,
+        StayPut,
+        Together,
+    )
+    from solver.problem.spec import Agent, Capacity, Model, Objective, Problem
+    from solver.solution.assignment import Assignment
+    from solver.solution.explain import Explanation, explain
+    from solver.solution.plan import Plan
+    from solver.solution.solution import Solution, Status
+    from solver.solution.solving import assign, solve
 
 __all__ = [
     "UNASSIGNED",
@@ -68,3 +74,76 @@ __all__ = [
     "solve",
     "warm_up",
 ]
+
+_HOMES = {
+    "solver.engines.portfolio": ("warm_up",),
+    "solver.errors": (
+        "EngineError",
+        "MissingExtraError",
+        "SolverError",
+        "SpecError",
+        "UnsolvedError",
+    ),
+    "solver.load.balance.balancer": ("LoadBalancer",),
+    "solver.load.control.capacity": (
+        "CapacityManager",
+        "ScalingAction",
+        "ScalingRule",
+    ),
+    "solver.load.lease": ("Lease",),
+    "solver.load.observe.feedback": ("AdaptiveScorer",),
+    "solver.load.snapshot": ("ModelLoad",),
+    "solver.load.tracker": ("LoadTracker",),
+    "solver.problem.instance": ("UNASSIGNED",),
+    "solver.problem.limits": (
+        "Apart",
+        "Average",
+        "Budget",
+        "Changes",
+        "Commitment",
+        "Limit",
+        "Quota",
+        "Share",
+        "StayPut",
+        "Together",
+    ),
+    "solver.problem.spec": (
+        "Agent",
+        "Capacity",
+        "Model",
+        "Objective",
+        "Problem",
+    ),
+    "solver.solution.assignment": ("Assignment",),
+    "solver.solution.explain": (
+        "Explanation",
+        "explain",
+    ),
+    "solver.solution.plan": ("Plan",),
+    "solver.solution.solution": (
+        "Solution",
+        "Status",
+    ),
+    "solver.solution.solving": (
+        "assign",
+        "solve",
+    ),
+}
+"""Module of each public name. Names load when they are first used, so that ``import solver`` costs a
+millisecond: the command line can handle an interrupt while the rest still loads."""
+
+_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+if not TYPE_CHECKING:  # a type checker reads the imports above and still refuses unknown names
+
+    def __getattr__(name: str) -> Any:
+        if name not in _MODULE_OF:
+            msg = f"module {__name__!r} has no attribute {name!r}"
+            raise AttributeError(msg)
+        value = getattr(import_module(_MODULE_OF[name]), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
