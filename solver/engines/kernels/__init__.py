@@ -1,0 +1,19 @@
+"""Compiled kernels, optional: every function here has a numpy twin that gives the same answer without a compiler.
+
+=========================  ==============================================================================
+kernel                     numpy twin
+=========================  ==============================================================================
+:func:`transport`          :class:`solver.engines.flow.engine.FlowEngine`, by OR-Tools
+:func:`reduce_rows`        ``DenseRows._scan`` of :mod:`solver.engines.price.agent_rows`
+:func:`best_models`        the pass in :func:`solver.engines.certificate.best_response`
+=========================  ==============================================================================
+
+The C sources stand beside this file; the packaging back end compiles them where there is a compiler.
+``SOLVER_PURE=1`` in the environment switches them off. ctypes releases the interpreter lock during a call.
+"""
+
+from solver.engines.kernels.library import available
+from solver.engines.kernels.passes import best_models, reduce_rows
+from solver.engines.kernels.transport import Transported, transport
+
+__all__ = ["Transported", "available", "best_models", "reduce_rows", "transport"]

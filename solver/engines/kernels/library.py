@@ -1,0 +1,56 @@
+"""Loads the compiled library, or finds that there is none."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["available", "load", "pointer"]
+
+_VERSION = 1
+"""Of the C interface: a library of another version, left over from an older build, is not loaded."""
+
+
+def available() -> bool:
+    """Return whether compiled kernels are in use."""
+    return load() is not None
+
+
+@cache
+def load() -> ctypes.CDLL | None:
+    """Return the library, or None where it was not built, is of another version or ``SOLVER_PURE=1``."""
+    if os.environ.get("SOLVER_PURE") == "1":
+        return None
+    path = Path(__file__).with_name("_kernels.dll" if os.name == "nt" else "_kernels.so")
+    try:
+        library = ctypes.CDLL(str(path))
+        version = library.solver_kernels_version()
+    except (OSError, AttributeError):  # not built, or for another platform
+        return None
+    if version != _VERSION:
+        return None
+    size, scalar, array = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
+    library.solver_transport.argtypes = [size, size, array, array, array, scalar, array, array]
+    for kind in ("f32", "f64"):
+        reduce = getattr(library, f"solver_reduce_{kind}")
+        reduce.argtypes = [array, size, *[array] * 4, size, size, *[array] * 4]
+        reduce.restype = size
+        best = getattr(library, f"solver_best_{kind}")
+        best.argtypes = [array, size, array, size, size, array, array, array]
+        best.restype = None
+    return library
+
+
+def pointer(values: NDArray[Any] | None) -> int | None:
+    """Return the address of a C-contiguous array, which the caller must keep alive during the call."""
+    if values is None:
+        return None
+    if not values.flags.c_contiguous:
+        raise ValueError("kernels take arrays in C order")
+    return values.ctypes.data

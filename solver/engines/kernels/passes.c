@@ -1,0 +1,105 @@
+/* Full passes over the rows of a score matrix, for float32 and float64 scores.
+ *
+ * Every function works on rows [start, stop) of `score`, (n, m) in C order, or of the rows that `among` names. All
+ * arithmetic is in double and in the order of the numpy twins, so results agree with them bit for bit. Maxima are kept
+ * in LANES independent accumulators, which the compiler turns into vector instructions.
+ */
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__) && !defined(NO_CLONES)
+#define CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define CLONES
+#endif
+
+#define LANES 16
+
+/* Writes net = score - low and returns the largest net - side of a row (side may be NULL for zeros). */
+#define DEFINE_PASSES(SUFFIX, REAL)                                                                                    \
+    static inline __attribute__((always_inline)) double price_row_##SUFFIX(const REAL *restrict x, int64_t m,          \
+                                                                           const double *restrict low,                 \
+                                                                           const double *restrict side,                \
+                                                                           double *restrict net)                       \
+    {                                                                                                                  \
+        double top[LANES];                                                                                             \
+        for (int l = 0; l < LANES; l++)                                                                                \
+            top[l] = -INFINITY;                                                                                        \
+        int64_t j = 0;                                                                                                 \
+        for (; j + LANES <= m; j += LANES)                                                                             \
+            for (int l = 0; l < LANES; l++) {                                                                          \
+                double v = (double)x[j + l] - low[j + l];                                                              \
+                net[j + l] = v;                                                                                        \
+                double w = side ? v - side[j + l] : v;                                                                 \
+                top[l] = w > top[l] ? w : top[l];                                                                      \
+            }                                                                                                          \
+        for (int l = 0; j < m; j++, l++) {                                                                             \
+            double v = (double)x[j] - low[j];                                                                          \
+            net[j] = v;                                                                                                \
+            double w = side ? v - side[j] : v;                                                                         \
+            top[l] = w > top[l] ? w : top[l];                                                                          \
+        }                                                                                                              \
+        double best = -INFINITY;                                                                                       \
+        for (int l = 0; l < LANES; l++)                                                                                \
+            best = top[l] > best ? top[l] : best;                                                                      \
+        return best;                                                                                                   \
+    }                                                                                                                  \
+                                                                                                                       \
+    /* For prices anywhere between low and low + side: the choice of every agent with one possible choice, and the     \
+     * arcs of all others. Writes choice[i] for rows i in [start, stop), m for unassigned, and row and model of the    \
+     * contested arcs (room for (stop - start) * (m + 1)); returns their number. `net` is scratch of m doubles. */     \
+    CLONES int64_t solver_reduce_##SUFFIX(const REAL *restrict score, int64_t m, const int64_t *restrict among,        \
+                                          const double *restrict outside, const double *restrict low,                  \
+                                          const double *restrict side, int64_t start, int64_t stop,                    \
+                                          int64_t *restrict choice, int64_t *restrict row, int64_t *restrict model,    \
+                                          double *restrict net)                                                        \
+    {                                                                                                                  \
+        int64_t found = 0;                                                                                             \
+        for (int64_t i = start; i < stop; i++) {                                                                       \
+            double floor = price_row_##SUFFIX(score + (among ? among[i] : i) * m, m, low, side, net);                  \
+            int stays = outside && outside[i] >= floor;                                                                \
+            if (outside && outside[i] > floor)                                                                         \
+                floor = outside[i];                                                                                    \
+            int64_t count = 0, sum = 0; /* of the possible models and of their indices */                              \
+            for (int64_t j = 0; j < m; j++) {                                                                          \
+                int64_t possible = -(int64_t)(net[j] >= floor);                                                        \
+                count -= possible;                                                                                     \
+                sum += possible & j;                                                                                   \
+            }                                                                                                          \
+            choice[i] = stays ? m : count == 1 ? sum : 0;                                                              \
+            if (count + stays == 1)                                                                                    \
+                continue;                                                                                              \
+            for (int64_t j = 0; j < m; j++)                                                                            \
+                if (net[j] >= floor) {                                                                                 \
+                    row[found] = i;                                                                                    \
+                    model[found++] = j;                                                                                \
+                }                                                                                                      \
+            if (stays) {                                                                                               \
+                row[found] = i;                                                                                        \
+                model[found++] = m;                                                                                    \
+            }                                                                                                          \
+        }                                                                                                              \
+        return found;                                                                                                  \
+    }                                                                                                                  \
+                                                                                                                       \
+    /* The first best model of every agent at some prices, and the score there. */                                     \
+    CLONES void solver_best_##SUFFIX(const REAL *restrict score, int64_t m, const double *restrict prices,             \
+                                     int64_t start, int64_t stop, int64_t *restrict model, double *restrict value,     \
+                                     double *restrict net)                                                             \
+    {                                                                                                                  \
+        for (int64_t i = start; i < stop; i++) {                                                                       \
+            const REAL *x = score + i * m;                                                                             \
+            double best = price_row_##SUFFIX(x, m, prices, NULL, net);                                                 \
+            int64_t first = m - 1;                                                                                     \
+            for (int64_t j = 0; j < m; j++) {                                                                          \
+                int64_t candidate = net[j] == best ? j : m - 1;                                                        \
+                first = candidate < first ? candidate : first;                                                         \
+            }                                                                                                          \
+            model[i] = first;                                                                                          \
+            value[i] = (double)x[first];                                                                               \
+        }                                                                                                              \
+    }
+
+DEFINE_PASSES(f32, float)
+DEFINE_PASSES(f64, double)

@@ -1,0 +1,98 @@
+"""Passes over the rows of a score matrix: the arcs that are possible in a box of prices, and best models."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from solver.engines.kernels.library import load, pointer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+__all__ = ["best_models", "reduce_rows"]
+
+
+def reduce_rows(
+    score: NDArray[Any],
+    *,
+    among: NDArray[np.int64] | None,
+    outside: NDArray[np.float64] | None,
+    low: NDArray[np.float64],
+    side: NDArray[np.float64],
+    rows: slice,
+    choice: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Find what every agent may choose at prices between ``low`` and ``low + side``. O(rows · m).
+
+    Parameters
+    ----------
+    score : (n, m) float32 or float64
+        In C order; ``-inf`` forbids.
+    among : (k,) int64 or None
+        Rows of ``score`` to look at; row i of the pass is ``among[i]``.
+    outside : (n,) or (k,) float64 or None
+        Value of staying unassigned, choice m.
+    low, side : (m,) float64
+        Lowest prices, ``inf`` for closed models, and widths of the box, 0 for those.
+    rows : slice
+        Part of the pass.
+    choice : (n,) or (k,) int64
+        Written for the rows of the part: the only possible choice, arbitrary where there are several.
+
+    Returns
+    -------
+    row, model : (g,) int64
+        The possible pairs of all agents with several, row by row.
+    """
+    m = score.shape[1]
+    count = rows.stop - rows.start
+    row, model = np.empty((2, count * (m + 1)), np.int64)
+    scratch = np.empty(m)
+    found = _kernel("reduce", score)(
+        pointer(score), m, pointer(among), pointer(outside), pointer(low), pointer(side),
+        rows.start, rows.stop, pointer(choice), pointer(row), pointer(model), pointer(scratch),
+    )  # fmt: skip
+    return row[:found].copy(), model[:found].copy()
+
+
+def best_models(
+    score: NDArray[Any],
+    prices: NDArray[np.float64],
+    rows: slice,
+    model: NDArray[np.int64],
+    value: NDArray[np.float64],
+) -> None:
+    """Write the first best model at some prices, and the score there, for a part of the rows. O(rows · m).
+
+    Parameters
+    ----------
+    score : (n, m) float32 or float64
+        In C order.
+    prices : (m,) float64
+        Subtracted from every row.
+    rows : slice
+        Part of the pass.
+    model : (n,) int64
+        Written.
+    value : (n,) float64
+        Written.
+    """
+    scratch = np.empty(score.shape[1])
+    _kernel("best", score)(
+        pointer(score), score.shape[1], pointer(prices),
+        rows.start, rows.stop, pointer(model), pointer(value), pointer(scratch),
+    )  # fmt: skip
+
+
+def _kernel(name: str, score: NDArray[Any]) -> Callable[..., Any]:
+    library = load()
+    if library is None:
+        raise RuntimeError("the compiled kernels are not available")
+    function: Callable[..., Any] = getattr(
+        library, f"solver_{name}_{'f32' if score.dtype == np.float32 else 'f64'}"
+    )
+    return function
