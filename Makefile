@@ -2,6 +2,7 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+KERNELS := hatch_build.py $(wildcard solver/engines/kernels/*.c)
 # One BLAS thread: engines solve tiny dense systems, where spinning threads only steal time from each other.
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
@@ -39,10 +40,10 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 
-$(VENV)/.installed: $(BIN)/python pyproject.toml
+$(VENV)/.installed: $(BIN)/python pyproject.toml $(KERNELS)
 	$(BIN)/python -m pip install --quiet --editable ".[parquet]"
 	touch $@
 
-$(VENV)/.developing: $(BIN)/python pyproject.toml
+$(VENV)/.developing: $(BIN)/python pyproject.toml $(KERNELS)
 	$(BIN)/python -m pip install --quiet --editable ".[parquet,redis,report]" --group dev
 	touch $@ $(VENV)/.installed

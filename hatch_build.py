@@ -18,7 +18,14 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 KERNELS = Path("solver") / "engines" / "kernels"
 # -O3 unrolls the lanes of the passes before they can be vectorised; contraction would change results.
-FLAGS = ["-std=gnu11", "-O2", "-ftree-vectorize", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros"]
+FLAGS = [
+    "-std=gnu11",
+    "-O2",
+    "-ftree-vectorize",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fno-signed-zeros",
+]
 FLAGS += ["-ffp-contract=off", "-fPIC", "-shared", "-fvisibility=default"]
 
 

@@ -89,6 +89,7 @@ class Engine(Protocol):
 ENGINES: dict[str, str] = {
     "greedy": "solver.engines.greedy:GreedyEngine",
     "lsap": "solver.engines.lsap:LsapEngine",
+    "transport": "solver.engines.transport:TransportEngine",
     "flow": "solver.engines.flow.engine:FlowEngine",
     "cpsat": "solver.engines.cpsat.engine:CpSatEngine",
     "lagrangian": "solver.engines.lagrangian:LagrangianEngine",

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from solver.engines import kernels
 from solver.problem.instance import UNASSIGNED, Instance, map_blocks, priced_blocks, row_maxima
 from solver.problem.sparse import CompressedScores
 
@@ -338,6 +339,9 @@ def best_response(
     matrix = instance.score
 
     def respond(lane: list[slice]) -> None:
+        if kernels.available():
+            kernels.best_models(matrix, prices, slice(lane[0].start, lane[-1].stop), model, score)
+            return
         for rows, net in priced_blocks(matrix, prices, lane):
             top = net.argmax(axis=1, out=model[rows])
             score[rows] = matrix[rows].ravel()[np.arange(len(net)) * instance.m + top]

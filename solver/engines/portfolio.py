@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from solver.engines import kernels
 from solver.engines.base import ENGINES, Claim, load_engine
 from solver.engines.certificate import Certificate, certify
 from solver.errors import EngineError, SpecError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Answer", "run", "warm_up"]
 
 # Which engine comes first for slots (benchmarks/bench_engines.py -k picks):
+_TRANSPORT_PAIRS = 1_000_000  # agents · models up to which the compiled kernel does, where there is one
 _TINY_CELLS = 13_000  # rows · replicated columns up to which lsap does
 _SMALL_PAIRS = 20_000  # agents · models up to which flow does,
 _MEDIUM_PAIRS, _MANY_AGENTS = 50_000, 100  # with so many agents per model, its core being small,
@@ -174,6 +176,13 @@ def _by_shape(instance: Instance, deadline: Deadline) -> tuple[str, ...]:
         return ("lagrangian",)
     if instance.load_cost is not None:
         return ("price",)
+    if instance.n * instance.m <= _TRANSPORT_PAIRS and kernels.available():
+        return ("transport", *_without_kernels(instance, deadline))
+    return _without_kernels(instance, deadline)
+
+
+def _without_kernels(instance: Instance, deadline: Deadline) -> tuple[str, ...]:
+    """Return the engines for slots that need no compiler, best first."""
     if instance.n * (int(instance.slots.sum()) + instance.n * instance.may_leave) <= _TINY_CELLS:
         return ("lsap", "flow")
     most = _SMALL_PAIRS

@@ -14,6 +14,6 @@ The C sources stand beside this file; the packaging back end compiles them where
 
 from solver.engines.kernels.library import available
 from solver.engines.kernels.passes import best_models, reduce_rows
-from solver.engines.kernels.transport import Transported, transport
+from solver.engines.kernels.transport import Outcome, Transported, transport
 
-__all__ = ["Transported", "available", "best_models", "reduce_rows", "transport"]
+__all__ = ["Outcome", "Transported", "available", "best_models", "reduce_rows", "transport"]

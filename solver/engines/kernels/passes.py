@@ -50,6 +50,9 @@ def reduce_rows(
     """
     m = score.shape[1]
     count = rows.stop - rows.start
+    among = None if among is None else np.ascontiguousarray(among, np.int64)
+    outside = None if outside is None else np.ascontiguousarray(outside, np.float64)
+    low, side = np.ascontiguousarray(low, np.float64), np.ascontiguousarray(side, np.float64)
     row, model = np.empty((2, count * (m + 1)), np.int64)
     scratch = np.empty(m)
     found = _kernel("reduce", score)(
@@ -81,6 +84,7 @@ def best_models(
     value : (n,) float64
         Written.
     """
+    prices = np.ascontiguousarray(prices, np.float64)
     scratch = np.empty(score.shape[1])
     _kernel("best", score)(
         pointer(score), score.shape[1], pointer(prices),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from solver.engines import kernels
 from solver.engines.price.contested_arcs import Contested
 from solver.problem.instance import chunks, map_blocks, priced_blocks, row_maxima
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["DenseRows", "Reduction", "Rows"]
+
+_CHUNKS_PER_CALL = 8
+"""Consecutive chunks that one call of the compiled pass takes: calls are then a percent of the time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,6 +233,8 @@ class DenseRows:
         Nothing in here depends on how the scores compare: a branch on random numbers costs more than the arithmetic.
         Scores at the high prices are those at the low ones less the sides, so that rounding cannot drop the best arc.
         """
+        if kernels.available():
+            return self._scan_compiled(low, high, parts, choice)
         m, outside = self.m, self._outside
         width = m if outside is None else m + 1
         size = max((part.stop - part.start for part in parts), default=0)
@@ -250,4 +256,31 @@ class DenseRows:
             choice[rows][row] = arc
             contested = np.flatnonzero(np.bincount(row, minlength=count)[row] > 1)
             found.append((row[contested] + rows.start, arc[contested]))
+        return found
+
+    def _scan_compiled(
+        self,
+        low: NDArray[np.float64],
+        high: NDArray[np.float64],
+        parts: list[slice],
+        choice: NDArray[np.int64],
+    ) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Do what ``_scan`` does with the compiled kernel, bit for bit."""
+        side = np.where(self._closed, 0.0, high - low)
+        low = np.where(self._closed, np.inf, low)
+        found = []
+        for first in range(0, len(parts), _CHUNKS_PER_CALL):
+            some = parts[first : first + _CHUNKS_PER_CALL]
+            rows = slice(some[0].start, some[-1].stop)
+            found.append(
+                kernels.reduce_rows(
+                    self._score,
+                    among=self._among,
+                    outside=self._outside,
+                    low=low,
+                    side=side,
+                    rows=rows,
+                    choice=choice,
+                )
+            )
         return found
