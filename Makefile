@@ -7,7 +7,7 @@ KERNELS := hatch_build.py $(wildcard solver/engines/kernels/*.c)
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: demo test check docs bench bench-smoke clean
+.PHONY: demo test test-pure sanitize check docs bench bench-smoke clean
 
 demo: $(VENV)/.installed  ## install, solve a bundled instance, print the report, write the files
 	mkdir -p demo-output
@@ -15,6 +15,15 @@ demo: $(VENV)/.installed  ## install, solve a bundled instance, print the report
 
 test: $(VENV)/.developing  ## the whole test suite, documentation examples included
 	$(BIN)/python -m pytest
+
+test-pure: $(VENV)/.developing  ## what the compiled kernels touch, without them
+	SOLVER_PURE=1 $(BIN)/python -m pytest -q tests/engines tests/contract tests/property tests/solution
+
+sanitize: $(VENV)/.developing  ## the kernels' tests under the address and undefined-behaviour sanitizers
+	mkdir -p build/sanitized
+	$(BIN)/python hatch_build.py build/sanitized -g -fsanitize=address,undefined -fno-sanitize-recover=all -DNO_CLONES
+	LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 SOLVER_KERNELS=build/sanitized/_kernels.so \
+		$(BIN)/python -m pytest -q -p no:cacheprovider tests/engines/test_kernels.py
 
 check: $(VENV)/.developing  ## formatting, lint, spelling, types, import doors
 	$(BIN)/ruff format --check .

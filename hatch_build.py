@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,16 @@ class KernelHook(BuildHookInterface):
     """Adds the compiled library to the wheel, tagged for this platform."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Compile in place (an editable installation loads it from there) and include the result."""
+        """Compile into the wheel, or in place for an editable installation."""
         if self.target_name != "wheel":
             return
-        library = compile_kernels(Path(self.root))
-        if library is None or version == "editable":
+        root = Path(self.root)
+        if version == "editable":
+            compile_kernels(root, root / KERNELS)
+            return
+        self._folder = tempfile.TemporaryDirectory()
+        library = compile_kernels(root, Path(self._folder.name))
+        if library is None:
             return
         build_data["force_include"][str(library)] = str(KERNELS / library.name)
         build_data["pure_python"] = False
@@ -45,24 +51,39 @@ class KernelHook(BuildHookInterface):
         build_data["tag"] = f"py3-none-{platform}"
 
 
-def compile_kernels(root: Path, extra: tuple[str, ...] = ()) -> Path | None:
-    """Compile the kernels below ``root``; None without a compiler, with ``SOLVER_PURE=1`` or where it fails."""
-    library = root / KERNELS / f"_kernels{'.dll' if os.name == 'nt' else '.so'}"
-    library.unlink(missing_ok=True)
-    if os.environ.get("SOLVER_PURE") == "1":
-        return None
+def compile_kernels(root: Path, folder: Path, extra: tuple[str, ...] = ()) -> Path | None:
+    """Compile the kernels of ``root`` into a folder; None without a compiler, with ``SOLVER_PURE=1`` or if it fails."""
+    library = folder / f"_kernels{'.dll' if os.name == 'nt' else '.so'}"
+    problem = None
+    if os.environ.get("SOLVER_PURE") != "1":
+        problem = _compile(root, library, extra)
+        if problem is None:
+            return library
+        sys.stderr.write(f"no compiled kernels, the package works in numpy: {problem}\n")
+    library.unlink(missing_ok=True)  # an older one may be of other sources
+    return None
+
+
+def _compile(root: Path, library: Path, extra: tuple[str, ...]) -> str | None:
+    """Compile; return what went wrong, or None."""
     compiler = os.environ.get("CC") or next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
     if compiler is None:
-        sys.stderr.write("no C compiler: the package works without its kernels, in numpy\n")
-        return None
+        return "no C compiler found"
     sources = sorted(str(path) for path in (root / KERNELS).glob("*.c"))
     # Written beside the target and renamed, so that a running process never loads half a file.
     part = library.with_suffix(f".{os.getpid()}.part")
     command = [*compiler.split(), *FLAGS, *extra, *sources, "-o", str(part), "-lm"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - the compiler named by the user
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - the user names it
+    except OSError as error:
+        return f"{compiler}: {error}"
     if done.returncode != 0:
         part.unlink(missing_ok=True)
-        sys.stderr.write(f"kernels not compiled, the package works in numpy: {done.stderr.strip()[-2000:]}\n")
-        return None
+        return done.stderr.strip()[-2000:]
     part.replace(library)
-    return library
+    return None
+
+
+if __name__ == "__main__":  # python hatch_build.py FOLDER [FLAG ...], for sanitizers and by hand
+    built = compile_kernels(Path(__file__).parent, Path(sys.argv[1]), tuple(sys.argv[2:]))
+    sys.exit(built is None)

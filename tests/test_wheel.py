@@ -1,19 +1,45 @@
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+import pytest
+
 LISTED = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "solver"]
 ROOT = Path(__file__).parents[1]
+LOOK = (
+    "import solver; from solver.engines import kernels;"
+    "print(kernels.available(), solver.assign([[2, 1]], [1, 1]).objective)"
+)
 
 
-def test_the_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pure", [True, False], ids=["pure", "compiled"])
+def test_the_wheel_holds_the_package_and_nothing_else(tmp_path: Path, pure: bool) -> None:
+    if not pure and not any(map(shutil.which, ("cc", "gcc", "clang"))):
+        pytest.skip("no C compiler")
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    environment = {key: value for key, value in os.environ.items() if key != "SOLVER_PURE"}
+    built = environment | ({"SOLVER_PURE": "1"} if pure else {})
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env=built)
     (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name.endswith("py3-none-any.whl") == pure
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     tracked = subprocess.run(LISTED, cwd=ROOT, check=True, capture_output=True, text=True)
-    assert names == set(tracked.stdout.split())
+    library = set() if pure else {"solver/engines/kernels/_kernels.so"}
+    assert names == set(tracked.stdout.split()) | library
     assert {"solver/py.typed", "solver/load/redis_script.lua"} <= names
+    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
+    environment["PYTHONPATH"] = str(tmp_path / "installed")
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", LOOK],
+        env=environment,
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == [str(not pure), "2.0"]

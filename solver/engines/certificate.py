@@ -120,6 +120,7 @@ def certify(instance: Instance, claim: Claim, *, threads: int = 1) -> Certificat
     choice = claim.choice
     load = instance.usage(choice)
     served = np.flatnonzero(choice != UNASSIGNED)
+    _respond_compiled(instance, claim, threads)
     own = _own_scores(instance, choice, served)
     violations = _broken(instance, choice, load, own, served)
     everyone = len(served) == instance.n
@@ -307,6 +308,9 @@ class _Response:
     score: NDArray[np.float64]
 
 
+# Pairs up to which the certificate's pass is numpy's: the judge of the compiled transport shares no code with it.
+_NUMPY_PAIRS = 2_000_000
+
 # Where an instance remembers the last one: a pass over large scores is a deadline's worth.
 _RESPONSE = "_best_response"
 
@@ -350,6 +354,19 @@ def best_response(
     narrow = model.astype(np.min_scalar_type(instance.m))
     vars(instance)[_RESPONSE] = _Response(prices.copy(), narrow, score)
     return model, score - prices[model]
+
+
+def _respond_compiled(instance: Instance, claim: Claim, threads: int) -> None:
+    """Find everyone's best at the claim's prices in a compiled pass, where that is right and a pass is long."""
+    if instance.n * instance.m <= _NUMPY_PAIRS or not (instance.is_slots and kernels.available()):
+        return
+    multipliers = None if isinstance(instance.score, CompressedScores) else _multipliers(instance, claim)
+    if multipliers is None or instance.has_oversized:
+        return
+    prices = multipliers[0][:, 0]
+    seen: _Response | None = vars(instance).get(_RESPONSE)
+    if seen is None or not np.array_equal(seen.prices, prices):
+        best_response(instance, prices, threads=threads)
 
 
 def _own_scores(

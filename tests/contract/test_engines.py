@@ -9,13 +9,14 @@ import pytest
 
 import solver
 from solver import SpecError, Status
-from solver.engines.base import ENGINES
+from solver.engines import base, kernels
 from solver.problem.generate import generate_scores
 from tests.oracles import assert_optimal, dual_value, random_case
 
 if TYPE_CHECKING:
     from tests.oracles import Case
 
+ENGINES = [name for name in base.ENGINES if name != "transport" or kernels.available()]
 EXACT_FOR_SLOTS = sorted(set(ENGINES) - {"greedy", "lagrangian"})
 
 
@@ -157,7 +158,7 @@ def test_an_engine_says_why_it_cannot(engine: str) -> None:
         solution = solver.assign([[3.0, 1.0], [2.0, 2.0]], [2, 1], demand=demand, engine=engine)
     except SpecError as error:
         assert "engine: cannot solve this instance" in str(error)  # noqa: PT017 - either outcome is right
-        assert engine in ("lsap", "flow", "price")
+        assert engine in ("lsap", "transport", "flow", "price")
     else:
         assert solution.choice.tolist() == [0, 1]
         assert solution.objective == 5.0

@@ -28,7 +28,7 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 _BLOCK = re.compile(r"^(?P<indent> *)```console\n(?P<body>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
 _MILLISECONDS = re.compile(r"[\d,.]+ ms\b")
 _ENGINE = re.compile(
-    r"(?<=<time>, )\w+$"
+    r"(?<=<time>, )\w+$|^\w+(?=: proved that)"
 )  # which engine is fastest for a size may change; the answer may not
 _ELAPSED = re.compile(r'("(?:elapsed_ms|engine)": )[^,\n]+')
 

@@ -24,12 +24,15 @@ def available() -> bool:
 
 @cache
 def load() -> ctypes.CDLL | None:
-    """Return the library, or None where it was not built, is of another version or ``SOLVER_PURE=1``."""
+    """Return the library, or None where it was not built, is of another version or ``SOLVER_PURE=1``.
+
+    ``SOLVER_KERNELS`` names another file to load, such as one built with sanitizers.
+    """
     if os.environ.get("SOLVER_PURE") == "1":
         return None
-    path = Path(__file__).with_name("_kernels.dll" if os.name == "nt" else "_kernels.so")
+    beside = Path(__file__).with_name("_kernels.dll" if os.name == "nt" else "_kernels.so")
     try:
-        library = ctypes.CDLL(str(path))
+        library = ctypes.CDLL(os.environ.get("SOLVER_KERNELS") or str(beside))
         version = library.solver_kernels_version()
     except (OSError, AttributeError):  # not built, or for another platform
         return None

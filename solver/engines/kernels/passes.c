@@ -89,10 +89,23 @@
                                      double *restrict net)                                                             \
     {                                                                                                                  \
         for (int64_t i = start; i < stop; i++) {                                                                       \
-            const REAL *x = score + i * m;                                                                             \
-            double best = price_row_##SUFFIX(x, m, prices, NULL, net);                                                 \
-            int64_t first = m - 1;                                                                                     \
-            for (int64_t j = 0; j < m; j++) {                                                                          \
+            const REAL *restrict x = score + i * m;                                                                    \
+            double top[LANES], best = -INFINITY;                                                                       \
+            for (int l = 0; l < LANES; l++)                                                                            \
+                top[l] = -INFINITY;                                                                                    \
+            int64_t j = 0, first = m - 1;                                                                              \
+            for (; j + LANES <= m; j += LANES)                                                                         \
+                for (int l = 0; l < LANES; l++) {                                                                      \
+                    net[j + l] = (double)x[j + l] - prices[j + l];                                                     \
+                    top[l] = net[j + l] > top[l] ? net[j + l] : top[l];                                                \
+                }                                                                                                      \
+            for (; j < m; j++) {                                                                                       \
+                net[j] = (double)x[j] - prices[j];                                                                     \
+                best = net[j] > best ? net[j] : best;                                                                  \
+            }                                                                                                          \
+            for (int l = 0; l < LANES; l++)                                                                            \
+                best = top[l] > best ? top[l] : best;                                                                  \
+            for (j = 0; j < m; j++) {                                                                                  \
                 int64_t candidate = net[j] == best ? j : m - 1;                                                        \
                 first = candidate < first ? candidate : first;                                                         \
             }                                                                                                          \

@@ -1,0 +1,149 @@
+"""The compiled kernels against their numpy twins, and the loader."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+import solver
+from solver import SpecError
+from solver.engines import kernels
+from solver.engines.certificate import best_response
+from solver.engines.price.agent_rows import DenseRows
+from solver.problem.generate import generate_scores
+from solver.problem.instance import Instance
+from tests.kernel_equality import difference, numpy_only
+
+compiled = pytest.mark.skipif(not kernels.available(), reason="the kernels were not built: no C compiler")
+
+
+@compiled
+def test_answers_do_not_depend_on_the_kernels() -> None:
+    assert [line for seed in range(400) if (line := difference(seed))] == []
+
+
+@compiled
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_box_pass_equals_numpy_bit_for_bit(dtype: type, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n, m = int(rng.integers(1, 400)), int(rng.integers(1, 70))
+    score: Any = rng.choice([rng.random((n, m)), rng.integers(0, 3, (n, m)).astype(float)])
+    score = score.astype(dtype)
+    score[rng.random((n, m)) < 0.2] = -np.inf
+    outside = rng.random(n) if seed % 2 else None
+    closed = rng.random(m) < 0.2
+    if outside is None:
+        closed[0] = False
+        score[:, 0] = 0.5
+    among = rng.integers(0, n, n // 2 + 1) if seed % 3 == 0 else None
+    low = rng.random(m) * 0.3
+    high = low + rng.random(m) * 0.05
+    rows = DenseRows(score, None if among is not None else outside, closed, 1, among)
+    ours = rows.reduce(low, high)
+    with numpy_only():
+        twin = rows.reduce(low, high)
+    settled = np.setdiff1d(np.arange(rows.n), twin.agent)
+    assert (ours.agent == twin.agent).all()
+    assert (ours.choice[settled] == twin.choice[settled]).all()
+    assert (ours.contested.model == twin.contested.model).all()
+    assert (ours.contested.value == twin.contested.value).all()
+    assert (ours.contested.settled == twin.contested.settled).all()
+
+
+@compiled
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_best_models_equal_numpy_bit_for_bit(dtype: type, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n, m = int(rng.integers(1, 300)), int(rng.integers(1, 70))
+    score: Any = rng.integers(0, 3, (n, m)).astype(dtype) if seed % 2 else rng.random((n, m)).astype(dtype)
+    score[rng.random((n, m)) < 0.3] = -np.inf
+    instance = Instance(score=score, capacity=np.ones((m, 1)))
+    prices = rng.random(m)
+    ours = best_response(instance, prices)
+    with numpy_only():
+        twin = best_response(instance, prices)
+    assert (ours[0] == twin[0]).all()
+    assert (ours[1] == twin[1]).all()
+
+
+@compiled
+def test_large_instances_are_judged_alike() -> None:
+    scores, capacity = generate_scores(60_000, 40, seed=0)
+    ours = solver.assign(scores.astype(np.float32), capacity)
+    with numpy_only():
+        twin = solver.assign(scores.astype(np.float32), capacity)
+    assert ours.status is twin.status is solver.Status.OPTIMAL
+    assert (ours.choice == twin.choice).all()
+    assert (ours.prices == twin.prices).all()
+    assert ours.bound == pytest.approx(twin.bound, rel=1e-12)
+
+
+@compiled
+def test_the_kernel_looks_at_the_clock() -> None:
+    scores = np.random.default_rng(0).integers(0, 3, (3_000, 300)).astype(float)
+    found = kernels.transport(scores, np.full(3_000, -np.inf), np.full(300, 10), until_s=time.monotonic())
+    assert found.outcome is kernels.Outcome.OUT_OF_TIME
+
+
+@compiled
+def test_wrong_input_is_refused_not_read() -> None:
+    scores = np.ones((3, 2))
+    with pytest.raises(ValueError, match="expected outside"):
+        kernels.transport(scores, np.zeros(2), np.ones(2, np.int64))
+    found = kernels.transport(scores, np.zeros(3), np.array([-1, 2]))
+    assert found.outcome is kernels.Outcome.BAD_INPUT
+
+
+@compiled
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e308])
+def test_no_value_makes_a_kernel_leave_its_arrays(bad: float) -> None:
+    """Instances are checked before; a kernel stays inside its arrays all the same."""
+    rng = np.random.default_rng(0)
+    scores = rng.random((60, 7))
+    scores[rng.random(scores.shape) < 0.5] = bad
+    found = kernels.transport(scores, np.full(60, bad), np.full(7, 9))
+    if found.outcome is kernels.Outcome.SOLVED:
+        assert ((found.choice >= -1) & (found.choice < 7)).all()
+
+
+@compiled
+def test_threads_share_nothing() -> None:
+    scores, capacity = generate_scores(2_000, 20, seed=0)
+    expected = solver.assign(scores, capacity).choice
+    answers: list[Any] = [None] * 4
+
+    def work(k: int) -> None:
+        answers[k] = solver.assign(scores, capacity).choice
+
+    workers = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert all((answer == expected).all() for answer in answers)
+
+
+def test_without_kernels_the_engine_says_so() -> None:
+    with numpy_only(), pytest.raises(SpecError, match="needs the compiled kernels"):
+        solver.assign([[1.0]], [1], engine="transport")
+
+
+def test_an_environment_variable_switches_them_off() -> None:
+    code = (
+        "import solver; from solver.engines import kernels;"
+        "print(kernels.available(), solver.assign([[1]], [1]).engine)"
+    )
+    environment = {**os.environ, "SOLVER_PURE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["False", "lsap"]

@@ -1,0 +1,89 @@
+"""Random instances of all kinds, solved with and without the compiled kernels: status, objective and prices agree.
+
+Run: python -m tests.kernel_equality --count 100000 --seed 0
+"""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import solver
+from solver.engines.kernels import library
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextmanager
+def numpy_only() -> Iterator[None]:
+    """Switch the kernels off for a while."""
+    load = library.load
+    library.load = lambda: None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        library.load = load
+
+
+def random_arguments(seed: int) -> dict[str, Any]:
+    """Return arguments of ``solver.assign``: ties, masks, closed models, every penalty, priorities, both precisions."""
+    rng = np.random.default_rng(seed)
+    n, m = int(rng.integers(1, 60)), int(rng.integers(1, 9))
+    if seed % 20 == 0:  # large enough for start prices from a sample
+        n = int(rng.integers(200, 1_500))
+    scores: Any = (
+        lambda: rng.uniform(size=(n, m)),
+        lambda: rng.integers(0, 4, (n, m)).astype(float),
+        lambda: rng.normal(size=(n, 1)) * rng.normal(size=(1, m)),
+        lambda: rng.uniform(-50, 50, (n, m)),
+        lambda: np.repeat(rng.uniform(size=(n, 1)), m, axis=1),
+    )[int(rng.integers(5))]()
+    if rng.random() < 0.4:
+        scores[rng.random((n, m)) < rng.choice([0.1, 0.3, 0.8])] = -np.inf
+    if rng.random() < 0.3:
+        scores = scores.astype(np.float32)
+    penalty = (None, float(rng.uniform(0, 2)), np.inf, rng.uniform(0, 60, n))[int(rng.integers(4))]
+    priority = None if rng.random() < 0.6 else rng.integers(0, 4, n)
+    capacity = rng.integers(0, max(2, 2 * n // m + 1), m)
+    return {"scores": scores, "capacity": capacity, "unassigned_penalty": penalty, "priority": priority}
+
+
+def difference(seed: int) -> str | None:
+    """Return how the two answers differ, or None."""
+    arguments = random_arguments(seed)
+    compiled = solver.assign(**arguments)
+    with numpy_only():
+        plain = solver.assign(**arguments)
+    if compiled.status is not plain.status:
+        return f"seed {seed}: status {compiled.status} against {plain.status}"
+    if plain.status is solver.Status.INFEASIBLE:
+        return None
+    if not np.isclose(compiled.objective, plain.objective, rtol=1e-9, atol=1e-9):
+        return f"seed {seed}: objective {compiled.objective} against {plain.objective}"
+    # With a finite penalty, serving an agent may be worth exactly as much as leaving it.
+    served_first = arguments["unassigned_penalty"] is None
+    if served_first and (compiled.choice >= 0).sum() != (plain.choice >= 0).sum():
+        return f"seed {seed}: served {(compiled.choice >= 0).sum()} against {(plain.choice >= 0).sum()}"
+    scale = max(1.0, float(np.abs(plain.multipliers).max(initial=0.0)))
+    if not np.allclose(compiled.multipliers, plain.multipliers, rtol=0, atol=1e-9 * scale):
+        return f"seed {seed}: prices {compiled.multipliers.ravel()} against {plain.multipliers.ravel()}"
+    return None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=1_000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    found = [line for seed in range(options.seed, options.seed + options.count) if (line := difference(seed))]
+    print("\n".join(found[:20]))
+    print(f"{options.count} instances, {len(found)} differ")
+    raise SystemExit(bool(found))
+
+
+if __name__ == "__main__":
+    main()
