@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from solver.clock import Deadline
     from solver.problem.instance import Instance
+    from solver.problem.network import UnitFlow
 
 __all__ = ["ENGINES", "Claim", "Engine", "load_engine"]
 
@@ -26,7 +27,8 @@ class Claim:
     choice : (n,) int64
         Model of each agent, or UNASSIGNED.
     prices : (m, r) float64 or None
-        Lagrange multipliers of the capacities, >= 0, from which a bound can be recomputed.
+        Lagrange multipliers of the capacities, from which a bound can be recomputed: >= 0, or a capacity's less
+        that of the floor where models have floors.
     limit_prices : (g,) float64 or None
         Lagrange multipliers of the limit rows, >= 0; None for zeros.
     score_prices, score_limit_prices : (m, r) and (g,) float64, or None
@@ -38,6 +40,8 @@ class Claim:
         The engine proved that no feasible assignment exists; ``choice`` is then all UNASSIGNED.
     progress : tuple of (float, float, float)
         Milliseconds since the deadline was started, objective and bound, at every improvement.
+    flow : UnitFlow or None
+        Units served, where rows ask for more than one; ``choice`` then names one model of each row.
     """
 
     choice: NDArray[np.int64]
@@ -48,6 +52,7 @@ class Claim:
     bound: float | None = None
     infeasible: bool = False
     progress: tuple[tuple[float, float, float], ...] = ()
+    flow: UnitFlow | None = None
 
 
 class Engine(Protocol):

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from solver.engines import kernels
+from solver.engines.network_terms import claimed_flow, network_slack, network_terms
 from solver.problem.instance import UNASSIGNED, Instance, map_blocks, priced_blocks, row_maxima
 from solver.problem.sparse import CompressedScores
 
@@ -117,6 +118,18 @@ def certify(instance: Instance, claim: Claim, *, threads: int = 1) -> Certificat
         return Certificate(
             objective=-math.inf, bound=math.inf, load=nothing, violations=violations, optimal=False
         )
+    if instance.network is not None:
+        flow = claimed_flow(claim)
+        terms = network_terms(instance, instance.network, flow)
+        slack = math.inf
+        multipliers = None if terms.violations else _multipliers(instance, claim)
+        if multipliers is not None:
+            slack = network_slack(instance, instance.network, flow, terms, multipliers[0][:, 0], threads)
+        load = terms.load[:, None].astype(np.float64)
+        return _concluded(
+            instance, claim, objective=terms.objective, slack=slack, scale=terms.scale, load=load,
+            violations=terms.violations, limit_load=np.zeros(0),
+        )
     choice = claim.choice
     load = instance.usage(choice)
     served = np.flatnonzero(choice != UNASSIGNED)
@@ -134,6 +147,24 @@ def certify(instance: Instance, claim: Claim, *, threads: int = 1) -> Certificat
     violations += _broken_limits(instance, choice, limit_load)
     slack = math.inf if violations else _slack(instance, choice, own, load, limit_load, claim, threads)
     scale = float(np.abs(own).sum()) + (0.0 if everyone else float(np.abs(left_value).sum()))
+    return _concluded(
+        instance, claim, objective=objective, slack=slack, scale=scale, load=load,
+        violations=violations, limit_load=limit_load,
+    )
+
+
+def _concluded(
+    instance: Instance,
+    claim: Claim,
+    *,
+    objective: float,
+    slack: float,
+    scale: float,
+    load: NDArray[np.float64],
+    violations: tuple[str, ...],
+    limit_load: NDArray[np.float64],
+) -> Certificate:
+    """Return the certificate of a recomputed objective and its distance to the bound."""
     rounding = _ROUNDING * scale if math.isfinite(scale) else 0.0
     bound = objective + slack
     if slack > rounding:
@@ -223,6 +254,8 @@ def _whole(instance: Instance, bound: float, scale: float) -> float:
     penalty = instance.penalty
     if penalty is not None and (np.floor(penalty) != penalty)[np.isfinite(penalty)].any():
         return bound
+    if instance.network is not None and (np.floor(cost := instance.network.opening_cost) != cost).any():
+        return bound
     return float(math.floor(bound + noise))
 
 
@@ -231,7 +264,9 @@ def _multipliers(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None] | None:
     """Return the claim's multipliers, zeros where it has none, or None if they prove nothing."""
     prices = np.zeros((instance.m, instance.r)) if claim.prices is None else claim.prices
-    if prices.shape != (instance.m, instance.r) or not (prices.min() >= 0 and prices.max() < np.inf):
+    # A price below zero is that of a floor; where there is none it proves what it proves, a looser bound.
+    least = 0.0 if instance.network is None else -np.inf
+    if prices.shape != (instance.m, instance.r) or not np.isfinite(prices).all() or prices.min() < least:
         return None
     if instance.limits is None or claim.limit_prices is None:
         return prices, None

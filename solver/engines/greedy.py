@@ -31,6 +31,8 @@ class GreedyEngine:
 
     def unsupported_reason(self, instance: Instance, *, remaining_s: float) -> str | None:
         """Return why not: greedy looks at one capacity at a time, not at limits across models."""
+        if instance.network is not None:
+            return "greedy: does not know floors, copies or counts"
         return None if instance.limits is None else "greedy: does not know limits across models"
 
     def solve(

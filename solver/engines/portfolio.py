@@ -15,10 +15,13 @@ import numpy as np
 from solver.engines import kernels
 from solver.engines.base import ENGINES, Claim, load_engine
 from solver.engines.certificate import Certificate, certify
+from solver.engines.network_terms import claimed_flow
 from solver.errors import EngineError, SpecError
 from solver.problem.instance import UNASSIGNED, Instance
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from solver.clock import Deadline
 
 __all__ = ["Answer", "run", "warm_up"]
@@ -172,6 +175,8 @@ def _starts_itself(instance: Instance, engine: str, deadline: Deadline) -> bool:
 
 def _by_shape(instance: Instance, deadline: Deadline) -> tuple[str, ...]:
     """Return the engines to try, best first."""
+    if instance.network is not None:
+        return ("flow",)
     if not instance.is_slots:
         return ("lagrangian",)
     if instance.load_cost is not None:
@@ -226,8 +231,17 @@ def _judge(instance: Instance, claim: Claim | None, name: str, best: Answer | No
 
 def _rank(instance: Instance, answer: Answer) -> tuple[bool, float]:
     """Return a sort key: feasible first, then the objective with the value of service included."""
-    left = answer.claim.choice == UNASSIGNED
     value = answer.certificate.objective
+    if instance.network is not None:
+        left = instance.network.supply - claimed_flow(answer.claim).served(instance.n)
+        return (not answer.certificate.violations, value + _service_value(instance, left))
+    left = answer.claim.choice == UNASSIGNED
     if instance.serve_first and left.any():
         value += float(instance.unserved[left].sum())
     return (not answer.certificate.violations, value)
+
+
+def _service_value(instance: Instance, left: NDArray[np.int64]) -> float:
+    """Return the value of leaving (n,) units out, where the objective does not count it."""
+    some = np.flatnonzero(left)
+    return float(instance.unserved[some] @ left[some]) if instance.serve_first and len(some) else 0.0

@@ -11,6 +11,7 @@ import numpy as np
 
 from solver.errors import SpecError
 from solver.problem.limits import compile_limits
+from solver.problem.network import floor_limits, network_shape
 from solver.problem.sparse import CompressedScores, compress, name_unfit
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from solver.problem.limit_rows import LimitRows
     from solver.problem.limits import Limit
+    from solver.problem.network import NetworkShape
 
 __all__ = [
     "MAX_CAPACITY",
@@ -129,6 +131,9 @@ class Instance:
         Couplings across models, compiled to rows.
     load_cost : (m, t) float64 or None
         What each slot costs in each of t equal tiers of a model's slots, non-decreasing along t.
+    network : NetworkShape or None
+        Floors on models, agents that need several models, rows that stand for several agents. Only where
+        agents take slots.
     """
 
     score: NDArray[Any] | CompressedScores
@@ -138,6 +143,7 @@ class Instance:
     rank: NDArray[np.int64] | None = None
     limits: LimitRows | None = None
     load_cost: NDArray[np.float64] | None = None
+    network: NetworkShape | None = None
 
     @property
     def n(self) -> int:
@@ -156,8 +162,8 @@ class Instance:
 
     @property
     def is_slots(self) -> bool:
-        """Whether every agent takes one slot of its model and nothing else: the polynomial case."""
-        return self.demand is None and self.limits is None
+        """Whether every agent takes one slot of its model and nothing else, and models have no floors."""
+        return self.demand is None and self.limits is None and self.network is None
 
     @cached_property
     def is_integral(self) -> bool:
@@ -170,7 +176,7 @@ class Instance:
                 block = self.score[rows]
                 if not ((np.floor(block) == block) | np.isinf(block)).all():
                     return False
-        return max(map(abs, self.score_range)) * self.n < MAX_CAPACITY
+        return max(map(abs, self.score_range)) * self.units < MAX_CAPACITY
 
     @cached_property
     def has_oversized(self) -> bool:
@@ -196,8 +202,13 @@ class Instance:
 
     @cached_property
     def slots(self) -> NDArray[np.int64]:
-        """(m,) int64, slots of each model, at most n. Only for slot instances."""
-        return np.minimum(self.capacity[:, 0], self.n).astype(np.int64)
+        """(m,) int64, slots of each model, at most the units of all agents. Only where agents take slots."""
+        return np.minimum(self.capacity[:, 0], self.units).astype(np.int64)
+
+    @cached_property
+    def units(self) -> int:
+        """Slots that all agents together ask for: n, unless rows stand for several or need several models."""
+        return self.n if self.network is None else int(self.network.supply.sum())
 
     @cached_property
     def tiers(self) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
@@ -210,7 +221,7 @@ class Instance:
         if self.load_cost is None:
             return np.arange(self.m), np.zeros(self.m), self.slots
         t = self.load_cost.shape[1]
-        ends = np.minimum(np.rint(total[:, None] * (np.arange(1, t + 1) / t)), self.n).astype(np.int64)
+        ends = np.minimum(np.rint(total[:, None] * (np.arange(1, t + 1) / t)), self.units).astype(np.int64)
         return (
             np.repeat(np.arange(self.m), t),
             self.load_cost.ravel(),
@@ -299,12 +310,13 @@ class Instance:
         agent, which is worth ``serve_step`` or a multiple of it to the engines; the user asked for the
         score that this agent brings. Never negative.
         """
-        if not (self.serve_first and self.is_slots) or not multipliers.max(initial=0.0) > self.serve_step / 2:
+        slots = self.demand is None and self.limits is None
+        if not (self.serve_first and slots) or not multipliers.max(initial=0.0) > self.serve_step / 2:
             return multipliers
         level = np.rint(multipliers / self.serve_step)
         low, _ = self.score_range
         part = multipliers - level * self.serve_step + np.where(level > 0, low, 0.0)
-        return np.maximum(part, 0.0)
+        return part if self.network is not None else np.maximum(part, 0.0)
 
     def scores_of(self, agents: NDArray[np.intp], models: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the float64 scores of some pairs, ``-inf`` where forbidden."""
@@ -336,6 +348,11 @@ def build_instance(
     unassigned_penalty: ArrayLike | None = None,
     limits: Sequence[Limit] = (),
     load_cost: ArrayLike | None = None,
+    min_load: ArrayLike | None = None,
+    min_load_if_open: ArrayLike | None = None,
+    opening_cost: ArrayLike | None = None,
+    copies: ArrayLike | None = None,
+    count: ArrayLike | None = None,
 ) -> Instance:
     """Check plain arrays and freeze them into an :class:`Instance`.
 
@@ -362,6 +379,16 @@ def build_instance(
     load_cost : (t,) or (m, t) array_like, optional
         What a slot costs, in score, in each of t equal tiers of a model's capacity: non-negative and
         non-decreasing, so that the optimum itself spreads the load. Only where agents take slots.
+    min_load : int or (m,) array_like, optional
+        Floors: units of its capacity that each model must use.
+    min_load_if_open : int or (m,) array_like, optional
+        Floors that count only for models that serve anybody. Only where agents take slots.
+    opening_cost : float or (m,) array_like, optional
+        What a model that serves anybody costs, in score, >= 0. Only where agents take slots.
+    copies : int or (n,) array_like, optional
+        Different models that each agent needs. Only where agents take slots.
+    count : int or (n,) array_like, optional
+        Equal agents that each row stands for. Only where agents take slots.
 
     Returns
     -------
@@ -418,12 +445,23 @@ def build_instance(
     tiers = None if load_cost is None else _load_cost(load_cost, m, problems)
     if tiers is not None and taken is not None:
         problems.append("load_cost: expected agents that take one slot each, got a demand")
+    network, floors = network_shape(
+        n,
+        m,
+        min_load=min_load,
+        min_load_if_open=min_load_if_open,
+        opening_cost=opening_cost,
+        copies=copies,
+        count=count,
+        others={"demand": taken is not None, "limits": bool(limits), "load_cost": tiers is not None},
+        problems=problems,
+    )
     if problems:
         raise SpecError(*problems)
     rank = None
     if order is not None and penalty is None and order.min() < order.max():
         rank = np.unique(order, return_inverse=True)[1].astype(np.int64)
-    rows, charge = compile_limits(limits, n, m)
+    rows, charge = compile_limits((*limits, *floor_limits(floors, taken)), n, m)
     if charge is not None:
         score = np.asarray(score) - charge
         extremes = None
@@ -437,6 +475,7 @@ def build_instance(
         rank=rank,
         limits=rows,
         load_cost=tiers,
+        network=network,
     )
     # Fills cached properties: another look at a large matrix costs a tenth of a solve.
     if extremes is not None:

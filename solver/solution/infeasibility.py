@@ -17,6 +17,7 @@ from scipy.sparse import coo_matrix, csr_matrix, hstack, identity
 
 from solver.clock import Deadline
 from solver.engines.standard_form import Form, build_form
+from solver.solution.network_infeasibility import closest_flow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +41,7 @@ class Relief:
     Parameters
     ----------
     what : str
-        ``capacity[j, k]`` or ``limit NAME``.
+        ``capacity[j, k]``, ``min_load[j]`` or ``limit NAME``.
     amount : float
         How much more of it is needed, in its own unit.
     """
@@ -108,6 +109,14 @@ def explain_infeasibility(instance: Instance, *, deadline: Deadline | None = Non
     cut_short = Conflict(agents=(), rows=(), irreducible=False, reliefs=(), cut_short=True)
     if deadline.remaining_s() < instance.n * instance.m / _PAIRS_PER_SECOND:
         return cut_short
+    if instance.network is not None:
+        agents, lacks, rows = closest_flow(instance, instance.network)
+        return Conflict(
+            agents=tuple(agents.tolist()),
+            rows=tuple(rows),
+            irreducible=False,
+            reliefs=tuple(Relief(what=what, amount=float(amount)) for what, amount in lacks.items()),
+        )
     may_leave = instance.serve_first or bool(np.isfinite(instance.unserved).any())
     form = build_form(instance, leave=may_leave)
     unservable: tuple[int, ...] = ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from solver.engines.certificate import relative_gap
 from solver.errors import UnsolvedError
 from solver.problem.instance import UNASSIGNED
+from solver.problem.network import UnitFlow
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,8 +43,9 @@ class Solution:
     ----------
     status : Status
         What is known.
-    choice : (n,) int64
-        Model of each agent, UNASSIGNED (-1) for none.
+    choice : (n,) int64, or (n, k) where ``copies`` were asked for
+        Model of each agent, UNASSIGNED (-1) for none. With copies, the models of each agent, highest score
+        first, padded with UNASSIGNED; with counts, the models that serve most of each row's agents.
     objective : float
         Total score, minus penalties where a finite ``unassigned_penalty`` was given; ``-inf`` when there is
         no assignment.
@@ -50,6 +53,8 @@ class Solution:
         Proven limit that no assignment exceeds (in serve-first mode: none that serves as many).
     prices : (m,) or (m, r) float64
         Shadow price of each capacity, >= 0: what one more unit of it adds to the total score.
+    floor_prices : (m,) float64
+        What raising each model's floor by one unit changes the total by, <= 0; zeros without floors.
     load : (m,) or (m, r) float64
         Units used.
     multipliers : (m, r) float64
@@ -73,6 +78,10 @@ class Solution:
         Left-hand sides of the limit rows.
     progress : tuple of (float, float, float)
         The improvement curve: milliseconds since the call, objective and bound at every improvement.
+    unit_flow : UnitFlow or None
+        Units of every row that each model serves, where rows ask for several; see :attr:`flow`.
+    left : (n,) int64 or None
+        Units of each row that no model serves, where rows ask for several.
     """
 
     status: Status
@@ -91,6 +100,15 @@ class Solution:
     limit_multipliers: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     limit_load: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     progress: tuple[tuple[float, float, float], ...] = ()
+    floor_prices: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    unit_flow: UnitFlow | None = None
+    left: NDArray[np.int64] | None = None
+
+    @cached_property
+    def flow(self) -> NDArray[np.int64]:
+        """(n, m) int64, units of each row that each model serves."""
+        flow = UnitFlow.of_choice(self.choice) if self.unit_flow is None else self.unit_flow
+        return flow.dense(len(self.choice), len(self.load))
 
     @property
     def gap(self) -> float:
@@ -99,8 +117,8 @@ class Solution:
 
     @property
     def unassigned(self) -> NDArray[np.intp]:
-        """Indices of the agents that no model serves, ascending."""
-        return np.flatnonzero(self.choice == UNASSIGNED)
+        """Indices of the agents that no model serves, or not as often as they ask for, ascending."""
+        return np.flatnonzero(self.choice == UNASSIGNED if self.left is None else self.left > 0)
 
     def raise_for_status(self) -> Solution:
         """Return self, or raise when there is no assignment to use.

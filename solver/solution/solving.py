@@ -11,9 +11,11 @@ import numpy as np
 from solver.clock import Deadline
 from solver.engines import portfolio
 from solver.engines.base import Claim
+from solver.engines.network_terms import claimed_flow
 from solver.errors import SpecError
 from solver.problem.compile import compile_problem, pair_scorer
 from solver.problem.instance import Instance, build_instance
+from solver.problem.network import UnitFlow
 from solver.solution.limit_use import conflict_sentences
 from solver.solution.plan import Plan
 from solver.solution.solution import Solution, Status
@@ -46,6 +48,11 @@ def assign(
     unassigned_penalty: ArrayLike | None = None,
     limits: Sequence[Limit] = (),
     load_cost: ArrayLike | None = None,
+    min_load: ArrayLike | None = None,
+    min_load_if_open: ArrayLike | None = None,
+    opening_cost: ArrayLike | None = None,
+    copies: ArrayLike | None = None,
+    count: ArrayLike | None = None,
     deadline_ms: float | None = None,
     engine: str = "auto",
     warm_start: Solution | None = None,
@@ -74,6 +81,18 @@ def assign(
     load_cost : (t,) or (m, t) array_like, optional
         What a slot costs, in score, in each of t equal tiers of a model's capacity, non-decreasing: the
         fuller a model, the dearer its next slot. Only where agents take slots.
+    min_load : int or (m,) array_like, optional
+        Floors: units of its capacity that each model must use.
+    min_load_if_open : int or (m,) array_like, optional
+        Floors of the models that serve anybody: 0, or at least so many slots. Only where agents take slots.
+    opening_cost : float or (m,) array_like, optional
+        What a model that serves anybody costs, >= 0. Only where agents take slots.
+    copies : int or (n,) array_like, optional
+        How many different models each agent needs. Each copy left out costs the penalty. ``choice`` is then
+        (n, max copies), padded with UNASSIGNED. Only where agents take slots.
+    count : int or (n,) array_like, optional
+        How many equal agents each row stands for; ``flow`` says how many of them each model serves. Only where
+        agents take slots.
     deadline_ms : float, optional
         Hard wall-clock budget in milliseconds, from call to return.
     engine : str
@@ -116,6 +135,11 @@ def assign(
         unassigned_penalty=unassigned_penalty,
         limits=limits,
         load_cost=load_cost,
+        min_load=min_load,
+        min_load_if_open=min_load_if_open,
+        opening_cost=opening_cost,
+        copies=copies,
+        count=count,
     )
     return solve_instance(
         instance,
@@ -215,6 +239,8 @@ def solve_instance(
     hint = None
     if warm_start is not None:
         fits = warm_start.choice.shape == (instance.n,) and warm_start.choice.max() < instance.m
+        if instance.network is None and (warm_start.multipliers < 0).any():  # prices of floors it does not have
+            warm_start = replace(warm_start, multipliers=np.maximum(warm_start.multipliers, 0.0))
         prices = warm_start.multipliers if warm_start.multipliers.shape == instance.capacity.shape else None
         choice = warm_start.choice if fits else np.full(instance.n, -1, np.int64)
         hint = Claim(choice=choice, prices=prices)
@@ -241,16 +267,19 @@ def _solution(instance: Instance, answer: Answer, deadline: Deadline, *, flat: b
     multipliers = answer.claim.prices
     if multipliers is None:
         multipliers = np.zeros((instance.m, instance.r))
-    everyone = bool(answer.claim.choice.min() >= 0)
+    choice, flow, left = _answered(instance, answer)
+    everyone = bool(choice.min() >= 0) if left is None else not left.any()
     prices, limit_prices = multipliers, _limit_multipliers(instance, answer.claim)
     if not everyone:
         given, given_limits = answer.claim.score_prices, answer.claim.score_limit_prices
         prices = instance.score_prices(multipliers) if given is None else given
         limit_prices = limit_prices if given_limits is None else given_limits
+    floor_prices = np.minimum(prices[:, 0], 0.0)
+    prices = np.maximum(prices, 0.0)
     load = certificate.load
     return Solution(
         status=status,
-        choice=answer.claim.choice,
+        choice=choice,
         objective=objective,
         bound=bound,
         prices=prices[:, 0] if flat else prices,
@@ -265,7 +294,23 @@ def _solution(instance: Instance, answer: Answer, deadline: Deadline, *, flat: b
         limit_multipliers=_limit_multipliers(instance, answer.claim),
         limit_load=certificate.limit_load,
         progress=answer.claim.progress,
+        floor_prices=floor_prices,
+        unit_flow=flow,
+        left=left,
     )
+
+
+def _answered(
+    instance: Instance, answer: Answer
+) -> tuple[NDArray[np.int64], UnitFlow | None, NDArray[np.int64] | None]:
+    """Return choice, flow and units left out as the caller asked for them; the last two None for plain agents."""
+    shape, claim = instance.network, answer.claim
+    if shape is None or shape.is_single:
+        return claim.choice, None, None
+    flow = claimed_flow(claim) if claim.flow is not None else UnitFlow.of_choice(np.full(instance.n, -1))
+    choice = flow.choice(instance.n, shape.most_copies, instance.scores_of(flow.agent, flow.model))
+    left = shape.supply - flow.served(instance.n)
+    return choice if shape.copies is not None else choice[:, 0], flow, left
 
 
 def _limit_multipliers(instance: Instance, claim: Claim) -> NDArray[np.float64]:

@@ -36,6 +36,8 @@ class CpSatEngine:
         """Return why not: too many pairs to build a model of in the time left."""
         if instance.load_cost is not None:
             return "cpsat: slots must not cost by load"
+        if instance.network is not None:
+            return "cpsat: does not know floors, copies or counts"
         arcs = instance.n * instance.m
         if arcs > _MAX_ARCS:
             return f"cpsat: up to {arcs:,} pairs, at most {_MAX_ARCS:,}"

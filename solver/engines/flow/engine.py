@@ -14,7 +14,10 @@ from solver.engines.base import Claim
 from solver.engines.certificate import certify
 from solver.engines.duals import minimal_prices, supporting_prices
 from solver.engines.flow.core_arcs import solve_core
+from solver.engines.flow.generation import solve_network
 from solver.engines.flow.network import COARSE_BITS, FINE_BITS, Network
+from solver.engines.network_duals import network_prices
+from solver.engines.network_terms import principal_choice
 from solver.problem.instance import UNASSIGNED, Instance
 
 if TYPE_CHECKING:
@@ -28,6 +31,9 @@ _TINY = 2_000  # pairs: up to here a check costs more than the finer bits
 _CORED, _FEW = 5_000, 4  # pairs, and models, from which on a core is found faster than a flow on all arcs
 _SECONDS_PER_ARC = 1e-6  # generous: cost scaling slows down on ties, and cannot be interrupted
 _MAX_ARCS = 100_000_000
+_SECONDS_PER_PAIR = 3e-8  # generous: passes over all pairs of an instance with floors, copies or counts
+_SECONDS_PER_UNIT_ARC = 6e-6  # likewise: flows on the few arcs of each of its rows
+_MANY_MODELS = 4_000  # above which exchanges between all pairs of models take too much memory
 
 
 class FlowEngine:
@@ -37,8 +43,10 @@ class FlowEngine:
 
     def unsupported_reason(self, instance: Instance, *, remaining_s: float) -> str | None:
         """Return why not: no slots, or more arcs than memory or the time left allows."""
-        if not instance.is_slots:
+        if instance.demand is not None or instance.limits is not None:
             return "flow: every agent must take exactly one slot"
+        if instance.network is not None:
+            return _unsupported_network(instance, remaining_s)
         if instance.load_cost is not None:
             return "flow: slots must not cost by load"
         arcs = instance.n * (instance.m + 1)
@@ -59,6 +67,8 @@ class FlowEngine:
         threads: int = 1,
     ) -> Claim | None:
         """Return an optimal choice with its minimal prices, or the proof that there is none."""
+        if instance.network is not None:
+            return _network_claim(instance, deadline, hint)
         if instance.n * instance.m >= _CORED and instance.m >= _FEW:
             choice = solve_core(instance)
             if choice is not None:
@@ -77,6 +87,36 @@ class FlowEngine:
         if choice is None:
             return Claim(choice=np.full(instance.n, UNASSIGNED, np.int64), infeasible=True)
         return Claim(choice=choice, prices=minimal_prices(instance, choice))
+
+
+def _unsupported_network(instance: Instance, remaining_s: float) -> str | None:
+    """Return why floors, copies and counts are too many for the time left, or are not a flow."""
+    if instance.network is None or instance.network.has_openings:
+        return "flow: models must not cost, or have a floor, only if they are opened"
+    copies = float(instance.network.depth.sum())
+    estimate = instance.n * instance.m * _SECONDS_PER_PAIR + (copies + instance.n) * _SECONDS_PER_UNIT_ARC
+    if estimate > remaining_s:
+        return f"flow: needs about {estimate * 1e3:.0f} ms, {max(remaining_s, 0) * 1e3:.0f} ms left"
+    return None
+
+
+def _network_claim(instance: Instance, deadline: Deadline, hint: Claim | None) -> Claim | None:
+    """Return the optimal flow with its smallest prices, the proof that there is none, or None out of time."""
+    start = None
+    if hint is not None and hint.prices is not None and hint.prices.shape == (instance.m, 1):
+        start = hint.prices[:, 0]
+    found = solve_network(instance, deadline, prices=start)
+    must = np.zeros(instance.n, bool) if instance.penalty is None else np.isposinf(instance.penalty)
+    nobody = np.full(instance.n, UNASSIGNED, np.int64)
+    if found.missing.any() or (found.left > 0)[must].any():
+        return Claim(choice=nobody, infeasible=True) if found.complete else None
+    prices = found.prices[:, None]
+    if found.complete and instance.m <= _MANY_MODELS:
+        prices = network_prices(instance, found.flow)
+    single = instance.network is not None and instance.network.is_single
+    return Claim(
+        choice=principal_choice(instance, found.flow), prices=prices, flow=None if single else found.flow
+    )
 
 
 def _is_tight(instance: Instance, claim: Claim) -> bool:

@@ -39,6 +39,8 @@ class LagrangianEngine:
 
     def unsupported_reason(self, instance: Instance, *, remaining_s: float) -> str | None:
         """Return why not: slots whose cost rises with the load belong to the price engine."""
+        if instance.network is not None:
+            return "lagrangian: does not know floors, copies or counts"
         return None if instance.load_cost is None else "lagrangian: does not know load costs"
 
     def solve(

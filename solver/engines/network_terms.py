@@ -1,0 +1,218 @@
+"""What the certificate recomputes where agents take slots under floors, with copies, counts or openings.
+
+For any prices ``p``, negative ones allowed where a model has a floor, weak duality gives
+
+    bound(p) = Σ_i count_i · Σ_{t <= copies_i} (t-th largest of score_ij − p_j and unserved_i)
+               + Σ_j max over the loads l that model j may have of (p_j l − cost of l)
+
+where staying unserved may be taken any number of times and a pair only once per agent. A load may be 0 or from
+the floor to the capacity; an open model costs its opening cost. Terms are differences of complementary slackness, each
+of them >= 0, so that the gap is not a difference of two large numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from solver.problem.instance import UNASSIGNED, map_blocks, priced_blocks, row_maxima
+from solver.problem.network import UnitFlow
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from solver.engines.base import Claim
+    from solver.problem.instance import Instance
+    from solver.problem.network import NetworkShape
+
+__all__ = ["NetworkTerms", "claimed_flow", "network_slack", "network_terms", "principal_choice"]
+
+_NAMED = 1000  # offending agents that are spelled out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class NetworkTerms:
+    """The recomputed side of a flow that needs no prices.
+
+    Parameters
+    ----------
+    objective : float
+        Scores, less load costs, opening costs and penalties of units left out.
+    scale : float
+        Sum of absolute values, for rounding.
+    load : (m,) int64
+        Units served by each model.
+    left : (n,) int64
+        Units of each row that are not served.
+    violations : tuple of str
+        Constraints broken.
+    """
+
+    objective: float
+    scale: float
+    load: NDArray[np.int64]
+    left: NDArray[np.int64]
+    violations: tuple[str, ...]
+
+
+def claimed_flow(claim: Claim) -> UnitFlow:
+    """Return the flow of a claim: as given, or one unit for each agent's choice."""
+    return UnitFlow.of_choice(claim.choice) if claim.flow is None else claim.flow
+
+
+def network_terms(instance: Instance, shape: NetworkShape, flow: UnitFlow) -> NetworkTerms:
+    """Recompute objective, loads and feasibility of a flow. O(n + a) for a pairs in use."""
+    own = instance.scores_of(flow.agent, flow.model)
+    load = flow.load(instance.m)
+    left = shape.supply - flow.served(instance.n)
+    violations = _broken(instance, shape, flow, own, load, left)
+    served_value = own * flow.units
+    left_value = np.zeros(0)
+    out = np.flatnonzero(left > 0)
+    if len(out):
+        left_value = instance.unserved[out] * left[out]
+    objective = float(served_value.sum())
+    if instance.load_cost is not None:
+        objective -= float(instance.load_charge(load.astype(np.float64)).sum())
+    objective -= float(shape.opening_cost[load > 0].sum())
+    if not instance.serve_first:
+        objective += float(left_value.sum())
+    scale = float(np.abs(served_value).sum()) + float(np.abs(left_value).sum())
+    return NetworkTerms(objective=objective, scale=scale, load=load, left=left, violations=violations)
+
+
+def _broken(
+    instance: Instance,
+    shape: NetworkShape,
+    flow: UnitFlow,
+    own: NDArray[np.float64],
+    load: NDArray[np.int64],
+    left: NDArray[np.int64],
+) -> tuple[str, ...]:
+    broken = [
+        f"choice[{i}]: agent {i} is not eligible for model {j}"
+        for i, j in zip(flow.agent[~np.isfinite(own)], flow.model[~np.isfinite(own)], strict=True)
+    ]
+    wide = np.flatnonzero(flow.units > shape.width[flow.agent])
+    pair = flow.agent * instance.m + flow.model
+    repeated = np.flatnonzero(np.diff(np.sort(pair)) == 0)
+    if len(repeated):
+        i = int(np.sort(pair)[repeated[0]]) // instance.m
+        broken.append(f"choice[{i}]: expected different models")
+    broken += [
+        f"flow[{flow.agent[k]}, {flow.model[k]}]: expected <= {shape.width[flow.agent[k]]}, got {flow.units[k]}"
+        for k in wide[:_NAMED]
+    ]
+    over = np.flatnonzero(load > instance.capacity[:, 0])
+    broken += [f"load[{j}, 0]: expected <= {instance.capacity[j, 0]:g}, got {load[j]}" for j in over]
+    short = np.flatnonzero(load < shape.floor)
+    broken += [f"load[{j}, 0]: expected >= {shape.floor[j]}, got {load[j]}" for j in short]
+    half = np.flatnonzero((load > 0) & (load < shape.floor_if_open))
+    broken += [f"load[{j}, 0]: expected 0 or >= {shape.floor_if_open[j]}, got {load[j]}" for j in half]
+    broken += [f"choice[{i}]: agent {i} is served {-left[i]} times too often" for i in np.flatnonzero(left < 0)[:_NAMED]]
+    if instance.penalty is not None:
+        must = np.flatnonzero((left > 0) & np.isposinf(instance.penalty))
+        broken += [f"choice[{i}]: agent {i} must be served" for i in must[:_NAMED]]
+        if len(must) > _NAMED:
+            broken.append(f"choice: {len(must) - _NAMED} more agents must be served")
+    return tuple(broken)
+
+
+def network_slack(
+    instance: Instance,
+    shape: NetworkShape,
+    flow: UnitFlow,
+    terms: NetworkTerms,
+    prices: NDArray[np.float64],
+    threads: int,
+) -> float:
+    """Return bound(prices) − objective of a feasible flow. O(n m) time in one pass.
+
+    Parameters
+    ----------
+    instance, shape, flow, terms
+        The problem, a feasible flow and what was recomputed of it.
+    prices : (m,) float64
+        Finite; below 0 only where that helps.
+    threads : int
+        Threads that share the pass.
+    """
+    # In serve-first mode a full service can only be compared with full services: leaving is no option then.
+    may_leave = not (instance.serve_first and not terms.left.any())
+    unserved = instance.unserved
+    net = instance.scores_of(flow.agent, flow.model) - prices[flow.model]
+    earned = np.bincount(flow.agent, net * flow.units, instance.n).astype(np.float64, copy=False)
+    out = np.flatnonzero(terms.left > 0)
+    earned[out] += unserved[out] * terms.left[out]
+    closed = instance.slots < 1
+    shown = np.where(closed, np.inf, prices) if closed.any() else prices
+
+    def misjudged(lane: list[slice]) -> float:
+        total = 0.0
+        for rows, value in priced_blocks(instance.score, shown, lane):
+            best = _best_of_rows(value, shape.depth[rows], unserved[rows] if may_leave else None)
+            total += float((best * shape.width[rows] - earned[rows]).sum())
+        return total
+
+    total = sum(map_blocks(misjudged, instance.n, instance.m, threads))
+    return total + _supply_slack(instance, shape, terms.load, prices)
+
+
+def _best_of_rows(
+    value: NDArray[np.float64], depth: NDArray[np.int64], unserved: NDArray[np.float64] | None
+) -> NDArray[np.float64]:
+    """Return the sum of the largest ``depth`` entries of every row, each at least the value of staying unserved."""
+    deepest = int(min(depth.max(), value.shape[1]))
+    if deepest == 1 and int(depth.max()) == 1:
+        best = row_maxima(value)
+        return best if unserved is None else np.maximum(best, unserved)
+    top = -np.partition(-value, deepest - 1, axis=1)[:, :deepest] if deepest < value.shape[1] else value.copy()
+    if unserved is not None:
+        np.maximum(top, unserved[:, None], out=top)
+    if int(depth.min()) < deepest:
+        top = -np.sort(-top, axis=1)
+        top = np.where(np.arange(deepest) < depth[:, None], top, 0.0)
+    total: NDArray[np.float64] = top.sum(axis=1)
+    beyond = np.flatnonzero(depth > deepest)  # more copies than there are models
+    if unserved is not None and len(beyond):
+        total[beyond] += (depth[beyond] - deepest) * unserved[beyond]
+    return total
+
+
+def _supply_slack(
+    instance: Instance, shape: NetworkShape, load: NDArray[np.int64], price: NDArray[np.float64]
+) -> float:
+    """Return what the models could earn at these prices less what they do. O(m t)."""
+    least, most = shape.floor, instance.slots
+    if instance.load_cost is None:
+        # Products of differences: exactly zero where a load is where its price would have it.
+        above, below = np.maximum(price, 0.0), np.maximum(-price, 0.0)
+        fixed = ~shape.opens
+        total = float((above * (most - load) + below * (load - least))[fixed].sum())
+        if fixed.all():
+            return total
+        opens = shape.opens
+        price, load, cost = price[opens], load[opens], shape.opening_cost[opens]
+        low, high = np.maximum(np.maximum(least, shape.floor_if_open)[opens], 1), most[opens]
+        open_value = np.maximum(price * low, price * high) - cost
+        best = np.where(high < low, -np.inf, open_value)
+        best = np.where(least[opens] > 0, best, np.maximum(best, 0.0))
+        return total + float((best - (price * load - np.where(load > 0, cost, 0.0))).sum())
+    model, cost, slots = instance.tiers
+    margin = price[model] - cost
+    t = instance.load_cost.shape[1]
+    table = slots.reshape(instance.m, t)
+    before = (np.cumsum(table, axis=1) - table).ravel()
+    used = np.clip(load[model] - before, 0, slots)
+    held = np.clip(shape.floor[model] - before, 0, slots)
+    best_units = np.where(margin > 0, slots, held)
+    return float(((best_units - used) * margin).sum())
+
+
+def principal_choice(instance: Instance, flow: UnitFlow) -> NDArray[np.int64]:
+    """Return the model that serves most units of each row, (n,) int64, UNASSIGNED for none."""
+    if not len(flow.agent):
+        return np.full(instance.n, UNASSIGNED, np.int64)
+    return flow.choice(instance.n, 1, instance.scores_of(flow.agent, flow.model))[:, 0]

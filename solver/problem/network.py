@@ -1,0 +1,282 @@
+"""What makes slots a network rather than an assignment: floors on models, several models per agent, multiplicity.
+
+With floors ``L``, capacities ``C``, supplies ``s_i = copies_i · count_i`` and flows ``0 <= f_ij <= count_i`` the problem
+remains a minimum-cost flow: maximise ``Σ score_ij f_ij`` with ``Σ_j f_ij <= s_i`` and ``L_j <= Σ_i f_ij <= C_j``.
+A flow of whole units splits into agents that each have ``copies_i`` different models, because no pair carries more
+than ``count_i`` (the wrap-around rule of McNaughton 1959).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from solver.problem.limits import Quota
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from solver.problem.limits import Limit
+
+__all__ = ["NetworkShape", "UnitFlow", "floor_limits", "network_shape"]
+
+_MOST_UNITS = 2**40  # of all agents together: whole numbers stay exact in float64 and in the flow's int64
+_NAMED = 5  # offending entries spelled out per rule
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NetworkShape:
+    """Floors, copies and counts of an instance.
+
+    Parameters
+    ----------
+    floor : (m,) int64
+        Slots that each model must use.
+    floor_if_open : (m,) int64
+        Slots that each model must use if it serves anybody.
+    opening_cost : (m,) float64
+        What each model costs if it serves anybody, in score.
+    copies : (n,) int64 or None
+        Different models each agent needs; None for one.
+    count : (n,) int64 or None
+        Equal agents each row stands for; None for one.
+    agents : int
+        Number of rows n.
+    """
+
+    floor: NDArray[np.int64]
+    floor_if_open: NDArray[np.int64]
+    opening_cost: NDArray[np.float64]
+    copies: NDArray[np.int64] | None
+    count: NDArray[np.int64] | None
+    agents: int
+
+    @property
+    def is_single(self) -> bool:
+        """Whether every row asks for one slot, so that an answer is one model per row."""
+        return self.copies is None and self.count is None
+
+    @cached_property
+    def has_openings(self) -> bool:
+        """Whether serving nobody may cost or allow what serving somebody does not: an integer program then."""
+        return bool(self.opens.any())
+
+    @cached_property
+    def opens(self) -> NDArray[np.bool_]:
+        """(m,) bool, models whose floor or cost depends on whether they serve anybody."""
+        return (self.floor_if_open > np.maximum(self.floor, 1)) | (self.opening_cost > 0)
+
+    @cached_property
+    def width(self) -> NDArray[np.int64]:
+        """(n,) int64, most units of a row that one model may serve."""
+        return np.ones(self.agents, np.int64) if self.count is None else self.count
+
+    @cached_property
+    def depth(self) -> NDArray[np.int64]:
+        """(n,) int64, different models that a row needs."""
+        return np.ones(self.agents, np.int64) if self.copies is None else self.copies
+
+    @cached_property
+    def supply(self) -> NDArray[np.int64]:
+        """(n,) int64, slots that a row asks for: copies · count."""
+        return self.width * self.depth
+
+    @property
+    def most_copies(self) -> int:
+        """Columns of a choice."""
+        return int(self.depth.max(initial=1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class UnitFlow:
+    """Units of rows served by models, one entry per pair in use, sorted by agent and then by model.
+
+    Parameters
+    ----------
+    agent, model, units : (a,) int64
+        The pairs, and how many units each carries, >= 1.
+    """
+
+    agent: NDArray[np.int64]
+    model: NDArray[np.int64]
+    units: NDArray[np.int64]
+
+    @classmethod
+    def of_choice(cls, choice: NDArray[np.int64]) -> UnitFlow:
+        """Return the flow of one unit along every pair of an (n,) or (n, k) choice, -1 for none."""
+        table = choice.reshape(len(choice), -1)
+        row, column = np.nonzero(table >= 0)
+        return cls.of_arcs(row, table[row, column], np.ones(len(row), np.int64))
+
+    @classmethod
+    def of_arcs(
+        cls, agent: NDArray[np.int64], model: NDArray[np.int64], units: NDArray[np.int64]
+    ) -> UnitFlow:
+        """Return a flow from arcs in any order, those without units left out."""
+        used = np.flatnonzero(units)
+        order = used[np.lexsort((model[used], agent[used]))]
+        return cls(agent=agent[order], model=model[order], units=units[order])
+
+    def served(self, n: int) -> NDArray[np.int64]:
+        """Return the (n,) units of each row that are served."""
+        return np.bincount(self.agent, self.units, n).astype(np.int64)
+
+    def load(self, m: int) -> NDArray[np.int64]:
+        """Return the (m,) units that each model serves."""
+        return np.bincount(self.model, self.units, m).astype(np.int64)
+
+    def dense(self, n: int, m: int) -> NDArray[np.int64]:
+        """Return the (n, m) units."""
+        table = np.zeros((n, m), np.int64)
+        table[self.agent, self.model] = self.units
+        return table
+
+    def choice(self, n: int, depth: int, value: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return the models of each row as (n, depth), most units first, then highest value, padded with -1.
+
+        Parameters
+        ----------
+        n, depth : int
+            Shape of the result.
+        value : (a,) float64
+            Score of each pair in use.
+        """
+        order = np.lexsort((self.model, -value, -self.units, self.agent))
+        agent = self.agent[order]
+        place = np.arange(len(agent)) - np.searchsorted(agent, agent)
+        table = np.full((n, depth), -1, np.int64)
+        kept = place < depth
+        table[agent[kept], place[kept]] = self.model[order][kept]
+        return table
+
+
+def network_shape(
+    n: int,
+    m: int,
+    *,
+    min_load: ArrayLike | None,
+    min_load_if_open: ArrayLike | None,
+    opening_cost: ArrayLike | None,
+    copies: ArrayLike | None,
+    count: ArrayLike | None,
+    others: Mapping[str, bool],
+    problems: list[str],
+) -> tuple[NetworkShape | None, NDArray[np.float64] | None]:
+    """Check what makes an instance a network, and what it can be combined with.
+
+    Parameters
+    ----------
+    n, m : int
+        Agents and models.
+    min_load, min_load_if_open, opening_cost, copies, count : array_like or None
+        As in :func:`solver.problem.instance.build_instance`.
+    others : mapping of str to bool
+        Whether the instance has ``demand``, ``limits`` and ``load_cost``.
+    problems : list of str
+        Gains a line per rule broken.
+
+    Returns
+    -------
+    shape : NetworkShape or None
+        None when there is nothing of the kind.
+    floors : (m,) float64 or None
+        Floors that have to become limit rows, where there is a demand or there are other limits.
+    """
+    coupled = others["demand"] or others["limits"]
+    floor = _whole("min_load", min_load, m, problems, whole=not others["demand"])
+    if_open = _whole("min_load_if_open", min_load_if_open, m, problems)
+    cost = _whole("opening_cost", opening_cost, m, problems, whole=False)
+    depth = _whole("copies", copies, n, problems, least=1)
+    width = _whole("count", count, n, problems, least=1)
+    for name, given in (
+        ("min_load_if_open", if_open),
+        ("opening_cost", cost),
+        ("copies", depth),
+        ("count", width),
+    ):
+        clashes = [other for other in ("demand", "limits") if others[other]]
+        if name in ("min_load_if_open", "opening_cost") and others["load_cost"]:
+            clashes.append("load_cost")
+        if given is not None and clashes and given.any():
+            problems.append(f"{name}: expected none together with {' and '.join(clashes)}, which is not supported")
+    if problems:
+        return None, None
+    floors_matter = floor is not None and bool(floor.any())
+    if coupled:
+        return None, floor if floors_matter else None
+    opens = any(given is not None and given.any() for given in (if_open, cost))
+    if not (floors_matter or opens or depth is not None or width is not None):
+        return None, None
+    zeros = np.zeros(m)
+    shape = NetworkShape(
+        floor=(zeros if floor is None else floor).astype(np.int64),
+        floor_if_open=(zeros if if_open is None else if_open).astype(np.int64),
+        opening_cost=zeros if cost is None else cost,
+        copies=None if depth is None else depth.astype(np.int64),
+        count=None if width is None else width.astype(np.int64),
+        agents=n,
+    )
+    total = float((shape.width.astype(np.float64) * shape.depth).sum())
+    if total > _MOST_UNITS:
+        problems.append(f"count: expected at most {_MOST_UNITS:,} units of all agents together, got {total:,.0f}")
+        return None, None
+    return shape, None
+
+
+def floor_limits(floors: NDArray[np.float64] | None, demand: NDArray[np.float64] | None) -> tuple[Limit, ...]:
+    """Return floors as limits, for instances that have a demand or limits of other kinds.
+
+    Parameters
+    ----------
+    floors : (m,) float64 or None
+        Units of the first resource that each model must use.
+    demand : (n, m, r) float64 or None
+        Units taken; None for one slot each.
+    """
+    if floors is None:
+        return ()
+    return tuple(
+        Quota(
+            name=f"min_load[{j}]",
+            models=[int(j)],
+            at_least=float(floors[j]),
+            use=None if demand is None else demand[:, :, 0],
+        )
+        for j in np.flatnonzero(floors)
+    )
+
+
+def _whole(
+    name: str, values: ArrayLike | None, size: int, problems: list[str], *, whole: bool = True, least: int = 0
+) -> NDArray[np.float64] | None:
+    """Return a (size,) vector of numbers >= ``least``, or note what is wrong with it."""
+    if values is None:
+        return None
+    kind = "whole numbers" if whole else "finite numbers"
+    try:
+        given = np.asarray(values)
+        if given.dtype.kind not in "iuf" or np.ma.is_masked(values):
+            raise TypeError(name)
+        array = given.astype(np.float64)
+    except (TypeError, ValueError):
+        problems.append(f"{name}: expected {kind}, one or {size} of them, got {values!r:.60}")
+        return None
+    if array.shape not in ((), (size,)):
+        problems.append(f"{name}: expected shape ({size},), got shape {array.shape}")
+        return None
+    array = np.broadcast_to(array, (size,))
+    good = np.isfinite(array) & (array >= least) & (array <= _MOST_UNITS)
+    if whole:
+        good &= np.floor(array) == array
+    for i in np.flatnonzero(~good)[:_NAMED]:
+        where = f"{name}[{i}]" if given.ndim else name
+        rule = "whole number" if whole else "finite number"
+        problems.append(f"{where}: expected a {rule} from {least} to 2**40, got {array[i]:g}")
+        if not given.ndim:
+            break
+    return array
