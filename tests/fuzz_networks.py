@@ -18,10 +18,11 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 
 import solver
 from solver.problem.instance import Instance, build_instance
-from solver.problem.network import NetworkShape
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from solver.problem.network import NetworkShape
 
 __all__ = ["check", "main", "optimum", "random_arguments"]
 
@@ -121,7 +122,7 @@ class _Program:
             -value,
             constraints=LinearConstraint(np.array(self.rows), self.low, self.high),
             bounds=Bounds(0, self.upper),
-            integrality=np.ones(len(value)),
+            integrality=np.ones(len(value), np.int64),
             options={"mip_rel_gap": 0.0},
         )
         return None if solved.status != 0 else np.rint(solved.x)
@@ -165,7 +166,9 @@ def check(arguments: dict[str, Any], *, derivatives: bool = True) -> str | None:
             return f"expected infeasible, got {solution.status.value} {solution.objective}"
         return _unconfirmed(instance, plain)
     if solution.status.value != "optimal":
-        return f"expected optimal {expected}, got {solution.status.value} {solution.objective}, {solution.notes}"
+        return (
+            f"expected optimal {expected}, got {solution.status.value} {solution.objective}, {solution.notes}"
+        )
     if abs(sign * solution.objective - expected) > _TOLERANCE * max(1.0, abs(expected)):
         return f"expected {expected}, got {solution.objective}"
     if derivatives and not instance.network.has_openings and instance.penalty is not None:
@@ -180,9 +183,11 @@ def _unconfirmed(instance: Instance, arguments: dict[str, Any]) -> str | None:
     conflict = explain_infeasibility(instance)
     capacity = np.asarray(arguments["capacity"], np.float64).copy()
     floor = np.broadcast_to(np.asarray(arguments.get("min_load", 0)), capacity.shape).copy()
-    penalty = np.broadcast_to(np.asarray(arguments["unassigned_penalty"], np.float64), (instance.n,)).copy() if (
-        arguments.get("unassigned_penalty") is not None
-    ) else None
+    penalty = (
+        np.broadcast_to(np.asarray(arguments["unassigned_penalty"], np.float64), (instance.n,)).copy()
+        if (arguments.get("unassigned_penalty") is not None)
+        else None
+    )
     for relief in conflict.reliefs:
         index = int(relief.what.split("[")[1].split("]")[0].split(",")[0])
         if relief.what.startswith("capacity"):
@@ -219,7 +224,9 @@ def _wrong_price(arguments: dict[str, Any], solution: solver.Solution, expected:
             continue
         floor[j] += 1
         value = optimum(build_instance(**arguments | {"min_load": floor}))
-        if value is not None and abs(value - expected - solution.floor_prices[j]) > 1e-5 * max(1.0, abs(expected)):
+        if value is not None and abs(value - expected - solution.floor_prices[j]) > 1e-5 * max(
+            1.0, abs(expected)
+        ):
             return f"floor price of {j}: {solution.floor_prices[j]}, one more changes {value} − {expected}"
     return None
 

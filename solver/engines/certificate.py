@@ -127,8 +127,14 @@ def certify(instance: Instance, claim: Claim, *, threads: int = 1) -> Certificat
             slack = network_slack(instance, instance.network, flow, terms, multipliers[0][:, 0], threads)
         load = terms.load[:, None].astype(np.float64)
         return _concluded(
-            instance, claim, objective=terms.objective, slack=slack, scale=terms.scale, load=load,
-            violations=terms.violations, limit_load=np.zeros(0),
+            instance,
+            claim,
+            objective=terms.objective,
+            slack=slack,
+            scale=terms.scale,
+            load=load,
+            violations=terms.violations,
+            limit_load=np.zeros(0),
         )
     choice = claim.choice
     load = instance.usage(choice)
@@ -148,8 +154,14 @@ def certify(instance: Instance, claim: Claim, *, threads: int = 1) -> Certificat
     slack = math.inf if violations else _slack(instance, choice, own, load, limit_load, claim, threads)
     scale = float(np.abs(own).sum()) + (0.0 if everyone else float(np.abs(left_value).sum()))
     return _concluded(
-        instance, claim, objective=objective, slack=slack, scale=scale, load=load,
-        violations=violations, limit_load=limit_load,
+        instance,
+        claim,
+        objective=objective,
+        slack=slack,
+        scale=scale,
+        load=load,
+        violations=violations,
+        limit_load=limit_load,
     )
 
 

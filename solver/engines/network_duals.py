@@ -80,7 +80,7 @@ def supply_exchanges(instance: Instance, load: NDArray[np.int64]) -> Exchanges:
     slots = instance.slots
     last, following = np.zeros(m), np.zeros(m)
     if instance.load_cost is not None:
-        model, cost, tier_slots = instance.tiers
+        _, cost, tier_slots = instance.tiers
         t = instance.load_cost.shape[1]
         end = np.cumsum(tier_slots.reshape(m, t), axis=1)
         costs = cost.reshape(m, t)

@@ -111,7 +111,10 @@ def _broken(
     broken += [f"load[{j}, 0]: expected >= {shape.floor[j]}, got {load[j]}" for j in short]
     half = np.flatnonzero((load > 0) & (load < shape.floor_if_open))
     broken += [f"load[{j}, 0]: expected 0 or >= {shape.floor_if_open[j]}, got {load[j]}" for j in half]
-    broken += [f"choice[{i}]: agent {i} is served {-left[i]} times too often" for i in np.flatnonzero(left < 0)[:_NAMED]]
+    broken += [
+        f"choice[{i}]: agent {i} is served {-left[i]} times too often"
+        for i in np.flatnonzero(left < 0)[:_NAMED]
+    ]
     if instance.penalty is not None:
         must = np.flatnonzero((left > 0) & np.isposinf(instance.penalty))
         broken += [f"choice[{i}]: agent {i} must be served" for i in must[:_NAMED]]
@@ -168,7 +171,9 @@ def _best_of_rows(
     if deepest == 1 and int(depth.max()) == 1:
         best = row_maxima(value)
         return best if unserved is None else np.maximum(best, unserved)
-    top = -np.partition(-value, deepest - 1, axis=1)[:, :deepest] if deepest < value.shape[1] else value.copy()
+    top = (
+        -np.partition(-value, deepest - 1, axis=1)[:, :deepest] if deepest < value.shape[1] else value.copy()
+    )
     if unserved is not None:
         np.maximum(top, unserved[:, None], out=top)
     if int(depth.min()) < deepest:

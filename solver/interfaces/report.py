@@ -94,8 +94,10 @@ def _certificate(plan: Plan, yardsticks: tuple[Yardstick, ...]) -> Table:
     grid.add_column(justify="right")
     grid.add_column(style="dim")
     claimed = ", as the engine claims" if plan.solution.bound_is_claimed else ""
-    grid.add_row("objective", number(plan.objective), "total score of the plan, recomputed")
-    grid.add_row("bound", number(plan.bound), f"no plan exceeds it{claimed}")
+    costs = plan.instance.sense == "minimize"
+    total = "total cost" if costs else "total score"
+    grid.add_row("objective", number(plan.objective), f"{total} of the plan, recomputed")
+    grid.add_row("bound", number(plan.bound), f"no plan {'costs less' if costs else 'exceeds it'}{claimed}")
     grid.add_row(
         "gap", f"{plan.gap:.4%}" if math.isfinite(plan.gap) else "unknown", "distance between the two"
     )
@@ -108,14 +110,16 @@ def _certificate(plan: Plan, yardsticks: tuple[Yardstick, ...]) -> Table:
 def _objective_text(plan: Plan) -> str:
     """Return what was maximised, in one line."""
     objective = plan.problem.objective
+    costs = objective.sense == "minimize"
     terms = {"capability": "capability score", "given": "given score", "combined": "combined score"}
-    text = terms[plan.problem.quality]
+    text = "given cost" if costs and plan.problem.quality == "given" else terms[plan.problem.quality]
     if plan.problem.quality == "combined":
         text = f"{objective.capability_weight:g} × capability + {objective.given_weight:g} × given"
+    sign = "+" if costs else "−"
     if objective.cost_weight:
-        text += f" − {objective.cost_weight:g} × cost in USD"
+        text += f" {sign} {objective.cost_weight:g} × cost in USD"
     if objective.latency_weight:
-        text += f" − {objective.latency_weight:g} × latency in s"
+        text += f" {sign} {objective.latency_weight:g} × latency in s"
     if (plan.problem.agents.priority != 1).any():
         text = (
             f"priority × ({text})"
@@ -123,11 +127,12 @@ def _objective_text(plan: Plan) -> str:
             else f"priority × {text}"
         )
     penalty = objective.unassigned_penalty
+    best = "minimise" if costs else "maximise"
     if penalty is None:
-        return f"serve as many agents as possible, then maximise {text}"
+        return f"serve as many agents as possible, then {best} {text}"
     if math.isinf(penalty):
-        return f"serve every agent, maximise {text}"
-    return f"maximise {text}, {penalty:g} lost per unassigned agent"
+        return f"serve every agent, {best} {text}"
+    return f"{best} {text}, {penalty:g} {'paid' if costs else 'lost'} per unassigned agent"
 
 
 def _models(plan: Plan) -> Table:
@@ -237,7 +242,8 @@ def progress_report(solution: Solution) -> RenderableType:
         table.add_column(name, justify="right")
     curve = solution.progress or ((solution.elapsed_ms, solution.objective, solution.bound),)
     for elapsed_ms, objective, bound in curve:
-        gap = relative_gap(objective, bound)
+        sign = -1.0 if solution.sense == "minimize" else 1.0
+        gap = relative_gap(sign * objective, sign * bound)
         shown = f"{gap:.4%}" if math.isfinite(gap) else "–"
         table.add_row(f"{elapsed_ms:,.1f}", number(objective), number(bound), shown)
     return table

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,19 +15,22 @@ from rich.text import Text
 from solver.clock import Deadline
 from solver.engines.base import Claim
 from solver.engines.certificate import certify
+from solver.engines.network_terms import principal_choice
 from solver.errors import SpecError
 from solver.interfaces.report import number
 from solver.problem.compile import compile_problem
-from solver.problem.instance import UNASSIGNED
+from solver.problem.network import UnitFlow
 from solver.problem.resources import resource_titles
 from solver.problem.values import did_you_mean
 from solver.solution.solving import solve_instance
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
 
+    from numpy.typing import NDArray
     from rich.console import RenderableType
 
+    from solver.problem.instance import Instance
     from solver.problem.spec import Problem
 
 __all__ = ["Verification", "verify_assignments"]
@@ -93,7 +98,10 @@ class Verification:
 
 
 def verify_assignments(
-    problem: Problem, assignments: Mapping[str, str | None], *, with_bound: bool = True
+    problem: Problem,
+    assignments: Mapping[str, str | None] | Mapping[str, str | Sequence[str] | Mapping[str, int] | None],
+    *,
+    with_bound: bool = True,
 ) -> Verification:
     """Check assignments by id against a problem; nothing but the ids is believed.
 
@@ -101,8 +109,9 @@ def verify_assignments(
     ----------
     problem : Problem
         What was asked.
-    assignments : mapping of str to str or None
-        Model of each agent; None, or an agent that is missing, is unassigned.
+    assignments : mapping of str to str, sequence of str, mapping of str to int, or None
+        Model of each agent, or its models, or its models and how many times each serves it; None, or an agent
+        that is missing, is unassigned.
     with_bound : bool
         Solve the problem for a bound, to say how far from the best the assignments are.
 
@@ -113,31 +122,50 @@ def verify_assignments(
     """
     instance = compile_problem(problem)
     rows, columns = problem.agents.positions, {name: j for j, name in enumerate(problem.model_ids)}
-    choice = np.full(instance.n, UNASSIGNED, np.int64)
+    arcs: list[tuple[int, int, int]] = []
     unknown = []
-    for agent, model in assignments.items():
+    for agent, given in assignments.items():
         if agent not in rows:
             unknown.append(f"agent: not in the problem, got {agent!r}{did_you_mean(agent, rows)}")
-        elif model is not None and model not in columns:
-            unknown.append(
-                f"model of {agent}: not in the problem, got {model!r}{did_you_mean(model, columns)}"
-            )
-        elif model is not None:
-            choice[rows[agent]] = columns[model]
+            continue
+        for model, units in _units_of(given).items():
+            if model not in columns:
+                unknown.append(
+                    f"model of {agent}: not in the problem, got {model!r}{did_you_mean(model, columns)}"
+                )
+            else:
+                arcs.append((rows[agent], columns[model], units))
+    table = np.array(arcs, np.int64).reshape(len(arcs), 3)
+    flow = UnitFlow.of_arcs(table[:, 0], table[:, 1], table[:, 2])
+    served = flow.served(instance.n)
+    choice = principal_choice(instance, flow)
+    if instance.network is None:
+        several = np.flatnonzero(served > 1)
+        unknown += [
+            f"model of {problem.agents.ids[i]}: expected one, got {served[i]}" for i in several[:_SHOWN]
+        ]
     if unknown:
         raise SpecError(*unknown)
     best = solve_instance(instance, deadline=Deadline.after(None)) if with_bound else None
     prices = None if best is None else best.multipliers
     limit_prices = None if best is None else best.limit_multipliers
-    certificate = certify(instance, Claim(choice=choice, prices=prices, limit_prices=limit_prices))
+    claim = Claim(
+        choice=choice,
+        prices=prices,
+        limit_prices=limit_prices,
+        flow=None if instance.network is None else flow,
+    )
+    certificate = certify(instance, claim)
     return Verification(
-        objective=certificate.objective,
-        bound=certificate.bound if best is not None and not certificate.violations else None,
+        objective=instance.sign * certificate.objective + 0.0,
+        bound=instance.sign * certificate.bound + 0.0
+        if best is not None and not certificate.violations
+        else None,
         gap=certificate.gap if best is not None and not certificate.violations else None,
-        assigned=int((choice != UNASSIGNED).sum()),
+        assigned=int((served >= _wanted(instance)).sum()),
         agents=instance.n,
         violations=(
-            *_in_ids(problem, choice, certificate.load, instance.score, instance.capacity),
+            *_in_ids(problem, instance, flow, certificate.load),
             *(line for line in certificate.violations if line.startswith("limit ")),
         )
         if certificate.violations
@@ -145,20 +173,56 @@ def verify_assignments(
     )
 
 
-def _in_ids(problem: Problem, choice: Any, load: Any, score: Any, capacity: Any) -> tuple[str, ...]:
+def _units_of(given: str | Sequence[str] | Mapping[str, int] | None) -> Mapping[str, int]:
+    """Return the models of one agent and how many units each serves."""
+    if given is None:
+        return {}
+    if isinstance(given, str):
+        return {given: 1}
+    return given if isinstance(given, Mapping) else Counter(given)
+
+
+def _wanted(instance: Instance) -> NDArray[np.int64]:
+    """Return the (n,) slots that each agent asks for."""
+    return np.ones(instance.n, np.int64) if instance.network is None else instance.network.supply
+
+
+def _in_ids(
+    problem: Problem, instance: Instance, flow: UnitFlow, load: NDArray[np.float64]
+) -> tuple[str, ...]:
     """Return the violations of a certificate in the user's ids."""
     ids, models, titles = problem.agents.ids, problem.model_ids, resource_titles(problem)
-    served = np.flatnonzero(choice != UNASSIGNED)
-    forbidden = served[~np.isfinite(score[served, choice[served]])]
-    lines = [f"{ids[i]}: not eligible for {models[choice[i]]}" for i in forbidden]
+    capacity, served, wanted = instance.capacity, flow.served(instance.n), _wanted(instance)
+    forbidden = np.flatnonzero(~np.isfinite(instance.scores_of(flow.agent, flow.model)))
+    lines = [f"{ids[flow.agent[k]]}: not eligible for {models[flow.model[k]]}" for k in forbidden]
     lines += [
         f"{models[j]}: load {load[j, k]:g} exceeds its capacity of {capacity[j, k]:g}"
         + (f" {titles[k]}" if k else "")
         for j, k in np.argwhere(load > capacity)
     ]
+    shape = instance.network
+    if shape is not None:
+        wide = np.flatnonzero(flow.units > shape.width[flow.agent])
+        lines += [
+            f"{ids[flow.agent[k]]}: expected different models, got {models[flow.model[k]]} {flow.units[k]} times"
+            for k in wide
+        ]
+        lines += [
+            f"{ids[i]}: expected at most {wanted[i]} in all, got {served[i]}"
+            for i in np.flatnonzero(served > wanted)
+        ]
+        for j in range(instance.m):
+            if load[j, 0] < shape.floor[j]:
+                lines.append(f"{models[j]}: load {load[j, 0]:g} is below its floor of {shape.floor[j]}")
+            elif 0 < load[j, 0] < shape.floor_if_open[j]:
+                least = shape.floor_if_open[j]
+                lines.append(f"{models[j]}: load {load[j, 0]:g} is neither 0 nor at least {least}")
     penalty = problem.objective.unassigned_penalty
     if penalty is not None and np.isinf(penalty):
         lines += [
-            f"{ids[i]}: must be served, but is unassigned" for i in np.flatnonzero(choice == UNASSIGNED)
+            f"{ids[i]}: must be served, but is unassigned"
+            if served[i] == 0
+            else f"{ids[i]}: must be served {wanted[i]} times, but is {served[i]} times"
+            for i in np.flatnonzero(served < wanted)
         ]
     return tuple(lines)

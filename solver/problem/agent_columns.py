@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from solver.errors import SpecError
-from solver.problem.agents import PROFILE_FIELDS, Agent, AgentTable, Profile
+from solver.problem.agents import PROFILE_FIELDS, Agent, AgentTable, Profile, several
 from solver.problem.instance import MAX_CAPACITY
 from solver.problem.values import describe, did_you_mean
 
@@ -39,11 +39,20 @@ LIST_FIELDS = (
     "allowed_regions",
     "allowed_providers",
 )
-NUMBER_FIELDS = ("min_context_tokens", "input_tokens", "output_tokens", "priority", "min_score")
+NUMBER_FIELDS = (
+    "min_context_tokens",
+    "input_tokens",
+    "output_tokens",
+    "priority",
+    "min_score",
+    "copies",
+    "count",
+)
 
 _NAMED = 20  # offending rows spelled out per rule
-_COUNTS = ("min_context_tokens", "input_tokens", "output_tokens")
-_DEFAULTS = {"priority": 1.0, "min_score": np.nan}
+_COUNTS = ("min_context_tokens", "input_tokens", "output_tokens", "copies", "count")
+_POSITIVE = ("copies", "count")
+_DEFAULTS = {"priority": 1.0, "min_score": np.nan, "copies": 1, "count": 1}
 _FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _RESOURCE = "resources."  # what the names of columns of resources begin with
 _SEPARATOR = re.compile(r"[;|]")
@@ -129,6 +138,8 @@ def agent_table(columns: Mapping[str, Column]) -> AgentTable:
         tenants=tuple(tenants),
         tenant=tenant,
         resources={name: taken for name, taken in resources.items() if taken.any()},
+        copies=several(numbers["copies"]),
+        multiplicity=several(numbers["count"]),
     )
 
 
@@ -202,8 +213,9 @@ def _numbers(name: str, column: Column, n: int, lines: list[str]) -> NDArray[Any
     values, missing = split_numbers(column, lambda i: f"agents[{i}].{name}", lines)
     if is_count:
         with np.errstate(invalid="ignore"):
-            good = (values >= 0) & (values <= MAX_CAPACITY) & (values == np.floor(values))
-        rule = "expected a whole number from 0 to 2**53"
+            least = int(name in _POSITIVE)
+            good = (values >= least) & (values <= MAX_CAPACITY) & (values == np.floor(values))
+        rule = f"expected a whole number from {least} to 2**53"
     else:
         good = np.isfinite(values)
         rule = "expected a finite number"

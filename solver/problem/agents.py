@@ -17,7 +17,7 @@ from solver.problem.values import Count, Frozen, Identifier, Real, Text, describ
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Agent", "AgentTable", "Profile"]
+__all__ = ["Agent", "AgentTable", "Profile", "several"]
 
 _NAMED = 20  # offending rows spelled out per rule
 
@@ -57,6 +57,10 @@ class Agent(Frozen):
         On whose account the work is done.
     resources : mapping of str to float
         Units taken of further resources of its model, by name; 0 of those that are not named.
+    copies : int
+        Different models it needs, such as the judges of a panel.
+    count : int
+        Equal agents that this one stands for.
     """
 
     id: Identifier
@@ -77,6 +81,8 @@ class Agent(Frozen):
     min_score: Real | None = None
     tenant: Text | None = None
     resources: dict[Text, Annotated[Real, Field(ge=0)]] = Field(default_factory=dict)
+    copies: Annotated[Count, Field(ge=1)] = 1
+    count: Annotated[Count, Field(ge=1)] = 1
 
 
 _AGENTS = TypeAdapter(list[Agent])
@@ -138,6 +144,8 @@ class AgentTable(Sequence[Agent]):
         Index into ``tenants``.
     resources : mapping of str to (n,) float64
         Units taken of each resource that some agent takes any of.
+    copies, multiplicity : (n,) int64 or None
+        ``copies`` and ``count`` of each agent; None where all are 1. (``count`` is a method of sequences.)
     """
 
     ids: NDArray[np.object_]
@@ -151,6 +159,8 @@ class AgentTable(Sequence[Agent]):
     tenants: tuple[str | None, ...] = (None,)
     tenant: NDArray[np.int32] = field(kw_only=True)
     resources: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    copies: NDArray[np.int64] | None = None
+    multiplicity: NDArray[np.int64] | None = None
 
     @classmethod
     def of_ids(cls, ids: Iterable[str], profile: Profile | None = None) -> Self:
@@ -212,6 +222,8 @@ class AgentTable(Sequence[Agent]):
                     name for agent in checked for name, units in agent.resources.items() if units
                 )
             },
+            copies=several([agent.copies for agent in checked]),
+            multiplicity=several([agent.count for agent in checked]),
         )
 
     @classmethod
@@ -266,6 +278,8 @@ class AgentTable(Sequence[Agent]):
             min_score=None if np.isnan(min_score) else min_score,
             tenant=self.tenants[self.tenant[index]],
             resources={name: float(taken[index]) for name, taken in self.resources.items() if taken[index]},
+            copies=1 if self.copies is None else int(self.copies[index]),
+            count=1 if self.multiplicity is None else int(self.multiplicity[index]),
         )
 
     def __iter__(self) -> Iterator[Agent]:
@@ -282,6 +296,12 @@ class AgentTable(Sequence[Agent]):
 
     def __repr__(self) -> str:
         return f"AgentTable({len(self)} agents, {len(self.profiles)} profiles)"
+
+
+def several(numbers: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64] | None:
+    """Return numbers as an array, or None where all are 1."""
+    array = np.asarray(numbers, np.int64)
+    return array if (array != 1).any() else None
 
 
 def _id_array(ids: list[str]) -> NDArray[np.object_]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -81,14 +82,27 @@ def compile_problem(
     if penalty is not None and np.isfinite(penalty) and priority is None:
         penalty *= float(agents.priority[0])
     demand, capacity = with_resources(problem, remaining_slots(problem, load=load))
-    return build_instance(
+    instance = build_instance(
         scorer.matrix(),
         capacity,
         demand=demand,
         priority=priority,
         unassigned_penalty=penalty,
         limits=LimitArrays(problem, scorer).limits(),
+        min_load=_given(problem, "min_slots"),
+        min_load_if_open=_given(problem, "min_slots_if_open"),
+        opening_cost=_given(problem, "opening_cost"),
+        copies=agents.copies,
+        count=agents.multiplicity,
     )
+    # The scorer has turned costs into scores to be maximised.
+    return replace(instance, sense="minimize") if problem.objective.sense == "minimize" else instance
+
+
+def _given(problem: Problem, field: str) -> NDArray[np.float64] | None:
+    """Return a number of every model's capacity, (m,) float64, or None where no model has any."""
+    values = np.array([getattr(model.capacity, field) for model in problem.models], np.float64)
+    return values if values.any() else None
 
 
 def pair_scorer(

@@ -37,6 +37,8 @@ __all__ = [
 
 T = TypeVar("T")
 
+SENSES = ("maximize", "minimize")
+
 UNASSIGNED = -1
 """The choice of an agent that no model serves."""
 
@@ -134,6 +136,8 @@ class Instance:
     network : NetworkShape or None
         Floors on models, agents that need several models, rows that stand for several agents. Only where
         agents take slots.
+    sense : {"maximize", "minimize"}
+        What the caller asked for. Engines always maximise ``score``; of costs it holds the negatives.
     """
 
     score: NDArray[Any] | CompressedScores
@@ -144,6 +148,7 @@ class Instance:
     limits: LimitRows | None = None
     load_cost: NDArray[np.float64] | None = None
     network: NetworkShape | None = None
+    sense: str = "maximize"
 
     @property
     def n(self) -> int:
@@ -154,6 +159,11 @@ class Instance:
     def m(self) -> int:
         """Number of models."""
         return int(self.score.shape[1])
+
+    @property
+    def sign(self) -> float:
+        """What turns a score or a total of this instance into the caller's: -1 where scores are costs."""
+        return -1.0 if self.sense == "minimize" else 1.0
 
     @property
     def r(self) -> int:
@@ -353,6 +363,7 @@ def build_instance(
     opening_cost: ArrayLike | None = None,
     copies: ArrayLike | None = None,
     count: ArrayLike | None = None,
+    sense: str = "maximize",
 ) -> Instance:
     """Check plain arrays and freeze them into an :class:`Instance`.
 
@@ -389,6 +400,8 @@ def build_instance(
         Different models that each agent needs. Only where agents take slots.
     count : int or (n,) array_like, optional
         Equal agents that each row stands for. Only where agents take slots.
+    sense : {"maximize", "minimize"}
+        With ``minimize`` scores are costs, and ``+inf`` forbids the pair; the instance holds them negated.
 
     Returns
     -------
@@ -400,7 +413,10 @@ def build_instance(
         Listing every rule broken, with path and value.
     """
     problems: list[str] = []
-    score, extremes = _scores(scores, problems)
+    minimize = sense == "minimize"
+    if sense not in SENSES:
+        problems.append(f"sense: expected {' or '.join(SENSES)}, got {sense!r}")
+    score, extremes = _scores(scores, problems, minimize=minimize)
     n, m = score.shape
     if isinstance(score, CompressedScores) and not problems:
         plain = demand is None and eligible is None and not limits
@@ -476,6 +492,7 @@ def build_instance(
         limits=rows,
         load_cost=tiers,
         network=network,
+        sense="minimize" if minimize else "maximize",
     )
     # Fills cached properties: another look at a large matrix costs a tenth of a solve.
     if extremes is not None:
@@ -513,9 +530,9 @@ def _numbers(name: str, values: ArrayLike, problems: list[str]) -> NDArray[Any]:
 
 
 def _scores(
-    scores: ArrayLike | SparseScores, problems: list[str]
+    scores: ArrayLike | SparseScores, problems: list[str], *, minimize: bool = False
 ) -> tuple[NDArray[Any] | CompressedScores, tuple[float, float] | None]:
-    """Return checked scores, the least and the largest of them."""
+    """Return checked scores to be maximised, the least and the largest of them."""
     if hasattr(scores, "tocsr"):
         rows = cast("SparseScores", scores).tocsr()
         if len(rows.shape) != 2 or 0 in rows.shape:
@@ -523,18 +540,35 @@ def _scores(
         data = _numbers("scores", rows.data[: rows.indptr[-1]], problems)
         if problems:
             return np.zeros((1, 1)), None
-        return compress(data, rows.indices[: len(data)], rows.indptr, rows.shape, problems), None
+        data = np.negative(data) if minimize else data
+        found = len(problems)
+        compressed = compress(data, rows.indices[: len(data)], rows.indptr, rows.shape, problems)
+        if minimize:
+            problems[found:] = _as_costs(problems[found:])
+        return compressed, None
     array = _numbers("scores", scores, problems)
     if problems:
         return array, None
     array = _shaped(array, problems)
     if problems:
         return array, None
+    if minimize:
+        array = np.negative(array)
     least, largest = _extremes(array)
     if not largest < np.inf:  # a maximum carries both NaN and +inf
         bad = np.flatnonzero(~(array < np.inf))
         name_unfit(bad, array.ravel()[bad], array.shape[1], problems)
+        if minimize:
+            problems[:] = _as_costs(problems)
     return np.ascontiguousarray(array), (least, largest)
+
+
+def _as_costs(lines: list[str]) -> list[str]:
+    """Return what is wrong with negated costs in terms of the costs."""
+    swapped = {"number or -inf, got inf": "number or +inf, got -inf", "are NaN or +inf": "are NaN or -inf"}
+    for theirs, ours in (*swapped.items(), ("finite number or -inf", "finite number or +inf")):
+        lines = [line.replace(theirs, ours) for line in lines]
+    return lines
 
 
 def _shaped(array: NDArray[Any], problems: list[str]) -> NDArray[Any]:

@@ -1,6 +1,6 @@
 """What makes slots a network rather than an assignment: floors on models, several models per agent, multiplicity.
 
-With floors ``L``, capacities ``C``, supplies ``s_i = copies_i · count_i`` and flows ``0 <= f_ij <= count_i`` the problem
+With floors ``L``, capacities ``C``, supplies ``s_i = copies_i · count_i`` and flows ``0 <= f_ij <= count_i`` this
 remains a minimum-cost flow: maximise ``Σ score_ij f_ij`` with ``Σ_j f_ij <= s_i`` and ``L_j <= Σ_i f_ij <= C_j``.
 A flow of whole units splits into agents that each have ``copies_i`` different models, because no pair carries more
 than ``count_i`` (the wrap-around rule of McNaughton 1959).
@@ -203,7 +203,9 @@ def network_shape(
         if name in ("min_load_if_open", "opening_cost") and others["load_cost"]:
             clashes.append("load_cost")
         if given is not None and clashes and given.any():
-            problems.append(f"{name}: expected none together with {' and '.join(clashes)}, which is not supported")
+            problems.append(
+                f"{name}: expected none together with {' and '.join(clashes)}, which is not supported"
+            )
     if problems:
         return None, None
     floors_matter = floor is not None and bool(floor.any())
@@ -223,7 +225,9 @@ def network_shape(
     )
     total = float((shape.width.astype(np.float64) * shape.depth).sum())
     if total > _MOST_UNITS:
-        problems.append(f"count: expected at most {_MOST_UNITS:,} units of all agents together, got {total:,.0f}")
+        problems.append(
+            f"count: expected at most {_MOST_UNITS:,} units of all agents together, got {total:,.0f}"
+        )
         return None, None
     return shape, None
 

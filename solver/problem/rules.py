@@ -35,6 +35,7 @@ def broken_rules(problem: Problem) -> list[str]:
     if n and m:
         lines.extend(_profile_rules(problem))
     lines.extend(_fact_rules(problem))
+    lines.extend(_shape_rules(problem))
     if problem.scores is not None:
         lines.extend(_score_rules(problem, problem.scores))
     elif problem.objective.quality in {"given", "combined"}:
@@ -172,6 +173,23 @@ def _repeated_pairs(scores: ScoreTable) -> Iterator[str]:
         yield f"scores[{k}]: expected one score a pair, got agent {agent!r}, model {model!r} again"
     if len(again) > _NAMED:
         yield f"scores: {len(again) - _NAMED} more repeated pairs"
+
+
+def _shape_rules(problem: Problem) -> Iterator[str]:
+    """Check floors against capacities, and that costs come without minimum scores."""
+    for j, model in enumerate(problem.models):
+        capacity = model.capacity
+        for field in ("min_slots", "min_slots_if_open"):
+            if getattr(capacity, field) > capacity.batch_slots:
+                got = getattr(capacity, field)
+                yield f"models[{j}].capacity.{field}: expected <= its {capacity.batch_slots} slots, got {got}"
+    if problem.objective.sense == "minimize":
+        if problem.objective.min_score is not None:
+            got = describe(problem.objective.min_score)
+            yield f"objective.min_score: expected none where scores are costs to be minimised, got {got}"
+        for i in np.flatnonzero(~np.isnan(problem.agents.min_score))[:_NAMED]:
+            got = describe(float(problem.agents.min_score[i]))
+            yield f"agents[{i}].min_score: expected none where scores are costs to be minimised, got {got}"
 
 
 def _demand_rules(problem: Problem) -> Iterator[str]:

@@ -204,7 +204,7 @@ class ScoreTerms:
     quality : (k, m) float64
         What the objective takes of the two.
     load_factor : (m,) float64
-        ``1 − load_weight × utilization``.
+        ``1 − load_weight × utilization``; ``1 + …`` where scores are costs.
     cost_usd, latency_s : (k, m) float64 or None
         Estimated cost and time of the pair; None where the objective does not weigh them.
     priority : (k,) float64
@@ -212,7 +212,7 @@ class ScoreTerms:
     eligible : (k, m) bool
         False forbids the pair.
     score : (k, m) float64
-        What engines maximise; ``-inf`` where not eligible.
+        What engines maximise, costs negated; ``-inf`` where not eligible.
     """
 
     required: NDArray[np.float64]
@@ -253,7 +253,10 @@ class PairScorer:
         busy = np.zeros(len(models)) if utilization is None else np.asarray(utilization, np.float64)
         self._problem = problem
         self._feedback = feedback
-        self._load_factor = np.asarray(load_weighted_score(1.0, busy, load_weight=objective.load_weight))
+        # A busy model is worth less where scores are worth something, and costs more where they are costs.
+        self._sign = -1.0 if objective.sense == "minimize" else 1.0
+        busy = self._sign * busy
+        self._load_factor = np.asarray(1.0 - objective.load_weight * busy)
         profiles = agents.profiles
         self._required = capability_means(
             [required_capabilities(profile, problem.task_types) for profile in profiles], models
@@ -323,7 +326,7 @@ class PairScorer:
         if given is not None:
             eligible &= given > -np.inf
         eligible &= quality >= self._min_score[rows][:, None]
-        score = quality * self._load_factor
+        score = quality * (self._sign * self._load_factor)
         cost_usd = latency_s = None
         if objective.cost_weight > 0:
             usd_in, usd_out = self._usd_per_token

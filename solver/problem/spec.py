@@ -37,12 +37,21 @@ class Capacity(Frozen):
     slots : int, optional
         Agents it may take in one batch, where that is not ``max_concurrent``: a batch that runs for hours
         fits many agents through each concurrent request.
+    min_slots : int
+        Slots that a batch must use, as promised to somebody: a floor.
+    min_slots_if_open : int
+        Slots that a batch must use if it uses any: 0, or so many and more.
+    opening_cost : float
+        Score points it costs to use the model at all, >= 0.
     """
 
     max_concurrent: Count
     max_queue: Count = 0
     target_utilization: Annotated[Real, Field(gt=0, le=1)] = 1.0
     slots: Count | None = None
+    min_slots: Count = 0
+    min_slots_if_open: Count = 0
+    opening_cost: NonNegative = 0.0
 
     @property
     def batch_slots(self) -> int:
@@ -127,6 +136,9 @@ class Objective(Frozen):
         Pairs whose quality, before load, cost and latency, is lower are not eligible.
     missing_score : float, optional
         Given score of pairs the problem's scores do not name. None: such pairs are not eligible.
+    sense : {"maximize", "minimize"}
+        With ``minimize`` scores are costs: their total is made as small as possible, utilization raises them,
+        and objective, bound and scores are reported as costs.
     """
 
     quality: Literal["capability", "given", "combined"] | None = None
@@ -141,6 +153,7 @@ class Objective(Frozen):
     unassigned_penalty: PenaltyValue | None = None
     min_score: Real | None = None
     missing_score: Real | None = None
+    sense: Literal["maximize", "minimize"] = "maximize"
 
 
 def _demand(value: object) -> Any:

@@ -31,11 +31,11 @@ class Candidate:
     cost_usd, latency_s : float or None
         None where the objective does not weigh them.
     score : float
-        What was maximised; ``-inf`` when not eligible.
+        What was maximised; ``-inf`` when not eligible. Where scores are costs, the cost; ``inf`` when not eligible.
     price : float
-        Price of what the agent takes of the model.
+        Price of what the agent takes of the model; negative where a floor wants it there.
     net : float
-        ``score − price``: each agent's model is the one with the highest.
+        ``score − price``: each agent's model is the one with the highest. Of costs ``score + price``, the lowest.
     unmet : tuple of str
         Why the model is not eligible; empty when it is.
     """
@@ -61,7 +61,7 @@ class Explanation:
     agent_id : str
         The agent.
     chosen : Candidate or None
-        Its model.
+        Its model, the best of them where it has several.
     runner_up : Candidate or None
         The best of the other eligible models, prices included.
     candidates : tuple of Candidate
@@ -101,10 +101,14 @@ def explain(plan: Plan, agent_id: str) -> Explanation:
         hint = did_you_mean(agent_id, agents.positions)
         raise SpecError(f"agent: expected one of {len(agents)} ids, got {agent_id!r}{hint}")
     candidates = _candidates(plan, row)
-    ranked = sorted(candidates, key=lambda one: -one.net)
-    choice = int(plan.solution.choice[row])
-    chosen = None if choice == UNASSIGNED else candidates[choice]
-    rivals = [one for one in ranked if one is not chosen and not one.unmet]
+    sign = plan.instance.sign
+    ranked = sorted(candidates, key=lambda one: -sign * one.net)
+    flow = plan.solution.unit_flow
+    held = np.atleast_1d(plan.solution.choice[row]) if flow is None else flow.model[flow.agent == row]
+    own = [candidates[j] for j in held.tolist() if j != UNASSIGNED]
+    own.sort(key=lambda one: -sign * one.score)
+    chosen = own[0] if own else None
+    rivals = [one for one in ranked if one not in own and not one.unmet]
     runner_up = rivals[0] if rivals else None
     return Explanation(
         agent_id=agent_id,
@@ -112,7 +116,7 @@ def explain(plan: Plan, agent_id: str) -> Explanation:
         runner_up=runner_up,
         candidates=tuple(ranked),
         reason=str(plan.reasons[row]),
-        change=_change(chosen, runner_up),
+        change=_change(own[-1] if own else None, runner_up, sign),
     )
 
 
@@ -122,6 +126,8 @@ def _candidates(plan: Plan, row: int) -> list[Candidate]:
     # In serve-first mode with too little capacity the multipliers carry the value of service too; the agent's
     # own comparison needs them, while people are shown what a slot is worth in score.
     prices = plan.solution.prices.reshape(instance.m, instance.r)
+    if len(plan.solution.floor_prices):
+        prices = prices + plan.solution.floor_prices[:, None]
     taken = np.ones((instance.m, 1)) if instance.demand is None else instance.demand[row]
     price = (prices * taken).sum(axis=1)
     agent = plan.problem.agents[row]
@@ -141,23 +147,25 @@ def _candidates(plan: Plan, row: int) -> list[Candidate]:
                 priority=float(terms.priority[0]),
                 cost_usd=None if terms.cost_usd is None else float(terms.cost_usd[0, j]),
                 latency_s=None if terms.latency_s is None else float(terms.latency_s[0, j]),
-                score=score,
+                score=instance.sign * score,
                 price=float(price[j]),
-                net=score - float(price[j]),
+                net=instance.sign * (score - float(price[j])),
                 unmet=unmet,
             )
         )
     return found
 
 
-def _change(chosen: Candidate | None, runner_up: Candidate | None) -> str:
+def _change(chosen: Candidate | None, runner_up: Candidate | None, sign: float) -> str:
     if chosen is None:
         if runner_up is None:
             return "nothing: no model is eligible"
         return f"one more unit on {runner_up.model_id}, or a higher priority"
     if runner_up is None:
         return "nothing: no other model is eligible"
-    margin = chosen.net - runner_up.net
+    margin = sign * (chosen.net - runner_up.net)
     if margin <= 0:
         return f"the next free slot: {runner_up.model_id} is worth as much to it, and its price is what keeps it out"
+    if sign < 0:
+        return f"{runner_up.model_id} would win if it cost {margin:.6g} less"
     return f"{runner_up.model_id} would win if it scored {margin:.6g} more, or cost {margin:.6g} less"

@@ -16,8 +16,8 @@ from scipy.optimize import linprog
 from scipy.sparse import coo_matrix, csr_matrix, hstack, identity
 
 from solver.clock import Deadline
+from solver.engines.flow.closest import closest_flow
 from solver.engines.standard_form import Form, build_form
-from solver.solution.network_infeasibility import closest_flow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

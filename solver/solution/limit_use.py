@@ -11,7 +11,7 @@ import numpy as np
 from solver.problem.instance import UNASSIGNED, chunks
 from solver.problem.limit_arrays import LimitArrays, concerned_agents, concerned_models
 from solver.problem.limit_rows import NO_ROW
-from solver.problem.limit_specs import ApartSpec, AverageSpec, ChangesSpec, ShareSpec
+from solver.problem.limit_specs import ApartSpec, AverageSpec, ChangesSpec, QuotaSpec, ShareSpec
 from solver.problem.resources import resource_titles
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ __all__ = ["LimitReport", "conflict_sentences", "limit_reports", "limit_titles",
 _ROUNDING = 1e-9  # of a bound: sums of float64 that exceed it by less do not exceed it
 _NAMED_AGENTS = 5  # agents spelled out in a sentence
 _CAPACITY = re.compile(r"capacity\[(\d+), (\d+)\]")
+_FLOOR = re.compile(r"min_load\[(\d+)\]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +95,20 @@ def _rows(problem: Problem) -> list[_Row]:
             for side in ("at_most", "at_least")
             if side in sides
         ]
-    return rows
+    return rows + _floor_rows(problem)
+
+
+def _floor_rows(problem: Problem) -> list[_Row]:
+    """Return the floors of models where they are limit rows: together with a demand, resources or other limits."""
+    floors = {model.id: model.capacity.min_slots for model in problem.models if model.capacity.min_slots}
+    return [
+        _Row(
+            limit=QuotaSpec(name=f"min_slots of {name}", models=(name,), at_least_agents=float(floor)),
+            side="at_least",
+            bound=float(floor),
+        )
+        for name, floor in floors.items()
+    ]
 
 
 def limit_titles(problem: Problem) -> list[str]:
@@ -233,11 +247,17 @@ def conflict_sentences(conflict: Conflict, problem: Problem, instance: Instance)
         what = titles.get(relief.what) or _capacity_text(relief.what, problem)
         # The row of a mean or a share is a sum: its amount is none that a reader could add to the bound.
         amount = "" if relief.what in sums else f" by {relief.amount:g}"
-        lines.append(f"smallest change in fractions of agents: loosen {what}{amount}")
+        change = (
+            "smallest change" if instance.network is not None else "smallest change in fractions of agents"
+        )
+        lines.append(f"{change}: loosen {what}{amount}")
     return tuple(lines) or conflict.sentences()
 
 
 def _capacity_text(row: str, problem: Problem) -> str:
+    floor = _FLOOR.fullmatch(row)
+    if floor is not None:
+        return f"min_slots of {problem.model_ids[int(floor[1])]}"
     found = _CAPACITY.fullmatch(row)
     if found is None:
         return row

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
+    from solver.problem.network import UnitFlow
     from solver.problem.scoring import PairScorer
     from solver.problem.spec import Problem
 
@@ -27,6 +29,7 @@ _NAMED_MODELS = 3  # models spelled out in a reason
 _PRICE_NOISE = 1e-9  # of the largest score: prices below this are float64 rounding
 _SEARCH_NOISE = 1e-6  # likewise, where prices come from an iterative search
 _BEST = "highest score"
+_CHEAPEST = "lowest cost"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +48,10 @@ class ModelReport:
         What one more unit of its capacity would add to the objective, in score.
     mean_score : float
         Mean score of its agents; NaN when it has none.
+    floor : float
+        Units it must use.
+    floor_price : float
+        What raising its floor by one unit betters the objective by, in score, <= 0.
     """
 
     model_id: str
@@ -53,6 +60,8 @@ class ModelReport:
     capacity: float
     price: float
     mean_score: float
+    floor: float = 0.0
+    floor_price: float = 0.0
 
     @property
     def utilization(self) -> float:
@@ -103,25 +112,34 @@ class Plan:
 
     @cached_property
     def scores(self) -> NDArray[np.float64]:
-        """(n,) float64, score of each agent's pair; 0 for the unassigned."""
+        """(n,) float64, score of each agent's pair, or sum of its pairs; 0 for the unassigned."""
         choice = self.solution.choice
+        flow = self.solution.unit_flow
+        if flow is not None:
+            worth = self.instance.scores_of(flow.agent, flow.model) * flow.units
+            total = np.bincount(flow.agent, worth, self.instance.n).astype(np.float64, copy=False)
+            return total if self.instance.sign > 0 else 0.0 - total
         served = np.flatnonzero(choice != UNASSIGNED)
         scores = np.zeros(len(choice))
         scores[served] = self.instance.score[served, choice[served]]
-        return scores
+        return scores if self.instance.sign > 0 else 0.0 - scores
 
     @cached_property
     def reasons(self) -> NDArray[np.object_]:
         """(n,) str, why each agent got its model, or none. O(n m)."""
         ids = self.problem.model_ids
         choice = self.solution.choice
+        costs = self.instance.sense == "minimize"
+        better = "cost less" if costs else "score higher"
         texts = np.array(
             [
-                _BEST,
-                *(f"{name} would score higher but {why}" for name, why in zip(ids, self._taken, strict=True)),
+                _CHEAPEST if costs else _BEST,
+                *(f"{name} would {better} but {why}" for name, why in zip(ids, self._taken, strict=True)),
             ],
             object,
         )
+        if self.solution.unit_flow is not None:
+            return self._reasons_of_several(self.solution.unit_flow, texts)
         codes = np.zeros(len(choice), np.int64)
         for rows in chunks(self.instance.n, self.instance.m):
             best = self.instance.score[rows].argmax(axis=1)
@@ -133,6 +151,36 @@ class Plan:
         left = np.flatnonzero(choice == UNASSIGNED)
         if len(left):
             reasons[left] = self._why_unassigned(left)
+        return reasons
+
+    def _reasons_of_several(self, flow: UnitFlow, texts: NDArray[np.object_]) -> NDArray[np.object_]:
+        """Return the reasons of agents that have several models. O(n m)."""
+        n, m, shape = self.instance.n, self.instance.m, self.instance.network
+        width = np.ones(n, np.int64) if shape is None else shape.width
+        first = np.searchsorted(flow.agent, np.arange(n + 1))
+        codes = np.zeros(n, np.int64)
+        for rows in chunks(n, m):
+            score = self.instance.score[rows].astype(np.float64)
+            arcs = slice(int(first[rows.start]), int(first[rows.stop]))
+            agent, model = flow.agent[arcs] - rows.start, flow.model[arcs]
+            worst = np.full(len(score), np.inf)
+            np.minimum.at(worst, agent, score[agent, model])
+            full = flow.units[arcs] >= width[flow.agent[arcs]]
+            score[agent[full], model[full]] = -np.inf
+            best = score.argmax(axis=1)
+            codes[rows] = np.where(score[np.arange(len(score)), best] > worst, best + 1, 0)
+        reasons = texts[codes]
+        left = self.solution.unassigned
+        if len(left) and self.solution.left is not None and shape is not None:
+            why = self._why_unassigned(left)
+            lacks, wants = self.solution.left[left], shape.supply[left]
+            few = np.isfinite(self.instance.score[left]).sum(axis=1) < shape.depth[left]
+            why = np.where(few & (why != "no eligible model"), "too few eligible models", why)
+            counted = [
+                f"{lack} of {want} not served: {text}"
+                for lack, want, text in zip(lacks, wants, why, strict=True)
+            ]
+            reasons[left] = np.where(wants > 1, np.array(counted, object), why)
         return reasons
 
     @property
@@ -179,6 +227,26 @@ class Plan:
     def assignments(self) -> list[Assignment]:
         """One :class:`Assignment` per agent, in input order. For millions prefer :meth:`to_columns`."""
         columns = self.to_columns()
+        if self.solution.unit_flow is not None:
+            units = columns.get("units", np.full(self.instance.n, None, object))
+            return [
+                Assignment(
+                    agent,
+                    models[0] if models else None,
+                    score,
+                    reason,
+                    model_ids=tuple(models),
+                    units=None if carried is None else tuple(carried),
+                )
+                for agent, models, carried, score, reason in zip(
+                    columns["agent"].tolist(),
+                    columns["model"].tolist(),
+                    units.tolist(),
+                    columns["score"].tolist(),
+                    columns["reason"].tolist(),
+                    strict=True,
+                )
+            ]
         return [
             Assignment(agent, model, score, reason)
             for agent, model, score, reason in zip(
@@ -193,12 +261,20 @@ class Plan:
     @cached_property
     def models(self) -> tuple[ModelReport, ...]:
         """One report per model, in input order."""
-        choice = self.solution.choice
-        served = choice != UNASSIGNED
-        count = np.bincount(choice[served], minlength=self.instance.m)
-        total = np.bincount(choice[served], weights=self.scores[served], minlength=self.instance.m)
+        choice, flow = self.solution.choice, self.solution.unit_flow
+        if flow is None:
+            served = choice != UNASSIGNED
+            count = np.bincount(choice[served], minlength=self.instance.m)
+            total = np.bincount(choice[served], weights=self.scores[served], minlength=self.instance.m)
+        else:
+            count = flow.load(self.instance.m)
+            worth = self.instance.sign * self.instance.scores_of(flow.agent, flow.model) * flow.units
+            total = np.bincount(flow.model, worth, self.instance.m)
         load = self.solution.load.reshape(self.instance.m, -1)
         price = self.solution.prices.reshape(self.instance.m, -1)
+        floor_price = np.zeros(self.instance.m)
+        if len(self.solution.floor_prices):
+            floor_price = self.solution.floor_prices
         return tuple(
             ModelReport(
                 model_id=name,
@@ -207,9 +283,15 @@ class Plan:
                 capacity=float(self.instance.capacity[j, 0]),
                 price=float(price[j, 0]),
                 mean_score=float(total[j] / count[j]) if count[j] else float("nan"),
+                floor=float(self.problem.models[j].capacity.min_slots),
+                floor_price=float(floor_price[j]),
             )
             for j, name in enumerate(self.problem.model_ids)
         )
+
+    @property
+    def _has_floors(self) -> bool:
+        return any(model.capacity.min_slots for model in self.problem.models)
 
     @cached_property
     def resources(self) -> tuple[ResourceReport, ...]:
@@ -246,14 +328,34 @@ class Plan:
         return dict(sorted(pairs, key=lambda pair: -pair[1]))
 
     def to_columns(self) -> dict[str, NDArray[Any]]:
-        """Return the plan as (n,) columns: agent, model (None: unassigned), score, reason."""
+        """Return the plan as (n,) columns: agent, model (None: unassigned), score, reason.
+
+        Where agents need several models or stand for several agents, ``model`` holds a list for each, and with
+        counts ``units`` says how many times each model serves it.
+        """
         names = np.array([*self.problem.model_ids, None], object)
+        if self.solution.unit_flow is not None:
+            return self._columns_of_several(self.solution.unit_flow)
         return {
             "agent": self.problem.agents.ids,
             "model": names[self.solution.choice],
             "score": self.scores,
             "reason": self.reasons,
         }
+
+    def _columns_of_several(self, flow: UnitFlow) -> dict[str, NDArray[Any]]:
+        worth = self.instance.scores_of(flow.agent, flow.model)
+        order = np.lexsort((flow.model, -worth, -flow.units, flow.agent))
+        ids = np.array(self.problem.model_ids, object)[flow.model[order]].tolist()
+        units = flow.units[order].tolist()
+        ends = np.searchsorted(flow.agent, np.arange(self.instance.n + 1)).tolist()
+        models, carried = np.empty(self.instance.n, object), np.empty(self.instance.n, object)
+        for i, (start, stop) in enumerate(pairwise(ends)):
+            models[i], carried[i] = ids[start:stop], units[start:stop]
+        columns = {"agent": self.problem.agents.ids, "model": models}
+        if self.problem.agents.multiplicity is not None:
+            columns["units"] = carried
+        return columns | {"score": self.scores, "reason": self.reasons}
 
     def to_frame(self) -> pd.DataFrame:
         """Return the plan as a pandas DataFrame, one row per agent."""
@@ -276,7 +378,7 @@ class Plan:
             "engine": solution.engine,
             "elapsed_ms": solution.elapsed_ms,
             "agents": self.instance.n,
-            "assigned": int((solution.choice != UNASSIGNED).sum()),
+            "assigned": self.instance.n - len(solution.unassigned),
             "unassigned": self.unassigned_reasons(),
             "models": [
                 {
@@ -288,6 +390,7 @@ class Plan:
                     "price": model.price,
                     "mean_score": model.mean_score,
                 }
+                | ({"floor": model.floor, "floor_price": model.floor_price} if self._has_floors else {})
                 for model in self.models
             ],
             "resources": [

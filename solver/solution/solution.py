@@ -48,7 +48,7 @@ class Solution:
         first, padded with UNASSIGNED; with counts, the models that serve most of each row's agents.
     objective : float
         Total score, minus penalties where a finite ``unassigned_penalty`` was given; ``-inf`` when there is
-        no assignment.
+        no assignment. With ``sense="minimize"`` total cost, plus penalties; ``inf`` when there is none.
     bound : float
         Proven limit that no assignment exceeds (in serve-first mode: none that serves as many).
     prices : (m,) or (m, r) float64
@@ -82,6 +82,9 @@ class Solution:
         Units of every row that each model serves, where rows ask for several; see :attr:`flow`.
     left : (n,) int64 or None
         Units of each row that no model serves, where rows ask for several.
+    sense : {"maximize", "minimize"}
+        What was asked for: with ``minimize``, objective and bound are costs, and no assignment costs less than the
+        bound. Prices say in either sense by how much one more unit betters the total.
     """
 
     status: Status
@@ -103,6 +106,7 @@ class Solution:
     floor_prices: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     unit_flow: UnitFlow | None = None
     left: NDArray[np.int64] | None = None
+    sense: str = "maximize"
 
     @cached_property
     def flow(self) -> NDArray[np.int64]:
@@ -113,7 +117,10 @@ class Solution:
     @property
     def gap(self) -> float:
         """Relative distance from objective to bound, >= 0; ``inf`` without a bound or an assignment."""
-        return math.inf if math.isinf(self.objective) else relative_gap(self.objective, self.bound)
+        if math.isinf(self.objective):
+            return math.inf
+        sign = -1.0 if self.sense == "minimize" else 1.0
+        return relative_gap(sign * self.objective, sign * self.bound)
 
     @property
     def unassigned(self) -> NDArray[np.intp]:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from solver.problem.instance import SparseScores
     from solver.problem.limits import Limit
     from solver.problem.spec import Problem
+    from solver.solution.infeasibility import Conflict
 
 __all__ = ["assign", "solve", "solve_instance"]
 
@@ -53,6 +54,7 @@ def assign(
     opening_cost: ArrayLike | None = None,
     copies: ArrayLike | None = None,
     count: ArrayLike | None = None,
+    sense: str = "maximize",
     deadline_ms: float | None = None,
     engine: str = "auto",
     warm_start: Solution | None = None,
@@ -93,6 +95,9 @@ def assign(
     count : int or (n,) array_like, optional
         How many equal agents each row stands for; ``flow`` says how many of them each model serves. Only where
         agents take slots.
+    sense : {"maximize", "minimize"}
+        With ``minimize`` scores are costs: ``+inf`` forbids a pair, the total cost is made as small as possible,
+        and objective, bound and gap are those of the costs.
     deadline_ms : float, optional
         Hard wall-clock budget in milliseconds, from call to return.
     engine : str
@@ -140,8 +145,9 @@ def assign(
         opening_cost=opening_cost,
         copies=copies,
         count=count,
+        sense=sense,
     )
-    return solve_instance(
+    solution = solve_instance(
         instance,
         deadline=deadline,
         engine=engine,
@@ -150,6 +156,10 @@ def assign(
         threads=threads,
         flat=np.ndim(capacity) == 1,
     )
+    if solution.status is Status.INFEASIBLE and instance.network is not None:
+        lines = _conflict(instance, deadline).sentences()
+        return replace(solution, notes=(*solution.notes, *lines), elapsed_ms=deadline.elapsed_ms())
+    return solution
 
 
 def solve(
@@ -213,14 +223,18 @@ def solve(
 
 def _explained(problem: Problem, instance: Instance, solution: Solution, deadline: Deadline) -> Solution:
     """Return an infeasible solution with the reason among its notes, as far as time allows."""
+    lines = conflict_sentences(_conflict(instance, deadline), problem, instance)
+    return replace(solution, notes=(*solution.notes, *lines), elapsed_ms=deadline.elapsed_ms())
+
+
+def _conflict(instance: Instance, deadline: Deadline) -> Conflict:
+    """Return why an instance is infeasible, as far as time allows."""
     from solver.solution.infeasibility import explain_infeasibility  # brings scipy, which few solves need
 
     now = deadline.clock.now()
     margin = _EXPLAINING_MARGIN_S + _PAIR_MARGIN_S * instance.n * instance.m
     ends = min(now + _EXPLAINING_S, deadline.ends_s - margin)
-    conflict = explain_infeasibility(instance, deadline=Deadline(now, ends, deadline.clock))
-    lines = conflict_sentences(conflict, problem, instance)
-    return replace(solution, notes=(*solution.notes, *lines), elapsed_ms=deadline.elapsed_ms())
+    return explain_infeasibility(instance, deadline=Deadline(now, ends, deadline.clock))
 
 
 def solve_instance(
@@ -239,7 +253,9 @@ def solve_instance(
     hint = None
     if warm_start is not None:
         fits = warm_start.choice.shape == (instance.n,) and warm_start.choice.max() < instance.m
-        if instance.network is None and (warm_start.multipliers < 0).any():  # prices of floors it does not have
+        if (
+            instance.network is None and (warm_start.multipliers < 0).any()
+        ):  # prices of floors it does not have
             warm_start = replace(warm_start, multipliers=np.maximum(warm_start.multipliers, 0.0))
         prices = warm_start.multipliers if warm_start.multipliers.shape == instance.capacity.shape else None
         choice = warm_start.choice if fits else np.full(instance.n, -1, np.int64)
@@ -274,14 +290,16 @@ def _solution(instance: Instance, answer: Answer, deadline: Deadline, *, flat: b
         given, given_limits = answer.claim.score_prices, answer.claim.score_limit_prices
         prices = instance.score_prices(multipliers) if given is None else given
         limit_prices = limit_prices if given_limits is None else given_limits
-    floor_prices = np.minimum(prices[:, 0], 0.0)
-    prices = np.maximum(prices, 0.0)
+    floor_prices = np.zeros(instance.m)
+    if instance.network is not None:
+        floor_prices, prices = np.minimum(prices[:, 0], 0.0), np.maximum(prices, 0.0)
     load = certificate.load
+    sign = instance.sign
     return Solution(
         status=status,
         choice=choice,
-        objective=objective,
-        bound=bound,
+        objective=sign * objective + 0.0,
+        bound=sign * bound + 0.0,
         prices=prices[:, 0] if flat else prices,
         load=load[:, 0] if flat else load,
         multipliers=multipliers,
@@ -293,7 +311,8 @@ def _solution(instance: Instance, answer: Answer, deadline: Deadline, *, flat: b
         limit_prices=limit_prices,
         limit_multipliers=_limit_multipliers(instance, answer.claim),
         limit_load=certificate.limit_load,
-        progress=answer.claim.progress,
+        progress=tuple((ms, sign * value, sign * limit) for ms, value, limit in answer.claim.progress),
+        sense=instance.sense,
         floor_prices=floor_prices,
         unit_flow=flow,
         left=left,

@@ -123,7 +123,7 @@ def solve_bounded(
         np.full(len(floored), sink),
         floored + n,
         floor[floored],
-        np.full(len(floored), int(round(floor_fee * scale)), np.int64),
+        np.full(len(floored), round(floor_fee * scale), np.int64),
     )
     supply = np.concatenate([shape.supply, -floor, [int(floor.sum()) - int(shape.supply.sum())]])
     network.set_nodes_supplies(np.arange(n + m + 1), supply)
@@ -140,7 +140,9 @@ def solve_bounded(
     )
 
 
-def _tiers_above_floors(instance: Instance) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
+def _tiers_above_floors(
+    instance: Instance,
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
     """Return the tiers of slots that are left once every floor has taken its model's cheapest."""
     model, cost, slots = instance.tiers
     if instance.network is None or not instance.network.floor.any():

@@ -15,7 +15,7 @@ import numpy as np
 
 from solver.engines.flow.bounded import Arcs, BoundedFlow, solve_bounded
 from solver.engines.network_duals import Exchanges, exchange_prices, supply_exchanges
-from solver.problem.instance import Instance, priced_blocks, chunks
+from solver.problem.instance import Instance, chunks, priced_blocks
 from solver.problem.network import NetworkShape, UnitFlow
 from solver.problem.sparse import CompressedScores
 
@@ -269,10 +269,24 @@ def _core_exchanges(
     node = np.full(max(len(floored), len(waiting), len(used)), m)
     return Exchanges.least(
         np.concatenate(
-            [supply.source, node[: len(floored)], short, arcs.model[source], arcs.model[used], node[: len(waiting)]]
+            [
+                supply.source,
+                node[: len(floored)],
+                short,
+                arcs.model[source],
+                arcs.model[used],
+                node[: len(waiting)],
+            ]
         ),
         np.concatenate(
-            [supply.target, floored, node[: len(short)], arcs.model[target], node[: len(used)], arcs.model[waiting]]
+            [
+                supply.target,
+                floored,
+                node[: len(short)],
+                arcs.model[target],
+                node[: len(used)],
+                arcs.model[waiting],
+            ]
         ),
         np.concatenate(
             [
@@ -341,7 +355,9 @@ def _sample_prices(instance: Instance, deadline: Deadline, params: GenerationPar
     chosen = _select(shape, rows)
     share = chosen.supply.sum() / shape.supply.sum()
     capacity = _shares(instance.capacity[:, 0].clip(max=instance.units), share)
-    chosen = replace(chosen, floor=np.minimum(np.floor(shape.floor * share).astype(np.int64), capacity.astype(np.int64)))
+    chosen = replace(
+        chosen, floor=np.minimum(np.floor(shape.floor * share).astype(np.int64), capacity.astype(np.int64))
+    )
     sample = Instance(
         score=instance.score[rows],
         capacity=capacity[:, None],

@@ -31,7 +31,10 @@ def yardsticks(plan: Plan) -> tuple[Yardstick, ...]:
     if plan.status in (Status.INFEASIBLE, Status.UNKNOWN) or instance.n * instance.m > _MAX_PAIRS:
         return ()
     claims = {}
-    greedy = load_engine("greedy").solve(instance, deadline=Deadline.after(None))
+    engine = load_engine("greedy")
+    greedy = None
+    if engine.unsupported_reason(instance, remaining_s=np.inf) is None:
+        greedy = engine.solve(instance, deadline=Deadline.after(None))
     if plan.solution.engine != "greedy" and greedy is not None:
         claims["greedy"] = greedy
     if instance.is_slots:
@@ -43,5 +46,5 @@ def yardsticks(plan: Plan) -> tuple[Yardstick, ...]:
         left = served - int(np.count_nonzero(claim.choice != UNASSIGNED))
         if not certificate.violations:
             label = f"{name}, {left:,} fewer served" if left > 0 and instance.serve_first else name
-            found.append((label, certificate.objective))
+            found.append((label, instance.sign * certificate.objective))
     return tuple(found)
