@@ -53,7 +53,7 @@ def random_arguments(rng: np.random.Generator, *, largest: int = 9) -> dict[str,
         arguments["min_load_if_open"] = rng.integers(0, 5, m)
     if maybe(0.15):
         arguments["opening_cost"] = rng.integers(0, 6, m).astype(float)
-    opens = "min_load_if_open" in arguments or "opening_cost" in arguments
+    opens = any(np.any(arguments.get(name, 0)) for name in ("min_load_if_open", "opening_cost"))
     kind = rng.integers(4)
     if kind == 1:
         arguments["unassigned_penalty"] = np.inf
@@ -61,7 +61,7 @@ def random_arguments(rng: np.random.Generator, *, largest: int = 9) -> dict[str,
         arguments["unassigned_penalty"] = float(rng.integers(0, 8))
     elif kind == 3:
         arguments["unassigned_penalty"] = rng.choice([0.0, 2.0, 5.0, np.inf], n)
-    if maybe(0.3):
+    if maybe(0.3) and not (opens and "unassigned_penalty" not in arguments):
         arguments["priority"] = rng.integers(1, 4, n).astype(float)
     if maybe(0.2) and not opens:
         arguments["load_cost"] = np.sort(rng.integers(0, 4, 3)).astype(float)
@@ -156,7 +156,8 @@ def check(arguments: dict[str, Any], *, derivatives: bool = True) -> str | None:
     """Return what is wrong with the answer to a call, or None."""
     sign = -1.0 if arguments.get("sense") == "minimize" else 1.0
     plain = {name: value for name, value in arguments.items() if name != "sense"}
-    instance = build_instance(**plain | {"scores": sign * np.asarray(plain["scores"])})
+    plain["scores"] = sign * np.asarray(plain["scores"])
+    instance = build_instance(**plain)
     solution = solver.assign(**arguments)
     if instance.network is None:
         return None
@@ -172,7 +173,7 @@ def check(arguments: dict[str, Any], *, derivatives: bool = True) -> str | None:
     if abs(sign * solution.objective - expected) > _TOLERANCE * max(1.0, abs(expected)):
         return f"expected {expected}, got {solution.objective}"
     if derivatives and not instance.network.has_openings and instance.penalty is not None:
-        return _wrong_price(plain | {"scores": sign * np.asarray(plain["scores"])}, solution, expected)
+        return _wrong_price(plain, solution, expected)
     return None
 
 
@@ -188,18 +189,23 @@ def _unconfirmed(instance: Instance, arguments: dict[str, Any]) -> str | None:
         if (arguments.get("unassigned_penalty") is not None)
         else None
     )
+    if_open = np.broadcast_to(np.asarray(arguments.get("min_load_if_open", 0)), capacity.shape).copy()
     for relief in conflict.reliefs:
         index = int(relief.what.split("[")[1].split("]")[0].split(",")[0])
         if relief.what.startswith("capacity"):
             capacity[index] += relief.amount
         elif relief.what.startswith("min_load["):
             floor[index] -= round(relief.amount)
+        elif relief.what.startswith("min_load_if_open["):
+            if_open[index] -= round(relief.amount)
         else:
             return f"unknown relief {relief.what}"
     if penalty is not None:
         penalty[list(conflict.agents)] = 0.0
     relaxed = {name: value for name, value in arguments.items() if name not in ("min_load", "sense")}
     relaxed |= {"capacity": capacity, "min_load": floor, "unassigned_penalty": penalty}
+    if "min_load_if_open" in arguments:
+        relaxed["min_load_if_open"] = if_open
     again = solver.assign(**relaxed)
     if again.status.value == "infeasible":
         return f"still infeasible after {conflict}"

@@ -176,7 +176,7 @@ def _starts_itself(instance: Instance, engine: str, deadline: Deadline) -> bool:
 def _by_shape(instance: Instance, deadline: Deadline) -> tuple[str, ...]:
     """Return the engines to try, best first."""
     if instance.network is not None:
-        return ("flow",)
+        return ("flow", "cpsat") if instance.network.has_openings else ("flow",)
     if not instance.is_slots:
         return ("lagrangian",)
     if instance.load_cost is not None:
@@ -225,7 +225,12 @@ def _judge(instance: Instance, claim: Claim | None, name: str, best: Answer | No
         )
         joint = certify(instance, shared, threads=threads)
         if joint.bound < winner.certificate.bound:
-            return replace(winner, claim=shared, certificate=joint)
+            winner = replace(winner, claim=shared, certificate=joint)
+    word = other.claim.bound
+    if word is not None and word < winner.certificate.bound and (not instance.serve_first or winner is best):
+        # What the loser of a tie vouches for holds for the winner, who serves as well.
+        shared = replace(winner.claim, bound=word)
+        return replace(winner, claim=shared, certificate=certify(instance, shared, threads=threads))
     return winner
 
 

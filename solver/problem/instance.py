@@ -299,7 +299,11 @@ class Instance:
         """
         low, high = self.score_range
         dearest = 0.0 if self.load_cost is None else float(self.load_cost.max())
-        return 4.0 * (self.m + 1) * ((high - low + dearest) or 1.0)
+        step = 4.0 * (self.m + 1) * ((high - low + dearest) or 1.0)
+        if self.network is not None and self.network.has_openings:
+            # Opening models for one agent more may move all others: nothing all of them gain may outweigh it.
+            step += 4.0 * self.units * (high - low) + 2.0 * float(self.network.opening_cost.sum())
+        return step
 
     @cached_property
     def unserved(self) -> NDArray[np.float64]:
@@ -477,6 +481,10 @@ def build_instance(
     rank = None
     if order is not None and penalty is None and order.min() < order.max():
         rank = np.unique(order, return_inverse=True)[1].astype(np.int64)
+    if rank is not None and network is not None and network.has_openings:
+        raise SpecError(
+            "priority: expected an unassigned_penalty with it where models are opened at a cost or with a floor"
+        )
     rows, charge = compile_limits((*limits, *floor_limits(floors, taken)), n, m)
     if charge is not None:
         score = np.asarray(score) - charge

@@ -41,7 +41,7 @@ class Relief:
     Parameters
     ----------
     what : str
-        ``capacity[j, k]``, ``min_load[j]`` or ``limit NAME``.
+        ``capacity[j, k]``, ``min_load[j]``, ``min_load_if_open[j]`` or ``limit NAME``.
     amount : float
         How much more of it is needed, in its own unit.
     """

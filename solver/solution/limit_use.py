@@ -31,7 +31,7 @@ __all__ = ["LimitReport", "conflict_sentences", "limit_reports", "limit_titles",
 _ROUNDING = 1e-9  # of a bound: sums of float64 that exceed it by less do not exceed it
 _NAMED_AGENTS = 5  # agents spelled out in a sentence
 _CAPACITY = re.compile(r"capacity\[(\d+), (\d+)\]")
-_FLOOR = re.compile(r"min_load\[(\d+)\]")
+_FLOOR = re.compile(r"min_load(_if_open)?\[(\d+)\]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,7 +257,7 @@ def conflict_sentences(conflict: Conflict, problem: Problem, instance: Instance)
 def _capacity_text(row: str, problem: Problem) -> str:
     floor = _FLOOR.fullmatch(row)
     if floor is not None:
-        return f"min_slots of {problem.model_ids[int(floor[1])]}"
+        return f"min_slots{floor[1] or ''} of {problem.model_ids[int(floor[2])]}"
     found = _CAPACITY.fullmatch(row)
     if found is None:
         return row

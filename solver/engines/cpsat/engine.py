@@ -12,18 +12,24 @@ import numpy as np
 
 from solver.engines.base import Claim
 from solver.engines.cpsat.model import PairModel
+from solver.engines.cpsat.openings import OpeningModel
 from solver.engines.duals import minimal_prices
+from solver.engines.network_terms import claimed_flow, principal_choice
 from solver.engines.standard_form import build_form
 from solver.problem.instance import UNASSIGNED, Instance
 
 if TYPE_CHECKING:
     from solver.clock import Deadline
     from solver.engines.base import Engine
+    from solver.problem.network import NetworkShape
 
 __all__ = ["CpSatEngine"]
 
 _MAX_ARCS = 200_000
 _SECONDS_PER_ARC = 15e-6  # building the model in Python and handing it over
+_PATIENCE_S = (
+    10.0  # for models that are opened at a cost, where no deadline ends the search; shown in the gap
+)
 _LEAST_SEARCH_S = 0.05  # CP-SAT overruns limits shorter than this
 
 
@@ -36,8 +42,8 @@ class CpSatEngine:
         """Return why not: too many pairs to build a model of in the time left."""
         if instance.load_cost is not None:
             return "cpsat: slots must not cost by load"
-        if instance.network is not None:
-            return "cpsat: does not know floors, copies or counts"
+        if instance.network is not None and not instance.network.has_openings:
+            return "cpsat: does not know floors, copies or counts, unless models are opened at a cost"
         arcs = instance.n * instance.m
         if arcs > _MAX_ARCS:
             return f"cpsat: up to {arcs:,} pairs, at most {_MAX_ARCS:,}"
@@ -57,6 +63,8 @@ class CpSatEngine:
         threads: int = 1,
     ) -> Claim | None:
         """Return the best choice found, with the bound CP-SAT proved, or prices where slots allow them."""
+        if instance.network is not None:
+            return _open_models(instance, instance.network, deadline, hint, seed, threads)
         nobody = np.full(instance.n, UNASSIGNED, np.int64)
         may_leave = instance.serve_first or bool(np.isfinite(instance.unserved).any())
         form = build_form(instance, leave=may_leave)
@@ -82,6 +90,35 @@ class CpSatEngine:
         bound = form.judged(columns, outcome.bound - model.rounding)[1] if model.exact else None
         prices = minimal_prices(instance, choice) if instance.is_slots else None
         return Claim(choice=choice, prices=prices, bound=bound)
+
+
+def _open_models(
+    instance: Instance,
+    shape: NetworkShape,
+    deadline: Deadline,
+    hint: Claim | None,
+    seed: int,
+    threads: int,
+) -> Claim | None:
+    """Return the best flow found where models are opened at a cost, with the bound CP-SAT proved."""
+    model = OpeningModel(instance, shape)
+    if hint is not None and hint.choice.shape == (instance.n,):
+        model.hint(claimed_flow(hint))
+    now = deadline.clock.now()
+    patience_s = max(0.01, 0.9 * deadline.remaining_s() - 0.01)
+    outcome = model.solve(
+        ends_s=now + min(patience_s, _PATIENCE_S), deadline=deadline, seed=seed, threads=threads
+    )
+    if outcome.infeasible:
+        return Claim(choice=np.full(instance.n, UNASSIGNED, np.int64), infeasible=True)
+    if outcome.flow is None:
+        return None
+    return Claim(
+        choice=principal_choice(instance, outcome.flow),
+        prices=None if hint is None else hint.prices,
+        bound=outcome.bound,
+        flow=None if shape.is_single else outcome.flow,
+    )
 
 
 if TYPE_CHECKING:

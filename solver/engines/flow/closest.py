@@ -33,14 +33,15 @@ def closest_flow(
     Parameters
     ----------
     instance, shape
-        The problem; floors and costs of opening a model are not looked at.
+        The problem.
 
     Returns
     -------
     stranded : (k,) int64
         Agents that must be served and have too few eligible models.
     reliefs : dict of str to int
-        ``capacity[j, 0]`` to what it lacks, ``min_load[j]`` to what it asks too much.
+        ``capacity[j, 0]`` to what it lacks, ``min_load[j]`` to what it asks too much. Floors that count only for
+        open models are lowered where this flow misses them: enough to admit it, not always the least.
     rows : list of str
         Capacities and floors that cannot all hold.
 
@@ -87,6 +88,10 @@ def closest_flow(
     reliefs |= {f"min_load[{j}]": int(missing[j]) for j in np.flatnonzero(missing)}
     rows = [f"capacity[{j}, 0]" for j in np.flatnonzero(full)]
     rows += [f"min_load[{j}]" for j in np.flatnonzero(starved & (shape.floor > 0))]
+    load = flow.load(m)
+    half = np.flatnonzero((load > 0) & (load < shape.floor_if_open))
+    reliefs |= {f"min_load_if_open[{j}]": int(shape.floor_if_open[j] - load[j]) for j in half}
+    rows += [f"min_load_if_open[{j}]" for j in half]
     return stranded, reliefs, rows
 
 

@@ -16,6 +16,7 @@ from solver.engines.duals import minimal_prices, supporting_prices
 from solver.engines.flow.core_arcs import solve_core
 from solver.engines.flow.generation import solve_network
 from solver.engines.flow.network import COARSE_BITS, FINE_BITS, Network
+from solver.engines.flow.openings import search_openings
 from solver.engines.network_duals import network_prices
 from solver.engines.network_terms import principal_choice
 from solver.problem.instance import UNASSIGNED, Instance
@@ -91,8 +92,8 @@ class FlowEngine:
 
 def _unsupported_network(instance: Instance, remaining_s: float) -> str | None:
     """Return why floors, copies and counts are too many for the time left, or are not a flow."""
-    if instance.network is None or instance.network.has_openings:
-        return "flow: models must not cost, or have a floor, only if they are opened"
+    if instance.network is None:
+        return None
     copies = float(instance.network.depth.sum())
     estimate = instance.n * instance.m * _SECONDS_PER_PAIR + (copies + instance.n) * _SECONDS_PER_UNIT_ARC
     if estimate > remaining_s:
@@ -102,6 +103,13 @@ def _unsupported_network(instance: Instance, remaining_s: float) -> str | None:
 
 def _network_claim(instance: Instance, deadline: Deadline, hint: Claim | None) -> Claim | None:
     """Return the optimal flow with its smallest prices, the proof that there is none, or None out of time."""
+    shape = instance.network
+    if shape is not None and shape.has_openings:
+        flow, relaxed = search_openings(instance, shape, deadline)
+        if flow is None:
+            return None
+        choice = principal_choice(instance, flow)
+        return Claim(choice=choice, prices=relaxed[:, None], flow=None if shape.is_single else flow)
     start = None
     if hint is not None and hint.prices is not None and hint.prices.shape == (instance.m, 1):
         start = hint.prices[:, 0]
@@ -113,7 +121,7 @@ def _network_claim(instance: Instance, deadline: Deadline, hint: Claim | None) -
     prices = found.prices[:, None]
     if found.complete and instance.m <= _MANY_MODELS:
         prices = network_prices(instance, found.flow)
-    single = instance.network is not None and instance.network.is_single
+    single = shape is not None and shape.is_single
     return Claim(
         choice=principal_choice(instance, found.flow), prices=prices, flow=None if single else found.flow
     )
