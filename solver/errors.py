@@ -5,6 +5,8 @@
     SolverError
     ├── SpecError(ValueError)             a value the caller gave breaks a rule; lists every violation found
     ├── EngineError(RuntimeError)         an engine's claim failed the certificate: a bug, not misuse
+    ├── ForkedStoreError(RuntimeError)    load of one process, used in a process forked from it
+    ├── StoreDownError(ConnectionError)   the server of a shared store does not answer
     ├── MissingExtraError(ImportError)    an optional package is not installed; names the extra
     └── UnsolvedError(RuntimeError)       raised by ``raise_for_status`` only: there is no assignment
 """
@@ -16,7 +18,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["EngineError", "MissingExtraError", "SolverError", "SpecError", "UnsolvedError"]
+__all__ = [
+    "EngineError",
+    "ForkedStoreError",
+    "MissingExtraError",
+    "SolverError",
+    "SpecError",
+    "StoreDownError",
+    "UnsolvedError",
+]
 
 _LISTED = 20  # violations spelled out in a message; the rest are counted
 
@@ -54,6 +64,14 @@ class SpecError(SolverError, ValueError):
 
 class EngineError(SolverError, RuntimeError):
     """An engine's claim failed independent verification. A bug in this package; please report it."""
+
+
+class ForkedStoreError(SolverError, RuntimeError):
+    """A store of one process was used in a child process made by a fork. Nothing was granted."""
+
+
+class StoreDownError(SolverError, ConnectionError):
+    """The server of a shared store does not answer, or not as it should."""
 
 
 class MissingExtraError(SolverError, ImportError):

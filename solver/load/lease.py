@@ -8,11 +8,22 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from solver.errors import SpecError
 from solver.load.checks import LARGEST, LARGEST_USD, money_problems, whole_problems
+from solver.load.refusal import Refusal, RefusalReason
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["ONE_SLOT", "Ask", "Demand", "Lease", "LeaseState", "Refusal", "RefusalReason", "ReleaseOutcome"]
+__all__ = [
+    "ONE_SLOT",
+    "Ask",
+    "Demand",
+    "Lease",
+    "LeaseState",
+    "Refusal",
+    "RefusalReason",
+    "ReleaseOutcome",
+    "slots_up_to",
+]
 
 
 class LeaseState(enum.StrEnum):
@@ -37,31 +48,6 @@ class ReleaseOutcome(enum.StrEnum):
     """No such lease: released before, expired long ago, or never granted. Nothing changed."""
     DEFERRED = "deferred"
     """The store could not be reached; the release is kept and sent on recovery."""
-
-
-class RefusalReason(enum.StrEnum):
-    """Why an acquisition was refused."""
-
-    CONCURRENCY = "concurrency"
-    """Every slot is taken, or others wait in the queue before it."""
-    QUEUE = "queue"
-    """A queue place was asked for, and slots and queue are full."""
-    REQUESTS = "requests"
-    """The requests of the last minute leave no room."""
-    TOKENS = "tokens"
-    """The tokens of the last minute leave no room."""
-    BUDGET = "budget"
-    """The estimate does not fit what is left of the budget."""
-    TOO_LARGE = "too_large"
-    """It asks for more than the whole capacity: waiting does not help."""
-    NOT_ACCEPTING = "not_accepting"
-    """New work is being rejected on purpose, see ``LoadTracker.set_accepting``."""
-    PLAN = "plan"
-    """It would have fitted, but another part of an all-or-nothing plan did not."""
-    STORE_UNAVAILABLE = "store_unavailable"
-    """The shared store cannot be reached."""
-    RECOVERING = "recovering"
-    """The shared store was restarted, and leases granted before are still being counted again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +117,9 @@ class Ask:
         Whether a queue place will do when every slot is taken.
     lease_id : str
         Chosen by the caller of the store; a repeated id is answered with the lease it already has.
+    fill_to : float
+        Share of the slots that may be taken once this is granted, in (0, 1]. Requests of low priority that
+        stay below 1 leave the rest to others; the store checks it in the same atomic step.
     """
 
     model: str
@@ -138,29 +127,12 @@ class Ask:
     ttl_s: float = 30.0
     queue: bool = False
     lease_id: str = ""
+    fill_to: float = 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
-    """Why nothing was granted.
-
-    Parameters
-    ----------
-    model : str
-        The model asked for.
-    reason : RefusalReason
-        The first limit that stood in the way.
-    retry_after_s : float or None
-        Seconds until the same request can fit, where that is known (rates and budgets with a period).
-    """
-
-    model: str
-    reason: RefusalReason
-    retry_after_s: float | None = None
-
-    def __bool__(self) -> bool:
-        """Return False: a refusal is not a lease."""
-        return False
+def slots_up_to(fill_to: float, max_concurrent: int) -> int:
+    """Return how many slots a share of them is, rounded down: 0.5 of 5 is 2."""
+    return max_concurrent if fill_to >= 1.0 else int(fill_to * max_concurrent + 1e-9)
 
 
 class Leaseholder(Protocol):
@@ -186,12 +158,17 @@ class Leaseholder(Protocol):
         """Tell where a lease stands."""
         ...
 
+    def keep(self, lease: Lease) -> LeaseState:
+        """Renew a lease for as long as its object is held."""
+        ...
+
 
 class Lease:
     """Capacity held for one agent, from a tracker. It remembers what it took.
 
-    Use it as a context manager, plain or asynchronous, and it is released on the way out; whatever
-    happens to its holder, it expires ``ttl_s`` after the last renewal.
+    Use it as a context manager, plain or asynchronous: inside the block it is renewed by itself, however
+    long the work takes, and it is released on the way out. Elsewhere it expires ``ttl_s`` after the last
+    renewal, whatever happens to its holder; :meth:`keep_alive` has it renewed there, too.
 
     Attributes
     ----------
@@ -205,9 +182,11 @@ class Lease:
         Seconds to live from the grant, or from the last renewal, as that said.
     granted : LeaseState
         What it was granted as: running, or queued. See :meth:`state` for now.
+    kept : bool
+        Whether it is renewed by itself.
     """
 
-    __slots__ = ("__weakref__", "_holder", "demand", "granted", "lease_id", "model", "ttl_s")
+    __slots__ = ("__weakref__", "_holder", "demand", "granted", "kept", "lease_id", "model", "ttl_s")
 
     def __init__(
         self,
@@ -224,6 +203,7 @@ class Lease:
         self.demand = demand
         self.ttl_s = ttl_s
         self.granted = granted
+        self.kept = False
 
     def state(self) -> LeaseState:
         """Return where the lease stands now."""
@@ -245,8 +225,17 @@ class Lease:
         """
         return self._holder.release(self, tokens=tokens, cost_usd=cost_usd)
 
-    def __enter__(self) -> Self:
+    def keep_alive(self) -> Self:
+        """Have the lease renewed by itself until it is released or this object is dropped; return it.
+
+        A process that ends, or that drops the object without a release, gives everything back within
+        ``ttl_s``: choose that by how soon capacity should come back, not by how long the work may take.
+        """
+        self._holder.keep(self)
         return self
+
+    def __enter__(self) -> Self:
+        return self.keep_alive()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -254,7 +243,7 @@ class Lease:
         self.release()
 
     async def __aenter__(self) -> Self:
-        return self
+        return self.keep_alive()  # notes who is alive; nothing is sent
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

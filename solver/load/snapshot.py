@@ -12,9 +12,12 @@ from solver.errors import SpecError
 from solver.load.store.base import nano_usd
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from solver.load.lease import Demand
+    from solver.load.stops import Stop
     from solver.load.store.base import StoreView
 
 __all__ = ["LoadSnapshot", "ModelLoad", "utilization_of"]
@@ -102,6 +105,11 @@ class LoadSnapshot:
     def accepting(self) -> NDArray[np.bool_]:
         """(m,) bool, False while new work is rejected on purpose."""
         return self.view.accepting
+
+    @property
+    def stops(self) -> Mapping[str, tuple[Stop, ...]]:
+        """What keeps new work away from each model that is not open: owner, reason, and until when."""
+        return self.view.stops
 
     @cached_property
     def index(self) -> dict[str, int]:

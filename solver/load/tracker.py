@@ -4,33 +4,30 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import secrets
 import threading
+import weakref
 from collections import Counter
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from solver.clock import Clock, MonotonicClock
 from solver.errors import SpecError
+from solver.load.async_tracker import AsyncTracker
 from solver.load.checks import money_problems, name_problems, positive_problems, whole_problems
-from solver.load.lease import (
-    ONE_SLOT,
-    Ask,
-    Demand,
-    Lease,
-    LeaseState,
-    Refusal,
-    ReleaseOutcome,
-)
+from solver.load.lease import ONE_SLOT, Ask, Demand, Lease, LeaseState, ReleaseOutcome
+from solver.load.listeners import tell
 from solver.load.outcome import Outcome
+from solver.load.refusal import Refusal
 from solver.load.snapshot import LoadSnapshot, ModelLoad, utilization_of
+from solver.load.stops import Stop, StopOwner
 from solver.load.store.base import Limits, nano_usd
 from solver.load.store.memory import MemoryStore
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
@@ -40,11 +37,10 @@ if TYPE_CHECKING:
 
 __all__ = ["LoadTracker"]
 
-_T = TypeVar("_T")
 _LATENCY_WEIGHT = 0.2  # of the newest sample in the running mean
 
 
-class LoadTracker:
+class LoadTracker(AsyncTracker):
     """The live load of every model, and leases on its capacity.
 
     Thread-safe. With the default store every operation takes microseconds and may be called from an event
@@ -89,10 +85,8 @@ class LoadTracker:
         self._clock = clock or MonotonicClock()
         self._store = MemoryStore(clock=self._clock) if store is None else store
         self._stale_after_s = stale_after_s
-        prefix, count = secrets.token_hex(8), itertools.count()
-        self._new_id = lease_ids or (lambda: f"{prefix}-{next(count)}")
-        self._lock = threading.Lock()
-        self._move_lock = threading.Lock()
+        self._lease_ids = lease_ids
+        self._begin_process()
         self._refusals: Counter[tuple[str, str]] = Counter()
         self._capacities: dict[str, Capacity] = {}
         self._latency_ms: dict[str, float] = {}
@@ -102,6 +96,15 @@ class LoadTracker:
         nothing = np.empty(0, np.int64)
         self._open: tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]
         self._open = (nothing.astype(np.bool_), nothing, nothing)
+        _TRACKERS.add(self)
+
+    def _begin_process(self) -> None:
+        """Set what no two processes may share, also in the child of a fork."""
+        super()._begin_process()
+        prefix, count = secrets.token_hex(8), itertools.count()
+        self._new_id = self._lease_ids or (lambda: f"{prefix}-{next(count)}")
+        self._lock = threading.RLock()  # a finalizer may record while its own thread does
+        self._move_lock = threading.RLock()
 
     @property
     def store(self) -> Store:
@@ -175,14 +178,87 @@ class LoadTracker:
         """Return the capacity set here, None for a model this tracker was not told about."""
         return self._capacities.get(model)
 
+    def forget(self, model: str) -> None:
+        """Remove a model: its capacity, leases, usage, stops and latencies; releasing its leases is harmless.
+
+        For fleets whose models come and go under new names. Nothing happens when it is unknown.
+        """
+        self._store.forget(model)
+        with self._lock:
+            for known in (self._capacities, self._latency_ms, self._heard_s):
+                known.pop(model, None)
+            self._refusals = Counter({key: n for key, n in self._refusals.items() if key[0] != model})
+            self._targets = ((), np.empty(0))
+
+    # -- stops
+
+    def stop(
+        self,
+        model: str,
+        owner: StopOwner | str = StopOwner.OPERATOR,
+        *,
+        name: str = "",
+        reason: str = "",
+        for_s: float | None = None,
+        extend: bool = False,
+    ) -> Stop:
+        """Keep new work away from a model; it is open again when no stop stands. Balancers see it at once.
+
+        Parameters
+        ----------
+        model : str
+            Its id.
+        owner : StopOwner or str
+            Who stops it. What already waits in its queue goes on to run, unless the owner is ``cooldown`` or
+            ``breaker``: then it waits until the stop has ended.
+        name : str
+            Tells several stops of one owner apart. Setting the same one again replaces it.
+        reason : str
+            Why, for whoever looks at the snapshot.
+        for_s : float, optional
+            Seconds until it ends by itself; default: when :meth:`resume` lifts it.
+        extend : bool
+            An earlier setting of this stop that lasts longer stays: the longest deadline wins.
+
+        Returns
+        -------
+        Stop
+            The one that stands now, with its end.
+
+        Raises
+        ------
+        SpecError
+            If the model is unknown or a value is out of range.
+        """
+        return self._store.stop(model, owner, name=name, reason=reason, for_s=for_s, extend=extend)
+
+    def resume(
+        self, model: str, owner: StopOwner | str = StopOwner.OPERATOR, *, name: str | None = None
+    ) -> int:
+        """Lift the stops of one owner (with ``name``, that one); return how many stood.
+
+        Stops of other owners stay: a rule that ends never reopens what an operator has closed.
+        """
+        return self._store.resume(model, owner, name=name)
+
+    def stops(self, model: str) -> tuple[Stop, ...]:
+        """Return every stop that stands for a model, in the order in which they were set."""
+        return self._store.row(model).stops
+
     def set_accepting(self, model: str, accepting: bool) -> None:
-        """Start or stop rejecting new work for a model; balancers see it at once."""
+        """Set or lift the operator's stop without a name. See :meth:`stop` for owner, reason and duration."""
         self._store.set_accepting(model, accepting)
 
     # -- leases
 
     def try_acquire(
-        self, model: str, demand: Demand | None = None, ttl_s: float = 30.0, *, queue: bool = False
+        self,
+        model: str,
+        demand: Demand | None = None,
+        ttl_s: float = 30.0,
+        *,
+        queue: bool = False,
+        fill_to: float = 1.0,
     ) -> Lease | Refusal:
         """Reserve capacity, or say why not.
 
@@ -196,6 +272,9 @@ class LoadTracker:
             Seconds until the lease expires unless renewed, > 0.
         queue : bool
             Take a queue place when every slot is taken; the lease becomes running by itself.
+        fill_to : float
+            Share of the slots that may be taken once this is granted, in (0, 1]: below 1, the rest is kept
+            for requests that may fill more. Checked in the same atomic step.
 
         Returns
         -------
@@ -208,14 +287,28 @@ class LoadTracker:
             If the model is unknown or ``ttl_s`` is not a positive number.
         """
         _check_ttl(ttl_s)
-        ask = Ask(model=model, demand=demand or ONE_SLOT, ttl_s=ttl_s, queue=queue, lease_id=self._new_id())
+        _check_fill_to(fill_to)
+        ask = Ask(
+            model=model,
+            demand=demand or ONE_SLOT,
+            ttl_s=ttl_s,
+            queue=queue,
+            lease_id=self._new_id(),
+            fill_to=fill_to,
+        )
         return self._lease(ask, self._store.acquire(ask))
 
     def acquire(
-        self, model: str, demand: Demand | None = None, ttl_s: float = 30.0, *, queue: bool = False
+        self,
+        model: str,
+        demand: Demand | None = None,
+        ttl_s: float = 30.0,
+        *,
+        queue: bool = False,
+        fill_to: float = 1.0,
     ) -> Lease | None:
         """Reserve capacity, or return None when it does not fit. See :meth:`try_acquire`."""
-        answer = self.try_acquire(model, demand, ttl_s, queue=queue)
+        answer = self.try_acquire(model, demand, ttl_s, queue=queue, fill_to=fill_to)
         return None if isinstance(answer, Refusal) else answer
 
     def acquire_many(self, asks: Sequence[Ask], *, whole_plan: bool = False) -> list[Lease | Refusal]:
@@ -235,6 +328,7 @@ class LoadTracker:
         """
         for ask in asks:
             _check_ttl(ask.ttl_s)
+            _check_fill_to(ask.fill_to)
         named = [ask if ask.lease_id else replace(ask, lease_id=self._new_id()) for ask in asks]
         answers = self._store.acquire_many(named, whole_plan=whole_plan)
         return [self._lease(ask, answer) for ask, answer in zip(named, answers, strict=True)]
@@ -259,7 +353,31 @@ class LoadTracker:
                 return answer
             if answer is not LeaseState.GONE:
                 lease.lease_id, lease.model, lease.granted = ask.lease_id, model, answer
+                if lease.kept:
+                    self._store.keep(ask.lease_id, ask.ttl_s, _alive(lease))
             return lease
+
+    def keep(self, lease: Lease) -> LeaseState:
+        """Renew a lease by itself for as long as its object is held. See :meth:`Lease.keep_alive`."""
+        with self._move_lock:
+            state = self._store.keep(lease.lease_id, lease.ttl_s, _alive(lease))
+            lease.kept = state is not LeaseState.GONE
+        return state
+
+    def end_leases(self, model: str) -> int:
+        """End every lease of a model, for example when its server has died with all that ran on it.
+
+        Returns
+        -------
+        int
+            Leases that were live. Whoever still holds one finds it GONE, and its release settles what was
+            really used.
+        """
+        return self._store.end_leases(model)
+
+    def on_promotion(self, listener: Callable[[str], object]) -> None:
+        """Call ``listener`` with the id of every lease that leaves the queue and runs, from any thread."""
+        self._store.listen(listener)
 
     def renew(self, lease: Lease | str, *, ttl_s: float | None = None) -> LeaseState:
         """Let a lease live longer; GONE when it was too late.
@@ -323,53 +441,6 @@ class LoadTracker:
             return answer
         return Lease(self, ask.lease_id, ask.model, ask.demand, ask.ttl_s, answer)
 
-    # -- the same without blocking an event loop
-
-    async def try_acquire_async(
-        self, model: str, demand: Demand | None = None, ttl_s: float = 30.0, *, queue: bool = False
-    ) -> Lease | Refusal:
-        """Do :meth:`try_acquire` without blocking the event loop.
-
-        When the awaiting task is cancelled while a remote store is still answering, whatever it grants is
-        released again.
-        """
-        if not self._store.remote:
-            return self.try_acquire(model, demand, ttl_s, queue=queue)
-        import asyncio  # most processes that import this package never need it
-
-        work = asyncio.get_running_loop().run_in_executor(
-            None, lambda: self.try_acquire(model, demand, ttl_s, queue=queue)
-        )
-        try:
-            return await asyncio.shield(work)
-        except asyncio.CancelledError:
-            work.add_done_callback(_release_result)
-            raise
-
-    async def acquire_async(
-        self, model: str, demand: Demand | None = None, ttl_s: float = 30.0, *, queue: bool = False
-    ) -> Lease | None:
-        """Do :meth:`acquire` without blocking the event loop."""
-        answer = await self.try_acquire_async(model, demand, ttl_s, queue=queue)
-        return None if isinstance(answer, Refusal) else answer
-
-    async def renew_async(self, lease: Lease | str, *, ttl_s: float | None = None) -> LeaseState:
-        """Do :meth:`renew` without blocking the event loop."""
-        return await self._off_loop(lambda: self.renew(lease, ttl_s=ttl_s))
-
-    async def release_async(
-        self, lease: Lease | str, *, tokens: int | None = None, cost_usd: float | None = None
-    ) -> ReleaseOutcome:
-        """Do :meth:`release` without blocking the event loop; it is carried out even if cancelled."""
-        return await self._off_loop(lambda: self.release(lease, tokens=tokens, cost_usd=cost_usd))
-
-    async def _off_loop(self, work: Callable[[], _T]) -> _T:
-        if not self._store.remote:
-            return work()
-        import asyncio  # as above
-
-        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, work))
-
     # -- load
 
     def refusals(self) -> dict[tuple[str, str], int]:
@@ -388,13 +459,38 @@ class LoadTracker:
             raise SpecError(*problems)
         self._store.adjust(model, active=int(delta_active), queue=int(delta_queue))
 
-    def observe_load(self, model: str, *, active_requests: int, queue_depth: int = 0) -> None:
-        """Set what was measured at the model itself; what exceeds the leases counts as work from outside."""
+    def observe_load(
+        self,
+        model: str,
+        *,
+        active_requests: int,
+        queue_depth: int = 0,
+        ttl_s: float | None = None,
+    ) -> None:
+        """Set what was measured at the model itself; what exceeds the leases counts as work from outside.
+
+        Parameters
+        ----------
+        model : str
+            Its id.
+        active_requests, queue_depth : int
+            What runs and what waits there.
+        ttl_s : float, optional
+            Seconds after which the excess is forgotten, so that a monitor that dies leaves no phantom load
+            behind; ``inf`` for never. Default: the tracker's ``stale_after_s``.
+        """
+        ttl_s = self._stale_after_s if ttl_s is None else ttl_s
         problems = whole_problems("active_requests", active_requests)
         problems += whole_problems("queue_depth", queue_depth)
+        problems += [] if ttl_s == math.inf else positive_problems("ttl_s", ttl_s)
         if problems:
             raise SpecError(*problems)
-        self._store.observe(model, active=int(active_requests), queue=int(queue_depth))
+        self._store.observe(
+            model,
+            active=int(active_requests),
+            queue=int(queue_depth),
+            ttl_s=None if ttl_s == math.inf else float(ttl_s),
+        )
 
     def current_load(self, model: str) -> ModelLoad | None:
         """Return the load of a model, None when it is unknown or nobody has updated it for too long."""
@@ -429,9 +525,12 @@ class LoadTracker:
     def is_over_target(self, model: str) -> bool:
         """Return whether utilization is above the target."""
         row = self._store.row(model)
+        return utilization_of(row.active, row.limits.max_concurrent) > self.target_of(model)
+
+    def target_of(self, model: str) -> float:
+        """Return the target utilization of a model, 1 for one this tracker was not told about."""
         capacity = self._capacities.get(model)
-        target = 1.0 if capacity is None else capacity.target_utilization
-        return utilization_of(row.active, row.limits.max_concurrent) > target
+        return 1.0 if capacity is None else capacity.target_utilization
 
     def snapshot(self) -> LoadSnapshot:
         """Return the load of every model at one instant, as arrays."""
@@ -484,8 +583,7 @@ class LoadTracker:
             mean = self._latency_ms.get(model, latency_ms)
             self._latency_ms[model] = mean + _LATENCY_WEIGHT * (latency_ms - mean)
             self._heard_s[model] = outcome.at_s
-        for listener in self._listeners:
-            listener(outcome)
+        tell(self._listeners, outcome)
         return outcome
 
     def listen(self, listener: Callable[[Outcome], object]) -> None:
@@ -501,13 +599,28 @@ def _check_ttl(ttl_s: float) -> None:
         raise SpecError(*problems)
 
 
+def _check_fill_to(fill_to: float) -> None:
+    if not 0.0 < fill_to <= 1.0:
+        raise SpecError(f"fill_to: expected in (0, 1], got {fill_to!r}")
+
+
+def _alive(lease: Lease) -> Callable[[], bool]:
+    """Return a function that says whether somebody still holds the lease object, without holding it itself."""
+    reference = weakref.ref(lease)
+    return lambda: reference() is not None
+
+
 def _id_of(lease: Lease | str) -> str:
     return lease if isinstance(lease, str) else lease.lease_id
 
 
-def _release_result(work: asyncio.Future[Lease | Refusal]) -> None:
-    """Give back, off the event loop, what a cancelled caller was granted."""
-    if not work.cancelled() and work.exception() is None:
-        answer = work.result()
-        if isinstance(answer, Lease):
-            work.get_loop().run_in_executor(None, answer.release)
+_TRACKERS: weakref.WeakSet[LoadTracker] = weakref.WeakSet()
+
+
+def _tell_trackers_of_fork() -> None:
+    for tracker in list(_TRACKERS):
+        tracker._begin_process()  # noqa: SLF001 # of this module
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_tell_trackers_of_fork)

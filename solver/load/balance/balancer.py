@@ -256,9 +256,8 @@ class LoadBalancer:
             return self.assign_and_reserve(agents, models, scores=scores, deadline_ms=deadline_ms)
         import asyncio  # most processes that import this package never need it
 
-        work = asyncio.get_running_loop().run_in_executor(
-            None,
-            lambda: self.assign_and_reserve(agents, models, scores=scores, deadline_ms=deadline_ms),
+        work = self._tracker.submit(
+            lambda: self.assign_and_reserve(agents, models, scores=scores, deadline_ms=deadline_ms)
         )
         try:
             return await asyncio.shield(work)
@@ -326,7 +325,11 @@ class LoadBalancer:
                 if j == UNASSIGNED:
                     break
                 answer = self._tracker.try_acquire(
-                    pool.ids[j], pool.demand(agent, j), self._duration_s(pool, j, work, 0), queue=self._queue
+                    pool.ids[j],
+                    pool.demand(agent, j),
+                    self._duration_s(pool, j, work, 0),
+                    queue=self._queue,
+                    fill_to=self._share(pool.ids[j]),
                 )
                 if isinstance(answer, Lease):
                     self._note(agent, answer)
@@ -350,7 +353,12 @@ class LoadBalancer:
             demand=pool.demand(agent, j),
             ttl_s=self._duration_s(pool, j, work, k),
             queue=self._queue,
+            fill_to=self._share(pool.ids[j]),
         )
+
+    def _share(self, model: str) -> float:
+        """Return the share of a model's slots that a reservation may fill; the store holds to it."""
+        return self._tracker.target_of(model) if self._fill_to_target else 1.0
 
     def _duration_s(self, pool: ModelPool, j: int, work: Work, k: int) -> float:
         """Return how long to reserve model j for agent k of a batch, seconds."""

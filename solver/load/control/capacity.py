@@ -13,7 +13,9 @@ import numpy as np
 from solver.clock import Clock, ManualClock, MonotonicClock
 from solver.errors import SpecError
 from solver.load.checks import amount_problems
+from solver.load.listeners import tell
 from solver.load.snapshot import utilization_of
+from solver.load.stops import StopOwner
 from solver.solution.solving import assign
 
 if TYPE_CHECKING:
@@ -99,6 +101,15 @@ class ScalingRule:
             raise SpecError(*problems)
 
     @property
+    def name(self) -> str:
+        """What the rule is called where it stops a model: the same in every process, and after a restart."""
+        scope = "" if self.model is None else f"{self.model}: "
+        return (
+            f"{scope}utilization {self.threshold_utilization:g} for {self.threshold_duration_ms:g} ms, "
+            f"until {self.clears_below:g}, cooldown {self.cooldown_ms:g} ms"
+        )
+
+    @property
     def clears_below(self) -> float:
         """Utilization below which an active rule ends."""
         return 0.9 * self.threshold_utilization if self.clear_utilization is None else self.clear_utilization
@@ -143,11 +154,12 @@ class _Observed(Protocol):
 class _RuleState:
     """How far one rule has come for one model."""
 
-    __slots__ = ("acted_s", "active", "ended_s", "since_s")
+    __slots__ = ("acted_s", "active", "ended_s", "since_s", "told")
 
     def __init__(self) -> None:
         self.since_s: float | None = None
         self.active = False
+        self.told = False  # that it acts, by CapacityManager.changes
         self.ended_s = -math.inf
         self.acted_s = -math.inf
 
@@ -205,14 +217,14 @@ class CapacityManager:
         """
         with self._lock:
             now = self._clock.now()
-            was = {rule: state.active for rule, state in self._of(model)}
             self._advance(model, load)
             found = []
             for rule, state in self._of(model):
                 if state.active and (now - state.acted_s) * 1000.0 >= rule.cooldown_ms:
-                    state.acted_s = now
+                    state.acted_s, state.told = now, True
                     found.append((rule, True))
-                elif was.get(rule, False) and not state.active:
+                elif state.told and not state.active:  # whoever advanced it: the end is told once
+                    state.told = False
                     found.append((rule, False))
             return found
 
@@ -251,9 +263,11 @@ class CapacityManager:
     ) -> list[CapacityEvent]:
         """Check every model and carry out what is due.
 
-        ``reject_new`` makes the tracker refuse new work for the model until the rule ends; balancers leave
-        it out from then on. ``redistribute`` has the balancer decide again on the work that waits for the
-        model, and moves its leases; running work stays. ``scale_out`` recommends a number of slots.
+        ``reject_new`` stops the model in the rule's name until the rule ends; balancers leave it out from
+        then on. It is open again when no other rule, and nobody else, stops it. A manager made anew takes
+        over the stops that its predecessor has set by the same rules. ``redistribute`` has the balancer
+        decide again on the work that waits for the model, and moves its leases; running work stays.
+        ``scale_out`` recommends a number of slots.
 
         Parameters
         ----------
@@ -272,12 +286,17 @@ class CapacityManager:
         """
         events = []
         snapshot = tracker.snapshot()
+        for model, stops in snapshot.stops.items():
+            self._adopt(model, [stop.name for stop in stops if stop.owner is StopOwner.RULE])
         for j, model in enumerate(snapshot.models):
             utilization = float(snapshot.utilization[j])
             for rule, begins in self.changes(model, _Point(utilization)):
                 slots, worth = 0, None
-                if rule.action is ScalingAction.REJECT_NEW:
-                    tracker.set_accepting(model, not begins)
+                if rule.action is ScalingAction.REJECT_NEW and begins:
+                    reason = f"utilization {utilization:.2f} >= {rule.threshold_utilization:g}"
+                    tracker.stop(model, StopOwner.RULE, name=rule.name, reason=reason)
+                elif rule.action is ScalingAction.REJECT_NEW:
+                    tracker.resume(model, StopOwner.RULE, name=rule.name)
                 elif rule.action is ScalingAction.REDISTRIBUTE and begins and balancer is not None:
                     slots = len(balancer.redistribute(model))
                 elif rule.action is ScalingAction.SCALE_OUT and begins:
@@ -298,8 +317,16 @@ class CapacityManager:
                 )
         if self._sink is not None:
             for event in events:
-                self._sink(event)
+                tell([self._sink], event)
         return events
+
+    def _adopt(self, model: str, names: list[str]) -> None:
+        """Take over stops that a manager before this one has set by the same rules, so that they end here."""
+        with self._lock:
+            for rule, state in self._of(model):
+                if rule.action is ScalingAction.REJECT_NEW and not state.active and rule.name in names:
+                    state.active = state.told = True
+                    state.acted_s = self._clock.now()
 
 
 @dataclass(frozen=True, slots=True)

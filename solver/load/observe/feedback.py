@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AdaptiveScorer"]
 
+_LARGEST_SUM = 1e300  # sums stay finite whatever is recorded
 _FORMAT = 1
 _RECENT_KEPT = 64
 
@@ -122,7 +123,7 @@ class AdaptiveScorer:
                 sums.requests += 1.0
                 sums.observed += 1.0
                 sums.successes += outcome.success
-                sums.latency_ms += outcome.latency_ms
+                sums.latency_ms = min(sums.latency_ms + outcome.latency_ms, _LARGEST_SUM)
 
     def feedback(
         self, models: Sequence[str], *, task_type: str | None = None, max_age_s: float = 0.0
@@ -239,8 +240,11 @@ class AdaptiveScorer:
         try:
             state: Any = json.loads(text)
             version = state["format"]
-            rows = [(str(row[0]), row[1], *(float(value) for value in row[2:6])) for row in state["models"]]
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+            rows: list[tuple[Any, ...]] = [
+                (str(row[0]), None if row[1] is None else str(row[1]), *(float(value) for value in row[2:6]))
+                for row in state["models"]
+            ]
+        except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
             raise SpecError(f"state: expected saved feedback as JSON, got {error!r}") from error
         if version != _FORMAT:
             raise SpecError(f"state.format: expected {_FORMAT}, got {version!r}")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
-    from solver.load.lease import Ask, LeaseState, Refusal, ReleaseOutcome
+    from solver.load.lease import Ask, LeaseState, ReleaseOutcome
+    from solver.load.refusal import Refusal
+    from solver.load.stops import Stop, StopOwner
 
 __all__ = ["METER_NAMES", "WINDOW_PARTS", "Limits", "Store", "StoreRow", "StoreView", "nano_usd"]
 
@@ -76,6 +79,8 @@ class StoreRow:
         Seconds since anything about the model was last heard.
     limits : Limits
         What is enforced.
+    stops : tuple of Stop
+        What keeps new work away, in the order in which it was set.
     """
 
     active: int
@@ -83,6 +88,7 @@ class StoreRow:
     accepting: bool
     age_s: float
     limits: Limits
+    stops: tuple[Stop, ...] = ()
 
 
 class StoreView(NamedTuple):
@@ -110,6 +116,8 @@ class StoreView(NamedTuple):
         Limits (``inf`` for none) and usage of ``METER_NAMES``: requests, tokens, billionths of a dollar.
     metered : tuple of int
         Positions in ``METER_NAMES`` of the resources that some model limits.
+    stops : mapping of str to tuple of Stop
+        What keeps new work away from a model, in the order in which it was set; open models are not in it.
     """
 
     models: tuple[str, ...]
@@ -124,6 +132,7 @@ class StoreView(NamedTuple):
     meter_limit: NDArray[np.float64]
     meter_used: NDArray[np.float64]
     metered: tuple[int, ...]
+    stops: Mapping[str, tuple[Stop, ...]] = MappingProxyType({})
 
     @property
     def age_s(self) -> NDArray[np.float64]:
@@ -158,6 +167,14 @@ class Store(Protocol):
         """Take each ask whole or not at all; with ``whole_plan`` all of them or none. One atomic step."""
         ...
 
+    def keep(self, lease_id: str, ttl_s: float, alive: Callable[[], bool]) -> LeaseState:
+        """Let a live lease live on, ``ttl_s`` at a time, for as long as its holder is ``alive``.
+
+        Renewal is the store's business from then on: once ``alive()`` says False, or the process has ended,
+        the lease expires within ``ttl_s``. GONE when the lease is not live.
+        """
+        ...
+
     def renew(self, lease_id: str, ttl_s: float) -> LeaseState:
         """Let a live lease expire ``ttl_s`` from now; GONE when it is not live."""
         ...
@@ -178,16 +195,63 @@ class Store(Protocol):
         """Return the ids of the waiting leases of a model, first come first."""
         ...
 
+    def end_leases(self, model: str) -> int:
+        """End every lease of a model and return how many there were; estimates stay charged until settled."""
+        ...
+
+    def forget(self, model: str) -> None:
+        """Remove a model with its leases, usage and stops; nothing happens when it is unknown."""
+        ...
+
     def adjust(self, model: str, *, active: int, queue: int) -> None:
         """Add to the work reported from outside (not under leases), with a floor at zero."""
         ...
 
-    def observe(self, model: str, *, active: int, queue: int) -> None:
-        """Set totals measured from outside; what exceeds the leases counts as work from outside."""
+    def observe(self, model: str, *, active: int, queue: int, ttl_s: float | None = None) -> None:
+        """Set totals measured from outside; what exceeds the leases counts as work from outside.
+
+        Without a further measurement the excess is forgotten after ``ttl_s``; None: it stays.
+        """
+        ...
+
+    def stop(
+        self,
+        model: str,
+        owner: StopOwner | str,
+        *,
+        name: str = "",
+        reason: str = "",
+        for_s: float | None = None,
+        extend: bool = False,
+    ) -> Stop:
+        """Keep new work away from a model, and return the stop that stands now.
+
+        Owner and name identify the stop; setting it again replaces it. It ends by itself after ``for_s``,
+        or when :meth:`resume` lifts it. With ``extend``, an earlier setting that lasts longer stays.
+        """
+        ...
+
+    def resume(self, model: str, owner: StopOwner | str, *, name: str | None = None) -> int:
+        """Lift the stops of one owner (with ``name``, that one) and return how many stood."""
         ...
 
     def set_accepting(self, model: str, accepting: bool) -> None:
-        """Start or stop rejecting new work on purpose."""
+        """Set or lift the operator's unnamed stop. Stops of other owners stay as they are."""
+        ...
+
+    def listen(self, promoted: Callable[[str], object]) -> None:
+        """Call ``promoted`` with the id of every lease of this store object that leaves the queue and runs.
+
+        It is called soon after the promotion, from whichever thread noticed it, outside the store's lock.
+        """
+        ...
+
+    def next_event_s(self) -> float:
+        """Return the reading of the store's clock at which something ends by itself next, ``inf`` for never.
+
+        Leases, stops and reported load end at times known beforehand; a simulation or a timer that calls the
+        store at that time misses nothing.
+        """
         ...
 
     def row(self, model: str) -> StoreRow:

@@ -1,61 +1,34 @@
-"""The store of one process: counts in flat arrays under one lock."""
+"""The store of one process: leases under one lock, over the flat arrays of a model table."""
 
 from __future__ import annotations
 
 import heapq
+import os
 import threading
-from array import array
-from collections import OrderedDict
-from dataclasses import dataclass
+import weakref
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from solver.clock import Clock, MonotonicClock
-from solver.errors import SpecError
-from solver.load.lease import Ask, LeaseState, Refusal, RefusalReason, ReleaseOutcome
-from solver.load.store.base import UNLIMITED, WINDOW_PARTS, Limits, StoreRow, StoreView, nano_usd
-from solver.load.store.sliding_window import SlidingWindow
+from solver.errors import ForkedStoreError
+from solver.load.lease import Ask, LeaseState, ReleaseOutcome, slots_up_to
+from solver.load.listeners import tell
+from solver.load.refusal import Refusal, RefusalReason
+from solver.load.stops import Stop, StopOwner, checked_stop, reopens_in_s
+from solver.load.store.model_table import HeldLease, ModelTable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from numpy.typing import NDArray
+    from solver.load.store.base import Limits, StoreRow, StoreView
 
 __all__ = ["MemoryStore"]
 
-_REASONS = (RefusalReason.REQUESTS, RefusalReason.TOKENS, RefusalReason.BUDGET)
 _KEPT_EXPIRED = 10_000  # expired leases remembered, so that late releases can settle what was really used
 _SPARE_DEADLINES = 1024  # outdated entries of the expiry heap tolerated before it is rebuilt
-
-
-class _Held:
-    """A live lease."""
-
-    __slots__ = ("charged", "expires_s", "lease_id", "model", "running", "slots")
-
-    def __init__(self, lease_id: str, model: int, slots: int, expires_s: float, running: bool) -> None:
-        self.lease_id = lease_id
-        self.model = model
-        self.slots = slots
-        self.expires_s = expires_s
-        self.running = running
-        self.charged: list[tuple[int, SlidingWindow, int, int]] = []
-        """(kind, window, amount, step) of each resource that had a limit; kinds as in METER_NAMES."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Settings:
-    """What rarely changes, as arrays that views share."""
-
-    accepting: NDArray[np.bool_]
-    max_concurrent: NDArray[np.int64]
-    max_queue: NDArray[np.int64]
-    meter_limit: NDArray[np.float64]
-    no_usage: NDArray[np.float64]
-    metered: tuple[int, ...]
-    meters: tuple[tuple[int, SlidingWindow, NDArray[np.bool_]], ...]
-    """(kind, window, (m,) models with a limit on it)."""
+_EXPIRED_AT_ONCE = 2048  # leases that one operation ends at most: a few milliseconds
 
 
 class MemoryStore:
@@ -63,435 +36,500 @@ class MemoryStore:
 
     Acquire, release and renew are O(log leases); a view is a copy of flat arrays. Every operation holds
     one lock for a few microseconds and never blocks on anything else, so it may be called from an event
-    loop.
+    loop. A release from a finalizer that interrupts another operation of the same thread is kept and
+    carried out by the next operation.
+
+    Leases whose time is over are ended by the operations that follow, at most 2048 by each, so that a
+    million of them cost no caller more than a few milliseconds; until then they still count as taken.
 
     Parameters
     ----------
     clock : Clock, optional
         Defaults to the machine's monotonic clock. A reading below an earlier one counts as the earlier one.
+    per_process : bool
+        What happens in a child process made by a fork. False: every operation there raises
+        :class:`~solver.errors.ForkedStoreError`, since parent and child would each grant the whole
+        capacity. True: that is what is wanted; the child starts with the same limits and nothing taken.
     """
 
     remote = False
 
-    def __init__(self, *, clock: Clock | None = None) -> None:
+    def __init__(self, *, clock: Clock | None = None, per_process: bool = False) -> None:
         self._clock = clock or MonotonicClock()
-        self._lock = threading.Lock()
+        self._per_process = per_process
+        self._listeners: tuple[Callable[[str], object], ...] = ()
+        self._start_empty()
+        _STORES.add(self)
+
+    def _start_empty(self) -> None:
+        self._lock: Any = threading.RLock()
         self._now_s = -np.inf
-        self._version = 0
-        self._index: dict[str, int] = {}
-        self._models: tuple[str, ...] = ()
-        self._limits: list[Limits] = []
-        self._max_concurrent = array("q")
-        self._max_queue = array("q")
-        self._active = array("q")  # leases and outside work together
-        self._queued = array("q")
-        self._outside_active = array("q")
-        self._outside_queued = array("q")
-        self._accepting = array("b")
-        self._heard_s = array("d")
-        self._settings: _Settings | None = None
-        self._waiting: list[OrderedDict[str, _Held]] = []
-        self._held: dict[str, _Held] = {}
+        self._table = ModelTable()
+        self._held: dict[str, HeldLease] = {}
         self._deadlines: list[tuple[float, str]] = []  # ids alone: what has ended is freed at once
-        self._expired: OrderedDict[str, _Held] = OrderedDict()
-        self._windows: dict[float, dict[int, SlidingWindow]] = {}
-        self._moving: tuple[SlidingWindow, ...] = ()  # those that usage leaves again
-        self._meters: list[list[tuple[SlidingWindow, int]]] = []
-        self._limited: list[list[tuple[int, SlidingWindow, int]]] = []
-        """(kind, window, limit) of each resource of a model that has a limit: only these are charged."""
+        self._expired: OrderedDict[str, HeldLease] = OrderedDict()
+        self._promoted: deque[str] = deque()
+        self._late: deque[Callable[[float], object]] = deque()
+        """Operations that came while their own thread was inside another one, from a finalizer."""
+
+    def _after_fork(self) -> None:
+        """In the child process: refuse, or begin with the same limits and nothing taken."""
+        if not self._per_process:
+            self._lock = _NoLockAfterFork()
+            return
+        before = self._table
+        self._start_empty()
+        for model, limits in zip(before.models, before.limits, strict=True):
+            self.configure(model, limits)
+            for stop in before.stops(before.index[model]):
+                self._table.stop(self._table.index[model], stop, extend=False)
 
     # -- limits
 
     def configure(self, model: str, limits: Limits) -> None:
         """Set the limits of a model, new or known. See :class:`~solver.load.store.base.Store`."""
         with self._lock:
-            now = self._advance()
-            i = self._index.get(model)
-            if i is None:
-                i = self._add(model, limits)
-            old_meters = self._meters[i]
-            self._limits[i] = limits
-            self._max_concurrent[i] = limits.max_concurrent
-            self._max_queue[i] = limits.max_queue
-            self._meters[i] = [
-                (
-                    self._window(kind, np.inf if period is None else period),
-                    UNLIMITED if limit is None else limit,
-                )
-                for kind, (limit, period) in enumerate(limits.meters())
-            ]
-            for (old, _), (new, _) in zip(old_meters, self._meters[i], strict=True):
-                if old is not new:  # another budget period: what was spent counts from now on
-                    new.charge(i, old.take(i), now)
-            self._limited[i] = [
-                (kind, window, limit)
-                for kind, (window, limit) in enumerate(self._meters[i])
-                if limit != UNLIMITED
-            ]
-            self._settings = None
-            self._touch(i, now)
-            self._promote(i)
+            self._promote(self._table.configure(model, limits, self._advance()))
+        self._report()
 
     def limits(self, model: str) -> Limits:
         """Return the limits of a model."""
         with self._lock:
-            return self._limits[self._at(model)]
+            return self._table.limits[self._table.at(model)]
 
-    def _add(self, model: str, limits: Limits) -> int:
-        i = len(self._models)
-        self._index[model] = i
-        self._models = (*self._models, model)
-        self._limits.append(limits)
-        for column in (self._max_concurrent, self._max_queue, self._active, self._queued):
-            column.append(0)
-        self._outside_active.append(0)
-        self._outside_queued.append(0)
-        self._accepting.append(1)
-        self._heard_s.append(0.0)
-        self._limited.append([])
-        self._waiting.append(OrderedDict())
-        for kinds in self._windows.values():
-            for window in kinds.values():
-                window.grow()
-        self._meters.append(
-            [
-                (self._window(kind, np.inf if period is None else period), UNLIMITED)
-                for kind, (_, period) in enumerate(limits.meters())
-            ]
-        )
-        return i
+    def end_leases(self, model: str) -> int:
+        """End every lease of a model and return how many there were."""
+        with self._lock:
+            now = self._advance()
+            i = self._table.at(model)
+            ended = [held for held in self._held.values() if held.model == i]
+            self._table.waiting[i].clear()
+            for held in ended:
+                del self._held[held.lease_id]
+                self._remember(held)
+                if held.running:
+                    self._table.active[i] -= held.slots
+                else:
+                    self._table.queued[i] -= 1
+            self._table.touch(i, now)
+            return len(ended)
 
-    def _window(self, kind: int, window_s: float) -> SlidingWindow:
-        """Return the window shared by all models that meter this resource over this period."""
-        kinds = self._windows.setdefault(window_s, {})
-        if kind not in kinds:
-            kinds[kind] = SlidingWindow(window_s, WINDOW_PARTS)
-            for _ in self._models:
-                kinds[kind].grow()
-            if window_s < np.inf:
-                self._moving = (*self._moving, kinds[kind])
-        return kinds[kind]
-
-    def _at(self, model: str) -> int:
-        i = self._index.get(model)
-        if i is None:
-            raise SpecError(f"model: expected one whose capacity is set, got {model!r}")
-        return i
+    def forget(self, model: str) -> None:
+        """Remove a model with its leases, usage and stops. O(models + leases)."""
+        with self._lock:
+            i = self._table.index.get(model)
+            if i is None:
+                return
+            self._advance()
+            for leases in (self._held, self._expired):
+                for lease_id in [key for key, held in leases.items() if held.model == i]:
+                    del leases[lease_id]
+                for held in leases.values():
+                    held.model -= held.model > i
+            self._table.remove(i)
 
     # -- leases
 
     def acquire(self, ask: Ask) -> LeaseState | Refusal:
         """Take everything the ask names, or nothing."""
         with self._lock:
-            return self._acquire(ask, self._advance())
+            answer = self._acquire(ask, self._advance())
+        if self._promoted:
+            self._report()
+        return answer
 
     def acquire_many(self, asks: Sequence[Ask], *, whole_plan: bool) -> list[LeaseState | Refusal]:
         """Take each ask whole or not at all; with ``whole_plan`` all of them or none."""
         with self._lock:
             now = self._advance()
             for ask in asks:
-                self._at(ask.model)
+                self._table.at(ask.model)
             new = {ask.lease_id for ask in asks if ask.lease_id not in self._held}  # an id may repeat
             answers = [self._acquire(ask, now) for ask in asks]
             if whole_plan and any(isinstance(answer, Refusal) for answer in answers):
                 for lease_id in new & self._held.keys():
-                    self._undo(self._held[lease_id])
+                    held = self._held.pop(lease_id)
+                    self._table.meters.refund(held.model, held.charged)
+                    self._give_back(held)
                 answers = [
                     answer
                     if isinstance(answer, Refusal)
                     else Refusal(model=ask.model, reason=RefusalReason.PLAN)
                     for ask, answer in zip(asks, answers, strict=True)
                 ]
-            return answers
+        self._report()
+        return answers
 
     def _acquire(self, ask: Ask, now: float) -> LeaseState | Refusal:
-        i = self._index.get(ask.model)
+        table = self._table
+        i = table.index.get(ask.model)
         if i is None:
-            i = self._at(ask.model)
+            i = table.at(ask.model)
         known = self._held.get(ask.lease_id)
         if known is not None:
-            return LeaseState.RUNNING if known.running else LeaseState.QUEUED
-        demand = ask.demand
-        slots = demand.slots
-        room = self._max_concurrent[i]
-        running = self._active[i] + slots <= room and not self._waiting[i]
-        if not self._accepting[i]:
-            return Refusal(model=ask.model, reason=RefusalReason.NOT_ACCEPTING)
+            if self._live(ask.lease_id, now) is not None:
+                return LeaseState.RUNNING if known.running else LeaseState.QUEUED
+            self._end(known, now)  # the same id, used again before its lease was ended
+        if not table.accepting[i]:
+            stops = table.stops(i)
+            return Refusal(
+                model=ask.model,
+                reason=RefusalReason.NOT_ACCEPTING,
+                retry_after_s=reopens_in_s(stops, now),
+                stops=stops,
+            )
+        slots = ask.demand.slots
+        room = table.max_concurrent[i]
+        most = room if ask.fill_to >= 1.0 else slots_up_to(ask.fill_to, room)
+        running = table.active[i] + slots <= most and not (table.waiting[i] and self._waits_before(i, ask))
         if not running:
-            if slots > room and room > 0:
+            if slots > most and room > 0:
                 return Refusal(model=ask.model, reason=RefusalReason.TOO_LARGE)
             if not ask.queue:
                 return Refusal(model=ask.model, reason=RefusalReason.CONCURRENCY)
-            if self._queued[i] >= self._max_queue[i]:
+            if table.queued[i] >= table.max_queue[i]:
                 return Refusal(model=ask.model, reason=RefusalReason.QUEUE)
-        held = _Held(ask.lease_id, i, slots, now + ask.ttl_s, running)
-        limited = self._limited[i]
-        if limited:
-            amounts = (demand.requests, demand.tokens, nano_usd(demand.cost_usd))
-            for kind, window, limit in limited:
-                if window.used[i] + amounts[kind] > limit:
-                    return _over(window, i, ask.model, _REASONS[kind], amounts[kind], limit, now)
-            held.charged = [
-                (kind, window, amounts[kind], window.charge(i, amounts[kind], now))
-                for kind, window, _ in limited
-            ]
+        held = HeldLease(ask.lease_id, i, slots, now + ask.ttl_s, running, ask.fill_to)
+        if table.meters.limited[i]:
+            charged = table.meters.charge(i, ask.model, ask.demand, now)
+            if isinstance(charged, Refusal):
+                return charged
+            held.charged = charged
         self._held[ask.lease_id] = held
         self._expect(held)
         if running:
-            self._active[i] += slots
+            table.active[i] += slots
         else:
-            self._queued[i] += 1
-            self._waiting[i][held.lease_id] = held
-        self._heard_s[i] = now
-        self._version += 1
+            table.queued[i] += 1
+            table.waiting[i][held.lease_id] = held
+        table.heard_s[i] = now
+        table.version += 1
         return LeaseState.RUNNING if running else LeaseState.QUEUED
+
+    def _waits_before(self, i: int, ask: Ask) -> bool:
+        """Return whether a waiting lease may fill as much as the ask, so that it has to come first."""
+        return any(held.fill_to >= ask.fill_to for held in self._table.waiting[i].values())
 
     def renew(self, lease_id: str, ttl_s: float) -> LeaseState:
         """Let a live lease expire ``ttl_s`` from now."""
+        return self._extend(lease_id, ttl_s, None)
+
+    def keep(self, lease_id: str, ttl_s: float, alive: Callable[[], bool]) -> LeaseState:
+        """Let a live lease live on for as long as its holder is ``alive``; asked each ``ttl_s``."""
+        return self._extend(lease_id, ttl_s, alive)
+
+    def _extend(self, lease_id: str, ttl_s: float, alive: Callable[[], bool] | None) -> LeaseState:
         with self._lock:
             now = self._advance()
-            held = self._held.get(lease_id)
-            if held is None:
-                return LeaseState.GONE
-            held.expires_s = now + ttl_s
-            self._expect(held)
-            self._touch(held.model, now)
-            return LeaseState.RUNNING if held.running else LeaseState.QUEUED
+            held = self._live(lease_id, now)
+            state = _state(held)
+            if held is not None:
+                held.expires_s, held.ttl_s = now + ttl_s, ttl_s
+                held.alive = alive or held.alive
+                self._expect(held)
+                self._table.touch(held.model, now)
+        self._report()
+        return state
 
     def release(self, lease_id: str, *, tokens: int | None, cost_nano_usd: int | None) -> ReleaseOutcome:
         """Give everything back once, and settle the estimates."""
+        if self._lock._is_owned():  # noqa: SLF001 # a finalizer has interrupted this very thread
+            self._late.append(lambda now: self._release(lease_id, tokens, cost_nano_usd, now))
+            return ReleaseOutcome.DEFERRED
         with self._lock:
-            now = self._advance()
-            held = self._held.pop(lease_id, None)
-            outcome = ReleaseOutcome.RELEASED
+            outcome = self._release(lease_id, tokens, cost_nano_usd, self._advance())
+        if self._promoted:
+            self._report()
+        return outcome
+
+    def _release(
+        self, lease_id: str, tokens: int | None, cost_nano_usd: int | None, now: float
+    ) -> ReleaseOutcome:
+        held = self._held.pop(lease_id, None)
+        outcome = ReleaseOutcome.RELEASED
+        if held is None:
+            held = self._expired.pop(lease_id, None)
             if held is None:
-                held = self._expired.pop(lease_id, None)
-                if held is None:
-                    return ReleaseOutcome.UNKNOWN
+                return ReleaseOutcome.UNKNOWN
+            outcome = ReleaseOutcome.EXPIRED
+        else:
+            if held.expires_s <= now and held.alive is None:  # due, and not ended yet
                 outcome = ReleaseOutcome.EXPIRED
-            else:
-                self._give_back(held)
-            if held.charged and (tokens is not None or cost_nano_usd is not None):
-                actuals = (None, tokens, cost_nano_usd)
-                for kind, window, estimate, step in held.charged:
-                    actual = actuals[kind]
-                    if actual is not None and actual > estimate:
-                        window.charge(held.model, actual - estimate, now)
-                    elif actual is not None:
-                        window.refund(held.model, estimate - actual, step)
-            self._touch(held.model, now)
-            return outcome
+            self._give_back(held)
+        if held.charged and (tokens is not None or cost_nano_usd is not None):
+            self._table.meters.settle(held.model, held.charged, tokens, cost_nano_usd, now)
+        self._table.touch(held.model, now)
+        return outcome
 
     def move(self, lease_id: str, ask: Ask) -> LeaseState | Refusal:
         """Swap a live lease for one on another model: both steps, or neither."""
         with self._lock:
             now = self._advance()
-            self._at(ask.model)
-            old = self._held.get(lease_id)
+            self._table.at(ask.model)
+            old = self._live(lease_id, now)
             if old is None:
                 return LeaseState.GONE
             answer = self._acquire(ask, now)
             if not isinstance(answer, Refusal):
                 del self._held[lease_id]
-                self._refund(old)
+                self._table.meters.refund(old.model, old.charged)
                 self._give_back(old)
-            return answer
+        self._report()
+        return answer
 
     def lease_state(self, lease_id: str) -> LeaseState:
         """Tell where a lease stands."""
         with self._lock:
-            self._advance()
-            held = self._held.get(lease_id)
-            if held is None:
-                return LeaseState.GONE
-            return LeaseState.RUNNING if held.running else LeaseState.QUEUED
+            state = _state(self._live(lease_id, self._advance()))
+        self._report()
+        return state
 
     def queued_leases(self, model: str) -> list[str]:
         """Return the ids of the waiting leases of a model, first come first."""
         with self._lock:
             self._advance()
-            return list(self._waiting[self._at(model)])
+            return list(self._table.waiting[self._table.at(model)])
 
-    # -- work from outside
+    # -- work from outside, and stops
 
     def adjust(self, model: str, *, active: int, queue: int) -> None:
         """Add to the work reported from outside, with a floor at zero."""
+        if self._lock._is_owned():  # noqa: SLF001 # as in release
+            self._late.append(lambda now: self._adjust(model, active, queue, now))
+            return
         with self._lock:
-            i = self._at(model)
-            self._set_outside(i, self._outside_active[i] + active, self._outside_queued[i] + queue)
+            self._adjust(model, active, queue, self._advance())
+        self._report()
 
-    def observe(self, model: str, *, active: int, queue: int) -> None:
-        """Set totals measured from outside; what exceeds the leases counts as work from outside."""
-        with self._lock:
-            i = self._at(model)
-            self._advance()
-            leased = self._active[i] - self._outside_active[i]
-            waiting = self._queued[i] - self._outside_queued[i]
-            self._set_outside(i, active - leased, queue - waiting)
-
-    def _set_outside(self, i: int, active: int, queued: int) -> None:
-        now = self._advance()
-        active, queued = max(0, active), max(0, queued)
-        self._active[i] += active - self._outside_active[i]
-        self._queued[i] += queued - self._outside_queued[i]
-        self._outside_active[i] = active
-        self._outside_queued[i] = queued
-        self._touch(i, now)
+    def _adjust(self, model: str, active: int, queue: int, now: float) -> None:
+        i = self._table.at(model)
+        self._table.adjust(i, active, queue, now)
         self._promote(i)
 
-    def set_accepting(self, model: str, accepting: bool) -> None:
-        """Start or stop rejecting new work on purpose."""
+    def observe(self, model: str, *, active: int, queue: int, ttl_s: float | None = None) -> None:
+        """Set totals measured from outside; what exceeds the leases counts as work from outside."""
         with self._lock:
-            i = self._at(model)
-            self._accepting[i] = accepting
-            self._settings = None
-            self._version += 1
+            now, i = self._advance(), self._table.at(model)
+            self._table.observe(i, active, queue, ttl_s, now)
+            self._promote(i)
+        self._report()
+
+    def stop(
+        self,
+        model: str,
+        owner: StopOwner | str,
+        *,
+        name: str = "",
+        reason: str = "",
+        for_s: float | None = None,
+        extend: bool = False,
+    ) -> Stop:
+        """Keep new work away from a model, and return the stop that stands now."""
+        key = checked_stop(owner, name, reason, for_s)
+        with self._lock:
+            now, i = self._advance(), self._table.at(model)
+            until_s = np.inf if for_s is None else now + for_s
+            stop = Stop(owner=key.owner, name=name, reason=reason, since_s=now, until_s=until_s)
+            return self._table.stop(i, stop, extend=extend)
+
+    def resume(self, model: str, owner: StopOwner | str, *, name: str | None = None) -> int:
+        """Lift the stops of one owner (with ``name``, that one) and return how many stood."""
+        key = checked_stop(owner, name or "", "", None)
+        with self._lock:
+            self._advance()
+            i = self._table.at(model)
+            lifted = self._table.resume(i, key, every_name=name is None)
+            self._promote(i)
+        self._report()
+        return lifted
+
+    def set_accepting(self, model: str, accepting: bool) -> None:
+        """Set or lift the operator's unnamed stop."""
+        if accepting:
+            self.resume(model, StopOwner.OPERATOR, name="")
+        else:
+            self.stop(model, StopOwner.OPERATOR)
 
     # -- reading
 
     def row(self, model: str) -> StoreRow:
         """Return the state of one model."""
         with self._lock:
-            now = self._advance()
-            i = self._at(model)
-            return StoreRow(
-                active=self._active[i],
-                queued=self._queued[i],
-                accepting=bool(self._accepting[i]),
-                age_s=now - self._heard_s[i],
-                limits=self._limits[i],
-            )
+            row = self._table.row(self._table.at(model), self._advance())
+        self._report()
+        return row
 
     def view(self) -> StoreView:
         """Return the state of every model at one instant. O(m) copies, no loop."""
         with self._lock:
-            now = self._advance()
-            settings = self._settings
-            if settings is None:
-                settings = self._settings = self._read_settings()
-            used = settings.no_usage
-            if settings.meters:
-                used = used.copy()
-                for kind, window, limited in settings.meters:
-                    np.copyto(used[kind], np.frombuffer(window.used.tobytes(), np.int64), where=limited)
-            return StoreView(
-                models=self._models,
-                version=self._version,
-                now_s=now,
-                active=np.frombuffer(self._active.tobytes(), np.int64),
-                queued=np.frombuffer(self._queued.tobytes(), np.int64),
-                accepting=settings.accepting,
-                heard_s=np.frombuffer(self._heard_s.tobytes(), np.float64),
-                max_concurrent=settings.max_concurrent,
-                max_queue=settings.max_queue,
-                meter_limit=settings.meter_limit,
-                meter_used=used,
-                metered=settings.metered,
-            )
+            view = self._table.view(self._advance())
+        if self._promoted:
+            self._report()
+        return view
 
-    def _read_settings(self) -> _Settings:
-        m = len(self._models)
-        limit = np.full((3, m), np.inf)
-        meters: dict[SlidingWindow, tuple[int, SlidingWindow, NDArray[np.bool_]]] = {}
-        for i, limited in enumerate(self._limited):
-            for kind, window, most in limited:
-                limit[kind, i] = most
-                meters.setdefault(window, (kind, window, np.zeros(m, np.bool_)))[2][i] = True
-        return _Settings(
-            accepting=_frozen(np.array(self._accepting, np.bool_)),
-            max_concurrent=_frozen(np.array(self._max_concurrent, np.int64)),
-            max_queue=_frozen(np.array(self._max_queue, np.int64)),
-            meter_limit=_frozen(limit),
-            no_usage=_frozen(np.zeros((3, m))),
-            metered=tuple(sorted({kind for kind, _, _ in meters.values()})),
-            meters=tuple(meters.values()),
-        )
+    def listen(self, promoted: Callable[[str], object]) -> None:
+        """Call ``promoted`` with the id of every lease that leaves the queue and runs."""
+        with self._lock:
+            self._listeners = (*self._listeners, promoted)
+
+    def next_event_s(self) -> float:
+        """Return the reading of the clock at which a lease, a stop or reported load ends next."""
+        with self._lock:
+            self._advance()
+            if self._late:
+                return self._now_s
+            deadlines = self._deadlines
+            while deadlines and not self._is_current(*deadlines[0]):
+                heapq.heappop(deadlines)
+            ends = [entries[0][0] for entries in (deadlines, self._table.timers) if entries]
+            return min(ends, default=float(np.inf))
+
+    def _report(self) -> None:
+        """Tell whoever listens which leases have left the queue; called without the lock."""
+        while self._promoted:
+            try:
+                lease_id = self._promoted.popleft()
+            except IndexError:  # another thread tells
+                return
+            tell(self._listeners, lease_id)
 
     # -- time; every method below expects the lock to be held
 
     def _advance(self) -> float:
-        """Read the clock, never backwards; expire leases and usage. Amortised O(1)."""
+        """Read the clock, never backwards; end what is due, in portions. Amortised O(1)."""
         now = self._clock.now()
-        if not now > self._now_s:
-            return self._now_s
-        self._now_s = now
-        for window in self._moving:
-            if window.leaves_s <= now:
-                window.advance(now)
-        deadlines = self._deadlines
-        while deadlines and deadlines[0][0] <= now:
-            expires_s, lease_id = heapq.heappop(deadlines)
-            held = self._held.get(lease_id)
-            if held is not None and held.expires_s == expires_s:
-                del self._held[lease_id]
-                self._remember(held)
-                self._give_back(held)
-                self._touch(held.model, now)
+        if now > self._now_s:
+            self._now_s = now
+            self._table.meters.advance(now)
+        else:
+            now = self._now_s
+        if self._deadlines and self._deadlines[0][0] <= now:
+            self._expire(now)
+        if self._table.timers and self._table.timers[0][0] <= now:
+            for i in self._table.run_timers(now):
+                self._promote(i)
+        while self._late:
+            self._late.popleft()(now)
         return now
 
-    def _expect(self, held: _Held) -> None:
+    def _expire(self, now: float) -> None:
+        """End leases that are due, a bounded number of them."""
+        deadlines = self._deadlines
+        for _ in range(_EXPIRED_AT_ONCE):
+            if not deadlines or deadlines[0][0] > now:
+                return
+            expires_s, lease_id = heapq.heappop(deadlines)
+            if not self._is_current(expires_s, lease_id):
+                continue
+            held = self._held[lease_id]
+            if held.alive is not None and held.alive():
+                held.expires_s = now + held.ttl_s
+                heapq.heappush(deadlines, (held.expires_s, lease_id))
+                continue
+            self._end(held, now)
+
+    def _end(self, held: HeldLease, now: float) -> None:
+        """End a lease whose time is over."""
+        del self._held[held.lease_id]
+        self._remember(held)
+        self._give_back(held)
+        self._table.touch(held.model, now)
+
+    def _is_current(self, expires_s: float, lease_id: str) -> bool:
+        """Return whether an entry of the expiry heap still stands for a lease."""
+        held = self._held.get(lease_id)
+        return held is not None and held.expires_s == expires_s
+
+    def _live(self, lease_id: str, now: float) -> HeldLease | None:
+        """Return a lease unless its time is over, ended already or not."""
+        held = self._held.get(lease_id)
+        if held is not None and held.expires_s <= now and (held.alive is None or not held.alive()):
+            return None
+        return held
+
+    def _expect(self, held: HeldLease) -> None:
         """Note when a lease expires; drop outdated notes once they outweigh the live ones."""
         heapq.heappush(self._deadlines, (held.expires_s, held.lease_id))
         if len(self._deadlines) > 2 * len(self._held) + _SPARE_DEADLINES:
             self._deadlines = [(held.expires_s, lease_id) for lease_id, held in self._held.items()]
             heapq.heapify(self._deadlines)
 
-    def _give_back(self, held: _Held) -> None:
+    def _give_back(self, held: HeldLease) -> None:
         """Free the slots or the queue place of a lease that has left ``_held``."""
-        i = held.model
+        table, i = self._table, held.model
         if held.running:
-            self._active[i] -= held.slots
+            table.active[i] -= held.slots
         else:
-            self._queued[i] -= 1
-            del self._waiting[i][held.lease_id]
-        if self._waiting[i]:
+            table.queued[i] -= 1
+            del table.waiting[i][held.lease_id]
+        if table.waiting[i]:
             self._promote(i)
 
     def _promote(self, i: int) -> None:
-        """Turn waiting leases into running ones, first come first served, while they fit."""
-        waiting = self._waiting[i]
-        while waiting:
-            held = next(iter(waiting.values()))
-            if self._active[i] + held.slots > self._max_concurrent[i]:
-                return
-            waiting.popitem(last=False)
-            held.running = True
-            self._active[i] += held.slots
-            self._queued[i] -= 1
+        """Turn waiting leases into running ones while they fit, first come first served.
 
-    def _undo(self, held: _Held) -> None:
-        """Take back a lease as if it had never been granted."""
-        del self._held[held.lease_id]
-        self._refund(held)
-        self._give_back(held)
+        A lease that does not fit holds back those behind it that may fill no more than it may.
+        """
+        table = self._table
+        waiting, room = table.waiting[i], table.max_concurrent[i]
+        if not waiting or table.held_back[i]:
+            return
+        held_back_to, promoted = 0.0, []
+        for held in waiting.values():
+            if held.fill_to <= held_back_to:
+                continue
+            if table.active[i] + held.slots <= slots_up_to(held.fill_to, room):
+                held.running = True
+                table.active[i] += held.slots
+                table.queued[i] -= 1
+                promoted.append(held.lease_id)
+            else:
+                held_back_to = held.fill_to
+                if held_back_to >= 1.0:
+                    break
+        for lease_id in promoted:
+            del waiting[lease_id]
+        if self._listeners:
+            self._promoted.extend(promoted)
 
-    def _refund(self, held: _Held) -> None:
-        for _, window, amount, step in held.charged:
-            window.refund(held.model, amount, step)
-
-    def _remember(self, held: _Held) -> None:
+    def _remember(self, held: HeldLease) -> None:
         self._expired[held.lease_id] = held
         if len(self._expired) > _KEPT_EXPIRED:
             self._expired.popitem(last=False)
 
-    def _touch(self, i: int, now: float) -> None:
-        self._heard_s[i] = now
-        self._version += 1
+
+def _state(held: HeldLease | None) -> LeaseState:
+    if held is None:
+        return LeaseState.GONE
+    return LeaseState.RUNNING if held.running else LeaseState.QUEUED
 
 
-def _over(
-    window: SlidingWindow, i: int, model: str, reason: RefusalReason, amount: int, limit: int, now: float
-) -> Refusal:
-    """Return the refusal of an amount that a meter has no room for."""
-    if amount > limit:
-        return Refusal(model=model, reason=RefusalReason.TOO_LARGE)
-    return Refusal(model=model, reason=reason, retry_after_s=window.wait_s(i, amount, limit, now))
+class _NoLockAfterFork:
+    """Stands for the lock in a child process that must not use the store."""
+
+    def __enter__(self) -> None:
+        raise ForkedStoreError(
+            "this store was made before the process forked: parent and child would each grant the whole "
+            "capacity. Make the tracker after the fork, share a RedisStore, or pass "
+            "MemoryStore(per_process=True) when each process has a capacity of its own"
+        )
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def _is_owned(self) -> bool:
+        return False
 
 
-def _frozen(array: NDArray[Any]) -> NDArray[Any]:
-    """Return an array that snapshots may share."""
-    array.flags.writeable = False
-    return array
+_STORES: weakref.WeakSet[MemoryStore] = weakref.WeakSet()
+
+
+def _tell_stores_of_fork() -> None:
+    for store in list(_STORES):
+        store._after_fork()  # noqa: SLF001 # of this module
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_tell_stores_of_fork)
 
 
 if TYPE_CHECKING:

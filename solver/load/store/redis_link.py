@@ -5,12 +5,16 @@ from __future__ import annotations
 import enum
 import importlib.resources
 import json
+import logging
+import re
 import secrets
 import threading
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from solver.clock import Clock, MonotonicClock
-from solver.errors import MissingExtraError, SolverError, SpecError
+from solver.errors import MissingExtraError, SpecError, StoreDownError
+from solver.load.store.replica_name import ReplicaName
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,24 +22,19 @@ if TYPE_CHECKING:
 try:
     import redis
     import redis.backoff
+    import redis.cluster
     import redis.retry
 except ImportError as error:
     raise MissingExtraError("redis", "redis") from error
 
-__all__ = ["SCHEMA", "LinkState", "RedisLink", "StoreDownError"]
+__all__ = ["SCHEMA", "LinkState", "OutageCause", "RedisLink", "StoreDownError", "StoreFullError"]
 
 SCHEMA = "1"
 """Version of the layout of keys; stores of another version are refused."""
 
-_DOWN = (
-    redis.ConnectionError,
-    redis.TimeoutError,
-    redis.ReadOnlyError,
-    redis.exceptions.OutOfMemoryError,
-    redis.exceptions.ClusterDownError,
-    redis.exceptions.MasterDownError,
-    redis.exceptions.TryAgainError,
-)
+_ATTEMPTS = 3  # a restart, and a second one while joining
+_SLACK_S = 1.0  # what the server may take to begin with a request, beyond the time-out
+_LOG = logging.getLogger("solver.load")
 
 
 class LinkState(enum.StrEnum):
@@ -49,8 +48,73 @@ class LinkState(enum.StrEnum):
     """The server does not answer; this replica grants its own share of the capacity."""
 
 
-class StoreDownError(SolverError, ConnectionError):
-    """The shared store does not answer."""
+class OutageCause(enum.StrEnum):
+    """Why a server does not do what it is asked for."""
+
+    UNREACHABLE = "unreachable"
+    """No connection, or no answer within the time-out."""
+    BUSY = "busy"
+    """It is loading its data, or another script keeps it busy."""
+    READ_ONLY = "read_only"
+    """It is a replica, or its primary is gone; a fail-over may be under way."""
+    NO_REPLICAS = "no_replicas"
+    """It has fewer replicas of its own than it was told to insist on."""
+    FULL = "full"
+    """Its memory is full; releases get through."""
+    MISCONFIGURED = "misconfigured"
+    """It cannot write its data to disk, and refuses to go on without."""
+    NOT_ALLOWED = "not_allowed"
+    """The user or password may not do this."""
+    CLUSTER = "cluster"
+    """It is a node of a cluster."""
+    EVICTING = "evicting"
+    """It would delete leases when its memory is full."""
+    FAULT = "fault"
+    """It answered with an error that is not known; the log has it."""
+
+
+_CAUSES = {
+    "BUSY": OutageCause.BUSY,
+    "LOADING": OutageCause.BUSY,
+    "READONLY": OutageCause.READ_ONLY,
+    "MASTERDOWN": OutageCause.READ_ONLY,
+    "NOREPLICAS": OutageCause.NO_REPLICAS,
+    "OOM": OutageCause.FULL,
+    "MISCONF": OutageCause.MISCONFIGURED,
+    "NOPERM": OutageCause.NOT_ALLOWED,
+    "NOAUTH": OutageCause.NOT_ALLOWED,
+    "WRONGPASS": OutageCause.NOT_ALLOWED,
+    "MOVED": OutageCause.CLUSTER,
+    "ASK": OutageCause.CLUSTER,
+    "CLUSTERDOWN": OutageCause.CLUSTER,
+    "CROSSSLOT": OutageCause.CLUSTER,
+    "TRYAGAIN": OutageCause.CLUSTER,
+}
+_TYPES: tuple[tuple[type[Exception], OutageCause], ...] = (
+    (redis.exceptions.BusyLoadingError, OutageCause.BUSY),
+    (redis.exceptions.ReadOnlyError, OutageCause.READ_ONLY),
+    (redis.exceptions.MasterDownError, OutageCause.READ_ONLY),
+    (redis.exceptions.OutOfMemoryError, OutageCause.FULL),
+    (redis.exceptions.NoPermissionError, OutageCause.NOT_ALLOWED),
+    (redis.exceptions.AuthenticationError, OutageCause.NOT_ALLOWED),
+    (redis.exceptions.AskError, OutageCause.CLUSTER),
+    (redis.exceptions.ClusterDownError, OutageCause.CLUSTER),
+    (redis.exceptions.TryAgainError, OutageCause.CLUSTER),
+    (redis.exceptions.ConnectionError, OutageCause.UNREACHABLE),
+    (redis.exceptions.TimeoutError, OutageCause.UNREACHABLE),
+)
+
+
+def cause_of(error: Exception) -> OutageCause:
+    """Return what a failed call says about the server."""
+    code = re.match(r"(?:.*@user_script\S* -)?([A-Z]+)\b", str(error))
+    if code and code[1] in _CAUSES:
+        return _CAUSES[code[1]]
+    return next((cause for kind, cause in _TYPES if isinstance(error, kind)), OutageCause.FAULT)
+
+
+class StoreFullError(StoreDownError):
+    """The server's memory is full: it takes nothing new, and everything else goes on."""
 
 
 class RedisLink:
@@ -65,8 +129,14 @@ class RedisLink:
         URL, or a client of the caller's making.
     namespace : str
         Separates trackers that share a server.
-    membership : str
-        ``peers:seconds`` as the script expects it.
+    replicas : int
+        Processes that share the store.
+    name : str or None
+        Of this replica; None: the host and a number.
+    peers : int
+        Replicas that may grant a share of their own while they are silent; 0 for none.
+    absent_s : float
+        Seconds until a silent replica counts as absent.
     timeout_s : float
         For connecting and for an answer; ignored with a client of the caller's making.
     retry_s : float
@@ -84,7 +154,10 @@ class RedisLink:
         server: Any,
         *,
         namespace: str,
-        membership: str,
+        replicas: int,
+        name: str | None,
+        peers: int,
+        absent_s: float,
         timeout_s: float,
         retry_s: float,
         clock: Clock | None,
@@ -92,25 +165,46 @@ class RedisLink:
         joined: Callable[[], None],
     ) -> None:
         self._client = _client(server, timeout_s)
-        self._prefix = f"solver:{{{namespace}}}:"
-        self.replica = secrets.token_hex(8)
-        self._member = f"{self.replica}:{membership}"
+        self.prefix = f"solver:{{{namespace}}}:"
+        self.replica = ReplicaName(f"{_address(self._client)} {namespace}", name)
+        self._replicas = replicas
+        self._peers = (str(peers), f"{absent_s:.6f}")
+        self._timeout_s = timeout_s
         self._retry_s = retry_s
         self._script_clock = clock
         self.clock: Clock = clock or MonotonicClock()
         self._wall = MonotonicClock()
         self._order = order
         self._on_joined = joined
+        self._ever_joined = False
+        self.last_answer_s = self.clock.now()
+        self.begin_process()
+
+    def begin_process(self) -> None:
+        """Set what no two processes may share, also in the child of a fork."""
         self.lock = threading.RLock()
         self.up = False
         self.detail = "not joined yet"
-        self.last_answer_s = self.clock.now()
+        self.cause: OutageCause | None = None
         self._next_attempt_s = 0.0
         self._epoch = ""
         self._sha = ""
+        self._seen: tuple[float, float, float] | None = None
+        """(the server's time in the last answer, when it was asked for, when it came) by this machine's clock."""
+
+    @property
+    def server_now_s(self) -> float:
+        """The server's time, as far as the last answer and this machine's clock tell."""
+        if self._seen is None or self._script_clock is not None:
+            return self.clock.now()
+        return self._seen[0] + self._wall.now() - self._seen[2]
 
     def call(self, operation: str, *arguments: str | float) -> list[Any]:
-        """Run one operation.
+        """Run one operation. See :meth:`call_counted`."""
+        return self.call_counted(operation, *arguments)[0]
+
+    def call_counted(self, operation: str, *arguments: str | float) -> tuple[list[Any], int]:
+        """Run one operation; return its answer, and how often it was sent.
 
         Raises
         ------
@@ -119,36 +213,68 @@ class RedisLink:
         SpecError
             If the store has another schema, or the operation concerns an unknown model.
         """
-        for _ in range(3):  # a restart, and a second one while joining
+        for attempt in range(1, _ATTEMPTS + 1):
             if not self.up:
                 self._join()
             try:
                 reply = self._run(operation, *arguments)
             except redis.exceptions.NoScriptError:
-                self._lost("the server has been restarted", at_once=True)
+                self._lost("the server has been restarted", OutageCause.UNREACHABLE, at_once=True)
                 continue
-            except _DOWN as error:
-                self._lost(f"{type(error).__name__}: {error}", at_once=True)
-                continue
+            except redis.exceptions.RedisError as error:
+                cause = cause_of(error)
+                if cause is OutageCause.FULL:
+                    raise StoreFullError(f"{type(error).__name__}: {error}") from error
+                at_once = cause is OutageCause.UNREACHABLE
+                self._lost(f"{type(error).__name__}: {error}", cause, at_once=at_once)
+                if at_once:
+                    continue
+                raise StoreDownError(self.detail) from error
             if reply and reply[0] == "epoch":
-                self._lost("the server has begun a new epoch", at_once=True)
+                self._lost("the server has lost memory", OutageCause.UNREACHABLE, at_once=True)
                 continue
             self.last_answer_s = self.clock.now()
             if reply and reply[0] == "unknown_model":
                 raise SpecError(f"model: expected one whose capacity is set, got {reply[2]!r}")
-            return reply
+            return reply, attempt
         raise StoreDownError(self.detail)
 
     def _run(self, operation: str, *arguments: str | float) -> list[Any]:
-        now = "" if self._script_clock is None else repr(self._script_clock.now())
+        sent_s = self._wall.now()
+        clock, earliest, latest = "", "", ""
+        if self._script_clock is not None:
+            clock = repr(self._script_clock.now())
+        elif self._seen is not None:
+            server_s, asked_s, came_s = self._seen
+            earliest = repr(server_s + sent_s - came_s)
+            latest = repr(server_s + sent_s - asked_s + self._timeout_s + _SLACK_S)
         reply = self._client.evalsha(
-            self._sha, 1, self._prefix, operation, self._epoch, now, self._member, *arguments
+            self._sha,
+            1,
+            self.prefix,
+            operation,
+            self._epoch,
+            clock,
+            self.replica.name,
+            *self._peers,
+            earliest,
+            latest,
+            *arguments,
         )
-        return list(_text(reply))
+        now, answer = _text(reply)
+        self._seen = (float(now), sent_s, self._wall.now())
+        return list(answer)
 
-    def _lost(self, detail: str, *, at_once: bool) -> None:
+    def _lost(self, detail: str, cause: OutageCause, *, at_once: bool) -> None:
+        if self.up or cause is not self.cause:
+            _LOG.log(
+                logging.ERROR if cause is OutageCause.FAULT else logging.WARNING,
+                "the shared store does not answer (%s): %s",
+                cause.value,
+                detail,
+            )
         self.up = False
-        self.detail = detail
+        self.detail, self.cause = detail, cause
         self._next_attempt_s = self._wall.now() + (0.0 if at_once else self._retry_s)
 
     def _join(self) -> None:
@@ -162,45 +288,110 @@ class RedisLink:
                 raise StoreDownError(self.detail)
             try:
                 self._client.connection_pool.disconnect(inuse_connections=False)
-                run_id = self._client.info("server")["run_id"]
-                self._sha = self._client.script_load(_script())
-                order = {
-                    "schema": SCHEMA,
-                    "run_id": run_id,
-                    "epoch": self._epoch,
-                    "token": secrets.token_hex(8),
-                    **self._order(),
-                }
-                reply = self._run("join", json.dumps(order))
-            except (*_DOWN, redis.exceptions.NoScriptError) as error:
-                self._lost(f"{type(error).__name__}: {error}", at_once=False)
+                info = self._client.info()
+                self._check_server(info)
+                reply = self._send_order(info["run_id"])
+            except redis.exceptions.RedisError as error:
+                self._lost(f"{type(error).__name__}: {error}", cause_of(error), at_once=False)
                 raise StoreDownError(self.detail) from error
             if reply[0] == "schema":
                 raise SpecError(f"store.schema: expected version {SCHEMA}, got {reply[1]!r}")
+            if self._ever_joined:
+                _LOG.info("the shared store answers again")
             self._epoch = reply[1]
-            self.up = True
-            self.detail = ""
+            self.up = self._ever_joined = True
+            self.detail, self.cause = "", None
             self.last_answer_s = self.clock.now()
             self._on_joined()
 
+    def _send_order(self, run_id: str) -> list[Any]:
+        self.replica.take()
+        self._seen = None  # the time of a server that has lost its memory is another
+        self._sha = self._client.script_load(_script())
+        number = self.replica.number
+        order = {
+            "schema": SCHEMA,
+            "run_id": run_id,
+            "epoch": self._epoch,
+            "token": secrets.token_hex(8),
+            "counted": number is None
+            or number < self._replicas,  # more than were declared wait with the others
+            **self._order(),
+        }
+        return self._run("join", json.dumps(order))
+
+    def _check_server(self, info: dict[str, Any]) -> None:
+        """Refuse a server that cannot keep what it is told: with an error at first, as an outage later."""
+        problem, cause = "", OutageCause.EVICTING
+        policy = str(info.get("maxmemory_policy", "noeviction"))
+        if int(info.get("cluster_enabled", 0)):
+            cause = OutageCause.CLUSTER
+            problem = "server: expected a single server or one behind Sentinel, got a node of a Redis Cluster"
+        elif int(info.get("maxmemory", 0)) > 0 and policy.startswith("allkeys-"):
+            problem = (
+                f"server: expected maxmemory-policy noeviction, got {policy}: leases would be deleted when "
+                "memory is full, and more granted than there is capacity"
+            )
+        if not problem:
+            return
+        if not self._ever_joined:
+            raise SpecError(problem)
+        self._lost(problem, cause, at_once=False)
+        raise StoreDownError(problem)
+
+    def leave(self) -> None:
+        """Give up the name; it is chosen, and the server joined, anew with the next operation."""
+        self.up = False
+        self._next_attempt_s = 0.0
+        self.replica.give_up()
+
+    def subscribe(self, channel: str) -> Any:
+        """Return a subscription to a channel of this namespace."""
+        subscription = self._client.pubsub(ignore_subscribe_messages=True)
+        subscription.subscribe(self.prefix + channel)
+        return subscription
+
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections, and leave the name to others."""
+        self.replica.give_up()
         self._client.close()
 
 
 def _client(server: Any, timeout_s: float) -> Any:
+    if isinstance(server, redis.cluster.RedisCluster):
+        raise SpecError(
+            "server: expected a single server or one behind Sentinel, got a client of a Redis Cluster"
+        )
     if not isinstance(server, str):
+        if not callable(getattr(server, "evalsha", None)):
+            raise SpecError(f"server: expected a URL or a redis.Redis client, got {server!r}")
         return server
-    return redis.Redis.from_url(
-        server,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        retry=redis.retry.Retry(redis.backoff.NoBackoff(), 0),  # a repeated operation is decided here
-    )
+    try:
+        return redis.Redis.from_url(
+            server,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            retry=redis.retry.Retry(redis.backoff.NoBackoff(), 0),  # a repeated operation is decided here
+        )
+    except ValueError as error:
+        raise SpecError(
+            f"server: expected a URL such as redis://localhost:6379/0, got {server!r} ({error})"
+        ) from error
 
 
+def _address(client: Any) -> str:
+    """Return what tells one server from another, as far as a client knows."""
+    options = getattr(getattr(client, "connection_pool", None), "connection_kwargs", {})
+    return " ".join(str(options.get(key, "")) for key in ("host", "port", "path", "db"))
+
+
+@cache
 def _script() -> str:
-    return importlib.resources.files("solver.load").joinpath("redis_script.lua").read_text("utf-8")
+    folder = importlib.resources.files("solver.load.store").joinpath("scripts")
+    parts = sorted(
+        (part for part in folder.iterdir() if part.name.endswith(".lua")), key=lambda part: part.name
+    )
+    return "\n".join(part.read_text("utf-8") for part in parts)
 
 
 def _text(reply: Any) -> Any:

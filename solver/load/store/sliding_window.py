@@ -38,6 +38,13 @@ class SlidingWindow:
         """Make room for one more model."""
         self.used.append(0)
 
+    def remove(self, model: int) -> None:
+        """Forget one model; the numbers of the models after it go down by one. O(entries)."""
+        self.take(model)
+        del self.used[model]
+        for k, (step, amounts) in enumerate(self._steps):
+            self._steps[k] = (step, {j - (j > model): amount for j, amount in amounts.items()})
+
     def advance(self, now_s: float) -> None:
         """Forget what has left the window. ``now_s`` must not go backwards."""
         steps = self._steps

@@ -1,0 +1,64 @@
+"""Refusals as data: why nothing was granted, and when asking again makes sense."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from solver.load.stops import Stop
+
+__all__ = ["Refusal", "RefusalReason"]
+
+
+class RefusalReason(enum.StrEnum):
+    """Why an acquisition was refused."""
+
+    CONCURRENCY = "concurrency"
+    """Every slot that the request may fill is taken, or others wait in the queue before it."""
+    QUEUE = "queue"
+    """A queue place was asked for, and slots and queue are full."""
+    REQUESTS = "requests"
+    """The requests of the last minute leave no room."""
+    TOKENS = "tokens"
+    """The tokens of the last minute leave no room."""
+    BUDGET = "budget"
+    """The estimate does not fit what is left of the budget."""
+    TOO_LARGE = "too_large"
+    """It asks for more than the whole capacity: waiting does not help."""
+    NOT_ACCEPTING = "not_accepting"
+    """New work is being rejected on purpose; ``Refusal.stops`` says by whom, why and until when."""
+    PLAN = "plan"
+    """It would have fitted, but another part of an all-or-nothing plan did not."""
+    STORE_UNAVAILABLE = "store_unavailable"
+    """The shared store cannot be reached."""
+    RECOVERING = "recovering"
+    """The shared store was restarted, and leases granted before are still being counted again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Why nothing was granted. Falsy, so that ``lease = tracker.try_acquire(...)`` can be tested.
+
+    Parameters
+    ----------
+    model : str
+        The model asked for.
+    reason : RefusalReason
+        The first limit that stood in the way.
+    retry_after_s : float or None
+        Seconds until the same request can fit, where that is known: rates, budgets with a period, and stops
+        that end by themselves.
+    stops : tuple of Stop
+        With ``NOT_ACCEPTING``: every stop that stands, in the order in which they were set.
+    """
+
+    model: str
+    reason: RefusalReason
+    retry_after_s: float | None = None
+    stops: tuple[Stop, ...] = ()
+
+    def __bool__(self) -> bool:
+        """Return False: a refusal is not a lease."""
+        return False

@@ -1,0 +1,294 @@
+"""The models of one process's store as flat arrays: limits, counts, stops and reported load."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from array import array
+from collections import OrderedDict
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from solver.errors import SpecError
+from solver.load.store.base import Limits, StoreRow, StoreView
+from solver.load.store.meters import Charge, Meters
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from numpy.typing import NDArray
+
+    from solver.load.stops import Stop, StopKey
+    from solver.load.store.sliding_window import SlidingWindow
+
+__all__ = ["HeldLease", "ModelTable"]
+
+
+class HeldLease:
+    """A live lease."""
+
+    __slots__ = ("alive", "charged", "expires_s", "fill_to", "lease_id", "model", "running", "slots", "ttl_s")
+
+    def __init__(
+        self, lease_id: str, model: int, slots: int, expires_s: float, running: bool, fill_to: float
+    ) -> None:
+        self.lease_id = lease_id
+        self.model = model
+        self.slots = slots
+        self.expires_s = expires_s
+        self.running = running
+        self.fill_to = fill_to
+        self.charged: list[Charge] = []
+        self.alive: Callable[[], bool] | None = None
+        """With a holder that keeps it: whether that is still there when the time to live is over."""
+        self.ttl_s = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Settings:
+    """What rarely changes, as arrays that views share."""
+
+    accepting: NDArray[np.bool_]
+    max_concurrent: NDArray[np.int64]
+    max_queue: NDArray[np.int64]
+    meter_limit: NDArray[np.float64]
+    no_usage: NDArray[np.float64]
+    metered: tuple[int, ...]
+    meters: tuple[tuple[int, SlidingWindow, NDArray[np.bool_]], ...]
+    """(kind, window, (m,) models with a limit on it)."""
+    stops: Mapping[str, tuple[Stop, ...]]
+
+
+class ModelTable:
+    """Rows of all models. Not thread-safe: its store's lock guards it.
+
+    ``active`` and ``queued`` count leases and work from outside together.
+    """
+
+    def __init__(self) -> None:
+        self.index: dict[str, int] = {}
+        self.models: tuple[str, ...] = ()
+        self.limits: list[Limits] = []
+        self.max_concurrent = array("q")
+        self.max_queue = array("q")
+        self.active = array("q")
+        self.queued = array("q")
+        self.accepting = array("b")
+        self.held_back = array("b")  # stops that hold the queue
+        self.heard_s = array("d")
+        self.waiting: list[OrderedDict[str, HeldLease]] = []
+        self.meters = Meters()
+        self.version = 0
+        self.timers: list[tuple[float, str, StopKey | None]] = []
+        """(second, model, stop or None for reported load) of what ends by itself, as a heap."""
+        self._adjusted: list[list[int]] = []  # [active, queued] added from outside
+        self._observed: list[list[int]] = []  # [active, queued] measured from outside beyond the leases
+        self._observed_until: list[float] = []
+        self._stops: list[dict[StopKey, Stop]] = []
+        self._settings: _Settings | None = None
+
+    def at(self, model: str) -> int:
+        """Return the row of a model, or raise SpecError."""
+        i = self.index.get(model)
+        if i is None:
+            raise SpecError(f"model: expected one whose capacity is set, got {model!r}")
+        return i
+
+    def touch(self, i: int, now_s: float) -> None:
+        """Note that something about a model was heard."""
+        self.heard_s[i] = now_s
+        self.version += 1
+
+    # -- models
+
+    def configure(self, model: str, limits: Limits, now_s: float) -> int:
+        """Set the limits of a model, new or known; return its row."""
+        i = self.index.get(model)
+        if i is None:
+            i = self._add(model, limits)
+        self.limits[i] = limits
+        self.max_concurrent[i] = limits.max_concurrent
+        self.max_queue[i] = limits.max_queue
+        self.meters.configure(i, limits, now_s)
+        self._settings = None
+        self.touch(i, now_s)
+        return i
+
+    def _add(self, model: str, limits: Limits) -> int:
+        i = self.index[model] = len(self.models)
+        self.models = (*self.models, model)
+        self.limits.append(limits)
+        for column in (self.max_concurrent, self.max_queue, self.active, self.queued, self.held_back):
+            column.append(0)
+        self.accepting.append(1)
+        self.heard_s.append(0.0)
+        self.waiting.append(OrderedDict())
+        self._adjusted.append([0, 0])
+        self._observed.append([0, 0])
+        self._observed_until.append(math.inf)
+        self._stops.append({})
+        self.meters.add(limits)
+        return i
+
+    def remove(self, i: int) -> None:
+        """Remove a row; the rows after it move up by one. O(m)."""
+        model = self.models[i]
+        self.models = (*self.models[:i], *self.models[i + 1 :])
+        self.index = {name: j for j, name in enumerate(self.models)}
+        for column in (self.max_concurrent, self.max_queue, self.active, self.queued, self.held_back):
+            del column[i]
+        del self.accepting[i], self.heard_s[i], self.limits[i], self.waiting[i]
+        del self._adjusted[i], self._observed[i], self._observed_until[i], self._stops[i]
+        self.meters.remove(i)
+        self.timers = [timer for timer in self.timers if timer[1] != model]
+        heapq.heapify(self.timers)
+        self._settings = None
+        self.version += 1
+
+    # -- work from outside
+
+    def adjust(self, i: int, active: int, queued: int, now_s: float) -> None:
+        """Add to the work from outside, with a floor at zero."""
+        added, observed = self._adjusted[i], self._observed[i]
+        self._set_outside(
+            i,
+            [max(added[0] + active, -observed[0]), max(added[1] + queued, -observed[1])],
+            observed,
+            now_s,
+        )
+
+    def observe(self, i: int, active: int, queued: int, ttl_s: float | None, now_s: float) -> None:
+        """Set totals measured from outside; what exceeds the leases counts as work from outside."""
+        added, observed = self._adjusted[i], self._observed[i]
+        leased = self.active[i] - added[0] - observed[0]
+        waiting = self.queued[i] - added[1] - observed[1]
+        self._set_outside(i, [0, 0], [max(0, active - leased), max(0, queued - waiting)], now_s)
+        self._observed_until[i] = math.inf if ttl_s is None else now_s + ttl_s
+        if ttl_s is not None:
+            heapq.heappush(self.timers, (now_s + ttl_s, self.models[i], None))
+
+    def _set_outside(self, i: int, added: list[int], observed: list[int], now_s: float) -> None:
+        before = self._adjusted[i], self._observed[i]
+        self.active[i] += added[0] + observed[0] - before[0][0] - before[1][0]
+        self.queued[i] += added[1] + observed[1] - before[0][1] - before[1][1]
+        self._adjusted[i], self._observed[i] = added, observed
+        self.touch(i, now_s)
+
+    # -- stops
+
+    def stop(self, i: int, stop: Stop, *, extend: bool) -> Stop:
+        """Set a stop; with ``extend``, an earlier setting that lasts longer stays. Return what stands."""
+        before = self._stops[i].get(stop.key)
+        if extend and before is not None and before.until_s >= stop.until_s:
+            return before
+        self._stops[i][stop.key] = stop
+        if stop.until_s < math.inf:
+            heapq.heappush(self.timers, (stop.until_s, self.models[i], stop.key))
+        self._stops_changed(i)
+        return stop
+
+    def resume(self, i: int, key: StopKey, *, every_name: bool) -> int:
+        """Lift one stop, or every stop of its owner; return how many stood."""
+        stops = self._stops[i]
+        lifted = [each for each in stops if each == key or (every_name and each.owner == key.owner)]
+        for each in lifted:
+            del stops[each]
+        if lifted:
+            self._stops_changed(i)
+        return len(lifted)
+
+    def stops(self, i: int) -> tuple[Stop, ...]:
+        """Return the stops of a model that stand, in the order in which they were set."""
+        return tuple(self._stops[i].values())
+
+    def _stops_changed(self, i: int) -> None:
+        self.accepting[i] = not self._stops[i]
+        self.held_back[i] = any(key.owner.holds_queue for key in self._stops[i])
+        self._settings = None
+        self.version += 1
+
+    def run_timers(self, now_s: float) -> list[int]:
+        """End the stops and the reported load whose time is over; return the rows that changed."""
+        changed = []
+        while self.timers and self.timers[0][0] <= now_s:
+            _, model, key = heapq.heappop(self.timers)
+            i = self.index[model]
+            if key is None and self._observed_until[i] <= now_s:
+                self._observed_until[i] = math.inf
+                self._set_outside(
+                    i, [max(0, amount) for amount in self._adjusted[i]], [0, 0], self.heard_s[i]
+                )
+                changed.append(i)
+            elif key in self._stops[i] and self._stops[i][key].until_s <= now_s:
+                self.resume(i, key, every_name=False)
+                changed.append(i)
+        return changed
+
+    # -- reading
+
+    def row(self, i: int, now_s: float) -> StoreRow:
+        """Return the state of one model."""
+        return StoreRow(
+            active=self.active[i],
+            queued=self.queued[i],
+            accepting=bool(self.accepting[i]),
+            age_s=now_s - self.heard_s[i],
+            limits=self.limits[i],
+            stops=self.stops(i),
+        )
+
+    def view(self, now_s: float) -> StoreView:
+        """Return the state of every model. O(m) copies, no loop."""
+        settings = self._settings
+        if settings is None:
+            settings = self._settings = self._read_settings()
+        used = settings.no_usage
+        if settings.meters:
+            used = used.copy()
+            for kind, window, limited in settings.meters:
+                np.copyto(used[kind], np.frombuffer(window.used.tobytes(), np.int64), where=limited)
+        return StoreView(
+            models=self.models,
+            version=self.version,
+            now_s=now_s,
+            active=np.frombuffer(self.active.tobytes(), np.int64),
+            queued=np.frombuffer(self.queued.tobytes(), np.int64),
+            accepting=settings.accepting,
+            heard_s=np.frombuffer(self.heard_s.tobytes(), np.float64),
+            max_concurrent=settings.max_concurrent,
+            max_queue=settings.max_queue,
+            meter_limit=settings.meter_limit,
+            meter_used=used,
+            metered=settings.metered,
+            stops=settings.stops,
+        )
+
+    def _read_settings(self) -> _Settings:
+        m = len(self.models)
+        limit = np.full((3, m), np.inf)
+        meters: dict[SlidingWindow, tuple[int, SlidingWindow, NDArray[np.bool_]]] = {}
+        for i, limited in enumerate(self.meters.limited):
+            for kind, window, most in limited:
+                limit[kind, i] = most
+                meters.setdefault(window, (kind, window, np.zeros(m, np.bool_)))[2][i] = True
+        return _Settings(
+            accepting=_read_only(np.array(self.accepting, np.bool_)),
+            max_concurrent=_read_only(np.array(self.max_concurrent, np.int64)),
+            max_queue=_read_only(np.array(self.max_queue, np.int64)),
+            meter_limit=_read_only(limit),
+            no_usage=_read_only(np.zeros((3, m))),
+            metered=tuple(sorted({kind for kind, _, _ in meters.values()})),
+            meters=tuple(meters.values()),
+            stops=MappingProxyType(
+                {self.models[i]: tuple(stops.values()) for i, stops in enumerate(self._stops) if stops}
+            ),
+        )
+
+
+def _read_only(values: NDArray[Any]) -> NDArray[Any]:
+    """Return an array that snapshots may share."""
+    values.flags.writeable = False
+    return values

@@ -1,0 +1,228 @@
+"""What one replica remembers of a shared store, so that a server without its memory can be told again."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from solver.load.lease import Ask, LeaseState
+from solver.load.store.base import Limits, nano_usd
+from solver.load.store.memory import MemoryStore
+from solver.load.store.redis_codec import limit_fields
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from solver.clock import Clock
+    from solver.load.stops import Stop
+
+__all__ = ["METER_WINDOW_S", "KnownLease", "ReplicaMemory", "share_of"]
+
+METER_WINDOW_S = 60.0
+_LIFTED_KEPT = 1000  # lifted stops remembered, so that no other replica brings them back
+
+
+@dataclass(slots=True)
+class KnownLease:
+    """A lease this replica was granted, to be told again to a server that has forgotten it."""
+
+    ask: Ask
+    state: LeaseState
+    until_s: float
+    here: bool = False
+    """Granted or extended without the server: it cannot know."""
+
+    def fields(self, now_s: float) -> dict[str, Any]:
+        """Return the lease as the script reads it."""
+        demand = self.ask.demand
+        return {
+            "id": self.ask.lease_id,
+            "model": self.ask.model,
+            "state": self.state.value,
+            "slots": demand.slots,
+            "ttl_s": self.until_s - now_s,
+            "here": self.here,
+            "amounts": [demand.requests, demand.tokens, nano_usd(demand.cost_usd)],
+            "fill": repr(float(self.ask.fill_to)),
+        }
+
+
+class ReplicaMemory:
+    """Limits, leases, usage, stops and work from outside, as far as this replica has to do with them.
+
+    Parameters
+    ----------
+    clock : Clock
+        Of the replica.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.limits: dict[str, Limits] = {}
+        self.unsent_limits: set[str] = set()
+        self.stops: dict[str, tuple[Stop, ...]] = {}
+        self.outside: dict[str, tuple[int, int]] = {}
+        """Per model, what this replica has added to active and queued work."""
+        self.observed: dict[str, tuple[int, int, float]] = {}
+        """Per model, what this replica measured last beyond the leases, and until when that counts."""
+        self._lifted: dict[tuple[str, str], float] = {}
+        self._used: dict[str, tuple[tuple[int, int, int], float]] = {}
+        self.version = 0
+        self.begin_process()
+
+    def begin_process(self) -> None:
+        """Leave leases and unsent work to the process that they belong to, in the child of a fork."""
+        self.held: dict[str, KnownLease] = {}
+        self.unsent_releases: dict[str, tuple[str, str]] = {}
+        self.unsent: list[tuple[str | int | float, ...]] = []
+        """Operations to be sent after an outage, with their operation ids."""
+        self.outside.clear()
+        self.observed.clear()
+        self._prune_at = 1024
+
+    def hold(self, ask: Ask, state: LeaseState, *, here: bool = False) -> None:
+        """Remember a lease; now and then forget those that nobody released."""
+        now = self._clock.now()
+        self.held[ask.lease_id] = KnownLease(ask, state, now + ask.ttl_s, here)
+        if len(self.held) > self._prune_at:
+            for lease_id in [key for key, held in list(self.held.items()) if held.until_s <= now]:
+                self.held.pop(lease_id, None)
+            self._prune_at = max(1024, 2 * len(self.held))
+
+    def note_usage(self, model: str, used: list[str]) -> None:
+        """Remember what the server says was used of a model."""
+        self._used[model] = ((int(used[0]), int(used[1]), int(used[2])), self._clock.now())
+
+    def note_outside(self, model: str, active: int, queued: int) -> None:
+        """Remember what this replica has changed of the work from outside."""
+        before = self.outside.get(model, (0, 0))
+        self.outside[model] = (before[0] + active, before[1] + queued)
+
+    def note_lifted(self, model: str, owner: str, name: str | None, at_s: float) -> None:
+        """Remember that stops were lifted, at the server's time."""
+        kept = []
+        for stop in self.stops.get(model, ()):
+            if stop.owner == owner and (name is None or stop.name == name):
+                self._lifted[model, f"{stop.owner}:{stop.name}"] = at_s
+            else:
+                kept.append(stop)
+        if name is not None:
+            self._lifted[model, f"{owner}:{name}"] = at_s
+        self.stops[model] = tuple(kept)
+        while len(self._lifted) > _LIFTED_KEPT:
+            self._lifted.pop(next(iter(self._lifted)))
+
+    def note_stop(self, model: str, stop: Stop) -> None:
+        """Remember a stop as it stands."""
+        others = [each for each in self.stops.get(model, ()) if each.key != stop.key]
+        self.stops[model] = (*others, stop)
+        self._lifted.pop((model, f"{stop.owner}:{stop.name}"), None)
+
+    def note_view(self, models: Mapping[str, tuple[Stop, ...]], known: frozenset[str], version: int) -> None:
+        """Remember every stop that stands; forget models that somebody has removed."""
+        self.stops = dict(models)
+        self.version = version
+        for model in self.limits.keys() - known - self.unsent_limits:
+            self.forget(model)
+
+    def forget(self, model: str) -> None:
+        """Forget a model and all that concerns it."""
+        for known in (self.limits, self.stops, self.outside, self.observed, self._used):
+            known.pop(model, None)
+        self.unsent_limits.discard(model)
+        self.end_leases(model)
+
+    def end_leases(self, model: str) -> None:
+        """Forget the leases of a model."""
+        for lease_id in [key for key, held in list(self.held.items()) if held.ask.model == model]:
+            self.held.pop(lease_id, None)
+
+    # -- telling
+
+    def order(self) -> dict[str, Any]:
+        """Return what the server must know of this replica when it joins."""
+        now = self._clock.now()
+        models = []
+        for model, limits in list(self.limits.items()):
+            used, at_s = self._used.get(model, ((0, 0, 0), now))
+            recent = now - at_s < 2 * METER_WINDOW_S
+            models.append(
+                {
+                    "limits": [str(value) for value in limit_fields(model, limits)],
+                    "used": [used[0] if recent else 0, used[1] if recent else 0, used[2]],
+                }
+            )
+        return {
+            "models": models,
+            "leases": [
+                held.fields(now)
+                for held in list(self.held.values())
+                if held.until_s > now and held.state is not LeaseState.GONE
+            ],
+            "stops": [
+                [
+                    model,
+                    stop.owner.value,
+                    stop.name,
+                    stop.reason,
+                    repr(stop.since_s),
+                    "-1" if math.isinf(stop.until_s) else repr(stop.until_s),
+                ]
+                for model, stops in list(self.stops.items())
+                for stop in stops
+            ],
+            "lifted": [[model, key, repr(at_s)] for (model, key), at_s in list(self._lifted.items())],
+            "outside": self._outside(now),
+            "version": self.version,
+        }
+
+    def _outside(self, now: float) -> list[list[Any]]:
+        """Return [model, added active, queued, measured active, queued, seconds to live or -1] of each."""
+        rows = []
+        for model in self.outside.keys() | self.observed.keys():
+            added = self.outside.get(model, (0, 0))
+            active, queued, until_s = self.observed.get(model, (0, 0, math.inf))
+            if until_s <= now:
+                active, queued, until_s = 0, 0, math.inf
+            rows.append([model, *added, active, queued, -1 if math.isinf(until_s) else until_s - now])
+        return rows
+
+    # -- outages
+
+    def open_local(self, replicas: int) -> MemoryStore:
+        """Return a store of this process that holds what this replica holds, under its share of the limits."""
+        local = MemoryStore(clock=self._clock, per_process=True)
+        now = self._clock.now()
+        for model in self.limits:
+            local.configure(model, Limits(max_concurrent=2**53, max_queue=2**53))
+        for lease_id, held in self.held.items():
+            if held.until_s > now and held.ask.model in self.limits:
+                local.acquire(
+                    Ask(
+                        model=held.ask.model,
+                        demand=held.ask.demand,
+                        ttl_s=held.until_s - now,
+                        lease_id=lease_id,
+                    )
+                )
+        for model, limits in self.limits.items():
+            local.configure(model, share_of(limits, replicas))
+            active, queued = self.outside.get(model, (0, 0))
+            local.adjust(model, active=active, queue=queued)
+            for stop in self.stops.get(model, ()):
+                for_s = None if math.isinf(stop.until_s) else max(1e-9, stop.until_s - stop.since_s)
+                local.stop(model, stop.owner, name=stop.name, reason=stop.reason, for_s=for_s)
+        return local
+
+
+def share_of(limits: Limits, replicas: int) -> Limits:
+    """Return one replica's share of the limits. Money is not shared: what others spent is unknown."""
+    return Limits(
+        max_concurrent=limits.max_concurrent // replicas,
+        max_queue=limits.max_queue // replicas,
+        requests=None if limits.requests is None else limits.requests // replicas,
+        tokens=None if limits.tokens is None else limits.tokens // replicas,
+        budget_nano_usd=None if limits.budget_nano_usd is None else 0,
+        budget_period_s=limits.budget_period_s,
+    )

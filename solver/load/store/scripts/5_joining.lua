@@ -1,0 +1,89 @@
+-- Joining after a start, a restart of the server, or a partition ----------------------------------------
+
+-- What a replica remembers is told to a server that has lost its memory.
+local function told(order, epoch)
+  for _, lease in ipairs(order.leases) do -- they are running, whether they still fit or not
+    -- the server of the caller's epoch knows better which of those it granted have ended
+    if (order.epoch ~= epoch or lease.here) and live_state(lease.id) == 'gone'
+       and call('EXISTS', model_key(lease.model)) == 1 then
+      local period = num(call('HGET', model_key(lease.model), 'period'), 0)
+      insert(lease.id, lease.model, lease.state, lease.slots, lease.ttl_s,
+             {[0] = lease.amounts[1], lease.amounts[2], lease.amounts[3]}, period, replica, lease.fill)
+    end
+  end
+  if not recovering then return end
+  for _, entry in ipairs(order.models) do
+    local model = entry.limits[1]
+    local period = num(call('HGET', model_key(model), 'period'), 0)
+    for kind = 0, 2 do
+      local window, known = window_of(kind, period), entry.used[kind + 1]
+      local used = advance_meter(model, kind, window)
+      if known > used then charge(model, kind, known - used, window) end
+    end
+  end
+end
+
+-- What somebody set on purpose outlives the server's memory, unless it was lifted later.
+local function tell_settings(order)
+  for _, entry in ipairs(order.lifted) do
+    local key = cjson.encode({entry[1], entry[2]})
+    local before = num(call('HGET', prefix .. 'lifted', key), 0)
+    call('HSET', prefix .. 'lifted', key, exact(math.max(before, num(entry[3], 0))))
+    local standing = call('HGET', stops_key(entry[1]), entry[2])
+    if standing and num(cjson.decode(standing)[4], 0) <= num(entry[3], 0) then
+      call('HDEL', stops_key(entry[1]), entry[2])
+      stops_changed(entry[1])
+    end
+  end
+  for _, entry in ipairs(order.stops) do -- {model, owner, name, reason, since, until}
+    local key = cjson.encode({entry[1], entry[2] .. ':' .. entry[3]})
+    local lifted = num(call('HGET', prefix .. 'lifted', key), -1)
+    local over = num(entry[6], -1) >= 0 and num(entry[6], -1) <= now
+    if lifted < num(entry[5], 0) and not over and call('EXISTS', model_key(entry[1])) == 1 then
+      stop(entry[1], entry[2], entry[3], entry[4], entry[5], entry[6], true)
+    end
+  end
+  for _, entry in ipairs(order.outside) do -- {model, added active, added queued, seen active, seen queued, ttl}
+    local model = entry[1]
+    if call('EXISTS', model_key(model)) == 1 then
+      local added_a, added_q, seen_a, seen_q = outside_of(model)
+      set_outside(model, added_a + entry[2], added_q + entry[3], math.max(seen_a, entry[4]),
+                  math.max(seen_q, entry[5]))
+      if entry[6] >= 0 then call('ZADD', TIMERS, exact(now + entry[6]), cjson.encode({'o', model})) end
+    end
+  end
+end
+
+local function join(order)
+  local known = call('HMGET', META, 'run_id', 'epoch', 'schema')
+  if known[3] and known[3] ~= order.schema then return {'schema', known[3]} end
+  local epoch = known[2]
+  if known[1] ~= order.run_id or not epoch then -- leases and usage may be missing until all have told
+    epoch = order.token
+    local version = math.max(num(call('HGET', META, 'version'), 0), order.version)
+    recovering = true
+    meta[5] = exact(alive + order.max_ttl_s)
+    note_time()
+    call('HSET', META, 'schema', order.schema, 'run_id', order.run_id, 'epoch', epoch,
+         'version', int(version + 1), 'recovering_until', meta[5], 'max_gap', exact(order.max_ttl_s),
+         'models', call('ZCARD', MODELS))
+    call('DEL', JOINED, prefix .. 'lifted')
+    recount()
+  end
+  expire_leases()
+  for _, entry in ipairs(order.models) do
+    local model = entry.limits[1]
+    if call('HEXISTS', model_key(model), 'max_concurrent') == 0 and not call('ZSCORE', FORGOTTEN, model) then
+      configure(entry.limits)
+    end
+  end
+  told(order, epoch)
+  if order.epoch ~= epoch and order.epoch ~= '' then tell_settings(order) end
+  if order.counted then call('SADD', JOINED, replica) end
+  if call('SCARD', JOINED) >= order.replicas then
+    call('HSET', META, 'recovering_until', 0)
+    call('DEL', prefix .. 'lifted')
+  end
+  call('ZREMRANGEBYSCORE', MEMBERS, '-inf', exact(now - math.max(absent_s, 3600)))
+  return {'joined', epoch}
+end
