@@ -11,7 +11,7 @@ import numpy as np
 from solver.errors import SpecError
 from solver.problem.agents import PROFILE_FIELDS, Agent, AgentTable, Profile, several
 from solver.problem.instance import MAX_CAPACITY
-from solver.problem.values import describe, did_you_mean
+from solver.problem.values import describe, did_you_mean, number_hint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -277,7 +277,7 @@ def split_numbers(
         lines.extend(
             list_rows(
                 bad,
-                lambda i: f"{path(i)}: expected a number, got {describe(values[i])}",
+                lambda i: f"{path(i)}: expected a number, got {describe(values[i])}{number_hint(values[i])}",
                 lambda more: f"{path(bad[-1])}: the last of {more} more that are no numbers",
             )
         )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 import operator
 import re
+import reprlib
 from typing import TYPE_CHECKING, Annotated, Any, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
@@ -25,10 +27,33 @@ __all__ = [
     "Text",
     "describe",
     "did_you_mean",
+    "number_hint",
     "violations_of",
 ]
 
 _SHOWN = 60  # characters of an offending value that an error repeats
+_COMPARED = 2_000  # known names that a misspelt one is compared with
+_HINTS = 20  # unknown fields that are compared with the known ones
+_LONG_BITS = 1_000  # integers beyond are described, not shown: their digits take quadratic time
+_THOUSANDS = re.compile(
+    r"[+-]?\d{1,3}(?:,\d{3})+\.\d+|[+-]?\d{1,3}(?:,\d{3}){2,}|[+-]?\d{1,3}(?:['\s\u00a0\u202f_]\d{3})+(?:\.\d+)?"
+)
+_EITHER = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
+_DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
+_CURRENCY = re.compile("[$€£¥]")
+_NO_VALUES = frozenset({"na", "n/a", "n.a.", "nan", "null", "none", "nil", "-", "--", "?", "missing", "#n/a"})
+
+
+def _bounded_repr() -> reprlib.Repr:
+    """Return a representation that costs little, however large or deep a value is."""
+    bounded = reprlib.Repr()
+    bounded.maxlevel = 4
+    bounded.maxlist = bounded.maxtuple = bounded.maxdict = bounded.maxset = bounded.maxarray = 20
+    bounded.maxstring = bounded.maxlong = bounded.maxother = 4 * _SHOWN
+    return bounded
+
+
+_REPR = _bounded_repr()
 
 
 def describe(value: object) -> str:
@@ -37,7 +62,14 @@ def describe(value: object) -> str:
     >>> describe(-5), describe("x")
     ('-5', "'x'")
     """
-    text = str(value) if isinstance(value, float) else repr(value.item() if hasattr(value, "item") else value)
+    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
+        value = value.item()
+    if isinstance(value, int) and value.bit_length() > _LONG_BITS:
+        return f"a number of about {int(value.bit_length() * math.log10(2)):,} digits"
+    return _cut(str(value) if isinstance(value, float) else _REPR.repr(value))
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 
@@ -47,8 +79,46 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     >>> did_you_mean("capabilites", ["capabilities", "capacity"])
     "; did you mean 'capabilities'?"
     """
-    close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.6)
+    text = str(name)
+    if len(text) > _SHOWN:
+        return ""
+    close = difflib.get_close_matches(text, list(itertools.islice(known, _COMPARED)), n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def number_hint(value: object) -> str:
+    """Return how to write a number that was given as text, or nothing.
+
+    >>> number_hint("95%"), number_hint("1,234.5")
+    ('; write 0.95, without the percent sign', '; write 1234.5, without separators of thousands')
+    """
+    text = value.strip() if isinstance(value, str) else ""
+    if not text or len(text) > _SHOWN:
+        return ""
+    if _plain_number(text) is not None and "_" not in text:
+        return "; it is text, give it as a number"
+    if text.endswith("%"):
+        share = _plain_number(text[:-1].strip())
+        return "" if share is None else f"; write {share / 100:.12g}, without the percent sign"
+    if _THOUSANDS.fullmatch(text):
+        plain = re.sub(r"[^0-9.+-]", "", text)
+        return f"; write {plain}, without separators of thousands"
+    if _EITHER.fullmatch(text):
+        return "; for a decimal comma say --decimal , and else leave out the separator of thousands"
+    if _DECIMAL_COMMA.fullmatch(text):
+        return "; a decimal comma is read with --decimal , (decimal: ',' in a problem file)"
+    if _CURRENCY.match(text) or _CURRENCY.match(text[-1]):
+        return "; write it without the sign of a currency"
+    if text.lower() in _NO_VALUES:
+        return "; leave the cell empty where there is no value"
+    return ""
+
+
+def _plain_number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _identifier(value: object) -> object:
@@ -159,7 +229,12 @@ def violations_of(
             lines.extend(cause.violations)
             continue
         path = _path((*prefix, *detail["loc"]))
-        lines.append(f"{path}: {_rule(detail, schema)}" if path else _rule(detail, schema))
+        rule = (
+            "unknown field"
+            if len(lines) > _HINTS and detail["type"] == "extra_forbidden"
+            else _rule(detail, schema)
+        )
+        lines.append(f"{path}: {rule}" if path else rule)
     return lines
 
 
@@ -168,7 +243,7 @@ def _path(location: Sequence[str | int]) -> str:
     for step in location:
         if step == "[key]":
             continue
-        path += f"[{step}]" if isinstance(step, int) else (f".{step}" if path else step)
+        path += f"[{step}]" if isinstance(step, int) else (f".{_cut(step)}" if path else _cut(step))
     return path
 
 

@@ -1,0 +1,121 @@
+"""What reaches a terminal: plain text without control characters, in whatever encoding the stream has."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rich.console import Console
+
+__all__ = [
+    "BROKEN_PIPE",
+    "finish_streams",
+    "lost_output",
+    "make_console",
+    "prepare_streams",
+    "printable",
+    "silence_stdout",
+]
+
+BROKEN_PIPE = 141
+"""Exit code when whoever reads standard output has closed it: 128 plus the number of SIGPIPE."""
+
+_ASCII = str.maketrans(
+    {
+        "–": "-", "−": "-", "—": "-", "×": "x", "→": ">", "…": "~", "█": "#", "░": ".", "∞": "inf", "≥": ">=",
+        "≤": "<=", "€": "EUR", "·": ".", "’": "'",
+    }
+)  # fmt: skip
+"""What stands for a character of the reports on a stream that cannot show it."""
+
+
+def printable(text: object) -> str:
+    r"""Return text as a terminal may show it: control, format and other invisible characters as escapes.
+
+    >>> printable("a\x1b[31mb")
+    'a\\x1b[31mb'
+    """
+    shown = str(text)
+    if shown.isprintable():
+        return shown
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in shown)
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """Return a console that takes no text for markup, links or emoji, and lets no control character through."""
+    from rich.console import Console
+    from rich.segment import Segment
+
+    class PlainConsole(Console):
+        """Renders strings as they are; what names and values smuggle in is escaped."""
+
+        def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
+            for segment in super().render(renderable, options):
+                if segment.control or segment.text.isprintable() or segment.text == "\n":
+                    yield segment
+                else:
+                    text = "\n".join(map(printable, segment.text.split("\n")))
+                    yield Segment(text, segment.style)
+
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    return PlainConsole(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+
+def _look_alike(error: UnicodeError) -> tuple[str, int]:
+    """Replace what an encoding cannot show: look-alikes where there are any, escapes elsewhere."""
+    assert isinstance(error, UnicodeEncodeError)
+    text = error.object[error.start : error.end]
+    return "".join(
+        shown if (shown := one.translate(_ASCII)).isascii() else one.encode("unicode_escape").decode()
+        for one in text
+    ), error.end
+
+
+def prepare_streams() -> None:
+    """Make standard output and error fit for any text: closed ones take it, narrow ones show look-alikes."""
+    codecs.register_error("look_alike", _look_alike)
+    for name in ("stdout", "stderr"):
+        stream: TextIO | None = getattr(sys, name)
+        if stream is None:  # its descriptor was closed before the process began
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="look_alike")
+
+
+def finish_streams(code: int) -> int:
+    """Write out what is buffered and return the exit code, another one when output was lost."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = BROKEN_PIPE
+        silence_stdout()
+    except OSError as error:
+        with suppress(OSError):
+            sys.stderr.write(lost_output(error) + "\n")
+        code = code or 1
+        silence_stdout()
+    with suppress(OSError):
+        sys.stderr.flush()
+    return code
+
+
+def lost_output(error: OSError) -> str:
+    """Return what to say when standard output cannot be written to."""
+    return f"error: standard output cannot be written: {error.strerror or error}"
+
+
+def silence_stdout() -> None:
+    """Send the rest of standard output nowhere, so that the interpreter's last flush cannot fail again."""
+    with suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
