@@ -1,24 +1,28 @@
 """The command line: ``solver solve | verify | explain | generate | bench``.
 
-Exit codes: 0 solved, 1 unexpected, 2 bad input, 3 infeasible, 4 deadline with no full assignment, 130 ctrl-C.
+Exit codes: 0 solved, 1 unexpected, 2 bad input, 3 infeasible, 4 deadline with no full assignment, 130 and 143
+interrupted, 141 nobody reads the output any more.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path  # noqa: TC003 - typer reads it at run time
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 
 import solver
-from solver.errors import MissingExtraError, SolverError, SpecError
+from solver.errors import SpecError
 from solver.interfaces.bench.baselines import yardsticks
-from solver.interfaces.files.problem_file import read_parts, read_problem
-from solver.interfaces.files.results import check_output, read_assignments, write_results
+from solver.interfaces.failures import report_failure, say
+from solver.interfaces.files.assignments import known_ids, read_assignments
+from solver.interfaces.files.results import check_output, summary_of, write_results
+from solver.interfaces.options import ProblemSource, takes_problem
 from solver.interfaces.report import explanation_report, plan_report, progress_report
+from solver.interfaces.terminal import make_console, printable
 from solver.interfaces.verification import verify_assignments
 from solver.solution.plan import finite
 from solver.solution.solution import Status
@@ -31,10 +35,9 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
-BAD_INPUT, INFEASIBLE, NO_FULL_ASSIGNMENT, INTERRUPTED = 2, 3, 4, 130
+INFEASIBLE, NO_FULL_ASSIGNMENT, INTERRUPTED = 3, 4, 130
 
 _TINY_BATCH = 60  # agents up to which scipy's assignment may be the fastest engine
-_MAX_ERRORS = 50  # printed; a file with a wrong column has one error per row
 
 app = typer.Typer(
     name="solver",
@@ -43,22 +46,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-_out = Console()
-_err = Console(stderr=True)
+_out = make_console()
+_err = make_console(stderr=True)
 
-ProblemArgument = Annotated[
-    Path | None, typer.Argument(metavar="PROBLEM", help="Problem file: YAML, JSON, or OR-Library GAP.")
-]
-Agents = Annotated[Path | None, typer.Option("--agents", help="Table of agents: CSV, Parquet, JSON Lines.")]
-Models = Annotated[Path | None, typer.Option("--models", help="Fleet: YAML or JSON.")]
-Scores = Annotated[Path | None, typer.Option("--scores", help="Long table of agent, model, score.")]
-AgentColumn = Annotated[str, typer.Option(help="Column of the scores that names the agent.")]
-ModelColumn = Annotated[str, typer.Option(help="Column of the scores that names the model.")]
-ScoreColumn = Annotated[str, typer.Option(help="Column of the scores that holds the score.")]
-Slots = Annotated[int | None, typer.Option(help="Slots of every model, where the scores name the models.")]
-GapFile = Annotated[
-    Path | None, typer.Option("--gap-file", help="Generalized assignment, OR-Library format.")
-]
 Engine = Annotated[str, typer.Option(help="auto, or one engine by name.")]
 DeadlineMs = Annotated[
     float | None, typer.Option("--deadline-ms", help="Hard wall-clock budget of the solve.")
@@ -70,80 +60,48 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but er
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit code; ``argv`` defaults to that of the process."""
+    """Run the command line and return the exit code; ``argv`` defaults to that of the process.
+
+    No exception leaves it: a user's mistake is one line per violation, a fault of this package one line that
+    says so, with the traceback where the environment variable ``SOLVER_TRACEBACK`` is set.
+    """
     try:
         result = app(args=None if argv is None else list(argv), prog_name="solver", standalone_mode=False)
-    except (SpecError, MissingExtraError) as error:
-        return _report_error(error)
+        sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort):
         _err.print("interrupted; no file was changed", style="yellow")
         return INTERRUPTED
-    except typer.Exit as stop:
-        return int(stop.exit_code)
-    except Exception as error:
-        show = getattr(error, "show", None)  # what typer raises for unknown options and the like
-        if show is None:
-            raise
-        show()
-        return BAD_INPUT
+    except (typer.Exit, SystemExit) as stop:
+        code = stop.code if isinstance(stop, SystemExit) else stop.exit_code
+        return code if isinstance(code, int) else int(code is not None)
+    except Exception as error:  # noqa: BLE001 - the last boundary
+        return report_failure(error, _err)
     return int(result or 0)
 
 
-def _report_error(error: SolverError) -> int:
-    lines = error.violations if isinstance(error, SpecError) else (str(error),)
-    for line in lines[:_MAX_ERRORS]:
-        _err.print("error:", style="bold red", end=" ")
-        _err.print(line, markup=False, highlight=False, soft_wrap=True)
-    if len(lines) > _MAX_ERRORS:
-        _err.print(f"and {len(lines) - _MAX_ERRORS:,} more of the kind", style="red")
-    return BAD_INPUT
+def _notes(source: ProblemSource, *, quiet: bool) -> None:
+    """Say what the readers decided by themselves."""
+    if not quiet:
+        for note in source.reading.notes:
+            say(_err, f"note: {note}", style="dim")
 
 
 def _exit(code: int) -> NoReturn:
     raise typer.Exit(code)
 
 
-def _read(
-    problem: Path | None,
-    *,
-    agents: Path | None = None,
-    models: Path | None = None,
-    scores: Path | None = None,
-    columns: dict[str, str] | None = None,
-    slots: int | None = None,
-    gap_file: Path | None = None,
-) -> Problem:
-    """Return the problem named by a file, or made of tables."""
-    tables = {"--agents": agents, "--models": models, "--scores": scores}
-    given = [name for name, path in tables.items() if path is not None]
-    if sum((problem is not None, gap_file is not None, bool(given))) != 1:
-        msg = (
-            "PROBLEM: expected a problem file, or --gap-file, or --agents/--models/--scores, one of the three"
-        )
-        raise SpecError(msg)
-    if gap_file is not None:
-        return read_problem(gap_file, file_format="gap")
-    if problem is not None:
-        return read_problem(problem)
-    table = None if scores is None else {"path": str(scores), **(columns or {})}
-    return read_parts(agents=agents, models=models, scores=table, slots=slots)
-
-
 @app.command()
+@takes_problem
 def solve(
-    problem: ProblemArgument = None,
-    agents: Agents = None,
-    models: Models = None,
-    scores: Scores = None,
-    agent_column: AgentColumn = "agent",
-    model_column: ModelColumn = "model",
-    score_column: ScoreColumn = "score",
-    slots: Slots = None,
-    gap_file: GapFile = None,
+    *,
+    source: ProblemSource,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Folder, or .csv/.json/.parquet file, for the assignments."),
     ] = None,
+    excel_safe: Annotated[
+        bool, typer.Option("--excel-safe", help="In CSV, put ' before text that begins like a formula.")
+    ] = False,
     engine: Engine = "auto",
     deadline_ms: DeadlineMs = None,
     seed: Seed = 0,
@@ -165,19 +123,14 @@ def solve(
       solver solve --agents agents.csv --models fleet.yaml --json
 
       solver solve --scores outcomes.csv --agent-column prompt_id --score-column win_prob --slots 38
+
+      solver solve --scores preferences.csv --layout ranked --agent-column Name --slots 3
     """
     target = None if output is None else check_output(_assignments_in(output))
     with _working("reading", quiet=quiet or as_json) as step:
-        columns = {"agent": agent_column, "model": model_column, "score": score_column}
-        asked = _read(
-            problem,
-            agents=agents,
-            models=models,
-            scores=scores,
-            columns=columns,
-            slots=slots,
-            gap_file=gap_file,
-        )
+        asked = source.read()
+        if target is not None:
+            _check_not_read(target, source)
         # Importing engines is neither solving time nor part of a deadline.
         solver.warm_up(*(() if deadline_ms is not None else _likely_engines(asked)))
         step(f"solving {len(asked.agents):,} agents × {len(asked.models):,} models")
@@ -185,7 +138,9 @@ def solve(
         step("writing")
         written: list[Path] = []
         if target is not None:
-            written = write_results(target, plan.to_columns(), summary=plan.summary())
+            columns = plan.to_columns()
+            written = write_results(target, columns, summary=plan.summary(), excel_safe=excel_safe)
+    _notes(source, quiet=quiet)
     if as_json:
         sys.stdout.write(json.dumps(finite(plan.summary())) + "\n")
     elif not quiet:
@@ -193,8 +148,21 @@ def solve(
         if progress:
             _out.print(progress_report(plan.solution))
         for path in written:
-            _out.print(f"wrote {path}", style="dim", highlight=False, soft_wrap=True)
+            _wrote(path)
     _exit(_code(plan, deadline_ms))
+
+
+def _wrote(path: Path) -> None:
+    _out.print(printable(f"wrote {path}"), style="dim", soft_wrap=True)
+
+
+def _check_not_read(target: Path, source: ProblemSource) -> None:
+    """Refuse to write over a file that the problem was read from."""
+    for path in (target, summary_of(target)):
+        for read in source.reading.files:
+            if path.exists() and read.exists() and path.samefile(read):
+                msg = f"{path}: expected another file than those read, got one of the problem's own"
+                raise SpecError(msg)
 
 
 def _likely_engines(problem: Problem) -> tuple[str, ...]:
@@ -206,9 +174,13 @@ def _likely_engines(problem: Problem) -> tuple[str, ...]:
 
 def _assignments_in(output: Path) -> Path:
     """Return the file of assignments: in a folder, or the file named."""
-    if output.is_dir():
-        return output / "assignments.csv"
-    if not output.suffix and not output.exists():
+    try:
+        if output.is_dir():
+            return output / "assignments.csv"
+        exists = output.exists()
+    except (OSError, ValueError):  # a name that no file can have, which check_output names
+        return output
+    if not output.suffix and not exists:
         raise SpecError(f"{output}: no such folder; name an existing one, or a .csv, .json or .parquet file")
     return output
 
@@ -222,25 +194,52 @@ def _code(plan: Plan, deadline_ms: float | None) -> int:
     return 0
 
 
-@app.command()
-def verify(
-    problem: Annotated[Path, typer.Argument(metavar="PROBLEM", help="Problem file.")],
-    assignments: Annotated[Path, typer.Argument(metavar="ASSIGNMENTS", help="CSV, JSON or Parquet.")],
+def _verify(
+    *,
+    source: ProblemSource,
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="[PROBLEM] PLAN", help="Problem file, and the plan: a table or JSON."),
+    ],
+    plan_agent_column: Annotated[
+        str, typer.Option(help="Column of the plan that names the agent.")
+    ] = "agent",
+    plan_model_column: Annotated[
+        str, typer.Option(help="Column of the plan that names the model.")
+    ] = "model",
     bound: Annotated[
         bool, typer.Option(help="Solve for a bound, to say how far from the best it is.")
     ] = True,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Check an assignment file against its problem file, independently of whoever made it.
+    """Check an assignment file against its problem, independently of whoever made it.
 
-    Recomputes every score, load and the objective. Exit code 3 when a constraint is broken.
+    Recomputes every score, load and the objective. Agents that the plan does not name are unassigned. Exit
+    code 3 when a constraint is broken.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
       solver verify data/demo.yaml plan.csv
+
+      solver verify --scores scores.csv --slots 2 theirs.csv --plan-agent-column Student
     """
-    found = verify_assignments(read_problem(problem), read_assignments(assignments), with_bound=bound)
+    if len(files) > 2:
+        msg = f"expected a problem file and a plan, got {len(files)} files"
+        raise SpecError(msg)
+    source = replace(source, problem=files[0] if len(files) == 2 else None)
+    asked = source.read()
+    several = asked.agents.copies is not None or asked.agents.multiplicity is not None
+    given = read_assignments(
+        files[-1],
+        agent=plan_agent_column,
+        model=plan_model_column,
+        several=several,
+        reading=source.reading,
+    )
+    plans = known_ids(given, asked.agents.positions, asked.model_ids, source.reading.note)
+    found = verify_assignments(asked, plans, with_bound=bound)
+    _notes(source, quiet=quiet)
     if as_json:
         sys.stdout.write(json.dumps(finite(found.to_dict())) + "\n")
     elif not quiet:
@@ -248,10 +247,15 @@ def verify(
     _exit(0 if found.feasible else INFEASIBLE)
 
 
+app.command(name="verify")(takes_problem(_verify, without=("problem",)))
+
+
 @app.command()
+@takes_problem
 def explain(
+    *,
     agent: Annotated[str, typer.Argument(metavar="AGENT", help="Id of an agent.")],
-    problem: Annotated[Path, typer.Argument(metavar="PROBLEM", help="Problem file.")],
+    source: ProblemSource,
     engine: Engine = "auto",
 ) -> None:
     """Say why an agent got its model: score terms, runner-up, and the price that decided.
@@ -260,7 +264,8 @@ def explain(
 
       solver explain a0042 data/demo.yaml
     """
-    plan = solver.solve(read_problem(problem), engine=engine)
+    plan = solver.solve(source.read(), engine=engine)
+    _notes(source, quiet=False)
     _out.print(explanation_report(solver.explain(plan, agent)))
 
 
@@ -291,7 +296,7 @@ def generate(
         asked = generate_problem(agents, models, tightness=tightness, seed=seed)
         written = write_problem(asked, folder, table=table)
     for path in written:
-        _out.print(f"wrote {path}", highlight=False, soft_wrap=True)
+        _wrote(path)
 
 
 @app.command()
@@ -325,7 +330,7 @@ def bench(
         for one in gap_results(gap, deadlines_ms=_milliseconds(deadlines), peers=peers, seed=seed):
             results.append(one)
             found = "nothing" if one.gap is None else f"{one.gap:.4%}"
-            _err.print(f"{one.instance} {one.solver} {one.deadline_ms:g} ms: {found}", highlight=False)
+            _err.print(f"{one.instance} {one.solver} {one.deadline_ms:g} ms: {found}")
         _out.print(gap_table(results))
         return
     _out.print(ladder_report(largest=largest, repeat=repeat, seed=seed, on_row=_err.print))
@@ -364,4 +369,6 @@ def _working(first: str, *, quiet: bool) -> _Steps:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from solver.interfaces.entry import main as run_process
+
+    raise SystemExit(run_process())

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from solver.engines.certificate import relative_gap
+from solver.interfaces.terminal import printable
 from solver.solution.solution import Status
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def plan_report(plan: Plan, *, yardsticks: tuple[Yardstick, ...] = ()) -> Render
     parts: list[RenderableType] = [headline(plan.solution, agents=plan.instance.n, models=plan.instance.m)]
     objective = Text("objective: " + _objective_text(plan), style="dim")
     if plan.status in (Status.INFEASIBLE, Status.UNKNOWN):
-        return Group(*parts, objective, *(Text(note) for note in plan.solution.notes))
+        return Group(*parts, objective, *(Text(printable(note)) for note in plan.solution.notes))
     parts += [_certificate(plan, yardsticks), objective]
     parts += [Text(), _models(plan)]
     if plan.resources:
@@ -80,7 +81,7 @@ def plan_report(plan: Plan, *, yardsticks: tuple[Yardstick, ...] = ()) -> Render
     parts += _limits(plan)
     parts += _bottlenecks(plan)
     parts += _unassigned(plan)
-    parts += [Text(note, style="dim") for note in plan.solution.notes]
+    parts += [Text(printable(note), style="dim") for note in plan.solution.notes]
     return Group(*parts)
 
 
@@ -143,7 +144,7 @@ def _models(plan: Plan) -> Table:
         table.add_column(name, justify="left" if name == "utilization" else "right", no_wrap=True)
     for model in plan.models:
         table.add_row(
-            model.model_id,
+            printable(model.model_id),
             f"{model.agents:,}",
             *([] if slots else [number(model.load)]),
             number(model.capacity),
@@ -162,7 +163,12 @@ def _resources(plan: Plan) -> Table:
     for one in plan.resources:
         price = Text(number(one.price), style="bold" if one.price > 0 else "dim")
         table.add_row(
-            one.resource, one.model_id, number(one.used), number(one.capacity), _bar(one.utilization), price
+            printable(one.resource),
+            printable(one.model_id),
+            number(one.used),
+            number(one.capacity),
+            _bar(one.utilization),
+            price,
         )
     return table
 
@@ -181,7 +187,9 @@ def _limits(plan: Plan) -> list[RenderableType]:
         style = "red" if limit.is_tight else ""
         side = limit.side.replace("_", " ")
         unit = _UNITS[limit.unit][0]
-        table.add_row(limit.name, Text(number(limit.used), style=style), side, number(limit.bound), unit)
+        table.add_row(
+            printable(limit.name), Text(number(limit.used), style=style), side, number(limit.bound), unit
+        )
     lines: list[RenderableType] = [Text(), table]
     noise = _PRICE_NOISE * float(np.abs(plan.scores).max(initial=0.0))
     gain = "adds about {} to the total"
@@ -190,7 +198,9 @@ def _limits(plan: Plan) -> list[RenderableType]:
             one = _UNITS[limit.unit][1]
             way = "more" if limit.side == "at_most" else "less"
             worth = limit.price * (0.01 if limit.unit == "share" else 1.0)
-            lines.append(Text(f"  one {one} {way} in {limit.name!r} {gain.format(number(worth))}"))
+            lines.append(
+                Text(f"  one {one} {way} in {printable(repr(limit.name))} {gain.format(number(worth))}")
+            )
     return lines
 
 
@@ -205,9 +215,11 @@ def _bar(share: float) -> Text:
 
 def _bottlenecks(plan: Plan) -> list[RenderableType]:
     found: list[tuple[float, str, float]] = [
-        (model.price, model.model_id, model.utilization) for model in plan.bottlenecks
+        (model.price, printable(model.model_id), model.utilization) for model in plan.bottlenecks
     ]
-    found += [(one.price, f"{one.model_id}, {one.resource}", one.utilization) for one in plan.scarce]
+    found += [
+        (one.price, printable(f"{one.model_id}, {one.resource}"), one.utilization) for one in plan.scarce
+    ]
     found.sort(key=lambda entry: -entry[0])
     if not found:
         return [Text("\nno bottleneck: one more unit of any model would add nothing")]
@@ -229,7 +241,9 @@ def _unassigned(plan: Plan) -> list[RenderableType]:
         return [Text("\nevery agent is served")]
     total = sum(reasons.values())
     lines: list[RenderableType] = [Text(f"\nnot served: {_count(total, 'agent')}", style="bold")]
-    lines += [Text(f"  {count:>10,}  {reason}") for reason, count in list(reasons.items())[:_REASONS]]
+    lines += [
+        Text(f"  {count:>10,}  {printable(reason)}") for reason, count in list(reasons.items())[:_REASONS]
+    ]
     if len(reasons) > _REASONS:
         lines.append(Text(f"  and {len(reasons) - _REASONS} other reasons", style="dim"))
     return lines
@@ -251,9 +265,10 @@ def progress_report(solution: Solution) -> RenderableType:
 
 def explanation_report(explanation: Explanation) -> RenderableType:
     """Return why one agent got its model, as a table of all models it could have had."""
-    head = Text(f"{explanation.agent_id} → ", style="bold")
-    head.append(explanation.chosen.model_id if explanation.chosen else "unassigned", style="bold")
-    head.append(f"  ({explanation.reason})")
+    head = Text(printable(f"{explanation.agent_id} → "), style="bold")
+    chosen = printable(explanation.chosen.model_id) if explanation.chosen else "unassigned"
+    head.append(chosen, style="bold")
+    head.append(printable(f"  ({explanation.reason})"))
     table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
     table.add_column("", no_wrap=True)
     table.add_column("model", overflow="ellipsis", no_wrap=True, min_width=12)
@@ -272,18 +287,21 @@ def explanation_report(explanation: Explanation) -> RenderableType:
         cells += [_optional(one.cost_usd)] * weighs_cost + [_optional(one.latency_s)] * weighs_latency
         cells += [number(one.score), number(one.price), number(one.net)]
         table.add_row(
-            _mark(explanation, one), one.model_id, *cells, style="bold" if one is explanation.chosen else ""
+            _mark(explanation, one),
+            printable(one.model_id),
+            *cells,
+            style="bold" if one is explanation.chosen else "",
         )
     parts: list[RenderableType] = [head, table]
     parts += [
-        Text(f"not eligible: {one.model_id} {'; '.join(one.unmet)}", style="dim")
+        Text(printable(f"not eligible: {one.model_id} {'; '.join(one.unmet)}"), style="dim")
         for one in explanation.candidates
         if one.unmet
     ]
     parts.append(
         Text("→ chosen, 2nd the runner-up; net = score − price, and the highest net wins", style="dim")
     )
-    parts.append(Text(f"what would change it: {explanation.change}"))
+    parts.append(Text(printable(f"what would change it: {explanation.change}")))
     return Group(*parts)
 
 

@@ -18,6 +18,7 @@ from solver.engines.certificate import certify
 from solver.engines.network_terms import principal_choice
 from solver.errors import SpecError
 from solver.interfaces.report import number
+from solver.interfaces.terminal import printable
 from solver.problem.compile import compile_problem
 from solver.problem.network import UnitFlow
 from solver.problem.resources import resource_titles
@@ -91,7 +92,7 @@ class Verification:
         if self.bound is not None and self.gap is not None:
             grid.add_row("bound", number(self.bound))
             grid.add_row("gap", f"{self.gap:.4%}")
-        lines = [Text(f"  {line}", style="red") for line in self.violations[:_SHOWN]]
+        lines = [Text(printable(f"  {line}"), style="red") for line in self.violations[:_SHOWN]]
         if len(self.violations) > _SHOWN:
             lines.append(Text(f"  and {len(self.violations) - _SHOWN:,} more", style="red"))
         return Group(head, grid, *lines)

@@ -27,6 +27,8 @@ __all__ = [
     "agent_table",
     "coded",
     "list_rows",
+    "read_flag",
+    "split_numbers",
 ]
 
 TEXT_FIELDS = ("task_type", "tenant")
@@ -284,7 +286,15 @@ def split_numbers(
         for i in bad:
             values[i] = 1
     blank = np.array([value is None for value in values], dtype=np.bool_)
-    return np.array([0 if value is None else value for value in values], dtype=np.float64), blank
+    return np.array([0 if value is None else _as_float(value) for value in values], dtype=np.float64), blank
+
+
+def _as_float(value: Any) -> float:
+    """Return a number as float64 holds it: infinite beyond its range, which every rule refuses."""
+    try:
+        return float(value)
+    except OverflowError:
+        return np.inf if value > 0 else -np.inf
 
 
 def _blanked(values: NDArray[Any], missing: NDArray[np.bool_]) -> NDArray[np.object_]:
@@ -359,7 +369,14 @@ def _text(value: Any) -> str | None:
     return value
 
 
-def _flag(value: Any) -> bool:
+def read_flag(value: Any) -> bool:
+    """Return a flag from true, false, yes, no, 1, 0 in any case; a blank is false.
+
+    Raises
+    ------
+    ValueError
+        For anything else.
+    """
     if _is_blank(value):
         return False
     if isinstance(value, bool | np.bool_):
@@ -392,7 +409,7 @@ def _profiles(
     for name in PROFILE_FIELDS:
         if name not in columns:
             continue
-        parse = _flag if name in FLAG_FIELDS else _names if name in LIST_FIELDS else _text
+        parse = read_flag if name in FLAG_FIELDS else _names if name in LIST_FIELDS else _text
         distinct, codes = _parsed(name, columns[name], n, parse, lines)
         fields[name] = (distinct, codes)
         if len(distinct) > 1:

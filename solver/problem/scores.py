@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -89,7 +90,7 @@ class ScoreTable:
             if matrix.dtype.kind not in "iuf":
                 raise TypeError
             matrix = matrix.astype(np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             expected = "a rectangular matrix of numbers or a list of {agent, model, score}"
             msg = f"scores: expected {expected}, got {describe(value)}"
             raise SpecError(msg) from None
@@ -109,6 +110,11 @@ class ScoreTable:
             if ids is not None and (isinstance(ids, str) or not isinstance(ids, list | tuple)):
                 lines.append(f"scores.{name}: expected a list of ids, got {describe(ids)}")
                 continue
+            lines.extend(
+                f"scores.{name}[{k}]: expected an id, got {describe(one)}"
+                for k, one in enumerate(ids or ())
+                if not _is_id(one)
+            )
             labels[name] = None if ids is None else tuple(map(str, ids))
             lines.extend(_repeated(f"scores.{name}", labels[name] or ()))
         if lines:
@@ -128,17 +134,27 @@ class ScoreTable:
                 f"scores[{k}].{name}: required, but missing" for name in sorted(wanted - record.keys())
             )
             lines.extend(
-                f"scores[{k}].{name}: unknown field" for name in sorted(record.keys() - wanted, key=str)
+                f"scores[{k}].{describe(name)[1:-1]}: unknown field"
+                for name in sorted(record.keys() - wanted, key=str)
+            )
+            lines.extend(
+                f"scores[{k}].{name}: expected an id, got {describe(record[name])}"
+                for name in ("agent", "model")
+                if name in record and not _is_id(record[name])
             )
             score = record.get("score", 0.0)
             if isinstance(score, bool) or not isinstance(score, int | float | np.number):
                 lines.append(f"scores[{k}].score: expected a number, got {describe(score)}")
         if lines:
             raise SpecError(*lines)
+        try:
+            scores = np.array([record["score"] for record in records], dtype=np.float64)
+        except OverflowError:
+            k = next(k for k, record in enumerate(records) if abs(record["score"]) > sys.float_info.max)
+            msg = f"scores[{k}].score: expected a finite number, got {describe(records[k]['score'])}"
+            raise SpecError(msg) from None
         return cls.from_long(
-            [record["agent"] for record in records],
-            [record["model"] for record in records],
-            [record["score"] for record in records],
+            [record["agent"] for record in records], [record["model"] for record in records], scores
         )
 
     @classmethod
@@ -192,6 +208,13 @@ class ScoreTable:
                 self.agent_codes.tolist(), self.model_codes.tolist(), self.values.tolist(), strict=True
             )
         ]
+
+
+def _is_id(value: object) -> bool:
+    """Return whether a value names an agent or a model: text, or a whole number taken as its digits."""
+    return (
+        bool(value) if isinstance(value, str) else hasattr(value, "__index__") and not isinstance(value, bool)
+    )
 
 
 def _repeated(path: str, ids: Sequence[str]) -> list[str]:

@@ -163,7 +163,7 @@ def _demand(value: object) -> Any:
         array = np.array(value)
         if array.dtype.kind not in "iuf":
             raise TypeError
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         msg = f"demand: expected numbers, one per agent or per agent and model, got {describe(value)}"
         raise SpecError(msg) from None
     array = array.astype(np.float64)

@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from solver.errors import MissingExtraError, SpecError
-from solver.interfaces.files.results import check_output, read_assignments, write_results, write_text
+from solver.interfaces.files.assignments import read_assignments
+from solver.interfaces.files.results import check_output, write_results, write_text
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,8 +13,8 @@ from rich.table import Table
 from solver.clock import Deadline
 from solver.errors import SpecError
 from solver.interfaces.bench.peers import gap_by_cpsat, gap_by_highs
-from solver.interfaces.files.documents import read_text
 from solver.interfaces.files.gap_format import read_gap
+from solver.interfaces.files.sources import read_text
 from solver.problem.compile import compile_problem
 from solver.solution.solving import solve_instance
 

@@ -9,7 +9,7 @@ import numpy as np
 from solver.errors import MissingExtraError, SpecError
 from solver.interfaces.files.columns import ColumnKinds, Table
 from solver.interfaces.files.headers import named_columns
-from solver.interfaces.files.sources import open_file
+from solver.interfaces.files.sources import open_file, too_large
 from solver.problem.agent_columns import Coded
 
 if TYPE_CHECKING:
@@ -48,8 +48,7 @@ def read_parquet(path: Path, reading: Reading, kinds: ColumnKinds, first_name: s
             size = sum(facts.row_group(i).total_byte_size for i in range(facts.num_row_groups))
             size = max(size, facts.num_rows * facts.num_columns)
             if size > reading.max_mb * _MB:
-                msg = f"{path}: expected at most {reading.max_mb:,g} MB, got {size / _MB:,.0f} MB; --max-file-mb raises the limit"
-                raise SpecError(msg)
+                raise SpecError(too_large(path, reading, f"{size / _MB:,.0f} MB"))
             table = parquet.read()
             table.validate(full=True)  # text that is not UTF-8, codes that lead nowhere
         except (pa.ArrowException, OSError) as error:

@@ -208,7 +208,7 @@ def _numbers_rows(frame: Any) -> bool:
     index = frame.index
     if index.nlevels > 1 or frame.iloc[:, -1].isna().all():
         return False
-    return index.astype(str).tolist() == [str(number + 1) for number in range(len(index))]
+    return list(index.astype(str)) == [str(number + 1) for number in range(len(index))]
 
 
 def _fault(text: _Text) -> str | None:

@@ -239,20 +239,17 @@ class _Values:
             return self._made[key], self._sizes[key]
         self._sizes[key] = -1
         self._written += 1
-        if type(node) is yaml.SequenceNode:
-            value, size = self._sequence(node, depth)
-        else:
-            value, size = self._mapping(node, depth)
-        self._made[key], self._sizes[key] = value, size
-        return value, size
+        read = self._sequence if type(node) is yaml.SequenceNode else self._mapping
+        self._made[key], self._sizes[key] = read(node, depth)
+        return self._made[key], self._sizes[key]
 
-    def _sequence(self, node: yaml.Node, depth: int) -> tuple[list[Any], int]:
+    def _sequence(self, node: yaml.Node, depth: int) -> tuple[Any, int]:
         if node.tag != _CORE + "seq":
             raise self._error(node, f"a list cannot have the tag {_tag(node)}")
         made = [self._value(entry, depth + 1) for entry in node.value]
         return [value for value, _ in made], 1 + sum(size for _, size in made)
 
-    def _mapping(self, node: yaml.Node, depth: int) -> tuple[dict[Any, Any], int]:
+    def _mapping(self, node: yaml.Node, depth: int) -> tuple[Any, int]:
         if node.tag != _CORE + "map":
             raise self._error(node, f"a mapping cannot have the tag {_tag(node)}")
         given: dict[Any, Any] = {}
@@ -277,7 +274,7 @@ class _Values:
         return (merged | given if merged else given), total
 
     def _scalar(self, node: yaml.ScalarNode) -> Any:
-        tag, text = node.tag, node.value
+        tag, text = node.tag, str(node.value)
         if tag == _CORE + "str":
             return text
         kind = tag.removeprefix(_CORE)

@@ -1,55 +1,148 @@
-"""The OR-Library's format of generalized assignment problems.
+"""The OR-Library's formats of assignment problems: whitespace-separated numbers.
 
-Whitespace-separated: m n, the m × n costs row by row (a row is a model), the m × n resource use, the m
-capacities. Cost is minimised and every agent must be assigned, so the score is minus the cost and an
-unassigned agent is infeasible.
+Generalized assignment: m n, the m × n costs row by row (a row is a model), the m × n resource use, the m
+capacities. The library's own files hold several such sets, their number in front; some copies add the optimum
+behind each set. Assignment: n, then the n × n costs, or ``row column cost`` of the pairs there are. Every
+agent must be assigned. Costs are minimised unless the caller says that they are values to be maximised.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from solver.errors import SpecError
-from solver.interfaces.files.documents import read_text
+from solver.interfaces.files.boundary import located_errors
+from solver.interfaces.files.sources import Reading, read_text
 from solver.problem.agents import AgentTable
 from solver.problem.instance import MAX_CAPACITY
 from solver.problem.spec import Capacity, Model, Objective, Problem, ScoreTable
+from solver.problem.values import describe
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-__all__ = ["format_gap", "read_gap"]
+__all__ = ["Sense", "format_gap", "read_gap"]
+
+Sense = Literal["minimize", "maximize"]
+
+_MAX_SETS = 1000  # problem sets of one file; the library's own hold five
 
 
-def read_gap(path: Path) -> Problem:
+def read_gap(
+    path: Path, *, chosen: int | None = None, sense: Sense = "minimize", reading: Reading | None = None
+) -> Problem:
     """Return the problem of an OR-Library file.
 
-    Agents are called ``a1 … an`` and models ``m1 … mm``. Scores are minus the costs, demand is the resource
-    use, and the unassigned penalty is infinite.
+    Agents are called ``a1 … an`` and models ``m1 … mm``. Scores are minus the costs, or the values where they
+    are maximised, demand is the resource use, and the unassigned penalty is infinite.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    chosen : int, optional
+        Which problem set of several, from 1.
+    sense : {"minimize", "maximize"}
+        Whether the numbers are costs or values. The library's ``gap1`` to ``gap12`` hold values.
+    reading : Reading, optional
+        Encoding and limits.
 
     Raises
     ------
     SpecError
         When the file cannot be read, holds something else than numbers, or too few or too many of them.
     """
-    text = read_text(path)
-    numbers = _numbers(text, path)
-    if len(numbers) < 2:
-        msg = f"{path}: expected the numbers of models and agents, got {len(numbers)} numbers"
-        raise SpecError(msg)
-    for name, count in (("models", numbers[0]), ("agents", numbers[1])):
-        if not (count >= 1 and count == np.floor(count) and count <= MAX_CAPACITY):
-            msg = f"{path}: expected at least 1 of {name}, got {count:g}"
+    with located_errors(path):
+        numbers = _numbers(read_text(path, reading), path)
+        if len(numbers) < 2:
+            msg = f"{path}: expected the numbers of models and agents, got {len(numbers)} numbers"
             raise SpecError(msg)
-    m, n = int(numbers[0]), int(numbers[1])
-    expected = 2 + 2 * m * n + m
-    if len(numbers) != expected:
-        msg = f"{path}: expected {expected} numbers for {m} models and {n} agents, got {len(numbers)}"
+        sign = 1.0 if sense == "maximize" else -1.0
+        for read in (_one_set, _many_sets, _assignment):
+            found = read(numbers)
+            if found is not None:
+                return _problem(path, found, chosen, sign)
+        raise SpecError(*_miscounted(numbers, path))
+
+
+def _sizes(numbers: NDArray[np.float64], at: int) -> tuple[int, int] | None:
+    """Return the models and agents of the set that begins at a position, None where there can be none."""
+    if at + 2 > len(numbers):
+        return None
+    m, n = numbers[at], numbers[at + 1]
+    if not (m >= 1 and n >= 1 and m == np.floor(m) and n == np.floor(n) and m * n <= len(numbers)):
+        return None
+    return int(m), int(n)
+
+
+def _one_set(numbers: NDArray[np.float64]) -> list[NDArray[np.float64]] | None:
+    """Return the only set of a file, with or without its optimum behind it."""
+    sizes = _sizes(numbers, 0)
+    if sizes is None:
+        return None
+    m, n = sizes
+    length = 2 + 2 * m * n + m
+    return [numbers[:length]] if len(numbers) in (length, length + 1) else None
+
+
+def _many_sets(numbers: NDArray[np.float64]) -> list[NDArray[np.float64]] | None:
+    """Return the sets of a file that begins with their number, with or without an optimum behind each."""
+    count = numbers[0]
+    if not (1 <= count <= _MAX_SETS and count == np.floor(count)):
+        return None
+    for between in (0, 1):
+        at = 1
+        sets: list[NDArray[np.float64]] = []
+        while (sizes := _sizes(numbers, at)) is not None and len(sets) < count:
+            m, n = sizes
+            length = 2 + 2 * m * n + m
+            sets.append(numbers[at : at + length])
+            at += length + between
+        if len(sets) == count and at == len(numbers):
+            return sets
+    return None
+
+
+def _assignment(numbers: NDArray[np.float64]) -> list[NDArray[np.float64]] | None:
+    """Return a square assignment problem as a set in which everybody takes the one slot of a model."""
+    n = numbers[0]
+    if not (1 <= n == np.floor(n)):
+        return None
+    size, rest = int(n), numbers[1:]
+    if len(rest) == size * size:  # rows are items to be assigned, so that columns of a set are
+        cost = rest.reshape(size, size).T
+    elif len(rest) % 3 == 0 and size * size <= MAX_PAIRS:
+        pairs = rest.reshape(-1, 3)
+        ends = pairs[:, :2]
+        if not (((ends >= 1) & (ends <= n) & (ends == np.floor(ends))).all()):
+            return None
+        cost = np.full((size, size), np.nan)
+        cost[ends[:, 1].astype(np.int64) - 1, ends[:, 0].astype(np.int64) - 1] = pairs[:, 2]
+    else:
+        return None
+    ones = np.ones(size * size)
+    return [np.concatenate([[n, n], cost.ravel(), ones, np.ones(size)])]
+
+
+MAX_PAIRS = 50_000_000
+"""Pairs of a sparse assignment file that are spread out at most."""
+
+
+def _problem(path: Path, sets: list[NDArray[np.float64]], chosen: int | None, sign: float) -> Problem:
+    """Return the problem of one of the sets."""
+    if chosen is None and len(sets) > 1:
+        msg = f"{path}: expected one problem set, got {len(sets)}; --set 1 to --set {len(sets)} picks one"
         raise SpecError(msg)
+    place = 1 if chosen is None else chosen
+    if not 1 <= place <= len(sets):
+        msg = f"{path}: set: expected a number from 1 to {len(sets)}, got {place}"
+        raise SpecError(msg)
+    numbers = sets[place - 1]
+    m, n = int(numbers[0]), int(numbers[1])
     cost, use, capacity = np.split(numbers[2:], [m * n, 2 * m * n])
     lines = [
         f"{path}: capacity of model {j + 1}: expected a whole number from 0 to 2**53, got {units:g}"
@@ -59,6 +152,7 @@ def read_gap(path: Path) -> Problem:
     lines += [f"{path}: resource use: expected >= 0, got {least:g}" for least in [use.min()] if least < 0]
     if lines:
         raise SpecError(*lines)
+    score = np.where(np.isnan(cost), -np.inf, sign * cost) + 0.0
     return Problem(
         agents=AgentTable.of_ids(f"a{i + 1}" for i in range(n)),
         models=tuple(
@@ -66,9 +160,22 @@ def read_gap(path: Path) -> Problem:
             for j, units in enumerate(capacity)
         ),
         objective=Objective(unassigned_penalty=np.inf),
-        scores=ScoreTable(values=np.ascontiguousarray(-cost.reshape(m, n).T)),
-        demand=np.ascontiguousarray(use.reshape(m, n).T),
+        scores=ScoreTable(values=np.ascontiguousarray(score.reshape(m, n).T)),
+        demand=None if (use == 1).all() else np.ascontiguousarray(use.reshape(m, n).T),
     )
+
+
+def _miscounted(numbers: NDArray[np.float64], path: Path) -> list[str]:
+    """Return why numbers are no problem of any of the formats."""
+    for name, count in (("models", numbers[0]), ("agents", numbers[1])):
+        if not (count >= 1 and count == np.floor(count) and count <= MAX_CAPACITY):
+            return [f"{path}: expected at least 1 of {name}, got {count:g}"]
+    m, n = int(numbers[0]), int(numbers[1])
+    expected = 2 + 2 * m * n + m
+    return [
+        f"{path}: expected {expected} numbers for {m} models and {n} agents, got {len(numbers)}; nor are they "
+        f"{m} problem sets, or the costs of {m} agents and as many models"
+    ]
 
 
 def format_gap(cost: NDArray[np.int64], use: NDArray[np.int64], capacity: NDArray[np.int64]) -> str:
@@ -100,6 +207,6 @@ def _numbers(text: str, path: Path) -> NDArray[np.float64]:
             except ValueError:
                 finite = False
             if not finite:
-                msg = f"{path}:{number}: expected finite numbers only, got {token[:40]!r}"
+                msg = f"{path}:{number}: expected finite numbers only, got {describe(token)}"
                 raise SpecError(msg)
     raise AssertionError(path)  # numpy and float() read the same numbers

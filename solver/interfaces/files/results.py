@@ -1,4 +1,4 @@
-"""Writing results, whole or not at all, and reading assignments back."""
+"""Writing results, whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import math
 import os
 import secrets
+import stat
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,18 +14,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from solver.errors import MissingExtraError, SpecError
-from solver.interfaces.files.documents import read_document
-from solver.interfaces.files.tables import read_table
-from solver.problem.agent_columns import Coded
-from solver.problem.values import describe, did_you_mean
+from solver.interfaces.files.unfinished import UNFINISHED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import IO
 
 __all__ = [
     "RESULT_SUFFIXES",
     "check_output",
-    "read_assignments",
+    "summary_of",
     "write_columns",
     "write_results",
     "write_text",
@@ -33,6 +32,10 @@ __all__ = [
 RESULT_SUFFIXES = (".csv", ".json", ".parquet")
 """File endings of assignment files."""
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a cell begins with that a spreadsheet takes for a formula."""
+
+_LONGEST_NAME = 240  # bytes of a file's name, less what the name of a temporary file adds
 _BLOCK = 50_000  # rows turned into JSON text at a time
 
 
@@ -53,6 +56,16 @@ def check_output(path: str | Path, *, suffixes: Sequence[str] | None = RESULT_SU
     """
     path = Path(path)
     folder = path.parent
+    if "\0" in str(path) or len(os.fsencode(path.name)) > _LONGEST_NAME:
+        msg = f"{str(path)[:60]!r}: expected the name of a file"
+        raise SpecError(msg)
+    try:
+        folder.stat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        msg = f"{path}: cannot be written: {error.strerror or error}"
+        raise SpecError(msg) from None
     if not folder.exists():
         msg = f"{path}: no such folder: {folder}"
         raise SpecError(msg)
@@ -77,6 +90,7 @@ def write_results(
     *,
     summary: Mapping[str, Any] | None = None,
     summary_path: str | Path | None = None,
+    excel_safe: bool = False,
 ) -> list[Path]:
     """Write assignments, and a summary beside them; either every file is there in full, or none has changed.
 
@@ -91,6 +105,9 @@ def write_results(
         What goes into the summary file, as JSON.
     summary_path : str or Path, optional
         Its name; by default that of the assignments with the ending ``.summary.json``.
+    excel_safe : bool
+        In CSV, put an apostrophe before text that a spreadsheet would take for a formula. The text is another
+        one then: such a file is for reading, not for reading back.
 
     Returns
     -------
@@ -105,14 +122,22 @@ def write_results(
         For Parquet without pyarrow.
     """
     final = check_output(path)
-    writers: dict[Path, Callable[[Path], None]] = {
+    if final.suffix.lower() == ".csv":
+        columns = _one_value_a_cell(columns)
+        columns = _without_formulas(columns) if excel_safe else columns
+    writers: dict[Path, Callable[[IO[bytes]], None]] = {
         final: lambda target: _WRITERS[final.suffix.lower()](target, columns)
     }
     if summary is not None:
-        beside = final.with_suffix(".summary.json") if summary_path is None else Path(summary_path)
+        beside = summary_of(final) if summary_path is None else Path(summary_path)
         text = json.dumps(_plain(summary), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         writers[check_output(beside, suffixes=(".json",))] = lambda target: _write_text(target, text)
     return _write_all(writers)
+
+
+def summary_of(path: Path) -> Path:
+    """Return the name of the summary beside a file of assignments."""
+    return path.with_suffix(".summary.json")
 
 
 def write_columns(path: str | Path, columns: Mapping[str, Any]) -> Path:
@@ -132,16 +157,20 @@ def write_text(path: str | Path, text: str) -> Path:
     return _write_all({final: lambda target: _write_text(target, text)})[0]
 
 
-def _write_all(writers: Mapping[Path, Callable[[Path], None]]) -> list[Path]:
+def _write_all(writers: Mapping[Path, Callable[[IO[bytes]], None]]) -> list[Path]:
     """Write every file under another name, and rename them only when all are complete."""
+    finals = {final: final.resolve() if final.is_symlink() else final for final in writers}
     with ExitStack() as stack:
-        ready = [(stack.enter_context(_temporary(final)), final) for final in writers]
-        for temporary, final in ready:
+        ready = []
+        for final, write in writers.items():
             with _writing(final):
-                writers[final](temporary)
-        for temporary, final in ready:
-            with _writing(final):
-                temporary.replace(final)
+                temporary, file = stack.enter_context(_temporary(finals[final]))
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            ready.append((temporary, finals[final]))
+        with _writing(next(iter(writers))):
+            UNFINISHED.finish(ready)
     return list(writers)
 
 
@@ -152,27 +181,55 @@ def _writing(final: Path) -> Iterator[None]:
     except OSError as error:
         msg = f"{final}: cannot be written: {error.strerror or error}"
         raise SpecError(msg) from None
+    except UnicodeEncodeError as error:
+        msg = f"{final}: cannot be written: {error.object[error.start]!r} is half a character"
+        raise SpecError(msg) from None
 
 
 @contextmanager
-def _temporary(final: Path) -> Iterator[Path]:
-    """Yield an unused name in the folder of a file, and leave nothing under it, whatever happens."""
+def _temporary(final: Path) -> Iterator[tuple[Path, IO[bytes]]]:
+    """Yield a new file in the folder of another, with its permissions; it is gone at the end if not renamed."""
     temporary = final.with_name(f".{final.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
+    mode = stat.S_IMODE(final.stat().st_mode) if final.exists() else None
+    with os.fdopen(UNFINISHED.create(temporary, mode=mode), "wb") as file:
+        try:
+            yield temporary, file
+        finally:
+            UNFINISHED.remove(temporary)
 
 
-def _write_text(target: Path, text: str) -> None:
-    with target.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        _to_disk(file)
+def _write_text(target: IO[bytes], text: str) -> None:
+    target.write(text.encode())
 
 
-def _to_disk(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+def _one_value_a_cell(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Return columns in which rows with several models stand once for each; an unassigned agent keeps one."""
+    models = columns.get("model")
+    if models is None or not any(isinstance(entry, list) for entry in models):
+        return dict(columns)
+    lengths = np.array([max(1, len(entry)) for entry in models])
+    result: dict[str, Any] = {}
+    for name, column in columns.items():
+        if any(isinstance(entry, list) for entry in column):
+            flat = [one for entry in column for one in (entry or [None])]
+            array = np.empty(len(flat), dtype=object)
+            array[:] = flat
+            result[name] = array
+        else:
+            result[name] = np.repeat(np.asarray(column, dtype=getattr(column, "dtype", object)), lengths)
+    return result
+
+
+def _without_formulas(columns: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: [
+            f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+            for value in column
+        ]
+        if not isinstance(column, np.ndarray) or column.dtype == object
+        else column
+        for name, column in columns.items()
+    }
 
 
 def _finite(column: Any) -> Any:
@@ -187,33 +244,29 @@ def _finite(column: Any) -> Any:
     return column
 
 
-def _write_csv(target: Path, columns: Mapping[str, Any]) -> None:
+def _write_csv(target: IO[bytes], columns: Mapping[str, Any]) -> None:
     import pandas as pd  # half a second to import; only needed here
 
     frame = pd.DataFrame({name: _finite(column) for name, column in columns.items()})
-    with target.open("w", encoding="utf-8", newline="") as file:
-        frame.to_csv(file, index=False, lineterminator="\n")
-        _to_disk(file)
+    frame.to_csv(target, index=False, lineterminator="\n", encoding="utf-8")
 
 
-def _write_json(target: Path, columns: Mapping[str, Any]) -> None:
+def _write_json(target: IO[bytes], columns: Mapping[str, Any]) -> None:
     """Write ``{"assignments": [{agent, model, ...}, ...]}``, one assignment a line."""
     names = list(columns)
     n = len(columns[names[0]]) if names else 0
-    with target.open("w", encoding="utf-8", newline="\n") as file:
-        file.write('{"assignments": [\n')
-        for start in range(0, n, _BLOCK):
-            block = [_plain(_finite(columns[name])[start : start + _BLOCK]) for name in names]
-            rows = [
-                json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False, allow_nan=False)
-                for row in zip(*block, strict=True)
-            ]
-            file.write(("" if start == 0 else ",\n") + ",\n".join(rows))
-        file.write("\n]}\n")
-        _to_disk(file)
+    target.write(b'{"assignments": [\n')
+    for start in range(0, n, _BLOCK):
+        block = [_plain(_finite(columns[name])[start : start + _BLOCK]) for name in names]
+        rows = [
+            json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False, allow_nan=False)
+            for row in zip(*block, strict=True)
+        ]
+        target.write((("" if start == 0 else ",\n") + ",\n".join(rows)).encode())
+    target.write(b"\n]}\n")
 
 
-def _write_parquet(target: Path, columns: Mapping[str, Any]) -> None:
+def _write_parquet(target: IO[bytes], columns: Mapping[str, Any]) -> None:
     try:
         import pyarrow as pa  # an extra, and heavy
         import pyarrow.parquet as pq
@@ -228,7 +281,7 @@ def _write_parquet(target: Path, columns: Mapping[str, Any]) -> None:
     pq.write_table(pa.table(arrays), target)
 
 
-_WRITERS: dict[str, Callable[[Path, Mapping[str, Any]], None]] = {
+_WRITERS: dict[str, Callable[[IO[bytes], Mapping[str, Any]], None]] = {
     ".csv": _write_csv,
     ".json": _write_json,
     ".parquet": _write_parquet,
@@ -246,65 +299,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(entry) for entry in value]
     return value
-
-
-def read_assignments(path: str | Path) -> dict[str, str | None]:
-    """Return the model of each agent in an assignment file, None for the unassigned.
-
-    Parameters
-    ----------
-    path : str or Path
-        As :func:`write_results` writes it; JSON Lines are read too. Columns ``agent`` and ``model`` are
-        needed, others are skipped.
-
-    Raises
-    ------
-    SpecError
-        When the file cannot be read or is broken, lacks a column, or names an agent twice.
-    MissingExtraError
-        For Parquet without pyarrow.
-    """
-    path = Path(path)
-    if path.suffix.lower() == ".json":
-        columns, where = _json_columns(path)
-    else:
-        table = read_table(path, coded=["model"], text=["agent"])
-        columns, where = table.columns, table.where
-    if missing := [name for name in ("agent", "model") if name not in columns]:
-        raise SpecError(*(f"{path}: no column {name!r}{did_you_mean(name, columns)}" for name in missing))
-    agents, models = (_texts(columns[name]) for name in ("agent", "model"))
-    result: dict[str, str | None] = dict(zip(agents, models, strict=True))
-    lines = [
-        f"{where(row)}: {name}: expected an id, got {describe(value)}"
-        for name, column in (("agent", agents), ("model", models))
-        for row, value in enumerate(column)
-        if not isinstance(value, str) and (name == "agent" or value is not None)
-    ]
-    if len(result) < len(agents):
-        seen: set[Any] = set()
-        for row, name in enumerate(agents):
-            if name in seen:
-                lines.append(f"{where(row)}: agent: expected one row an agent, got {name!r} again")
-            seen.add(name)
-    if lines:
-        raise SpecError(*lines)
-    return result
-
-
-def _texts(column: Any) -> list[Any]:
-    """Return a column of ids as text, None where there is none."""
-    if isinstance(column, Coded):
-        values = np.array([*column.values, None], dtype=object)[np.asarray(column.codes)].tolist()
-    else:
-        values = column.tolist() if hasattr(column, "tolist") else column
-    return [str(value) if type(value) is int else (None if value == "" else value) for value in values]
-
-
-def _json_columns(path: Path) -> tuple[dict[str, Any], Callable[[int], str]]:
-    document = read_document(path)
-    rows = document.get("assignments") if isinstance(document, dict) else document
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        msg = f"{path}: expected a list of assignments, or an object with one as 'assignments'"
-        raise SpecError(msg)
-    named = dict.fromkeys(name for row in rows for name in row) or {"agent": None, "model": None}
-    return {name: [row.get(name) for row in rows] for name in named}, lambda i: f"{path}: assignments[{i}]"

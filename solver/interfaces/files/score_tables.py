@@ -1,95 +1,186 @@
-"""Tables of given scores: one pair a row, or one agent a row and one model a column."""
+"""Tables of given scores: one pair a row, one model a column, or one choice a column."""
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from solver.errors import SpecError
+from solver.interfaces.files.columns import ColumnKinds
 from solver.interfaces.files.tables import Table, read_table
 from solver.problem.agent_columns import Coded, coded, list_rows, split_numbers
 from solver.problem.scores import ScoreTable
 from solver.problem.values import describe, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-__all__ = ["read_score_table", "score_options"]
+    from solver.interfaces.files.sources import Reading
 
-_LAYOUTS = ("long", "wide")
+__all__ = ["LAYOUTS", "SCORE_FIELDS", "ScoreLayout", "read_score_table", "score_layout"]
+
+LAYOUTS = ("long", "wide", "ranked")
+"""How a table of scores is laid out."""
+
+SCORE_FIELDS = ("agent", "model", "score", "layout", "ignore_columns", "choices")
+"""Options of a score table in a problem file, beside its path."""
+
+_NUMBER = re.compile(r"\d+")
+_MANY = 12  # columns named in an error
 
 
-def score_options(given: Mapping[str, Any]) -> dict[str, str]:
-    """Return the options of :func:`read_score_table` in a problem file, checked.
+@dataclass(frozen=True, kw_only=True)
+class ScoreLayout:
+    """How a table of scores is laid out.
+
+    Parameters
+    ----------
+    layout : {"long", "wide", "ranked"}
+        One pair a row; one agent a row and one model a column, where a blank cell forbids the pair; or one
+        agent a row and its first, second, ... choice in a column each.
+    agent, model, score : str
+        Columns of a long table; of the others the column of agents.
+    ignore_columns : tuple of str
+        Columns of a wide table that are no models.
+    choices : tuple of str
+        Columns of a ranked table, the first choice first; empty: those whose names differ in a number only,
+        such as ``pref1`` to ``pref5``.
+    """
+
+    layout: str = "long"
+    agent: str = "agent"
+    model: str = "model"
+    score: str = "score"
+    ignore_columns: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+
+
+def score_layout(given: Mapping[str, Any]) -> ScoreLayout:
+    """Return the layout that options in a problem file describe.
 
     Raises
     ------
     SpecError
-        One line per option that is no text, and for an unknown layout.
+        One line per option that cannot be.
     """
+    lists = ("ignore_columns", "choices")
     lines = [
         f"scores.{name}: expected text, got {describe(value)}"
         for name, value in given.items()
-        if not isinstance(value, str)
+        if name not in lists and not isinstance(value, str)
+    ]
+    lines += [
+        f"scores.{name}: expected a list of columns, got {describe(given[name])}"
+        for name in lists
+        if name in given
+        and not (isinstance(given[name], list | tuple) and all(isinstance(one, str) for one in given[name]))
     ]
     layout = given.get("layout", "long")
-    if isinstance(layout, str) and layout not in _LAYOUTS:
-        lines.append(
-            f"scores.layout: expected 'long' or 'wide', got {layout!r}{did_you_mean(layout, _LAYOUTS)}"
-        )
+    if isinstance(layout, str) and layout not in LAYOUTS:
+        hint = did_you_mean(layout, LAYOUTS)
+        lines.append(f"scores.layout: expected 'long', 'wide' or 'ranked', got {describe(layout)}{hint}")
+    for name, only in (("ignore_columns", "wide"), ("choices", "ranked")):
+        if given.get(name) and layout in LAYOUTS and layout != only:
+            lines.append(f"scores.{name}: only for the layout {only!r}, got {layout!r}")
     if lines:
         raise SpecError(*lines)
-    return dict(given)
+    chosen: dict[str, Any] = {name: tuple(value) if name in lists else value for name, value in given.items()}
+    return ScoreLayout(**chosen)
 
 
-def read_score_table(
-    path: Path, *, agent: str = "agent", model: str = "model", score: str = "score", layout: str = "long"
-) -> tuple[Table, ScoreTable]:
-    """Return the columns of a score table, and the scores in them; other columns are skipped.
+def read_score_table(path: Path, layout: ScoreLayout, *, reading: Reading) -> tuple[Table, ScoreTable]:
+    """Return the columns of a score table, and the scores in them.
 
     Parameters
     ----------
     path : Path
-        CSV, JSON Lines or Parquet.
-    agent, model, score : str
-        Columns of a long table. A wide one has an ``agent`` column, and every other is a model.
-    layout : {"long", "wide"}
-        One pair a row, or one agent a row and one model a column, where a blank cell forbids the pair.
+        CSV, JSON Lines, Parquet or Excel.
+    layout : ScoreLayout
+        What stands where. Further columns of long and ranked tables are skipped.
+    reading : Reading
+        Encoding and dialect where they are known, limits, and where notes go.
 
     Raises
     ------
     SpecError
-        With ``scores[row].column`` for what a row breaks.
+        With the file and line of what a row breaks.
     MissingExtraError
-        For Parquet without pyarrow.
+        For Parquet without pyarrow, and workbooks without openpyxl.
     """
-    if layout == "wide":
-        table = read_table(path, text=[agent], numbers=None)
-    else:
-        table = read_table(path, coded=[agent, model], numbers=[score])
-    missing = [
-        name for name in ([agent] if layout == "wide" else [agent, model, score]) if name not in table.columns
-    ]
-    if missing:
-        raise SpecError(
-            *(f"{path}: no column {name!r}{did_you_mean(name, table.columns)}" for name in missing)
+    if layout.layout == "long":
+        kinds = ColumnKinds(
+            coded=frozenset({layout.agent, layout.model}), number=lambda name: name == layout.score
         )
-    lines: list[str] = []
-    scores = _wide(table, agent, lines) if layout == "wide" else _long(table, agent, model, score, lines)
+        table = read_table(path, kinds, reading=reading)
+        needed = [layout.agent, layout.model, layout.score]
+    elif layout.layout == "wide":
+        skipped = frozenset(layout.ignore_columns)
+        kinds = ColumnKinds(text=frozenset({layout.agent}) | skipped, number=lambda _: True)
+        table = read_table(path, kinds, reading=reading, first_name=layout.agent)
+        needed = [layout.agent, *layout.ignore_columns]
+    else:
+        # Which columns are choices is known with their names only, so every column is read as text.
+        table = read_table(path, ColumnKinds(coded=_Everything()), reading=reading, first_name=layout.agent)
+        needed = [layout.agent, *layout.choices]
+    missing = [name for name in needed if name not in table.columns]
+    if missing:
+        hints = _layout_hint(table, layout, missing)
+        lines = [
+            f"{path}: no column {describe(name)}{did_you_mean(name, table.columns)}{_option(layout, name)}"
+            for name in missing
+        ]
+        raise SpecError(*(f"{line}{hints}" for line in lines))
+    lines = []
+    read = {"long": _long, "wide": _wide, "ranked": _ranked}[layout.layout]
+    scores = read(table, layout, lines)
     if lines:
         raise SpecError(*lines)
+    if layout.layout == "ranked":
+        used = {layout.agent, *_choices(table, layout, [])}
+        if others := [name for name in table.columns if name not in used]:
+            reading.note(f"{path}: columns that are no choices are skipped: {describe(others)}")
     return table, scores
 
 
-def _long(table: Table, agent: str, model: str, score: str, lines: list[str]) -> ScoreTable:
+class _Everything(frozenset[str]):
+    """A set of names that holds every name."""
+
+    __slots__ = ()
+
+    def __contains__(self, _name: object) -> bool:
+        return True
+
+
+def _option(layout: ScoreLayout, name: str) -> str:
+    """Return how to say that a needed column has another name."""
+    if name not in (layout.agent, layout.model, layout.score):
+        return ""
+    what = next(field for field in ("agent", "model", "score") if getattr(layout, field) == name)
+    return f" (--{what}-column names another)"
+
+
+def _layout_hint(table: Table, layout: ScoreLayout, missing: Sequence[str]) -> str:
+    """Return which other layout the columns there are speak for."""
+    names = list(table.columns)
+    shown = f"; the columns are {describe(names[:_MANY])}" if len(names) <= _MANY else ""
+    if layout.layout == "long" and len(missing) >= 2 and len(names) > 1:
+        if len(_numbered(names)) > 1:
+            return f"{shown}; choices in columns are read with --layout ranked"
+        return f"{shown}; one model a column is read with --layout wide"
+    return shown
+
+
+def _long(table: Table, layout: ScoreLayout, lines: list[str]) -> ScoreTable:
     """Return the scores of a table with one pair a row."""
-    agents, models = (_ids(table, name, lines) for name in (agent, model))
+    agents, models = (_ids(table, name, lines) for name in (layout.agent, layout.model))
     return ScoreTable(
-        values=_scores(table, score, lines),
+        values=_scores(table, layout.score, lines),
         agent_ids=tuple(agents.values),
         model_ids=tuple(models.values),
         agent_codes=agents.codes,
@@ -97,30 +188,121 @@ def _long(table: Table, agent: str, model: str, score: str, lines: list[str]) ->
     )
 
 
-def _wide(table: Table, agent: str, lines: list[str]) -> ScoreTable:
-    """Return the scores of a table with one agent a row; a blank cell forbids the pair."""
+def _one_row_each(table: Table, agent: str, lines: list[str]) -> Coded:
+    """Return the ids of agents, noting those that come in more rows than one."""
     agents = _ids(table, agent, lines)
     if len(agents.values) < table.rows and not lines:
         again = np.flatnonzero(agents.codes[1:] <= np.maximum.accumulate(agents.codes)[:-1]) + 1
         lines.extend(
             list_rows(
                 again,
-                lambda i: f"{table.where(i)}: {agent}: {_again(agents.values[agents.codes[i]])}",
+                lambda i: (
+                    f"{table.where(i)}: {agent}: expected unique ids, got "
+                    f"{describe(agents.values[agents.codes[i]])} again"
+                ),
                 lambda more: f"{table.where(int(again[-1]))}: the last of {more} more repeated ids",
             )
         )
-    models = [name for name in table.columns if name != agent]
+    return agents
+
+
+def _wide(table: Table, layout: ScoreLayout, lines: list[str]) -> ScoreTable:
+    """Return the scores of a table with one agent a row; a blank cell forbids the pair."""
+    agents = _one_row_each(table, layout.agent, lines)
+    models = [name for name in table.columns if name != layout.agent and name not in layout.ignore_columns]
     if not models:
-        lines.append(f"{table.where(-1)}: expected a column per model, got none besides {agent!r}")
+        lines.append(f"{table.where(-1)}: expected a column per model, got none besides {layout.agent!r}")
         return ScoreTable(values=np.zeros((table.rows, 0)))
-    columns = [_scores(table, name, lines, blank=-np.inf) for name in models]
+    columns = []
+    for name in models:
+        before = len(lines)
+        columns.append(_scores(table, name, lines, blank=-np.inf))
+        if len(lines) > before and name not in layout.ignore_columns:
+            lines[before] += "; a column that is no model is named under ignore_columns (--ignore-column)"
     return ScoreTable(
         values=np.stack(columns, axis=1), agent_ids=tuple(agents.values), model_ids=tuple(models)
     )
 
 
-def _again(name: str) -> str:
-    return f"expected unique ids, got {name!r} again"
+def _numbered(names: Sequence[str]) -> list[str]:
+    """Return the longest list of names that differ in one number only, from 1 on, in its order."""
+    families: dict[str, dict[int, str]] = {}
+    for name in names:
+        if len(found := _NUMBER.findall(name)) == 1 and len(found[0]) <= 4:
+            stem = re.sub(r"(?<=\0)(st|nd|rd|th)\b", "", _NUMBER.sub("\0", name).lower())
+            families.setdefault(stem, {}).setdefault(int(found[0]), name)
+    runs = [
+        [family[number] for number in range(1, len(family) + 1)]
+        for family in families.values()
+        if set(family) == set(range(1, len(family) + 1))
+    ]
+    return max(runs, key=len, default=[])
+
+
+def _choices(table: Table, layout: ScoreLayout, lines: list[str]) -> list[str]:
+    """Return the columns of choices, the first choice first."""
+    if layout.choices:
+        return list(layout.choices)
+    found = _numbered([name for name in table.columns if name != layout.agent])
+    if not found:
+        lines.append(
+            f"{table.where(-1)}: expected columns of choices such as pref1, pref2, ..., or their names as choices, "
+            f"got {describe(list(table.columns)[:_MANY])}"
+        )
+    return found
+
+
+def _ranked(table: Table, layout: ScoreLayout, lines: list[str]) -> ScoreTable:
+    """Return the scores of choices: as many points as there are columns for the first, 1 for the last.
+
+    A model that an agent does not name has no score.
+    """
+    agents = _one_row_each(table, layout.agent, lines)
+    names = _choices(table, layout, lines)
+    models: dict[str, int] = {}
+    rows, columns, values = [], [], []
+    for place, name in enumerate(names):
+        choice = coded(table.columns[name])
+        texts = [_model_name(value) for value in choice.values]
+        bad = [code for code, text in enumerate(texts) if text is None and choice.values[code] is not None]
+        lines.extend(
+            f"{table.where(int(row))}: {name}: expected the id of a model, got "
+            f"{describe(choice.values[choice.codes[row]])}"
+            for row in np.flatnonzero(np.isin(choice.codes, bad))[:_MANY]
+        )
+        places = np.array(
+            [-1 if text is None else models.setdefault(text, len(models)) for text in texts] + [-1]
+        )
+        where = places[np.asarray(choice.codes)]
+        chosen = np.flatnonzero(where >= 0)
+        rows.append(chosen)
+        columns.append(where[chosen])
+        values.append(np.full(len(chosen), float(len(names) - place)))
+    if not models:
+        lines.append(f"{table.where(-1)}: expected choices in {describe(names[:_MANY])}, got none")
+        return ScoreTable(values=np.zeros((table.rows, 0)))
+    row, column = np.concatenate(rows), np.concatenate(columns)
+    order = np.lexsort((column, row))
+    twice = order[1:][(np.diff(row[order]) == 0) & (np.diff(column[order]) == 0)]
+    ids = list(models)
+    lines.extend(
+        f"{table.where(int(row[k]))}: expected a model once, got {describe(ids[column[k]])} twice"
+        for k in twice[:_MANY]
+    )
+    return ScoreTable(
+        values=np.concatenate(values),
+        agent_ids=tuple(agents.values),
+        model_ids=tuple(ids),
+        agent_codes=np.asarray(agents.codes)[row] if not lines else row,
+        model_codes=column,
+    )
+
+
+def _model_name(value: Any) -> str | None:
+    """Return the id of a model in a cell; None for a blank and for what is no id."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return value.strip() or None if isinstance(value, str) else None
 
 
 def _ids(table: Table, name: str, lines: list[str]) -> Coded:

@@ -19,7 +19,7 @@ from solver.problem.values import describe, did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["READING_FIELDS", "Reading", "content_suffix", "open_file", "read_bytes", "read_text"]
+__all__ = ["READING_FIELDS", "Reading", "content_suffix", "open_file", "read_bytes", "read_text", "too_large"]
 
 _MB = 1_000_000
 _PIECE = 1 << 20  # bytes read or decompressed at a time
@@ -165,7 +165,7 @@ def open_file(path: Path, reading: Reading) -> Any:
         raise SpecError(msg)
     if facts.st_size > reading.max_mb * _MB:
         os.close(descriptor)
-        raise SpecError(_too_large(path, reading, f"{facts.st_size / _MB:,.0f} MB"))
+        raise SpecError(too_large(path, reading, f"{facts.st_size / _MB:,.0f} MB"))
     reading.files.append(path)
     return os.fdopen(descriptor, "rb")
 
@@ -181,7 +181,8 @@ def _shown(path: Path) -> str:
     return text if len(text) <= 255 else f"{text[:100]}...{text[-50:]}"
 
 
-def _too_large(path: Path, reading: Reading, size: str) -> str:
+def too_large(path: Path, reading: Reading, size: str) -> str:
+    """Return that a file is larger than allowed, and what to do."""
     return (
         f"{_shown(path)}: expected at most {reading.max_mb:,g} MB, got {size}; --max-file-mb raises the limit"
     )
@@ -234,11 +235,11 @@ def read_bytes(path: Path, reading: Reading) -> bytes:
         for piece in _gunzipped(data) if kind == ".gz" else _unzstd(data):
             size += len(piece)
             if size > reading.max_mb * _MB:
-                raise SpecError(_too_large(path, reading, "more in decompressed form"))
+                raise SpecError(too_large(path, reading, "more in decompressed form"))
             if size > _BOMB_BYTES and size > _BOMB_RATIO * len(data):
                 msg = (
-                    f"{_shown(path)}: expected a table, got {len(data):,} bytes that grow more than {_BOMB_RATIO} times "
-                    "when decompressed; decompress it first if that is meant"
+                    f"{_shown(path)}: expected a table, got {len(data):,} bytes that grow more than {_BOMB_RATIO} "
+                    "times when decompressed; decompress it first if that is meant"
                 )
                 raise SpecError(msg)
             pieces.append(piece)

@@ -1,0 +1,68 @@
+"""What the command line says when something went wrong, and the exit code that goes with it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from solver.errors import MissingExtraError, SpecError
+from solver.interfaces.terminal import BROKEN_PIPE, lost_output, printable, silence_stdout
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["BAD_INPUT", "UNEXPECTED", "report_failure", "say"]
+
+UNEXPECTED, BAD_INPUT = 1, 2
+
+_MAX_ERRORS = 20  # printed; a file with a wrong column has one error per row
+_TRACEBACK = "SOLVER_TRACEBACK"
+
+
+def say(console: Console, text: str, **options: Any) -> None:
+    """Print one line; nobody can be told when standard error is closed or full."""
+    with suppress(OSError):
+        console.print(printable(text), soft_wrap=True, **options)
+
+
+def report_failure(error: Exception, console: Console) -> int:
+    """Say in a line per violation what went wrong, and return the exit code.
+
+    A fault of this package is one line that says so, with the traceback where the environment variable
+    ``SOLVER_TRACEBACK`` is set.
+    """
+    if isinstance(error, SpecError | MissingExtraError):
+        lines = error.violations if isinstance(error, SpecError) else (str(error),)
+        for line in lines[:_MAX_ERRORS]:
+            say(console, f"error: {line}")
+        if len(lines) > _MAX_ERRORS:
+            say(console, f"and {len(lines) - _MAX_ERRORS:,} more of the kind", style="red")
+        return BAD_INPUT
+    if isinstance(error, BrokenPipeError):
+        silence_stdout()
+        return BROKEN_PIPE
+    if isinstance(error, OSError) and error.filename is None:
+        silence_stdout()
+        say(console, lost_output(error))
+        return UNEXPECTED
+    if hasattr(error, "format_message"):  # what typer raises for unknown options and the like
+        say(console, f"error: {error.format_message()}")
+        path = getattr(getattr(error, "ctx", None), "command_path", "solver")
+        say(console, f"'{path} --help' shows what there is", style="dim")
+        return BAD_INPUT
+    if isinstance(error, MemoryError):
+        say(console, "error: this takes more memory than there is")
+        return UNEXPECTED
+    if os.environ.get(_TRACEBACK):
+        with suppress(OSError):
+            sys.stderr.write("\n".join(map(printable, traceback.format_exc().split("\n"))))
+    first = str(error).partition("\n")[0]
+    say(
+        console,
+        f"error: unexpected {type(error).__name__}: {first}; this is a fault of solver, not of the input "
+        f"({_TRACEBACK}=1 shows where)",
+    )
+    return UNEXPECTED

@@ -1,0 +1,367 @@
+"""Putting a problem together from a document and the files it points to, with every error at its place."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from solver.errors import SpecError
+from solver.interfaces.files.columns import ColumnKinds, Table
+from solver.interfaces.files.documents import DocumentLines, read_document
+from solver.interfaces.files.fleet_tables import FLEET_KINDS, fleet_rows
+from solver.interfaces.files.score_tables import SCORE_FIELDS, read_score_table, score_layout
+from solver.interfaces.files.sources import READING_FIELDS, Reading, content_suffix
+from solver.interfaces.files.tables import TABLE_SUFFIXES, is_table, read_table
+from solver.problem.agent_columns import LIST_FIELDS, NUMBER_FIELDS, TEXT_FIELDS, agent_table
+from solver.problem.agents import Agent, AgentTable
+from solver.problem.scores import ScoreTable
+from solver.problem.spec import Capacity, Model, Problem
+from solver.problem.values import describe, did_you_mean
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["DOCUMENT_SUFFIXES", "Assembly", "in_document"]
+
+DOCUMENT_SUFFIXES = (".yaml", ".yml", ".json")
+"""File endings of problem files and of lists of agents, models or scores."""
+
+_TABLE_OPTIONS = ("columns", "ignore_columns", *READING_FIELDS)
+_PREFIXES = ("resources", "capabilities", "capacity")  # of columns named like resources.memory_gb
+_FAULTY_AGENT = re.compile(r"agents\[(\d+)\]\.(\w+)")
+_DIGITS = 10  # of an index; longer ones are part of a name
+_STEP = re.compile(r"\[(\d+)(?:, *\d+)*\]|\.?([^.\[\]]+)")
+
+
+class _PlacedError(SpecError):
+    """Violations whose lines already name their file."""
+
+
+@contextmanager
+def _placed() -> Iterator[None]:
+    """Mark what is raised inside as lines that already name their file."""
+    try:
+        yield
+    except SpecError as error:
+        raise _PlacedError(*error.violations) from None
+
+
+def in_document(path: Path, lines: DocumentLines, steps: list[str | int]) -> str:
+    """Return ``file:line: `` of the value at some steps in a document."""
+    line = lines.line_of(steps)
+    return f"{path}: " if line is None else f"{path}:{line}: "
+
+
+Locate = Callable[[list[str | int]], str]
+"""Turns the steps to a value, below its part of the problem, into ``file:line: ``."""
+
+
+@dataclass
+class Assembly:
+    """A problem being put together: what was read, where from, and what is wrong so far.
+
+    Parameters
+    ----------
+    folder : Path
+        What paths are relative to.
+    reading : Reading
+        How files are read.
+    """
+
+    folder: Path
+    reading: Reading
+    _lines: list[str] = field(default_factory=list)
+    _locate: dict[str, Locate] = field(default_factory=dict)
+    _tables: dict[str, Table] = field(default_factory=dict)
+    _score_table: ScoreTable | None = None
+
+    def problem(self, document: dict[Any, Any], locate: Locate) -> Problem:
+        """Return the problem of a document, or raise every violation found in it and its tables.
+
+        Parameters
+        ----------
+        document : dict
+            Fields of a problem, or the files they are in.
+        locate : callable
+            Names the place of a value in the document.
+
+        Raises
+        ------
+        SpecError
+            Every violation, with its file and line.
+        """
+        self._locate[""] = locate
+        parts = {str(key): value for key, value in document.items()}
+        failed: set[str] = set()
+        readers = {"scores": self._scores, "agents": self._agents, "models": self._models}
+        for part, read in readers.items():
+            if part == "scores" and part not in parts:
+                continue
+            if part == "agents" and parts.get(part) is None and "scores" in failed:
+                failed.add(part)  # the agents are those of the scores, which could not be read
+                continue
+            try:
+                value = read(parts.get(part))
+                if value is not None:
+                    parts[part] = value
+            except _PlacedError as error:
+                failed.add(part)
+                self._lines.extend(error.violations)
+            except SpecError as error:
+                failed.add(part)
+                self._lines.extend(self._placed(line) for line in error.violations)
+        if failed:  # what is left is checked all the same, so that one run shows all there is to mend
+            rest = {part: value for part, value in parts.items() if part not in failed}
+            raise SpecError(*dict.fromkeys([*self._lines, *self._rest(rest, failed)]))
+        try:
+            return Problem.model_validate(parts)
+        except SpecError as error:
+            lines = [*error.violations, *_beyond(parts, error.violations)]
+            raise SpecError(*(self._placed(line) for line in lines)) from None
+
+    def _rest(self, rest: dict[str, Any], failed: set[str]) -> list[str]:
+        """Return what is wrong with the parts that could be read, taken without those that could not.
+
+        Rules between a part that failed and another say nothing, so what they need is left out too.
+        """
+        lines: list[str] = []
+        if failed & {"agents", "models"}:
+            for part in ("demand", "scores", "limits"):
+                rest.pop(part, None)
+        if "models" in failed:
+            rest.pop("task_types", None)
+            if "agents" in rest:
+                try:
+                    AgentTable.read(rest["agents"])
+                except SpecError as error:
+                    lines.extend(error.violations)
+                rest["agents"] = AgentTable.of_ids(["-"])
+            rest["models"] = [{"id": "-", "capacity": {"max_concurrent": 0}}]
+        if "agents" in failed:
+            rest["agents"] = AgentTable.of_ids(["-"])
+        if "scores" not in rest and isinstance(rest.get("objective"), dict):
+            rest["objective"] = {key: value for key, value in rest["objective"].items() if key != "quality"}
+        try:
+            Problem.model_validate(rest)
+        except SpecError as error:
+            lines.extend(line for line in error.violations if re.split(r"[.\[:]", line)[0] not in failed)
+        return [self._placed(line) for line in lines]
+
+    def _placed(self, line: str) -> str:
+        """Return a violation with its file and line in front."""
+        path, colon, rule = line.partition(": ")
+        steps: list[str | int] = [
+            int(index) if index else name for index, name in _STEP.findall(path) if len(index) < _DIGITS
+        ]
+        part = steps[0] if steps else ""
+        if not colon or not isinstance(part, str):
+            return line
+        table = self._tables.get(part)
+        if table is not None:
+            if len(steps) > 1 and isinstance(steps[1], int) and steps[1] < table.rows:
+                rest = path[len(part) :].partition("]")[2].lstrip(".")
+                return f"{table.where(steps[1])}: {rest + ': ' if rest else ''}{rule}"
+            return f"{self._locate[part](steps)}{line}"
+        if part in self._locate:
+            return f"{self._locate[part](steps[1:])}{line}"
+        return f"{self._locate[''](steps)}{line}"
+
+    def _file(self, part: str, reference: Any, options: tuple[str, ...]) -> tuple[Path, dict[str, Any]]:
+        """Return the file a part points to, and the options beside the path."""
+        if isinstance(reference, str):
+            reference = {"path": reference}
+        lines = [
+            f"{part}.{describe(key)[1:-1]}: unknown field{did_you_mean(key, ['path', *options])}"
+            for key in reference
+            if key not in {"path", *options}
+        ]
+        target = reference.get("path")
+        if not isinstance(target, str) or not target:
+            lines.append(f"{part}.path: expected the path of a file, got {describe(target)}")
+        if lines:
+            raise SpecError(*lines)
+        return self.folder / str(target), {key: reference[key] for key in options if key in reference}
+
+    def _listed(self, part: str, path: Path) -> Any:
+        """Return the list in a YAML or JSON file: the file itself, or its field of the part's name."""
+        if content_suffix(path) not in DOCUMENT_SUFFIXES:
+            msg = f"{path}: expected one of {', '.join((*DOCUMENT_SUFFIXES, *TABLE_SUFFIXES))}, got {path.suffix!r}"
+            raise _PlacedError(msg)
+        with _placed():
+            document = read_document(path, self.reading)
+        lines = DocumentLines(path, self.reading)
+        root: list[str | int] = []
+        if isinstance(document, dict) and part in document:
+            unknown = [key for key in document if key != part]
+            if unknown:
+                raise _PlacedError(
+                    *(f"{path}: {describe(key)}: unknown field beside {part!r}" for key in unknown)
+                )
+            document, root = document[part], [part]
+        self._locate[part] = lambda steps: in_document(path, lines, [*root, *steps])
+        return document
+
+    def _table(self, part: str, path: Path, kinds: ColumnKinds, options: Mapping[str, Any]) -> Table:
+        """Return the columns of a table, and remember where its rows are."""
+        reading = self.reading.updated(part, options)
+        with _placed():
+            table = read_table(path, kinds, reading=reading)
+        self._tables[part] = table
+        self._locate[part] = lambda _: f"{path}: "
+        return table
+
+    def _agents(self, reference: Any) -> Any:
+        if reference is None:
+            named = self._ids_of_scores("agents")
+            return None if named is None else AgentTable.of_ids(named)
+        if not isinstance(reference, str | dict):
+            return reference
+        path, options = self._file("agents", reference, _TABLE_OPTIONS)
+        if not is_table(path):
+            return self._listed("agents", path)
+        renamed, ignored = _column_options("agents", options, list(Agent.model_fields))
+        name_of = {name: renamed.get(name, name) for name in Agent.model_fields}
+        numbers = {name_of[name] for name in NUMBER_FIELDS}
+        kinds = ColumnKinds(
+            coded=frozenset(name_of[name] for name in (*TEXT_FIELDS, *LIST_FIELDS)),
+            text=frozenset({name_of["id"]}),
+            number=lambda name: name in numbers or name.startswith("resources."),
+        )
+        table = self._table("agents", path, kinds, options)
+        _check_columns(path, table, (*renamed.values(), *(ignored or ())))
+        field_of = {column: name for name, column in name_of.items()}
+        known = {name for name in table.columns if name in field_of or name.startswith("resources.")}
+        skipped = set(table.columns) - known if ignored is None else set(ignored)
+        return agent_table(
+            {
+                field_of.get(column, column): values
+                for column, values in table.columns.items()
+                if column not in skipped
+            }
+        )
+
+    def _models(self, reference: Any) -> Any:
+        if isinstance(reference, dict) and "from_scores" in reference:
+            return self._models_of_scores(reference)
+        if not isinstance(reference, str | dict):
+            return reference
+        path, options = self._file("models", reference, _TABLE_OPTIONS)
+        if not is_table(path):
+            return self._listed("models", path)
+        fields = list(dict.fromkeys([*Model.model_fields, *Capacity.model_fields]))
+        renamed, ignored = _column_options("models", options, fields)
+        field_of = {column: name for name, column in renamed.items()}
+        kinds = ColumnKinds(
+            text=frozenset(renamed.get(name, name) for name in FLEET_KINDS.text),
+            number=lambda name: FLEET_KINDS.is_number(field_of.get(name, name)),
+        )
+        table = self._table("models", path, kinds, options)
+        _check_columns(path, table, (*renamed.values(), *(ignored or ())))
+        return fleet_rows(table, field_of, ignored)
+
+    def _models_of_scores(self, reference: dict[Any, Any]) -> list[dict[str, Any]]:
+        """Return the models that the scores name, all of one capacity."""
+        lines = [
+            f"models.{key}: unknown field" for key in reference if key not in {"from_scores", "capacity"}
+        ]
+        if reference["from_scores"] is not True:
+            lines.append(f"models.from_scores: expected true, got {describe(reference['from_scores'])}")
+        named = self._ids_of_scores("models")
+        if named is None and "scores" not in self._locate:
+            lines.append("models.from_scores: expected scores that name their models, got none")
+        if "capacity" not in reference:
+            lines.append("models.capacity: required, but missing")
+        if not lines:
+            try:
+                Capacity.model_validate(reference["capacity"])
+            except SpecError as error:  # once, not for every model
+                lines.extend(f"models.capacity.{line}" for line in error.violations)
+        if lines or named is None:
+            raise SpecError(*lines)
+        return [{"id": name, "capacity": reference["capacity"]} for name in named]
+
+    def _ids_of_scores(self, what: Literal["agents", "models"]) -> tuple[str, ...] | None:
+        table = self._score_table
+        if table is None:
+            return None
+        return table.agent_ids if what == "agents" else table.model_ids
+
+    def _scores(self, reference: Any) -> Any:
+        self._locate["scores"] = lambda steps: self._locate[""](["scores", *steps])
+        if isinstance(reference, str) or (isinstance(reference, dict) and "values" not in reference):
+            path, chosen = self._file("scores", reference, (*SCORE_FIELDS, *READING_FIELDS))
+            if is_table(path):
+                reading = self.reading.updated("scores", chosen)
+                layout = score_layout({name: chosen[name] for name in SCORE_FIELDS if name in chosen})
+                self._locate["scores"] = lambda _: f"{path}: "
+                with _placed():
+                    self._tables["scores"], self._score_table = read_score_table(
+                        path, layout, reading=reading
+                    )
+                return self._score_table
+            if chosen:
+                raise SpecError(*(f"scores.{key}: only for tables, got {path.name}" for key in chosen))
+            reference = self._listed("scores", path)
+        if reference is None:
+            return None
+        self._score_table = ScoreTable.read(reference)
+        return self._score_table
+
+
+def _beyond(parts: dict[str, Any], found: tuple[str, ...]) -> list[str]:
+    """Return violations that those found hide: rules between parts are checked once every field is valid.
+
+    Agents with faulty fields are replaced by plain ones of the same id, so that the rest speaks for itself.
+    """
+    faulty = {(int(match[1]), match[2]) for line in found if (match := _FAULTY_AGENT.match(line))}
+    agents = parts.get("agents")
+    if not faulty or not isinstance(agents, list) or any(name == "id" for _, name in faulty):
+        return []
+    rows = {row for row, _ in faulty}
+    plain = [{"id": agent["id"]} if i in rows else agent for i, agent in enumerate(agents)]
+    try:
+        Problem.model_validate(parts | {"agents": plain})
+    except SpecError as error:
+        return [line for line in error.violations if line not in found]
+    return []
+
+
+def _check_columns(path: Path, table: Table, wanted: tuple[str, ...]) -> None:
+    """Raise for columns that options name and the table lacks."""
+    missing = [column for column in wanted if column not in table.columns]
+    if missing:
+        raise _PlacedError(
+            *(
+                f"{path}: no column {describe(column)}{did_you_mean(column, table.columns)}"
+                for column in missing
+            )
+        )
+
+
+def _column_options(
+    part: str, options: dict[str, Any], fields: list[str]
+) -> tuple[dict[str, str], list[str] | None]:
+    """Return (column of each renamed field, columns to skip or None for all that are no fields)."""
+    lines: list[str] = []
+    columns = options.get("columns", {})
+    if not isinstance(columns, dict) or not all(
+        isinstance(name, str) for pair in columns.items() for name in pair
+    ):
+        lines.append(f"{part}.columns: expected a mapping of fields to columns, got {describe(columns)}")
+        columns = {}
+    lines.extend(
+        f"{part}.columns.{name}: unknown field{did_you_mean(name, fields)}"
+        for name in columns
+        if name not in fields and name.partition(".")[0] not in _PREFIXES
+    )
+    ignored = options.get("ignore_columns", [])
+    if ignored != "all" and not (
+        isinstance(ignored, list) and all(isinstance(name, str) for name in ignored)
+    ):
+        lines.append(f"{part}.ignore_columns: expected a list of columns or 'all', got {describe(ignored)}")
+    if lines:
+        raise SpecError(*lines)
+    return columns, None if ignored == "all" else ignored
