@@ -96,7 +96,7 @@ def number_hint(value: object) -> str:
     if not text or len(text) > _SHOWN:
         return ""
     if _plain_number(text) is not None and "_" not in text:
-        return "; it is text, give it as a number"
+        return "; it is text, or its decimal mark is not that of the table"
     if text.endswith("%"):
         share = _plain_number(text[:-1].strip())
         return "" if share is None else f"; write {share / 100:.12g}, without the percent sign"

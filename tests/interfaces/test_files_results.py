@@ -110,7 +110,7 @@ def test_a_folder_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("a.csv", "agent,model\n,x\n", "a.csv:2: agent: expected an id, got None"),
         ("a.json", "{}", "expected a list of assignments"),
         ("a.json", '[{"agent": "a", "model": 1.5}]', "assignments[0]: model: expected an id, got 1.5"),
-        ("a.txt", "", "expected a table"),
+        ("a.xyz", "", "expected a table"),
     ],
 )
 def test_a_bad_assignment_file(tmp_path: Path, name: str, text: str, expected: str) -> None:

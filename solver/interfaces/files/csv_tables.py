@@ -276,11 +276,32 @@ def _column(series: Any, name: str, kinds: ColumnKinds, decimal: str) -> Any:
     if decimal == ",":
         texts = series.astype(str)
         series = texts.str.replace(",", ".", regex=False).mask(texts.str.contains(".", regex=False) | blank)
-    numbers = pd.to_numeric(series, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    numbers = _numbers(series)
     good = ~np.isnan(numbers)
     loose = objects.copy()
     loose[good] = numbers[good]
     return loose
+
+
+def _numbers(series: Any) -> np.ndarray[Any, Any]:
+    """Return a column as float64, NaN where a cell is no number, infinite where it is out of range."""
+    import pandas as pd
+
+    try:
+        return np.asarray(
+            pd.to_numeric(series, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan), np.float64
+        )
+    except OverflowError:  # whole numbers beyond float64
+        return np.array([_number(value) for value in series], dtype=np.float64)
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return np.inf if value > 0 else -np.inf
+    except (TypeError, ValueError):
+        return np.nan
 
 
 def _where(text: _Text, rows: np.ndarray[Any, Any] | None) -> Callable[[int], str]:
