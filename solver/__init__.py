@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from solver.load.observe.feedback import AdaptiveScorer
     from solver.load.snapshot import ModelLoad
     from solver.load.tracker import LoadTracker
+    from solver.online.router import OptimalRouter
     from solver.problem.instance import UNASSIGNED
     from solver.problem.limits import (
         Apart,
@@ -56,6 +57,7 @@ __all__ = [
     "Model",
     "ModelLoad",
     "Objective",
+    "OptimalRouter",
     "Plan",
     "Problem",
     "Quota",
@@ -94,6 +96,7 @@ _HOMES = {
     "solver.load.observe.feedback": ("AdaptiveScorer",),
     "solver.load.snapshot": ("ModelLoad",),
     "solver.load.tracker": ("LoadTracker",),
+    "solver.online.router": ("OptimalRouter",),
     "solver.problem.instance": ("UNASSIGNED",),
     "solver.problem.limits": (
         "Apart",

@@ -1,0 +1,118 @@
+"""The live load as the router reads it: occupancy from the tracker, or an estimate where the store is remote."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from solver.load.store.base import nano_usd
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from solver.load.store.base import StoreView
+    from solver.load.tracker import LoadTracker
+
+__all__ = ["LiveLoad"]
+
+
+class LiveLoad:
+    """Occupancy and limits of the router's models, in its order.
+
+    A local store is read for every decision. A remote one is read by the background refresh only; in
+    between, what this router took and gave back is added to the last reading, so that a decision costs the
+    one round trip of its reservation.
+
+    Parameters
+    ----------
+    tracker : LoadTracker
+        The live load.
+    ids : tuple of str
+        Models, in column order; all known to the tracker.
+    queue : bool
+        Whether queue places count as room.
+
+    Attributes
+    ----------
+    slots, limit : (m,) int64
+        Slots, 0 where new work is being rejected; and slots plus queue places. New arrays whenever they
+        change.
+    """
+
+    def __init__(self, tracker: LoadTracker, ids: tuple[str, ...], *, queue: bool) -> None:
+        self._tracker, self._ids, self._queue = tracker, ids, queue
+        self._remote = tracker.store.remote
+        self._where: NDArray[np.intp] | None = None
+        self._models: tuple[str, ...] | None = None
+        self._slots_seen: NDArray[np.int64] | None = None
+        self._accepting_seen: NDArray[np.bool_] | None = None
+        self._since = np.zeros(len(ids), np.int64)
+        self.slots = np.zeros(len(ids), np.int64)
+        self.limit = self.slots
+        self._view = tracker.store.view()
+        self._read(self._view)
+
+    def look(self) -> None:
+        """Read the store, unless that would cost a round trip."""
+        if not self._remote:
+            self._read(self._tracker.store.view())
+
+    def fetch(self) -> tuple[StoreView, NDArray[np.int64]]:
+        """Return the state of the store, over the network where it is remote, and what was noted before."""
+        noted = self._since.copy()
+        return self._tracker.store.view(), noted
+
+    def accept(self, fetched: tuple[StoreView, NDArray[np.int64]]) -> None:
+        """Use a state that was fetched. What was noted meanwhile stays noted."""
+        view, noted = fetched
+        self._since -= noted
+        self._read(view)
+
+    def note(self, column: int, delta: int) -> None:
+        """Remember what this router took (+1) or gave back (−1) where the store is not read every time."""
+        if self._remote:
+            self._since[column] += delta
+
+    def _read(self, view: StoreView) -> None:
+        if view.models is not self._models:
+            self._models = view.models
+            index = {name: j for j, name in enumerate(view.models)}
+            self._where = None if view.models == self._ids else np.array([index[name] for name in self._ids])
+            self._slots_seen = None
+        self._view = view
+        if view.max_concurrent is not self._slots_seen or view.accepting is not self._accepting_seen:
+            self._slots_seen, self._accepting_seen = view.max_concurrent, view.accepting
+            slots = self._mine(np.where(view.accepting, view.max_concurrent, 0))
+            limit = slots + self._mine(view.max_queue) * (slots > 0) if self._queue else slots
+            if not (np.array_equal(slots, self.slots) and np.array_equal(limit, self.limit)):
+                self.slots, self.limit = slots, limit
+
+    def _mine(self, array: NDArray[Any]) -> NDArray[Any]:
+        return array if self._where is None else array[self._where]
+
+    @property
+    def metered(self) -> bool:
+        """Whether any model has a limit on requests, tokens or money."""
+        return bool(self._view.metered)
+
+    def taken(self) -> NDArray[np.int64]:
+        """Return the slots and queue places taken, (m,) int64; not to be written to."""
+        view = self._view
+        taken = view.active + view.queued if self._queue else view.active
+        if self._where is not None:
+            taken = taken[self._where]
+        return np.maximum(taken + self._since, 0) if self._remote else taken
+
+    def forbid_metered(
+        self, net: NDArray[np.float64], tokens: float, cost_usd: NDArray[np.float64] | None
+    ) -> None:
+        """Write ``-inf`` where requests, tokens or money of a model do not allow one more."""
+        view = self._view
+        for kind in view.metered:
+            left = self._mine(view.meter_limit[kind] - view.meter_used[kind])
+            if kind == 2:
+                need = 0.0 if cost_usd is None else np.array([nano_usd(cost) for cost in cost_usd.tolist()])
+            else:
+                need = (1.0, tokens)[kind]
+            net[left < need] = -np.inf

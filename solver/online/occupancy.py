@@ -1,0 +1,256 @@
+"""Prices of a model's capacity as a function of how much of it is taken: one exact dynamic program a model.
+
+Model j alone, the others at their mean prices: agents arrive at rate λ, agent i is worth v_i more here than
+elsewhere, and holds a slot for d_i seconds (d̄ on average). With D(n) the cost of letting one more in at
+occupancy n, the average-reward equations of this birth-death process are::
+
+    g = λ φ(D(n) + f(n)) + s(n) D(n−1)   for n = 0 … F−1,       g = s(F) D(F−1),       s(n) = min(n, c) / d̄
+
+    φ(x) = E (v − x d / d̄)⁺,       f(n) = wait_cost · max(n − c + 1, 0) · d̄ / c     (a queue place is a
+    state n >= c)
+
+Policy iteration (Howard 1960) solves them: for a given admission policy g is a mean over the stationary
+distribution, and D follows by recursion, upwards where arrivals outweigh departures and downwards above,
+the direction in which errors shrink. State-dependent prices of loss networks: Ott and Krishnan (1992); Key
+(1990); Kelly (1991).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["occupancy_prices"]
+
+_MOST_POLICIES = 20
+_LEAST_RATE = 1e-12  # of admissions, so that every state has a finite weight in logarithms
+
+
+@dataclass(frozen=True, eq=False)
+class _Advantage:
+    """Of all models: agents worth serving here, by value per unit of service, best first."""
+
+    keys: NDArray[np.float64]
+    """(k,) ascending: model + 1 − ratio / best ratio of the model."""
+    first: NDArray[np.intp]
+    """(m,) position of a model's first agent."""
+    value: NDArray[np.float64]
+    """(k + 1,) cumulative weight × value."""
+    service: NDArray[np.float64]
+    """(k + 1,) cumulative weight × service / mean service."""
+    best: NDArray[np.float64]
+    """(m,) best ratio, above zero."""
+
+    @classmethod
+    def of(
+        cls, value: NDArray[np.float64], service: NDArray[np.float64], weights: NDArray[np.float64]
+    ) -> _Advantage:
+        """Sort. ``value``, ``service``: (m, n); O(k log k) for the k pairs of positive value."""
+        m = len(value)
+        model, agent = np.nonzero(value > 0.0)
+        gain = value[model, agent]
+        share = np.maximum(service[model, agent], 1e-12)
+        ratio = gain / share
+        best = np.full(m, 1e-300)
+        np.maximum.at(best, model, ratio)
+        keys = model + 1.0 - ratio / best[model]
+        order = np.argsort(keys, kind="stable")
+        weight = weights[agent][order]
+        zero = np.zeros(1)
+        return cls(
+            keys[order],
+            np.searchsorted(model, np.arange(m)),
+            np.concatenate([zero, np.cumsum(weight * gain[order])]),
+            np.concatenate([zero, np.cumsum(weight * share[order])]),
+            best,
+        )
+
+    def admitted(
+        self, price: NDArray[np.float64]
+    ) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]:
+        """Return who is worth more than a price: positions, mean value, mean service. ``price``: (m, F)."""
+        here = np.arange(len(self.best))[:, None]
+        wanted = here + 1.0 - np.minimum(price / self.best[:, None], 1.0)
+        position = np.maximum(np.searchsorted(self.keys, wanted, side="left"), self.first[:, None])
+        start = self.first[:, None]
+        return (
+            position,
+            self.value[position] - self.value[start],
+            self.service[position] - self.service[start],
+        )
+
+
+def occupancy_prices(
+    scores: NDArray[np.float64],
+    service_s: NDArray[np.float64],
+    *,
+    weights: NDArray[np.float64],
+    unserved: NDArray[np.float64],
+    shares: NDArray[np.float64],
+    mean_price: NDArray[np.float64],
+    rate_per_s: float,
+    slots: NDArray[np.int64],
+    queue: NDArray[np.int64],
+    wait_cost_per_s: float = 0.0,
+    rounds: int = 3,
+    largest_pool: int = 256,
+) -> NDArray[np.float64]:
+    """Return the price of a second of service of each model at each occupancy.
+
+    Parameters
+    ----------
+    scores, service_s : (n, m) float64
+        Of the window; ``-inf`` forbids a pair. Predicted service in seconds, > 0.
+    weights : (n,) float64
+        Sum 1.
+    unserved : (n,) float64
+        Value of serving nobody.
+    shares : (n, m) float64
+        Who is served where at mean prices, see :func:`~solver.online.window_prices.window_prices`.
+    mean_price : (m,) float64
+        Score a second of service costs on average: where the iteration starts.
+    rate_per_s : float
+        Arrivals a second, > 0.
+    slots, queue : (m,) int64
+        Slots and queue places; a model without slots is closed.
+    wait_cost_per_s : float
+        Score lost per second waited.
+    rounds : int
+        How often the prices of the others are updated.
+    largest_pool : int
+        States computed; a larger pool is computed in units of several slots.
+
+    Returns
+    -------
+    (m, max(slots + queue) + 1) float64
+        Score per second of service; ``inf`` where nobody more is let in.
+    """
+    open_models = slots > 0
+    real = np.maximum(slots, 1)
+    unit = np.maximum(real / largest_pool, 1.0)
+    servers = np.ceil(real / unit).astype(np.int64)
+    places = np.where(open_models, np.ceil(queue / unit), 0).astype(np.int64)
+    full = servers + places
+    top = int(full.max())
+    served = weights @ shares
+    load = weights @ (shares * service_s)
+    mean_s = np.maximum(np.where(served > 1e-9, load / np.maximum(served, 1e-12), weights @ service_s), 1e-9)
+    relative = np.ascontiguousarray((service_s / mean_s).T)
+    state = np.arange(top)
+    waits = np.maximum(state - servers[:, None] + 1, 0)
+    fee = wait_cost_per_s * waits * (mean_s / servers)[:, None]
+    departures = np.minimum(np.arange(top + 1), servers[:, None]) / mean_s[:, None]
+    arrivals = (rate_per_s / unit)[:, None]
+    price = mean_price.copy()
+    cost = np.repeat((price * mean_s)[:, None], top, axis=1)
+    for last in [False] * (rounds - 1) + [True]:
+        advantage = _Advantage.of(_over_others(scores, service_s * price, unserved), relative, weights)
+        cost, chance = _policy_iteration(advantage, cost, fee, arrivals, departures, full)
+        if not last:
+            charged = np.concatenate([cost + fee, np.zeros((len(full), 1))], axis=1)
+            charged[np.arange(len(full)), full] = charged[np.arange(len(full)), full - 1]
+            price = (chance * charged).sum(axis=1) / mean_s
+    table = np.maximum.accumulate(cost + fee, axis=1) / mean_s[:, None]
+    return _spread(table, unit, real, np.where(open_models, real + queue, 0), full)
+
+
+def _over_others(
+    scores: NDArray[np.float64], charge: NDArray[np.float64], unserved: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return (m, n), what model j is worth to agent i, free of charge, over its best choice elsewhere."""
+    net = scores - charge
+    n, m = net.shape
+    best = net.argmax(axis=1)
+    rows = np.arange(n)
+    highest = np.maximum(net[rows, best], unserved)
+    net[rows, best] = -np.inf
+    second = np.maximum(net.max(axis=1), unserved) if m > 1 else unserved
+    value: NDArray[np.float64] = scores.T - highest
+    value[best, rows] = scores[rows, best] - second
+    return value
+
+
+def _policy_iteration(
+    advantage: _Advantage,
+    cost: NDArray[np.float64],
+    fee: NDArray[np.float64],
+    arrivals: NDArray[np.float64],
+    departures: NDArray[np.float64],
+    full: NDArray[np.int64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return D, (m, F), and the stationary distribution, (m, F + 1), of every model at once."""
+    top = cost.shape[1]
+    inside = np.arange(top) < full[:, None]
+    before: NDArray[np.intp] | None = None
+    chance = np.empty((len(cost), top + 1))
+    for _ in range(_MOST_POLICIES):
+        position, value, service = advantage.admitted(cost + fee)
+        if before is not None and (position == before)[inside].all():
+            break
+        before = position
+        births = np.where(inside, np.maximum(arrivals * service, _LEAST_RATE), 0.0)
+        reward = np.where(inside, arrivals * (value - fee * service), 0.0)
+        with np.errstate(divide="ignore"):
+            steps = np.log(births) - np.log(departures[:, 1:])
+        chance[:, 0] = 0.0
+        np.cumsum(steps, axis=1, out=chance[:, 1:])
+        chance -= chance.max(axis=1, keepdims=True)
+        np.exp(chance, out=chance)
+        chance /= chance.sum(axis=1, keepdims=True)
+        gain = (chance[:, :top] * reward).sum(axis=1)
+        cost = np.maximum.accumulate(_relative_costs(gain, births, reward, departures, full), axis=1)
+    return cost, chance
+
+
+def _relative_costs(
+    gain: NDArray[np.float64],
+    births: NDArray[np.float64],
+    reward: NDArray[np.float64],
+    departures: NDArray[np.float64],
+    full: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    """Return D of a policy: upwards while births outnumber departures, downwards from the last state."""
+    m, top = births.shape
+    last = full - 1
+    turn = np.argmax(
+        np.concatenate([births <= departures[:, :top], np.ones((m, 1), np.bool_)], axis=1), axis=1
+    )
+    turn = np.clip(turn, 1, full)
+    cost = np.zeros((m, top))
+    value = (reward[:, 0] - gain) / births[:, 0]
+    cost[:, 0] = value
+    for n in range(1, int(turn.max())):
+        rising = n < turn
+        value = (reward[:, n] + departures[:, n] * value - gain) / np.where(rising, births[:, n], 1.0)
+        cost[:, n] = np.where(rising, value, cost[:, n])
+        value = np.where(rising, value, 0.0)
+    value = gain / departures[np.arange(m), full]
+    for n in range(top - 1, int(turn.min()) - 1, -1):
+        falling = n < last
+        value = np.where(
+            falling,
+            (gain - reward[:, min(n + 1, top - 1)] + births[:, min(n + 1, top - 1)] * value)
+            / departures[:, n + 1],
+            value,
+        )
+        cost[:, n] = np.where((n >= turn) & (n <= last), value, cost[:, n])
+    return np.maximum(cost, 0.0)
+
+
+def _spread(
+    table: NDArray[np.float64],
+    unit: NDArray[np.float64],
+    real: NDArray[np.int64],
+    limit: NDArray[np.int64],
+    full: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    """Return the table by real slots, ``inf`` from the limit of each model on."""
+    occupancy = np.arange(int(limit.max()) + 1)
+    state = np.minimum((occupancy / unit[:, None]).astype(np.int64), full[:, None] - 1)
+    spread = np.take_along_axis(table, state, axis=1)
+    return np.where(occupancy < limit[:, None], spread, np.inf)

@@ -1,0 +1,81 @@
+"""A thread that computes prices while requests are routed by the last ones."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import weakref
+from typing import Protocol
+
+__all__ = ["Refresher"]
+
+_log = logging.getLogger(__name__)
+
+
+class _Refreshed(Protocol):
+    def refresh(self) -> None: ...
+
+    def note_failure(self, error: BaseException) -> None: ...
+
+
+class Refresher:
+    """Runs ``refresh`` when woken, never twice at once, within its share of one processor.
+
+    The thread is a daemon, starts at the first wake-up, and ends by itself when its router is gone. In a
+    process made by a fork it starts again.
+
+    Parameters
+    ----------
+    router : object with ``refresh`` and ``note_failure``
+        Held weakly.
+    largest_share : float
+        Share of one processor, in (0, 1].
+    """
+
+    def __init__(self, router: _Refreshed, largest_share: float) -> None:
+        self._wanted = threading.Event()
+        self._stopped = threading.Event()
+        self._router = weakref.ref(router, lambda _: self._wanted.set())
+        self._pause = 1.0 / largest_share - 1.0
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def wake(self) -> None:
+        """Ask for a refresh. O(1); returns at once."""
+        if not self._wanted.is_set():
+            self._wanted.set()
+        thread = self._thread
+        if thread is None or not thread.is_alive():
+            self._start()
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._stopped.is_set() or (self._thread is not None and self._thread.is_alive()):
+                return
+            self._thread = threading.Thread(target=self._run, name="solver-online-refresh", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            self._wanted.wait()
+            self._wanted.clear()
+            router = self._router()
+            if router is None or self._stopped.is_set():
+                return
+            started = time.thread_time()
+            try:
+                router.refresh()
+            except Exception as error:  # noqa: BLE001 - logged and counted; routing must go on
+                _log.exception("prices could not be computed; the last ones stay in use")
+                router.note_failure(error)
+            del router
+            self._stopped.wait(self._pause * (time.thread_time() - started))
+
+    def stop(self) -> None:
+        """End the thread and wait for it."""
+        self._stopped.set()
+        self._wanted.set()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()

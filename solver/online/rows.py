@@ -1,0 +1,141 @@
+"""From an agent, or from arrays the caller computed, to the row that prices are charged against."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from solver.errors import SpecError
+from solver.load.balance.fleet import ModelPool
+from solver.online.window import AgentRow
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from solver.load.balance.prediction import CompletionPredictor
+    from solver.problem.spec import Agent, Model, Objective
+
+__all__ = ["RowMaker"]
+
+_TYPICAL_TOKENS = ([500.0], [250.0])  # of a request nothing is known about: in and out
+
+
+class RowMaker:
+    """Makes rows of a fleet. Scores do not contain load: prices stand in its place.
+
+    Parameters
+    ----------
+    models : sequence of Model
+        The fleet; column order.
+    objective : Objective
+        What is maximised.
+    predictor : CompletionPredictor
+        Of service times.
+    tenants : sequence of str
+        Tenants that have a share.
+    task_types : mapping of str to tuple of str, optional
+        Required capabilities of the user's own task types.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[Model],
+        objective: Objective,
+        *,
+        predictor: CompletionPredictor,
+        tenants: Sequence[str] = (),
+        task_types: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> None:
+        self.pool = ModelPool(models, task_types=task_types)
+        self._objective = objective
+        self._predictor = predictor
+        self._tenants = {tenant: t for t, tenant in enumerate(tenants)}
+        penalty = objective.unassigned_penalty
+        self._unserved = float("nan") if penalty is None or not np.isfinite(penalty) else -float(penalty)
+        self._priced = bool(self.pool.usd_per_input_token.any() or self.pool.usd_per_output_token.any())
+
+    def typical_service_s(self) -> NDArray[np.float64]:
+        """Return the predicted service of a request nothing is known about, (m,) seconds."""
+        predicted = self._predictor.predict_ms(self.pool.models, *_TYPICAL_TOKENS)[0]
+        seconds: NDArray[np.float64] = np.maximum(predicted / 1000.0, 1e-9)
+        return seconds
+
+    def tenant(self, name: str | None) -> int:
+        """Return the position of a tenant with a share, -1 for others."""
+        return -1 if name is None or not self._tenants else self._tenants.get(name, -1)
+
+    def of_agent(self, agent: Agent) -> AgentRow:
+        """Return the row of an agent: capability scores less cost and latency, times its priority."""
+        objective = self._objective
+        quality, eligible = self.pool.scores([agent])
+        least = objective.min_score if agent.min_score is None else agent.min_score
+        if least is not None:
+            eligible = eligible & (quality >= least - 1e-9)
+        scores = np.where(eligible[0], quality[0], -np.inf)
+        service = self._predictor.predict_ms(self.pool.models, [agent.input_tokens], [agent.output_tokens])[0]
+        service *= 1e-3
+        cost = None
+        if self._priced:
+            cost = (
+                agent.input_tokens * self.pool.usd_per_input_token
+                + agent.output_tokens * self.pool.usd_per_output_token
+            )
+            if objective.cost_weight > 0:
+                scores -= objective.cost_weight * cost
+        if objective.latency_weight > 0:
+            scores -= objective.latency_weight * service
+        scores *= agent.priority
+        return AgentRow(
+            scores,
+            self._unserved * agent.priority,
+            service,
+            cost,
+            float(agent.input_tokens + agent.output_tokens),
+            self.tenant(agent.tenant),
+        )
+
+    def of_arrays(
+        self,
+        scores: ArrayLike,
+        *,
+        cost_usd: ArrayLike | None,
+        service_s: ArrayLike | None,
+        tokens: float,
+        tenant: str | None,
+        priority: float,
+    ) -> AgentRow:
+        """Return the row of arrays in the order of the models, checked and copied."""
+        row = np.array(scores, np.float64)
+        m = len(self.pool)
+        if row.shape != (m,):
+            raise SpecError(f"scores: expected shape ({m},), got shape {row.shape}")
+        if not np.maximum.reduce(row) < np.inf:  # NaN compares false
+            j = int(np.argmax(~(row < np.inf)))
+            raise SpecError(f"scores[{j}]: expected a finite number or -inf, got {row[j]}")
+        if not 0 <= tokens < np.inf:
+            raise SpecError(f"tokens: expected a finite number >= 0, got {tokens!r}")
+        if not 0 < priority < np.inf:
+            raise SpecError(f"priority: expected a finite number > 0, got {priority!r}")
+        if priority != 1.0:
+            row *= priority
+        return AgentRow(
+            row,
+            self._unserved * priority,
+            None if service_s is None else _amounts("service_s", service_s, m),
+            None if cost_usd is None else _amounts("cost_usd", cost_usd, m),
+            float(tokens),
+            self.tenant(tenant),
+        )
+
+
+def _amounts(name: str, values: ArrayLike, m: int) -> NDArray[np.float64]:
+    array = np.array(values, np.float64)
+    if array.shape != (m,):
+        raise SpecError(f"{name}: expected shape ({m},), got shape {array.shape}")
+    if not (np.minimum.reduce(array) >= 0 and np.maximum.reduce(array) < np.inf):
+        j = int(np.argmax(~((array >= 0) & (array < np.inf))))
+        raise SpecError(f"{name}[{j}]: expected a finite number >= 0, got {array[j]}")
+    return array
