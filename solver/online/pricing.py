@@ -290,8 +290,8 @@ class SteadyPricing:
             together = np.bincount(prices.pool, taken, len(self._base)).astype(np.int64)
             price = self._flat[self._base + np.minimum(together, self._last)][prices.pool]
             crowding = np.minimum(taken / np.maximum(load.limit, 1), 1.0)
-            price = np.where(taken >= load.limit, np.inf, price + 1e-9 * (crowding + 1e-3 * self._tie_break))
-            return price
+            preferred = price + 1e-9 * (crowding + 1e-3 * self._tie_break)
+            return np.where(taken >= load.limit, np.inf, preferred)
         return self._flat.take(np.minimum(taken, self._last) + self._base)
 
     def net(self, row: AgentRow, load: LiveLoad, more: int = 0) -> NDArray[np.float64]:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from solver.errors import SpecError
 from solver.load.balance.prediction import CompletionPredictor
-from solver.load.checks import money_problems, positive_problems, whole_problems
 from solver.load.lease import ONE_SLOT, Demand, Lease, Refusal, RefusalReason, ReleaseOutcome
+from solver.online.choices import Choice, rank_models
 from solver.online.decision import Decision, RouteRefusal, RouteRefusalReason
 from solver.online.joint import place_jointly
 from solver.online.live import LiveLoad
 from solver.online.parameters import PriceParams, RefreshParams
 from solver.online.pricing import HorizonPricing, Pricing, SteadyPricing
 from solver.online.refresher import Refresher
+from solver.online.router_status import RouterStatus
 from solver.online.rows import RowMaker
+from solver.online.setup import announce, check_parameters, per_second
 from solver.online.spending import Spending
 from solver.online.window import AgentRow, History, Window
 from solver.problem.spec import Objective
@@ -27,53 +28,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Self
 
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
 
     from solver.load.tracker import LoadTracker
     from solver.problem.spec import Agent, Model
 
-__all__ = ["OptimalRouter", "RouterStatus"]
+__all__ = ["OptimalRouter"]
 
-_TRIES = 3  # the best model and, where a reservation is lost to another client, two more
 _LASTING = frozenset({RefusalReason.STORE_UNAVAILABLE, RefusalReason.RECOVERING})
 _LEFT_OUT_OF_SAMPLE = 4096  # arrivals kept for the next refresh; older ones are dropped
-
-
-class _Choice(NamedTuple):
-    """A model worth trying, with the figures it was chosen on."""
-
-    column: int
-    net: float
-    runner_up: int
-    margin: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RouterStatus:
-    """How the background work is doing.
-
-    Parameters
-    ----------
-    refreshes : int
-        Prices computed so far.
-    refresh_ms : float
-        How long the last took, milliseconds of wall clock.
-    failures : int
-        Refreshes that raised an error; the prices before stayed in use.
-    last_error : str or None
-        Of the last failure.
-    arrivals : int
-        Agents routed or refused so far.
-    spent_usd : float
-        Money spent or promised in the present budget period; 0 without a budget.
-    """
-
-    refreshes: int
-    refresh_ms: float
-    failures: int
-    last_error: str | None
-    arrivals: int
-    spent_usd: float
 
 
 class OptimalRouter:
@@ -166,7 +129,7 @@ class OptimalRouter:
         refresh: RefreshParams | None = None,
     ) -> None:
         shares = dict(tenant_shares or {})
-        _check(horizon, budget_usd, budget_period_s, wait_cost_per_s, ttl_s, replicas, shares)
+        check_parameters(horizon, budget_usd, budget_period_s, wait_cost_per_s, ttl_s, replicas, shares)
         self._tracker, self._clock = tracker, tracker.clock
         self._ttl_s, self._queue = float(ttl_s), queue
         if predictor is None:
@@ -180,7 +143,7 @@ class OptimalRouter:
             task_types=task_types,
         )
         self._ids = self._rows.pool.ids
-        _announce(tracker, self._rows.pool.models)
+        announce(tracker, self._rows.pool.models)
         self._load = LiveLoad(tracker, self._ids, queue=queue)
         self._lock = threading.Lock()
         self._refresh_lock = threading.Lock()
@@ -226,8 +189,8 @@ class OptimalRouter:
             )
         return SteadyPricing(
             typical_service_s=self._rows.typical_service_s,
-            requests_per_s=_per_second([model.requests_per_minute for model in models]),
-            tokens_per_s=_per_second([model.tokens_per_minute for model in models]),
+            requests_per_s=per_second([model.requests_per_minute for model in models]),
+            tokens_per_s=per_second([model.tokens_per_minute for model in models]),
             tenant_shares=np.array(list(shares.values()), np.float64),
             wait_cost_per_s=float(wait_cost_per_s),
             replicas=replicas,
@@ -286,13 +249,24 @@ class OptimalRouter:
         name = None if agent is None else agent.id
         with self._lock:
             choices, refusal = self._arrive(row)
+        return self._reserve(name, row, choices, refusal, ttl)
+
+    def _reserve(
+        self,
+        name: str | None,
+        row: AgentRow,
+        choices: list[Choice],
+        refusal: RouteRefusalReason,
+        ttl_s: float,
+    ) -> Decision:
+        """Reserve the best model that is not lost to another client meanwhile."""
         last: Refusal | None = None
         for choice in choices:
             if not self._claim(choice.column, row):
                 continue
             try:
                 answer = self._tracker.try_acquire(
-                    self._ids[choice.column], self._demand(row, choice.column), ttl, queue=self._queue
+                    self._ids[choice.column], self._demand(row, choice.column), ttl_s, queue=self._queue
                 )
             except BaseException:
                 self._unclaim(choice.column, row)
@@ -393,7 +367,7 @@ class OptimalRouter:
                 with self._lock:
                     net = self._pricing.net(row, self._load)
                 price = float(row.scores[column] - net[column]) if np.isfinite(net[column]) else 0.0
-                choice = _Choice(column, float(row.scores[column]) - price, -1, 0.0)
+                choice = Choice(column, float(row.scores[column]) - price, -1, 0.0)
                 decisions[i] = self._decision(names[i], row, choice, answer, "placed jointly at prices")
             else:
                 self._unclaim(column, row)
@@ -406,18 +380,7 @@ class OptimalRouter:
         """Decide alone on an agent that the joint placement left out; its arrival is counted already."""
         with self._lock:
             choices, refusal = self._choices(row)
-        last: Refusal | None = None
-        for choice in choices:
-            if not self._claim(choice.column, row):
-                continue
-            answer = self._tracker.try_acquire(
-                self._ids[choice.column], self._demand(row, choice.column), ttl_s, queue=self._queue
-            )
-            if isinstance(answer, Lease):
-                return self._decision(name, row, choice, answer)
-            self._unclaim(choice.column, row)
-            last = answer
-        return self._refused(name, row, refusal, last)
+        return self._reserve(name, row, choices, refusal, ttl_s)
 
     def _row(
         self,
@@ -477,54 +440,16 @@ class OptimalRouter:
         if len(self._arrived) > 2 * _LEFT_OUT_OF_SAMPLE:
             del self._arrived[:_LEFT_OUT_OF_SAMPLE]
 
-    def _arrive(self, row: AgentRow) -> tuple[list[_Choice], RouteRefusalReason]:
+    def _arrive(self, row: AgentRow) -> tuple[list[Choice], RouteRefusalReason]:
         """Count an arrival and choose for it. Under the lock."""
         self._note_arrival(row)
         self._load.look()
         return self._choices(row)
 
-    def _choices(self, row: AgentRow) -> tuple[list[_Choice], RouteRefusalReason]:
-        """Return up to three models in order of net value, and why there is none or no further one."""
-        pricing, load = self._pricing, self._load
-        net = pricing.net(row, load)
-        if load.metered:
-            load.forbid_metered(net, row.tokens, row.cost_usd)
-        poor = False
-        if self._spending is not None and row.cost_usd is not None:
-            dear = row.cost_usd > self._spending.left_usd(self._clock.now())
-            poor = bool((dear & np.isfinite(net)).any())
-            net[dear] = -np.inf
-        column = int(net.argmax())
-        best = float(net[column])
-        if best == -np.inf:
-            return [], self._why_none(row, poor=poor)
-        nobody = pricing.nobody(row)
-        choices: list[_Choice] = []
-        reason = RouteRefusalReason.FULL
-        for _ in range(_TRIES):
-            if not pricing.worth_it(row, column, best):
-                if not choices:
-                    reason = RouteRefusalReason.NOT_WORTH_ITS_PRICE
-                break
-            net[column] = -np.inf
-            following = int(net.argmax())
-            second = float(net[following])
-            if second > -np.inf:
-                choices.append(_Choice(column, best, following, best - max(second, nobody)))
-            else:
-                choices.append(_Choice(column, best, -1, best - nobody if nobody > -np.inf else np.inf))
-                break
-            column, best = following, second
-        return choices, reason
-
-    def _why_none(self, row: AgentRow, *, poor: bool) -> RouteRefusalReason:
-        if not np.isfinite(row.scores).any():
-            return RouteRefusalReason.NO_ELIGIBLE_MODEL
-        if poor:
-            return RouteRefusalReason.BUDGET
-        if self._pricing.out_of_slots(row):
-            return RouteRefusalReason.SLOTS_USED_UP
-        return RouteRefusalReason.FULL
+    def _choices(self, row: AgentRow) -> tuple[list[Choice], RouteRefusalReason]:
+        """Return up to three models in order of net value, and why there is no further one. Under the lock."""
+        left_usd = None if self._spending is None else self._spending.left_usd(self._clock.now())
+        return rank_models(row, self._pricing, self._load, left_usd)
 
     def _claim(self, column: int, row: AgentRow) -> bool:
         """Take a slot of the horizon and the money before anything is reserved; False when it is gone."""
@@ -550,7 +475,7 @@ class OptimalRouter:
         return Demand(tokens=int(row.tokens), cost_usd=_cost(row, column))
 
     def _decision(
-        self, name: str | None, row: AgentRow, choice: _Choice, lease: Lease, reason: str = "best after price"
+        self, name: str | None, row: AgentRow, choice: Choice, lease: Lease, reason: str = "best after price"
     ) -> Decision:
         score = float(row.scores[choice.column])
         runner_up = self._ids[choice.runner_up] if choice.runner_up >= 0 else None
@@ -668,56 +593,3 @@ class OptimalRouter:
 
 def _cost(row: AgentRow, column: int) -> float:
     return 0.0 if row.cost_usd is None else float(row.cost_usd[column])
-
-
-def _per_second(limits: list[int | None]) -> NDArray[np.float64]:
-    return np.array([np.inf if limit is None else limit / 60.0 for limit in limits], np.float64)
-
-
-def _announce(tracker: LoadTracker, models: tuple[Model, ...]) -> None:
-    """Give the capacity they state to models that the tracker does not know."""
-    known = set(tracker.snapshot().models)
-    for model in models:
-        if model.id not in known:
-            tracker.set_capacity(
-                model.id,
-                model.capacity,
-                requests_per_minute=model.requests_per_minute,
-                tokens_per_minute=model.tokens_per_minute,
-            )
-
-
-def _check(
-    horizon: int | None,
-    budget_usd: float | None,
-    budget_period_s: float | None,
-    wait_cost_per_s: float,
-    ttl_s: float,
-    replicas: int,
-    shares: Mapping[str, float],
-) -> None:
-    """Raise one error that lists every parameter out of range."""
-    problems = positive_problems("ttl_s", ttl_s) + whole_problems("replicas", replicas, low=1)
-    if horizon is not None:
-        problems += whole_problems("horizon", horizon, low=1)
-    if budget_usd is not None:
-        problems += money_problems("budget_usd", budget_usd)
-        if horizon is None and budget_period_s is None:
-            problems.append("budget_period_s: required with budget_usd in steady traffic, but missing")
-    if budget_period_s is not None:
-        problems += positive_problems("budget_period_s", budget_period_s)
-        if budget_usd is None:
-            problems.append(f"budget_period_s: expected a budget_usd with it, got {budget_period_s!r} alone")
-        if horizon is not None:
-            problems.append("budget_period_s: expected none with a horizon, whose budget is spent once")
-    if not (np.isfinite(wait_cost_per_s) and wait_cost_per_s >= 0):
-        problems.append(f"wait_cost_per_s: expected a finite number >= 0, got {wait_cost_per_s!r}")
-    if horizon is not None and shares:
-        problems.append("tenant_shares: expected none with a horizon; they are shares of slot time")
-    problems += [
-        f"tenant_shares[{tenant!r}]: expected between 0 and 1, got {share!r}"
-        for tenant, share in shares.items()
-        if not 0 <= share <= 1
-    ]
-    if problems:
-        raise SpecError(*problems)

@@ -194,6 +194,4 @@ def window_prices(
             step *= 0.4
         prices, value, shares = trial, reached, trial_shares
     prices = prices / dual.units
-    return WindowPrices(
-        of_models=prices[: k * m].reshape(k, m), shared=prices[k * m :], shares=shares
-    )
+    return WindowPrices(of_models=prices[: k * m].reshape(k, m), shared=prices[k * m :], shares=shares)

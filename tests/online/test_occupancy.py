@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,14 +11,14 @@ import pytest
 from solver.online.occupancy import occupancy_prices
 
 
-def erlang_b(load, servers):
+def erlang_b(load: Any, servers: Any) -> Any:
     blocked = 1.0
     for n in range(1, servers + 1):
         blocked = load * blocked / (n + load * blocked)
     return blocked
 
 
-def single(value, service, rate, slots, queue=0, wait_cost=0.0):
+def single(value: Any, service: Any, rate: Any, slots: Any, queue: Any = 0, wait_cost: Any = 0.0) -> Any:
     n = len(value)
     return occupancy_prices(
         value[:, None],
@@ -35,7 +36,7 @@ def single(value, service, rate, slots, queue=0, wait_cost=0.0):
 
 @pytest.mark.parametrize("load", [0.3, 0.9, 1.4])
 @pytest.mark.parametrize("slots", [1, 5, 30])
-def test_one_kind_of_agent_is_erlangs_loss_system(load, slots):
+def test_one_kind_of_agent_is_erlangs_loss_system(load: Any, slots: Any) -> None:
     service = 2.0
     rate = load * slots / service
     table = single(np.ones(1), np.full(1, service), rate, slots)
@@ -48,7 +49,9 @@ def test_one_kind_of_agent_is_erlangs_loss_system(load, slots):
     assert table[0] >= 0.0
 
 
-def value_iteration(value, service, rate, slots, queue, wait_cost, rounds=60_000):
+def value_iteration(
+    value: Any, service: Any, rate: Any, slots: Any, queue: Any, wait_cost: Any, rounds: Any = 60_000
+) -> Any:
     """Relative value iteration of the uniformised chain: slow, plain, independent."""
     mean = service.mean()
     full = slots + queue
@@ -71,7 +74,7 @@ def value_iteration(value, service, rate, slots, queue, wait_cost, rounds=60_000
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_policy_iteration_meets_value_iteration(seed):
+def test_policy_iteration_meets_value_iteration(seed: Any) -> None:
     rng = np.random.default_rng(seed)
     value, service = rng.random(12), rng.uniform(0.5, 2.0, 12)
     slots, queue = int(rng.integers(1, 7)), int(rng.integers(0, 4))
@@ -83,7 +86,7 @@ def test_policy_iteration_meets_value_iteration(seed):
     np.testing.assert_allclose(table[: slots + queue], expected, rtol=1e-6, atol=1e-8)
 
 
-def test_large_pools_and_closed_models_have_finite_sorted_prices():
+def test_large_pools_and_closed_models_have_finite_sorted_prices() -> None:
     rng = np.random.default_rng(0)
     n, m = 400, 3
     slots = np.array([1200, 0, 7])

@@ -1,0 +1,74 @@
+"""Parameters of a router, checked together, and its models made known to the tracker."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from solver.errors import SpecError
+from solver.load.checks import money_problems, positive_problems, whole_problems
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from solver.load.tracker import LoadTracker
+    from solver.problem.spec import Model
+
+__all__ = ["announce", "check_parameters", "per_second"]
+
+
+def per_second(limits: list[int | None]) -> NDArray[np.float64]:
+    """Return limits per minute as limits per second, (m,), ``inf`` where there is none."""
+    return np.array([np.inf if limit is None else limit / 60.0 for limit in limits], np.float64)
+
+
+def announce(tracker: LoadTracker, models: tuple[Model, ...]) -> None:
+    """Give the capacity they state to models that the tracker does not know."""
+    known = set(tracker.snapshot().models)
+    for model in models:
+        if model.id not in known:
+            tracker.set_capacity(
+                model.id,
+                model.capacity,
+                requests_per_minute=model.requests_per_minute,
+                tokens_per_minute=model.tokens_per_minute,
+            )
+
+
+def check_parameters(
+    horizon: int | None,
+    budget_usd: float | None,
+    budget_period_s: float | None,
+    wait_cost_per_s: float,
+    ttl_s: float,
+    replicas: int,
+    shares: Mapping[str, float],
+) -> None:
+    """Raise one error that lists every parameter out of range."""
+    problems = positive_problems("ttl_s", ttl_s) + whole_problems("replicas", replicas, low=1)
+    if horizon is not None:
+        problems += whole_problems("horizon", horizon, low=1)
+    if budget_usd is not None:
+        problems += money_problems("budget_usd", budget_usd)
+        if horizon is None and budget_period_s is None:
+            problems.append("budget_period_s: required with budget_usd in steady traffic, but missing")
+    if budget_period_s is not None:
+        problems += positive_problems("budget_period_s", budget_period_s)
+        if budget_usd is None:
+            problems.append(f"budget_period_s: expected a budget_usd with it, got {budget_period_s!r} alone")
+        if horizon is not None:
+            problems.append("budget_period_s: expected none with a horizon, whose budget is spent once")
+    if not (np.isfinite(wait_cost_per_s) and wait_cost_per_s >= 0):
+        problems.append(f"wait_cost_per_s: expected a finite number >= 0, got {wait_cost_per_s!r}")
+    if horizon is not None and shares:
+        problems.append("tenant_shares: expected none with a horizon; they are shares of slot time")
+    problems += [
+        f"tenant_shares[{tenant!r}]: expected between 0 and 1, got {share!r}"
+        for tenant, share in shares.items()
+        if not 0 <= share <= 1
+    ]
+    if problems:
+        raise SpecError(*problems)
