@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.engines.base import Claim
+from solver.engines.network_balance import balanced_prices
+from solver.engines.network_greedy import greedy_flow
+from solver.engines.network_terms import principal_choice
 from solver.problem.instance import UNASSIGNED, Instance, chunks, row_maxima
 
 if TYPE_CHECKING:
@@ -20,8 +23,15 @@ if TYPE_CHECKING:
 
     from solver.clock import Deadline
     from solver.engines.base import Engine
+    from solver.problem.network import NetworkShape
 
 __all__ = ["GreedyEngine"]
+
+# Prices that rows with floors, copies or counts bid at, where time allows:
+_BALANCED_PAIRS = 100_000  # pairs looked at
+_BALANCING_ROUNDS = 30
+_BALANCING_S_PER_PAIR = 2e-8
+_BALANCING_SHARE = 0.25  # of the time left
 
 
 class GreedyEngine:
@@ -31,8 +41,8 @@ class GreedyEngine:
 
     def unsupported_reason(self, instance: Instance, *, remaining_s: float) -> str | None:
         """Return why not: greedy looks at one capacity at a time, not at limits across models."""
-        if instance.network is not None:
-            return "greedy: does not know floors, copies or counts"
+        if instance.network is not None and instance.network.has_openings:
+            return "greedy: does not know models that cost, or have a floor, only if they are opened"
         return None if instance.limits is None else "greedy: does not know limits across models"
 
     def solve(
@@ -43,8 +53,13 @@ class GreedyEngine:
         hint: Claim | None = None,
         seed: int = 0,
         threads: int = 1,
-    ) -> Claim:
-        """Return a feasible choice; agents not reached before the deadline stay unassigned."""
+    ) -> Claim | None:
+        """Return a feasible choice; agents not reached before the deadline stay unassigned.
+
+        Floors may be missed: nothing is claimed then.
+        """
+        if instance.network is not None:
+            return _network_claim(instance, instance.network, deadline)
         choice = np.full(instance.n, UNASSIGNED, np.int64)
         room = instance.capacity.copy()
         waiting = np.arange(instance.n)
@@ -58,6 +73,22 @@ class GreedyEngine:
             choice[waiting[taken]] = bid[taken]
             waiting = waiting[~taken]
         return Claim(choice=choice)
+
+
+def _network_claim(instance: Instance, shape: NetworkShape, deadline: Deadline) -> Claim | None:
+    affordable = _BALANCING_SHARE * deadline.remaining_s() / (_BALANCING_ROUNDS * _BALANCING_S_PER_PAIR)
+    pairs = int(min(affordable, _BALANCED_PAIRS))
+    prices = np.zeros(instance.m)
+    if pairs >= instance.m:
+        prices = balanced_prices(instance, pairs=pairs, rounds=_BALANCING_ROUNDS)
+    flow = greedy_flow(instance, shape, deadline, prices)
+    if flow is None or (flow.load(instance.m) < shape.floor).any():
+        return None
+    return Claim(
+        choice=principal_choice(instance, flow),
+        prices=prices[:, None],
+        flow=None if shape.is_single else flow,
+    )
 
 
 def _bids(

@@ -35,6 +35,9 @@ _CROWDED_PAIRS, _FEW_AGENTS = 100_000, 20  # and with fewer than so many: sample
 _LARGE_PAIRS = 2_000_000  # agents · models: an incumbent from greedy takes longer than prices above this
 _BIDS_S_PER_PAIR = 0.4e-6  # with so much time per pair, the lagrangian engine has bids at its own prices
 _LAST_RESORT_S = 5.0  # that lsap may take where the others found no proof, if so much is left
+_SHARE_OF_FLOW = (
+    0.3  # of the time left that floors, copies and counts may be expected to take without an incumbent
+)
 _MARGIN_S = 0.003  # kept back for verification of the last answer and the way out
 
 
@@ -161,11 +164,15 @@ def _incumbent(instance: Instance, deadline: Deadline, threads: int) -> Answer |
     greedy = load_engine("greedy")
     if greedy.unsupported_reason(instance, remaining_s=deadline.remaining_s()) is not None:
         return None
-    return _judge(instance, greedy.solve(instance, deadline=deadline), "greedy", None, threads)
+    claim = greedy.solve(instance, deadline=deadline)
+    return None if claim is None else _judge(instance, claim, "greedy", None, threads)
 
 
 def _starts_itself(instance: Instance, engine: str, deadline: Deadline) -> bool:
     """Whether the engine has an answer sooner than greedy would, or one where greedy seldom has any."""
+    if instance.network is not None:
+        patience_s = _SHARE_OF_FLOW * deadline.remaining_s()
+        return load_engine("flow").unsupported_reason(instance, remaining_s=patience_s) is None
     if instance.is_slots:  # answered at prices, exactly or not
         return instance.n * instance.m > _LARGE_PAIRS
     if engine != "lagrangian" or instance.penalty is None or not np.isposinf(instance.penalty).all():

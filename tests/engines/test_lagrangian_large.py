@@ -307,6 +307,7 @@ def test_where_agents_may_stay_out_a_better_hint_is_improved_on() -> None:
     greedy = GreedyEngine().solve(instance, deadline=Deadline.after(10_000))
     claim = LagrangianEngine().solve(instance, deadline=Deadline.after(700), hint=greedy)
     assert claim is not None
+    assert greedy is not None
     assert certify(instance, claim).violations == ()
     assert (claim.choice != UNASSIGNED).sum() >= (greedy.choice != UNASSIGNED).sum()
 

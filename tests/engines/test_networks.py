@@ -177,7 +177,7 @@ def test_an_earlier_solution_starts_a_similar_one() -> None:
     assert plain.status is solver.Status.OPTIMAL
 
 
-@pytest.mark.parametrize("engine", ["lsap", "price", "greedy", "lagrangian", "cpsat", "transport"])
+@pytest.mark.parametrize("engine", ["lsap", "price", "lagrangian", "cpsat", "transport"])
 def test_engines_that_know_no_floors_say_so(engine: str) -> None:
     with pytest.raises(solver.SpecError, match="cannot solve this instance"):
         solver.assign(np.ones((3, 2)), [3, 3], min_load=1, engine=engine)
@@ -313,3 +313,27 @@ def test_the_certificate_rejects_what_breaks_the_shape(choice: list[list[int]], 
     flow = UnitFlow.of_choice(np.array(choice))
     certificate = certify(instance, Claim(choice=principal_choice(instance, flow), flow=flow))
     assert any(message in line for line in certificate.violations)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_greedy_is_feasible_and_bounded(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n, m = 200, 12
+    scores = rng.normal(size=(n, m)) + rng.normal(size=m)
+    options = {"copies": rng.integers(1, 4, n)} if seed % 2 else {"count": rng.integers(1, 9, n)}
+    arguments = {"min_load": rng.integers(0, 30, m)} | options
+    greedy = solver.assign(scores, [120] * m, engine="greedy", **arguments)  # type: ignore[arg-type]
+    exact = solver.assign(scores, [120] * m, **arguments)  # type: ignore[arg-type]
+    assert exact.status is solver.Status.OPTIMAL
+    assert greedy.status in (solver.Status.FEASIBLE, solver.Status.OPTIMAL)
+    assert greedy.objective <= exact.objective + 1e-9 <= greedy.bound + 2e-9
+
+
+def test_a_short_deadline_has_a_verified_answer() -> None:
+    rng = np.random.default_rng(8)
+    scores = rng.normal(size=(5_000, 40)) + rng.normal(size=40)
+    solution = solver.assign(scores, [180] * 40, min_load=60, deadline_ms=60)
+    assert solution.status in (solver.Status.FEASIBLE, solver.Status.OPTIMAL, solver.Status.UNKNOWN)
+    if solution.status is not solver.Status.UNKNOWN:
+        assert solution.load.min() >= 60
+        assert solution.gap < 0.2

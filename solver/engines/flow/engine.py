@@ -17,7 +17,6 @@ from solver.engines.flow.core_arcs import solve_core
 from solver.engines.flow.generation import solve_network
 from solver.engines.flow.network import COARSE_BITS, FINE_BITS, Network
 from solver.engines.flow.openings import search_openings
-from solver.engines.network_duals import network_prices
 from solver.engines.network_terms import principal_choice
 from solver.problem.instance import UNASSIGNED, Instance
 
@@ -33,8 +32,7 @@ _CORED, _FEW = 5_000, 4  # pairs, and models, from which on a core is found fast
 _SECONDS_PER_ARC = 1e-6  # generous: cost scaling slows down on ties, and cannot be interrupted
 _MAX_ARCS = 100_000_000
 _SECONDS_PER_PAIR = 3e-8  # generous: passes over all pairs of an instance with floors, copies or counts
-_SECONDS_PER_UNIT_ARC = 6e-6  # likewise: flows on the few arcs of each of its rows
-_MANY_MODELS = 4_000  # above which exchanges between all pairs of models take too much memory
+_SECONDS_PER_UNIT_ARC = 5e-6  # likewise: flows on the few arcs of each of its rows
 
 
 class FlowEngine:
@@ -95,7 +93,7 @@ def _unsupported_network(instance: Instance, remaining_s: float) -> str | None:
     if instance.network is None:
         return None
     copies = float(instance.network.depth.sum())
-    estimate = instance.n * instance.m * _SECONDS_PER_PAIR + (copies + instance.n) * _SECONDS_PER_UNIT_ARC
+    estimate = instance.n * instance.m * _SECONDS_PER_PAIR + copies * _SECONDS_PER_UNIT_ARC
     if estimate > remaining_s:
         return f"flow: needs about {estimate * 1e3:.0f} ms, {max(remaining_s, 0) * 1e3:.0f} ms left"
     return None
@@ -119,8 +117,6 @@ def _network_claim(instance: Instance, deadline: Deadline, hint: Claim | None) -
     if found.missing.any() or (found.left > 0)[must].any():
         return Claim(choice=nobody, infeasible=True) if found.complete else None
     prices = found.prices[:, None]
-    if found.complete and instance.m <= _MANY_MODELS:
-        prices = network_prices(instance, found.flow)
     single = shape is not None and shape.is_single
     return Claim(
         choice=principal_choice(instance, found.flow), prices=prices, flow=None if single else found.flow

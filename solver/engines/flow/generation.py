@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.engines.flow.bounded import Arcs, BoundedFlow, solve_bounded
-from solver.engines.network_duals import Exchanges, exchange_prices, supply_exchanges
+from solver.engines.network_balance import balanced_prices
+from solver.engines.network_duals import Exchanges, exchange_prices, network_prices, supply_exchanges
 from solver.problem.instance import Instance, chunks, priced_blocks
 from solver.problem.network import NetworkShape, UnitFlow
 from solver.problem.sparse import CompressedScores
@@ -44,11 +45,19 @@ class GenerationParams:
     sample_share : int
         One agent of so many is in the sample that first prices come from.
     sample_per_model : int
-        Least agents in a sample, per model.
+        Least units in a sample, per model: with fewer, shares of slots and floors are mostly rounding.
+    balanced_pairs : int
+        Pairs of the rows that prices are balanced on where no sample says anything.
+    balancing_rounds : int
+        Rounds of that balancing.
     modest_fee : float
         Fee of the first rounds for missing a floor or leaving an agent out, in ranges of the scores.
     max_rounds : int
         Rounds after which the best flow so far is returned.
+    most_models : int
+        Models up to which prices of floors that could not be raised are taken from all pairs.
+    patience : float
+        Times the last flow took that must be left for another round and what follows.
     """
 
     all_pairs: int = 30_000
@@ -56,8 +65,12 @@ class GenerationParams:
     new_arcs: int = 3
     sample_share: int = 8
     sample_per_model: int = 8
-    modest_fee: float = 4.0
+    balanced_pairs: int = 200_000
+    balancing_rounds: int = 40
+    modest_fee: float = 1.0
     max_rounds: int = 200
+    most_models: int = 1_500
+    patience: float = 2.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -122,17 +135,27 @@ def solve_network(
     fee = full_fee if everything else min(params.modest_fee * value_range, full_fee)
     for _ in range(params.max_rounds):
         outside, own_fee = _outside(instance, fee, full_fee)
-        floor_fee = 2.0 * own_fee + _highest_outside(instance)
+        floor_fee = own_fee if own_fee < full_fee else 2.0 * own_fee + _highest_outside(instance)
+        began = deadline.clock.now()
         solved = solve_bounded(instance, arcs, outside, floor_fee)
+        pace_s = deadline.clock.now() - began
         if everything:
-            return _optimum(instance, arcs, solved, None, complete=True)
+            found = exchange_prices(_core_exchanges(instance, arcs, solved, outside, None), instance.m)
+            return _optimum(instance, arcs, solved, found, complete=True)
         found = exchange_prices(_core_exchanges(instance, arcs, solved, outside, floor_fee), instance.m)
         more = _improving(instance, arcs, solved, found, outside, params)
         if len(more.agent):
-            if deadline.expired():
+            if deadline.remaining_s() < params.patience * pace_s:
                 return _optimum(instance, arcs, solved, found, complete=False)
             arcs = arcs.with_more(more)
             continue
+        # Nothing keeps these prices from falling but the fee: as high as all pairs allow is what to report.
+        if (
+            (found <= -0.99 * floor_fee).any()
+            and not solved.missing.any()
+            and instance.m <= params.most_models
+        ):
+            found = network_prices(instance, UnitFlow.of_arcs(arcs.agent, arcs.model, solved.units))[:, 0]
         paid = solved.missing.any() or (solved.left > 0)[_is_fee(instance)].any()
         if not paid or fee >= full_fee:
             return _optimum(instance, arcs, solved, found, complete=True)
@@ -144,13 +167,13 @@ def _optimum(
     instance: Instance,
     arcs: Arcs,
     solved: BoundedFlow,
-    prices: NDArray[np.float64] | None,
+    prices: NDArray[np.float64],
     *,
     complete: bool,
 ) -> NetworkOptimum:
     return NetworkOptimum(
         flow=UnitFlow.of_arcs(arcs.agent, arcs.model, solved.units),
-        prices=np.zeros(instance.m) if prices is None else prices,
+        prices=prices,
         left=solved.left,
         missing=solved.missing,
         complete=complete,
@@ -250,9 +273,9 @@ def _core_exchanges(
     arcs: Arcs,
     solved: BoundedFlow,
     outside: NDArray[np.float64],
-    floor_fee: float,
+    floor_fee: float | None,
 ) -> Exchanges:
-    """Return the exchanges of a flow over the arcs of a core, floors missed at a fee included."""
+    """Return the exchanges of a flow over the arcs of a core, floors missed at a fee included if there is one."""
     n, m, shape = instance.n, instance.m, _shape(instance)
     first = np.searchsorted(arcs.agent, np.arange(n + 1))
     used = np.flatnonzero(solved.units)
@@ -266,6 +289,8 @@ def _core_exchanges(
     load = np.bincount(arcs.model, solved.units, m).astype(np.int64)
     supply = supply_exchanges(instance, load)
     floored, short = np.flatnonzero(shape.floor), np.flatnonzero(solved.missing)
+    if floor_fee is None:
+        floored, short, floor_fee = floored[:0], short[:0], 0.0
     node = np.full(max(len(floored), len(waiting), len(used)), m)
     return Exchanges.least(
         np.concatenate(
@@ -338,17 +363,21 @@ def _improving(
         found.append((row + rows.start) * m + model)
     new = np.concatenate(found)
     agent, model = new // m, new % m
-    return Arcs(agent=agent, model=model, score=instance.scores_of(agent, model))
+    score = instance.scores_of(agent, model)
+    # A price far from the optimum attracts everybody: as many arcs as could carry its slots are enough for a round.
+    gain = score - prices[model] - worst[agent]
+    order = np.lexsort((-gain, model))
+    place = np.arange(len(order)) - np.searchsorted(model[order], model[order])
+    kept = np.sort(order[place < np.maximum(params.new_arcs * instance.slots, 16)[model[order]]])
+    return Arcs(agent=agent[kept], model=model[kept], score=score[kept])
 
 
 def _sample_prices(instance: Instance, deadline: Deadline, params: GenerationParams) -> NDArray[np.float64]:
-    """Return the prices of some agents with their share of slots and floors; zeros where there are too few."""
+    """Return the prices of some agents with their share of slots and floors, balanced ones where there are too few."""
     n, m, shape = instance.n, instance.m, _shape(instance)
-    size = max(n // params.sample_share, params.sample_per_model * m)
-    if size > n // 2:
-        size = n // 4
-    if size * m <= params.all_pairs // 4 or size < 64:
-        return np.zeros(m)
+    size = max(n // params.sample_share, int(params.sample_per_model * m * n / shape.supply.sum()))
+    if size > n // 2 or size * m <= params.all_pairs // 4 or size < 64:
+        return balanced_prices(instance, pairs=params.balanced_pairs, rounds=params.balancing_rounds)
     place = np.arange(size)
     rows = np.unique(((place + place * _GOLDEN % 1.0) * (n / size)).astype(np.int64))
     size = len(rows)
@@ -366,7 +395,7 @@ def _sample_prices(instance: Instance, deadline: Deadline, params: GenerationPar
         load_cost=instance.load_cost,
         network=chosen,
     )
-    return solve_network(sample, deadline, params=replace(params, max_rounds=4)).prices
+    return solve_network(sample, deadline, params=replace(params, max_rounds=12)).prices
 
 
 def _select(shape: NetworkShape, rows: NDArray[np.int64]) -> NetworkShape:

@@ -1,0 +1,64 @@
+"""Rough prices for floors and capacities, by balancing soft choices: a start for exact methods and for greedy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from solver.problem.instance import Instance
+
+__all__ = ["balanced_prices"]
+
+_HOTTEST, _COLDEST = 0.1, 0.001  # temperatures at the beginning and at the end, in ranges of the scores
+
+
+def balanced_prices(instance: Instance, *, pairs: int, rounds: int) -> NDArray[np.float64]:
+    """Return (m,) prices at which some rows, choosing softly, keep roughly within floors and capacities.
+
+    The iterative scaling of Sinkhorn (1967), projected on intervals of column sums, at a temperature that falls.
+
+    Parameters
+    ----------
+    instance : Instance
+        With a network shape.
+    pairs : int
+        Pairs of the rows looked at; rows are taken evenly.
+    rounds : int
+        Passes over these pairs.
+    """
+    shape = instance.network
+    if shape is None:
+        raise ValueError("expected an instance with a network shape")
+    n, m = instance.n, instance.m
+    size = max(1, min(n, pairs // m))
+    rows = (np.arange(size) * (n / size)).astype(np.int64)
+    score = instance.score[rows].astype(np.float64)
+    finite = np.isfinite(score)
+    score = np.where(finite, score, 0.0)
+    low, high = float(score.min()), float(score.max())
+    value_range = (high - low) or 1.0
+    outside = np.full(size, low - value_range)
+    if instance.penalty is not None:
+        left = np.isfinite(instance.penalty[rows])
+        outside[left] = -instance.penalty[rows][left]
+    share = shape.supply[rows].sum() / shape.supply.sum()
+    most = np.maximum(instance.slots * share, 1e-9)
+    least = np.minimum(shape.floor * share, most)
+    supply = shape.supply[rows].astype(np.float64)
+    prices = np.zeros(m)
+    for k in range(rounds):
+        temperature = value_range * _HOTTEST * (_COLDEST / _HOTTEST) ** (k / rounds)
+        net = np.where(finite, score - prices, -np.inf)
+        top = np.maximum(net.max(axis=1), outside)
+        weight = np.exp((net - top[:, None]) / temperature)
+        total = weight.sum(axis=1) + np.exp((outside - top) / temperature)
+        load = (weight * (supply / total)[:, None]).sum(axis=0)
+        free = prices + temperature * np.log(np.maximum(load, 1e-300))  # at which the load would be one
+        above = free - temperature * np.log(most)
+        below = free - temperature * np.log(np.maximum(least, 1e-300))
+        prices = np.where(above > 0, above, np.where((below < 0) & (least > 0), below, 0.0))
+    return np.clip(prices, -2.0 * value_range, 2.0 * value_range)
