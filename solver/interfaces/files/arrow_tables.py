@@ -81,7 +81,7 @@ def _column(column: Any, pa: Any, name: str, kinds: ColumnKinds) -> Any:
         encoded = encoded.unify_dictionaries().combine_chunks()
         if isinstance(encoded, pa.ChunkedArray):
             encoded = encoded.chunk(0) if encoded.num_chunks else pa.array([], type=encoded.type)
-        codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+        codes = encoded.indices.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)
         return Coded(codes, encoded.dictionary.to_pylist())
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
         missing = column.is_null().to_numpy() if column.null_count else None

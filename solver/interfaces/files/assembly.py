@@ -14,7 +14,7 @@ from solver.interfaces.files.documents import DocumentLines, read_document
 from solver.interfaces.files.fleet_tables import FLEET_KINDS, fleet_rows
 from solver.interfaces.files.score_tables import SCORE_FIELDS, read_score_table, score_layout
 from solver.interfaces.files.sources import READING_FIELDS, Reading, content_suffix
-from solver.interfaces.files.tables import TABLE_SUFFIXES, is_table, read_table
+from solver.interfaces.files.tables import TABLE_SUFFIXES, is_table, read_table, way_out
 from solver.problem.agent_columns import LIST_FIELDS, NUMBER_FIELDS, TEXT_FIELDS, agent_table
 from solver.problem.agents import Agent, AgentTable
 from solver.problem.scores import ScoreTable
@@ -32,6 +32,7 @@ DOCUMENT_SUFFIXES = (".yaml", ".yml", ".json")
 _TABLE_OPTIONS = ("columns", "ignore_columns", *READING_FIELDS)
 _PREFIXES = ("resources", "capabilities", "capacity")  # of columns named like resources.memory_gb
 _FAULTY_AGENT = re.compile(r"agents\[(\d+)\]\.(\w+)")
+_LONGEST_PATH = 4096  # characters; no system opens longer ones
 _DIGITS = 10  # of an index; longer ones are part of a name
 _STEP = re.compile(r"\[(\d+)(?:, *\d+)*\]|\.?([^.\[\]]+)")
 
@@ -179,7 +180,7 @@ class Assembly:
             if key not in {"path", *options}
         ]
         target = reference.get("path")
-        if not isinstance(target, str) or not target:
+        if not isinstance(target, str) or not 0 < len(target) <= _LONGEST_PATH:
             lines.append(f"{part}.path: expected the path of a file, got {describe(target)}")
         if lines:
             raise SpecError(*lines)
@@ -188,7 +189,8 @@ class Assembly:
     def _listed(self, part: str, path: Path) -> Any:
         """Return the list in a YAML or JSON file: the file itself, or its field of the part's name."""
         if content_suffix(path) not in DOCUMENT_SUFFIXES:
-            msg = f"{path}: expected one of {', '.join((*DOCUMENT_SUFFIXES, *TABLE_SUFFIXES))}, got {path.suffix!r}"
+            endings = ", ".join((*DOCUMENT_SUFFIXES, *TABLE_SUFFIXES))
+            msg = f"{path}: expected one of {endings}, got {path.suffix!r}{way_out(path)}"
             raise _PlacedError(msg)
         with _placed():
             document = read_document(path, self.reading)

@@ -136,6 +136,9 @@ def read_score_table(path: Path, layout: ScoreLayout, *, reading: Reading) -> tu
             for name in missing
         ]
         raise SpecError(*(f"{line}{hints}" for line in lines))
+    if not table.rows:
+        msg = f"{path}: expected at least one row of scores, got none"
+        raise SpecError(msg)
     lines = []
     read = {"long": _long, "wide": _wide, "ranked": _ranked}[layout.layout]
     scores = read(table, layout, lines)

@@ -128,9 +128,11 @@ class Reading:
 
 def _is_text_encoding(name: str) -> bool:
     try:
-        return isinstance(b"".decode(name), str)
-    except (LookupError, ValueError):
+        return isinstance(b"abcd".decode(name), str)  # nothing at all is decoded without a look at the name
+    except LookupError:
         return False
+    except ValueError:  # an encoding in which these bytes are nothing, which a file may still be in
+        return True
 
 
 def content_suffix(path: Path) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-__all__ = ["TABLE_SUFFIXES", "Table", "is_table", "read_table"]
+__all__ = ["TABLE_SUFFIXES", "Table", "is_table", "read_table", "way_out"]
 
 _JSON_LINES = (".jsonl", ".ndjson")
 TABLE_SUFFIXES = (*CSV_SUFFIXES, *_JSON_LINES, *PARQUET_SUFFIXES, *EXCEL_SUFFIXES)
@@ -34,6 +34,12 @@ _NESTED_FIELD = "resources"  # of an agent in JSON, which a table has a column e
 def is_table(path: Path) -> bool:
     """Return whether a file is a table, by the ending of its name."""
     return content_suffix(path) in TABLE_SUFFIXES
+
+
+def way_out(path: Path) -> str:
+    """Return what to do with a file of a kind that is not read, or nothing."""
+    suffix = path.suffix.lower()
+    return f"; {_ALIENS[suffix]}" if suffix in _ALIENS else ""
 
 
 def read_table(
@@ -75,8 +81,7 @@ def read_table(
             return read_parquet(path, reading, kinds, first_name)
         if suffix in EXCEL_SUFFIXES:
             return read_excel(path, reading, kinds, first_name)
-    hint = f"; {_ALIENS[suffix]}" if suffix in _ALIENS else ""
-    msg = f"{path}: expected a table ({', '.join(TABLE_SUFFIXES)}), got {suffix or 'no ending'!r}{hint}"
+    msg = f"{path}: expected a table ({', '.join(TABLE_SUFFIXES)}), got {suffix or 'no ending'!r}{way_out(path)}"
     raise SpecError(msg)
 
 

@@ -1,0 +1,210 @@
+"""Mutate problem files and tables, and see that the command line says what is wrong or solves what is right.
+
+Run it as ``python -m tests.mutations --count 20000 --seed 0``. It prints what was done and found, and ends with 1
+when anything was: a traceback, an error that does not name its file, more than 2 s or 500 MB, an accepted file
+whose plan does not verify, or a harmless mutation that changed the plan.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import re
+import resource
+import signal
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from solver.interfaces.cli import main as solver_main
+from tests.mutations.corpus import Case, corpus
+from tests.mutations.mutators import HARMFUL, HARMLESS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_SECONDS = 2.0
+_MEGABYTES = 500.0
+_HANG_S = 20
+_MEMORY = Path("/dev/shm")  # noqa: S108 - files in memory: thousands of waits for a disk would show nothing
+_PLACE = re.compile(r"(:\d+: | row \d+: |: [\w.\[\], ]+: |no column|no such file)")
+_SURPRISE = re.compile(r"\(((?:Key|Attribute|Index|Type|Assertion|Name|ZeroDivision|UnboundLocal)Error)\)")
+"""What the boundary says where a reader raised what no file should make it raise."""
+_HARMLESS_SHARE = 0.25
+
+
+@dataclass
+class Findings:
+    """What came out of many mutations."""
+
+    rejected: int = 0
+    accepted: int = 0
+    unchanged: int = 0
+    slowest_s: float = 0.0
+    without_place: Counter[str] = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
+    kinds: Counter[str] = field(default_factory=Counter)
+
+
+def _run(arguments: Sequence[str]) -> tuple[int, str, str, float]:
+    """Run the command line in this process; return its code, output, errors and the processor time in seconds."""
+    out, err = io.StringIO(), io.StringIO()
+    begin = time.process_time()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = solver_main(arguments)
+    return code, out.getvalue(), err.getvalue(), time.process_time() - begin
+
+
+def _plan(folder: Path) -> dict[str, Any]:
+    rows = json.loads((folder / "plan.json").read_text())["assignments"]
+    return {row["agent"]: row["model"] for row in rows}
+
+
+def _solve(folder: Path, arguments: Sequence[str]) -> tuple[int, str, str, float]:
+    return _run(["solve", *arguments, "--json", "-o", str(folder / "plan.json")])
+
+
+def _in_folder(folder: Path, case: Case, renamed: dict[str, str]) -> list[str]:
+    """Return the arguments of a case with its files in a folder."""
+    return [str(folder / renamed.get(one, one)) if one in case.files else one for one in case.arguments]
+
+
+def _verify(folder: Path, arguments: list[str], summary: str) -> str | None:
+    """Return what is wrong with the plan just written, None when it is what it says."""
+    code, out, err, _ = _run(["verify", *arguments, str(folder / "plan.json"), "--json", "--no-bound"])
+    if code != 0:
+        return f"verify ended with {code}: {err.strip() or out.strip()}"
+    claimed, found = json.loads(summary)["objective"], json.loads(out)["objective"]
+    if claimed is None or abs(claimed - found) > 1e-9 * max(1.0, abs(found)):
+        return f"objective {claimed} is {found} when recomputed"
+    return None
+
+
+def _try(
+    case: Case, kind: str, harmless: bool, folder: Path, rng: np.random.Generator, found: Findings
+) -> None:
+    mutation = (HARMLESS if harmless else HARMFUL)[kind]
+    data = mutation(case.target, case.files[case.target], rng)
+    if data is None:
+        return
+    renamed = {}
+    if kind == "compressed":
+        if any(case.target in text for text in case.files.values()):
+            return  # another file refers to it by its name
+        renamed[case.target] = f"{case.target}.gz"
+    for name, text in case.files.items():
+        (folder / name).write_text(text)
+    target = folder / renamed.get(case.target, case.target)
+    target.write_bytes(data)
+    found.kinds[f"{case.name}, {kind}"] += 1
+    arguments = _in_folder(folder, case, renamed)
+    expected = None
+    if harmless:
+        reference = folder / "reference"
+        reference.mkdir(exist_ok=True)
+        for name, text in case.files.items():
+            (reference / name).write_text(text)
+        code, _, err, _ = _solve(reference, _in_folder(reference, case, {}))
+        if code != 0:
+            surprise = _SURPRISE.search(err)
+            what = f"a reader raised {surprise[1]}" if surprise else err.strip()[-300:]
+            found.faults.append(f"{case.name} is refused as it is: {what}")
+            return
+        expected = _plan(reference)
+    label = f"{case.name}, {kind}: {data[:200]!r}{'...' if len(data) > 200 else ''}"
+    code, out, err, seconds = _solve(folder, arguments)
+    if surprise := _SURPRISE.search(err):
+        found.faults.append(f"a reader raised {surprise[1]}, {err.strip()[-300:]}: {label}")
+    found.slowest_s = max(found.slowest_s, seconds)
+    if seconds > _SECONDS:
+        found.faults.append(f"{seconds:.1f} s: {label}")
+    if "Traceback" in err or "unexpected" in err or code not in (0, 2, 3):
+        found.faults.append(f"exit {code}, {err.strip()[-300:]}: {label}")
+    elif code == 2:
+        found.rejected += 1
+        lines = [line for line in err.splitlines() if line.startswith("error:")]
+        if not lines or not all(str(folder) in line for line in lines):
+            found.faults.append(f"no file in {lines[:3]}: {label}")
+        found.without_place.update(
+            re.sub(r"\d+|'.*'", "_", line.replace(str(folder), ""))[:90]
+            for line in lines
+            if not _PLACE.search(line)
+        )
+        if harmless:
+            found.faults.append(f"refused though harmless, {lines[:2]}: {label}")
+    else:
+        found.accepted += 1
+        wrong = _verify(folder, arguments, out) if code == 0 else None
+        if wrong:
+            found.faults.append(f"{wrong}: {label}")
+        if harmless:
+            found.unchanged += 1
+            if _plan(folder) != expected:
+                found.faults.append(f"another plan though harmless: {label}")
+
+
+def run(count: int, seed: int) -> Findings:
+    """Return what came out of ``count`` mutations."""
+    found = Findings()
+    attempt = 0
+    signal.signal(signal.SIGALRM, _hang)
+    with tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None) as name:
+        while sum(found.kinds.values()) < count:
+            rng = np.random.default_rng([seed, attempt])
+            attempt += 1
+            cases = corpus(rng)
+            case = cases[int(rng.integers(len(cases)))]
+            harmless = bool(rng.random() < _HARMLESS_SHARE)
+            kinds = list(HARMLESS if harmless else HARMFUL)
+            kind = kinds[int(rng.integers(len(kinds)))]
+            folder = Path(name) / "run"
+            folder.mkdir(exist_ok=True)
+            signal.alarm(_HANG_S)
+            try:
+                _try(case, kind, harmless, folder, rng, found)
+            finally:
+                signal.alarm(0)
+    megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if megabytes > _MEGABYTES:
+        found.faults.append(f"{megabytes:.0f} MB at most, of which 500 are allowed")
+    return found
+
+
+def _hang(_number: int, _frame: Any) -> None:
+    msg = f"no end after {_HANG_S} s"
+    raise TimeoutError(msg)
+
+
+def main() -> int:
+    """Run the command and return 1 when anything was found."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutations", description=__doc__)
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    begin = time.perf_counter()
+    found = run(options.count, options.seed)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"{sum(found.kinds.values()):,} mutations of {len(found.kinds)} kinds, seed {options.seed}")
+    print(f"{found.rejected:,} rejected, {found.accepted:,} accepted, of those {found.unchanged:,} harmless")
+    print(
+        f"slowest {found.slowest_s:.2f} s of processor time, at most {peak:.0f} MB, "
+        f"{time.perf_counter() - begin:.0f} s in all"
+    )
+    print(f"{sum(found.without_place.values())} errors name the file without a place in it:")
+    for text, times in found.without_place.most_common(40):
+        print(f"  {times:6} {text}")
+    print(f"{len(found.faults)} faults")
+    for text in found.faults[:60]:
+        print(f"  {text}")
+    return 1 if found.faults else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
