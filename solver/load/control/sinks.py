@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import logging
 import queue
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from solver.errors import SpecError
 from solver.load.checks import amount_problems, positive_problems, whole_problems
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from solver.load.control.alerts import Alert
 
 __all__ = ["LogSink", "WebhookSink"]
+
+_LOG = logging.getLogger(__name__)
 
 
 class LogSink:
@@ -49,10 +53,13 @@ class LogSink:
 class WebhookSink:
     """Posts alerts as JSON to an URL, from a thread of its own: a slow or dead receiver delays nobody.
 
+    Only an answer with a status from 200 to 299 counts as delivered. Redirects are not followed: alerts go
+    where they were meant to go, or are tried again.
+
     Parameters
     ----------
     url : str
-        ``http://`` or ``https://``.
+        ``http://`` or ``https://``, with a host.
     timeout_s : float
         For each attempt.
     attempts : int
@@ -74,14 +81,14 @@ class WebhookSink:
     ) -> None:
         problems = positive_problems("timeout_s", timeout_s) + whole_problems("attempts", attempts, low=1)
         problems += amount_problems("backoff_s", backoff_s) + whole_problems("backlog", backlog, low=1)
-        if not str(url).startswith(("http://", "https://")):
-            problems.append(f"url: expected http:// or https://, got {url!r}")
+        problems += _url_problems(url)
         if problems:
             raise SpecError(*problems)
         self._url = url
         self._timeout_s = timeout_s
         self._attempts = attempts
         self._backoff_s = backoff_s
+        self._opener = urllib.request.build_opener(_NoRedirects)
         self._queue: queue.Queue[Alert] = queue.Queue(backlog)
         self._closing = threading.Event()
         self._count_lock = threading.Lock()
@@ -124,10 +131,14 @@ class WebhookSink:
                 alert = self._queue.get(timeout=0.1)
             except queue.Empty:
                 continue
-            self._deliver(alert)
+            try:
+                self._deliver(alert)
+            except Exception:  # noqa: BLE001 # whatever it is, the alerts after this one must be sent
+                _LOG.exception("an alert could not be sent: %r", alert)
+                self._lose()
 
     def _deliver(self, alert: Alert) -> None:
-        body = json.dumps(asdict(alert)).encode()
+        body = json.dumps(asdict(alert), default=_plain).encode()
         for attempt in range(self._attempts):
             if attempt and self._closing.wait(self._backoff_s * 2 ** (attempt - 1)):
                 break
@@ -135,14 +146,47 @@ class WebhookSink:
                 self._url, data=body, headers={"Content-Type": "application/json"}
             )
             try:
-                with urllib.request.urlopen(request, timeout=self._timeout_s):  # noqa: S310 # as above
+                with self._opener.open(request, timeout=self._timeout_s):
                     with self._count_lock:
                         self._delivered += 1
                     return
-            except (OSError, urllib.error.URLError):
-                continue
+            except (OSError, http.client.HTTPException) as error:  # an answer that is not HTTP, too
+                _LOG.info("the receiver of alerts did not accept one: %s", error)
         self._lose()
 
     def _lose(self) -> None:
         with self._count_lock:
             self._given_up += 1
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Takes a redirect for the failure that it is."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> None:
+        """Follow nothing; the answer becomes an error."""
+
+
+def _url_problems(url: object) -> list[str]:
+    """Return what is wrong with the address of a receiver: nothing, or one line."""
+    try:
+        parts = urllib.parse.urlsplit(str(url))
+        port_is_fine = parts.port is None or parts.port > 0
+    except ValueError as error:
+        return [f"url: expected an address with a valid port, got {url!r} ({error})"]
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_fine:
+        return [f"url: expected http:// or https:// and a host, got {url!r}"]
+    return []
+
+
+def _plain(value: object) -> object:
+    """Return a value that JSON has no form for, such as a number of numpy, as one that it has."""
+    item = getattr(value, "item", None)
+    return item() if callable(item) else str(value)

@@ -270,7 +270,7 @@ class RedisStore:
             answers = local.acquire_many(asks, whole_plan=whole_plan)
             for ask, answer in zip(asks, answers, strict=True):
                 if isinstance(answer, Refusal):  # the server may have granted it before it went away
-                    self._memory.unsent_releases[ask.lease_id] = ("", "")
+                    self._memory.drop_later(ask.lease_id)
                 else:
                     self._memory.hold(ask, answer, here=True)
             return answers
@@ -298,6 +298,8 @@ class RedisStore:
             return state
 
         def locally(local: MemoryStore) -> LeaseState:
+            if self._memory.waits(lease_id):
+                return LeaseState.QUEUED
             if not self._share_open():
                 return local.lease_state(lease_id)
             state = local.renew(lease_id, ttl_s)
@@ -342,7 +344,9 @@ class RedisStore:
         def locally(local: MemoryStore) -> ReleaseOutcome:
             held = self._memory.held.pop(lease_id, None)
             local.release(lease_id, tokens=tokens, cost_nano_usd=cost_nano_usd)
-            if held is None and lease_id in self._memory.unsent_releases:
+            if held is None and (
+                lease_id in self._memory.unsent_releases or lease_id in self._memory.unsent_drops
+            ):
                 return ReleaseOutcome.UNKNOWN
             self._memory.unsent_releases[lease_id] = actual
             return ReleaseOutcome.DEFERRED
@@ -350,26 +354,27 @@ class RedisStore:
         return self._run(remotely, locally)
 
     def move(self, lease_id: str, ask: Ask) -> LeaseState | Refusal:
-        """Swap a live lease for one on another model: both steps, or neither. Refused during an outage."""
+        """Swap a live lease for one on another model: both steps, or neither. Refused during an outage.
+
+        Two round trips: the old lease is dropped once the answer about the new one has come, so that a lost
+        answer leaves the caller with what it believes to have. In between both count.
+        """
         self._check(ask)
-        operation_id = secrets.token_hex(8)
 
         def remotely() -> LeaseState | Refusal:
-            reply = self._link.call("move", operation_id, lease_id, *ask_fields(ask))
-            if reply[0] == LeaseState.GONE:
-                return LeaseState.GONE
-            answer = self._answer(ask, reply)
-            if not isinstance(answer, Refusal):
-                self._memory.held.pop(lease_id, None)
-                self._heartbeat.drop(lease_id)
-            return answer
+            reply = self._link.call("move", lease_id, *ask_fields(ask))
+            return LeaseState.GONE if reply[0] == LeaseState.GONE else self._answer(ask, reply)
 
         def locally(_: MemoryStore) -> Refusal:
-            # It may have been carried out before the answer was lost: have the new lease taken back.
-            self._memory.unsent_releases[ask.lease_id] = ("", "")
+            self._memory.drop_later(ask.lease_id)  # the answer may have been lost
             return _unavailable(ask)
 
-        return self._run(remotely, locally, lambda: _unavailable(ask))
+        answer = self._run(remotely, locally, lambda: _unavailable(ask))
+        if answer in _GRANTED:
+            self._memory.held.pop(lease_id, None)
+            self._heartbeat.drop(lease_id)
+            self._run(lambda: self._drop(lease_id), lambda _: self._memory.drop_later(lease_id))
+        return answer
 
     def lease_state(self, lease_id: str) -> LeaseState:
         """Tell where a lease stands."""
@@ -381,7 +386,10 @@ class RedisStore:
                 held.state = state
             return state
 
-        return self._run(remotely, lambda local: local.lease_state(lease_id))
+        def locally(local: MemoryStore) -> LeaseState:
+            return LeaseState.QUEUED if self._memory.waits(lease_id) else local.lease_state(lease_id)
+
+        return self._run(remotely, locally)
 
     def queued_leases(self, model: str) -> list[str]:
         """Return the ids of the waiting leases of a model, first come first."""
@@ -574,13 +582,13 @@ class RedisStore:
         return self._on_outage == "local_share" and silent_s >= self._settle_s
 
     def _acquire_locally(self, local: MemoryStore, ask: Ask) -> LeaseState | Refusal:
-        # The server may have granted it before the answer was lost: have it released on recovery.
-        self._memory.unsent_releases[ask.lease_id] = ("", "")
+        # The server may have granted it before the answer was lost: have it taken back on recovery.
+        self._memory.drop_later(ask.lease_id)
         if ask.model not in self._memory.limits or not self._share_open():
             return _unavailable(ask)
         answer = local.acquire(ask)
         if not isinstance(answer, Refusal):
-            del self._memory.unsent_releases[ask.lease_id]
+            self._memory.unsent_drops.pop(ask.lease_id, None)
             self._memory.hold(ask, answer, here=True)
         return answer
 
@@ -598,10 +606,17 @@ class RedisStore:
         for lease_id, actual in list(memory.unsent_releases.items()):
             self._link.call("release", lease_id, *actual)
             memory.unsent_releases.pop(lease_id, None)
+        for lease_id in list(memory.unsent_drops):
+            self._drop(lease_id)
         while memory.unsent:
             operation, *arguments = memory.unsent[0]
             self._send(str(operation), *arguments)
             memory.unsent.pop(0)
+
+    def _drop(self, lease_id: str) -> None:
+        """Take back a lease as if it had never been granted."""
+        self._link.call("drop", lease_id)
+        self._memory.unsent_drops.pop(lease_id, None)
 
     def _send_limits(self, model: str) -> None:
         self._link.call("configure", *limit_fields(model, self._memory.limits[model]))

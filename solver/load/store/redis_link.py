@@ -6,6 +6,7 @@ import enum
 import importlib.resources
 import json
 import logging
+import math
 import re
 import secrets
 import threading
@@ -184,13 +185,17 @@ class RedisLink:
         """Set what no two processes may share, also in the child of a fork."""
         self.lock = threading.RLock()
         self.up = False
+        self._telling = False
         self.detail = "not joined yet"
         self.cause: OutageCause | None = None
-        self._next_attempt_s = 0.0
+        self._next_attempt_s = -math.inf
         self._epoch = ""
         self._sha = ""
+        self._process, self._joinings = secrets.token_hex(8), 0
         self._seen: tuple[float, float, float] | None = None
         """(the server's time in the last answer, when it was asked for, when it came) by this machine's clock."""
+        self._clock_set: tuple[float, float] | None = None
+        """(the time, the reading of the server's clock) when that was found to be set forward."""
 
     @property
     def server_now_s(self) -> float:
@@ -240,10 +245,21 @@ class RedisLink:
         raise StoreDownError(self.detail)
 
     def _run(self, operation: str, *arguments: str | float) -> list[Any]:
+        for _ in range(_ATTEMPTS):
+            reply = self._exchange(operation, *arguments)
+            if not reply or reply[0] != "late":
+                return reply
+            # It is not late, since somebody waits for the answer: the server's clock has been set forward.
+            self._clock_set = (self.server_now_s, float(reply[1]))
+        raise redis.exceptions.ConnectionError("the server's clock does not keep still")
+
+    def _exchange(self, operation: str, *arguments: str | float) -> list[Any]:
         sent_s = self._wall.now()
         clock, earliest, latest = "", "", ""
         if self._script_clock is not None:
             clock = repr(self._script_clock.now())
+        elif self._clock_set is not None:
+            earliest, latest = repr(self._clock_set[0]), f"set{self._clock_set[1]!r}"
         elif self._seen is not None:
             server_s, asked_s, came_s = self._seen
             earliest = repr(server_s + sent_s - came_s)
@@ -262,7 +278,8 @@ class RedisLink:
             *arguments,
         )
         now, answer = _text(reply)
-        self._seen = (float(now), sent_s, self._wall.now())
+        if answer and answer[0] != "late":
+            self._seen, self._clock_set = (float(now), sent_s, self._wall.now()), None
         return list(answer)
 
     def _lost(self, detail: str, cause: OutageCause, *, at_once: bool) -> None:
@@ -284,6 +301,10 @@ class RedisLink:
         with self.lock:
             if self.up:
                 return
+            if (
+                self._telling
+            ):  # what was to be sent after joining was lost: the whole of it is tried again later
+                raise StoreDownError(self.detail)
             if self._wall.now() < self._next_attempt_s:
                 raise StoreDownError(self.detail)
             try:
@@ -291,6 +312,9 @@ class RedisLink:
                 info = self._client.info()
                 self._check_server(info)
                 reply = self._send_order(info["run_id"])
+                if reply[0] == "stale":  # another process has joined under this name
+                    self._process, self._joinings = secrets.token_hex(8), 0
+                    reply = self._send_order(info["run_id"])
             except redis.exceptions.RedisError as error:
                 self._lost(f"{type(error).__name__}: {error}", cause_of(error), at_once=False)
                 raise StoreDownError(self.detail) from error
@@ -302,14 +326,20 @@ class RedisLink:
             self.up = self._ever_joined = True
             self.detail, self.cause = "", None
             self.last_answer_s = self.clock.now()
-            self._on_joined()
+            self._telling = True
+            try:
+                self._on_joined()
+            finally:
+                self._telling = False
 
     def _send_order(self, run_id: str) -> list[Any]:
         self.replica.take()
-        self._seen = None  # the time of a server that has lost its memory is another
         self._sha = self._client.script_load(_script())
         number = self.replica.number
+        self._joinings += 1
         order = {
+            "process": self._process,
+            "number": self._joinings,
             "schema": SCHEMA,
             "run_id": run_id,
             "epoch": self._epoch,
@@ -342,7 +372,7 @@ class RedisLink:
     def leave(self) -> None:
         """Give up the name; it is chosen, and the server joined, anew with the next operation."""
         self.up = False
-        self._next_attempt_s = 0.0
+        self._next_attempt_s = -math.inf
         self.replica.give_up()
 
     def subscribe(self, channel: str) -> Any:

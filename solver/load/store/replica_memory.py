@@ -75,6 +75,8 @@ class ReplicaMemory:
         """Leave leases and unsent work to the process that they belong to, in the child of a fork."""
         self.held: dict[str, KnownLease] = {}
         self.unsent_releases: dict[str, tuple[str, str]] = {}
+        self.unsent_drops: dict[str, None] = {}
+        """Leases that the server may have granted, in answers that were lost."""
         self.unsent: list[tuple[str | int | float, ...]] = []
         """Operations to be sent after an outage, with their operation ids."""
         self.outside.clear()
@@ -90,14 +92,17 @@ class ReplicaMemory:
                 self.held.pop(lease_id, None)
             self._prune_at = max(1024, 2 * len(self.held))
 
+    def drop_later(self, lease_id: str) -> None:
+        """Have a lease that the server may have granted taken back when it answers again."""
+        self.unsent_drops[lease_id] = None
+
     def note_usage(self, model: str, used: list[str]) -> None:
         """Remember what the server says was used of a model."""
         self._used[model] = ((int(used[0]), int(used[1]), int(used[2])), self._clock.now())
 
     def note_outside(self, model: str, active: int, queued: int) -> None:
-        """Remember what this replica has changed of the work from outside."""
-        before = self.outside.get(model, (0, 0))
-        self.outside[model] = (before[0] + active, before[1] + queued)
+        """Remember what this replica has added to the work from outside, all in all."""
+        self.outside[model] = (active, queued)
 
     def note_lifted(self, model: str, owner: str, name: str | None, at_s: float) -> None:
         """Remember that stops were lifted, at the server's time."""
@@ -190,14 +195,27 @@ class ReplicaMemory:
 
     # -- outages
 
+    def waits(self, lease_id: str) -> bool:
+        """Return whether a lease waits on the server, as far as this replica knows."""
+        held = self.held.get(lease_id)
+        return (
+            held is not None
+            and held.state is LeaseState.QUEUED
+            and not held.here
+            and held.until_s > self._clock.now()
+        )
+
     def open_local(self, replicas: int) -> MemoryStore:
-        """Return a store of this process that holds what this replica holds, under its share of the limits."""
+        """Return a store of this process that holds what runs here, under this replica's share of the limits.
+
+        What waits on the server goes on waiting: only the server knows when its turn has come.
+        """
         local = MemoryStore(clock=self._clock, per_process=True)
         now = self._clock.now()
         for model in self.limits:
             local.configure(model, Limits(max_concurrent=2**53, max_queue=2**53))
         for lease_id, held in self.held.items():
-            if held.until_s > now and held.ask.model in self.limits:
+            if held.until_s > now and held.ask.model in self.limits and held.state is LeaseState.RUNNING:
                 local.acquire(
                     Ask(
                         model=held.ask.model,

@@ -9,15 +9,18 @@
 -- ARGV[5]  number of peers (0: absent replicas keep no share)
 -- ARGV[6]  seconds until a silent replica counts as absent
 -- ARGV[7]  earliest and
--- ARGV[8]  latest time it can be, by the caller's monotonic clock; empty when the caller cannot tell
+-- ARGV[8]  latest time it can be, by the caller's monotonic clock; empty when the caller cannot tell. After an
+--          answer 'late': the time it was then, and the reading of the server's clock, as 'set' and a number
 -- ARGV[9+] arguments of the operation
 --
 -- Reply: {time, answer}. A script is not rolled back when a call fails, so nothing here relies on a key
 -- that somebody may have deleted, and every number is written in full.
 --
--- Keys: meta (hash), joined (set), members (zset), models (zset: by order of arrival), forgotten (zset),
+-- Keys: meta (hash), joined (set), processes (hash: replica -> process and number of its last joining),
+--       lifted (hash: stop -> second, while recovering), members (zset), models (zset: by order of arrival), forgotten (zset),
 --       expiry (zset: lease -> second), timers (zset: what ends by itself -> second),
 --       trash (zset: key to be deleted -> second), m:<model> (hash), s:<model> (hash: stop -> JSON),
+--       o:<model> (hash: replica -> active and queued work that it has added from outside),
 --       w:<model>:<meter> (hash: step -> amount), q:<model> (zset: waiting leases),
 --       l:<lease> (hash), op:<operation id> (string: its answer)
 
@@ -44,7 +47,8 @@ end
 -- Time ------------------------------------------------------------------------------------------------
 --
 -- now    seconds that have passed, for meters. The server's clock may be set while it runs: steps back are
---        left out, and so are steps forward that the caller's monotonic clock contradicts.
+--        left out. A reading later than the caller says it can be means that the message is late, or that
+--        the clock was set forward: nothing is done, and a caller who still waits for the answer says so.
 -- alive  the same for leases. A gap longer than any lease that no caller can vouch for may be a step of the
 --        clock: it does not shorten leases, so that none ends while its holder works.
 
@@ -56,14 +60,18 @@ end
 
 local meta = call('HMGET', META, 'epoch', 'wall', 'now', 'lag', 'recovering_until', 'max_gap', 'leases', 'models',
                   'peak', 'peak_now')
-local now, lag, peak, peak_now = wall, 0, wall, wall
+local now, lag, peak, peak_now, late = wall, 0, wall, wall, false
 if meta[2] then
   local before, step = num(meta[3], wall), math.max(0, wall - num(meta[2], wall))
-  local earliest, latest = tonumber(ARGV[7]), tonumber(ARGV[8])
+  local earliest, latest, set = tonumber(ARGV[7]), tonumber(ARGV[8]), string.match(ARGV[8], '^set(.*)$')
   local max_gap = ARGV[3] ~= '' and LEAP_S or num(meta[6], 0)
   now, lag, peak, peak_now = before + step, num(meta[4], 0), num(meta[9], wall), num(meta[10], now)
-  if earliest then
-    now = math.min(math.max(now, earliest), math.max(before, latest))
+  if meta[1] ~= ARGV[2] then earliest, set = nil, nil end -- another epoch may have another time
+  if set then
+    now = math.max(before, earliest + math.max(0, wall - tonumber(set)))
+  elseif earliest then
+    late = now > latest
+    now = math.max(now, earliest)
   elseif num(meta[2], wall) < peak and wall >= peak and wall - peak <= max_gap then -- set back, and now right
     now = math.max(before, peak_now + wall - peak)
   elseif step > max_gap then
@@ -80,6 +88,7 @@ local function note_time()
 end
 
 local function model_key(model) return prefix .. 'm:' .. model end
+local function outside_key(model) return prefix .. 'o:' .. model end
 local function stops_key(model) return prefix .. 's:' .. model end
 local function lease_key(id) return prefix .. 'l:' .. id end
 local function queue_key(model) return prefix .. 'q:' .. model end

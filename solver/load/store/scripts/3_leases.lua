@@ -34,17 +34,19 @@ local function promote(model)
 end
 
 local function unlist(id)
-  if call('ZREM', EXPIRY, id) == 1 then call('HINCRBY', META, 'leases', -1) end
+  if call('ZREM', EXPIRY, id) == 0 then return false end
+  call('HINCRBY', META, 'leases', -1)
+  return true
 end
 
 -- Free the slots or the queue place of a live lease.
 local function give_back(id, model, state, slots)
   local key = model_key(model)
-  unlist(id)
+  if not unlist(id) then return end -- it was not counted
   local counts = call('HMGET', key, 'active', 'waiting')
   if not counts[1] then return end -- the model was forgotten
   if state == 'running' then
-    call('HSET', key, 'active', int(num(counts[1], 0) - slots))
+    call('HSET', key, 'active', int(math.max(0, num(counts[1], 0) - slots)))
   else
     call('ZREM', queue_key(model), id)
     call('HSET', key, 'waiting', int(math.max(0, num(counts[2], 0) - 1)))

@@ -1,15 +1,20 @@
 -- Models: limits, work from outside, stops ---------------------------------------------------------------
 
+local function list(model)
+  if call('ZADD', MODELS, 'NX', call('HINCRBY', META, 'ticket', 1), model) == 1 then
+    call('HINCRBY', META, 'models', 1)
+  end
+end
+
 -- Limits are seven fields: model, slots, queue, three meter limits (-1: none), budget period (0: none).
 local function configure(limits)
   local model, period = limits[1], limits[7]
   local key = model_key(model)
   local before = call('HGET', key, 'period')
   if not before then
+    damaged = call('ZSCORE', MODELS, model) ~= false or damaged -- somebody has deleted it: it may have leases
     call('HSET', key, 'active', 0, 'waiting', 0, 'out_active', 0, 'out_queued', 0, 'accepting', 1, 'held', 0)
-    if call('ZADD', MODELS, 'NX', call('HINCRBY', META, 'ticket', 1), model) == 1 then
-      call('HINCRBY', META, 'models', 1)
-    end
+    list(model)
     call('ZREM', FORGOTTEN, model)
   elseif before ~= period then -- what was spent counts from now on
     local used = advance_meter(model, 2, num(before, 0))
@@ -38,29 +43,43 @@ local function set_outside(model, added_a, added_q, seen_a, seen_q)
        'added_a', int(added_a), 'added_q', int(added_q), 'seen_a', int(seen_a), 'seen_q', int(seen_q))
 end
 
+-- What the calling replica has added, so that it can be told again.
+local function own_part(model)
+  local own = call('HGET', outside_key(model), replica)
+  local active, queued = string.match(own or '', '^(%-?%d+) (%-?%d+)$')
+  return num(active, 0), num(queued, 0)
+end
+
+local function set_own_part(model, active, queued)
+  call('HSET', outside_key(model), replica, int(active) .. ' ' .. int(queued))
+end
+
 -- With a floor at zero. Until every replica has told, a sum may be below it: that is left to the others.
 local function add(before, change, seen) return math.max(before + change, math.min(before, -seen)) end
 
 local function adjust(model, active, queued)
   local added_a, added_q, seen_a, seen_q = outside_of(model)
   local new_a, new_q = add(added_a, active, seen_a), add(added_q, queued, seen_q)
+  local own_a, own_q = own_part(model)
+  own_a, own_q = own_a + new_a - added_a, own_q + new_q - added_q
+  set_own_part(model, own_a, own_q)
   set_outside(model, new_a, new_q, seen_a, seen_q)
   touch(model)
   promote(model)
-  return {'ok', int(new_a - added_a), int(new_q - added_q)}
+  return {'ok', int(own_a), int(own_q)}
 end
 
 local function observe(model, active, queued, ttl)
-  local added_a, added_q = outside_of(model)
   local state = call('HMGET', model_key(model), 'active', 'out_active', 'waiting')
   local seen_a = math.max(0, active - (num(state[1], 0) - num(state[2], 0)))
   local seen_q = math.max(0, queued - num(state[3], 0))
+  call('DEL', outside_key(model))
   set_outside(model, 0, 0, seen_a, seen_q)
   if ttl then call('ZADD', TIMERS, exact(now + ttl), cjson.encode({'o', model}))
   else call('ZREM', TIMERS, cjson.encode({'o', model})) end
   touch(model)
   promote(model)
-  return {'ok', int(-added_a), int(-added_q), int(seen_a), int(seen_q)}
+  return {'ok', '0', '0', int(seen_a), int(seen_q)}
 end
 
 local HOLDS_QUEUE = {cooldown = true, breaker = true}
@@ -111,7 +130,7 @@ local function run_timers()
     if call('EXISTS', model_key(entry[2])) == 1 then
       if entry[1] == 'o' then
         local added_a, added_q = outside_of(entry[2])
-        set_outside(entry[2], math.max(0, added_a), math.max(0, added_q), 0, 0)
+        set_outside(entry[2], added_a, added_q, 0, 0)
         call('HINCRBY', META, 'version', 1)
         promote(entry[2])
       elseif call('HDEL', stops_key(entry[2]), entry[3]) == 1 then
@@ -146,7 +165,7 @@ local function forget(model)
     call('ZREM', TIMERS, cjson.encode({'s', model, key}))
   end
   call('ZREM', TIMERS, cjson.encode({'o', model}))
-  call('DEL', model_key(model), stops_key(model), queue_key(model), window_key(model, 0), window_key(model, 1),
+  call('DEL', model_key(model), stops_key(model), outside_key(model), queue_key(model), window_key(model, 0), window_key(model, 1),
        window_key(model, 2))
   if call('ZREM', MODELS, model) == 1 then call('HINCRBY', META, 'models', -1) end
   call('ZREMRANGEBYSCORE', FORGOTTEN, '-inf', exact(now - 86400))

@@ -47,16 +47,34 @@ local function tell_settings(order)
     local model = entry[1]
     if call('EXISTS', model_key(model)) == 1 then
       local added_a, added_q, seen_a, seen_q = outside_of(model)
-      set_outside(model, added_a + entry[2], added_q + entry[3], math.max(seen_a, entry[4]),
-                  math.max(seen_q, entry[5]))
+      if call('HEXISTS', outside_key(model), replica) == 0 then -- else the server knows better
+        set_own_part(model, entry[2], entry[3])
+        added_a, added_q = added_a + entry[2], added_q + entry[3]
+      end
+      set_outside(model, added_a, added_q, math.max(seen_a, entry[4]), math.max(seen_q, entry[5]))
       if entry[6] >= 0 then call('ZADD', TIMERS, exact(now + entry[6]), cjson.encode({'o', model})) end
     end
+  end
+end
+
+-- A server that has forgotten the time may have begun another: no lease lives longer than any may.
+local function limit_leases(max_ttl)
+  for _, id in ipairs(call('ZRANGEBYSCORE', EXPIRY, '(' .. exact(alive + max_ttl), '+inf')) do
+    call('ZADD', EXPIRY, exact(alive + max_ttl), id)
   end
 end
 
 local function join(order)
   local known = call('HMGET', META, 'run_id', 'epoch', 'schema')
   if known[3] and known[3] ~= order.schema then return {'schema', known[3]} end
+  -- A message that comes late, after others of the same replica, must not bring back what it said then.
+  local process, number = string.match(call('HGET', prefix .. 'processes', replica) or '', '^(%S+) (%d+)$')
+  if process and ((process == order.process and num(number, 0) >= order.number)
+                  or (process ~= order.process and order.number > 1)) then
+    return {'stale'}
+  end
+  if call('HLEN', prefix .. 'processes') > 4096 then call('DEL', prefix .. 'processes') end
+  call('HSET', prefix .. 'processes', replica, order.process .. ' ' .. int(order.number))
   local epoch = known[2]
   if known[1] ~= order.run_id or not epoch then -- leases and usage may be missing until all have told
     epoch = order.token
@@ -68,15 +86,22 @@ local function join(order)
          'version', int(version + 1), 'recovering_until', meta[5], 'max_gap', exact(order.max_ttl_s),
          'models', call('ZCARD', MODELS))
     call('DEL', JOINED, prefix .. 'lifted')
+    if not meta[2] then limit_leases(order.max_ttl_s) end
     recount()
   end
   expire_leases()
+  local is_new = false
   for _, entry in ipairs(order.models) do
     local model = entry.limits[1]
-    if call('HEXISTS', model_key(model), 'max_concurrent') == 0 and not call('ZSCORE', FORGOTTEN, model) then
-      configure(entry.limits)
+    if not call('ZSCORE', FORGOTTEN, model) then
+      if call('HEXISTS', model_key(model), 'max_concurrent') == 0 then
+        configure(entry.limits)
+        is_new = true
+      end
+      list(model)
     end
   end
+  if is_new then recount() end -- it may have leases from before
   told(order, epoch)
   if order.epoch ~= epoch and order.epoch ~= '' then tell_settings(order) end
   if order.counted then call('SADD', JOINED, replica) end

@@ -61,15 +61,17 @@ end
 
 function operations.release() return release(ARGV[FIRST], {[1] = ARGV[FIRST + 1], [2] = ARGV[FIRST + 2]}) end
 
-function operations.move() -- operation id, lease, then an ask
-  if call('EXISTS', model_key(ARGV[FIRST + 3])) == 0 then return {'unknown_model', '', ARGV[FIRST + 3]} end
-  local id = ARGV[FIRST + 1]
-  return once(ARGV[FIRST], function()
-    if live_state(id) == 'gone' then return {'gone', ''} end
-    local answer = acquire(FIRST + 2)
-    if is_granted(answer) then drop(id) end
-    return answer
-  end)
+-- The first half of a move: lease, then an ask. The old lease is dropped once the caller knows of the new one,
+-- so that whatever is lost in between, it never holds less than it believes.
+function operations.move()
+  if call('EXISTS', model_key(ARGV[FIRST + 2])) == 0 then return {'unknown_model', '', ARGV[FIRST + 2]} end
+  if live_state(ARGV[FIRST]) == 'gone' then return {'gone', ''} end
+  return acquire(FIRST + 1)
+end
+
+function operations.drop()
+  if live_state(ARGV[FIRST]) ~= 'gone' then drop(ARGV[FIRST]) end
+  return {'ok'}
 end
 
 function operations.state() return {live_state(ARGV[FIRST])} end
@@ -137,7 +139,8 @@ local TAKES_MEMORY = {acquire = true, acquire_many = true, move = true, configur
 local function run()
   -- A server that is full refuses what takes memory before anything is written. What only gives back has to
   -- get through: after one harmless deletion the server lets the rest of a script write.
-  if not TAKES_MEMORY[op] then call('ZREM', EXPIRY, '') end
+  if not TAKES_MEMORY[op] and not late then call('ZREM', EXPIRY, '') end
+  if late then return {'late', exact(wall)} end
   if op == 'join' then return join(cjson.decode(ARGV[FIRST])) end
   if meta[1] ~= ARGV[2] then return {'epoch'} end
   if call('ZCARD', EXPIRY) ~= num(meta[7], 0) or call('ZCARD', MODELS) ~= num(meta[8], 0) then

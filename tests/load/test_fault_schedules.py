@@ -1,0 +1,56 @@
+"""Some of the schedules that ``python -m tests.simulation`` runs by the thousand; each replays from its seed."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from solver.load.lease import LeaseState
+from solver.load.store.memory import MemoryStore
+from tests.redis_server import running
+from tests.simulation import schedule
+from tests.simulation.schedule import RedisSchedules, run_memory
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+MEMORY_COUNT = int(os.environ.get("SOLVER_SCHEDULES_MEMORY", "1600"))
+REDIS_COUNT = int(os.environ.get("SOLVER_SCHEDULES_REDIS", "400"))
+
+
+def test_no_schedule_over_one_process_goes_wrong() -> None:
+    verdicts = [run_memory(seed) for seed in range(MEMORY_COUNT)]
+    assert [verdict for verdict in verdicts if verdict.wrong] == []
+    assert sum(verdict.grants for verdict in verdicts) > 10 * MEMORY_COUNT
+
+
+def test_no_schedule_over_redis_goes_wrong(tmp_path: Path) -> None:
+    with running(tmp_path) as server:
+        schedules = RedisSchedules(server.port)
+        verdicts = [schedules.run(seed) for seed in range(REDIS_COUNT)]
+    assert [verdict for verdict in verdicts if verdict.wrong] == []
+    assert sum(verdict.grants for verdict in verdicts) > 8 * REDIS_COUNT
+    assert any(verdict.lost_memory for verdict in verdicts)
+
+
+def test_a_schedule_replays_from_its_seed(tmp_path: Path) -> None:
+    assert run_memory(17) == run_memory(17)
+    with running(tmp_path) as server:
+        schedules = RedisSchedules(server.port)
+        assert schedules.run(17) == schedules.run(17)
+
+
+def test_the_count_finds_a_store_that_grants_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Generous(MemoryStore):
+        def lease_state(self, lease_id: str) -> LeaseState:
+            state = super().lease_state(lease_id)
+            return LeaseState.RUNNING if state is LeaseState.QUEUED else state
+
+        def renew(self, lease_id: str, ttl_s: float) -> LeaseState:
+            state = super().renew(lease_id, ttl_s)
+            return LeaseState.RUNNING if state is LeaseState.QUEUED else state
+
+    monkeypatch.setattr(schedule, "MemoryStore", Generous)
+    assert any("slots of" in line for seed in range(50) for line in run_memory(seed).wrong)

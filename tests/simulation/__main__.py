@@ -1,0 +1,46 @@
+"""Run schedules of faults and print those in which something went wrong; each replays from its seed.
+
+::
+
+    python -m tests.simulation --store memory --count 100000
+    python -m tests.simulation --store redis --count 100000 --seed 5000
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.redis_server import running
+from tests.simulation.schedule import RedisSchedules, run_memory
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser.add_argument("--store", choices=("memory", "redis"), required=True)
+    parser.add_argument("--seed", type=int, default=0, help="of the first schedule; the next ones follow")
+    parser.add_argument("--count", type=int, default=1000, help="schedules")
+    options = parser.parse_args()
+    started = time.perf_counter()
+    wrong = grants = lossy = 0
+    with tempfile.TemporaryDirectory() as folder, running(Path(folder)) as server:
+        run = run_memory if options.store == "memory" else RedisSchedules(server.port).run
+        for seed in range(options.seed, options.seed + options.count):
+            verdict = run(seed)
+            grants += verdict.grants
+            lossy += verdict.lost_memory
+            if verdict.wrong:
+                wrong += 1
+                print(f"seed {seed}: {'; '.join(verdict.wrong)}", flush=True)
+    print(
+        f"{options.count} schedules over {options.store} from seed {options.seed}: {grants} grants, "
+        f"memory lost in {lossy}, something wrong in {wrong}, {time.perf_counter() - started:.0f} s"
+    )
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
