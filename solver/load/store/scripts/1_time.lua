@@ -100,7 +100,7 @@ local function touch(model)
 end
 
 local function empty_trash()
-  local keys = call('ZRANGEBYSCORE', TRASH, '-inf', exact(now), 'LIMIT', 0, 200)
+  local keys = call('ZRANGEBYSCORE', TRASH, '-inf', exact(alive), 'LIMIT', 0, 200)
   for _, key in ipairs(keys) do
     call('DEL', prefix .. key)
     call('ZREM', TRASH, key)

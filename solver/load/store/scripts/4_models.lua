@@ -149,7 +149,7 @@ local function end_leases(model)
       unlist(id)
       call('ZREM', queue_key(model), id)
       call('HSET', lease_key(id), 'state', 'expired')
-      call('ZADD', TRASH, exact(now + SETTLE_S), 'l:' .. id)
+      call('ZADD', TRASH, exact(alive + SETTLE_S), 'l:' .. id)
     end
   end
   local key = model_key(model)

@@ -75,13 +75,13 @@ local function join(order)
   end
   if call('HLEN', prefix .. 'processes') > 4096 then call('DEL', prefix .. 'processes') end
   call('HSET', prefix .. 'processes', replica, order.process .. ' ' .. int(order.number))
+  note_time()
   local epoch = known[2]
   if known[1] ~= order.run_id or not epoch then -- leases and usage may be missing until all have told
     epoch = order.token
     local version = math.max(num(call('HGET', META, 'version'), 0), order.version)
     recovering = true
     meta[5] = exact(alive + order.max_ttl_s)
-    note_time()
     call('HSET', META, 'schema', order.schema, 'run_id', order.run_id, 'epoch', epoch,
          'version', int(version + 1), 'recovering_until', meta[5], 'max_gap', exact(order.max_ttl_s),
          'models', call('ZCARD', MODELS))

@@ -9,7 +9,7 @@ local function once(id, work)
   if before then return cjson.decode(before) end
   local answer = work()
   call('SET', key, cjson.encode(answer))
-  call('ZADD', TRASH, exact(now + SETTLE_S), 'op:' .. id)
+  call('ZADD', TRASH, exact(alive + SETTLE_S), 'op:' .. id)
   return answer
 end
 
