@@ -1,27 +1,44 @@
 """Prices of a slot assignment, read off the graph of models.
 
-An optimal assignment with few models needs no solver to be priced: complementary slackness leaves one
-inequality per ordered pair of models, ``p_k >= p_j − W_jk``, where ``W_jk`` is the least any agent of model j
-would lose by moving to model k. The smallest non-negative solution is a longest-path problem on m nodes.
+An optimal assignment needs no solver to be priced: complementary slackness leaves one inequality per agent
+and model, ``p_k >= p_j − loss``, where the loss is what an agent of model j would lose by moving to model k.
+The smallest non-negative solution is a longest-path problem whose nodes are the models without a free slot,
+as all others cost nothing. Where these are few, the least loss for every ordered pair of them is a small dense
+matrix; where they are many, only the moves that lose less than the highest price can matter, and these are few.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from solver.engines.certificate import best_response
 from solver.problem.instance import UNASSIGNED, Instance, chunks
+from solver.problem.sparse import CompressedScores
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["minimal_prices", "supporting_prices"]
+    from solver.clock import Deadline
+
+__all__ = ["minimal_prices", "supported_prices", "supporting_prices"]
 
 _ROUNDING = 1e-13  # of the largest score that counts, or price: what sums of losses along a path are off by
+_STEP = 4e-16  # of the same: a price is not raised by less, as a cycle of no gain could go on for ever
+_FEW = 150  # full models up to which all least losses are tabulated
+_NEAR_PAIRS = 12  # pairs per agent that are looked at first where models are many
+_SAMPLED = 32  # agents whose losses say which these are
+_TABULATED = 1_200  # full models up to which all losses are, where a few pairs do not price them
+_FEW_PASSES = 1  # over all pairs before that
+_PATIENCE = 20  # looks at each known move, after which the choice is taken not to be optimal
 
 
-def minimal_prices(instance: Instance, choice: NDArray[np.int64]) -> NDArray[np.float64]:
+def minimal_prices(
+    instance: Instance, choice: NDArray[np.int64], *, deadline: Deadline | None = None
+) -> NDArray[np.float64]:
     """Return the smallest multipliers that support an optimal slot assignment.
 
     The smallest dual solution of a transportation problem is the right derivative of its optimum with
@@ -35,6 +52,8 @@ def minimal_prices(instance: Instance, choice: NDArray[np.int64]) -> NDArray[np.
     choice : (n,) int64
         An optimal assignment. For any other the result is still a valid vector of multipliers (finite and
         non-negative), it only proves a looser bound.
+    deadline : Deadline, optional
+        Checked between passes; what is known by then is returned, and proves a looser bound.
 
     Returns
     -------
@@ -42,9 +61,102 @@ def minimal_prices(instance: Instance, choice: NDArray[np.int64]) -> NDArray[np.
 
     Notes
     -----
-    O(n m + m³) time, O(m²) memory beyond one block of rows. Bellman (1958) on the graph of models.
+    O(n f + f³) time for f models without a free slot, at most; a few passes of O(n m) where f is large.
+    Bellman (1958) on the graph of models.
     """
-    return _longest_paths(_least_losses(instance, choice))[:-1, None]
+    n, m = instance.n, instance.m
+    load = np.bincount(choice[choice != UNASSIGNED], minlength=m)
+    full = np.flatnonzero((load >= instance.slots) & (load > 0))
+    price = np.zeros(m)
+    if len(full) <= _FEW and not isinstance(instance.score, CompressedScores):
+        price[full] = _longest_paths(_least_losses(instance, choice, full))[:-1]
+    else:
+        graph = Moves.between(instance, choice, full, _near_pairs(instance, choice))
+        tabulable = len(full) <= _TABULATED and not isinstance(instance.score, CompressedScores)
+        most = _PATIENCE * (len(graph.loss) + len(full)) if tabulable else np.inf
+        for passes in count():
+            if not graph.raise_prices(price, deadline, work=most) or (passes > _FEW_PASSES and tabulable):
+                break
+            if not graph.add_missed(price) or (deadline is not None and deadline.expired()):
+                tabulable = False
+                break
+        if tabulable:
+            price[full] = _longest_paths(_least_losses(instance, choice, full), price[full], deadline)[:-1]
+    closed = np.flatnonzero(instance.slots < 1)
+    if len(closed):
+        price[closed] = _worth_of_first_slots(instance, choice, price, closed)
+    return price[:, None]
+
+
+def supported_prices(
+    instance: Instance,
+    choice: NDArray[np.int64],
+    pairs: CompressedScores,
+    *,
+    deadline: Deadline | None = None,
+    passes: int = 5,
+) -> tuple[NDArray[np.float64], bool]:
+    """Return the smallest multipliers of an optimum of some pairs, and whether they support it over all pairs.
+
+    Parameters
+    ----------
+    instance : Instance
+        With slots.
+    choice : (n,) int64
+        Optimal among ``pairs``.
+    pairs : CompressedScores
+        Some of the allowed pairs.
+    deadline : Deadline, optional
+        Checked between passes.
+    passes : int
+        Passes over all pairs, beyond which the choice is taken not to be optimal.
+
+    Returns
+    -------
+    (m, 1) float64
+        Multipliers, in any case valid.
+    bool
+        Whether they prove the choice optimal.
+    """
+    load = np.bincount(choice[choice != UNASSIGNED], minlength=instance.m)
+    full = np.flatnonzero((load >= instance.slots) & (load > 0))
+    price = np.zeros(instance.m)
+    graph = Moves.between(instance, choice, full, pairs)
+    known = None
+    for _ in range(passes):
+        if not graph.raise_prices(price, deadline, work=_PATIENCE * (len(graph.loss) + len(full))):
+            break
+        if known is None:
+            known = price.copy()
+        if graph.drives_out(price):
+            break
+        missed = graph.add_missed(price)
+        if missed is None:
+            break
+        if not missed:
+            closed = np.flatnonzero(instance.slots < 1)
+            if len(closed):
+                price[closed] = _worth_of_first_slots(instance, choice, price, closed)
+            return price[:, None], True
+    return (price if known is None else known)[:, None], False
+
+
+def core_prices(
+    instance: Instance, choice: NDArray[np.int64], pairs: CompressedScores, aside: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return (m,) smallest prices of an optimum of some pairs where staying out is worth ``aside`` to the agents.
+
+    The scores are those of ``pairs``, whatever the instance says.
+    """
+    served = np.flatnonzero(choice != UNASSIGNED)
+    load = np.bincount(choice[served], minlength=instance.m)
+    full = np.flatnonzero((load >= instance.slots) & (load > 0))
+    own = aside.copy()
+    own[served] = pairs[served, choice[served]]
+    price = np.zeros(instance.m)
+    graph = Moves.between(instance, choice, full, pairs, own)
+    graph.raise_prices(price, None, work=_PATIENCE * (len(graph.loss) + len(full)))
+    return price
 
 
 def supporting_prices(instance: Instance, choice: NDArray[np.int64]) -> NDArray[np.float64] | None:
@@ -53,7 +165,7 @@ def supporting_prices(instance: Instance, choice: NDArray[np.int64]) -> NDArray[
     By complementary slackness it is if and only if they keep everybody where they are, drive nobody out, and cost
     nothing where slots are left. That no model is over-used is taken for granted. As :func:`minimal_prices` otherwise.
     """
-    loss = _least_losses(instance, choice)
+    loss = _least_losses(instance, choice, np.arange(instance.m))
     price = _longest_paths(loss)
     served = np.flatnonzero(choice != UNASSIGNED)
     model = choice[served]
@@ -69,34 +181,234 @@ def supporting_prices(instance: Instance, choice: NDArray[np.int64]) -> NDArray[
     return price[:-1, None]
 
 
-def _longest_paths(loss: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the smallest non-negative prices with ``p_k >= p_j − loss_jk``, node m fixed at 0, if there are any."""
+def _longest_paths(
+    loss: NDArray[np.float64],
+    start: NDArray[np.float64] | None = None,
+    deadline: Deadline | None = None,
+) -> NDArray[np.float64]:
+    """Return the smallest non-negative prices with ``p_k >= p_j − loss_jk``, the last node at 0, if there are any.
+
+    ``start`` are lower bounds of the others. Each round goes on from the nodes whose price has just risen.
+    """
     price = np.zeros(len(loss))
+    if start is not None:
+        price[:-1] = start
+    risen = np.arange(len(loss))
     for _ in range(len(loss)):  # a longest path visits every node at most once
-        raised = (price[:, None] - loss).max(axis=0)  # never lower: the diagonal is 0
-        if (raised == price).all():
+        from_risen = loss if len(risen) == len(loss) else loss[risen]
+        raised = np.maximum((price[risen, None] - from_risen).max(axis=0), price)
+        risen = np.flatnonzero(raised > price)
+        if not len(risen) or (deadline is not None and deadline.expired()):
             break
         price = raised
     return price
 
 
-def _least_losses(instance: Instance, choice: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return W, (m + 1, m + 1): least loss of an agent of j moved to k; node m, unassigned, is no way out."""
-    n, m = instance.n, instance.m
-    loss = np.full((m + 1, m + 1), np.inf)
-    everyone = bool(choice.min() >= 0)
-    node = choice if everyone else np.where(choice == UNASSIGNED, m, choice)
+def _least_losses(
+    instance: Instance, choice: NDArray[np.int64], full: NDArray[np.intp]
+) -> NDArray[np.float64]:
+    """Return W, (f + 1, f + 1): least loss of an agent of one full model moved to another.
+
+    The last node stands for all models that cost nothing, and for staying unassigned: agents move away from there,
+    and never to it.
+    """
+    n, m, f = instance.n, instance.m, len(full)
+    loss = np.full((f + 1, f + 1), np.inf)
+    position = np.full(m + 1, f)
+    position[full] = np.arange(f)
+    node = position[choice]  # UNASSIGNED indexes the last entry
     order = np.argsort(node, kind="stable")
-    for block in chunks(n, m):
+    everything = f == m
+    for block in chunks(n, f):
         agents = order[block]
         at = node[agents]
-        score = instance.score[agents].astype(np.float64, copy=False)
-        own = score[np.arange(len(agents)), at if everyone else np.minimum(at, m - 1)]
-        if not everyone:
-            left = np.flatnonzero(at == m)
+        model = choice[agents]
+        if everything:
+            score = instance.score[agents].astype(np.float64, copy=False)
+            own = score[np.arange(len(agents)), np.maximum(model, 0)]
+        else:
+            score = instance.score[agents[:, None], full].astype(np.float64, copy=False)
+            own = instance.scores_of(agents, np.maximum(model, 0))
+        left = np.flatnonzero(model == UNASSIGNED)
+        if len(left):
             own[left] = instance.unserved[agents[left]]
         first = np.append(0, np.flatnonzero(at[1:] != at[:-1]) + 1)
         least = np.minimum.reduceat(own[:, None] - score, first, axis=0)
-        np.minimum.at(loss[:, :m], at[first], least)
-    loss.flat[:: m + 2] = 0.0
+        met = at[first]  # each once
+        loss[met, :f] = np.minimum(loss[met, :f], least)
+    loss.flat[:: f + 2] = 0.0
     return loss
+
+
+def _near_pairs(instance: Instance, choice: NDArray[np.int64]) -> CompressedScores:
+    """Return the pairs at which agents lose least against what they have: about a dozen each."""
+    score = instance.score
+    if isinstance(score, CompressedScores):
+        return score
+    n, m = instance.n, instance.m
+    own = _earned(instance, choice)
+    sample = np.unique(np.linspace(0, n - 1, min(n, _SAMPLED)).astype(np.int64))
+    kept = min(_NEAR_PAIRS, m - 1)
+    reach = float(np.median(np.partition(own[sample, None] - score[sample], kept, axis=1)[:, kept]))
+    found, values = [], []
+    for rows in chunks(n, m):
+        block = score[rows]
+        pair = np.flatnonzero(block >= (own[rows] - max(reach, 0.0))[:, None])
+        found.append(pair + rows.start * m)
+        values.append(block.ravel()[pair])
+    pair = np.concatenate(found)
+    first = np.searchsorted(pair, np.arange(n + 1) * m)
+    return CompressedScores(np.concatenate(values).astype(np.float64), pair % m, first, m)
+
+
+def _earned(instance: Instance, choice: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return (n,) what everybody has: the score, or the value of staying unassigned."""
+    served = np.flatnonzero(choice != UNASSIGNED)
+    if len(served) == instance.n:
+        return instance.scores_of(served, choice)
+    own = np.array(instance.unserved, np.float64)
+    own[served] = instance.scores_of(served, choice[served])
+    return own
+
+
+@dataclass(eq=False)
+class Moves:
+    """Moves of agents from what they have to a full model, grouped by the model they leave.
+
+    Parameters
+    ----------
+    instance : Instance
+        With slots.
+    choice : (n,) int64
+        What everybody has.
+    own : (n,) float64
+        What it is worth to them.
+    full : (m,) bool
+        Models without a free slot that serve somebody.
+    source, target : (a,) int64
+        Model left, m for none, and model entered, for every move.
+    loss : (a,) float64
+        What the agent loses.
+    """
+
+    instance: Instance
+    choice: NDArray[np.int64]
+    own: NDArray[np.float64]
+    full: NDArray[np.bool_]
+    source: NDArray[np.int64]
+    target: NDArray[np.int64]
+    loss: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        scale = float(np.abs(self.own).max(initial=0.0))
+        self._step = _STEP * scale
+        self._rounding = _ROUNDING * scale
+        self._group()
+
+    @classmethod
+    def between(
+        cls,
+        instance: Instance,
+        choice: NDArray[np.int64],
+        full: NDArray[np.intp],
+        pairs: CompressedScores,
+        own: NDArray[np.float64] | None = None,
+    ) -> Moves:
+        """Return the moves along some pairs; ``own`` is what everybody has, by default from the instance."""
+        is_full = np.zeros(instance.m, bool)
+        is_full[full] = True
+        own = _earned(instance, choice) if own is None else own
+        agent = np.repeat(np.arange(instance.n), pairs.degree)
+        useful = np.flatnonzero(is_full[pairs.models] & (pairs.models != choice[agent]))
+        agent, target = agent[useful], pairs.models[useful]
+        source = np.where(choice[agent] == UNASSIGNED, instance.m, choice[agent])
+        return cls(instance, choice, own, is_full, source, target, own[agent] - pairs.data[useful])
+
+    def _group(self) -> None:
+        order = np.argsort(self.source, kind="stable")
+        self.source, self.target, self.loss = self.source[order], self.target[order], self.loss[order]
+        self._first = np.searchsorted(self.source, np.arange(self.instance.m + 2))
+
+    def raise_prices(
+        self, price: NDArray[np.float64], deadline: Deadline | None, *, work: float = np.inf
+    ) -> bool:
+        """Raise (m,) prices in place until no known move gains anything; False if that takes too much work.
+
+        Bellman's method, each round from the models whose price has just risen.
+        """
+        padded = np.append(price, 0.0)
+        gain = padded[self.source] - self.loss - padded[self.target]
+        moves = np.flatnonzero(gain > self._step)
+        for _ in range(int(self.full.sum()) + 2):
+            work -= len(moves)
+            if not len(moves) or work < 0:
+                break
+            if deadline is not None and deadline.expired():
+                break
+            target = self.target[moves]
+            before = padded[target]
+            np.maximum.at(padded, target, padded[self.source[moves]] - self.loss[moves])
+            risen = np.unique(target[padded[target] > before + self._step])
+            start, size = self._first[risen], self._first[risen + 1] - self._first[risen]
+            work -= int(size.sum())
+            moves = np.arange(int(size.sum())) + np.repeat(start - (np.cumsum(size) - size), size)
+            moves = moves[padded[self.source[moves]] - self.loss[moves] > padded[self.target[moves]] + self._step]
+        price[:] = padded[:-1]
+        return not len(moves)
+
+    def drives_out(self, price: NDArray[np.float64]) -> bool:
+        """Return whether some agent would rather stay unassigned at these prices, where that is an option."""
+        instance = self.instance
+        everyone = bool(self.choice.min() >= 0)
+        if instance.serve_first and everyone:
+            return False
+        value = self.own - np.append(price, 0.0)[self.choice]
+        return bool((instance.unserved > value + self._tolerance(price)).any())
+
+    def _tolerance(self, price: NDArray[np.float64]) -> float:
+        return self._rounding + _ROUNDING * float(price.max(initial=0.0))
+
+    def add_missed(self, price: NDArray[np.float64]) -> bool | None:
+        """Look at all pairs for moves that gain at these prices and add every agent's best one.
+
+        Returns
+        -------
+        bool or None
+            Whether there were any; None if one leads to a model with a free slot, which proves that the choice
+            is not optimal.
+        """
+        instance, choice = self.instance, self.choice
+        asked = np.where(instance.slots < 1, np.inf, price)
+        model, best = best_response(instance, asked)
+        value = self.own - np.append(price, 0.0)[choice]
+        agent = np.flatnonzero(best > value + self._tolerance(price))
+        target = model[agent]
+        if not len(agent):
+            return False
+        if not self.full[target].all():
+            return None
+        score = instance.scores_of(agent, target)
+        source = np.where(choice[agent] == UNASSIGNED, instance.m, choice[agent])
+        self.source = np.concatenate([self.source, source])
+        self.target = np.concatenate([self.target, target])
+        self.loss = np.concatenate([self.loss, self.own[agent] - score])
+        self._group()
+        return True
+
+
+def _worth_of_first_slots(
+    instance: Instance, choice: NDArray[np.int64], price: NDArray[np.float64], closed: NDArray[np.intp]
+) -> NDArray[np.float64]:
+    """Return what the first slot of models without any would be worth, the least price that deters everyone."""
+    value = _earned(instance, choice) - np.append(price, 0.0)[choice]
+    worth = np.zeros(len(closed))
+    if isinstance(instance.score, CompressedScores):
+        pairs = instance.score
+        gain = pairs.data - np.repeat(value, pairs.degree)
+        first = np.zeros(instance.m)
+        np.maximum.at(first, pairs.models, gain)
+        return first[closed]
+    for rows in chunks(instance.n, instance.m):
+        gain = instance.score[rows][:, closed] - value[rows, None]
+        np.maximum(worth, gain.max(axis=0), out=worth)
+    return worth

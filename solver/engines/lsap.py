@@ -1,6 +1,8 @@
-"""scipy's linear_sum_assignment on replicated columns: the right tool when tiny.
+"""The linear sum assignment problem: exact for slots where models are many, or everything is tiny.
 
-A model with C slots becomes C equal columns; where agents may stay unassigned, each gets one more column.
+A model with C slots becomes C equal columns. Tiny instances and those that nothing simplifies go to scipy's
+``linear_sum_assignment`` as they are; sparse ones to its sparse matching, pair by stored pair; and dense ones with
+many models to the same on a core of the pairs, which their smallest prices then prove optimal over all pairs.
 """
 
 from __future__ import annotations
@@ -11,34 +13,60 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from solver.engines.base import Claim
-from solver.engines.duals import minimal_prices
+from solver.engines.duals import core_prices, minimal_prices, supported_prices
+from solver.engines.matching import CoreParameters, core_pairs, match_pairs, replicated_pairs
 from solver.problem.instance import UNASSIGNED, Instance
+from solver.problem.sparse import CompressedScores
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from solver.clock import Deadline
     from solver.engines.base import Engine
 
 __all__ = ["LsapEngine"]
 
 _MAX_CELLS = 50_000_000  # 400 MB of float64
+_MAX_PAIRS = 5_000_000  # of a sparse matching, once replicated: as much
 _SECONDS_PER_CELL_ROW = 4e-10  # of rows · cells: shortest augmenting paths, replicated columns tie heavily
+_SECONDS_PER_PAIR_ROW = 1.5e-10  # of rows · replicated pairs of a sparse matching
+_SECONDS_PER_PAIR = 1e-7  # for arranging them and pricing the result
+_SECONDS_PER_CELL = 1.6e-8  # for finding and checking a core
+_CORED = 150  # agents from which on a core is found faster than an optimum of all pairs
+_OVERHEAD_S = 1e-3
 
 
 class LsapEngine:
-    """Shortest augmenting paths (Crouse 2016, Jonker and Volgenant 1987). O(n² Σ_j C_j), exact in float64."""
+    """Shortest augmenting paths (Crouse 2016, Jonker and Volgenant 1987), exact in float64.
+
+    O(n² Σ_j C_j) at most; a few passes of O(n m) where a core suffices.
+    """
 
     name = "lsap"
 
     def unsupported_reason(self, instance: Instance, *, remaining_s: float) -> str | None:
-        """Return why not: no slots, or a replicated matrix too large for memory or the time left."""
+        """Return why not: no slots, or more replicated columns than memory or the time left allow."""
         if not instance.is_slots:
             return "lsap: every agent must take exactly one slot"
         if instance.load_cost is not None:
             return "lsap: slots must not cost by load"
-        cells = instance.n * (int(instance.slots.sum()) + instance.n)
-        if cells > _MAX_CELLS:
-            return f"lsap: {cells:,} cells once columns are replicated, at most {_MAX_CELLS:,}"
-        estimate = cells * instance.n * _SECONDS_PER_CELL_ROW
+        if isinstance(instance.score, CompressedScores):
+            pairs = replicated_pairs(instance.score, instance.slots) + instance.n
+            if pairs > _MAX_PAIRS:
+                return f"lsap: {pairs:,} pairs once models are replicated, at most {_MAX_PAIRS:,}"
+            estimate = pairs * (_SECONDS_PER_PAIR + instance.n * _SECONDS_PER_PAIR_ROW)
+        elif _has_core(instance):
+            pairs = CoreParameters().pairs_per_agent * int(instance.slots.sum()) * instance.n // instance.m
+            pairs += instance.n
+            if pairs > _MAX_PAIRS:
+                return f"lsap: about {pairs:,} pairs once models are replicated, at most {_MAX_PAIRS:,}"
+            estimate = instance.n * instance.m * _SECONDS_PER_CELL + _OVERHEAD_S
+            estimate += pairs * (_SECONDS_PER_PAIR + instance.n * _SECONDS_PER_PAIR_ROW)
+        else:
+            cells = _cells(instance)
+            if cells > _MAX_CELLS:
+                return f"lsap: {cells:,} cells once columns are replicated, at most {_MAX_CELLS:,}"
+            estimate = _dense_seconds(instance)
         if estimate > remaining_s:
             return f"lsap: needs about {estimate * 1e3:.0f} ms, {max(remaining_s, 0) * 1e3:.0f} ms left"
         return None
@@ -53,20 +81,96 @@ class LsapEngine:
         threads: int = 1,
     ) -> Claim | None:
         """Return an optimal choice with its minimal prices, or the proof that there is none."""
-        n, m = instance.n, instance.m
-        column = np.repeat(np.arange(m), instance.slots)
-        cost = np.repeat(-np.asarray(instance.score), instance.slots, axis=1)
-        if instance.may_leave or len(column) < n:
-            leave = np.broadcast_to(-instance.unserved[:, None], (n, n))
-            cost = np.concatenate([cost, leave], axis=1)
-            column = np.append(column, np.full(n, UNASSIGNED))
-        try:
-            rows, picked = linear_sum_assignment(cost)
-        except ValueError:  # scipy's word for "no complete matching"; its input was checked before
-            return Claim(choice=np.full(n, UNASSIGNED, np.int64), infeasible=True)
-        choice = np.empty(n, np.int64)
-        choice[rows] = column[picked]
-        return Claim(choice=choice, prices=minimal_prices(instance, choice))
+        if isinstance(instance.score, CompressedScores):
+            outside = instance.unserved if instance.may_leave else None
+            choice = match_pairs(instance.score, instance.slots, outside)
+        else:
+            if _has_core(instance):
+                claim = _solve_core(instance, deadline)
+                if claim is not None:
+                    return claim
+                if _cells(instance) > _MAX_CELLS or _dense_seconds(instance) > deadline.remaining_s():
+                    return None
+            choice = _solve_dense(instance)
+        if choice is None:
+            return Claim(choice=np.full(instance.n, UNASSIGNED, np.int64), infeasible=True)
+        return Claim(choice=choice, prices=minimal_prices(instance, choice, deadline=deadline))
+
+
+def _cells(instance: Instance) -> int:
+    return instance.n * (int(instance.slots.sum()) + (0 if _alike(instance) else instance.n))
+
+
+def _dense_seconds(instance: Instance) -> float:
+    return _cells(instance) * min(instance.n, int(instance.slots.sum())) * _SECONDS_PER_CELL_ROW
+
+
+def _alike(instance: Instance) -> bool:
+    """Whether staying unassigned needs no columns: for nobody an option, or for all the same and the last resort."""
+    if not instance.may_leave:
+        return int(instance.slots.sum()) >= instance.n
+    return instance.serve_first and instance.rank is None and not instance.forbids
+
+
+def _has_core(instance: Instance) -> bool:
+    """Whether a core is worth looking for: dense scores, and slots for everybody."""
+    slots = int(instance.slots.sum())
+    return slots >= instance.n >= _CORED and instance.m > CoreParameters().pairs_per_agent
+
+
+def _solve_core(instance: Instance, deadline: Deadline) -> Claim | None:
+    """Return the optimum if some core of the pairs has one that its prices prove, or None."""
+    parameters = CoreParameters()
+    outside = instance.unserved if instance.may_leave else None
+    leaving = parameters.leaving
+    base = prices = pairs = None
+    for most_left in parameters.most_left:
+        core = core_pairs(instance, parameters, prices, pairs)
+        pairs, started = core.pairs, prices is not None
+        base = core.charge if base is None else base
+        if replicated_pairs(pairs, instance.slots) > _MAX_PAIRS or not np.isfinite(core.reach):
+            return None
+        charged, aside = core.charged(base), core.best - leaving * core.reach
+        choice = None if started and outside is None else match_pairs(pairs, instance.slots, outside)
+        if choice is None:
+            # Who may stay out of the core at a loss tells the prices of what they compete for.
+            if outside is not None or deadline.expired() or not np.isfinite(aside).all():
+                return None
+            choice = match_pairs(charged, instance.slots, aside)
+            left = instance.n if choice is None else int((choice == UNASSIGNED).sum())
+            if choice is None or left > most_left * instance.n:
+                return None
+            if left:
+                leaving *= 2.0
+                prices = base + core_prices(instance, choice, charged, aside)
+                continue
+        found, proven = supported_prices(instance, choice, pairs, deadline=deadline)
+        if proven or deadline.expired():
+            return Claim(choice=choice, prices=found)
+        if not np.isfinite(base).all():
+            return None
+        prices = base + core_prices(instance, choice, charged, aside)
+    return None
+
+
+def _solve_dense(instance: Instance) -> NDArray[np.int64] | None:
+    """Return an optimal choice by scipy's dense solver, or None if not everybody who must be served can be."""
+    n = instance.n
+    slots = instance.slots
+    column = np.repeat(np.arange(instance.m), slots)
+    score = np.asarray(instance.score)
+    value = score if len(column) == instance.m and (slots == 1).all() else np.repeat(score, slots, axis=1)
+    if not _alike(instance):
+        leave = np.broadcast_to(instance.unserved[:, None], (n, n))
+        value = np.concatenate([value, leave], axis=1)
+        column = np.append(column, np.full(n, UNASSIGNED))
+    try:
+        rows, picked = linear_sum_assignment(value, maximize=True)
+    except ValueError:  # scipy's word for "no complete matching"; its input was checked before
+        return None
+    choice = np.full(n, UNASSIGNED, np.int64)
+    choice[rows] = column[picked]
+    return choice
 
 
 if TYPE_CHECKING:
