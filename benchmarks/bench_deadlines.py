@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,7 +41,9 @@ def _slots(n: int, m: int, room: float = 1.1, **options: Any) -> Shape:
     priorities = options.pop("priorities", 0)
     whole = options.pop("whole", False)
     forbidden = options.pop("forbidden", 0.0)
-    name = f"{n} x {m}, {room:g} slots an agent" + "".join(f", {key} {value}" for key, value in options.items())
+    name = f"{n} x {m}, {room:g} slots an agent" + "".join(
+        f", {key} {value}" for key, value in options.items()
+    )
     name += f", {priorities} priorities" if priorities else ""
     name += ", whole scores" if whole else ""
     name += f", {forbidden:.0%} forbidden" if forbidden else ""
@@ -104,12 +107,14 @@ def _some(kind: str, count: int, n: int, m: int, rng: np.random.Generator) -> li
         return [solver.Apart(name=f"a{q}", agents=rng.choice(n, 2, replace=False)) for q in range(count)]
     if kind == "teams apart":
         size = max(2, min(m, n // count))
-        return [solver.Apart(name=f"a{q}", agents=np.arange(q * size, (q + 1) * size) % n) for q in range(count)]
+        return [
+            solver.Apart(name=f"a{q}", agents=np.arange(q * size, (q + 1) * size) % n) for q in range(count)
+        ]
     if kind == "quota":
         cut = np.linspace(0, n, count + 1).astype(int)
         return [
             solver.Quota(name=f"q{k}", agents=np.arange(a, b), models=[k % m], at_most=1 + (b - a) // m)
-            for k, (a, b) in enumerate(zip(cut[:-1], cut[1:], strict=True))
+            for k, (a, b) in enumerate(pairwise(cut))
         ]
     if kind == "floor":
         return [solver.Quota(name=f"f{j}", models=[j % m], at_least=n // (2 * m)) for j in range(count)]
@@ -124,8 +129,10 @@ def _some(kind: str, count: int, n: int, m: int, rng: np.random.Generator) -> li
         solver.Together(name="together", agents=np.arange(5)),
         solver.Share(name="share", models=[0], at_most=0.2),
         *(
-            solver.Quota(name=f"q{k}", agents=np.arange(a, b), models=[min(1, m - 1)], at_most=2 + (b - a) // m)
-            for k, (a, b) in enumerate(zip(cut[:-1], cut[1:], strict=True))
+            solver.Quota(
+                name=f"q{k}", agents=np.arange(a, b), models=[min(1, m - 1)], at_most=2 + (b - a) // m
+            )
+            for k, (a, b) in enumerate(pairwise(cut))
         ),
     ]
 
@@ -198,7 +205,16 @@ def overruns() -> list[tuple[str, int, float, float, float, str, float, bool]]:
                 due = max(float(deadline_ms), min(reading)) if noted else float(deadline_ms)
                 over = wall - due
                 table.append(
-                    (shape.name, deadline_ms, min(reading), wall, over, solution.status.value, solution.gap, noted)
+                    (
+                        shape.name,
+                        deadline_ms,
+                        min(reading),
+                        wall,
+                        over,
+                        solution.status.value,
+                        solution.gap,
+                        noted,
+                    )
                 )
     return table
 
@@ -212,7 +228,9 @@ def bench_deadlines_are_held() -> None:
         for deadline_ms in DEADLINES_MS:
             own = [row for row in rows if row[1] == deadline_ms]
             worst = max(own, key=lambda row: row[3])
-            late = "!" if worst[4] > 0.25 * deadline_ms + 10 else "*" if worst[4] > 0.1 * deadline_ms + 5 else ""
+            late = (
+                "!" if worst[4] > 0.25 * deadline_ms + 10 else "*" if worst[4] > 0.1 * deadline_ms + 5 else ""
+            )
             cells.append(f"{worst[3]:.1f}{late} {worst[5][:4]} {worst[6]:.0e}")
         print(f"\n{name}; reading {rows[0][2]:.1f} ms: " + "; ".join(cells), end="")
     relative = [(row[4] - 5) / row[1] for row in table]

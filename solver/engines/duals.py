@@ -64,7 +64,7 @@ def minimal_prices(
     O(n f + f³) time for f models without a free slot, at most; a few passes of O(n m) where f is large.
     Bellman (1958) on the graph of models.
     """
-    n, m = instance.n, instance.m
+    m = instance.m
     load = np.bincount(choice[choice != UNASSIGNED], minlength=m)
     full = np.flatnonzero((load >= instance.slots) & (load > 0))
     price = np.zeros(m)
@@ -352,7 +352,9 @@ class Moves:
             start, size = self._first[risen], self._first[risen + 1] - self._first[risen]
             work -= int(size.sum())
             moves = np.arange(int(size.sum())) + np.repeat(start - (np.cumsum(size) - size), size)
-            moves = moves[padded[self.source[moves]] - self.loss[moves] > padded[self.target[moves]] + self._step]
+            moves = moves[
+                padded[self.source[moves]] - self.loss[moves] > padded[self.target[moves]] + self._step
+            ]
         price[:] = padded[:-1]
         return not len(moves)
 

@@ -17,6 +17,7 @@ from solver.engines.network_balance import balanced_prices
 from solver.engines.network_greedy import greedy_flow
 from solver.engines.network_terms import principal_choice
 from solver.problem.instance import UNASSIGNED, Instance, chunks, row_maxima
+from solver.problem.sparse import CompressedScores, maxima
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from solver.problem.network import NetworkShape
 
 __all__ = ["GreedyEngine"]
+
+_SECONDS_PER_BID = 4e-7  # to sort and accept the bids of a round
 
 # Prices that rows with floors, copies or counts bid at, where time allows:
 _BALANCED_PAIRS = 100_000  # pairs looked at
@@ -54,7 +57,7 @@ class GreedyEngine:
         seed: int = 0,
         threads: int = 1,
     ) -> Claim | None:
-        """Return a feasible choice; agents not reached before the deadline stay unassigned.
+        """Return a feasible choice; agents not reached before the deadline get whatever slots are left, if any.
 
         Floors may be missed: nothing is claimed then.
         """
@@ -63,8 +66,8 @@ class GreedyEngine:
         choice = np.full(instance.n, UNASSIGNED, np.int64)
         room = instance.capacity.copy()
         waiting = np.arange(instance.n)
-        while len(waiting) and not deadline.expired():
-            bid, regret = _bids(instance, waiting, room)
+        while len(waiting) and deadline.remaining_s() > len(waiting) * _SECONDS_PER_BID:
+            bid, regret = _bids(instance, waiting, room, deadline)
             bidding = bid != UNASSIGNED
             waiting, bid, regret = waiting[bidding], bid[bidding], regret[bidding]
             if not len(waiting):
@@ -72,6 +75,8 @@ class GreedyEngine:
             taken = _accept(instance, waiting, bid, regret, room)
             choice[waiting[taken]] = bid[taken]
             waiting = waiting[~taken]
+        if len(waiting) and deadline.limited:
+            _hand_out(instance, choice)
         return Claim(choice=choice)
 
 
@@ -92,14 +97,23 @@ def _network_claim(instance: Instance, shape: NetworkShape, deadline: Deadline) 
 
 
 def _bids(
-    instance: Instance, waiting: NDArray[np.intp], room: NDArray[np.float64]
+    instance: Instance, waiting: NDArray[np.intp], room: NDArray[np.float64], deadline: Deadline
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return each waiting agent's best model with room (UNASSIGNED: none worth it) and its regret."""
-    bid = np.empty(len(waiting), np.int64)
-    regret = np.empty(len(waiting))
+    """Return each waiting agent's best model with room (UNASSIGNED: none worth it) and its regret.
+
+    Agents that are not reached before the deadline do not bid.
+    """
+    bid = np.full(len(waiting), UNASSIGNED)
+    regret = np.zeros(len(waiting))
     full = np.flatnonzero((room[:, 0] < 1) if instance.is_slots else np.zeros(instance.m, bool))
+    if isinstance(instance.score, CompressedScores):
+        first, best, second = _two_best(instance.score, waiting, room[:, 0] < 1)
+        _regret(instance, waiting, first, best, second, bid, regret)
+        return bid, regret
     everyone = len(waiting) == instance.n
     for block in chunks(len(waiting), instance.m):
+        if block.start and deadline.limited and deadline.expired():
+            break
         rows: slice | NDArray[np.intp] = block if everyone else waiting[block]
         value = instance.score[rows].astype(np.float64)
         value[:, full] = -np.inf
@@ -110,11 +124,55 @@ def _bids(
         first = value.argmax(axis=1)
         best = value[index, first]
         value[index, first] = -np.inf
-        unserved = instance.unserved[rows]
-        second = np.maximum(row_maxima(value), unserved)
-        bid[block] = np.where((best >= unserved) & (best > -np.inf), first, UNASSIGNED)
-        regret[block] = np.where(np.isneginf(second), np.inf, best - np.maximum(second, -1e300))
+        _regret(instance, rows, first, best, row_maxima(value), bid[block], regret[block])
     return bid, regret
+
+
+def _regret(
+    instance: Instance,
+    rows: slice | NDArray[np.intp],
+    first: NDArray[np.intp],
+    best: NDArray[np.float64],
+    second: NDArray[np.float64],
+    bid: NDArray[np.int64],
+    regret: NDArray[np.float64],
+) -> None:
+    """Write the bids of some agents and what they would lose without, staying unassigned considered."""
+    unserved = instance.unserved[rows]
+    second = np.maximum(second, unserved)
+    bid[:] = np.where((best >= unserved) & (best > -np.inf), first, UNASSIGNED)
+    regret[:] = np.where(np.isneginf(second), np.inf, best - np.maximum(second, -1e300))
+
+
+def _two_best(
+    score: CompressedScores, waiting: NDArray[np.intp], full: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return the best model with room of some rows, its score and the second best score. O(stored pairs)."""
+    rows = score.rows(waiting)
+    value = np.where(full[rows.models], -np.inf, rows.data.astype(np.float64))
+    best = maxima(value, rows.degree)
+    row = np.repeat(np.arange(len(waiting)), rows.degree)
+    at = np.flatnonzero(value == best[row])[::-1]  # of several, the first is written last
+    place = np.zeros(len(waiting), np.int64)
+    place[row[at]] = at
+    some = np.flatnonzero(rows.degree)
+    value[place[some]] = -np.inf
+    first = np.zeros(len(waiting), np.int64)
+    first[some] = rows.models[place[some]]
+    return first, best, maxima(value, rows.degree)
+
+
+def _hand_out(instance: Instance, choice: NDArray[np.int64]) -> None:
+    """Give free slots to those who have none, by rank and then in order, where any slot will do. O(n + m)."""
+    if not instance.is_slots or instance.forbids or instance.load_cost is not None:
+        return
+    waiting = np.flatnonzero((choice == UNASSIGNED) & (instance.unserved < instance.score_range[0]))
+    if instance.rank is not None:
+        waiting = waiting[np.argsort(-instance.rank[waiting], kind="stable")]
+    spare = instance.slots - np.bincount(choice[choice != UNASSIGNED], minlength=instance.m)
+    free = np.repeat(np.arange(instance.m), np.maximum(spare, 0))
+    count = min(len(waiting), len(free))
+    choice[waiting[:count]] = free[:count]
 
 
 def _accept(

@@ -14,7 +14,7 @@ import numpy as np
 
 from solver.engines import kernels
 from solver.engines.base import ENGINES, Claim, load_engine
-from solver.engines.certificate import Certificate, certify
+from solver.engines.certificate import Certificate, certify, verification_seconds
 from solver.engines.network_terms import claimed_flow
 from solver.errors import EngineError, SpecError
 from solver.problem.instance import UNASSIGNED, Instance
@@ -32,12 +32,22 @@ _TINY_CELLS = 13_000  # rows · replicated columns up to which lsap does
 _SMALL_PAIRS = 20_000  # agents · models up to which flow does,
 _MEDIUM_PAIRS, _MANY_AGENTS = 50_000, 100  # with so many agents per model, its core being small,
 _CROWDED_PAIRS, _FEW_AGENTS = 100_000, 20  # and with fewer than so many: samples say little then
+_MANY_MODELS, _FEW_AGENTS_COMPILED = (
+    150,
+    4,
+)  # from so many models lsap does with fewer agents per model, kernel or not
+_FEW_SLOTS = 400  # slots that many agents compete for, up to which lsap is as fast as if they were the agents
 _LARGE_PAIRS = 2_000_000  # agents · models: an incumbent from greedy takes longer than prices above this
 _BIDS_S_PER_PAIR = 0.4e-6  # with so much time per pair, the lagrangian engine has bids at its own prices
 _LAST_RESORT_S = 5.0  # that lsap may take where the others found no proof, if so much is left
 _SHARE_OF_FLOW = (
     0.3  # of the time left that floors, copies and counts may be expected to take without an incumbent
 )
+_RESERVING = "lagrangian", "cpsat", "lsap"  # engines that use up the time they are given
+_WAY_OUT_S, _MOST_RESERVED = (
+    0.0005,
+    0.5,
+)  # kept back besides verification, and at most that share of what is left
 _MARGIN_S = 0.003  # kept back for verification of the last answer and the way out
 
 
@@ -127,6 +137,8 @@ def run(
         threads = (os.cpu_count() or 1) if presses else 1
     best: Answer | None = None
     notes: list[str] = []
+    if deadline.expired() and engine == "auto":
+        return _too_late(instance, deadline, threads)
     if deadline.limited and engine != "greedy" and not _starts_itself(instance, names[0], deadline):
         best = _incumbent(instance, deadline, threads)
     for name in names:
@@ -141,7 +153,8 @@ def run(
             notes.append(f"skipped {reason}")
             continue
         start = best.claim if best is not None else hint
-        claim = candidate.solve(instance, deadline=deadline, hint=start, seed=seed, threads=threads)
+        inner = _reserved(instance, deadline) if name in _RESERVING else deadline
+        claim = candidate.solve(instance, deadline=inner, hint=start, seed=seed, threads=threads)
         if claim is None:
             notes.append(f"{name}: nothing found in time")
             continue
@@ -153,9 +166,11 @@ def run(
                 infeasible=True,
                 notes=(*notes, f"{name}: proved that no assignment serves every agent"),
             )
-        best = _judge(instance, claim, name, best, threads)
+        best = _judge(instance, claim, name, best, threads, deadline)
     if best is None:
-        best = _incumbent(instance, deadline, threads) or _judge(instance, None, "none", None, threads)
+        best = _incumbent(instance, deadline, threads)
+    if best is None:
+        best = _judge(instance, None, "none", None, threads, deadline)
     return replace(best, notes=tuple(notes)) if notes else best
 
 
@@ -165,7 +180,26 @@ def _incumbent(instance: Instance, deadline: Deadline, threads: int) -> Answer |
     if greedy.unsupported_reason(instance, remaining_s=deadline.remaining_s()) is not None:
         return None
     claim = greedy.solve(instance, deadline=deadline)
-    return None if claim is None else _judge(instance, claim, "greedy", None, threads)
+    return None if claim is None else _judge(instance, claim, "greedy", None, threads, deadline)
+
+
+def _too_late(instance: Instance, deadline: Deadline, threads: int) -> Answer:
+    """Return whatever takes no time, where the deadline has passed before any engine could start."""
+    late = (
+        f"skipped every search: reading the input took {deadline.elapsed_ms():.0f} ms "
+        f"of a deadline of {(deadline.ends_s - deadline.started_s) * 1e3:g} ms"
+    )
+    best = _incumbent(instance, deadline, threads) or _judge(instance, None, "none", None, threads, deadline)
+    return replace(best, notes=(*best.notes, late))
+
+
+def _reserved(instance: Instance, deadline: Deadline) -> Deadline:
+    """Return the deadline less what verifying an answer takes, and at most a good part of what is left."""
+    if not deadline.limited:
+        return deadline
+    left_s = max(0.0, deadline.remaining_s())
+    reserve_s = min(verification_seconds(instance) + _WAY_OUT_S, _MOST_RESERVED * left_s)
+    return replace(deadline, ends_s=deadline.ends_s - reserve_s)
 
 
 def _starts_itself(instance: Instance, engine: str, deadline: Deadline) -> bool:
@@ -188,9 +222,22 @@ def _by_shape(instance: Instance, deadline: Deadline) -> tuple[str, ...]:
         return ("lagrangian",)
     if instance.load_cost is not None:
         return ("price",)
+    if _has_many_models(instance):
+        rest = _without_kernels(instance, deadline)
+        return ("lsap", *(name for name in rest if name != "lsap"))
     if instance.n * instance.m <= _TRANSPORT_PAIRS and kernels.available():
         return ("transport", *_without_kernels(instance, deadline))
     return _without_kernels(instance, deadline)
+
+
+def _has_many_models(instance: Instance) -> bool:
+    """Whether models are so many for the agents that a matching is faster than prices and flows."""
+    slots = int(instance.slots.sum())
+    alike = instance.serve_first and instance.rank is None and not instance.forbids
+    if alike and slots <= min(_FEW_SLOTS, instance.n // _FEW_AGENTS_COMPILED):
+        return True
+    few = _FEW_AGENTS_COMPILED if kernels.available() else _FEW_AGENTS
+    return instance.m >= _MANY_MODELS and instance.n <= few * instance.m
 
 
 def _without_kernels(instance: Instance, deadline: Deadline) -> tuple[str, ...]:
@@ -207,12 +254,24 @@ def _without_kernels(instance: Instance, deadline: Deadline) -> tuple[str, ...]:
     return (*exact, "lsap") if deadline.remaining_s() >= _LAST_RESORT_S else exact
 
 
-def _judge(instance: Instance, claim: Claim | None, name: str, best: Answer | None, threads: int) -> Answer:
-    """Verify a claim and return the better of it and the incumbent, with the tighter of the two bounds."""
+def _judge(
+    instance: Instance,
+    claim: Claim | None,
+    name: str,
+    best: Answer | None,
+    threads: int,
+    deadline: Deadline,
+) -> Answer:
+    """Verify a claim and return the better of it and the incumbent, with the tighter of the two bounds.
+
+    Where no time is left for a pass over all pairs, the bound is what the largest score allows.
+    """
+    needed_s = verification_seconds(instance, claim)
+    quick = needed_s > 0 and deadline.limited and deadline.remaining_s() < needed_s
     nothing = claim is None
     if claim is None:
         claim = Claim(choice=np.full(instance.n, UNASSIGNED, np.int64))
-    certificate = certify(instance, claim, threads=threads)
+    certificate = certify(instance, claim, threads=threads, quick=quick)
     broken = [line for line in certificate.violations if not (nothing or line.endswith("must be served"))]
     if broken:
         raise EngineError(
@@ -222,7 +281,7 @@ def _judge(instance: Instance, claim: Claim | None, name: str, best: Answer | No
     if best is None:
         return answer
     winner, other = (answer, best) if _rank(instance, answer) > _rank(instance, best) else (best, answer)
-    if other.claim.prices is not None and not winner.certificate.optimal:
+    if other.claim.prices is not None and not winner.certificate.optimal and not quick:
         shared = replace(
             winner.claim,
             prices=other.claim.prices,
@@ -237,7 +296,9 @@ def _judge(instance: Instance, claim: Claim | None, name: str, best: Answer | No
     if word is not None and word < winner.certificate.bound and (not instance.serve_first or winner is best):
         # What the loser of a tie vouches for holds for the winner, who serves as well.
         shared = replace(winner.claim, bound=word)
-        return replace(winner, claim=shared, certificate=certify(instance, shared, threads=threads))
+        return replace(
+            winner, claim=shared, certificate=certify(instance, shared, threads=threads, quick=quick)
+        )
     return winner
 
 

@@ -257,6 +257,11 @@ class Instance:
         return _extremes(self.score)[0] == -np.inf
 
     @cached_property
+    def highest(self) -> float:
+        """Largest score. :func:`build_instance` knows it from checking the scores."""
+        return self.score_range[1]
+
+    @cached_property
     def score_range(self) -> tuple[float, float]:
         """Smallest and largest finite score; (0, 0) when no pair is allowed. One pass, no full-size copy."""
         if isinstance(self.score, CompressedScores):
@@ -505,6 +510,7 @@ def build_instance(
     # Fills cached properties: another look at a large matrix costs a tenth of a solve.
     if extremes is not None:
         vars(instance)["forbids"] = extremes[0] == -np.inf
+        vars(instance)["highest"] = extremes[1]
         if extremes[0] > -np.inf:
             vars(instance)["score_range"] = extremes
     return instance

@@ -19,6 +19,7 @@ from solver.engines.flow.network import COARSE_BITS, FINE_BITS, Network
 from solver.engines.flow.openings import search_openings
 from solver.engines.network_terms import principal_choice
 from solver.problem.instance import UNASSIGNED, Instance
+from solver.problem.sparse import CompressedScores
 
 if TYPE_CHECKING:
     from solver.clock import Deadline
@@ -30,6 +31,7 @@ _SMALL = 2_000  # agents: up to here 20 bits nearly always give the float64 opti
 _TINY = 2_000  # pairs: up to here a check costs more than the finer bits
 _CORED, _FEW = 5_000, 4  # pairs, and models, from which on a core is found faster than a flow on all arcs
 _SECONDS_PER_ARC = 1e-6  # generous: cost scaling slows down on ties, and cannot be interrupted
+_MANY_NODES = 10_000  # nodes by which the time per arc doubles
 _MAX_ARCS = 100_000_000
 _SECONDS_PER_PAIR = 3e-8  # generous: passes over all pairs of an instance with floors, copies or counts
 _SECONDS_PER_UNIT_ARC = 5e-6  # likewise: flows on the few arcs of each of its rows
@@ -48,10 +50,12 @@ class FlowEngine:
             return _unsupported_network(instance, remaining_s)
         if instance.load_cost is not None:
             return "flow: slots must not cost by load"
-        arcs = instance.n * (instance.m + 1)
+        score = instance.score
+        pairs = len(score.data) if isinstance(score, CompressedScores) else instance.n * instance.m
+        arcs = pairs + instance.n
         if arcs > _MAX_ARCS:
             return f"flow: up to {arcs:,} arcs, at most {_MAX_ARCS:,}"
-        estimate = arcs * _SECONDS_PER_ARC
+        estimate = arcs * _SECONDS_PER_ARC * (1 + (instance.n + instance.m) / _MANY_NODES)
         if estimate > remaining_s:
             return f"flow: needs about {estimate * 1e3:.0f} ms, {max(remaining_s, 0) * 1e3:.0f} ms left"
         return None
@@ -79,13 +83,13 @@ class FlowEngine:
             choice = network.solve(COARSE_BITS)
             if choice is None:
                 return Claim(choice=np.full(instance.n, UNASSIGNED, np.int64), infeasible=True)
-            claim = Claim(choice=choice, prices=minimal_prices(instance, choice))
+            claim = Claim(choice=choice, prices=minimal_prices(instance, choice, deadline=deadline))
             if network.is_whole or _is_tight(instance, claim) or deadline.expired():
                 return claim
         choice = network.solve(FINE_BITS)
         if choice is None:
             return Claim(choice=np.full(instance.n, UNASSIGNED, np.int64), infeasible=True)
-        return Claim(choice=choice, prices=minimal_prices(instance, choice))
+        return Claim(choice=choice, prices=minimal_prices(instance, choice, deadline=deadline))
 
 
 def _unsupported_network(instance: Instance, remaining_s: float) -> str | None:

@@ -10,6 +10,7 @@ import numpy as np
 from ortools.graph.python.min_cost_flow import SimpleMinCostFlow
 
 from solver.problem.instance import UNASSIGNED, Instance, row_maxima
+from solver.problem.sparse import CompressedScores, maxima
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,17 +55,24 @@ class Network:
     @classmethod
     def of(cls, instance: Instance) -> Network:
         """Return all allowed arcs, agent by agent, and those of staying unassigned where that is an option."""
-        n, m, score = instance.n, instance.m, np.asarray(instance.score)
-        top = row_maxima(score).astype(np.float64)
+        n, m, score = instance.n, instance.m, instance.score
+        if isinstance(score, CompressedScores):
+            top = maxima(score.data.astype(np.float64), score.degree)
+        else:
+            top = row_maxima(score).astype(np.float64)
         if not (instance.may_leave or instance.forbids):  # leaving is no option worth an arc
             agent = np.repeat(np.arange(n), m)
             target = np.tile(np.arange(n, n + m), n)
-            cost = (top[:, None] - score).ravel()
+            cost = (top[:, None] - np.asarray(score)).ravel()
             return cls(n, m, agent, target, cost, instance.slots)
         unserved = instance.unserved
         np.maximum(top, unserved, out=top)
-        agent, model = np.nonzero(np.isfinite(score))
-        cost = top[agent] - score[agent, model]
+        if isinstance(score, CompressedScores):
+            agent, model = np.repeat(np.arange(n), score.degree), score.models
+            cost = top[agent] - score.data
+        else:
+            agent, model = np.nonzero(np.isfinite(score))
+            cost = top[agent] - score[agent, model]
         leaving = np.flatnonzero(np.isfinite(unserved))
         return cls(
             n,

@@ -44,6 +44,8 @@ _PRICED_AGAIN = 100_000  # pairs up to which the smallest prices are recomputed 
 _HASTE = 0.2  # of the time left goes into samples when there is none for exactness
 _SECONDS_PER_PAIR = 8e-9  # of one thread, for exactness and its verification at large
 _SECONDS_PER_CUBE = 2.5e-8  # times m³, for the linear algebra of samples
+_FEW_MODELS, _MAX_MODELS = 64, 5_000  # up to which it always has time, and has memory for their squares
+_SECONDS_PER_FIRST_MODEL = 6e-4  # the first sample takes at least, where no step can follow
 _MOMENT = 0.01  # seconds of it that are taken even where no time is left
 
 
@@ -53,8 +55,19 @@ class PriceEngine:
     name = "price"
 
     def unsupported_reason(self, instance: Instance, *, remaining_s: float) -> str | None:
-        """Return why not: no slots. Out of time, it still answers sooner than any other engine would."""
-        return None if instance.is_slots else "price: every agent must take exactly one slot"
+        """Return why not: no slots, or so many models that their linear algebra alone takes too long.
+
+        With few models it answers sooner than any other engine would, even out of time.
+        """
+        if not instance.is_slots:
+            return "price: every agent must take exactly one slot"
+        m = instance.m
+        if m > _MAX_MODELS:
+            return f"price: {m:,} models, at most {_MAX_MODELS:,}"
+        estimate = min(m**3 * _SECONDS_PER_CUBE, m * _SECONDS_PER_FIRST_MODEL)
+        if m > _FEW_MODELS and estimate > remaining_s:
+            return f"price: needs about {estimate * 1e3:.0f} ms, {max(remaining_s, 0) * 1e3:.0f} ms left"
+        return None
 
     def solve(
         self,
