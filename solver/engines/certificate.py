@@ -430,7 +430,7 @@ def best_response(
     if isinstance(instance.score, CompressedScores):
         model, value = instance.score.best(prices)
         own = instance.score[np.arange(instance.n), model].astype(np.float64)
-        vars(instance)[_RESPONSE] = _Response(prices.copy(), model, own)
+        vars(instance)[_RESPONSE] = _Response(prices.copy(), model.copy(), own)
         return model, value
     model = np.empty(instance.n, np.int64)
     score = np.empty(instance.n)
