@@ -97,7 +97,7 @@ def measure(name: str, instance: Instance, best: float, *, deadline_ms: float, e
         engine=engine,
     )
     elapsed_ms = (time.perf_counter() - started) * 1e3
-    gap = -solution.objective / best - 1 if np.isfinite(solution.objective) else np.inf
+    gap = solution.objective / best - 1 if np.isfinite(solution.objective) else np.inf
     return Run(name=name, engine=solution.engine, gap=gap, elapsed_ms=elapsed_ms)
 
 

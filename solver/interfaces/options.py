@@ -89,7 +89,12 @@ class ProblemSource:
         int | None, _option("--set", group=_LIBRARY, text="Which problem set of several, from 1.")
     ] = None
     sense: Annotated[
-        str | None, _option("--sense", group=_LIBRARY, text="minimize costs, or maximize values.")
+        str | None,
+        _option(
+            "--sense",
+            group=_LIBRARY,
+            text="minimize costs, or maximize scores, beside --scores or --gap-file.",
+        ),
     ] = None
     encoding: Annotated[
         str | None, _option("--encoding", group=_READING, text="Of text files, such as cp1252 or utf-16.")
@@ -157,6 +162,7 @@ class ProblemSource:
             models=self.models,
             scores=self._scores(),
             slots=self.slots,
+            objective=None if self.sense is None else {"sense": self.sense},
             reading=self.reading,
         )
 
@@ -196,9 +202,8 @@ class ProblemSource:
         if self.layout is not None and self.layout not in LAYOUTS:
             hint = did_you_mean(self.layout, LAYOUTS)
             lines.append(f"--layout: expected {', '.join(LAYOUTS)}, got {describe(self.layout)}{hint}")
-        for name, value in (("--set", self.problem_set), ("--sense", self.sense)):
-            if value is not None and self.problem is None and self.gap_file is None:
-                lines.append(f"{name}: only for files of the OR-Library, got {value!r}")
+        if self.problem_set is not None and self.problem is None and self.gap_file is None:
+            lines.append(f"--set: only for files of the OR-Library, got {self.problem_set!r}")
         if lines:
             raise SpecError(*lines)
 

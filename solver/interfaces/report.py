@@ -140,17 +140,30 @@ def _models(plan: Plan) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("model", overflow="fold")
     slots = plan.instance.is_slots
-    for name in ("agents", *([] if slots else ["used"]), "of", "utilization", "mean score", "price"):
+    floors = any(model.floor for model in plan.models)
+    mean = "mean cost" if plan.instance.sense == "minimize" else "mean score"
+    for name in (
+        "agents",
+        *([] if slots else ["used"]),
+        *(["floor"] if floors else []),
+        "of",
+        "utilization",
+        mean,
+        "price",
+        *(["floor price"] if floors else []),
+    ):
         table.add_column(name, justify="left" if name == "utilization" else "right", no_wrap=True)
     for model in plan.models:
         table.add_row(
             printable(model.model_id),
             f"{model.agents:,}",
             *([] if slots else [number(model.load)]),
+            *([number(model.floor)] if floors else []),
             number(model.capacity),
             _bar(model.utilization),
             number(model.mean_score),
             Text(number(model.price), style="bold" if model.price > 0 else "dim"),
+            *([number(model.floor_price)] if floors else []),
         )
     return table
 
@@ -192,7 +205,7 @@ def _limits(plan: Plan) -> list[RenderableType]:
         )
     lines: list[RenderableType] = [Text(), table]
     noise = _PRICE_NOISE * float(np.abs(plan.scores).max(initial=0.0))
-    gain = "adds about {} to the total"
+    gain = "saves about {}" if plan.instance.sense == "minimize" else "adds about {} to the total"
     for limit in sorted(plan.limits, key=lambda one: -one.price):
         if limit.price > noise:
             one = _UNITS[limit.unit][1]
@@ -221,10 +234,22 @@ def _bottlenecks(plan: Plan) -> list[RenderableType]:
         (one.price, printable(f"{one.model_id}, {one.resource}"), one.utilization) for one in plan.scarce
     ]
     found.sort(key=lambda entry: -entry[0])
+    gains = "save" if plan.instance.sense == "minimize" else "add"
+    served = [
+        Text(
+            f"{model.model_id}: one more slot serves one more agent and changes the total by "
+            f"{number(model.slot_change)}"
+        )
+        for model in plan.models
+        if model.serves_more and model.price == 0 and model.slot_change is not None
+    ][:_BOTTLENECKS]
+    if not found and served:
+        return [Text(), *served]
     if not found:
-        return [Text("\nno bottleneck: one more unit of any model would add nothing")]
+        return [Text(f"\nno bottleneck: one more unit of any model would {gains} nothing")]
     # A slot's price is exactly what it adds; a multiplier of another resource is a rate, and demands are lumpy.
-    worth = "would add" if plan.instance.is_slots else "is worth about"
+    exact = "would save" if plan.instance.sense == "minimize" else "would add"
+    worth = exact if plan.instance.has_exact_prices else "is worth about"
     lines: list[RenderableType] = [Text(f"\nbottlenecks: one more unit {worth}", style="bold")]
     lines += [
         Text(f"  {number(price):>10}  on {where}, {share:.0%} used")
@@ -232,7 +257,7 @@ def _bottlenecks(plan: Plan) -> list[RenderableType]:
     ]
     if len(found) > _BOTTLENECKS:
         lines.append(Text(f"  and {len(found) - _BOTTLENECKS} more", style="dim"))
-    return lines
+    return [*lines, *served]
 
 
 def _unassigned(plan: Plan) -> list[RenderableType]:

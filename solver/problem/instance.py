@@ -175,6 +175,12 @@ class Instance:
         """Whether every agent takes one slot of its model and nothing else, and models have no floors."""
         return self.demand is None and self.limits is None and self.network is None
 
+    @property
+    def has_exact_prices(self) -> bool:
+        """Whether an optimum's price is exactly what one more slot adds: where the problem is a network flow."""
+        opens = self.network is not None and self.network.has_openings
+        return self.demand is None and self.limits is None and not opens
+
     @cached_property
     def is_integral(self) -> bool:
         """Whether every allowed score is a whole number, so that totals move in steps of one."""
@@ -329,13 +335,28 @@ class Instance:
         agent, which is worth ``serve_step`` or a multiple of it to the engines; the user asked for the
         score that this agent brings. Never negative.
         """
-        slots = self.demand is None and self.limits is None
-        if not (self.serve_first and slots) or not multipliers.max(initial=0.0) > self.serve_step / 2:
+        if not self.prices_service(multipliers):
             return multipliers
+        return np.maximum(self.slot_changes(multipliers)[0], 0.0)
+
+    def prices_service(self, multipliers: NDArray[np.float64]) -> bool:
+        """Whether multipliers of slots carry the value of serving one agent more."""
+        slots = self.demand is None and self.limits is None
+        return self.serve_first and slots and bool(multipliers.max(initial=0.0) > self.serve_step / 2)
+
+    def slot_changes(self, multipliers: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Return by how much one more slot changes the total score, and whether it serves one agent more.
+
+        The change is negative where the agent that is served then costs more score than it brings. Where nobody
+        more is served a slot is worth its price, or nothing to a model whose floor binds.
+        """
+        if not self.prices_service(multipliers):
+            return np.maximum(multipliers, 0.0), np.zeros(multipliers.shape, bool)
         level = np.rint(multipliers / self.serve_step)
+        more = level > 0
         low, _ = self.score_range
-        part = multipliers - level * self.serve_step + np.where(level > 0, low, 0.0)
-        return part if self.network is not None else np.maximum(part, 0.0)
+        part = multipliers - level * self.serve_step + np.where(more, low, 0.0)
+        return np.where(more, part, np.maximum(part, 0.0)), more
 
     def scores_of(self, agents: NDArray[np.intp], models: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the float64 scores of some pairs, ``-inf`` where forbidden."""

@@ -50,6 +50,10 @@ class ModelReport:
         Mean score of its agents; NaN when it has none.
     floor : float
         Units it must use.
+    slot_change : float or None
+        By how much one more slot changes the objective; None where no price is exact.
+    serves_more : bool
+        Whether that slot serves one agent more.
     floor_price : float
         What raising its floor by one unit betters the objective by, in score, <= 0.
     """
@@ -62,6 +66,8 @@ class ModelReport:
     mean_score: float
     floor: float = 0.0
     floor_price: float = 0.0
+    slot_change: float | None = None
+    serves_more: bool = False
 
     @property
     def utilization(self) -> float:
@@ -272,6 +278,7 @@ class Plan:
             total = np.bincount(flow.model, worth, self.instance.m)
         load = self.solution.load.reshape(self.instance.m, -1)
         price = self.solution.prices.reshape(self.instance.m, -1)
+        changes, serves_more = self.solution.slot_changes, self.solution.serves_more
         floor_price = np.zeros(self.instance.m)
         if len(self.solution.floor_prices):
             floor_price = self.solution.floor_prices
@@ -285,6 +292,8 @@ class Plan:
                 mean_score=float(total[j] / count[j]) if count[j] else float("nan"),
                 floor=float(self.problem.models[j].capacity.min_slots),
                 floor_price=float(floor_price[j]),
+                slot_change=None if changes is None else float(changes[j]),
+                serves_more=False if serves_more is None else bool(serves_more[j]),
             )
             for j, name in enumerate(self.problem.model_ids)
         )
@@ -306,7 +315,7 @@ class Plan:
     @property
     def _price_noise(self) -> float:
         """Prices up to this are rounding, or what an iterative search has not settled yet."""
-        noise = _PRICE_NOISE if self.instance.is_slots else _SEARCH_NOISE
+        noise = _PRICE_NOISE if self.instance.has_exact_prices else _SEARCH_NOISE
         return noise * float(np.abs(self.scores).max(initial=0.0))
 
     @property
@@ -390,6 +399,8 @@ class Plan:
                     "price": model.price,
                     "mean_score": model.mean_score,
                 }
+                | ({} if model.slot_change is None else {"slot_change": model.slot_change})
+                | ({"serves_more": True} if model.serves_more else {})
                 | ({"floor": model.floor, "floor_price": model.floor_price} if self._has_floors else {})
                 for model in self.models
             ],

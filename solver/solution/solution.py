@@ -53,6 +53,12 @@ class Solution:
         Proven limit that no assignment exceeds (in serve-first mode: none that serves as many).
     prices : (m,) or (m, r) float64
         Shadow price of each capacity, >= 0: what one more unit of it adds to the total score.
+    slot_changes : (m,) float64 or None
+        By how much exactly one more slot of each model changes the objective: the price, with ``minimize`` its
+        negative, except where serving comes first and the slot serves one agent more at a loss. None where no price
+        is exact: with a demand, limits or openings, and for answers that are not optimal.
+    serves_more : (m,) bool or None
+        Whether that slot serves one agent more; None likewise.
     floor_prices : (m,) float64
         What raising each model's floor by one unit changes the total by, <= 0; zeros without floors.
     load : (m,) or (m, r) float64
@@ -104,6 +110,8 @@ class Solution:
     limit_load: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     progress: tuple[tuple[float, float, float], ...] = ()
     floor_prices: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    slot_changes: NDArray[np.float64] | None = None
+    serves_more: NDArray[np.bool_] | None = None
     unit_flow: UnitFlow | None = None
     left: NDArray[np.int64] | None = None
     sense: str = "maximize"

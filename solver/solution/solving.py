@@ -292,7 +292,14 @@ def _solution(instance: Instance, answer: Answer, deadline: Deadline, *, flat: b
         limit_prices = limit_prices if given_limits is None else given_limits
     floor_prices = np.zeros(instance.m)
     if instance.network is not None:
-        floor_prices, prices = np.minimum(prices[:, 0], 0.0), np.maximum(prices, 0.0)
+        floor_prices, prices = np.minimum(multipliers[:, 0], 0.0), np.maximum(prices, 0.0)
+    changes, serves_more = None, None
+    if status is Status.OPTIMAL and instance.has_exact_prices:
+        changes, serves_more = prices[:, 0], np.zeros(instance.m, bool)
+        if not everyone:
+            part, more = instance.slot_changes(multipliers)
+            changes, serves_more = part[:, 0], more[:, 0]
+        changes = instance.sign * changes + 0.0
     load = certificate.load
     sign = instance.sign
     return Solution(
@@ -314,6 +321,8 @@ def _solution(instance: Instance, answer: Answer, deadline: Deadline, *, flat: b
         progress=tuple((ms, sign * value, sign * limit) for ms, value, limit in answer.claim.progress),
         sense=instance.sense,
         floor_prices=floor_prices,
+        slot_changes=changes,
+        serves_more=serves_more,
         unit_flow=flow,
         left=left,
     )

@@ -109,7 +109,7 @@ def gap_results(
                 instance, deadline=Deadline.after(deadline_ms), engine=engine, seed=seed, threads=1
             )
             elapsed_ms = (time.perf_counter() - started) * 1e3
-            cost = -solution.objective if np.isfinite(solution.objective) else None
+            cost = solution.objective if np.isfinite(solution.objective) else None
             yield GapResult(
                 instance=name,
                 solver="solver",

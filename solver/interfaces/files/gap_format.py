@@ -37,8 +37,8 @@ def read_gap(
 ) -> Problem:
     """Return the problem of an OR-Library file.
 
-    Agents are called ``a1 … an`` and models ``m1 … mm``. Scores are minus the costs, or the values where they
-    are maximised, demand is the resource use, and the unassigned penalty is infinite.
+    Agents are called ``a1 … an`` and models ``m1 … mm``. Scores are the costs, to be minimised, or the
+    values where they are maximised; demand is the resource use, and the unassigned penalty is infinite.
 
     Parameters
     ----------
@@ -61,11 +61,10 @@ def read_gap(
         if len(numbers) < 2:
             msg = f"{path}: expected the numbers of models and agents, got {len(numbers)} numbers"
             raise SpecError(msg)
-        sign = 1.0 if sense == "maximize" else -1.0
         for read in (_one_set, _many_sets, _assignment):
             found = read(numbers)
             if found is not None:
-                return _problem(path, found, chosen, sign)
+                return _problem(path, found, chosen, sense)
         raise SpecError(*_miscounted(numbers, path))
 
 
@@ -132,7 +131,7 @@ MAX_PAIRS = 50_000_000
 """Pairs of a sparse assignment file that are spread out at most."""
 
 
-def _problem(path: Path, sets: list[NDArray[np.float64]], chosen: int | None, sign: float) -> Problem:
+def _problem(path: Path, sets: list[NDArray[np.float64]], chosen: int | None, sense: Sense) -> Problem:
     """Return the problem of one of the sets."""
     if chosen is None and len(sets) > 1:
         msg = f"{path}: expected one problem set, got {len(sets)}; --set 1 to --set {len(sets)} picks one"
@@ -152,14 +151,14 @@ def _problem(path: Path, sets: list[NDArray[np.float64]], chosen: int | None, si
     lines += [f"{path}: resource use: expected >= 0, got {least:g}" for least in [use.min()] if least < 0]
     if lines:
         raise SpecError(*lines)
-    score = np.where(np.isnan(cost), -np.inf, sign * cost) + 0.0
+    score = np.where(np.isnan(cost), -np.inf, cost)
     return Problem(
         agents=AgentTable.of_ids(f"a{i + 1}" for i in range(n)),
         models=tuple(
             Model(id=f"m{j + 1}", capacity=Capacity(max_concurrent=int(units)))
             for j, units in enumerate(capacity)
         ),
-        objective=Objective(unassigned_penalty=np.inf),
+        objective=Objective(unassigned_penalty=np.inf, sense=sense),
         scores=ScoreTable(values=np.ascontiguousarray(score.reshape(m, n).T)),
         demand=None if (use == 1).all() else np.ascontiguousarray(use.reshape(m, n).T),
     )

@@ -72,10 +72,12 @@ def read_problem(
     suffix = content_suffix(path)
     if file_format == "gap" or (file_format == "auto" and _is_gap_suffix(suffix)):
         return read_gap(path, chosen=problem_set, sense=sense or "minimize", reading=reading)
-    for name, value in (("set", problem_set), ("sense", sense)):
-        if value is not None:
-            msg = f"{name}: only for files of the OR-Library, got {value!r} beside {path.name}"
-            raise SpecError(msg)
+    if sense is not None:
+        msg = f"sense: expected objective.sense in {path.name} itself, got {sense!r} beside it"
+        raise SpecError(msg)
+    if problem_set is not None:
+        msg = f"set: only for files of the OR-Library, got {problem_set!r} beside {path.name}"
+        raise SpecError(msg)
     if file_format == "auto" and suffix not in DOCUMENT_SUFFIXES:
         hint = "; a table is read with its fleet, as --agents or --scores" if is_table(path) else ""
         endings = ", ".join(DOCUMENT_SUFFIXES)
