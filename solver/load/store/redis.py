@@ -455,15 +455,15 @@ class RedisStore:
         operation = ("resume", model, key.owner.value, name or "", int(name is None))
 
         def remotely() -> int:
-            return int(self._link.call(*operation)[1])
+            lifted = self._link.call(*operation)[1]
+            self._memory.note_lifted(model, lifted, self._link.server_now_s)
+            return len(lifted)
 
         def locally(local: MemoryStore) -> int:
             self._memory.unsent.append(operation)
             return local.resume(model, owner, name=name)
 
-        lifted = self._run(remotely, locally)
-        self._memory.note_lifted(model, key.owner, name, self._link.server_now_s)
-        return lifted
+        return self._run(remotely, locally)
 
     def set_accepting(self, model: str, accepting: bool) -> None:
         """Set or lift the operator's unnamed stop."""
@@ -627,6 +627,8 @@ class RedisStore:
         reply = self._link.call(operation, *arguments)
         if operation in ("adjust", "observe"):
             self._memory.note_outside(str(arguments[0]), int(reply[1]), int(reply[2]))
+        if operation == "resume":
+            self._memory.note_lifted(str(arguments[0]), reply[1], self._link.server_now_s)
         if operation == "observe":
             until_s = self._link.clock.now() + float(arguments[3]) if arguments[3] else math.inf
             self._memory.observed[str(arguments[0])] = (int(reply[3]), int(reply[4]), until_s)

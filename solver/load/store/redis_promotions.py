@@ -48,6 +48,8 @@ class PromotionChannel:
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
+        self.subscribed = threading.Event()
+        """Set while promotions are heard as they happen."""
         if self._listeners:
             self._start()
 
@@ -77,12 +79,15 @@ class PromotionChannel:
             return
         subscription = self._link.subscribe(f"promoted:{self._link.replica.name}")
         try:
+            subscription.get_message(timeout=_PAUSE_S)  # the server's word that it has begun
             self._catch_up()
+            self.subscribed.set()
             while not closing.is_set() and this() is not None:
                 message = subscription.get_message(timeout=_PAUSE_S)
                 if message is not None:
                     self._promoted(message["data"].decode())
         finally:
+            self.subscribed.clear()
             subscription.close()
 
     def _catch_up(self) -> None:

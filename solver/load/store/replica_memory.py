@@ -67,7 +67,8 @@ class ReplicaMemory:
         self.observed: dict[str, tuple[int, int, float]] = {}
         """Per model, what this replica measured last beyond the leases, and until when that counts."""
         self._lifted: dict[tuple[str, str], float] = {}
-        self._used: dict[str, tuple[tuple[int, int, int], float]] = {}
+        self._used: dict[str, tuple[tuple[int, int, int, int], float]] = {}
+        """Per model, what was used of each meter, the number of changes so far, and when that was heard."""
         self.version = 0
         self.begin_process()
 
@@ -98,22 +99,17 @@ class ReplicaMemory:
 
     def note_usage(self, model: str, used: list[str]) -> None:
         """Remember what the server says was used of a model."""
-        self._used[model] = ((int(used[0]), int(used[1]), int(used[2])), self._clock.now())
+        self._used[model] = ((int(used[0]), int(used[1]), int(used[2]), int(used[3])), self._clock.now())
 
     def note_outside(self, model: str, active: int, queued: int) -> None:
         """Remember what this replica has added to the work from outside, all in all."""
         self.outside[model] = (active, queued)
 
-    def note_lifted(self, model: str, owner: str, name: str | None, at_s: float) -> None:
-        """Remember that stops were lifted, at the server's time."""
-        kept = []
-        for stop in self.stops.get(model, ()):
-            if stop.owner == owner and (name is None or stop.name == name):
-                self._lifted[model, f"{stop.owner}:{stop.name}"] = at_s
-            else:
-                kept.append(stop)
-        if name is not None:
-            self._lifted[model, f"{owner}:{name}"] = at_s
+    def note_lifted(self, model: str, keys: list[str], at_s: float) -> None:
+        """Remember that stops, named ``owner:name``, were lifted at the server's time."""
+        for key in keys:
+            self._lifted[model, key] = at_s
+        kept = [stop for stop in self.stops.get(model, ()) if f"{stop.owner}:{stop.name}" not in keys]
         self.stops[model] = tuple(kept)
         while len(self._lifted) > _LIFTED_KEPT:
             self._lifted.pop(next(iter(self._lifted)))
@@ -150,12 +146,12 @@ class ReplicaMemory:
         now = self._clock.now()
         models = []
         for model, limits in list(self.limits.items()):
-            used, at_s = self._used.get(model, ((0, 0, 0), now))
+            used, at_s = self._used.get(model, ((0, 0, 0, 0), now))
             recent = now - at_s < 2 * METER_WINDOW_S
             models.append(
                 {
                     "limits": [str(value) for value in limit_fields(model, limits)],
-                    "used": [used[0] if recent else 0, used[1] if recent else 0, used[2]],
+                    "used": [used[0] if recent else 0, used[1] if recent else 0, *used[2:]],
                 }
             )
         return {

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
 import logging
 import os
 import socket
 import tempfile
+import weakref
 from pathlib import Path
-from typing import IO
 
 try:
     import fcntl
@@ -41,7 +40,7 @@ class ReplicaName:
     def __init__(self, scope: str, given: str | None = None) -> None:
         self._scope = hashlib.sha256(scope.encode()).hexdigest()[:16]
         self._given = given
-        self._file: IO[bytes] | None = None
+        self._unlock: weakref.finalize[[int], ReplicaName] | None = None
         self.name = given or ""
         self.number: int | None = None
 
@@ -51,13 +50,14 @@ class ReplicaName:
             return
         host = socket.gethostname()
         try:
-            self._file, self.number = self._lock_lowest()
+            descriptor, self.number = self._lock_lowest()
+            self._unlock = weakref.finalize(self, os.close, descriptor)
             self.name = f"{host}#{self.number}"
         except OSError as error:
             _LOG.warning("replicas are named by process id, since no lock file can be made: %s", error)
             self.name = f"{host}-{os.getpid()}"
 
-    def _lock_lowest(self) -> tuple[IO[bytes], int]:
+    def _lock_lowest(self) -> tuple[int, int]:
         if fcntl is None:
             raise OSError("no file locks on this platform")
         folder = Path(tempfile.gettempdir()) / f"solver-replicas-{os.getuid()}"
@@ -65,19 +65,18 @@ class ReplicaName:
         if folder.is_symlink() or folder.stat().st_uid != os.getuid():
             raise OSError(f"{folder} belongs to somebody else")
         for number in itertools.count():
-            file = (folder / f"{self._scope}-{number}.lock").open("ab")
+            descriptor = os.open(folder / f"{self._scope}-{number}.lock", os.O_RDWR | os.O_CREAT, 0o600)
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                file.close()
+                os.close(descriptor)
                 continue
-            return file, number
+            return descriptor, number
         raise AssertionError("unreachable")
 
     def give_up(self) -> None:
         """Leave the name to others; a given one stays."""
-        if self._file is not None:
-            with contextlib.suppress(OSError):
-                self._file.close()
-        self._file, self.number = None, None
+        if self._unlock is not None:
+            self._unlock()
+        self._unlock, self.number = None, None
         self.name = self._given or ""

@@ -67,9 +67,10 @@ if meta[2] then
   local max_gap = ARGV[3] ~= '' and LEAP_S or num(meta[6], 0)
   now, lag, peak, peak_now = before + step, num(meta[4], 0), num(meta[9], wall), num(meta[10], now)
   if meta[1] ~= ARGV[2] then earliest, set = nil, nil end -- another epoch may have another time
-  if set then
-    now = math.max(before, earliest + math.max(0, wall - tonumber(set)))
-  elseif earliest then
+  local vouched = set and earliest + math.max(0, wall - tonumber(set))
+  if vouched and vouched >= before then -- else others have seen more of the time than the caller
+    now = vouched
+  elseif earliest and not set then
     late = now > latest
     now = math.max(now, earliest)
   elseif num(meta[2], wall) < peak and wall >= peak and wall - peak <= max_gap then -- set back, and now right

@@ -6,6 +6,7 @@ local function charge(model, kind, amount, window)
   if amount == 0 then return 0 end
   local key = model_key(model)
   call('HINCRBY', key, 'used' .. kind, int(amount))
+  call('HINCRBY', key, 'usage', 1)
   if window == 0 then return 0 end
   local step = math.floor(now / (window / PARTS))
   call('HINCRBY', window_key(model, kind), int(step), int(amount))
@@ -47,6 +48,7 @@ local function refund(model, kind, amount, step, window)
   if amount <= 0 then return end -- it has left the window
   if window ~= 0 then call('HINCRBY', window_key(model, kind), step, int(-amount)) end
   call('HINCRBY', key, 'used' .. kind, int(-amount))
+  call('HINCRBY', key, 'usage', 1)
 end
 
 local function wait_s(model, kind, over, window)
@@ -61,7 +63,8 @@ local function wait_s(model, kind, over, window)
   return ''
 end
 
+-- What was used, and the number of its changes, which tells newer figures from older ones.
 local function used_of(model)
-  local used = call('HMGET', model_key(model), 'used0', 'used1', 'used2')
-  return used[1] or '0', used[2] or '0', used[3] or '0'
+  local used = call('HMGET', model_key(model), 'used0', 'used1', 'used2', 'usage')
+  return used[1] or '0', used[2] or '0', used[3] or '0', used[4] or '0'
 end

@@ -111,14 +111,15 @@ local function stop(model, owner, name, reason, since, until_s, extend)
 end
 
 local function resume(model, owner, name, every_name)
-  local lifted = 0
+  local lifted = {}
   for _, key in ipairs(call('HKEYS', stops_key(model))) do
     if key == owner .. ':' .. name or (every_name and string.match(key, '^(%a+):') == owner) then
-      lifted = lifted + call('HDEL', stops_key(model), key)
+      call('HDEL', stops_key(model), key)
+      lifted[#lifted + 1] = key
       call('ZREM', TIMERS, cjson.encode({'s', model, key}))
     end
   end
-  if lifted > 0 then stops_changed(model) end
+  if #lifted > 0 then stops_changed(model) end
   return lifted
 end
 

@@ -14,11 +14,12 @@ local function told(order, epoch)
   if not recovering then return end
   for _, entry in ipairs(order.models) do
     local model = entry.limits[1]
-    local period = num(call('HGET', model_key(model), 'period'), 0)
-    for kind = 0, 2 do
+    local period, changes = num(call('HGET', model_key(model), 'period'), 0), entry.used[4]
+    for kind = 0, changes > num(call('HGET', model_key(model), 'usage'), 0) and 2 or -1 do
       local window, known = window_of(kind, period), entry.used[kind + 1]
       local used = advance_meter(model, kind, window)
       if known > used then charge(model, kind, known - used, window) end
+      if kind == 2 then call('HSET', model_key(model), 'usage', int(changes)) end
     end
   end
 end
