@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -15,7 +16,24 @@ if TYPE_CHECKING:
     from solver.problem.instance import Instance
     from solver.problem.network import UnitFlow
 
-__all__ = ["ENGINES", "Claim", "Engine", "load_engine"]
+__all__ = ["ENGINES", "Claim", "Engine", "StopReason", "load_engine"]
+
+
+class StopReason(enum.StrEnum):
+    """Why a call ended."""
+
+    PROVEN = "proven"
+    """The answer is proven optimal."""
+    INFEASIBLE = "infeasible"
+    """Proven that no assignment satisfies every constraint."""
+    GAP_TOLERANCE = "gap tolerance"
+    """The gap is as small as the engine tries to make it on an instance of this size."""
+    DEADLINE = "deadline"
+    """The time given was used up, or too little of it was left for another attempt."""
+    ENGINE_LIMIT = "engine limit"
+    """No deadline was given and the engine stopped at a limit of its own; a deadline replaces it."""
+    EXHAUSTED = "exhausted"
+    """The engine had nothing more to try: a heuristic ended, or its arithmetic is too coarse for a proof."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +56,10 @@ class Claim:
         A bound on the instance's objective that the engine vouches for without prices.
     infeasible : bool
         The engine proved that no feasible assignment exists; ``choice`` is then all UNASSIGNED.
+    serves_most : bool
+        In serve-first mode: the engine vouches that nothing serves more agents, or more of a higher priority.
+    stopped_by : StopReason or None
+        Why the engine stopped looking; None where it had nothing more to try.
     progress : tuple of (float, float, float)
         Milliseconds since the deadline was started, objective and bound, at every improvement.
     flow : UnitFlow or None
@@ -51,6 +73,8 @@ class Claim:
     score_limit_prices: NDArray[np.float64] | None = None
     bound: float | None = None
     infeasible: bool = False
+    serves_most: bool = False
+    stopped_by: StopReason | None = None
     progress: tuple[tuple[float, float, float], ...] = ()
     flow: UnitFlow | None = None
 
@@ -96,6 +120,7 @@ ENGINES: dict[str, str] = {
     "lsap": "solver.engines.lsap:LsapEngine",
     "transport": "solver.engines.transport:TransportEngine",
     "flow": "solver.engines.flow.engine:FlowEngine",
+    "enumeration": "solver.engines.enumeration:EnumerationEngine",
     "cpsat": "solver.engines.cpsat.engine:CpSatEngine",
     "lagrangian": "solver.engines.lagrangian:LagrangianEngine",
     "price": "solver.engines.price.engine:PriceEngine",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Form", "build_form"]
 
+_ROW_NOISE = 1e-13  # of a row's largest coefficient: what rounding alone may add to a sum that should be the bound
 _REAL_TOLERANCE = 1e-9  # relative: what the certificate lets a resource measured in real numbers exceed
 
 
@@ -145,9 +146,14 @@ class Form:
 
     def row_load(self, columns: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the (g,) left-hand sides of the limit rows."""
+        return self._row_sums(columns, self.coefficient)
+
+    def _row_sums(
+        self, columns: NDArray[np.int64], coefficients: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
         agents = np.arange(self.n)
         used = np.zeros(self.rows + 1)
-        for row, coefficient in zip(self.row, self.coefficient, strict=True):
+        for row, coefficient in zip(self.row, coefficients, strict=True):
             used += np.bincount(
                 row[columns, agents], weights=coefficient[columns, agents], minlength=self.rows + 1
             )
@@ -157,14 +163,22 @@ class Form:
         """Return whether a choice of columns breaks nothing."""
         if not np.isfinite(self.loss[columns, np.arange(self.n)]).all():
             return False
-        return bool((self.load(columns) <= self.room).all()) and bool(
-            (self.row_load(columns) <= self.row_room).all()
-        )
+        if not (self.load(columns) <= self.room).all():
+            return False
+        if not self.rows:
+            return True
+        used, size = self._row_sums(columns, self.coefficient), self._row_sums(columns, np.abs(self.coefficient))
+        return bool((used <= self.row_bound + _REAL_TOLERANCE * (np.abs(self.row_bound) + size)).all())
 
     @cached_property
     def row_room(self) -> NDArray[np.float64]:
-        """(g,) largest left-hand side accepted: the bound, and rounding."""
-        room: NDArray[np.float64] = self.row_bound + _REAL_TOLERANCE * np.abs(self.row_bound)
+        """(g,) largest left-hand side accepted: the bound, and rounding, also where the bound is zero."""
+        largest = np.zeros(self.rows + 1)
+        for row, coefficient in zip(self.row, self.coefficient, strict=True):
+            np.maximum.at(largest, row.ravel(), np.abs(coefficient).ravel())
+        room: NDArray[np.float64] = (
+            self.row_bound + _REAL_TOLERANCE * np.abs(self.row_bound) + _ROW_NOISE * largest[:-1]
+        )
         return room
 
     def choice(self, columns: NDArray[np.int64]) -> NDArray[np.int64]:
