@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from solver.solution.assignment import Assignment
     from solver.solution.explain import Explanation, explain
     from solver.solution.plan import Plan
-    from solver.solution.solution import Solution, Status
+    from solver.solution.solution import Solution, Status, StopReason
     from solver.solution.solving import assign, solve
 
 __all__ = [
@@ -69,6 +69,7 @@ __all__ = [
     "SpecError",
     "Status",
     "StayPut",
+    "StopReason",
     "Together",
     "UnsolvedError",
     "assign",
@@ -126,6 +127,7 @@ _HOMES = {
     "solver.solution.solution": (
         "Solution",
         "Status",
+        "StopReason",
     ),
     "solver.solution.solving": (
         "assign",

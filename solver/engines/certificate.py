@@ -17,14 +17,14 @@ large numbers. Everything is float64, whatever the precision of the scores.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from solver.engines import kernels
 from solver.engines.network_terms import claimed_flow, network_slack, network_terms
-from solver.problem.instance import UNASSIGNED, Instance, map_blocks, priced_blocks, row_maxima
+from solver.problem.instance import UNASSIGNED, Instance, chunks, map_blocks, priced_blocks, row_maxima
 from solver.problem.sparse import CompressedScores
 
 if TYPE_CHECKING:
@@ -165,6 +165,25 @@ def certify(instance: Instance, claim: Claim, *, threads: int = 1, quick: bool =
     else:
         slack = _slack(instance, choice, own, load, limit_load, claim, threads)
     scale = float(np.abs(own).sum()) + (0.0 if everyone else float(np.abs(left_value).sum()))
+    if instance.serve_first and not everyone and not violations and not quick:
+        weighted = slack > _ROUNDING * scale or not instance.is_slots
+        if weighted:  # else the weighted problem is solved, and its bound is that of the score
+            slack = _fixed_service_slack(instance, choice, objective, claim, threads)
+            most = claim.serves_most or len(served) == _servable(instance)
+            certificate = _concluded(
+                instance,
+                claim,
+                objective=objective,
+                slack=slack,
+                scale=float(np.abs(own).sum()),
+                load=load,
+                violations=violations,
+                limit_load=limit_load,
+            )
+            claimed = certificate.bound_is_claimed or len(served) < _servable(instance)
+            if not most:
+                return replace(certificate, optimal=False)
+            return replace(certificate, bound_is_claimed=claimed)
     return _concluded(
         instance,
         claim,
@@ -303,6 +322,79 @@ def _multipliers(
     ):
         return None
     return prices, limit_prices
+
+
+def _servable(instance: Instance) -> int:
+    """Return how many agents some empty model could take, each by itself."""
+    if isinstance(instance.score, CompressedScores):
+        return instance.n
+    able = 0
+    for rows in chunks(instance.n, instance.m):
+        fits = np.isfinite(instance.score[rows])
+        if instance.has_oversized:
+            fits = fits & ~instance.oversized(rows)
+        able += int(fits.any(axis=1).sum())
+    return able
+
+
+def _fixed_service_slack(
+    instance: Instance, choice: NDArray[np.int64], objective: float, claim: Claim, threads: int
+) -> float:
+    """Return how far the score is from a bound for all plans that serve as many agents of every rank.
+
+    At any multipliers >= 0 such a plan has at most the sum of the largest reduced scores, as many of each rank
+    as are served, and what the capacities and rows are worth. The service's own value is no part of it.
+    """
+    slots = claim.limit_prices is None or instance.limits is None
+    zeros = np.zeros((instance.m, instance.r))
+    tried: list[tuple[NDArray[np.float64], NDArray[np.float64] | None]] = [(zeros, None)]
+    multipliers = _multipliers(instance, claim)
+    if multipliers is not None and claim.prices is not None:
+        tried.append(multipliers)
+        if claim.score_prices is not None:
+            alone = replace(claim, prices=claim.score_prices, limit_prices=claim.score_limit_prices)
+            given = _multipliers(instance, alone)
+        else:
+            given = (instance.score_prices(multipliers[0]), multipliers[1]) if slots else None
+        if given is not None:
+            tried.append(given)
+    rank = np.zeros(instance.n, np.int64) if instance.rank is None else instance.rank
+    served = np.bincount(rank[choice != UNASSIGNED], minlength=int(rank.max()) + 1)
+    bounds = [_best_of_each_rank(instance, rank, served, *prices, threads) for prices in tried]
+    return max(0.0, min(bounds) - objective)
+
+
+def _best_of_each_rank(
+    instance: Instance,
+    rank: NDArray[np.int64],
+    served: NDArray[np.int64],
+    prices: NDArray[np.float64],
+    limit_prices: NDArray[np.float64] | None,
+    threads: int,
+) -> float:
+    """Return the bound at some multipliers for plans that serve so many agents of each rank."""
+    if isinstance(instance.score, CompressedScores):
+        _, best = instance.score.best(np.where(instance.capacity[:, 0] < 1, np.inf, prices[:, 0]))
+    else:
+        best = np.empty(instance.n)
+
+        def fill(lane: list[slice]) -> None:
+            for rows, value in _reduced_blocks(instance, lane, prices, limit_prices):
+                if instance.has_oversized:
+                    value[instance.oversized(rows)] = -np.inf
+                best[rows] = row_maxima(value)
+
+        map_blocks(fill, instance.n, instance.m, threads)
+    order = np.lexsort((-best, rank))
+    first = np.searchsorted(rank[order], np.arange(len(served)))
+    place = np.arange(instance.n) - first[rank[order]]
+    total = float(best[order[place < served[rank[order]]]].sum())
+    if limit_prices is not None and instance.limits is not None:
+        total += float(limit_prices @ instance.limits.bound)
+    if instance.load_cost is not None:
+        model, cost, slots = instance.tiers
+        return total + float((slots * np.maximum(prices[model, 0] - cost, 0.0)).sum())
+    return total + float(np.vdot(prices, instance.capacity))
 
 
 def _slack(

@@ -116,16 +116,19 @@ class _Levels:
         self.form, self.params, self.deadline = form, params, deadline
         n, models = form.n, form.models
         loss = form.loss.copy()
-        service = np.zeros(n)
+        service: NDArray[np.float64] = np.zeros(n)
         self.exact = True
         if instance.serve_first:  # then service is compared by itself, and what is left counts for nothing
             order = service_order(instance)
             self.exact = order.exact
-            service = np.bincount(form.owner, weights=order.weight[form.agents], minlength=n)
+            weight = order.weight[form.agents]
+            service = np.bincount(form.owner, weights=weight, minlength=n).astype(np.float64)
             loss[models] = loss[models] + form.service
         loss -= loss.min(axis=0)
         self.loss, self.service = loss, service
-        self.order = np.argsort(-(form.demand / np.maximum(form.capacity, 1e-12)[:, :, None]).mean(axis=(0, 1)))
+        self.order = np.argsort(
+            -(form.demand / np.maximum(form.capacity, 1e-12)[:, :, None]).mean(axis=(0, 1))
+        )
         self.room = np.concatenate([form.room[:, :models].ravel() + 1e-12, self._row_room()])
         tail = self._least_rows()[:, self.order]
         # What later agents take off each row at least; capacities are taken, never given back.
@@ -151,7 +154,8 @@ class _Levels:
         for row, coefficient in zip(form.row, form.coefficient, strict=True):
             np.add.at(total, (row, columns, agents), coefficient)
         self.row_use = total[:-1]
-        return np.where(np.isfinite(self.loss), total[:-1], np.inf).min(axis=1)
+        least: NDArray[np.float64] = np.where(np.isfinite(self.loss), total[:-1], np.inf).min(axis=1)
+        return least
 
     def complete(self) -> bool:
         """Look for a plan quickly, then at all that could be better; False where there are too many."""

@@ -73,6 +73,8 @@ class GreedyEngine:
             if not len(waiting):
                 break
             taken = _accept(instance, waiting, bid, regret, room)
+            if not taken.any():  # rounding of loads: nobody can be placed any more
+                break
             choice[waiting[taken]] = bid[taken]
             waiting = waiting[~taken]
         if len(waiting) and deadline.limited:
@@ -105,7 +107,7 @@ def _bids(
     """
     bid = np.full(len(waiting), UNASSIGNED)
     regret = np.zeros(len(waiting))
-    full = np.flatnonzero((room[:, 0] < 1) if instance.is_slots else np.zeros(instance.m, bool))
+    full = np.flatnonzero((room[:, 0] < 1) if instance.demand is None else np.zeros(instance.m, bool))
     if isinstance(instance.score, CompressedScores):
         first, best, second = _two_best(instance.score, waiting, room[:, 0] < 1)
         _regret(instance, waiting, first, best, second, bid, regret)

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Form", "build_form"]
 
-_ROW_NOISE = 1e-13  # of a row's largest coefficient: what rounding alone may add to a sum that should be the bound
+_ROW_NOISE = (
+    1e-13  # of a row's largest coefficient: what rounding alone may add to a sum that should be the bound
+)
 _REAL_TOLERANCE = 1e-9  # relative: what the certificate lets a resource measured in real numbers exceed
 
 
@@ -148,9 +150,7 @@ class Form:
         """Return the (g,) left-hand sides of the limit rows."""
         return self._row_sums(columns, self.coefficient)
 
-    def _row_sums(
-        self, columns: NDArray[np.int64], coefficients: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
+    def _row_sums(self, columns: NDArray[np.int64], coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
         agents = np.arange(self.n)
         used = np.zeros(self.rows + 1)
         for row, coefficient in zip(self.row, coefficients, strict=True):
@@ -167,7 +167,10 @@ class Form:
             return False
         if not self.rows:
             return True
-        used, size = self._row_sums(columns, self.coefficient), self._row_sums(columns, np.abs(self.coefficient))
+        used, size = (
+            self._row_sums(columns, self.coefficient),
+            self._row_sums(columns, np.abs(self.coefficient)),
+        )
         return bool((used <= self.row_bound + _REAL_TOLERANCE * (np.abs(self.row_bound) + size)).all())
 
     @cached_property

@@ -55,6 +55,9 @@ class Verification:
         Agents with a model, and all.
     violations : tuple of str
         Constraints broken, in ids.
+    more_served : int
+        Where service comes before score: how many more agents another assignment serves. The bound holds for
+        assignments that serve as many as this one.
     """
 
     objective: float
@@ -63,6 +66,7 @@ class Verification:
     assigned: int
     agents: int
     violations: tuple[str, ...]
+    more_served: int = 0
 
     @property
     def feasible(self) -> bool:
@@ -79,6 +83,7 @@ class Verification:
             "assigned": self.assigned,
             "agents": self.agents,
             "violations": list(self.violations),
+            "more_served": self.more_served,
         }
 
     def report(self) -> RenderableType:
@@ -92,6 +97,8 @@ class Verification:
         if self.bound is not None and self.gap is not None:
             grid.add_row("bound", number(self.bound))
             grid.add_row("gap", f"{self.gap:.4%}")
+        if self.more_served:
+            head.append(f", {self.more_served:,} more could be", style="yellow")
         lines = [Text(printable(f"  {line}"), style="red") for line in self.violations[:_SHOWN]]
         if len(self.violations) > _SHOWN:
             lines.append(Text(f"  and {len(self.violations) - _SHOWN:,} more", style="red"))
@@ -157,7 +164,11 @@ def verify_assignments(
         flow=None if instance.network is None else flow,
     )
     certificate = certify(instance, claim)
+    more = 0
+    if best is not None and instance.network is None and instance.serve_first and np.isfinite(best.objective):
+        more = max(0, int((best.choice >= 0).sum()) - int((choice >= 0).sum()))
     return Verification(
+        more_served=0 if certificate.violations else more,
         objective=instance.sign * certificate.objective + 0.0,
         bound=instance.sign * certificate.bound + 0.0
         if best is not None and not certificate.violations

@@ -160,7 +160,10 @@ class Share(Limit):
 
     def pieces(self, scope: _Scope) -> list[_Piece]:
         """Return the rows of this limit."""
-        use = np.broadcast_to(scope.pairs("use", 1.0 if self.use is None else self.use), (scope.n, scope.m))
+        # Everybody's use counts in the whole, not only that of the agents concerned.
+        use = np.broadcast_to(
+            scope.pairs("use", 1.0 if self.use is None else self.use, everyone=True), (scope.n, scope.m)
+        )
         scope.range(self.at_least, self.at_most, most=1.0)
         inside = scope.inside()
         pieces = []
@@ -323,8 +326,10 @@ class _Scope:
             self.fail(f"{what}: expected at least one, got none")
         return np.unique(array)
 
-    def pairs(self, what: str, values: ArrayLike, *, signed: bool = False) -> NDArray[np.float64]:
-        """Return values of the limit's agents, broadcastable to (agents, m)."""
+    def pairs(
+        self, what: str, values: ArrayLike, *, signed: bool = False, everyone: bool = False
+    ) -> NDArray[np.float64]:
+        """Return values of the limit's agents, or of everyone, broadcastable to (agents, m)."""
         try:
             array = np.asarray(values, dtype=np.float64)
             np.broadcast_shapes(array.shape, (self.n, self.m))
@@ -339,7 +344,7 @@ class _Scope:
         if not signed and (array < 0).any():
             self.fail(f"{what}: expected >= 0, got {array.min():g}")
         table = array.reshape((1, 1)) if array.ndim == 0 else np.atleast_2d(array)
-        return table if table.shape[0] == 1 else table[self.agents]
+        return table if everyone or table.shape[0] == 1 else table[self.agents]
 
     def not_negative(self, what: str, value: float) -> None:
         """Check a right-hand side."""

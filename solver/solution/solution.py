@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from solver.engines.base import StopReason
 from solver.engines.certificate import relative_gap
 from solver.errors import UnsolvedError
 from solver.problem.instance import UNASSIGNED
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-__all__ = ["UNASSIGNED", "Solution", "Status"]
+__all__ = ["UNASSIGNED", "Solution", "Status", "StopReason"]
 
 
 class Status(enum.StrEnum):
@@ -88,6 +89,9 @@ class Solution:
         Units of every row that each model serves, where rows ask for several; see :attr:`flow`.
     left : (n,) int64 or None
         Units of each row that no model serves, where rows ask for several.
+    stopped_by : StopReason
+        Why the call ended: proven, at the deadline, at an engine's own limit of time where no deadline was given, and
+        so on.
     sense : {"maximize", "minimize"}
         What was asked for: with ``minimize``, objective and bound are costs, and no assignment costs less than the
         bound. Prices say in either sense by how much one more unit betters the total.
@@ -103,6 +107,7 @@ class Solution:
     engine: str
     elapsed_ms: float
     notes: tuple[str, ...] = ()
+    stopped_by: StopReason = StopReason.EXHAUSTED
     bound_is_claimed: bool = False
     limit_names: tuple[str, ...] = ()
     limit_prices: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))

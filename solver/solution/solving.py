@@ -99,7 +99,9 @@ def assign(
         With ``minimize`` scores are costs: ``+inf`` forbids a pair, the total cost is made as small as possible,
         and objective, bound and gap are those of the costs.
     deadline_ms : float, optional
-        Hard wall-clock budget in milliseconds, from call to return.
+        Hard wall-clock budget in milliseconds, from call to return. Without one, instances that are a flow are
+        solved to the end; with demands or limits the search stops after ten seconds unless it is proven
+        before, which :attr:`Solution.stopped_by` says. A deadline replaces that limit, shorter or longer.
     engine : str
         ``"auto"``, or one of the engines by name.
     warm_start : Solution, optional
@@ -313,6 +315,7 @@ def _solution(instance: Instance, answer: Answer, deadline: Deadline, *, flat: b
         engine=answer.engine,
         elapsed_ms=deadline.elapsed_ms(),
         notes=answer.notes,
+        stopped_by=answer.stopped_by,
         bound_is_claimed=certificate.bound_is_claimed,
         limit_names=() if instance.limits is None else instance.limits.names,
         limit_prices=limit_prices,

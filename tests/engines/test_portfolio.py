@@ -60,7 +60,11 @@ def test_each_shape_gets_its_engine() -> None:
     tiny, tiny_capacity = generate_scores(12, 3, seed=0)
     assert solver.assign(tiny, tiny_capacity).engine == ("transport" if kernels.available() else "lsap")
     demand = np.arange(1.0, 13.0)
-    assert solver.assign(tiny, tiny_capacity * 20, demand=demand).engine in ("cpsat", "lagrangian")
+    assert solver.assign(tiny, tiny_capacity * 20, demand=demand).engine == "enumeration"
+    small, small_capacity = generate_scores(60, 4, seed=0)
+    many = np.arange(1.0, 61.0)
+    answer = solver.assign(small, small_capacity * 30, demand=many)
+    assert answer.engine in ("cpsat", "lagrangian")
 
 
 def test_a_warm_start_of_another_shape_is_no_obstacle() -> None:

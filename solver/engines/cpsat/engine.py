@@ -80,16 +80,19 @@ class CpSatEngine:
         if given is not None:
             model.hint(column == given[agent])
         left_s = max(0.01, 0.9 * deadline.remaining_s() - 0.01) if deadline.limited else None
-        outcome = model.solve(limit_s=left_s, seed=seed, threads=threads, quick=False)
+        outcome = model.solve(limit_s=left_s, seed=seed, threads=threads, confirm=True)
         if outcome.picked is None:
             # Rounding against the user can make a feasible instance infeasible: only exact models prove it.
             return Claim(choice=nobody, infeasible=True) if outcome.complete and model.exact else None
         columns = np.empty(form.n, np.int64)
         columns[agent[outcome.picked]] = column[outcome.picked]
         choice = form.choice(columns)
-        bound = form.judged(columns, outcome.bound - model.rounding)[1] if model.exact else None
+        proves = model.exact and outcome.bound > -np.inf
+        bound = form.judged(columns, outcome.bound - model.rounding)[1] if proves else None
         prices = minimal_prices(instance, choice) if instance.is_slots else None
-        return Claim(choice=choice, prices=prices, bound=bound)
+        # With plain slots the weights of service are large enough for one weighted problem.
+        most = instance.is_slots and proves and outcome.complete
+        return Claim(choice=choice, prices=prices, bound=bound, serves_most=most)
 
 
 def _open_models(

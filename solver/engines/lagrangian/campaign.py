@@ -301,6 +301,7 @@ class Campaign:
             target=self._target,
             limit_s=limit_s,
             seed=int(self.rng.integers(2**31)),
+            proof=whole,
         )
         if reply.columns is not None and self.search.keep(reply.columns):
             self._note()

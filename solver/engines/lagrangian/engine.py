@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from solver.clock import Deadline
-from solver.engines.base import Claim
+from solver.engines.base import Claim, StopReason
 from solver.engines.lagrangian.campaign import Campaign
 from solver.engines.lagrangian.interior_point import Relaxation, relax
 from solver.engines.lagrangian.large import Large
 from solver.engines.lagrangian.rounding import drop_to_fit, insert_unassigned
 from solver.engines.standard_form import Form, build_form
+from solver.errors import SpecError
 from solver.problem.instance import UNASSIGNED
 
 if TYPE_CHECKING:
@@ -21,10 +23,9 @@ if TYPE_CHECKING:
     from solver.engines.base import Engine
     from solver.problem.instance import Instance
 
-__all__ = ["LagrangianEngine"]
+__all__ = ["LagrangianEngine", "LagrangianParams"]
 
 _USED = 0.97  # of the time left, so that returning and certifying still fit
-_UNLIMITED_S = 10.0  # without a deadline: as long as it pays on the instances measured
 _SHORT_S = 0.08  # below this the search needs the larger part of what is left
 _LARGE = 40_000  # pairs × coupling layers per 0.1 s above which the relaxation is solved in float32
 _LARGE_GAP = 1e-6  # relative: at a hundred thousand agents, closer than this is good enough
@@ -32,10 +33,37 @@ _CANCELLED = 1e-6  # relative: what is left of a difference below this is roundi
 _FEASIBLE_SHARE = 0.4  # of the time, for serving everybody before some are left out
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LagrangianParams:
+    """Where the engine stops by itself.
+
+    Parameters
+    ----------
+    own_limit_s : float
+        Seconds of search without a deadline, unless the answer is proven before. Longer hardly pays on the
+        instances of ``benchmarks/bench_gap.py``. Any deadline replaces it, shorter or longer.
+    """
+
+    own_limit_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not self.own_limit_s > 0:
+            raise SpecError(f"own_limit_s: expected > 0, got {self.own_limit_s!r}")
+
+
 class LagrangianEngine:
-    """Dual prices, rounding, compound moves and exact sub-problems; see the explanation in the manual."""
+    """Dual prices, rounding, compound moves and exact sub-problems; see the explanation in the manual.
+
+    Parameters
+    ----------
+    params : LagrangianParams, optional
+        Where it stops by itself.
+    """
 
     name = "lagrangian"
+
+    def __init__(self, params: LagrangianParams | None = None) -> None:
+        self._params = params or LagrangianParams()
 
     def unsupported_reason(self, instance: Instance, *, remaining_s: float) -> str | None:
         """Return why not: slots whose cost rises with the load belong to the price engine."""
@@ -59,7 +87,7 @@ class LagrangianEngine:
         instance : Instance
             Any.
         deadline : Deadline
-            Kept; without a limit the engine gives itself ten seconds.
+            Kept; without a limit the engine stops after :attr:`LagrangianParams.own_limit_s`.
         hint : Claim, optional
             An assignment to fall back on, and to beat.
         seed : int
@@ -68,17 +96,70 @@ class LagrangianEngine:
             Not used: one thread.
         """
         now = deadline.clock.now()
-        budget_s = deadline.remaining_s() * _USED - 0.001 if deadline.limited else _UNLIMITED_S
+        budget_s = deadline.remaining_s() * _USED - 0.001 if deadline.limited else self._params.own_limit_s
         inner = Deadline(deadline.started_s, now + budget_s, deadline.clock)
-        return _Solve(instance, inner, np.random.default_rng(seed), hint).claim()
+        stop = StopReason.DEADLINE if deadline.limited else StopReason.ENGINE_LIMIT
+        return _Solve(instance, inner, np.random.default_rng(seed), hint, stop).claim()
+
+    def priced(
+        self, instance: Instance, claim: Claim, *, asked: Instance, deadline: Deadline, seed: int = 0
+    ) -> Claim:
+        """Return a claim of another engine with the multipliers of the linear relaxation. Milliseconds when small.
+
+        Parameters
+        ----------
+        instance : Instance
+            Its instance.
+        claim : Claim
+            Any.
+        asked : Instance
+            What the multipliers are of: the same, or the instance at the claim's service.
+        deadline : Deadline
+            The more of it is left, the closer the multipliers.
+        seed : int
+            Source of the noise that breaks ties.
+        """
+        may_leave = not asked.serve_first and bool(np.isfinite(asked.unserved).any())
+        form = build_form(asked, leave=may_leave)
+        if form.n == 0:
+            return claim
+        relaxation = relax(form, deadline=deadline, rng=np.random.default_rng(seed))
+        if relaxation.infeasible or not np.isfinite(relaxation.bound):
+            return claim
+        rows = 0 if instance.limits is None else instance.limits.count
+        claim = replace(
+            claim,
+            prices=np.ascontiguousarray(relaxation.price[:, : form.models].T),
+            limit_prices=relaxation.row_price[:rows] if rows else None,
+        )
+        if asked is instance:
+            return claim
+        form = build_form(instance, leave=True)
+        relaxation = relax(
+            form, deadline=deadline, rng=np.random.default_rng(seed), change=_towards_service(form)
+        )
+        prices, limit_prices = _in_score(relaxation)
+        if prices is None:
+            return claim
+        return replace(
+            claim,
+            score_prices=np.ascontiguousarray(prices[:, : form.models].T),
+            score_limit_prices=limit_prices if rows else None,
+        )
 
 
 class _Solve:
     """One call."""
 
     def __init__(
-        self, instance: Instance, deadline: Deadline, rng: np.random.Generator, hint: Claim | None
+        self,
+        instance: Instance,
+        deadline: Deadline,
+        rng: np.random.Generator,
+        hint: Claim | None,
+        stop: StopReason,
     ) -> None:
+        self.stop = stop
         self.instance, self.deadline, self.rng, self.hint = instance, deadline, rng, hint
         self.progress: list[tuple[float, float, float]] = []
 
@@ -123,6 +204,7 @@ class _Solve:
             prices=large.prices,
             limit_prices=large.limit_prices if len(large.limit_prices) else None,
             progress=tuple(large.progress),
+            stopped_by=self.stop if self.deadline.expired() else StopReason.GAP_TOLERANCE,
         )
 
     def _relax(self, form: Form) -> Relaxation:
@@ -131,8 +213,7 @@ class _Solve:
         single = work > _LARGE * budget_s / 0.1
         change = None
         if form.leave and self.instance.serve_first:  # towards a higher value of service
-            change = np.zeros_like(form.loss)
-            change[-1] = -form.service
+            change = _towards_service(form)
         return relax(
             form,
             deadline=self.deadline,
@@ -197,8 +278,17 @@ class _Solve:
             else np.ascontiguousarray(score_prices[:, : form.models].T),
             score_limit_prices=score_limit_prices if form.rows else None,
             progress=tuple(campaign.progress),
+            serves_most=campaign.proved and self.instance.is_slots,
+            stopped_by=None if campaign.done else self.stop,
             bound=form.judged(columns, campaign.bound)[1] if campaign.proved else None,
         )
+
+
+def _towards_service(form: Form) -> NDArray[np.float64]:
+    """Return the direction of the losses in which service becomes worth more."""
+    change = np.zeros_like(form.loss)
+    change[-1] = -form.service
+    return change
 
 
 def _in_score(

@@ -48,6 +48,7 @@ def solve_part(
     target: float,
     limit_s: float,
     seed: int,
+    proof: bool = False,
 ) -> Reply:
     """Reassign some agents by CP-SAT so that the total loss is at most ``target``.
 
@@ -67,7 +68,11 @@ def solve_part(
         Seconds for the search, model building not included: about a millisecond per hundred pairs.
     seed : int
         For CP-SAT.
+    proof : bool
+        Whether ``complete`` will be taken for a proof, and is worth a second run that confirms it.
     """
+    if not len(free):  # nobody sits in the models chosen
+        return Reply(None, complete=True, exact=True, rounding=0.0)
     keep = keep & np.isfinite(form.loss[:, free])
     keep[columns[free], np.arange(len(free))] = True
     position, column = np.nonzero(keep.T)
@@ -88,7 +93,7 @@ def solve_part(
         )
     model.couple(form, agent, column, load=load, row_load=used[:-1])
     model.loss_at_most(target - settled)
-    outcome = model.solve(limit_s=limit_s, seed=seed)
+    outcome = model.solve(limit_s=limit_s, seed=seed, quick=not proof, confirm=proof)
     found = None
     if outcome.picked is not None:
         found = columns.copy()
@@ -111,7 +116,7 @@ def solve_whole(form: Form, *, limit_s: float, seed: int) -> Reply:
     agent, column = np.nonzero(np.isfinite(form.loss).T)
     model = PairModel(agent, form.loss[column, agent])
     model.couple(form, agent, column)
-    outcome = model.solve(limit_s=limit_s, seed=seed)
+    outcome = model.solve(limit_s=limit_s, seed=seed, confirm=True)
     found = None
     if outcome.picked is not None:
         found = np.empty(form.n, np.int64)

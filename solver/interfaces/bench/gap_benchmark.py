@@ -16,6 +16,7 @@ from solver.interfaces.bench.peers import gap_by_cpsat, gap_by_highs
 from solver.interfaces.files.gap_format import read_gap
 from solver.interfaces.files.sources import read_text
 from solver.problem.compile import compile_problem
+from solver.solution.solution import Status
 from solver.solution.solving import solve_instance
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ class GapResult:
         Ours to its own bound; None for the peers.
     elapsed_ms : float
         Wall clock, model building included.
+    proven : bool
+        Ours, and proven optimal.
     """
 
     instance: str
@@ -56,6 +59,7 @@ class GapResult:
     gap: float | None
     certified_gap: float | None
     elapsed_ms: float
+    proven: bool = False
 
 
 def read_best_known(path: Path) -> dict[str, float]:
@@ -118,6 +122,7 @@ def gap_results(
                 gap=None if cost is None else cost / best - 1.0,
                 certified_gap=None if cost is None else solution.gap,
                 elapsed_ms=elapsed_ms,
+                proven=solution.status is Status.OPTIMAL,
             )
             if peers:
                 yield from _peers(name, instance, best, deadline_ms)
@@ -126,7 +131,16 @@ def gap_results(
 def gap_table(results: Sequence[GapResult]) -> Table:
     """Return one row per deadline and solver: how many instances it solved, how well, how long it took."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("deadline ms", "solver", "feasible", "mean gap", "worst gap", "certified", "slowest ms"):
+    for title in (
+        "deadline ms",
+        "solver",
+        "feasible",
+        "mean gap",
+        "worst gap",
+        "certified",
+        "proven",
+        "slowest ms",
+    ):
         table.add_column(title, justify="left" if title == "solver" else "right")
     for deadline_ms, solver in dict.fromkeys((one.deadline_ms, one.solver) for one in results):
         mine = [one for one in results if (one.deadline_ms, one.solver) == (deadline_ms, solver)]
@@ -139,6 +153,7 @@ def gap_table(results: Sequence[GapResult]) -> Table:
             f"{np.mean(gaps):.4%}" if gaps else "–",
             f"{max(gaps):.3%}" if gaps else "–",
             f"{np.mean(proven):.4%}" if proven else "–",
+            f"{sum(one.proven for one in mine)}/{len(mine)}" if proven else "–",
             f"{max(one.elapsed_ms for one in mine):,.0f}",
         )
     return table
