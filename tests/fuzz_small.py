@@ -226,7 +226,7 @@ def _together(sample: Sample, rng: np.random.Generator, name: str) -> None:
 
 def _changes(sample: Sample, rng: np.random.Generator, name: str) -> None:
     n, m = sample.scores.shape
-    before: NDArray[np.int64] = rng.integers(-1, m, size=n)
+    before = np.asarray(rng.integers(-1, m, size=(n,)), dtype=np.int64)
     moved = ((before[:, None] >= 0) & (before[:, None] != np.arange(m))).astype(float)
     if rng.random() < 0.5:
         most = float(rng.integers(0, n))
