@@ -48,7 +48,7 @@ class MemoryStore:
         Defaults to the machine's monotonic clock. A reading below an earlier one counts as the earlier one.
     per_process : bool
         What happens in a child process made by a fork. False: every operation there raises
-        :class:`~solver.errors.ForkedStoreError`, since parent and child would each grant the whole
+        ``solver.errors.ForkedStoreError``, since parent and child would each grant the whole
         capacity. True: that is what is wanted; the child starts with the same limits and nothing taken.
     """
 
