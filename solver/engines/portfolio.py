@@ -16,6 +16,7 @@ from solver.clock import Deadline
 from solver.engines import kernels
 from solver.engines.base import ENGINES, Claim, StopReason, load_engine
 from solver.engines.certificate import Certificate, certify, verification_seconds
+from solver.engines.limit_repair import repaired
 from solver.engines.network_terms import claimed_flow
 from solver.engines.service import fixed_service, service_instance, service_order
 from solver.errors import EngineError, SpecError
@@ -358,12 +359,27 @@ def _coupled_steps(instance: Instance, deadline: Deadline) -> list[_Step]:
 
 
 def _incumbent(instance: Instance, deadline: Deadline, threads: int) -> Answer | None:
-    """Return greedy's answer, or None where greedy does not know the instance's limits."""
+    """Return greedy's answer, put right where there are limits, or None where that does not lead anywhere."""
     greedy = load_engine("greedy")
-    if greedy.unsupported_reason(instance, remaining_s=deadline.remaining_s()) is not None:
+    limits = instance.limits
+    free = instance
+    if limits is not None:
+        free = replace(instance, limits=None)
+        known = vars(instance)
+        vars(free).update(
+            {name: known[name] for name in ("forbids", "highest", "score_range") if name in known}
+        )
+    if greedy.unsupported_reason(free, remaining_s=deadline.remaining_s()) is not None:
         return None
-    claim = greedy.solve(instance, deadline=deadline)
-    return None if claim is None else _judge(instance, claim, "greedy", None, threads, deadline)
+    claim = greedy.solve(free, deadline=deadline)
+    if claim is None:
+        return None
+    if limits is not None:
+        choice = repaired(instance, claim.choice, deadline)
+        if choice is None:
+            return None
+        claim = Claim(choice=choice)
+    return _judge(instance, claim, "greedy", None, threads, deadline)
 
 
 def _too_late(instance: Instance, deadline: Deadline, threads: int) -> Answer:

@@ -325,4 +325,15 @@ def _merged_layers(
         block = slice(level * layers, (level + 1) * layers)
         out_row[block, :, owner[members]] = row[:, :, members]
         out_coefficient[block, :, owner[members]] = coefficient[:, :, members]
-    return out_row, out_coefficient
+    # Members that touch the same row count together; what is left of the further layers is mostly nothing.
+    for level in range(1, depth):
+        for first in range(layers):
+            at = level * layers + first
+            free = (out_row[first] == none) & (out_row[at] != none)
+            out_row[first][free] = out_row[at][free]
+            same = (out_row[first] == out_row[at]) & (out_row[at] != none)
+            out_coefficient[first][same] += out_coefficient[at][same]
+            out_row[at][same] = none
+            out_coefficient[at][same] = 0.0
+    needed = (out_row != none).any(axis=(1, 2))
+    return out_row[needed], out_coefficient[needed]

@@ -38,6 +38,9 @@ __all__ = [
 ]
 
 
+_CROSSED_PAIRS = 5_000_000  # agents · models up to which layers are packed pair by pair
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Piece:
     """Rows that touch the same agents and no pair twice."""
@@ -459,20 +462,78 @@ def compile_limits(
 
 
 def _layers(pieces: list[_Piece], n: int, m: int) -> tuple[Layer, ...]:
-    """Pack pieces of disjoint agents into common layers, first fit."""
+    """Pack pieces that share no pair into common layers, first fit.
+
+    A piece goes where its agents or its models are free: a floor on each of forty models is one layer.
+    """
     packed: list[tuple[NDArray[np.bool_], list[tuple[int, _Piece]]]] = []
+    crossed: list[NDArray[np.bool_] | None] = []  # pairs used, of layers where agents have several pieces
     first = 0
     for piece in pieces:
-        fitting = (entry for entry in packed if not entry[0][piece.agents].any())
-        entry = next(fitting, None)
-        if entry is None:
-            entry = (np.zeros(n, bool), [])
-            packed.append(entry)
-        used, content = entry
+        at = next((k for k, (used, _) in enumerate(packed) if not used[piece.agents].any()), None)
+        if at is None and piece.row.shape[1] == m and n * m <= _CROSSED_PAIRS:
+            at = next((k for k in range(len(packed)) if _fits(piece, packed[k], crossed, k, (n, m))), None)
+        if at is None:
+            packed.append((np.zeros(n, bool), []))
+            crossed.append(None)
+            at = len(packed) - 1
+        used, content = packed[at]
         used[piece.agents] = True
+        pairs = crossed[at]
+        if pairs is not None:
+            _note(pairs, piece)
         content.append((first, piece))
         first += len(piece.names)
-    return tuple(_layer(content, n, m) for _, content in packed)
+    return tuple(
+        _layer(content, n, m) if pairs is None else _crossed_layer(content, n, m)
+        for (_, content), pairs in zip(packed, crossed, strict=True)
+    )
+
+
+def _fits(
+    piece: _Piece,
+    layer: tuple[NDArray[np.bool_], list[tuple[int, _Piece]]],
+    crossed: list[NDArray[np.bool_] | None],
+    at: int,
+    shape: tuple[int, int],
+) -> bool:
+    """Return whether a piece shares no pair with a layer, whose pairs are noted from then on."""
+    pairs = crossed[at]
+    if pairs is None:
+        pairs = np.zeros(shape, bool)
+        for _, other in layer[1]:
+            _note(pairs, other)
+    where, touched = _pairs(piece, shape[1])
+    if (pairs[where] & touched).any():
+        return False
+    crossed[at] = pairs
+    return True
+
+
+def _pairs(piece: _Piece, m: int) -> tuple[Any, NDArray[np.bool_]]:
+    """Return an index of a piece's agents and the models it touches at all, and which of these pairs it touches."""
+    touched = np.broadcast_to(piece.row != NO_ROW, (len(piece.row), m))
+    models = np.flatnonzero(touched.any(axis=0))
+    return (piece.agents[:, None], models), touched[:, models]
+
+
+def _note(pairs: NDArray[np.bool_], piece: _Piece) -> None:
+    where, touched = _pairs(piece, pairs.shape[1])
+    pairs[where] |= touched
+
+
+def _crossed_layer(content: list[tuple[int, _Piece]], n: int, m: int) -> Layer:
+    """Return pieces that share agents but no pair as one layer."""
+    row = np.full((n, m), NO_ROW, np.int32)
+    coefficient = np.zeros((n, m))
+    for first, piece in content:
+        where, touched = _pairs(piece, m)
+        models = where[1]
+        weights = piece.coefficient if piece.coefficient.shape[1] == 1 else piece.coefficient[:, models]
+        rows = piece.row if piece.row.shape[1] == 1 else piece.row[:, models]
+        row[where] = np.where(touched, rows + first, row[where])
+        coefficient[where] = np.where(touched, weights, coefficient[where])
+    return Layer(row=row, coefficient=coefficient)
 
 
 def _layer(content: list[tuple[int, _Piece]], n: int, m: int) -> Layer:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["LagrangianEngine", "LagrangianParams"]
 
+# What it takes before the clock is looked at: arrays of columns by agents, and a search's own.
+_FORM_TERMS, _LAYER_TERMS, _SECONDS_PER_TERM, _OVERHEAD_S = 4, 3, 2.5e-8, 0.002
+_SECONDS_PER_PAIR_LARGE = 1e-8  # of a look at everybody, which cores of a large instance begin with
 _USED = 0.97  # of the time left, so that returning and certifying still fit
 _SHORT_S = 0.08  # below this the search needs the larger part of what is left
 _LARGE = 40_000  # pairs × coupling layers per 0.1 s above which the relaxation is solved in float32
@@ -69,7 +72,17 @@ class LagrangianEngine:
         """Return why not: slots whose cost rises with the load belong to the price engine."""
         if instance.network is not None:
             return "lagrangian: does not know floors, copies or counts"
-        return None if instance.load_cost is None else "lagrangian: does not know load costs"
+        if instance.load_cost is not None:
+            return "lagrangian: does not know load costs"
+        layers = 0 if instance.limits is None else len(instance.limits.layers)
+        if Large.is_for(instance, budget_s=remaining_s):
+            estimate = instance.n * instance.m * _SECONDS_PER_PAIR_LARGE * (1 + layers)
+        else:
+            terms = instance.r + _FORM_TERMS + _LAYER_TERMS * layers
+            estimate = instance.n * instance.m * terms * _SECONDS_PER_TERM + _OVERHEAD_S
+        if estimate > remaining_s:
+            return f"lagrangian: needs about {estimate * 1e3:.0f} ms, {max(remaining_s, 0) * 1e3:.0f} ms left"
+        return None
 
     def solve(
         self,
@@ -172,6 +185,8 @@ class _Solve:
         if penalty is not None and np.isfinite(penalty).any():
             return self._with_leaving()
         form = build_form(instance, leave=False)
+        if self.deadline.expired():
+            return None
         if len(form.unservable) and penalty is not None:
             return self._nothing()
         if form.n == 0:
@@ -230,6 +245,8 @@ class _Solve:
     def _with_leaving(self, tried: Campaign | None = None) -> Claim | None:
         """Solve with agents allowed to stay unassigned where the instance allows it."""
         form = build_form(self.instance, leave=True)
+        if self.deadline.expired():
+            return None
         if self.instance.penalty is not None and np.isposinf(self.instance.penalty[form.unservable]).any():
             return self._nothing()
         if form.n == 0:

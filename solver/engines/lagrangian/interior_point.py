@@ -12,12 +12,18 @@ S. Mehrotra, "On the implementation of a primal-dual interior point method", SIA
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from solver.engines.lagrangian.row_algebra import RowAlgebra
+from solver.engines.lagrangian.row_selection import (
+    RowSelectionParameters,
+    broken_rows,
+    first_rows,
+    with_rows,
+)
 from solver.engines.lagrangian.weak_duality import dual_bound
 
 if TYPE_CHECKING:
@@ -28,6 +34,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Relaxation", "relax"]
 
+_SECONDS_PER_PAIR, _PAIR_TERMS, _LAYER_TERMS = (
+    1e-8,
+    12,
+    2,
+)  # of a step: passes over all pairs, and over layers
+_SECONDS_PER_PRODUCT = 2e-10  # of a step: dense algebra of the coupling rows
+_GROWTH = 1.5  # a relaxation with more rows takes as long as the one before, times this
 _LEAST_SPREAD = 0.05  # of the mean share: no column starts with less
 _SHORT_STEP, _SHORT_STEP_LIMITS = 0.4, 0.9  # below this a second correction pays for itself
 _PATIENT_STEPS = 35  # in float32, before a standstill is taken for the end
@@ -83,6 +96,7 @@ def relax(
     single: bool = False,
     most_iterations: int = 60,
     change: NDArray[np.float64] | None = None,
+    rows: RowSelectionParameters | None = None,
 ) -> Relaxation:
     """Solve the linear relaxation. O(c n K) a step with K coupling rows, 10 to 25 steps.
 
@@ -107,10 +121,91 @@ def relax(
         Upper limit of steps.
     change : (c, n) float64, optional
         A direction of the losses, in which the multipliers are differentiated at the end: another step's work.
+    rows : RowSelectionParameters, optional
+        Which limit rows are looked at where they are many.
     """
+    rows = RowSelectionParameters() if rows is None else rows
+    kept = first_rows(form, rows)
+    now = deadline.clock.now()
+    stop_s = now + share * max(0.0, deadline.remaining_s())
+    options = _Options(tolerance, jitter, single, most_iterations, change)
+    if kept is None:
+        return _solved(form, deadline, stop_s, rng, options)
+    found = _solved(with_rows(form, kept), deadline, stop_s, rng, options)
+    for _ in range(rows.rounds):
+        began, now = now, deadline.clock.now()
+        missing = np.setdiff1d(broken_rows(form, found.weight, rows.added), kept)
+        if found.infeasible or not len(missing) or now + _GROWTH * (now - began) > stop_s:
+            break
+        if not found.converged:
+            break
+        grown = np.union1d(kept, missing)
+        better = _solved(with_rows(form, grown), deadline, stop_s, rng, options)
+        if not better.converged and not better.infeasible:
+            break
+        found, kept = better, grown
+    return replace(
+        found,
+        row_price=_spread(found.row_price, kept, form.rows),
+        row_price_change=None
+        if found.row_price_change is None
+        else _spread(found.row_price_change, kept, form.rows),
+    )
+
+
+def _spread(value: NDArray[np.float64], kept: NDArray[np.intp], rows: int) -> NDArray[np.float64]:
+    """Return values of some limit rows as those of all, zero for the others."""
+    spread = np.zeros(rows)
+    spread[kept] = value
+    return spread
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    tolerance: float
+    jitter: float
+    single: bool
+    most_iterations: int
+    change: NDArray[np.float64] | None
+
+
+def _seconds_per_step(form: Form) -> float:
+    """Return about how long a Newton step takes."""
+    layers = len(form.row)
+    unknowns = form.capacity.size + form.rows
+    pairs = form.loss.size * (form.resources + _PAIR_TERMS + _LAYER_TERMS * layers * (layers + 1))
+    cross = form.n * float(unknowns) ** 2
+    return pairs * _SECONDS_PER_PAIR + (cross + float(unknowns) ** 3) * _SECONDS_PER_PRODUCT
+
+
+def _unsolved(form: Form) -> Relaxation:
+    """Return a relaxation that took no time: free capacities, everybody mostly where it loses least."""
+    price, row_price = np.zeros(form.capacity.shape), np.zeros(form.rows)
+    finite = np.isfinite(form.loss)
+    unit = float(form.loss[finite].mean()) if finite.any() else 0.0
+    weight = np.where(finite, 1.0 / (1.0 + form.loss / (unit or 1.0)), 0.0)
+    weight /= weight.sum(axis=0)
+    return Relaxation(
+        price=price,
+        row_price=row_price,
+        bound=dual_bound(form, price, row_price),
+        weight=weight,
+        infeasible=False,
+        iterations=0,
+        converged=False,
+    )
+
+
+def _solved(
+    form: Form, deadline: Deadline, stop_s: float, rng: np.random.Generator, options: _Options
+) -> Relaxation:
+    """Solve the relaxation with all limit rows of a form."""
+    tolerance, jitter, single = options.tolerance, options.jitter, options.single
+    most_iterations, change = options.most_iterations, options.change
+    if deadline.limited and deadline.clock.now() + 2 * _seconds_per_step(form) > stop_s:
+        return _unsolved(form)
     newton = _Newton(form, rng=rng, jitter=jitter, dtype=np.float32 if single else np.float64)
     before = deadline.clock.now()
-    stop_s = before + share * max(0.0, deadline.remaining_s())
     iterations, history = 0, [newton.complementarity]
     step_s = 0.0  # the longest of the last steps: on a busy machine another may take as long
     while iterations < most_iterations and not newton.converged(tolerance, 1e-3 if single else 1e-5):

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Large"]
 
 _LEAST = 8000  # agents: fewer are relaxed as a whole
+_MOST_ROWS = 200  # limit rows: of more, the relaxation as a whole looks only at those that bind
 _SECONDS_PER_PAIR = 4e-7  # to relax a form as a whole, per resource or limit layer
 _MOST_WORK = 1_000_000  # pairs × layers: beyond, cores bring more than the whole in any time
 _SAMPLE, _SAMPLE_ITERATIONS = 2000, 25  # agents whose relaxation gives the first prices
@@ -98,6 +99,8 @@ class Large:
     def is_for(instance: Instance, *, budget_s: float) -> bool:
         """Return whether the instance is better not relaxed as a whole, or not in the time left."""
         layers = 0 if instance.limits is None else len(instance.limits.layers)
+        if instance.limits is not None and instance.limits.count > _MOST_ROWS:
+            return False
         if instance.n < _LEAST or (instance.limits is not None and instance.limits.together):
             return False
         work = instance.n * instance.m * (instance.r + layers)
