@@ -185,8 +185,6 @@ class _Solve:
         if penalty is not None and np.isfinite(penalty).any():
             return self._with_leaving()
         form = build_form(instance, leave=False)
-        if self.deadline.expired():
-            return None
         if len(form.unservable) and penalty is not None:
             return self._nothing()
         if form.n == 0:

@@ -130,8 +130,8 @@ def relax(
     stop_s = now + share * max(0.0, deadline.remaining_s())
     options = _Options(tolerance, jitter, single, most_iterations, change)
     if kept is None:
-        return _solved(form, deadline, stop_s, rng, options)
-    found = _solved(with_rows(form, kept), deadline, stop_s, rng, options)
+        return _solved(form, deadline, now, stop_s, rng, options)
+    found = _solved(with_rows(form, kept), deadline, now, stop_s, rng, options)
     for _ in range(rows.rounds):
         began, now = now, deadline.clock.now()
         missing = np.setdiff1d(broken_rows(form, found.weight, rows.added), kept)
@@ -140,7 +140,7 @@ def relax(
         if not found.converged:
             break
         grown = np.union1d(kept, missing)
-        better = _solved(with_rows(form, grown), deadline, stop_s, rng, options)
+        better = _solved(with_rows(form, grown), deadline, now, stop_s, rng, options)
         if not better.converged and not better.infeasible:
             break
         found, kept = better, grown
@@ -197,15 +197,19 @@ def _unsolved(form: Form) -> Relaxation:
 
 
 def _solved(
-    form: Form, deadline: Deadline, stop_s: float, rng: np.random.Generator, options: _Options
+    form: Form,
+    deadline: Deadline,
+    before: float,
+    stop_s: float,
+    rng: np.random.Generator,
+    options: _Options,
 ) -> Relaxation:
     """Solve the relaxation with all limit rows of a form."""
     tolerance, jitter, single = options.tolerance, options.jitter, options.single
     most_iterations, change = options.most_iterations, options.change
-    if deadline.limited and deadline.clock.now() + 2 * _seconds_per_step(form) > stop_s:
+    if deadline.limited and before + 2 * _seconds_per_step(form) > stop_s:
         return _unsolved(form)
     newton = _Newton(form, rng=rng, jitter=jitter, dtype=np.float32 if single else np.float64)
-    before = deadline.clock.now()
     iterations, history = 0, [newton.complementarity]
     step_s = 0.0  # the longest of the last steps: on a busy machine another may take as long
     while iterations < most_iterations and not newton.converged(tolerance, 1e-3 if single else 1e-5):
