@@ -7,7 +7,7 @@ KERNELS := hatch_build.py $(wildcard solver/engines/kernels/*.c)
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: demo test test-pure sanitize check docs bench bench-smoke clean
+.PHONY: demo test test-pure sanitize check docs litellm litellm-matrix bench bench-smoke clean
 
 demo: $(VENV)/.installed  ## install, solve a bundled instance, print the report, write the files
 	mkdir -p demo-output
@@ -35,6 +35,24 @@ check: $(VENV)/.developing  ## formatting, lint, spelling, types, import doors
 
 docs: $(VENV)/.developing  ## the documentation site, in docs/_build
 	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs docs/_build
+
+LITELLM_NEWEST := 1.110.2
+LITELLM_VERSIONS := 1.103.0 1.106.12 $(LITELLM_NEWEST)
+
+litellm: litellm-$(LITELLM_NEWEST)  ## the plug-in's traces on the newest LiteLLM tested, in an environment of its own
+
+litellm-matrix: $(addprefix litellm-,$(LITELLM_VERSIONS))  ## the same on the lowest, a middle and the newest version
+
+litellm-%: $(VENV)/litellm-%/.installed
+	$(VENV)/litellm-$*/bin/python -m pytest -q tests/litellm_plugin -p no:cacheprovider
+
+$(VENV)/litellm-%/.installed: $(VENV)/.developing
+	$(PYTHON) -m venv $(VENV)/litellm-$*
+	$(VENV)/litellm-$*/bin/python -m pip install --quiet --editable . "litellm==$*" fastapi pytest \
+		pytest-benchmark pytest-randomly hypothesis redis
+	touch $@
+
+.PRECIOUS: $(VENV)/litellm-%/.installed
 
 bench: $(VENV)/.developing  ## every benchmark, peers in the same run
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=min,median,max,rounds

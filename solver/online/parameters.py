@@ -78,7 +78,7 @@ class RefreshParams:
     horizon_window : int
         Most agents remembered in a finite horizon.
     rate_arrivals : int
-        Arrivals whose time span estimates the arrival rate.
+        Arrivals whose time span estimates the arrival rate; those of one millisecond count as one.
     rate_services : float
         Shortest such time span, in mean service times. What matters is how many arrive while a slot is
         held; a hundred arrivals at one instant are no infinite rate.

@@ -7,7 +7,7 @@ Each reads the live load, charges a row, and is refreshed with prices computed e
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["HorizonPricing", "Pricing", "SteadyPricing"]
 
 _GREEDY_LOAD_WEIGHT = 0.3  # before the first prices: score × (1 − 0.3 × utilization), as the balancer does
+
+_TOGETHER_S = 1e-3  # arrivals closer than this are one group
+_FEW_GROUPS = 5  # below, a whole service time is the shortest span that says anything about a rate
 
 
 class Pricing(Protocol):
@@ -227,7 +230,7 @@ class SteadyPricing:
         self._budget_left_s = budget_left_s
         self._params, self._refresh = params, refresh
         self._tie_break = tie_break
-        self._times: deque[float] = deque(maxlen=max(2, 8 * refresh.rate_arrivals))
+        self._groups: deque[list[Any]] = deque(maxlen=8 * max(1, int(refresh.rate_arrivals)))
         self._count, self._next, self._next_s = 0, 1, -np.inf
         self._limit: NDArray[np.int64] | None = None
         self._prices: SteadyPrices | None = None
@@ -238,26 +241,32 @@ class SteadyPricing:
         self._pooled = self._rated = False
 
     def arrived(self, now_s: float) -> None:
-        """Count an arrival."""
+        """Count an arrival; those of one millisecond came together."""
         self._count += 1
-        self._times.append(now_s)
+        if self._groups and now_s - self._groups[-1][0] < _TOGETHER_S:
+            self._groups[-1][1] += 1
+        else:
+            self._groups.append([now_s, 1])
 
     def due(self, now_s: float) -> bool:
         """Return whether enough has come, enough time has passed, or capacity has changed."""
         return self._count >= self._next or (self._count > 0 and now_s >= self._next_s) or self._limit is None
 
     def rate_per_s(self, now_s: float) -> float:
-        """Return arrivals a second, over the last few and at least a part of a service time."""
-        times = self._times
-        if not times:
+        """Return arrivals a second over the last few groups, and over at least a part of a service time."""
+        groups = self._groups
+        if not groups:
             return 1.0
-        enough = min(len(times), self._refresh.rate_arrivals)
-        shortest = self._refresh.rate_services * float(self._service.mean())
-        span = max(now_s - times[-enough], shortest, 1e-6)
-        count = enough
-        while count < len(times) and times[-count - 1] >= now_s - span:
-            count += 1
-        return self._replicas * max(count - 1, 1) / span
+        mean_s = float(self._service.mean())
+        used = min(len(groups), self._refresh.rate_arrivals)
+        shortest = mean_s * (self._refresh.rate_services if used >= _FEW_GROUPS else 1.0)
+        span = max(now_s - groups[-used][0], shortest, 1e-6)
+        count = -0.5 * groups[-used][1] if used > 1 else 0.0  # the first group opens the span
+        for at in range(1, len(groups) + 1):
+            if at > used and groups[-at][0] < now_s - span:
+                break
+            count += groups[-at][1]
+        return float(self._replicas * max(count, 1.0) / span)
 
     def _table_of(self, load: LiveLoad) -> None:
         """Lay out the table for look-ups; full from the present limit of each model on, closed where it is 0."""

@@ -12,6 +12,7 @@ from solver.load.balance.prediction import CompletionPredictor
 from solver.load.lease import ONE_SLOT, Demand, Lease, Refusal, RefusalReason, ReleaseOutcome
 from solver.online.choices import Choice, rank_models
 from solver.online.decision import Decision, RouteRefusal, RouteRefusalReason
+from solver.online.gathering import Gathering
 from solver.online.joint import place_jointly
 from solver.online.live import LiveLoad
 from solver.online.parameters import PriceParams, RefreshParams
@@ -163,6 +164,7 @@ class OptimalRouter:
             expected=horizon,
             crossed_off_weight=params.crossed_off_weight,
         )
+        self._gathering = Gathering(self._place_waiting)
         self._arrived: list[AgentRow] = []
         self._arrivals = self._refreshes = self._failures = 0
         self._refresh_ms = 0.0
@@ -293,14 +295,19 @@ class OptimalRouter:
     ) -> Decision:
         """Do :meth:`route` without blocking the event loop on a remote store.
 
-        When the awaiting task is cancelled meanwhile, whatever is granted is released again.
+        Tasks that wait in the same pass of the event loop are placed jointly, as by :meth:`route_many`. When the
+        awaiting task is cancelled meanwhile, whatever is granted is released again.
         """
         row = self._row(agent, scores, cost_usd, service_s, tokens, tenant, priority)
         ttl = self._ttl_s if ttl_s is None else ttl_s
         self._refresh_if_due()
         name = None if agent is None else agent.id
+        column = await self._gathering.column(row)
         with self._lock:
-            choices, refusal = self._arrive(row)
+            self._load.look()
+            choices, refusal = self._choices(row)
+            if column >= 0 and (planned := self._planned(row, column)) is not None:
+                choices = [planned, *(choice for choice in choices if choice.column != column)]
         last: Refusal | None = None
         for choice in choices:
             if not self._claim(choice.column, row):
@@ -319,6 +326,19 @@ class OptimalRouter:
             if answer.reason in _LASTING:
                 break
         return self._refused(name, row, refusal, last)
+
+    def _place_waiting(self, rows: list[AgentRow]) -> list[int]:
+        """Count arrivals that wait together and place them jointly."""
+        with self._lock:
+            self._load.look()
+            for row in rows:
+                self._note_arrival(row)
+            return place_jointly(rows, self._pricing, self._load)
+
+    def _planned(self, row: AgentRow, column: int) -> Choice | None:
+        """Return a jointly placed model as a choice, None where it is full by now. Under the lock."""
+        net = float(self._pricing.net(row, self._load)[column])
+        return Choice(column, net, -1, 0.0) if net > -np.inf else None
 
     def route_many(
         self,
@@ -351,26 +371,15 @@ class OptimalRouter:
         rows, names = self._many_rows(agents, scores, service_s, cost_usd)
         self._refresh_if_due()
         ttl = self._ttl_s if ttl_s is None else ttl_s
-        with self._lock:
-            self._load.look()
-            for row in rows:
-                self._note_arrival(row)
-            columns = place_jointly(rows, self._pricing, self._load)
+        columns = self._place_waiting(rows)
         decisions: list[Decision | None] = [None] * len(rows)
         for i, (row, column) in enumerate(zip(rows, columns, strict=True)):
-            if column < 0 or not self._claim(column, row):
-                continue
-            answer = self._tracker.try_acquire(
-                self._ids[column], self._demand(row, column), ttl, queue=self._queue
-            )
-            if isinstance(answer, Lease):
-                with self._lock:
-                    net = self._pricing.net(row, self._load)
-                price = float(row.scores[column] - net[column]) if np.isfinite(net[column]) else 0.0
-                choice = Choice(column, float(row.scores[column]) - price, -1, 0.0)
-                decisions[i] = self._decision(names[i], row, choice, answer, "placed jointly at prices")
-            else:
-                self._unclaim(column, row)
+            with self._lock:
+                self._load.look()
+                planned = self._planned(row, column) if column >= 0 else None
+            if planned is not None:
+                taken = self._reserve(names[i], row, [planned], RouteRefusalReason.FULL, ttl)
+                decisions[i] = taken or None
         return [
             self._late(names[i], rows[i], ttl) if decision is None else decision
             for i, decision in enumerate(decisions)
@@ -379,6 +388,7 @@ class OptimalRouter:
     def _late(self, name: str | None, row: AgentRow, ttl_s: float) -> Decision:
         """Decide alone on an agent that the joint placement left out; its arrival is counted already."""
         with self._lock:
+            self._load.look()
             choices, refusal = self._choices(row)
         return self._reserve(name, row, choices, refusal, ttl_s)
 

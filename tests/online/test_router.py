@@ -458,6 +458,19 @@ def test_tasks_route_and_a_cancelled_one_holds_nothing() -> None:
     assert load.snapshot().active.sum() == 0
 
 
+def test_tasks_of_one_pass_are_placed_jointly() -> None:
+    load = tracker()
+    router = new_router(load, fleet([10, 10]), background=False)
+
+    async def main() -> list[Any]:
+        flexible = [router.route_async(scores=[0.5, 0.5]) for _ in range(10)]
+        inflexible = [router.route_async(scores=[float("-inf"), 0.5]) for _ in range(10)]
+        return list(await asyncio.gather(*flexible, *inflexible))
+
+    assert all(asyncio.run(main()))  # one by one, the flexible ones would take both
+    assert (load.snapshot().active == 10).all()
+
+
 def test_a_failing_refresh_is_counted_and_routing_goes_on(monkeypatch: Any, caplog: Any) -> None:
     router = new_router(solver.LoadTracker(), fleet([2]))
     failed = threading.Event()

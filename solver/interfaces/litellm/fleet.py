@@ -1,0 +1,191 @@
+"""From LiteLLM's deployments to models, capacities and prices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import litellm
+
+from solver.errors import SpecError
+from solver.problem.spec import Capacity, Model
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from solver.load.tracker import LoadTracker
+
+__all__ = [
+    "Deployment",
+    "FleetOptions",
+    "describe",
+    "duration_s",
+    "expected_tokens",
+    "models_of",
+    "set_capacities",
+]
+
+_CHARACTERS_PER_TOKEN = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class FleetOptions:
+    """What LiteLLM's model list does not say.
+
+    Parameters
+    ----------
+    scores : mapping of str to float, or callable, optional
+        Quality of each deployment, by its id, its ``litellm_params.model`` or its pool; or
+        ``scores(deployment, request) -> float``. Default: ``model_info.solver_score``, else the capability
+        score of ``model_info.solver_capabilities`` for the request's ``metadata.task_type`` over 100, else 1.
+    latency_weight : float
+        Score one second of expected service costs.
+    cost_weight : float
+        Score one US dollar costs.
+    default_concurrent : int
+        Slots of a deployment that states no ``max_parallel_requests``.
+    output_tokens : int
+        Expected output of a request that states no ``max_tokens``.
+    select_ttl_s : float
+        Time to live of a lease between selection and the start of the call.
+    ttl_s : float
+        Time to live of a running call's lease; it is renewed while the call runs.
+    """
+
+    scores: Mapping[str, float] | Callable[[dict[str, Any], dict[str, Any]], float] | None = None
+    latency_weight: float = 0.05
+    cost_weight: float = 0.0
+    default_concurrent: int = 1000
+    output_tokens: int = 256
+    select_ttl_s: float = 5.0
+    ttl_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """What routing needs to know of one deployment.
+
+    Parameters
+    ----------
+    id : str
+        LiteLLM's ``model_info.id``.
+    pool : str
+        What limits it: ``model_info.solver_pool`` where several deployments share one quota, else its id.
+    upstream : str
+        ``litellm_params.model``.
+    limits : tuple
+        (max_parallel_requests, rpm, tpm, max_budget, budget_duration), None where not stated.
+    """
+
+    id: str
+    pool: str
+    upstream: str
+    limits: tuple[Any, ...]
+
+
+def describe(deployment: Mapping[str, Any]) -> Deployment:
+    """Read a deployment as LiteLLM hands it to strategies. O(1)."""
+    params, info = deployment["litellm_params"], deployment["model_info"]
+    return Deployment(
+        id=info["id"],
+        pool=info.get("solver_pool") or info["id"],
+        upstream=params.get("model") or "",
+        limits=tuple(
+            params.get(name)
+            for name in ("max_parallel_requests", "rpm", "tpm", "max_budget", "budget_duration")
+        ),
+    )
+
+
+def models_of(deployments: Sequence[Mapping[str, Any]], options: FleetOptions) -> list[Model]:
+    """Return one model for each pool, in order of appearance; the first deployment of a pool describes it."""
+    models: dict[str, Model] = {}
+    for given in deployments:
+        read = describe(given)
+        if read.pool in models:
+            continue
+        info = given["model_info"]
+        known = _known(read.upstream)
+        parallel, rpm, tpm = read.limits[:3]
+        models[read.pool] = Model(
+            id=read.pool,
+            capacity=Capacity(
+                max_concurrent=options.default_concurrent if parallel is None else int(parallel)
+            ),
+            capabilities=info.get("solver_capabilities") or {},
+            context_tokens=info.get("max_input_tokens") or known.get("max_input_tokens"),
+            usd_per_million_input_tokens=_per_million(given, known, "input_cost_per_token"),
+            usd_per_million_output_tokens=_per_million(given, known, "output_cost_per_token"),
+            requests_per_minute=None if rpm is None else int(rpm),
+            tokens_per_minute=None if tpm is None else int(tpm),
+        )
+    return list(models.values())
+
+
+def set_capacities(
+    tracker: LoadTracker, deployments: Sequence[Mapping[str, Any]], options: FleetOptions
+) -> None:
+    """Tell the tracker what each pool can take, now or again."""
+    models = {model.id: model for model in models_of(deployments, options)}
+    for given in deployments:
+        read = describe(given)
+        model = models.pop(read.pool, None)
+        if model is None:
+            continue
+        budget, duration = read.limits[3:]
+        tracker.set_capacity(
+            model.id,
+            model.capacity,
+            requests_per_minute=model.requests_per_minute,
+            tokens_per_minute=model.tokens_per_minute,
+            budget_usd=None if budget is None else float(budget),
+            budget_period_s=None if budget is None or duration is None else duration_s(str(duration)),
+        )
+
+
+def duration_s(text: str) -> float:
+    """Return the seconds of a LiteLLM duration: 30s, 5m, 1h, 1d, 1w.
+
+    Raises
+    ------
+    SpecError
+        If it is none.
+    """
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+    if len(text) < 2 or text[-1] not in units or not text[:-1].isdigit() or int(text[:-1]) == 0:
+        raise SpecError(f"budget_duration: expected a number and one of s, m, h, d, w, got {text!r}")
+    return int(text[:-1]) * units[text[-1]]
+
+
+def expected_tokens(
+    request: Mapping[str, Any], messages: Any, text: Any, options: FleetOptions
+) -> tuple[int, int]:
+    """Return tokens in and out, by length: LiteLLM's counter takes milliseconds."""
+    characters = 0
+    for message in messages or ():
+        content = message.get("content") if isinstance(message, dict) else None
+        if isinstance(content, str):
+            characters += len(content)
+        elif isinstance(content, list):
+            characters += sum(len(part.get("text") or "") for part in content if isinstance(part, dict))
+    if isinstance(text, str):
+        characters += len(text)
+    elif isinstance(text, list):
+        characters += sum(len(part) for part in text if isinstance(part, str))
+    out = request.get("max_tokens") or request.get("max_completion_tokens") or options.output_tokens
+    return -(-characters // _CHARACTERS_PER_TOKEN), out if isinstance(out, int) else options.output_tokens
+
+
+def _known(upstream: str) -> dict[str, Any]:
+    """Return LiteLLM's own facts about a model, none for one it does not know."""
+    try:
+        return dict(litellm.get_model_info(upstream))
+    except Exception:  # noqa: BLE001 - LiteLLM raises a plain Exception for a model it does not know
+        return {}
+
+
+def _per_million(given: Mapping[str, Any], known: Mapping[str, Any], name: str) -> float | None:
+    for source in (given["litellm_params"], given["model_info"], known):
+        if source.get(name) is not None:
+            return 1e6 * float(source[name])
+    return None
