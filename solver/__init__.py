@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # as typing has it, whose import takes longer than all of this module
 if TYPE_CHECKING:
+    from typing import Any
+
     from solver.engines.portfolio import warm_up
     from solver.errors import EngineError, MissingExtraError, SolverError, SpecError, UnsolvedError
     from solver.load.balance.balancer import LoadBalancer
