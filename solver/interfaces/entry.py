@@ -1,13 +1,13 @@
 """Where the ``solver`` command begins: signals and streams first, everything heavy after them.
 
 Until signals have a handler, an interrupt meets Python's own, which prints where it was; so this module imports
-next to nothing.
+next to nothing, and its first call installs one.
 """
 
 from __future__ import annotations
 
+import _signal as signal  # type: ignore[import-not-found]  # without the enumerations of signal, which take 8 ms
 import os
-import signal
 
 TYPE_CHECKING = False  # as typing has it, which takes longer to load than everything here
 if TYPE_CHECKING:

@@ -105,6 +105,15 @@ def agent_columns(agents: AgentTable) -> dict[str, Any]:
     ):  # fmt: skip
         if (getattr(agents, name) != default).any():
             columns[name] = np.asarray(getattr(agents, name))
+    if agents.unassigned_penalty is not None and np.isinf(agents.unassigned_penalty).any():
+        msg = "agents.unassigned_penalty: expected finite numbers in a table, got inf"
+        raise SpecError(msg)
+    for name, column in (
+        ("unassigned_penalty", agents.unassigned_penalty),
+        ("copies", agents.copies),
+        ("count", agents.multiplicity),
+    ):
+        columns |= {} if column is None else {name: column}
     if not np.isnan(agents.min_score).all():
         columns["min_score"] = agents.min_score
     if agents.tenants != (None,):

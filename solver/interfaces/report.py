@@ -128,7 +128,11 @@ def _objective_text(plan: Plan) -> str:
             else f"priority × {text}"
         )
     penalty = objective.unassigned_penalty
+    own = plan.problem.agents.unassigned_penalty
     best = "minimise" if costs else "maximise"
+    if own is not None:
+        count = int(np.count_nonzero(~np.isnan(own)))
+        return f"{best} {text}, less the penalties of agents left out ({_count(count, 'agent')} with one of their own)"
     if penalty is None:
         return f"serve as many agents as possible, then {best} {text}"
     if math.isinf(penalty):
@@ -199,7 +203,7 @@ def _limits(plan: Plan) -> list[RenderableType]:
     for limit in plan.limits:
         style = "red" if limit.is_tight else ""
         side = limit.side.replace("_", " ")
-        unit = _UNITS[limit.unit][0]
+        unit = _UNITS.get(limit.unit, (printable(limit.unit),))[0]
         table.add_row(
             printable(limit.name), Text(number(limit.used), style=style), side, number(limit.bound), unit
         )
@@ -208,7 +212,7 @@ def _limits(plan: Plan) -> list[RenderableType]:
     gain = "saves about {}" if plan.instance.sense == "minimize" else "adds about {} to the total"
     for limit in sorted(plan.limits, key=lambda one: -one.price):
         if limit.price > noise:
-            one = _UNITS[limit.unit][1]
+            one = _UNITS.get(limit.unit, ("", printable(f"unit of {limit.unit}")))[1]
             way = "more" if limit.side == "at_most" else "less"
             worth = limit.price * (0.01 if limit.unit == "share" else 1.0)
             lines.append(

@@ -19,7 +19,7 @@ from solver.engines.network_terms import principal_choice
 from solver.errors import SpecError
 from solver.interfaces.report import number
 from solver.interfaces.terminal import printable
-from solver.problem.compile import compile_problem
+from solver.problem.compile import compile_problem, unassigned_penalties
 from solver.problem.network import UnitFlow
 from solver.problem.resources import resource_titles
 from solver.problem.values import did_you_mean
@@ -229,12 +229,12 @@ def _in_ids(
             elif 0 < load[j, 0] < shape.floor_if_open[j]:
                 least = shape.floor_if_open[j]
                 lines.append(f"{models[j]}: load {load[j, 0]:g} is neither 0 nor at least {least}")
-    penalty = problem.objective.unassigned_penalty
-    if penalty is not None and np.isinf(penalty):
+    penalty = unassigned_penalties(problem)
+    if penalty is not None:
         lines += [
             f"{ids[i]}: must be served, but is unassigned"
             if served[i] == 0
             else f"{ids[i]}: must be served {wanted[i]} times, but is {served[i]} times"
-            for i in np.flatnonzero(served < wanted)
+            for i in np.flatnonzero((served < wanted) & np.isinf(penalty))
         ]
     return tuple(lines)

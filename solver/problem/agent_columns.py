@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from solver.errors import SpecError
-from solver.problem.agents import PROFILE_FIELDS, Agent, AgentTable, Profile, several
+from solver.problem.agents import PROFILE_FIELDS, Agent, AgentTable, Profile, several, stated
 from solver.problem.instance import MAX_CAPACITY
 from solver.problem.values import describe, did_you_mean, number_hint
 
@@ -47,6 +47,7 @@ NUMBER_FIELDS = (
     "output_tokens",
     "priority",
     "min_score",
+    "unassigned_penalty",
     "copies",
     "count",
 )
@@ -54,7 +55,7 @@ NUMBER_FIELDS = (
 _NAMED = 20  # offending rows spelled out per rule
 _COUNTS = ("min_context_tokens", "input_tokens", "output_tokens", "copies", "count")
 _POSITIVE = ("copies", "count")
-_DEFAULTS = {"priority": 1.0, "min_score": np.nan, "copies": 1, "count": 1}
+_DEFAULTS = {"priority": 1.0, "min_score": np.nan, "unassigned_penalty": np.nan, "copies": 1, "count": 1}
 _FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _RESOURCE = "resources."  # what the names of columns of resources begin with
 _SEPARATOR = re.compile(r"[;|]")
@@ -140,6 +141,7 @@ def agent_table(columns: Mapping[str, Column]) -> AgentTable:
         tenants=tuple(tenants),
         tenant=tenant,
         resources={name: taken for name, taken in resources.items() if taken.any()},
+        unassigned_penalty=stated(numbers["unassigned_penalty"]),
         copies=several(numbers["copies"]),
         multiplicity=several(numbers["count"]),
     )
@@ -224,6 +226,9 @@ def _numbers(name: str, column: Column, n: int, lines: list[str]) -> NDArray[Any
         if name == "priority":
             good &= values > 0
             rule = "expected a finite number > 0"
+        elif name == "unassigned_penalty":
+            good = values >= 0
+            rule = "expected a number >= 0, or inf"
         elif name.startswith(_RESOURCE):
             good &= values >= 0
             rule = "expected a finite number >= 0"

@@ -12,12 +12,12 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import CoreSchema, core_schema
 
 from solver.errors import SpecError
-from solver.problem.values import Count, Frozen, Identifier, Real, Text, describe, violations_of
+from solver.problem.values import Count, Frozen, Identifier, PenaltyValue, Real, Text, describe, violations_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Agent", "AgentTable", "Profile", "several"]
+__all__ = ["Agent", "AgentTable", "Profile", "several", "stated"]
 
 _NAMED = 20  # offending rows spelled out per rule
 
@@ -57,6 +57,8 @@ class Agent(Frozen):
         On whose account the work is done.
     resources : mapping of str to float
         Units taken of further resources of its model, by name; 0 of those that are not named.
+    unassigned_penalty : float, optional
+        What leaving it out costs, times its priority, in place of the objective's ``unassigned_penalty``.
     copies : int
         Different models it needs, such as the judges of a panel.
     count : int
@@ -81,6 +83,7 @@ class Agent(Frozen):
     min_score: Real | None = None
     tenant: Text | None = None
     resources: dict[Text, Annotated[Real, Field(ge=0)]] = Field(default_factory=dict)
+    unassigned_penalty: PenaltyValue | None = None
     copies: Annotated[Count, Field(ge=1)] = 1
     count: Annotated[Count, Field(ge=1)] = 1
 
@@ -144,6 +147,8 @@ class AgentTable(Sequence[Agent]):
         Index into ``tenants``.
     resources : mapping of str to (n,) float64
         Units taken of each resource that some agent takes any of.
+    unassigned_penalty : (n,) float64 or None
+        NaN where the agent states none; None where all do not.
     copies, multiplicity : (n,) int64 or None
         ``copies`` and ``count`` of each agent; None where all are 1. (``count`` is a method of sequences.)
     """
@@ -159,6 +164,7 @@ class AgentTable(Sequence[Agent]):
     tenants: tuple[str | None, ...] = (None,)
     tenant: NDArray[np.int32] = field(kw_only=True)
     resources: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    unassigned_penalty: NDArray[np.float64] | None = None
     copies: NDArray[np.int64] | None = None
     multiplicity: NDArray[np.int64] | None = None
 
@@ -222,6 +228,12 @@ class AgentTable(Sequence[Agent]):
                     name for agent in checked for name, units in agent.resources.items() if units
                 )
             },
+            unassigned_penalty=stated(
+                [
+                    np.nan if agent.unassigned_penalty is None else agent.unassigned_penalty
+                    for agent in checked
+                ]
+            ),
             copies=several([agent.copies for agent in checked]),
             multiplicity=several([agent.count for agent in checked]),
         )
@@ -278,6 +290,9 @@ class AgentTable(Sequence[Agent]):
             min_score=None if np.isnan(min_score) else min_score,
             tenant=self.tenants[self.tenant[index]],
             resources={name: float(taken[index]) for name, taken in self.resources.items() if taken[index]},
+            unassigned_penalty=None
+            if self.unassigned_penalty is None or np.isnan(self.unassigned_penalty[index])
+            else float(self.unassigned_penalty[index]),
             copies=1 if self.copies is None else int(self.copies[index]),
             count=1 if self.multiplicity is None else int(self.multiplicity[index]),
         )
@@ -296,6 +311,12 @@ class AgentTable(Sequence[Agent]):
 
     def __repr__(self) -> str:
         return f"AgentTable({len(self)} agents, {len(self.profiles)} profiles)"
+
+
+def stated(numbers: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """Return numbers as an array, or None where all are NaN."""
+    array = np.asarray(numbers, np.float64)
+    return None if np.isnan(array).all() else array
 
 
 def several(numbers: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64] | None:

@@ -78,9 +78,9 @@ def compile_problem(
     scorer = pair_scorer(problem, load=load, feedback=feedback)
     agents = problem.agents
     priority = None if (agents.priority == agents.priority[0]).all() else agents.priority
-    penalty = problem.objective.unassigned_penalty
-    if penalty is not None and np.isfinite(penalty) and priority is None:
-        penalty *= float(agents.priority[0])
+    penalty = unassigned_penalties(problem)
+    if penalty is not None and priority is None:
+        penalty = penalty * float(agents.priority[0])
     demand, capacity = with_resources(problem, remaining_slots(problem, load=load))
     instance = build_instance(
         scorer.matrix(),
@@ -92,6 +92,7 @@ def compile_problem(
         min_load=_given(problem, "min_slots"),
         min_load_if_open=_given(problem, "min_slots_if_open"),
         opening_cost=_given(problem, "opening_cost"),
+        load_cost=_load_costs(problem),
         copies=agents.copies,
         count=agents.multiplicity,
     )
@@ -99,10 +100,26 @@ def compile_problem(
     return replace(instance, sense="minimize") if problem.objective.sense == "minimize" else instance
 
 
+def unassigned_penalties(problem: Problem) -> NDArray[np.float64] | None:
+    """Return what leaving each agent out costs before its priority, (n,) float64; None: serve as many as possible."""
+    own, common = problem.agents.unassigned_penalty, problem.objective.unassigned_penalty
+    if own is None:
+        return None if common is None else np.full(len(problem.agents), common)
+    return own if common is None else np.where(np.isnan(own), common, own)
+
+
 def _given(problem: Problem, field: str) -> NDArray[np.float64] | None:
     """Return a number of every model's capacity, (m,) float64, or None where no model has any."""
     values = np.array([getattr(model.capacity, field) for model in problem.models], np.float64)
     return values if values.any() else None
+
+
+def _load_costs(problem: Problem) -> NDArray[np.float64] | None:
+    """Return what a slot costs in each tier of every model, (m, t) float64, or None where nothing does."""
+    tiers = max(len(model.capacity.load_cost) for model in problem.models)
+    if not tiers:
+        return None
+    return np.array([model.capacity.load_cost or (0.0,) * tiers for model in problem.models], np.float64)
 
 
 def pair_scorer(

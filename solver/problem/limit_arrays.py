@@ -8,6 +8,8 @@ import numpy as np
 
 from solver.problem.instance import chunks
 from solver.problem.limit_specs import (
+    DEMAND,
+    UNITS,
     ApartSpec,
     AverageSpec,
     BudgetSpec,
@@ -30,6 +32,7 @@ from solver.problem.limits import (
     StayPut,
     Together,
 )
+from solver.problem.resources import resources_taken
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -107,6 +110,13 @@ class LimitArrays:
             usd_in = np.array([model.usd_per_million_input_tokens or 0.0 for model in models])
             usd_out = np.array([model.usd_per_million_output_tokens or 0.0 for model in models])
             return np.asarray((tokens_in * usd_in + tokens_out * usd_out) / 1e6)
+        if unit == DEMAND:
+            demand = self._problem.demand
+            if demand is None:
+                return np.ones((1, 1))
+            return np.asarray(demand[:, None] if demand.ndim == 1 else demand)
+        if unit not in UNITS:
+            return resources_taken(agents, unit)[:, None]
         if unit == "latency_s":
             first = np.array([model.latency_s or 0.0 for model in models])
             speed = np.array([model.output_tokens_per_second or np.inf for model in models])
@@ -123,7 +133,7 @@ class LimitArrays:
         low, high = limit.amount("at_least"), limit.amount("at_most")
         match limit:
             case BudgetSpec():
-                return Budget(name=name, agents=agents, models=models, amount=limit.at_most_usd, cost=use)
+                return Budget(name=name, agents=agents, models=models, amount=high or 0.0, cost=use)
             case QuotaSpec():
                 return Quota(name=name, agents=agents, models=models, at_least=low, at_most=high, use=use)
             case CommitmentSpec():

@@ -8,11 +8,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.problem.limit_arrays import concerned_agents, concerned_models
-from solver.problem.limit_specs import ApartSpec, ChangesSpec, ShareSpec, StayPutSpec, TogetherSpec
+from solver.problem.limit_specs import (
+    DEMAND,
+    UNITS,
+    ApartSpec,
+    ChangesSpec,
+    ShareSpec,
+    StayPutSpec,
+    TogetherSpec,
+)
+from solver.problem.resources import resources_taken
 from solver.problem.values import describe, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from numpy.typing import NDArray
 
     from solver.problem.limit_specs import LimitSpec
     from solver.problem.spec import Problem
@@ -93,6 +104,17 @@ def _previous(what: str, agent: str, name: str, known: Iterable[str]) -> Iterato
         yield f"previous.{agent}: expected {what}, got {describe(name)}{did_you_mean(name, known)}"
 
 
+def _known_unit(problem: Problem, limit: LimitSpec, rows: NDArray[np.int64]) -> Iterator[str]:
+    """Check that a resource that a limit counts is one that the agents it concerns take."""
+    unit = limit.unit
+    if unit in UNITS or unit == DEMAND or not len(rows):
+        return
+    if not resources_taken(problem.agents, unit)[rows].any():
+        field = "of" if isinstance(limit, ShareSpec) else "resource"
+        known = [*UNITS, DEMAND, *problem.agents.resources]
+        yield f".{field}: expected a resource that an agent it concerns takes, got {unit!r}{did_you_mean(unit, known)}"
+
+
 def _concerns(problem: Problem, limit: LimitSpec) -> Iterator[str]:
     """Check that a limit concerns somebody, and that what it counts is known of them."""
     rows, columns = concerned_agents(problem, limit), concerned_models(problem, limit)
@@ -112,6 +134,7 @@ def _concerns(problem: Problem, limit: LimitSpec) -> Iterator[str]:
         )
     if isinstance(limit, ApartSpec) and len(rows) < 2:
         yield f".agents: expected at least two, got {len(rows)}"
+    yield from _known_unit(problem, limit, rows)
     # A share is taken of everything, so everything has to be known.
     counted = np.ones(len(columns), bool) if isinstance(limit, ShareSpec) else columns
     for fact in _FACTS.get(limit.unit, ()):

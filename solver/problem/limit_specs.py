@@ -7,7 +7,7 @@ A problem's ``limits`` are values of these classes, or mappings with a ``kind`` 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainSerializer, PlainValidator
 
@@ -15,6 +15,8 @@ from solver.errors import SpecError
 from solver.problem.values import Count, Frozen, Identifier, Real, Text, describe, did_you_mean
 
 __all__ = [
+    "DEMAND",
+    "UNITS",
     "ApartSpec",
     "AverageSpec",
     "BudgetSpec",
@@ -29,8 +31,14 @@ __all__ = [
     "Unit",
 ]
 
-Unit = Literal["agents", "tokens", "usd", "quality", "latency_s"]
-"""What a limit counts. Tokens are input and output tokens; quality is the objective's, before load."""
+UNITS = ("agents", "tokens", "usd", "quality", "latency_s")
+"""What limits count besides resources. Tokens are input and output tokens; quality is the objective's, before load."""
+
+DEMAND = "demand"
+"""The resource that a problem's ``demand`` states: slots taken."""
+
+Unit = str
+"""One of :data:`UNITS`, or the name of a resource that agents take."""
 
 Amount = Annotated[Real, Field(ge=0)]
 Fraction = Annotated[Real, Field(ge=0, le=1)]
@@ -58,12 +66,15 @@ class LimitSpec(Frozen):
 
     def amounts(self) -> dict[str, tuple[Unit, str]]:
         """Return the amounts given: field name to unit and ``at_most`` or ``at_least``."""
-        return {
+        given = {
             f"{side}_{unit}": (unit, side)
             for side in ("at_most", "at_least")
-            for unit in get_args(Unit)
+            for unit in UNITS
             if getattr(self, f"{side}_{unit}", None) is not None
         }
+        resource = getattr(self, "resource", None) or DEMAND
+        sides = [side for side in ("at_most", "at_least") if getattr(self, side, None) is not None]
+        return given | {side: (resource, side) for side in sides}
 
     def amount(self, side: str) -> float | None:
         """Return the amount of ``at_most`` or ``at_least``, None where that side is open."""
@@ -80,7 +91,15 @@ class LimitSpec(Frozen):
     def broken_by_itself(self) -> list[str]:
         """Return what is wrong with the amounts among themselves, ``field: rule, value``."""
         given = self.amounts()
+        resource = getattr(self, "resource", None)
+        sides = [side for side in ("at_most", "at_least") if side in given]
+        if sides and resource is None:
+            return [f"{sides[0]}: expected a resource beside it, or the unit in the name of the field"]
+        if resource is not None and not sides:
+            return ["resource: expected at_most or at_least beside it, got neither"]
         fields = [name for name in type(self).model_fields if name.startswith(("at_most_", "at_least_"))]
+        if len(fields) == 1 and not given:
+            return [f"{fields[0]}: required, but missing"]
         if fields and not given:
             return [f"{fields[0]}: expected {' or '.join(fields)}, got none of them"]
         if len({unit for unit, _ in given.values()}) > 1:
@@ -95,16 +114,41 @@ class LimitSpec(Frozen):
 
 
 class BudgetSpec(LimitSpec):
-    """Spend at most ``at_most_usd`` US dollars, at list price."""
+    """Spend at most ``at_most_usd`` US dollars, at list price; or ``at_most`` of another resource.
+
+    Parameters
+    ----------
+    at_most_usd : float, optional
+        US dollars.
+    resource : str, optional
+        A resource that agents take, such as hours, or ``demand``.
+    at_most : float, optional
+        Units of the resource.
+    """
 
     kind: Literal["budget"] = "budget"
-    at_most_usd: Amount
+    at_most_usd: Amount | None = None
+    resource: Text | None = None
+    at_most: Amount | None = None
 
 
 class QuotaSpec(LimitSpec):
-    """Bound how many agents, or tokens, some agents take from some models. At least one amount."""
+    """Bound how many agents, tokens or units of a resource some agents take from some models.
+
+    Parameters
+    ----------
+    at_most_agents, at_least_agents, at_most_tokens, at_least_tokens : float, optional
+        Amounts, in one unit; at least one.
+    resource : str, optional
+        A resource that agents take, such as memory, or ``demand``: what ``at_most`` and ``at_least`` count.
+    at_most, at_least : float, optional
+        Units of the resource.
+    """
 
     kind: Literal["quota"] = "quota"
+    resource: Text | None = None
+    at_most: Amount | None = None
+    at_least: Amount | None = None
     at_most_agents: Amount | None = None
     at_least_agents: Amount | None = None
     at_most_tokens: Amount | None = None
@@ -118,14 +162,14 @@ class ShareSpec(LimitSpec):
     ----------
     at_most_share, at_least_share : float, optional
         Fractions; at least one of them.
-    of : {"agents", "tokens", "usd"}
-        What the share is taken of.
+    of : str
+        What the share is taken of: agents, tokens, usd, demand, or a resource that agents take.
     """
 
     kind: Literal["share"] = "share"
     at_most_share: Fraction | None = None
     at_least_share: Fraction | None = None
-    of: Literal["agents", "tokens", "usd"] = "agents"
+    of: Text = "agents"
 
     def amounts(self) -> dict[str, tuple[Unit, str]]:
         """Return the fractions given: field name to unit of the whole and side."""
@@ -134,18 +178,23 @@ class ShareSpec(LimitSpec):
 
 
 class CommitmentSpec(LimitSpec):
-    """Send at least so many agents, tokens or US dollars to some models. Exactly one amount."""
+    """Send at least so many agents, tokens, US dollars or units of a resource to some models. One amount."""
 
     kind: Literal["commitment"] = "commitment"
+    resource: Text | None = None
+    at_least: Amount | None = None
     at_least_agents: Amount | None = None
     at_least_tokens: Amount | None = None
     at_least_usd: Amount | None = None
 
 
 class AverageSpec(LimitSpec):
-    """Bound a mean over the agents served: quality, cost in US dollars, or latency in seconds."""
+    """Bound a mean over the agents served: quality, cost in US dollars, latency in seconds, or a resource."""
 
     kind: Literal["average"] = "average"
+    resource: Text | None = None
+    at_most: Amount | None = None
+    at_least: Amount | None = None
     at_least_quality: Real | None = None
     at_most_quality: Real | None = None
     at_most_usd: Amount | None = None

@@ -105,5 +105,6 @@ def resource_rules(problem: Problem) -> Iterator[str]:
         path = f"agents[{int(np.flatnonzero(taken)[0])}].resources.{name}"
         if name in _TOKENS:
             yield f"{path}: expected another name, as these are counted from {' and '.join(_TOKENS[name])}"
-        elif name not in known:
-            yield f"{path}: expected a resource that some model has, got {name!r}{did_you_mean(name, known)}"
+        elif name not in known and all(limit.unit != name for limit in problem.limits):
+            hint = did_you_mean(name, known)
+            yield f"{path}: expected a resource that some model has, got {name!r}{hint}"

@@ -175,8 +175,33 @@ def _repeated_pairs(scores: ScoreTable) -> Iterator[str]:
         yield f"scores: {len(again) - _NAMED} more repeated pairs"
 
 
+def _penalty_rules(problem: Problem) -> Iterator[str]:
+    """Check that every agent has a penalty where some have one of their own."""
+    own = problem.agents.unassigned_penalty
+    if own is not None and problem.objective.unassigned_penalty is None:
+        for i in np.flatnonzero(np.isnan(own))[:_NAMED]:
+            yield (
+                f"agents[{i}].unassigned_penalty: required where other agents have one and "
+                "objective.unassigned_penalty is not given, but missing"
+            )
+
+
+def _tier_rules(problem: Problem) -> Iterator[str]:
+    """Check that costs of load have as many tiers in every model, and do not fall."""
+    tiers = [len(model.capacity.load_cost) for model in problem.models]
+    most = max(tiers, default=0)
+    for j, model in enumerate(problem.models):
+        path, cost = f"models[{j}].capacity.load_cost", model.capacity.load_cost
+        if 0 < len(cost) < most:
+            yield f"{path}: expected {most} tiers as in models[{tiers.index(most)}], got {len(cost)}"
+        if list(cost) != sorted(cost):
+            yield f"{path}: expected costs that do not fall, got {describe(list(cost))}"
+
+
 def _shape_rules(problem: Problem) -> Iterator[str]:
-    """Check floors against capacities, and that costs come without minimum scores."""
+    """Check floors against capacities, penalties and tiers, and that costs come without minimum scores."""
+    yield from _penalty_rules(problem)
+    yield from _tier_rules(problem)
     for j, model in enumerate(problem.models):
         capacity = model.capacity
         for field in ("min_slots", "min_slots_if_open"):

@@ -43,6 +43,9 @@ class Capacity(Frozen):
         Slots that a batch must use if it uses any: 0, or so many and more.
     opening_cost : float
         Score points it costs to use the model at all, >= 0.
+    load_cost : sequence of float
+        Score points a slot costs in each of equally large tiers of the slots, not decreasing: the fuller the
+        model, the dearer its next slot. As many tiers as every other model that has any.
     """
 
     max_concurrent: Count
@@ -52,6 +55,7 @@ class Capacity(Frozen):
     min_slots: Count = 0
     min_slots_if_open: Count = 0
     opening_cost: NonNegative = 0.0
+    load_cost: tuple[NonNegative, ...] = ()
 
     @property
     def batch_slots(self) -> int:

@@ -134,7 +134,7 @@ BAD: list[tuple[list[Any], str]] = [
     ([7], "limits[0]: expected a mapping of field names to values, got 7"),
     (
         [{"kind": "budget", "name": "x", "at_most": 1}],
-        "limits[0].at_most: unknown field; did you mean 'at_most_usd'",
+        "limits[0].at_most: expected a resource beside it, or the unit in the name of the field",
     ),
     ([{"kind": "quota", "name": "x"}], "limits[0].at_most_agents: expected at_most_agents or"),
     (
