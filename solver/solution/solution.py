@@ -86,7 +86,7 @@ class Solution:
     progress : tuple of (float, float, float)
         The improvement curve: milliseconds since the call, objective and bound at every improvement.
     unit_flow : UnitFlow or None
-        Units of every row that each model serves, where rows ask for several; see :attr:`flow`.
+        Units of every row that each model serves, where rows ask for several; see ``flow``.
     left : (n,) int64 or None
         Units of each row that no model serves, where rows ask for several.
     stopped_by : StopReason

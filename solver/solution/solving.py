@@ -101,7 +101,7 @@ def assign(
     deadline_ms : float, optional
         Hard wall-clock budget in milliseconds, from call to return. Without one, instances that are a flow are
         solved to the end; with demands or limits the search stops after ten seconds unless it is proven
-        before, which :attr:`Solution.stopped_by` says. A deadline replaces that limit, shorter or longer.
+        before, which ``Solution.stopped_by`` says. A deadline replaces that limit, shorter or longer.
     engine : str
         ``"auto"``, or one of the engines by name.
     warm_start : Solution, optional
