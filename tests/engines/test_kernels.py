@@ -16,9 +16,11 @@ import solver
 from solver import SpecError
 from solver.engines import kernels
 from solver.engines.certificate import best_response
+from solver.engines.lagrangian.ejection_chains import Beam
 from solver.engines.price.agent_rows import DenseRows
+from solver.engines.standard_form import build_form
 from solver.problem.generate import generate_scores
-from solver.problem.instance import Instance
+from solver.problem.instance import Instance, build_instance
 from tests.kernel_equality import difference, numpy_only
 
 compiled = pytest.mark.skipif(not kernels.available(), reason="the kernels were not built: no C compiler")
@@ -147,3 +149,48 @@ def test_an_environment_variable_switches_them_off() -> None:
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == ["False", "lsap"]
+
+
+@compiled
+@pytest.mark.parametrize("seed", range(10))
+def test_moves_change_the_penalised_loss_by_what_they_say(seed: int) -> None:
+    """And the compiled beam finds moves as good as its numpy twin when it may keep everything."""
+    rng = np.random.default_rng(seed)
+    n, m, r = 14, 4, int(rng.integers(1, 3))
+    penalty = None if seed % 3 else float(rng.uniform(10, 40))
+    instance = build_instance(
+        rng.integers(1, 50, (n, m)).astype(float),
+        np.full((m, r), 30.0),
+        demand=rng.integers(3, 20, (n, m, r)).astype(float),
+        unassigned_penalty=np.inf if penalty is None else penalty,
+    )
+    form = build_form(instance, leave=penalty is not None)
+    price = rng.uniform(0, 1, (r, form.columns))
+    columns = rng.integers(0, form.columns, n)
+
+    def penalised(beam: Beam) -> float:
+        beam.refresh()
+        loss = float(beam.priced[np.arange(n), beam.column[:-1]].sum())
+        return loss + float((beam.penalty * np.maximum(beam.use - beam.room, 0)).sum())
+
+    def start(width: int) -> Beam:
+        beam = Beam(form, form.loss, price, nearest=form.columns, rng=np.random.default_rng(0))
+        beam.penalty = np.full(beam.room.shape, 0.05, np.float32)
+        beam.width, beam.depth = width, 4
+        beam.place(columns)
+        return beam
+
+    beam = start(100_000)
+    before = penalised(beam)
+    moves = beam.moves(64)
+    with numpy_only():
+        twins = start(100_000).moves(64)
+    assert moves[0].value == pytest.approx(twins[0].value, abs=1e-5)
+    for move in moves[:10]:
+        trial = start(100)
+        trial.apply(move)
+        assert penalised(trial) - before == pytest.approx(move.value, abs=1e-4)
+    stop, _ = beam.improve(crossed=False, local=np.inf, tolerance=1e-9, until_s=time.monotonic() + 10)
+    assert stop in (kernels.Stop.LOCAL_OPTIMUM, kernels.Stop.BETTER)
+    assert penalised(beam) < before
+    assert (np.sort(beam.members[beam.members < n]) == np.flatnonzero(beam.column[:-1] < form.models)).all()

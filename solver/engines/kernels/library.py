@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["available", "load", "pointer"]
 
-_VERSION = 1
+_VERSION = 2
 """Of the C interface: a library of another version, left over from an older build, is not loaded."""
 
 
@@ -47,6 +47,9 @@ def load() -> ctypes.CDLL | None:
         best = getattr(library, f"solver_best_{kind}")
         best.argtypes = [array, size, array, size, size, array, array, array]
         best.restype = None
+    library.solver_chains_find.restype = size
+    library.solver_chains_find.argtypes = [array]
+    library.solver_chains_improve.argtypes = [array, array, array, scalar, scalar, array]
     return library
 
 

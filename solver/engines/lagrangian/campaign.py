@@ -39,6 +39,7 @@ _FEASIBLE_SHARE, _FEASIBLE_SHARE_SHORT = (
 )  # of the time, before CP-SAT is asked whether anything feasible exists
 _FALL_BACK_AFTER = 0.9  # of the time, without anything better than the bids at hand
 _LEAST_CPSAT_S = 0.03  # a call returns no faster than about this
+_WIDTH = 60  # partial moves the beam keeps per level where there is time
 _REWARD = 20.0  # weight of a try that brought a new incumbent, against 1 for one that did not
 
 
@@ -217,7 +218,7 @@ class Campaign:
         beam = self.search.beam
         beam.depth = int(rng.choice([5, 6]))
         if self.budget_s > _SHORT_S:
-            beam.width = int(rng.choice([30, 60, 150]))
+            beam.width = _WIDTH
         longest = max(0.1, 0.15 * self.budget_s)
         self._descend(columns, patience=_PATIENCE, stop_s=self.deadline.clock.now() + longest)
         return False
@@ -261,11 +262,7 @@ class Campaign:
             pairs = int(self._kernel().sum())  # fewer with every improvement
             if pairs <= (_KERNEL_PAIRS if long else _KERNEL_PAIRS_SHORT):
                 return True
-        if not long:
-            return False
-        spent, worth = self._spent, self._worth
-        turn = spent["neighbourhood"] * worth["descend"] <= spent["descend"] * worth["neighbourhood"]
-        return turn or self.form.models <= 3
+        return long and self.form.models <= 3
 
     def _ask_cpsat(self) -> bool:
         """Solve the kernel once, neighbourhoods afterwards; True when time ran out inside."""

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from solver.engines import kernels
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -33,6 +35,7 @@ _NEVER = np.float32(1e9)  # loss of what is not possible
 _POSSIBLE = np.float32(1e8)
 _EXPANDED = 12_000  # candidate pairs per level above which only the cheapest ejections are looked at
 _NOISE = 1 << 16
+_MOST_NOISE = np.float32(4.0)  # the kernel's noise is cut off there, so that it can prune: one draw in fifty
 _EXACT_FLOAT32 = 2**23
 
 
@@ -122,6 +125,7 @@ class Beam:
         self.width, self.depth = 40, 5
         self.temperature = 0.0
         self._noise: NDArray[np.float32] | None = None
+        self._chains: kernels.Chains | None = None
         self.steps = 0
         self.reprice(self.loss)
 
@@ -175,15 +179,94 @@ class Beam:
                 listed[last] = n
             if target != leave:
                 if self.size[target] + 2 >= self.members.shape[1]:
-                    self.members = np.concatenate([self.members, np.full((len(self.size), 4), n)], axis=1)
+                    self._widen()
                 self.members[target, self.size[target]] = agent
                 self.size[target] += 1
             self.column[agent] = target
             self.use[:, source] -= self.demand[:, agent, source]
             self.use[:, target] += self.demand[:, agent, target]
 
+    def improve(
+        self, *, crossed: bool, local: float, tolerance: float, until_s: float
+    ) -> tuple[kernels.Stop, bool]:
+        """Make moves with the compiled kernel; only where it is available.
+
+        Parameters
+        ----------
+        crossed : bool
+            Whether an assignment within all capacities has been met since the last local optimum: then only the best
+            move is made, otherwise every move that touches no column of a better one.
+        local : float
+            Loss that an assignment within all capacities must fall below, relatively by ``tolerance``.
+        until_s : float
+            When to stop, in seconds of ``time.monotonic``.
+
+        Returns
+        -------
+        tuple
+            Why it stopped, and ``crossed`` as it is then.
+        """
+        chains = self._compiled()
+        while True:
+            stop, crossed, steps = chains.improve(
+                self._arrays(),
+                width=self.width,
+                depth=self.depth,
+                crossed=crossed,
+                local=local,
+                tolerance=tolerance,
+                until_s=until_s,
+            )
+            self.steps += steps
+            if stop is not kernels.Stop.MEMBERS_FULL:
+                return stop, crossed
+            self._widen()
+
+    def _compiled(self) -> kernels.Chains:
+        """Return the kernel's view of the fixed arrays, made on first use."""
+        if self._chains is None:
+            form = self.form
+            self._chains = kernels.Chains(
+                exact_loss=form.loss,
+                models=form.models,
+                demand=self.demand,
+                near=self.near,
+                near_demand=self.near_demand,
+                price=self.price,
+                room=self.room,
+                noise=np.minimum(_gumbel_noise(_NOISE), _MOST_NOISE) * np.float32(self.temperature),
+                improvement=IMPROVEMENT,
+                seed=int(self.rng.integers(1, 2**63)),
+            )
+        return self._chains
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the arrays that change between calls of the kernel."""
+        return {
+            "loss": self.priced,
+            "near_loss": self.near_loss,
+            "near_key": self.near_key,
+            "penalty": self.penalty,
+            "use": self.use,
+            "column": self.column,
+            "members": self.members,
+            "size": self.size,
+        }
+
+    def _move(self, value: float, agents: tuple[int, ...], targets: tuple[int, ...]) -> Move:
+        return Move(value, agents, targets, frozenset((int(self.column[agents[0]]), *targets)))
+
+    def _widen(self) -> None:
+        """Give the list of members of every column more places."""
+        extra = np.full((len(self.size), max(4, self.members.shape[1] // 4)), self.form.n)
+        self.members = np.concatenate([self.members, extra], axis=1)
+
     def moves(self, most: int) -> list[Move]:
         """Return improving complete moves, at most ``most`` per level, best first."""
+        if kernels.available():
+            self.steps += 1
+            compiled = self._compiled().find(self._arrays(), width=self.width, depth=self.depth)
+            return [self._move(*one) for one in compiled[:most]]
         self.steps += 1
         over = self.use - self.room
         excess = np.maximum(over, 0)

@@ -8,10 +8,12 @@ added to the losses, rises while the row is broken and falls back to its dual pr
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from solver.engines import kernels
 from solver.engines.lagrangian.ejection_chains import IMPROVEMENT, Beam
 from solver.engines.lagrangian.row_prices import RowPrices
 from solver.engines.lagrangian.weak_duality import reduced_losses
@@ -73,6 +75,7 @@ class Search:
         paid = (price[:, cheapest] * form.demand[:, cheapest, agents]).sum(axis=0)
         beam.temperature = _TEMPERATURE * float(paid.mean()) or 1e-3 * spread
         self.rows = RowPrices(form, relaxation.row_price, beam, pull=spread) if form.rows else None
+        self.compiled = self.rows is None and kernels.available()
         self.step_s = 0.0  # longest of the last steps: another one is begun only if it can end in time
         self.best_loss = np.inf
         self.best: NDArray[np.int64] | None = None
@@ -126,23 +129,37 @@ class Search:
             feasible_limit = min(deadline.ends_s, feasible_stop_s)
             if entered + self.step_s > (limit if self.best is not None else feasible_limit):
                 break
-            self.step_s = min(max(0.9 * self.step_s, entered - before), longest_s)
-            before = entered
-            if self._improve(crossed=crossed):
-                if self._within():
-                    crossed = True
-                    current = beam.column[:-1]
-                    loss = form.value(current)
-                    if loss < local - _SAME * loss and form.feasible(current):
-                        local, found, idle = loss, current.copy(), 0
-                        if loss < self.best_loss - _SAME * loss:
-                            self.best_loss, self.best = loss, found
-                            if self.on_better is not None:
-                                self.on_better()
-                            if no_incumbent:
-                                no_incumbent = False
-                                base = self.start_penalty.copy()
-                                beam.penalty = base.copy()
+            if self.compiled:
+                made = beam.steps
+                end_s = (limit if self.best is not None else feasible_limit) - self.step_s
+                stop, crossed = beam.improve(
+                    crossed=crossed, local=local, tolerance=_SAME, until_s=time.monotonic() + end_s - entered
+                )
+                before, spent_s = entered, now() - entered
+                self.step_s = min(max(0.9 * self.step_s, spent_s / max(1, beam.steps - made)), longest_s)
+                if stop is kernels.Stop.OUT_OF_TIME:
+                    break
+                improved = stop is kernels.Stop.BETTER
+            else:
+                self.step_s = min(max(0.9 * self.step_s, entered - before), longest_s)
+                before = entered
+                improved = self._improve(crossed=crossed)
+                crossed = crossed or (improved and self._within())
+            if improved:
+                current = beam.column[:-1]
+                loss = form.value(current) if self._within() else np.inf
+                if loss < local - _SAME * loss and form.feasible(current):
+                    local, found, idle = loss, current.copy(), 0
+                    if loss < self.best_loss - _SAME * loss:
+                        self.best_loss, self.best = loss, found
+                        if self.on_better is not None:
+                            self.on_better()
+                        if no_incumbent:
+                            no_incumbent = False
+                            base = self.start_penalty.copy()
+                            beam.penalty = base.copy()
+                elif self.compiled:  # within by float32 loads alone
+                    local = min(local, loss)
                 continue
             idle += 1
             beam.refresh()
