@@ -59,7 +59,7 @@ if not wall then
 end
 
 local meta = call('HMGET', META, 'epoch', 'wall', 'now', 'lag', 'recovering_until', 'max_gap', 'leases', 'models',
-                  'peak', 'peak_now')
+                  'peak', 'peak_now', 'due')
 local now, lag, peak, peak_now, late = wall, 0, wall, wall, false
 if meta[2] then
   local before, step = num(meta[3], wall), math.max(0, wall - num(meta[2], wall))
@@ -82,6 +82,17 @@ if meta[2] then
 end
 local alive = now - lag
 local recovering = alive < num(meta[5], 0)
+
+-- What ends by itself at some second: nobody looks for it before.
+local due = num(meta[11], math.huge)
+local function expect(set, second, member)
+  call('ZADD', set, second, member)
+  local at = tonumber(second) + (set == TRASH and lag or 0)
+  if at < due then
+    due = at
+    call('HSET', META, 'due', exact(due))
+  end
+end
 
 local function note_time()
   call('HSET', META, 'wall', exact(wall), 'now', exact(now), 'lag', exact(lag), 'peak', exact(peak),

@@ -59,7 +59,7 @@ local function end_due(id)
   if lease[1] and lease[2] and lease[3] then
     give_back(id, lease[1], lease[2], num(lease[3], 1))
     call('HSET', lease_key(id), 'state', 'expired')
-    call('ZADD', TRASH, exact(alive + SETTLE_S), 'l:' .. id)
+    expect(TRASH, exact(alive + SETTLE_S), 'l:' .. id)
     touch(lease[1])
   else
     unlist(id)

@@ -75,7 +75,7 @@ local function observe(model, active, queued, ttl)
   local seen_q = math.max(0, queued - num(state[3], 0))
   call('DEL', outside_key(model))
   set_outside(model, 0, 0, seen_a, seen_q)
-  if ttl then call('ZADD', TIMERS, exact(now + ttl), cjson.encode({'o', model}))
+  if ttl then expect(TIMERS, exact(now + ttl), cjson.encode({'o', model}))
   else call('ZREM', TIMERS, cjson.encode({'o', model})) end
   touch(model)
   promote(model)
@@ -104,7 +104,7 @@ local function stop(model, owner, name, reason, since, until_s, extend)
   end
   local text = cjson.encode({owner, name, reason, since, until_s, int(call('HINCRBY', META, 'ticket', 1))})
   call('HSET', stops_key(model), key, text)
-  if tonumber(until_s) >= 0 then call('ZADD', TIMERS, until_s, cjson.encode({'s', model, key}))
+  if tonumber(until_s) >= 0 then expect(TIMERS, until_s, cjson.encode({'s', model, key}))
   else call('ZREM', TIMERS, cjson.encode({'s', model, key})) end
   stops_changed(model)
   return text
@@ -150,7 +150,7 @@ local function end_leases(model)
       unlist(id)
       call('ZREM', queue_key(model), id)
       call('HSET', lease_key(id), 'state', 'expired')
-      call('ZADD', TRASH, exact(alive + SETTLE_S), 'l:' .. id)
+      expect(TRASH, exact(alive + SETTLE_S), 'l:' .. id)
     end
   end
   local key = model_key(model)

@@ -53,7 +53,7 @@ local function tell_settings(order)
         added_a, added_q = added_a + entry[2], added_q + entry[3]
       end
       set_outside(model, added_a, added_q, math.max(seen_a, entry[4]), math.max(seen_q, entry[5]))
-      if entry[6] >= 0 then call('ZADD', TIMERS, exact(now + entry[6]), cjson.encode({'o', model})) end
+      if entry[6] >= 0 then expect(TIMERS, exact(now + entry[6]), cjson.encode({'o', model})) end
     end
   end
 end
@@ -86,6 +86,7 @@ local function join(order)
     call('HSET', META, 'schema', order.schema, 'run_id', order.run_id, 'epoch', epoch,
          'version', int(version + 1), 'recovering_until', meta[5], 'max_gap', exact(order.max_ttl_s),
          'models', call('ZCARD', MODELS))
+    call('HSET', META, 'due', exact(now))
     call('DEL', JOINED, prefix .. 'lifted')
     if not meta[2] then limit_leases(order.max_ttl_s) end
     recount()

@@ -9,7 +9,7 @@ local function once(id, work)
   if before then return cjson.decode(before) end
   local answer = work()
   call('SET', key, cjson.encode(answer))
-  call('ZADD', TRASH, exact(alive + SETTLE_S), 'op:' .. id)
+  expect(TRASH, exact(alive + SETTLE_S), 'op:' .. id)
   return answer
 end
 
@@ -54,6 +54,7 @@ function operations.renew()
     call('HSET', lease_key(id), 'model', lease.model, 'state', lease.state, 'slots', int(lease.slots),
          'owner', replica, 'fill', lease.fill, 'a0', 0, 'a1', 0, 'a2', 0, 's0', 0, 's1', 0, 's2', 0)
     call('ZADD', EXPIRY, exact(alive + ttl), id)
+    damaged = true -- it may have been promoted meanwhile: counts follow what it is now
     return {lease.state}
   end
   return {'gone'}
@@ -154,8 +155,13 @@ local function run()
     missing = math.max(0, math.min(peers, peers - present))
   end
   expire_leases()
-  run_timers()
-  empty_trash()
+  if now >= due then
+    run_timers()
+    empty_trash()
+    local timer, key = call('ZRANGE', TIMERS, 0, 0, 'WITHSCORES'), call('ZRANGE', TRASH, 0, 0, 'WITHSCORES')
+    due = math.min(num(timer[2], math.huge), num(key[2], math.huge) + lag)
+    if due < math.huge then call('HSET', META, 'due', exact(due)) else call('HDEL', META, 'due') end
+  end
   if damaged then recount() end
   if operations[op] then return operations[op]() end
   local model = ARGV[FIRST]
