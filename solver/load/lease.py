@@ -64,6 +64,9 @@ class Demand:
         Estimated tokens, counted against the tokens per minute.
     cost_usd : float
         Estimated cost in US dollars, counted against the budget; resolved to a billionth of a dollar.
+    input_tokens : int or None
+        Prompt tokens alone, where known: a learned capacity tells prefill from decoding by them. Default:
+        ``tokens``.
 
     Raises
     ------
@@ -75,6 +78,12 @@ class Demand:
     requests: int = 1
     tokens: int = 0
     cost_usd: float = 0.0
+    input_tokens: int | None = None
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Prompt tokens as far as they are known."""
+        return self.tokens if self.input_tokens is None else self.input_tokens
 
     def __post_init__(self) -> None:
         kinds = (type(self.slots), type(self.requests), type(self.tokens), type(self.cost_usd))
@@ -84,17 +93,22 @@ class Demand:
             and 0 <= self.requests <= LARGEST
             and 0 <= self.tokens <= LARGEST
             and 0.0 <= self.cost_usd <= LARGEST_USD
+            and (self.input_tokens is None or (type(self.input_tokens) is int and self.input_tokens >= 0))
         ):
             return  # the usual case, in a microsecond
         problems = whole_problems("demand.slots", self.slots, low=1)
         problems += whole_problems("demand.requests", self.requests)
         problems += whole_problems("demand.tokens", self.tokens)
         problems += money_problems("demand.cost_usd", self.cost_usd)
+        if self.input_tokens is not None:
+            problems += whole_problems("demand.input_tokens", self.input_tokens)
         if problems:
             raise SpecError(*problems)
         for name in ("slots", "requests", "tokens"):  # numbers of numpy do not travel to other processes
             object.__setattr__(self, name, int(getattr(self, name)))
         object.__setattr__(self, "cost_usd", float(self.cost_usd))
+        if self.input_tokens is not None:
+            object.__setattr__(self, "input_tokens", int(self.input_tokens))
 
 
 ONE_SLOT = Demand()
@@ -143,9 +157,18 @@ class Leaseholder(Protocol):
         ...
 
     def release(
-        self, lease: Lease | str, *, tokens: int | None = None, cost_usd: float | None = None
+        self,
+        lease: Lease | str,
+        *,
+        tokens: int | None = None,
+        cost_usd: float | None = None,
+        output_tokens: int | None = None,
     ) -> ReleaseOutcome:
         """End a lease."""
+        ...
+
+    def first_token(self, lease: Lease) -> None:
+        """Note the first token of an answer."""
         ...
 
     async def release_async(
@@ -213,7 +236,13 @@ class Lease:
         """Let it live ``ttl_s`` (default: as granted or renewed last) from now; GONE when it was too late."""
         return self._holder.renew(self, ttl_s=ttl_s)
 
-    def release(self, *, tokens: int | None = None, cost_usd: float | None = None) -> ReleaseOutcome:
+    def first_token(self) -> None:
+        """Note that the first token of the answer, of content or of reasoning, has come: see ``"learn"``."""
+        self._holder.first_token(self)
+
+    def release(
+        self, *, tokens: int | None = None, cost_usd: float | None = None, output_tokens: int | None = None
+    ) -> ReleaseOutcome:
         """Give everything back. Safe to call again: the second call changes nothing.
 
         Parameters
@@ -222,8 +251,13 @@ class Lease:
             Tokens really used; the difference from the estimate is settled.
         cost_usd : float, optional
             Dollars really spent, likewise.
+        output_tokens : int, optional
+            Tokens of the answer, for a capacity that is learned. Default: ``tokens`` minus the prompt, where
+            both are known.
         """
-        return self._holder.release(self, tokens=tokens, cost_usd=cost_usd)
+        if output_tokens is None:
+            return self._holder.release(self, tokens=tokens, cost_usd=cost_usd)
+        return self._holder.release(self, tokens=tokens, cost_usd=cost_usd, output_tokens=output_tokens)
 
     def keep_alive(self) -> Self:
         """Have the lease renewed by itself until it is released or this object is dropped; return it.

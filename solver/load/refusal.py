@@ -23,6 +23,8 @@ class RefusalReason(enum.StrEnum):
     """The requests of the last minute leave no room."""
     TOKENS = "tokens"
     """The tokens of the last minute leave no room."""
+    MEMORY = "memory"
+    """The tokens in flight leave no room in the memory that was learned for the model."""
     BUDGET = "budget"
     """The estimate does not fit what is left of the budget."""
     TOO_LARGE = "too_large"

@@ -10,7 +10,7 @@ import threading
 import weakref
 from collections import Counter
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from solver.clock import Clock, MonotonicClock
 from solver.errors import SpecError
 from solver.load.async_tracker import AsyncTracker
 from solver.load.checks import money_problems, name_problems, positive_problems, whole_problems
+from solver.load.learning import LearnedFleet
 from solver.load.lease import ONE_SLOT, Ask, Demand, Lease, LeaseState, ReleaseOutcome
 from solver.load.listeners import tell
 from solver.load.outcome import Outcome
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from solver.load.control.learned.learner import LearnedState
     from solver.load.store.base import Store
     from solver.problem.spec import Capacity
 
@@ -86,6 +88,7 @@ class LoadTracker(AsyncTracker):
         self._store = MemoryStore(clock=self._clock) if store is None else store
         self._stale_after_s = stale_after_s
         self._lease_ids = lease_ids
+        self._learned = LearnedFleet(self._store, self._clock)
         self._begin_process()
         self._refusals: Counter[tuple[str, str]] = Counter()
         self._capacities: dict[str, Capacity] = {}
@@ -162,7 +165,7 @@ class LoadTracker(AsyncTracker):
         self._store.configure(
             model,
             Limits(
-                max_concurrent=capacity.max_concurrent,
+                max_concurrent=self._learned.configure(model, capacity),
                 max_queue=capacity.max_queue,
                 requests=None if requests_per_minute is None else int(requests_per_minute),
                 tokens=None if tokens_per_minute is None else int(tokens_per_minute),
@@ -184,6 +187,7 @@ class LoadTracker(AsyncTracker):
         For fleets whose models come and go under new names. Nothing happens when it is unknown.
         """
         self._store.forget(model)
+        self._learned.forget(model)
         with self._lock:
             for known in (self._capacities, self._latency_ms, self._heard_s):
                 known.pop(model, None)
@@ -296,6 +300,8 @@ class LoadTracker(AsyncTracker):
             lease_id=self._new_id(),
             fill_to=fill_to,
         )
+        if self._learned and (refusal := self._learned.refusal(model, ask.demand)) is not None:
+            return self._lease(ask, refusal)
         return self._lease(ask, self._store.acquire(ask))
 
     def acquire(
@@ -405,7 +411,12 @@ class LoadTracker(AsyncTracker):
         return state
 
     def release(
-        self, lease: Lease | str, *, tokens: int | None = None, cost_usd: float | None = None
+        self,
+        lease: Lease | str,
+        *,
+        tokens: int | None = None,
+        cost_usd: float | None = None,
+        output_tokens: int | None = None,
     ) -> ReleaseOutcome:
         """End a lease and settle what it really used. Idempotent: the second call finds UNKNOWN."""
         used = spent = None
@@ -418,6 +429,8 @@ class LoadTracker(AsyncTracker):
             spent = None if cost_usd is None else nano_usd(cost_usd)
         lease_id = _id_of(lease)
         outcome = self._store.release(lease_id, tokens=used, cost_nano_usd=spent)
+        if self._learned:
+            self._learned.ended(lease_id, _output_of(lease, tokens, output_tokens))
         if outcome is ReleaseOutcome.UNKNOWN and isinstance(lease, Lease):
             with self._move_lock:  # it may be on its way to another model, under another id
                 if lease.lease_id != lease_id:
@@ -438,8 +451,31 @@ class LoadTracker(AsyncTracker):
         if isinstance(answer, Refusal):
             with self._lock:
                 self._refusals[answer.model, answer.reason.value] += 1
+            if self._learned:
+                self._learned.refused(answer)
             return answer
-        return Lease(self, ask.lease_id, ask.model, ask.demand, ask.ttl_s, answer)
+        lease = Lease(self, ask.lease_id, ask.model, ask.demand, ask.ttl_s, answer)
+        if self._learned:
+            self._learned.granted(lease)
+        return lease
+
+    # -- learned capacity
+
+    def first_token(self, lease: Lease) -> None:
+        """Note the first token of an answer; see :meth:`Lease.first_token`."""
+        self._learned.first_token(lease)
+
+    def learned(self, model: str) -> LearnedState | None:
+        """Return what is learned about a model and why its limit is what it is; None: nothing is learned."""
+        return self._learned.state(model)
+
+    def export_learned(self) -> dict[str, Any]:
+        """Return all that has been learned, as plain numbers to be kept over restarts."""
+        return self._learned.export()
+
+    def restore_learned(self, states: dict[str, Any]) -> None:
+        """Begin from what :meth:`export_learned` returned before a restart, after the capacities are set."""
+        self._learned.restore(states)
 
     # -- load
 
@@ -608,6 +644,15 @@ def _alive(lease: Lease) -> Callable[[], bool]:
     """Return a function that says whether somebody still holds the lease object, without holding it itself."""
     reference = weakref.ref(lease)
     return lambda: reference() is not None
+
+
+def _output_of(lease: Lease | str, tokens: int | None, output_tokens: int | None) -> int:
+    """Return the tokens of an answer, 0 where they cannot be known."""
+    if output_tokens is not None:
+        return int(output_tokens)
+    if tokens is None or isinstance(lease, str) or lease.demand.input_tokens is None:
+        return 0
+    return max(0, int(tokens) - lease.demand.input_tokens)
 
 
 def _id_of(lease: Lease | str) -> str:

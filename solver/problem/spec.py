@@ -46,6 +46,14 @@ class Capacity(Frozen):
     load_cost : sequence of float
         Score points a slot costs in each of equally large tiers of the slots, not decreasing: the fuller the
         model, the dearer its next slot. As many tiers as every other model that has any.
+    learn : bool
+        Whether live load learns how many requests the model can usefully have in flight; ``max_concurrent``
+        is where that begins. ``max_concurrent="learn"`` says the same, beginning with 4.
+    low, high : int
+        A learned capacity never leaves this range.
+    slo_ms_per_token : float, optional
+        With a learned capacity: objective for the 99th percentile of the time per output token,
+        milliseconds. None: the capacity of greatest power, throughput over latency.
     """
 
     max_concurrent: Count
@@ -56,6 +64,27 @@ class Capacity(Frozen):
     min_slots_if_open: Count = 0
     opening_cost: NonNegative = 0.0
     load_cost: tuple[NonNegative, ...] = ()
+    learn: Flag = False
+    low: Annotated[Count, Field(gt=0)] = 1
+    high: Annotated[Count, Field(gt=0)] = 1024
+    slo_ms_per_token: Annotated[Real, Field(gt=0)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _learned_from(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("max_concurrent") != "learn":
+            return data
+        low, high = data.get("low", 1), data.get("high", 1024)
+        start = 4
+        if type(low) is int and type(high) is int:  # otherwise their own rules speak
+            start = max(low, min(4, high))
+        return {**data, "max_concurrent": start, "learn": True}
+
+    @model_validator(mode="after")
+    def _range_fits(self) -> Self:
+        if self.low > self.high:
+            raise SpecError(f"low: expected <= high ({self.high}), got {self.low}")
+        return self
 
     @property
     def batch_slots(self) -> int:

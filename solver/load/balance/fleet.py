@@ -112,6 +112,7 @@ class ModelPool:
         per_input, per_output = self._prices[j]
         return Demand(
             tokens=agent.input_tokens + agent.output_tokens,
+            input_tokens=agent.input_tokens,
             cost_usd=agent.input_tokens * per_input + agent.output_tokens * per_output,
         )
 

@@ -1,0 +1,204 @@
+"""What one router sees of its requests at one backend: gauges, and sums that add up over routers."""
+
+from __future__ import annotations
+
+__all__ = ["Flight", "Gauges", "Sums"]
+
+Sums = list[float]
+"""Sums since the start, see :meth:`Gauges.sums`. Those of several routers may be added."""
+
+(
+    IN_FLIGHT_S,
+    WAITING_S,
+    TOKENS_S,
+    HELD_BACK_S,
+    FIRST,
+    PROMPT_TOKENS,
+    ENDED,
+    OUTPUT_TOKENS,
+    DECODED,
+    DECODE_S,
+) = range(10)
+DECODE_FIT = slice(10, 16)
+FIRST_FIT = slice(16, 21)
+N_SUMS = 21
+
+_LEAST_OUTPUT = 8
+"""Shortest answer, tokens, whose time per token says something."""
+_FULL_WEIGHT = 64.0
+"""Output tokens from which a request counts fully in the fit of decode times."""
+_FEW = 4.0
+"""Weight of requests that found nobody ahead below which the others count, too."""
+_HIGH_SIDE = 0.1
+"""Weight of a time to first token above the line: an expectile of about 0.1 (Newey and Powell 1987)."""
+
+
+class Flight:
+    """One request between sending and end."""
+
+    __slots__ = ("ahead", "area", "first_s", "prompt", "sent_s")
+
+    def __init__(self, sent_s: float, prompt: int, area: float, ahead: float) -> None:
+        self.sent_s = sent_s
+        self.prompt = prompt
+        self.area = area
+        """Integral of the number in flight at the first token (not streamed: at sending)."""
+        self.ahead = ahead
+        """Prompt tokens of the requests that waited for their first token when it was sent."""
+        self.first_s = -1.0
+
+
+class Gauges:
+    """Counts of requests in flight, their integrals over time, and sums for two regressions.
+
+    O(1) an event. Not thread-safe. Times are seconds by any clock that does not go backwards.
+
+    Parameters
+    ----------
+    streamed : bool
+        Whether first tokens are reported.
+    """
+
+    __slots__ = (
+        "_ahead",
+        "_decode",
+        "_first",
+        "_held_since",
+        "_sums",
+        "elsewhere",
+        "elsewhere_waiting",
+        "in_flight",
+        "line",
+        "mean_output",
+        "now",
+        "prompt",
+        "streamed",
+        "total_area",
+        "waiting",
+    )
+
+    def __init__(self, *, streamed: bool = True) -> None:
+        self.streamed = streamed
+        self.in_flight = self.waiting = 0
+        self.prompt = 0.0
+        """Prompt tokens of the requests in flight."""
+        self.elsewhere = self.elsewhere_waiting = 0.0
+        """Requests in flight, and waiting, through other routers, as last heard."""
+        self.mean_output = 200.0
+        """Running mean of output tokens; they count by half while in flight."""
+        self.line = (0.0, 0.0)
+        """Time to first token of an unobstructed request: seconds, and seconds per prompt token."""
+        self.now = 0.0
+        self.total_area = 0.0
+        self._held_since = -1.0
+        self._ahead = 0.0
+        self._sums: Sums = [0.0] * 10
+        self._decode = [0.0] * 6
+        self._first = [0.0] * 5
+
+    @property
+    def ended_count(self) -> float:
+        """Requests that have ended after a first token."""
+        return self._sums[ENDED]
+
+    @property
+    def tokens(self) -> float:
+        """Tokens held by the requests in flight here: prompts, and half of the expected outputs."""
+        return self.prompt + self.in_flight * 0.5 * self.mean_output
+
+    def sums(self, now: float) -> Sums:
+        """Return all sums up to now: the integrals, the counts, and the two regressions."""
+        self.advance(now)
+        return [*self._sums, *self._decode, *self._first]
+
+    def held_back(self, now: float) -> None:
+        """Note that a limit keeps traffic back from now until the next event."""
+        if self._held_since < 0:
+            self._held_since = now
+
+    def sent(self, now: float, prompt: int) -> Flight:
+        """Note a request sent to the backend, with its prompt tokens."""
+        self.advance(now)
+        ahead = self._ahead
+        if self.elsewhere_waiting >= 0.5:
+            ahead += self.elsewhere_waiting * prompt
+        self.in_flight += 1
+        self.prompt += prompt
+        if self.streamed:
+            self.waiting += 1
+            self._ahead += prompt
+        return Flight(now, prompt, self.total_area, ahead)
+
+    def first_token(self, now: float, flight: Flight) -> None:
+        """Note the first token of a request; a second call for the same request changes nothing."""
+        if flight.first_s >= 0 or not self.streamed:
+            return
+        self.advance(now)
+        self.waiting -= 1
+        self._ahead -= flight.prompt
+        flight.first_s, flight.area = now, self.total_area
+        sums = self._sums
+        sums[FIRST] += 1.0
+        sums[PROMPT_TOKENS] += flight.prompt
+        first, took = self._first, now - flight.sent_s
+        if flight.ahead == 0.0:
+            size = flight.prompt * 1e-3
+            low = took < self.line[0] + self.line[1] * flight.prompt or first[0] < _FEW
+            weight = 1.0 if low else _HIGH_SIDE
+        elif first[0] < _FEW:  # so far nothing better is known than who had to wait for others' prompts
+            size, weight = (flight.prompt + flight.ahead) * 1e-3, _HIGH_SIDE
+        else:
+            return
+        first[0] += weight
+        first[1] += weight * size
+        first[2] += weight * size * size
+        first[3] += weight * took
+        first[4] += weight * took * size
+
+    def ended(self, now: float, flight: Flight, output: int) -> None:
+        """Note the end of a request, with its output tokens; 0 where it failed."""
+        self.advance(now)
+        self.in_flight -= 1
+        self.prompt -= flight.prompt
+        start, size = flight.first_s, output - 1.0
+        if not self.streamed:  # the whole latency over all tokens, a prompt token counting a twentieth
+            start, size = flight.sent_s, output + flight.prompt / 20.0
+        elif start < 0:
+            self.waiting -= 1
+            self._ahead -= flight.prompt
+            return
+        sums = self._sums
+        sums[ENDED] += 1.0
+        if output <= 0:
+            return
+        self.mean_output += 0.02 * (output - self.mean_output)
+        sums[OUTPUT_TOKENS] += output
+        span = now - start
+        sums[DECODED] += 1.0
+        sums[DECODE_S] += span
+        if output >= _LEAST_OUTPUT and span > 0.0:
+            weight = min(output, _FULL_WEIGHT) / _FULL_WEIGHT
+            pace, level, fit = span / size, (self.total_area - flight.area) / span, self._decode
+            fit[0] += weight
+            fit[1] += weight * level
+            fit[2] += weight * level * level
+            weight *= pace
+            fit[3] += weight
+            fit[4] += weight * level
+            fit[5] += weight * pace
+
+    def advance(self, now: float) -> None:
+        """Carry the integrals forward to now."""
+        span = now - self.now
+        if span <= 0.0:
+            return
+        sums = self._sums
+        count = self.in_flight
+        sums[IN_FLIGHT_S] += count * span
+        sums[WAITING_S] += self.waiting * span
+        sums[TOKENS_S] += (self.prompt + count * 0.5 * self.mean_output) * span
+        self.total_area += (count + self.elsewhere) * span
+        if self._held_since >= 0.0:
+            sums[HELD_BACK_S] += now - self._held_since
+            self._held_since = -1.0
+        self.now = now

@@ -1,0 +1,91 @@
+"""What a learned limit may be told, and its tuning constants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from solver.errors import SpecError
+from solver.load.checks import positive_problems, whole_problems
+
+__all__ = ["LearnParameters"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnParameters:
+    """How a limit on what is in flight is learned. The defaults are those of ``bench_learned_capacity.py``.
+
+    Parameters
+    ----------
+    low, high : int
+        The limit never leaves this range.
+    start : int
+        Limit before anything is known, and after long idleness.
+    slo_s_per_token : float, optional
+        Objective for the 99th percentile of the time per output token, seconds. None: the limit is the one
+        of greatest power, throughput over latency (Kleinrock 1979).
+    streamed : bool
+        Whether first tokens are reported. Without them a queue at the backend cannot be seen: an objective
+        is needed then.
+    tokens : bool
+        Whether the tokens in flight are limited, too.
+    window_s, window_share : float
+        A window is closed after this many seconds, once ``window_share × limit`` requests have ended in it.
+    longest_window_s : float
+        A window is closed after this many seconds, whatever has ended in it.
+    queue_share : float
+        Share of the requests in flight that may wait beyond what prefill explains.
+    prefill_idle : float
+        Share of the time that prefill may stand idle; a limit beyond that buys no throughput.
+    memory_s : float
+        Time constant after which decode times are forgotten.
+    growth : float
+        Relative step of a probe above a known limit; it doubles up to four times while probes succeed.
+    hold_s, longest_hold_s : float
+        Pause after a limit was found; it doubles while probes fail at the same place.
+    idle_s : float
+        Idleness after which the limit falls back by half every ``4 × idle_s``.
+    dip_share : float
+        Without an objective: how far the limit dips, in eight of forty windows, to see the slope of the
+        decode time where traffic does not vary by itself.
+
+    Raises
+    ------
+    SpecError
+        Naming each value out of range.
+    """
+
+    low: int = 1
+    high: int = 1024
+    start: int = 4
+    slo_s_per_token: float | None = None
+    streamed: bool = True
+    tokens: bool = True
+    window_s: float = 1.0
+    window_share: float = 0.3
+    longest_window_s: float = 10.0
+    queue_share: float = 0.08
+    prefill_idle: float = 0.05
+    memory_s: float = 240.0
+    growth: float = 0.06
+    hold_s: float = 5.0
+    longest_hold_s: float = 60.0
+    idle_s: float = 30.0
+    dip_share: float = 0.3
+
+    def __post_init__(self) -> None:
+        problems = whole_problems("low", self.low, low=1) + whole_problems("high", self.high, low=1)
+        problems += whole_problems("start", self.start, low=1)
+        if not problems and self.low > self.high:
+            problems.append(f"low: expected <= high ({self.high}), got {self.low}")
+        if self.slo_s_per_token is not None:
+            problems += positive_problems("slo_s_per_token", self.slo_s_per_token)
+        if not self.streamed and self.slo_s_per_token is None:
+            problems.append(
+                "streamed: expected true, or an objective for the time per output token, got false"
+            )
+        for name in ("window_s", "window_share", "longest_window_s", "queue_share", "prefill_idle"):
+            problems += positive_problems(name, getattr(self, name))
+        for name in ("memory_s", "growth", "hold_s", "longest_hold_s", "idle_s"):
+            problems += positive_problems(name, getattr(self, name))
+        if problems:
+            raise SpecError(*problems)
