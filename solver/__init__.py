@@ -9,7 +9,15 @@ if TYPE_CHECKING:
     from typing import Any
 
     from solver.engines.portfolio import warm_up
-    from solver.errors import EngineError, MissingExtraError, SolverError, SpecError, UnsolvedError
+    from solver.errors import (
+        EngineError,
+        MissingExtraError,
+        SolverError,
+        SpecError,
+        UnsolvedError,
+        Violation,
+        ViolationKind,
+    )
     from solver.load.balance.balancer import LoadBalancer
     from solver.load.control.capacity import CapacityManager, ScalingAction, ScalingRule
     from solver.load.lease import Lease
@@ -74,6 +82,8 @@ __all__ = [
     "StopReason",
     "Together",
     "UnsolvedError",
+    "Violation",
+    "ViolationKind",
     "assign",
     "explain",
     "solve",
@@ -88,6 +98,8 @@ _HOMES = {
         "SolverError",
         "SpecError",
         "UnsolvedError",
+        "Violation",
+        "ViolationKind",
     ),
     "solver.load.balance.balancer": ("LoadBalancer",),
     "solver.load.control.capacity": (

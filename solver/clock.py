@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import Protocol
 
-from solver.errors import SpecError
+from solver.errors import SpecError, Violation
 
 __all__ = ["Clock", "Deadline", "ManualClock", "MonotonicClock"]
 
@@ -48,7 +48,7 @@ class ManualClock:
     def advance(self, seconds: float) -> None:
         """Move forward by ``seconds``."""
         if not seconds >= 0:
-            raise SpecError(f"seconds: expected >= 0, got {seconds}")
+            raise SpecError(Violation("seconds", "expected >= 0", seconds))
         self.seconds += seconds
 
 
@@ -92,7 +92,7 @@ class Deadline:
         if budget_ms is None:
             return cls(now, math.inf, clock)
         if isinstance(budget_ms, bool) or not isinstance(budget_ms, Real) or not budget_ms > 0:
-            raise SpecError(f"deadline_ms: expected a number > 0, got {budget_ms!r}")
+            raise SpecError(Violation("deadline_ms", "expected a number > 0", budget_ms))
         return cls(now, now + budget_ms / 1000.0, clock)
 
     @property

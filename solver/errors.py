@@ -13,7 +13,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+import reprlib
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,9 +29,185 @@ __all__ = [
     "SpecError",
     "StoreDownError",
     "UnsolvedError",
+    "Violation",
+    "ViolationKind",
+    "cut",
+    "describe",
 ]
 
 _LISTED = 20  # violations spelled out in a message; the rest are counted
+_SHOWN = 60  # characters of an offending value that an error repeats
+_LONG_BITS = 1_000  # integers beyond are described, not shown: their digits take quadratic time
+
+
+def _bounded_repr() -> reprlib.Repr:
+    """Return a representation that costs little, however large or deep a value is."""
+    bounded = reprlib.Repr()
+    bounded.maxlevel = 4
+    bounded.maxlist = bounded.maxtuple = bounded.maxdict = bounded.maxset = bounded.maxarray = 20
+    bounded.maxstring = bounded.maxlong = bounded.maxother = 4 * _SHOWN
+    return bounded
+
+
+_REPR = _bounded_repr()
+
+
+def describe(value: object) -> str:
+    """Return a value as an error shows it: numbers plain, text quoted, long things cut.
+
+    >>> describe(-5), describe("x")
+    ('-5', "'x'")
+    """
+    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
+        value = value.item()
+    if isinstance(value, int) and value.bit_length() > _LONG_BITS:
+        return f"a number of about {int(value.bit_length() * math.log10(2)):,} digits"
+    return cut(str(value) if isinstance(value, float) else _REPR.repr(value))
+
+
+def cut(text: str) -> str:
+    """Return a text without what is beyond the length that an error shows."""
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+
+
+class ViolationKind(StrEnum):
+    """What sort of rule is broken, for programs that react to it."""
+
+    VALUE = "value"
+    """A value of the right shape is not one that is allowed."""
+    TYPE = "type"
+    """Something of another type, or an array of another shape, was expected."""
+    MISSING = "missing"
+    """Something that is required was not given."""
+    UNKNOWN = "unknown"
+    """A field, id or name that nothing else knows."""
+    DUPLICATE = "duplicate"
+    """Something that must be unique occurs again."""
+    NOT_ELIGIBLE = "not_eligible"
+    """An agent is assigned to a model that is forbidden to it."""
+    OVER_CAPACITY = "over_capacity"
+    """A model carries more than its capacity."""
+    BELOW_FLOOR = "below_floor"
+    """A model carries less than it must."""
+    LIMIT = "limit"
+    """A limit across models does not hold."""
+    TOGETHER = "together"
+    """Agents that must share a model are at different ones."""
+    UNSERVED = "unserved"
+    """An agent that must be served is not."""
+
+
+_NOTHING: Any = object()
+
+
+class Violation(str):
+    """One broken rule, as data; as text it reads ``path: rule, got value``.
+
+    Programs read the attributes and never take the text apart.
+
+    Parameters
+    ----------
+    path : str
+        Where: ``agents[3].tokens``; empty for the whole.
+    rule : str
+        What is expected there.
+    value : object, optional
+        What was found instead.
+    kind : ViolationKind
+        What sort of rule it is.
+    position : tuple of int
+        Positions in the arrays of the instance that the violation is about, in the order of the path:
+        the agent, model and resource, or the limit row.
+    shown : str, optional
+        The value in words, where its own text is not what a reader needs.
+    hint : str
+        Ends the text, such as ``; did you mean 'x'?``.
+
+    Examples
+    --------
+    >>> found = Violation("agents[3].tokens", "expected >= 0", -5)
+    >>> print(found)
+    agents[3].tokens: expected >= 0, got -5
+    >>> found.path, found.value, found.kind.value
+    ('agents[3].tokens', -5, 'value')
+    """
+
+    __slots__ = ("hint", "kind", "path", "position", "rule", "shown", "value")
+
+    path: str
+    rule: str
+    value: object
+    kind: ViolationKind
+    position: tuple[int, ...]
+    shown: str | None
+    hint: str
+
+    def __new__(
+        cls,
+        path: str,
+        rule: str,
+        value: object = _NOTHING,
+        *,
+        kind: ViolationKind = ViolationKind.VALUE,
+        position: tuple[int, ...] = (),
+        shown: str | None = None,
+        hint: str = "",
+    ) -> Self:
+        """Return the violation, its text made once."""
+        if shown is None and value is not _NOTHING:
+            shown = describe(value)
+        text = rule if shown is None else f"{rule}, got {shown}"
+        self = super().__new__(cls, (f"{path}: {text}" if path else text) + hint)
+        self.path, self.rule, self.kind, self.position = path, rule, kind, position
+        self.value = None if value is _NOTHING else value
+        self.shown, self.hint = shown, hint
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Keep the attributes where errors cross processes."""
+        return _restored, (self.path, self.rule, self.value, self.kind, self.position, self.shown, self.hint)
+
+    @property
+    def message(self) -> str:
+        """The text without the path."""
+        return (self.rule if self.shown is None else f"{self.rule}, got {self.shown}") + self.hint
+
+    def at(self, path: str) -> Violation:
+        """Return the same violation with another path: of the document around, or of a line in a file."""
+        return _restored(path, self.rule, self.value, self.kind, self.position, self.shown, self.hint)
+
+    def noted(self, hint: str) -> Violation:
+        """Return the same violation with more advice at the end of its text."""
+        kind, position = self.kind, self.position
+        return _restored(self.path, self.rule, self.value, kind, position, self.shown, self.hint + hint)
+
+    def within(self, path: str) -> Violation:
+        """Return the same violation of a part of something larger: ``tokens`` within ``agents[3]``."""
+        return self.at(f"{path}.{self.path}" if self.path else path)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return path, rule, kind, the value as text (None where there is none), and the whole text."""
+        return {
+            "path": self.path,
+            "rule": self.rule,
+            "kind": self.kind.value,
+            "value": self.shown,
+            "message": str(self),
+        }
+
+
+def _restored(
+    path: str,
+    rule: str,
+    value: object,
+    kind: ViolationKind,
+    position: tuple[int, ...],
+    shown: str | None,
+    hint: str,
+) -> Violation:
+    return Violation(
+        path, rule, _NOTHING if shown is None else value, kind=kind, position=position, shown=shown, hint=hint
+    )
 
 
 class SolverError(Exception):
@@ -41,17 +220,20 @@ class SpecError(SolverError, ValueError):
     Parameters
     ----------
     *violations
-        One line each: path, rule, value, such as ``agents[3].tokens: expected >= 0, got -5``.
+        Every rule that is broken; plain text stands for a violation without a path.
 
     Attributes
     ----------
-    violations : tuple of str
-        Every violation found, in input order.
+    violations : tuple of Violation
+        Every violation found, in input order. Each is its text, ``agents[3].tokens: expected >= 0, got -5``,
+        and has path, rule, value and kind as attributes.
     """
 
     def __init__(self, *violations: str) -> None:
-        self.violations: tuple[str, ...] = violations
-        shown = list(violations[:_LISTED])
+        self.violations: tuple[Violation, ...] = tuple(
+            line if isinstance(line, Violation) else Violation("", line) for line in violations
+        )
+        shown: list[str] = list(self.violations[:_LISTED])
         if len(violations) > _LISTED:
             shown.append(f"... and {len(violations) - _LISTED} more")
         super().__init__("\n".join(shown))

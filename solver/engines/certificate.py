@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from solver.engines import kernels
-from solver.engines.network_terms import claimed_flow, network_slack, network_terms
+from solver.engines.network_terms import claimed_flow, network_slack, network_terms, unserved_agents
+from solver.errors import Violation, ViolationKind
 from solver.problem.instance import UNASSIGNED, Instance, chunks, map_blocks, priced_blocks, row_maxima
 from solver.problem.sparse import CompressedScores
 
@@ -50,7 +51,6 @@ OPTIMALITY_TOLERANCE = 1e-9
 _ROUNDING = 1e-13  # of the sum of absolute values: below this, a gap is float64 noise
 _SECONDS_PER_TERM, _SECONDS_PER_AGENT, _OVERHEAD_S = 3e-9, 5e-8, 2e-4  # of a pass over all pairs, generously
 _LAYER_TERMS = 3  # looking up the price of a limit row takes as long as so many subtractions
-_NAMED = 1000  # agents who must be served that are spelled out; more take as long as a pass
 _OVERLOAD = 1e-9  # relative, for resources measured in real numbers; slots are counted exactly
 
 
@@ -68,7 +68,7 @@ class Certificate:
         Units used.
     limit_load : (g,) float64
         Left-hand sides of the limit rows.
-    violations : tuple of str
+    violations : tuple of Violation
         Every constraint broken; empty for a feasible assignment.
     optimal : bool
         Feasible, and the gap is within :data:`OPTIMALITY_TOLERANCE` or float64 rounding.
@@ -79,7 +79,7 @@ class Certificate:
     objective: float
     bound: float
     load: NDArray[np.float64]
-    violations: tuple[str, ...]
+    violations: tuple[Violation, ...]
     optimal: bool
     bound_is_claimed: bool = False
     limit_load: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
@@ -208,7 +208,7 @@ def _concluded(
     slack: float,
     scale: float,
     load: NDArray[np.float64],
-    violations: tuple[str, ...],
+    violations: tuple[Violation, ...],
     limit_load: NDArray[np.float64],
     quick: bool = False,
 ) -> Certificate:
@@ -235,15 +235,16 @@ def _concluded(
     )
 
 
-def _malformed(instance: Instance, choice: NDArray[np.int64]) -> tuple[str, ...]:
+def _malformed(instance: Instance, choice: NDArray[np.int64]) -> tuple[Violation, ...]:
     if choice.shape != (instance.n,) or choice.dtype != np.int64:
-        return (
-            f"choice: expected int64 of shape ({instance.n},), got {choice.dtype} of shape {choice.shape}",
-        )
+        shown = f"{choice.dtype} of shape {choice.shape}"
+        rule = f"expected int64 of shape ({instance.n},)"
+        return (Violation("choice", rule, shown=shown, kind=ViolationKind.TYPE),)
     if choice.min() >= UNASSIGNED and choice.max() < instance.m:
         return ()
     wrong = np.flatnonzero((choice < UNASSIGNED) | (choice >= instance.m))
-    return tuple(f"choice[{i}]: expected -1 to {instance.m - 1}, got {choice[i]}" for i in wrong)
+    rule = f"expected -1 to {instance.m - 1}"
+    return tuple(Violation(f"choice[{i}]", rule, choice[i], position=(int(i),)) for i in wrong)
 
 
 def _broken(
@@ -252,40 +253,63 @@ def _broken(
     load: NDArray[np.float64],
     own: NDArray[np.float64],
     served: NDArray[np.intp],
-) -> tuple[str, ...]:
+) -> tuple[Violation, ...]:
     broken = []
     if not own.min(initial=np.inf) > -np.inf:
         broken += [
-            f"choice[{i}]: agent {i} is not eligible for model {choice[i]}" for i in served[~np.isfinite(own)]
+            Violation(
+                f"choice[{i}]",
+                f"agent {i} is not eligible for model {choice[i]}",
+                kind=ViolationKind.NOT_ELIGIBLE,
+                position=(i, int(choice[i])),
+            )
+            for i in served[~np.isfinite(own)].tolist()
         ]
     room = instance.capacity if instance.demand is None else instance.capacity * (1 + _OVERLOAD) + 1e-12
     over = load > room
     if over.any():
         broken += [
-            f"load[{j}, {k}]: expected <= {instance.capacity[j, k]:g}, got {load[j, k]:g}"
-            for j, k in np.argwhere(over)
+            Violation(
+                f"load[{j}, {k}]",
+                f"expected <= {instance.capacity[j, k]:g}",
+                float(load[j, k]),
+                shown=f"{load[j, k]:g}",
+                kind=ViolationKind.OVER_CAPACITY,
+                position=(j, k),
+            )
+            for j, k in np.argwhere(over).tolist()
         ]
     if instance.penalty is not None:
-        must = np.flatnonzero((choice == UNASSIGNED) & np.isposinf(instance.penalty))
-        broken += [f"choice[{i}]: agent {i} must be served" for i in must[:_NAMED]]
-        if len(must) > _NAMED:
-            broken.append(f"choice: {len(must) - _NAMED} more agents must be served")
+        broken += unserved_agents((choice == UNASSIGNED) & np.isposinf(instance.penalty))
     return tuple(broken)
 
 
 def _broken_limits(
     instance: Instance, choice: NDArray[np.int64], limit_load: NDArray[np.float64]
-) -> tuple[str, ...]:
+) -> tuple[Violation, ...]:
     limits = instance.limits
     if limits is None:
         return ()
     room = limits.bound + _OVERLOAD * limits.magnitude(choice)
     broken = [
-        f"limit {limits.names[g]}: expected <= {limits.bound[g]:g}, got {limit_load[g]:g}"
-        for g in np.flatnonzero(limit_load > room)
+        Violation(
+            f"limit {limits.names[g]}",
+            f"expected <= {limits.bound[g]:g}",
+            float(limit_load[g]),
+            shown=f"{limit_load[g]:g}",
+            kind=ViolationKind.LIMIT,
+            position=(g,),
+        )
+        for g in np.flatnonzero(limit_load > room).tolist()
     ]
     broken += [
-        f"limit {name}: expected one model for agents {group.tolist()[:5]}, got {np.unique(choice[group]).tolist()}"
+        Violation(
+            f"limit {name}",
+            f"expected one model for agents {group.tolist()[:5]}",
+            np.unique(choice[group]).tolist(),
+            kind=ViolationKind.TOGETHER,
+            position=tuple(group.tolist()),
+        )
         for name, group in zip(limits.together_names, limits.together, strict=True)
         if (choice[group] != choice[group[0]]).any()
     ]

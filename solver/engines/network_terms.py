@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from solver.errors import Violation, ViolationKind
 from solver.problem.instance import UNASSIGNED, map_blocks, priced_blocks, row_maxima
 from solver.problem.network import UnitFlow
 
@@ -46,7 +47,7 @@ class NetworkTerms:
         Units served by each model.
     left : (n,) int64
         Units of each row that are not served.
-    violations : tuple of str
+    violations : tuple of Violation
         Constraints broken.
     """
 
@@ -54,7 +55,7 @@ class NetworkTerms:
     scale: float
     load: NDArray[np.int64]
     left: NDArray[np.int64]
-    violations: tuple[str, ...]
+    violations: tuple[Violation, ...]
 
 
 def claimed_flow(claim: Claim) -> UnitFlow:
@@ -83,6 +84,18 @@ def network_terms(instance: Instance, shape: NetworkShape, flow: UnitFlow) -> Ne
     return NetworkTerms(objective=objective, scale=scale, load=load, left=left, violations=violations)
 
 
+def unserved_agents(must: NDArray[np.bool_]) -> list[Violation]:
+    """Return the violations of agents who must be served and are not, the first thousand by name."""
+    rows, kind = np.flatnonzero(must).tolist(), ViolationKind.UNSERVED
+    found = [
+        Violation(f"choice[{i}]", f"agent {i} must be served", kind=kind, position=(i,))
+        for i in rows[:_NAMED]
+    ]
+    if len(rows) > _NAMED:
+        found.append(Violation("choice", f"{len(rows) - _NAMED} more agents must be served", kind=kind))
+    return found
+
+
 def _broken(
     instance: Instance,
     shape: NetworkShape,
@@ -90,36 +103,53 @@ def _broken(
     own: NDArray[np.float64],
     load: NDArray[np.int64],
     left: NDArray[np.int64],
-) -> tuple[str, ...]:
+) -> tuple[Violation, ...]:
+    wrong = ~np.isfinite(own)
     broken = [
-        f"choice[{i}]: agent {i} is not eligible for model {j}"
-        for i, j in zip(flow.agent[~np.isfinite(own)], flow.model[~np.isfinite(own)], strict=True)
+        Violation(
+            f"choice[{i}]",
+            f"agent {i} is not eligible for model {j}",
+            kind=ViolationKind.NOT_ELIGIBLE,
+            position=(i, j),
+        )
+        for i, j in zip(flow.agent[wrong].tolist(), flow.model[wrong].tolist(), strict=True)
     ]
     wide = np.flatnonzero(flow.units > shape.width[flow.agent])
     pair = flow.agent * instance.m + flow.model
     repeated = np.flatnonzero(np.diff(np.sort(pair)) == 0)
     if len(repeated):
         i = int(np.sort(pair)[repeated[0]]) // instance.m
-        broken.append(f"choice[{i}]: expected different models")
+        broken.append(
+            Violation(
+                f"choice[{i}]", "expected different models", kind=ViolationKind.DUPLICATE, position=(i,)
+            )
+        )
     broken += [
-        f"flow[{flow.agent[k]}, {flow.model[k]}]: expected <= {shape.width[flow.agent[k]]}, got {flow.units[k]}"
+        Violation(
+            f"flow[{flow.agent[k]}, {flow.model[k]}]",
+            f"expected <= {shape.width[flow.agent[k]]}",
+            int(flow.units[k]),
+            position=(int(flow.agent[k]), int(flow.model[k])),
+        )
         for k in wide[:_NAMED]
     ]
-    over = np.flatnonzero(load > instance.capacity[:, 0])
-    broken += [f"load[{j}, 0]: expected <= {instance.capacity[j, 0]:g}, got {load[j]}" for j in over]
-    short = np.flatnonzero(load < shape.floor)
-    broken += [f"load[{j}, 0]: expected >= {shape.floor[j]}, got {load[j]}" for j in short]
-    half = np.flatnonzero((load > 0) & (load < shape.floor_if_open))
-    broken += [f"load[{j}, 0]: expected 0 or >= {shape.floor_if_open[j]}, got {load[j]}" for j in half]
+    over, short = load > instance.capacity[:, 0], load < shape.floor
+    half = (load > 0) & (load < shape.floor_if_open)
+    most = [f"<= {units:g}" for units in instance.capacity[:, 0]]
+    least = [f">= {units}" for units in shape.floor]
+    either = [f"0 or >= {units}" for units in shape.floor_if_open]
+    above, below = ViolationKind.OVER_CAPACITY, ViolationKind.BELOW_FLOOR
+    for kind, models, rule in ((above, over, most), (below, short, least), (below, half, either)):
+        broken += [
+            Violation(f"load[{j}, 0]", f"expected {rule[j]}", int(load[j]), kind=kind, position=(j, 0))
+            for j in np.flatnonzero(models).tolist()
+        ]
     broken += [
-        f"choice[{i}]: agent {i} is served {-left[i]} times too often"
-        for i in np.flatnonzero(left < 0)[:_NAMED]
+        Violation(f"choice[{i}]", f"agent {i} is served {-left[i]} times too often", position=(i,))
+        for i in np.flatnonzero(left < 0)[:_NAMED].tolist()
     ]
     if instance.penalty is not None:
-        must = np.flatnonzero((left > 0) & np.isposinf(instance.penalty))
-        broken += [f"choice[{i}]: agent {i} must be served" for i in must[:_NAMED]]
-        if len(must) > _NAMED:
-            broken.append(f"choice: {len(must) - _NAMED} more agents must be served")
+        broken += unserved_agents((left > 0) & np.isposinf(instance.penalty))
     return tuple(broken)
 
 

@@ -19,7 +19,7 @@ from solver.engines.certificate import Certificate, certify, verification_second
 from solver.engines.limit_repair import repaired
 from solver.engines.network_terms import claimed_flow
 from solver.engines.service import fixed_service, service_instance, service_order
-from solver.errors import EngineError, SpecError
+from solver.errors import EngineError, SpecError, ViolationKind
 from solver.problem.instance import UNASSIGNED, Instance
 
 if TYPE_CHECKING:
@@ -471,7 +471,9 @@ def _judge(
     if claim is None:
         claim = Claim(choice=np.full(instance.n, UNASSIGNED, np.int64))
     certificate = certify(instance, claim, threads=threads, quick=quick)
-    broken = [line for line in certificate.violations if not (nothing or line.endswith("must be served"))]
+    broken = [
+        found for found in certificate.violations if not nothing and found.kind is not ViolationKind.UNSERVED
+    ]
     if broken:
         raise EngineError(
             f"engine {name} claimed an assignment that fails verification: {'; '.join(broken[:3])}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from solver.clock import Deadline
 from solver.engines.base import Claim
 from solver.engines.certificate import certify
 from solver.engines.network_terms import principal_choice
-from solver.errors import SpecError
+from solver.errors import SpecError, Violation, ViolationKind
 from solver.interfaces.report import number
 from solver.interfaces.terminal import printable
 from solver.problem.compile import compile_problem, unassigned_penalties
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["Verification", "verify_assignments"]
 
 _SHOWN = 20
+_NAMED = 5  # agents of a group spelled out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +151,8 @@ def verify_assignments(
     if instance.network is None:
         several = np.flatnonzero(served > 1)
         unknown += [
-            f"model of {problem.agents.ids[i]}: expected one, got {served[i]}" for i in several[:_SHOWN]
+            Violation(f"model of {problem.agents.ids[i]}", "expected one", served[i])
+            for i in several[:_SHOWN]
         ]
     if unknown:
         raise SpecError(*unknown)
@@ -178,7 +180,7 @@ def verify_assignments(
         agents=instance.n,
         violations=(
             *_in_ids(problem, instance, flow, certificate.load),
-            *(line for line in certificate.violations if line.startswith("limit ")),
+            *_limits_in_ids(problem, certificate.violations, flow),
         )
         if certificate.violations
         else (),
@@ -199,6 +201,23 @@ def _wanted(instance: Instance) -> NDArray[np.int64]:
     return np.ones(instance.n, np.int64) if instance.network is None else instance.network.supply
 
 
+def _limits_in_ids(
+    problem: Problem, violations: tuple[Violation, ...], flow: UnitFlow
+) -> Iterator[Violation]:
+    """Return the limits that do not hold, agents and models by id."""
+    for found in violations:
+        if found.kind is ViolationKind.LIMIT:
+            yield found
+        elif found.kind is ViolationKind.TOGETHER:
+            at = flow.model[np.isin(flow.agent, found.position)]
+            agents = ", ".join(map(str, (problem.agents.ids[i] for i in found.position[:_NAMED])))
+            models = ", ".join(problem.model_ids[j] for j in np.unique(at).tolist())
+            more = f" and {len(found.position) - _NAMED:,} more" if len(found.position) > _NAMED else ""
+            shown = models or "none for some of them"
+            rule = f"expected one model for agents {agents}{more}"
+            yield Violation(found.path, rule, shown=shown, kind=found.kind, position=found.position)
+
+
 def _in_ids(
     problem: Problem, instance: Instance, flow: UnitFlow, load: NDArray[np.float64]
 ) -> tuple[str, ...]:
@@ -216,11 +235,16 @@ def _in_ids(
     if shape is not None:
         wide = np.flatnonzero(flow.units > shape.width[flow.agent])
         lines += [
-            f"{ids[flow.agent[k]]}: expected different models, got {models[flow.model[k]]} {flow.units[k]} times"
+            Violation(
+                f"{ids[flow.agent[k]]}",
+                "expected different models",
+                models[flow.model[k]],
+                shown=f"{models[flow.model[k]]} {flow.units[k]} times",
+            )
             for k in wide
         ]
         lines += [
-            f"{ids[i]}: expected at most {wanted[i]} in all, got {served[i]}"
+            Violation(f"{ids[i]}", f"expected at most {wanted[i]} in all", served[i])
             for i in np.flatnonzero(served > wanted)
         ]
         for j in range(instance.m):

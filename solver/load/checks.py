@@ -6,6 +6,7 @@ import math
 import numbers
 from typing import Any
 
+from solver.errors import Violation, ViolationKind
 from solver.problem.instance import MAX_CAPACITY
 
 __all__ = [
@@ -26,7 +27,7 @@ LARGEST_USD = LARGEST // 10**9
 """Largest sum of money: money is counted in billionths of a dollar."""
 
 
-def whole_problems(path: str, value: Any, *, low: int | None = 0) -> list[str]:
+def whole_problems(path: str, value: Any, *, low: int | None = 0) -> list[Violation]:
     """Return the violations of a whole number >= ``low`` and within ``LARGEST``: none or one.
 
     Booleans are not numbers.
@@ -39,36 +40,36 @@ def whole_problems(path: str, value: Any, *, low: int | None = 0) -> list[str]:
         rule = f"a whole number of at most {LARGEST}"
     else:
         return []
-    return [f"{path}: expected {rule}, got {_shown(value)}"]
+    return [Violation(path, f"expected {rule}", value)]
 
 
-def amount_problems(path: str, value: Any) -> list[str]:
+def amount_problems(path: str, value: Any) -> list[Violation]:
     """Return the violations of a finite number >= 0: none or one."""
     if 0 <= _float_of(value) < math.inf:
         return []
-    return [f"{path}: expected a finite number >= 0, got {_shown(value)}"]
+    return [Violation(path, "expected a finite number >= 0", value)]
 
 
-def money_problems(path: str, value: Any) -> list[str]:
+def money_problems(path: str, value: Any) -> list[Violation]:
     """Return the violations of US dollars, 0 to ``LARGEST_USD``: none or one."""
     problems = amount_problems(path, value)
     if not problems and float(value) > LARGEST_USD:
-        problems = [f"{path}: expected at most {LARGEST_USD} US dollars, got {_shown(value)}"]
+        problems = [Violation(path, f"expected at most {LARGEST_USD} US dollars", value)]
     return problems
 
 
-def positive_problems(path: str, value: Any) -> list[str]:
+def positive_problems(path: str, value: Any) -> list[Violation]:
     """Return the violations of a finite number > 0: none or one."""
     if 0 < _float_of(value) < math.inf:
         return []
-    return [f"{path}: expected a finite number > 0, got {_shown(value)}"]
+    return [Violation(path, "expected a finite number > 0", value)]
 
 
-def name_problems(path: str, value: Any) -> list[str]:
+def name_problems(path: str, value: Any) -> list[Violation]:
     """Return the violations of text that is not empty: none or one."""
     if isinstance(value, str) and value:
         return []
-    return [f"{path}: expected text that is not empty, got {value!r}"]
+    return [Violation(path, "expected text that is not empty", value, kind=ViolationKind.TYPE)]
 
 
 def _float_of(value: Any) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from solver.errors import SpecError
+from solver.errors import SpecError, Violation, ViolationKind
 from solver.load.checks import amount_problems, name_problems
 
 __all__ = ["Outcome"]
@@ -53,6 +53,8 @@ class Outcome:
             if value is not None:
                 problems += amount_problems(name, value)
         if not isinstance(self.success, bool):
-            problems.append(f"success: expected true or false, got {self.success!r}")
+            problems.append(
+                Violation("success", "expected true or false", self.success, kind=ViolationKind.TYPE)
+            )
         if problems:
             raise SpecError(*problems)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from solver.errors import SpecError
+from solver.errors import SpecError, Violation
 from solver.load.store.base import nano_usd
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ class LoadSnapshot:
         """Return the positions of some models, or raise SpecError naming the unknown ones."""
         index = self.index
         unknown = [
-            f"models[{j}].id: no capacity is set for {name!r}"
+            Violation(f"models[{j}].id", f"no capacity is set for {name!r}")
             for j, name in enumerate(models)
             if name not in index
         ]

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from solver.errors import SpecError
+from solver.errors import SpecError, Violation, ViolationKind
 from solver.load.checks import positive_problems
 
 if TYPE_CHECKING:
@@ -85,10 +85,12 @@ def checked_stop(owner: StopOwner | str, name: str, reason: str, for_s: float | 
     """Return the key of a stop to be set, or raise SpecError naming each value out of range."""
     problems = []
     if owner not in tuple(StopOwner):
-        problems.append(f"owner: expected one of {', '.join(StopOwner)}, got {owner!r}")
+        problems.append(
+            Violation("owner", f"expected one of {', '.join(StopOwner)}", owner, kind=ViolationKind.UNKNOWN)
+        )
     for path, text in (("name", name), ("reason", reason)):
         if not isinstance(text, str):
-            problems.append(f"{path}: expected text, got {text!r}")
+            problems.append(Violation(path, "expected text", text, kind=ViolationKind.TYPE))
     if for_s is not None:
         problems += positive_problems("for_s", for_s)
     if problems:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from solver.clock import Clock, MonotonicClock
-from solver.errors import SpecError
+from solver.errors import SpecError, Violation, ViolationKind
 from solver.load.async_tracker import AsyncTracker
 from solver.load.checks import money_problems, name_problems, positive_problems, whole_problems
 from solver.load.learning import LearnedFleet
@@ -397,7 +397,11 @@ class LoadTracker(AsyncTracker):
         """
         if ttl_s is None:
             if isinstance(lease, str):
-                raise SpecError("ttl_s: required with the id of a lease, but missing")
+                raise SpecError(
+                    Violation(
+                        "ttl_s", "required with the id of a lease, but missing", kind=ViolationKind.MISSING
+                    )
+                )
             ttl_s = lease.ttl_s
         _check_ttl(ttl_s)
         lease_id = _id_of(lease)
@@ -637,7 +641,7 @@ def _check_ttl(ttl_s: float) -> None:
 
 def _check_fill_to(fill_to: float) -> None:
     if not 0.0 < fill_to <= 1.0:
-        raise SpecError(f"fill_to: expected in (0, 1], got {fill_to!r}")
+        raise SpecError(Violation("fill_to", "expected in (0, 1]", fill_to))
 
 
 def _alive(lease: Lease) -> Callable[[], bool]:

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from solver.errors import SpecError
+from solver.errors import SpecError, Violation
 
 __all__ = ["PriceParams", "RefreshParams"]
 
 
 def _check_positive(values: dict[str, float], zero_allowed: tuple[str, ...] = ()) -> None:
     lines = [
-        f"{name}: expected a finite number {'>=' if name in zero_allowed else '>'} 0, got {value!r}"
+        Violation(name, f"expected a finite number {('>=' if name in zero_allowed else '>')} 0", value)
         for name, value in values.items()
         if not (np.isfinite(value) and (value > 0 or (value == 0 and name in zero_allowed)))
     ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from solver.errors import SpecError
+from solver.errors import SpecError, Violation, ViolationKind
 from solver.load.balance.prediction import CompletionPredictor
 from solver.load.lease import ONE_SLOT, Demand, Lease, Refusal, RefusalReason, ReleaseOutcome
 from solver.online.choices import Choice, rank_models
@@ -404,7 +404,11 @@ class OptimalRouter:
     ) -> AgentRow:
         if (agent is None) == (scores is None):
             raise SpecError(
-                "agent: expected either an agent or scores, got " + ("neither" if agent is None else "both")
+                Violation(
+                    "agent",
+                    "expected either an agent or scores",
+                    shown="neither" if agent is None else "both",
+                )
             )
         if agent is not None:
             return self._rows.of_agent(agent)
@@ -422,18 +426,36 @@ class OptimalRouter:
     ) -> tuple[list[AgentRow], list[str | None]]:
         if (agents is None) == (scores is None):
             raise SpecError(
-                "agents: expected either agents or scores, got " + ("neither" if agents is None else "both")
+                Violation(
+                    "agents",
+                    "expected either agents or scores",
+                    shown="neither" if agents is None else "both",
+                )
             )
         if agents is not None:
             return [self._rows.of_agent(agent) for agent in agents], [agent.id for agent in agents]
         given = np.asarray(scores, np.float64)
         if given.ndim != 2:
-            raise SpecError(f"scores: expected shape (n, {len(self._ids)}), got shape {given.shape}")
+            raise SpecError(
+                Violation(
+                    "scores",
+                    f"expected shape (n, {len(self._ids)})",
+                    shown=f"shape {given.shape}",
+                    kind=ViolationKind.TYPE,
+                )
+            )
         extra: list[Any] = []
         for name, array in (("service_s", service_s), ("cost_usd", cost_usd)):
             part = None if array is None else np.asarray(array, np.float64)
             if part is not None and part.shape != given.shape:
-                raise SpecError(f"{name}: expected shape {given.shape}, got shape {part.shape}")
+                raise SpecError(
+                    Violation(
+                        name,
+                        f"expected shape {given.shape}",
+                        shown=f"shape {part.shape}",
+                        kind=ViolationKind.TYPE,
+                    )
+                )
             extra.append([None] * len(given) if part is None else part)
         return [
             self._rows.of_arrays(row, service_s=service, cost_usd=cost, tokens=0, tenant=None, priority=1.0)
@@ -532,7 +554,7 @@ class OptimalRouter:
         if lease is None:
             return None
         if latency_ms is not None and not 0 <= latency_ms < np.inf:
-            raise SpecError(f"latency_ms: expected a finite number >= 0, got {latency_ms!r}")
+            raise SpecError(Violation("latency_ms", "expected a finite number >= 0", latency_ms))
         outcome = lease.release(tokens=tokens, cost_usd=cost_usd)
         with self._lock:
             if decision._released:  # noqa: SLF001 - a decision is this router's own record

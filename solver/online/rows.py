@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.errors import SpecError
+from solver.errors import SpecError, Violation, ViolationKind
 from solver.load.balance.fleet import ModelPool
 from solver.online.window import AgentRow
 
@@ -111,14 +111,18 @@ class RowMaker:
         row = np.array(scores, np.float64)
         m = len(self.pool)
         if row.shape != (m,):
-            raise SpecError(f"scores: expected shape ({m},), got shape {row.shape}")
+            raise SpecError(
+                Violation(
+                    "scores", f"expected shape ({m},)", shown=f"shape {row.shape}", kind=ViolationKind.TYPE
+                )
+            )
         if not np.maximum.reduce(row) < np.inf:  # NaN compares false
             j = int(np.argmax(~(row < np.inf)))
-            raise SpecError(f"scores[{j}]: expected a finite number or -inf, got {row[j]}")
+            raise SpecError(Violation(f"scores[{j}]", "expected a finite number or -inf", row[j]))
         if not 0 <= tokens < np.inf:
-            raise SpecError(f"tokens: expected a finite number >= 0, got {tokens!r}")
+            raise SpecError(Violation("tokens", "expected a finite number >= 0", tokens))
         if not 0 < priority < np.inf:
-            raise SpecError(f"priority: expected a finite number > 0, got {priority!r}")
+            raise SpecError(Violation("priority", "expected a finite number > 0", priority))
         if priority != 1.0:
             row *= priority
         return AgentRow(
@@ -134,8 +138,10 @@ class RowMaker:
 def _amounts(name: str, values: ArrayLike, m: int) -> NDArray[np.float64]:
     array = np.array(values, np.float64)
     if array.shape != (m,):
-        raise SpecError(f"{name}: expected shape ({m},), got shape {array.shape}")
+        raise SpecError(
+            Violation(name, f"expected shape ({m},)", shown=f"shape {array.shape}", kind=ViolationKind.TYPE)
+        )
     if not (np.minimum.reduce(array) >= 0 and np.maximum.reduce(array) < np.inf):
         j = int(np.argmax(~((array >= 0) & (array < np.inf))))
-        raise SpecError(f"{name}[{j}]: expected a finite number >= 0, got {array[j]}")
+        raise SpecError(Violation(f"{name}[{j}]", "expected a finite number >= 0", array[j]))
     return array

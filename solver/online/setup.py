@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.errors import SpecError
+from solver.errors import SpecError, Violation, ViolationKind
 from solver.load.checks import money_problems, positive_problems, whole_problems
 
 if TYPE_CHECKING:
@@ -54,19 +54,36 @@ def check_parameters(
     if budget_usd is not None:
         problems += money_problems("budget_usd", budget_usd)
         if horizon is None and budget_period_s is None:
-            problems.append("budget_period_s: required with budget_usd in steady traffic, but missing")
+            problems.append(
+                Violation(
+                    "budget_period_s",
+                    "required with budget_usd in steady traffic, but missing",
+                    kind=ViolationKind.MISSING,
+                )
+            )
     if budget_period_s is not None:
         problems += positive_problems("budget_period_s", budget_period_s)
         if budget_usd is None:
-            problems.append(f"budget_period_s: expected a budget_usd with it, got {budget_period_s!r} alone")
+            problems.append(
+                Violation(
+                    "budget_period_s",
+                    "expected a budget_usd with it",
+                    budget_period_s,
+                    shown=f"{budget_period_s!r} alone",
+                )
+            )
         if horizon is not None:
-            problems.append("budget_period_s: expected none with a horizon, whose budget is spent once")
+            problems.append(
+                Violation("budget_period_s", "expected none with a horizon, whose budget is spent once")
+            )
     if not (np.isfinite(wait_cost_per_s) and wait_cost_per_s >= 0):
-        problems.append(f"wait_cost_per_s: expected a finite number >= 0, got {wait_cost_per_s!r}")
+        problems.append(Violation("wait_cost_per_s", "expected a finite number >= 0", wait_cost_per_s))
     if horizon is not None and shares:
-        problems.append("tenant_shares: expected none with a horizon; they are shares of slot time")
+        problems.append(
+            Violation("tenant_shares", "expected none with a horizon; they are shares of slot time")
+        )
     problems += [
-        f"tenant_shares[{tenant!r}]: expected between 0 and 1, got {share!r}"
+        Violation(f"tenant_shares[{tenant!r}]", "expected between 0 and 1", share)
         for tenant, share in shares.items()
         if not 0 <= share <= 1
     ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from solver.errors import SpecError
+from solver.errors import SpecError, Violation, ViolationKind
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -75,10 +75,19 @@ class History:
         """Return checked copies of scores, costs and service times for m models."""
         scores = np.array(self.scores, np.float64)
         if scores.ndim != 2 or scores.shape[1] != m:
-            raise SpecError(f"history.scores: expected shape (N, {m}), got shape {scores.shape}")
+            raise SpecError(
+                Violation(
+                    "history.scores",
+                    f"expected shape (N, {m})",
+                    shown=f"shape {scores.shape}",
+                    kind=ViolationKind.TYPE,
+                )
+            )
         if not (scores < np.inf).all():  # NaN compares false
             i, j = np.argwhere(~(scores < np.inf))[0]
-            raise SpecError(f"history.scores[{i}, {j}]: expected a finite number or -inf, got {scores[i, j]}")
+            raise SpecError(
+                Violation(f"history.scores[{i}, {j}]", "expected a finite number or -inf", scores[i, j])
+            )
         others: list[NDArray[np.float64] | None] = []
         for name, given in (("cost_usd", self.cost_usd), ("service_s", self.service_s)):
             if given is None:
@@ -86,10 +95,19 @@ class History:
                 continue
             array = np.array(given, np.float64)
             if array.shape != scores.shape:
-                raise SpecError(f"history.{name}: expected shape {scores.shape}, got shape {array.shape}")
+                raise SpecError(
+                    Violation(
+                        f"history.{name}",
+                        f"expected shape {scores.shape}",
+                        shown=f"shape {array.shape}",
+                        kind=ViolationKind.TYPE,
+                    )
+                )
             if not (np.isfinite(array) & (array >= 0)).all():
                 i, j = np.argwhere(~(np.isfinite(array) & (array >= 0)))[0]
-                raise SpecError(f"history.{name}[{i}, {j}]: expected a finite number >= 0, got {array[i, j]}")
+                raise SpecError(
+                    Violation(f"history.{name}[{i}, {j}]", "expected a finite number >= 0", array[i, j])
+                )
             others.append(array)
         return scores, others[0], others[1]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from solver.errors import SpecError
+from solver.errors import SpecError, Violation, ViolationKind
 from solver.problem.agents import PROFILE_FIELDS, Agent, AgentTable, Profile, several, stated
 from solver.problem.instance import MAX_CAPACITY
 from solver.problem.values import describe, did_you_mean, number_hint
@@ -101,18 +101,25 @@ def agent_table(columns: Mapping[str, Column]) -> AgentTable:
         same rule the rest are counted.
     """
     lines = [
-        f"agents.{name}: unknown field{did_you_mean(name, Agent.model_fields)}"
+        Violation(
+            f"agents.{name}",
+            "unknown field",
+            kind=ViolationKind.UNKNOWN,
+            hint=did_you_mean(name, Agent.model_fields),
+        )
         for name in columns
         if name not in Agent.model_fields and not name.startswith(_RESOURCE)
     ]
     if "resources" in columns:
-        lines.append(f"agents.resources: expected one column for each, such as {_RESOURCE}memory_gb")
+        lines.append(
+            Violation("agents.resources", f"expected one column for each, such as {_RESOURCE}memory_gb")
+        )
     if "id" not in columns:
-        msg = "agents.id: required, but missing"
+        msg = Violation("agents.id", "required, but missing", kind=ViolationKind.MISSING)
         raise SpecError(*lines, msg)
     n = len(columns["id"])
     unequal = [
-        f"agents.{name}: expected {n} values like the column of ids, got {len(column)}"
+        Violation(f"agents.{name}", f"expected {n} values like the column of ids", len(column))
         for name, column in columns.items()
         if len(column) != n
     ]
@@ -149,16 +156,16 @@ def agent_table(columns: Mapping[str, Column]) -> AgentTable:
 
 def list_rows(
     rows: Iterable[int] | NDArray[np.int64],
-    line: Callable[[int], str],
-    more: Callable[[int], str],
-) -> list[str]:
-    """Return a line for each of the first offending rows, and one that counts the others."""
+    line: Callable[[int], Violation],
+    more: Callable[[int], Violation],
+) -> list[Violation]:
+    """Return a violation for each of the first offending rows, and one that counts the others."""
     found = list(rows)
     shown = [line(int(i)) for i in found[:_NAMED]]
     return shown if len(found) <= _NAMED else [*shown, more(len(found) - _NAMED)]
 
 
-def _ids(column: Column, lines: list[str]) -> NDArray[np.object_]:
+def _ids(column: Column, lines: list[Violation]) -> NDArray[np.object_]:
     """Return ids as text, noting those that are missing, of a wrong type, or repeated."""
     if isinstance(column, Coded):
         column = np.array([*column.values, None], dtype=object)[np.asarray(column.codes)]
@@ -178,14 +185,11 @@ def _ids(column: Column, lines: list[str]) -> NDArray[np.object_]:
         list_rows(
             bad,
             lambda i: (
-                f"agents[{i}].id: "
-                + (
-                    "required, but missing"
-                    if values[i] in (None, "")
-                    else f"expected text, got {describe(values[i])}"
-                )
+                Violation(f"agents[{i}].id", "required, but missing", kind=ViolationKind.MISSING)
+                if values[i] in (None, "")
+                else Violation(f"agents[{i}].id", "expected text", values[i], kind=ViolationKind.TYPE)
             ),
-            lambda more: f"agents: {more} more rows without a valid id",
+            lambda more: Violation("agents", f"{more} more rows without a valid id"),
         )
     )
     first: dict[str, int] = {}
@@ -197,17 +201,20 @@ def _ids(column: Column, lines: list[str]) -> NDArray[np.object_]:
     lines.extend(
         list_rows(
             again,
-            lambda i: (
-                f"agents[{i}].id: expected unique ids, got {values[i]!r} again, "
-                f"first at agents[{first[values[i]]}]"
+            lambda i: Violation(
+                f"agents[{i}].id",
+                "expected unique ids",
+                values[i],
+                shown=f"{values[i]!r} again, first at agents[{first[values[i]]}]",
+                kind=ViolationKind.DUPLICATE,
             ),
-            lambda more: f"agents: {more} more repeated ids",
+            lambda more: Violation("agents", f"{more} more repeated ids"),
         )
     )
     return ids
 
 
-def _numbers(name: str, column: Column, n: int, lines: list[str]) -> NDArray[Any]:
+def _numbers(name: str, column: Column, n: int, lines: list[Violation]) -> NDArray[Any]:
     """Return a column of numbers with defaults filled in, noting rows that break the field's rule."""
     is_count = name in _COUNTS
     dtype = np.int64 if is_count else np.float64
@@ -238,8 +245,8 @@ def _numbers(name: str, column: Column, n: int, lines: list[str]) -> NDArray[Any
         lines.extend(
             list_rows(
                 np.flatnonzero(~good),
-                lambda i: f"agents[{i}].{name}: {rule}, got {values[i]:.17g}",
-                lambda more: f"agents: {more} more rows with a bad {name}",
+                lambda i: Violation(f"agents[{i}].{name}", rule, values[i], shown=f"{values[i]:.17g}"),
+                lambda more: Violation("agents", f"{more} more rows with a bad {name}"),
             )
         )
         return np.zeros(n, dtype)
@@ -249,7 +256,7 @@ def _numbers(name: str, column: Column, n: int, lines: list[str]) -> NDArray[Any
 
 
 def split_numbers(
-    column: Column, path: Callable[[int], str], lines: list[str]
+    column: Column, path: Callable[[int], str], lines: list[Violation]
 ) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
     """Return a column of numbers as (values, where they are missing or None).
 
@@ -284,8 +291,13 @@ def split_numbers(
         lines.extend(
             list_rows(
                 bad,
-                lambda i: f"{path(i)}: expected a number, got {describe(values[i])}{number_hint(values[i])}",
-                lambda more: f"{path(bad[-1])}: the last of {more} more that are no numbers",
+                lambda i: Violation(
+                    path(i),
+                    "expected a number",
+                    values[i],
+                    hint=number_hint(values[i]),
+                ),
+                lambda more: Violation(path(bad[-1]), f"the last of {more} more that are no numbers"),
             )
         )
         for i in bad:
@@ -334,7 +346,7 @@ def _parsed(
     column: Column,
     n: int,
     parse: Callable[[Any], Any],
-    lines: list[str],
+    lines: list[Violation],
 ) -> tuple[list[Any], NDArray[np.int32]]:
     """Return the distinct parsed values of a column and each row's place among them."""
     if column is None:
@@ -352,8 +364,8 @@ def _parsed(
             lines.extend(
                 list_rows(
                     rows,
-                    lambda i, rule=rule, got=got: f"agents[{i}].{name}: {rule}, got {got}",  # type: ignore[misc]
-                    lambda more: f"agents: {more} more rows with a bad {name}",
+                    lambda i, rule=rule, got=got: Violation(f"agents[{i}].{name}", rule, shown=got),  # type: ignore[misc]
+                    lambda more: Violation("agents", f"{more} more rows with a bad {name}"),
                 )
             )
             continue
@@ -405,7 +417,7 @@ def _names(value: Any) -> tuple[str, ...] | None:
 
 
 def _profiles(
-    columns: Mapping[str, Column], n: int, lines: list[str]
+    columns: Mapping[str, Column], n: int, lines: list[Violation]
 ) -> tuple[tuple[Profile, ...], NDArray[np.int32]]:
     """Return the distinct profiles of the rows and each row's place among them. O(n) per field."""
     combined = np.zeros(n, np.int64)

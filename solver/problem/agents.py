@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import CoreSchema, core_schema
 
-from solver.errors import SpecError
+from solver.errors import SpecError, Violation, ViolationKind
 from solver.problem.values import Count, Frozen, Identifier, PenaltyValue, Real, Text, describe, violations_of
 
 if TYPE_CHECKING:
@@ -250,7 +250,7 @@ class AgentTable(Sequence[Agent]):
         if isinstance(value, AgentTable):
             return value
         if isinstance(value, str | bytes | dict) or not isinstance(value, Iterable):
-            msg = f"agents: expected a list of agents, got {describe(value)}"
+            msg = Violation("agents", "expected a list of agents", value, kind=ViolationKind.TYPE)
             raise SpecError(msg)
         return cls.from_agents(value)
 
@@ -336,16 +336,16 @@ def _raw_ids(given: list[Any]) -> list[Any]:
     return [entry.get("id") if isinstance(entry, dict) else getattr(entry, "id", None) for entry in given]
 
 
-def _duplicates(ids: list[Any]) -> list[str]:
+def _duplicates(ids: list[Any]) -> list[Violation]:
     """Return one line per id that repeats an earlier one. O(n)."""
     first: dict[Any, int] = {}
-    lines: list[str] = []
+    lines: list[Violation] = []
     for i, name in enumerate(ids):
         if isinstance(name, str | int) and first.setdefault(name, i) != i:
-            again = f"got {describe(name)} again, first at agents[{first[name]}]"
-            lines.append(f"agents[{i}].id: expected unique ids, {again}")
+            again, kind = f"{describe(name)} again, first at agents[{first[name]}]", ViolationKind.DUPLICATE
+            lines.append(Violation(f"agents[{i}].id", "expected unique ids", name, shown=again, kind=kind))
     return (
         lines
         if len(lines) <= _NAMED
-        else [*lines[:_NAMED], f"agents: {len(lines) - _NAMED} more repeated ids"]
+        else [*lines[:_NAMED], Violation("agents", f"{len(lines) - _NAMED} more repeated ids")]
     )

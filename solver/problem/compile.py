@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from solver.errors import SpecError
+from solver.errors import SpecError, Violation
 from solver.problem.instance import Instance, build_instance
 from solver.problem.limit_arrays import LimitArrays
 from solver.problem.resources import with_resources
@@ -136,13 +136,15 @@ def pair_scorer(
         When a utilization is outside [0, 1].
     """
     utilization = np.zeros(len(problem.models))
-    lines: list[str] = []
+    lines: list[Violation] = []
     for j, name in enumerate(problem.model_ids):
         seen = load.get(name) if load is not None else None
         if seen is not None:
             utilization[j] = seen.utilization
             if not 0.0 <= seen.utilization <= 1.0:
-                lines.append(f"load.{name}.utilization: expected between 0 and 1, got {seen.utilization}")
+                lines.append(
+                    Violation(f"load.{name}.utilization", "expected between 0 and 1", seen.utilization)
+                )
     if lines:
         raise SpecError(*lines)
     return PairScorer(problem, utilization=utilization, feedback=feedback)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from solver.errors import SpecError
+from solver.errors import SpecError, Violation, ViolationKind
 from solver.problem.agents import AgentTable, Profile
 from solver.problem.capability import CAPABILITIES
 from solver.problem.spec import Capacity, Model, Problem
@@ -127,7 +127,7 @@ def generate_fleet(m: int, *, slots: int, seed: int = 0) -> tuple[Model, ...]:
     """
     _at_least_one("models", m)
     if slots < 0:
-        msg = f"slots: expected >= 0, got {slots}"
+        msg = Violation("slots", "expected >= 0", slots)
         raise SpecError(msg)
     rng = np.random.default_rng([seed, 2])
     strength = np.sort(rng.uniform(0.35, 0.97, m))[::-1]
@@ -181,7 +181,7 @@ def generate_problem(n: int, m: int, *, tightness: float = 0.9, seed: int = 0) -
         When an argument is out of its range.
     """
     if not (np.isfinite(tightness) and tightness > 0):
-        msg = f"tightness: expected a finite number > 0, got {tightness}"
+        msg = Violation("tightness", "expected a finite number > 0", tightness)
         raise SpecError(msg)
     agents = generate_agents(n, seed=seed)
     return Problem(agents=agents, models=generate_fleet(m, slots=int(np.ceil(n / tightness)), seed=seed))
@@ -217,7 +217,7 @@ def generate_scores(
     _at_least_one("agents", n)
     _at_least_one("models", m)
     if not fill > 0:
-        msg = f"fill: expected > 0, got {fill}"
+        msg = Violation("fill", "expected > 0", fill)
         raise SpecError(msg)
     rng = np.random.default_rng([seed, 4])
     quality = rng.beta(5, 2, m)
@@ -241,7 +241,7 @@ def gap_type(name: str) -> GapType:
     for kind in GAP_TYPES:
         if name.upper() == kind:
             return kind
-    msg = f"gap: expected one of {', '.join(GAP_TYPES)}, got {name!r}"
+    msg = Violation("gap", f"expected one of {', '.join(GAP_TYPES)}", name, kind=ViolationKind.UNKNOWN)
     raise SpecError(msg)
 
 
@@ -282,7 +282,7 @@ def generate_gap(
     Laguna et al., "Assigning by tabu search with ejection chains", 1995 (E).
     """
     if kind not in GAP_TYPES:
-        msg = f"kind: expected one of {', '.join(GAP_TYPES)}, got {kind!r}"
+        msg = Violation("kind", f"expected one of {', '.join(GAP_TYPES)}", kind, kind=ViolationKind.UNKNOWN)
         raise SpecError(msg)
     _at_least_one("models", m)
     _at_least_one("agents", n)
@@ -308,5 +308,5 @@ def generate_gap(
 
 def _at_least_one(name: str, count: int) -> None:
     if count < 1:
-        msg = f"{name}: expected at least 1, got {count}"
+        msg = Violation(name, "expected at least 1", count)
         raise SpecError(msg)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import numpy as np
 
-from solver.errors import SpecError
+from solver.errors import SpecError, Violation, ViolationKind
 from solver.problem.limits import compile_limits
 from solver.problem.network import floor_limits, network_shape
 from solver.problem.sparse import CompressedScores, compress, name_unfit
@@ -442,10 +442,10 @@ def build_instance(
     SpecError
         Listing every rule broken, with path and value.
     """
-    problems: list[str] = []
+    problems: list[Violation] = []
     minimize = sense == "minimize"
     if sense not in SENSES:
-        problems.append(f"sense: expected {' or '.join(SENSES)}, got {sense!r}")
+        problems.append(Violation("sense", f"expected {' or '.join(SENSES)}", sense))
     score, extremes = _scores(scores, problems, minimize=minimize)
     n, m = score.shape
     if isinstance(score, CompressedScores) and not problems:
@@ -458,19 +458,32 @@ def build_instance(
     if taken is None and not problems:
         if units.shape[1] != 1:
             problems.append(
-                f"demand: expected one amount per resource, got None for {units.shape[1]} resources"
+                Violation(
+                    "demand", "expected one amount per resource", shown=f"None for {units.shape[1]} resources"
+                )
             )
         fractional = units[:, 0] != np.floor(units[:, 0])
         if fractional.any():
             problems.extend(
-                f"capacity[{j}]: expected a whole number of slots, got {units[j, 0]:g}"
+                Violation(
+                    f"capacity[{j}]",
+                    "expected a whole number of slots",
+                    units[j, 0],
+                    shown=f"{units[j, 0]:g}",
+                )
                 for j in np.flatnonzero(fractional)[:_NAMED]
             )
     if eligible is not None:
         allowed = np.asarray(eligible)
         if allowed.shape != (n, m) or allowed.dtype != np.bool_:
             problems.append(
-                f"eligible: expected bools of shape {(n, m)}, got {allowed.dtype} of shape {allowed.shape}"
+                Violation(
+                    "eligible",
+                    f"expected bools of shape {(n, m)}",
+                    allowed.dtype,
+                    shown=f"{allowed.dtype} of shape {allowed.shape}",
+                    kind=ViolationKind.TYPE,
+                )
             )
         elif not problems:
             score = np.where(allowed, np.asarray(score), score.dtype.type(-np.inf))
@@ -478,19 +491,21 @@ def build_instance(
     order = _vector("priority", priority, n, problems)
     if order is not None and not np.isfinite(order).all():
         i = int(np.flatnonzero(~np.isfinite(order))[0])
-        problems.append(f"priority[{i}]: expected a finite number, got {order[i]}")
+        problems.append(Violation(f"priority[{i}]", "expected a finite number", order[i]))
     penalty = _vector("unassigned_penalty", unassigned_penalty, n, problems)
     if penalty is not None and not (penalty >= 0).all():
         i = int(np.flatnonzero(~(penalty >= 0))[0])
-        problems.append(f"unassigned_penalty[{i}]: expected >= 0, got {penalty[i]}")
+        problems.append(Violation(f"unassigned_penalty[{i}]", "expected >= 0", penalty[i]))
     if penalty is not None and order is not None and not problems and np.isfinite(penalty).any():
         if (order < 0).any():
             i = int(np.flatnonzero(order < 0)[0])
-            problems.append(f"priority[{i}]: expected >= 0 where it multiplies a penalty, got {order[i]}")
+            problems.append(
+                Violation(f"priority[{i}]", "expected >= 0 where it multiplies a penalty", order[i])
+            )
         penalty = np.multiply(penalty, order, out=penalty.copy(), where=np.isfinite(penalty))
     tiers = None if load_cost is None else _load_cost(load_cost, m, problems)
     if tiers is not None and taken is not None:
-        problems.append("load_cost: expected agents that take one slot each, got a demand")
+        problems.append(Violation("load_cost", "expected agents that take one slot each", shown="a demand"))
     network, floors = network_shape(
         n,
         m,
@@ -509,14 +524,17 @@ def build_instance(
         rank = np.unique(order, return_inverse=True)[1].astype(np.int64)
     if rank is not None and network is not None and network.has_openings:
         raise SpecError(
-            "priority: expected an unassigned_penalty with it where models are opened at a cost or with a floor"
+            Violation(
+                "priority",
+                "expected an unassigned_penalty with it where models are opened at a cost or with a floor",
+            )
         )
     rows, charge = compile_limits((*limits, *floor_limits(floors, taken)), n, m)
     if charge is not None:
         score = np.asarray(score) - charge
         extremes = None
     if rows is not None and tiers is not None:
-        raise SpecError("load_cost: expected none together with limits across models")
+        raise SpecError(Violation("load_cost", "expected none together with limits across models"))
     instance = Instance(
         score=score,
         capacity=units,
@@ -550,7 +568,7 @@ def _extremes(array: NDArray[Any]) -> tuple[float, float]:
     return low, high
 
 
-def _numbers(name: str, values: ArrayLike, problems: list[str]) -> NDArray[Any]:
+def _numbers(name: str, values: ArrayLike, problems: list[Violation]) -> NDArray[Any]:
     """Return values as a float array (float32 is kept), or note why not."""
     try:
         array = np.asarray(values)
@@ -559,13 +577,20 @@ def _numbers(name: str, values: ArrayLike, problems: list[str]) -> NDArray[Any]:
         if array.dtype.kind not in "fiub":
             array = array.astype(np.float64)
     except (TypeError, ValueError):
-        problems.append(f"{name}: expected real numbers in a rectangular array, got {type(values).__name__}")
+        problems.append(
+            Violation(
+                name,
+                "expected real numbers in a rectangular array",
+                shown=f"{type(values).__name__}",
+                kind=ViolationKind.TYPE,
+            )
+        )
         return np.zeros((1, 1))
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
 
 
 def _scores(
-    scores: ArrayLike | SparseScores, problems: list[str], *, minimize: bool = False
+    scores: ArrayLike | SparseScores, problems: list[Violation], *, minimize: bool = False
 ) -> tuple[NDArray[Any] | CompressedScores, tuple[float, float] | None]:
     """Return checked scores to be maximised, the least and the largest of them."""
     if hasattr(scores, "tocsr"):
@@ -598,23 +623,41 @@ def _scores(
     return np.ascontiguousarray(array), (least, largest)
 
 
-def _as_costs(lines: list[str]) -> list[str]:
+def _as_costs(lines: list[Violation]) -> list[Violation]:
     """Return what is wrong with negated costs in terms of the costs."""
-    swapped = {"number or -inf, got inf": "number or +inf, got -inf", "are NaN or +inf": "are NaN or -inf"}
-    for theirs, ours in (*swapped.items(), ("finite number or -inf", "finite number or +inf")):
-        lines = [line.replace(theirs, ours) for line in lines]
-    return lines
+    found = []
+    for line in lines:
+        rule = line.rule.replace("number or -inf", "number or +inf").replace("NaN or +inf", "NaN or -inf")
+        if isinstance(line.value, float):
+            found.append(Violation(line.path, rule, -line.value, kind=line.kind))
+        else:
+            found.append(Violation(line.path, rule, shown=line.shown, kind=line.kind))
+    return found
 
 
-def _shaped(array: NDArray[Any], problems: list[str]) -> NDArray[Any]:
+def _shaped(array: NDArray[Any], problems: list[Violation]) -> NDArray[Any]:
     """Return scores of agents and models, or a stand-in and a note of what is wrong with their shape."""
     if array.ndim != 2:
-        problems.append(f"scores: expected shape (agents, models), got shape {array.shape}")
+        problems.append(
+            Violation(
+                "scores",
+                "expected shape (agents, models)",
+                shown=f"shape {array.shape}",
+                kind=ViolationKind.TYPE,
+            )
+        )
         return np.zeros((1, 1))
     n, m = array.shape
     if n == 0 or m == 0:
         what = "agent (row)" if n == 0 else "model (column)"
-        problems.append(f"scores: expected at least one {what}, got shape {array.shape}")
+        problems.append(
+            Violation(
+                "scores",
+                f"expected at least one {what}",
+                shown=f"shape {array.shape}",
+                kind=ViolationKind.TYPE,
+            )
+        )
         return np.zeros((max(n, 1), max(m, 1)))
     return array
 
@@ -624,23 +667,35 @@ def _is_worth_compressing(score: CompressedScores) -> bool:
     return n * m > _SPREAD_PAIRS and _THIN * len(score.data) < n * m
 
 
-def _capacity(capacity: ArrayLike, m: int, problems: list[str]) -> NDArray[np.float64]:
+def _capacity(capacity: ArrayLike, m: int, problems: list[Violation]) -> NDArray[np.float64]:
     array = _numbers("capacity", capacity, problems).astype(np.float64)
     if array.ndim not in (1, 2) or array.shape[0] != m or array.size == 0:
         if not problems:
-            problems.append(f"capacity: expected shape ({m},) or ({m}, resources), got shape {array.shape}")
+            problems.append(
+                Violation(
+                    "capacity",
+                    f"expected shape ({m},) or ({m}, resources)",
+                    shown=f"shape {array.shape}",
+                    kind=ViolationKind.TYPE,
+                )
+            )
         return np.zeros((m, 1))
     units = array.reshape(m, -1)
     if units.min() >= 0 and units.max() <= MAX_CAPACITY:
         return units
     for j, k in np.argwhere(~((units >= 0) & (units <= MAX_CAPACITY)))[:_NAMED]:
         where = f"capacity[{j}]" if array.ndim == 1 else f"capacity[{j}, {k}]"
-        problems.append(f"{where}: expected between 0 and 2**53, got {units[j, k]}")
+        problems.append(Violation(where, "expected between 0 and 2**53", units[j, k]))
     return units
 
 
 def _demand(
-    demand: ArrayLike, n: int, m: int, units: NDArray[np.float64], capacity_ndim: int, problems: list[str]
+    demand: ArrayLike,
+    n: int,
+    m: int,
+    units: NDArray[np.float64],
+    capacity_ndim: int,
+    problems: list[Violation],
 ) -> NDArray[np.float64] | None:
     """Return demand as an (n, m, r) view, or None when it says one slot each."""
     before = len(problems)
@@ -658,12 +713,21 @@ def _demand(
         view = array
     else:
         shapes = f"({n},), ({n}, {m})" if r == 1 else f"({n}, {r})"
-        problems.append(f"demand: expected shape {shapes} or ({n}, {m}, {r}), got shape {array.shape}")
+        problems.append(
+            Violation(
+                "demand",
+                f"expected shape {shapes} or ({n}, {m}, {r})",
+                shown=f"shape {array.shape}",
+                kind=ViolationKind.TYPE,
+            )
+        )
         return None
     if not (np.isfinite(array) & (array >= 0)).all():
         for where in np.argwhere(~(np.isfinite(array) & (array >= 0)))[:_NAMED]:
             index = ", ".join(map(str, where))
-            problems.append(f"demand[{index}]: expected a finite number >= 0, got {array[tuple(where)]}")
+            problems.append(
+                Violation(f"demand[{index}]", "expected a finite number >= 0", array[tuple(where)])
+            )
         return None
     whole = r == 1 and (units == np.floor(units)).all()
     if whole and (array == 1).all():
@@ -671,25 +735,34 @@ def _demand(
     return np.broadcast_to(view, (n, m, r))
 
 
-def _load_cost(values: ArrayLike, m: int, problems: list[str]) -> NDArray[np.float64] | None:
+def _load_cost(values: ArrayLike, m: int, problems: list[Violation]) -> NDArray[np.float64] | None:
     before = len(problems)
     array = _numbers("load_cost", values, problems).astype(np.float64)
     if len(problems) > before:
         return None
     if array.ndim not in (1, 2) or array.size == 0 or (array.ndim == 2 and array.shape[0] != m):
-        problems.append(f"load_cost: expected shape (tiers,) or ({m}, tiers), got shape {array.shape}")
+        problems.append(
+            Violation(
+                "load_cost",
+                f"expected shape (tiers,) or ({m}, tiers)",
+                shown=f"shape {array.shape}",
+                kind=ViolationKind.TYPE,
+            )
+        )
         return None
     cost = np.broadcast_to(np.atleast_2d(array), (m, array.shape[-1]))
     wrong = ~(np.isfinite(cost) & (cost >= 0))
     wrong[:, 1:] |= np.diff(cost, axis=1) < 0
     problems.extend(
-        f"load_cost[{j}, {k}]: expected finite, >= 0 and not below the tier before, got {cost[j, k]}"
+        Violation(f"load_cost[{j}, {k}]", "expected finite, >= 0 and not below the tier before", cost[j, k])
         for j, k in np.argwhere(wrong)[:_NAMED]
     )
     return cost
 
 
-def _vector(name: str, values: ArrayLike | None, n: int, problems: list[str]) -> NDArray[np.float64] | None:
+def _vector(
+    name: str, values: ArrayLike | None, n: int, problems: list[Violation]
+) -> NDArray[np.float64] | None:
     if values is None:
         return None
     before = len(problems)
@@ -697,6 +770,8 @@ def _vector(name: str, values: ArrayLike | None, n: int, problems: list[str]) ->
     if len(problems) > before:
         return None
     if array.shape not in ((), (n,)):
-        problems.append(f"{name}: expected shape ({n},), got shape {array.shape}")
+        problems.append(
+            Violation(name, f"expected shape ({n},)", shown=f"shape {array.shape}", kind=ViolationKind.TYPE)
+        )
         return None
     return np.broadcast_to(array, (n,))

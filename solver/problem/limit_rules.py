@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from solver.errors import Violation, ViolationKind
 from solver.problem.limit_arrays import concerned_agents, concerned_models
 from solver.problem.limit_specs import (
     DEMAND,
@@ -18,7 +19,7 @@ from solver.problem.limit_specs import (
     TogetherSpec,
 )
 from solver.problem.resources import resources_taken
-from solver.problem.values import describe, did_you_mean
+from solver.problem.values import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -37,29 +38,37 @@ _FACTS = {
 }
 
 
-def limit_rules(problem: Problem) -> Iterator[str]:
-    """Yield one line per rule that limits break, ``limits[2].models[0]: rule, value``."""
+def limit_rules(problem: Problem) -> Iterator[Violation]:
+    """Yield the rules that limits break, such as ``limits[2].models[0]: rule, value``."""
     first: dict[str, int] = {}
     grouped: dict[str, str] = {}
     for position, limit in enumerate(problem.limits):
         path = f"limits[{position}]"
         if first.setdefault(limit.name, position) != position:
-            yield (
-                f"{path}.name: expected unique names, got {limit.name!r} again, "
-                f"first at limits[{first[limit.name]}]"
+            yield Violation(
+                f"{path}.name",
+                "expected unique names",
+                limit.name,
+                shown=f"{limit.name!r} again, first at limits[{first[limit.name]}]",
+                kind=ViolationKind.DUPLICATE,
             )
-        yield from (f"{path}.{line}" for line in limit.broken_by_itself())
+        yield from (found.within(path) for found in limit.broken_by_itself())
         unknown = list(_unknown_names(problem, limit))
-        yield from (f"{path}.{line}" for line in unknown)
+        yield from (found.within(path) for found in unknown)
         if not unknown:
-            yield from (f"{path}{line}" for line in _concerns(problem, limit))
+            yield from (found.within(path) for found in _concerns(problem, limit))
         if isinstance(limit, TogetherSpec):
             for k, name in enumerate(limit.agents or ()):
                 if grouped.setdefault(name, limit.name) != limit.name:
-                    yield f"{path}.agents[{k}]: expected an agent of no other group, got {name!r} of {grouped[name]!r}"
+                    yield Violation(
+                        f"{path}.agents[{k}]",
+                        "expected an agent of no other group",
+                        name,
+                        shown=f"{name!r} of {grouped[name]!r}",
+                    )
 
 
-def _unknown_names(problem: Problem, limit: LimitSpec) -> Iterator[str]:
+def _unknown_names(problem: Problem, limit: LimitSpec) -> Iterator[Violation]:
     agents, models = problem.agents.positions, problem.model_ids
     tenants = [name for name in problem.agents.tenants if name is not None]
     providers = [model.provider for model in problem.models if model.provider]
@@ -81,30 +90,47 @@ def _unknown_names(problem: Problem, limit: LimitSpec) -> Iterator[str]:
         ]
         yield from bad[:_NAMED]
         if len(bad) > _NAMED:
-            yield f"previous: {len(bad) - _NAMED} more unknown names"
+            yield Violation("previous", f"{len(bad) - _NAMED} more unknown names", kind=ViolationKind.UNKNOWN)
 
 
-def _names(field: str, what: str, names: tuple[str, ...] | None, known: Iterable[str]) -> Iterator[str]:
+def _names(field: str, what: str, names: tuple[str, ...] | None, known: Iterable[str]) -> Iterator[Violation]:
     if names is None:
         return
     if not names:
-        yield f"{field}: expected at least one, or nothing for all, got none"
+        yield Violation(field, "expected at least one, or nothing for all", shown="none")
     known = set(known)
     unknown = [(k, name) for k, name in enumerate(names) if name not in known]
     for k, name in unknown[:_NAMED]:
-        yield f"{field}[{k}]: expected {what}, got {name!r}{did_you_mean(name, known)}"
+        yield Violation(
+            f"{field}[{k}]",
+            f"expected {what}",
+            name,
+            kind=ViolationKind.UNKNOWN,
+            hint=did_you_mean(name, known),
+        )
     if len(unknown) > _NAMED:
-        yield f"{field}: {len(unknown) - _NAMED} more unknown names"
+        yield Violation(field, f"{len(unknown) - _NAMED} more unknown names", kind=ViolationKind.UNKNOWN)
     again = [name for name, count in Counter(names).items() if count > 1]
-    yield from (f"{field}: expected every name once, got {name!r} again" for name in again[:_NAMED])
+    yield from (
+        Violation(
+            field, "expected every name once", name, shown=f"{name!r} again", kind=ViolationKind.DUPLICATE
+        )
+        for name in again[:_NAMED]
+    )
 
 
-def _previous(what: str, agent: str, name: str, known: Iterable[str]) -> Iterator[str]:
+def _previous(what: str, agent: str, name: str, known: Iterable[str]) -> Iterator[Violation]:
     if name not in known:
-        yield f"previous.{agent}: expected {what}, got {describe(name)}{did_you_mean(name, known)}"
+        yield Violation(
+            f"previous.{agent}",
+            f"expected {what}",
+            name,
+            kind=ViolationKind.UNKNOWN,
+            hint=did_you_mean(name, known),
+        )
 
 
-def _known_unit(problem: Problem, limit: LimitSpec, rows: NDArray[np.int64]) -> Iterator[str]:
+def _known_unit(problem: Problem, limit: LimitSpec, rows: NDArray[np.int64]) -> Iterator[Violation]:
     """Check that a resource that a limit counts is one that the agents it concerns take."""
     unit = limit.unit
     if unit in UNITS or unit == DEMAND or not len(rows):
@@ -112,28 +138,36 @@ def _known_unit(problem: Problem, limit: LimitSpec, rows: NDArray[np.int64]) -> 
     if not resources_taken(problem.agents, unit)[rows].any():
         field = "of" if isinstance(limit, ShareSpec) else "resource"
         known = [*UNITS, DEMAND, *problem.agents.resources]
-        yield f".{field}: expected a resource that an agent it concerns takes, got {unit!r}{did_you_mean(unit, known)}"
+        yield Violation(
+            field,
+            "expected a resource that an agent it concerns takes",
+            unit,
+            kind=ViolationKind.UNKNOWN,
+            hint=did_you_mean(unit, known),
+        )
 
 
-def _concerns(problem: Problem, limit: LimitSpec) -> Iterator[str]:
+def _concerns(problem: Problem, limit: LimitSpec) -> Iterator[Violation]:
     """Check that a limit concerns somebody, and that what it counts is known of them."""
     rows, columns = concerned_agents(problem, limit), concerned_models(problem, limit)
     if not len(rows):
-        yield ": expected at least one agent, got none that meets both agents and tenants"
+        yield Violation("", "expected at least one agent", shown="none that meets both agents and tenants")
     if not columns.any():
-        yield ": expected at least one model, got none that meets models, providers and regions"
+        yield Violation(
+            "", "expected at least one model", shown="none that meets models, providers and regions"
+        )
     if isinstance(limit, TogetherSpec):
         if len(rows) < 2:
-            yield f".agents: expected at least two, got {len(rows)}"
+            yield Violation("agents", "expected at least two", len(rows))
         if limit.agents is None:
-            yield ".agents: required, but missing"
+            yield Violation("agents", "required, but missing", kind=ViolationKind.MISSING)
         yield from (
-            f".{field}: expected nothing, agents that move together may use any model"
+            Violation(field, "expected nothing, agents that move together may use any model")
             for field in ("models", "providers", "regions")
             if getattr(limit, field) is not None
         )
     if isinstance(limit, ApartSpec) and len(rows) < 2:
-        yield f".agents: expected at least two, got {len(rows)}"
+        yield Violation("agents", "expected at least two", len(rows))
     yield from _known_unit(problem, limit, rows)
     # A share is taken of everything, so everything has to be known.
     counted = np.ones(len(columns), bool) if isinstance(limit, ShareSpec) else columns
@@ -143,9 +177,15 @@ def _concerns(problem: Problem, limit: LimitSpec) -> Iterator[str]:
         ]
         if lacking:
             more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
-            yield f": counts {limit.unit}, but {fact} is missing in {', '.join(lacking[:3])}{more}"
+            yield Violation(
+                "",
+                f"counts {limit.unit}, but {fact} is missing in {', '.join(lacking[:3])}{more}",
+                kind=ViolationKind.MISSING,
+            )
     if limit.unit in {"tokens", "usd"} and len(rows):
         agents = problem.agents
         tokens = agents.input_tokens[rows].any() or agents.output_tokens[rows].any()
         if not tokens:
-            yield f": counts {limit.unit}, but no agent it concerns states input_tokens or output_tokens"
+            yield Violation(
+                "", f"counts {limit.unit}, but no agent it concerns states input_tokens or output_tokens"
+            )

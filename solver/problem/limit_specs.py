@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainSerializer, PlainValidator
 
-from solver.errors import SpecError
-from solver.problem.values import Count, Frozen, Identifier, Real, Text, describe, did_you_mean
+from solver.errors import SpecError, Violation, ViolationKind
+from solver.problem.values import Count, Frozen, Identifier, Real, Text, did_you_mean
 
 __all__ = [
     "DEMAND",
@@ -88,27 +88,38 @@ class LimitSpec(Frozen):
         """What the limit counts."""
         return next((unit for unit, _ in self.amounts().values()), "agents")
 
-    def broken_by_itself(self) -> list[str]:
+    def broken_by_itself(self) -> list[Violation]:
         """Return what is wrong with the amounts among themselves, ``field: rule, value``."""
         given = self.amounts()
         resource = getattr(self, "resource", None)
         sides = [side for side in ("at_most", "at_least") if side in given]
         if sides and resource is None:
-            return [f"{sides[0]}: expected a resource beside it, or the unit in the name of the field"]
+            return [
+                Violation(
+                    f"{sides[0]}", "expected a resource beside it, or the unit in the name of the field"
+                )
+            ]
         if resource is not None and not sides:
-            return ["resource: expected at_most or at_least beside it, got neither"]
+            return [Violation("resource", "expected at_most or at_least beside it", shown="neither")]
         fields = [name for name in type(self).model_fields if name.startswith(("at_most_", "at_least_"))]
         if len(fields) == 1 and not given:
-            return [f"{fields[0]}: required, but missing"]
+            return [Violation(f"{fields[0]}", "required, but missing", kind=ViolationKind.MISSING)]
         if fields and not given:
-            return [f"{fields[0]}: expected {' or '.join(fields)}, got none of them"]
+            return [Violation(f"{fields[0]}", f"expected {' or '.join(fields)}", shown="none of them")]
         if len({unit for unit, _ in given.values()}) > 1:
-            return [f"{next(iter(given))}: expected amounts in one unit, got {' and '.join(given)}"]
+            return [
+                Violation(f"{next(iter(given))}", "expected amounts in one unit", shown=" and ".join(given))
+            ]
         low, high = self.amount("at_least"), self.amount("at_most")
         if low is not None and high is not None and low > high:
             field = next(name for name in given if name.startswith("at_least"))
             return [
-                f"{field}: expected no more than {field.replace('least', 'most')} ({high:g}), got {low:g}"
+                Violation(
+                    field,
+                    f"expected no more than {field.replace('least', 'most')} ({high:g})",
+                    low,
+                    shown=f"{low:g}",
+                )
             ]
         return []
 
@@ -266,29 +277,45 @@ _KINDS: dict[str, type[LimitSpec]] = {
 def _read(value: object) -> tuple[LimitSpec, ...]:
     """Return the limits of a list of specs or mappings, or raise every violation in it."""
     if not isinstance(value, Sequence) or isinstance(value, str | bytes):
-        msg = f"limits: expected a list, got {describe(value)}"
+        msg = Violation("limits", "expected a list", value, kind=ViolationKind.TYPE)
         raise SpecError(msg)
     specs: list[LimitSpec] = []
-    lines: list[str] = []
+    lines: list[Violation] = []
     for position, entry in enumerate(value):
         path = f"limits[{position}]"
         if isinstance(entry, LimitSpec):
             specs.append(entry)
             continue
         if not isinstance(entry, Mapping):
-            lines.append(f"{path}: expected a mapping of field names to values, got {describe(entry)}")
+            lines.append(
+                Violation(path, "expected a mapping of field names to values", entry, kind=ViolationKind.TYPE)
+            )
             continue
         kind = entry.get("kind")
         if "kind" not in entry:
-            lines.append(f"{path}.kind: required, one of {', '.join(_KINDS)}, but missing")
+            lines.append(
+                Violation(
+                    f"{path}.kind",
+                    f"required, one of {', '.join(_KINDS)}, but missing",
+                    kind=ViolationKind.MISSING,
+                )
+            )
         elif not isinstance(kind, str) or kind not in _KINDS:
             hint = did_you_mean(kind, _KINDS)
-            lines.append(f"{path}.kind: expected one of {', '.join(_KINDS)}, got {describe(kind)}{hint}")
+            lines.append(
+                Violation(
+                    f"{path}.kind",
+                    f"expected one of {', '.join(_KINDS)}",
+                    kind,
+                    kind=ViolationKind.UNKNOWN,
+                    hint=hint,
+                )
+            )
         else:
             try:
                 specs.append(_KINDS[kind].model_validate(dict(entry)))
             except SpecError as error:
-                lines.extend(f"{path}.{line}" for line in error.violations)
+                lines.extend(found.within(path) for found in error.violations)
     if lines:
         raise SpecError(*lines)
     return tuple(specs)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from solver.errors import SpecError
+from solver.errors import SpecError, Violation, ViolationKind
 from solver.problem.limit_rows import NO_ROW, Layer, LimitRows
 
 if TYPE_CHECKING:
@@ -212,9 +212,9 @@ class Together(Limit):
     def pieces(self, scope: _Scope) -> list[_Piece]:
         """Return the rows of this limit."""
         if self.models is not None:
-            scope.fail("models: expected None, agents that move together may use any model")
+            scope.fail(Violation("models", "expected None, agents that move together may use any model"))
         if len(scope.agents) < 2:
-            scope.fail(f"agents: expected at least two, got {len(scope.agents)}")
+            scope.fail(Violation("agents", "expected at least two", len(scope.agents)))
         return []
 
 
@@ -299,15 +299,15 @@ class _Scope:
     def __init__(self, limit: Limit, position: int, n: int, m: int) -> None:
         self.n, self.m, self.name = n, m, limit.name
         self.path = f"limits[{position}] ({limit.name})"
-        self.problems: list[str] = []
+        self.problems: list[Violation] = []
         self.agents = self._members("agents", limit.agents, n)
         chosen = np.zeros(m, bool)
         chosen[self._members("models", limit.models, m)] = True
         self.models = chosen
 
-    def fail(self, what: str) -> None:
+    def fail(self, found: Violation) -> None:
         """Note a violation."""
-        self.problems.append(f"{self.path}.{what}")
+        self.problems.append(found.within(self.path))
 
     def _members(self, what: str, given: ArrayLike | None, count: int) -> NDArray[np.int64]:
         if given is None:
@@ -317,16 +317,22 @@ class _Scope:
             array = np.flatnonzero(array)
         elif array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
             self.fail(
-                f"{what}: expected indices or a mask of {count}, got {array.dtype} of shape {array.shape}"
+                Violation(
+                    what,
+                    f"expected indices or a mask of {count}",
+                    array.dtype,
+                    shown=f"{array.dtype} of shape {array.shape}",
+                    kind=ViolationKind.TYPE,
+                )
             )
             return np.zeros(0, np.int64)
         array = array.astype(np.int64)
         unknown = array[(array < 0) | (array >= count)]
         if len(unknown):
-            self.fail(f"{what}: expected indices from 0 to {count - 1}, got {unknown[0]}")
+            self.fail(Violation(what, f"expected indices from 0 to {count - 1}", unknown[0]))
             return np.zeros(0, np.int64)
         if not len(array):
-            self.fail(f"{what}: expected at least one, got none")
+            self.fail(Violation(what, "expected at least one", shown="none"))
         return np.unique(array)
 
     def pairs(
@@ -337,41 +343,54 @@ class _Scope:
             array = np.asarray(values, dtype=np.float64)
             np.broadcast_shapes(array.shape, (self.n, self.m))
         except (TypeError, ValueError):
-            self.fail(f"{what}: expected numbers that broadcast to ({self.n}, {self.m}), got {values!r:.60}")
+            self.fail(
+                Violation(
+                    what,
+                    f"expected numbers that broadcast to ({self.n}, {self.m})",
+                    values,
+                    shown=f"{values!r:.60}",
+                    kind=ViolationKind.TYPE,
+                )
+            )
             return np.zeros((1, 1))
         if array.ndim > 2 or not np.isfinite(array).all():
             self.fail(
-                f"{what}: expected finite numbers, got {array.ravel()[~np.isfinite(array.ravel())][:1]}"
+                Violation(what, "expected finite numbers", array.ravel()[~np.isfinite(array.ravel())][:1])
             )
             return np.zeros((1, 1))
         if not signed and (array < 0).any():
-            self.fail(f"{what}: expected >= 0, got {array.min():g}")
+            self.fail(Violation(what, "expected >= 0", array.min(), shown=f"{array.min():g}"))
         table = array.reshape((1, 1)) if array.ndim == 0 else np.atleast_2d(array)
         return table if everyone or table.shape[0] == 1 else table[self.agents]
 
     def not_negative(self, what: str, value: float) -> None:
         """Check a right-hand side."""
         if not (np.isfinite(value) and value >= 0):
-            self.fail(f"{what}: expected a finite number >= 0, got {value}")
+            self.fail(Violation(what, "expected a finite number >= 0", value))
 
     def range(
         self, low: float | None, high: float | None, *, least: float = 0.0, most: float = np.inf
     ) -> None:
         """Check a lower and an upper limit against each other."""
         if low is None and high is None:
-            self.fail("at_most: expected at_most or at_least, got neither")
+            self.fail(Violation("at_most", "expected at_most or at_least", shown="neither"))
         for what, value in (("at_least", low), ("at_most", high)):
             if value is not None and not (np.isfinite(value) and least <= value <= most):
-                self.fail(f"{what}: expected a finite number from {least:g} to {most:g}, got {value}")
+                self.fail(Violation(what, f"expected a finite number from {least:g} to {most:g}", value))
         if low is not None and high is not None and low > high:
-            self.fail(f"at_least: expected at most at_most ({high:g}), got {low:g}")
+            self.fail(Violation("at_least", f"expected at most at_most ({high:g})", low, shown=f"{low:g}"))
 
     def moves(self, previous: ArrayLike) -> NDArray[np.float64]:
         """Return 1 where a pair differs from the previous assignment, of the limit's agents."""
         before = np.asarray(previous)
         if before.shape != (self.n,) or before.dtype.kind not in "iu" or (before >= self.m).any():
             self.fail(
-                f"previous: expected {self.n} model indices below {self.m} or -1, got shape {before.shape}"
+                Violation(
+                    "previous",
+                    f"expected {self.n} model indices below {self.m} or -1",
+                    shown=f"shape {before.shape}",
+                    kind=ViolationKind.TYPE,
+                )
             )
             return np.zeros((1, self.m))
         own = before[self.agents, None]
@@ -419,13 +438,20 @@ def compile_limits(
     SpecError
         Listing every rule broken by every limit.
     """
-    problems: list[str] = []
+    problems: list[Violation] = []
     pieces: list[_Piece] = []
     charge: NDArray[np.float64] | None = None
     together: list[tuple[str, NDArray[np.int64]]] = []
     for position, limit in enumerate(limits):
         if not isinstance(limit, Limit):
-            problems.append(f"limits[{position}]: expected a Limit, got {type(limit).__name__}")
+            problems.append(
+                Violation(
+                    f"limits[{position}]",
+                    "expected a Limit",
+                    shown=f"{type(limit).__name__}",
+                    kind=ViolationKind.TYPE,
+                )
+            )
             continue
         scope = _Scope(limit, position, n, m)
         made = limit.pieces(scope)
@@ -442,7 +468,9 @@ def compile_limits(
     for name, group in together:
         if taken[group].any():
             problems.append(
-                f"limits ({name}).agents: expected agents of no other group, got {group[taken[group]][0]}"
+                Violation(
+                    f"limits ({name}).agents", "expected agents of no other group", group[taken[group]][0]
+                )
             )
         taken[group] = True
     if problems:

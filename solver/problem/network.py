@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from solver.errors import Violation, ViolationKind
 from solver.problem.limits import Quota
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def network_shape(
     copies: ArrayLike | None,
     count: ArrayLike | None,
     others: Mapping[str, bool],
-    problems: list[str],
+    problems: list[Violation],
 ) -> tuple[NetworkShape | None, NDArray[np.float64] | None]:
     """Check what makes an instance a network, and what it can be combined with.
 
@@ -204,7 +205,9 @@ def network_shape(
             clashes.append("load_cost")
         if given is not None and clashes and given.any():
             problems.append(
-                f"{name}: expected none together with {' and '.join(clashes)}, which is not supported"
+                Violation(
+                    name, f"expected none together with {' and '.join(clashes)}, which is not supported"
+                )
             )
     if problems:
         return None, None
@@ -226,7 +229,12 @@ def network_shape(
     total = float((shape.width.astype(np.float64) * shape.depth).sum())
     if total > _MOST_UNITS:
         problems.append(
-            f"count: expected at most {_MOST_UNITS:,} units of all agents together, got {total:,.0f}"
+            Violation(
+                "count",
+                f"expected at most {_MOST_UNITS:,} units of all agents together",
+                total,
+                shown=f"{total:,.0f}",
+            )
         )
         return None, None
     return shape, None
@@ -256,7 +264,13 @@ def floor_limits(floors: NDArray[np.float64] | None, demand: NDArray[np.float64]
 
 
 def _whole(
-    name: str, values: ArrayLike | None, size: int, problems: list[str], *, whole: bool = True, least: int = 0
+    name: str,
+    values: ArrayLike | None,
+    size: int,
+    problems: list[Violation],
+    *,
+    whole: bool = True,
+    least: int = 0,
 ) -> NDArray[np.float64] | None:
     """Return a (size,) vector of numbers >= ``least``, or note what is wrong with it."""
     if values is None:
@@ -268,10 +282,16 @@ def _whole(
             raise TypeError(name)
         array = given.astype(np.float64)
     except (TypeError, ValueError):
-        problems.append(f"{name}: expected {kind}, one or {size} of them, got {values!r:.60}")
+        problems.append(
+            Violation(name, f"expected {kind}, one or {size} of them", values, shown=f"{values!r:.60}")
+        )
         return None
     if array.shape not in ((), (size,)):
-        problems.append(f"{name}: expected shape ({size},), got shape {array.shape}")
+        problems.append(
+            Violation(
+                name, f"expected shape ({size},)", shown=f"shape {array.shape}", kind=ViolationKind.TYPE
+            )
+        )
         return None
     array = np.broadcast_to(array, (size,))
     good = np.isfinite(array) & (array >= least) & (array <= _MOST_UNITS)
@@ -280,7 +300,9 @@ def _whole(
     for i in np.flatnonzero(~good)[:_NAMED]:
         where = f"{name}[{i}]" if given.ndim else name
         rule = "whole number" if whole else "finite number"
-        problems.append(f"{where}: expected a {rule} from {least} to 2**40, got {array[i]:g}")
+        problems.append(
+            Violation(where, f"expected a {rule} from {least} to 2**40", array[i], shown=f"{array[i]:g}")
+        )
         if not given.ndim:
             break
     return array

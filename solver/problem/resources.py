@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from solver.errors import Violation, ViolationKind
 from solver.problem.instance import MAX_CAPACITY
 from solver.problem.values import did_you_mean
 
@@ -95,16 +96,22 @@ def with_resources(
     return np.concatenate([own[:, :, None], spread], axis=2), capacity
 
 
-def resource_rules(problem: Problem) -> Iterator[str]:
+def resource_rules(problem: Problem) -> Iterator[Violation]:
     """Check the names of resources: a misspelt one must not bind nobody in silence."""
     known = resource_names(problem)
     for j, model in enumerate(problem.models):
         if SLOTS in model.resources:
-            yield f"models[{j}].resources.{SLOTS}: expected the slots of a batch as capacity.slots"
+            yield Violation(
+                f"models[{j}].resources.{SLOTS}", "expected the slots of a batch as capacity.slots"
+            )
     for name, taken in problem.agents.resources.items():
         path = f"agents[{int(np.flatnonzero(taken)[0])}].resources.{name}"
         if name in _TOKENS:
-            yield f"{path}: expected another name, as these are counted from {' and '.join(_TOKENS[name])}"
+            yield Violation(
+                path, f"expected another name, as these are counted from {' and '.join(_TOKENS[name])}"
+            )
         elif name not in known and all(limit.unit != name for limit in problem.limits):
             hint = did_you_mean(name, known)
-            yield f"{path}: expected a resource that some model has, got {name!r}{hint}"
+            yield Violation(
+                path, "expected a resource that some model has", name, kind=ViolationKind.UNKNOWN, hint=hint
+            )

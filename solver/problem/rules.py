@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from solver.errors import Violation, ViolationKind
 from solver.problem.capability import CAPABILITIES, TASK_TYPES
 from solver.problem.limit_rules import limit_rules
 from solver.problem.resources import resource_rules
@@ -23,14 +24,14 @@ __all__ = ["broken_rules", "repeated_ids"]
 _NAMED = 20  # offending entries spelled out per rule
 
 
-def broken_rules(problem: Problem) -> list[str]:
+def broken_rules(problem: Problem) -> list[Violation]:
     """Return one line per rule that the parts of a problem break together, in the order of its fields."""
-    lines: list[str] = []
+    lines: list[Violation] = []
     n, m = len(problem.agents), len(problem.models)
     if n == 0:
-        lines.append("agents: expected at least one agent, got none")
+        lines.append(Violation("agents", "expected at least one agent", shown="none"))
     if m == 0:
-        lines.append("models: expected at least one model, got none")
+        lines.append(Violation("models", "expected at least one model", shown="none"))
     lines.extend(repeated_ids("models", [model.id for model in problem.models]))
     if n and m:
         lines.extend(_profile_rules(problem))
@@ -40,7 +41,11 @@ def broken_rules(problem: Problem) -> list[str]:
         lines.extend(_score_rules(problem, problem.scores))
     elif problem.objective.quality in {"given", "combined"}:
         lines.append(
-            f"scores: required where objective.quality is {problem.objective.quality!r}, but missing"
+            Violation(
+                "scores",
+                f"required where objective.quality is {problem.objective.quality!r}, but missing",
+                kind=ViolationKind.MISSING,
+            )
         )
     lines.extend(_demand_rules(problem))
     lines.extend(resource_rules(problem))
@@ -49,15 +54,21 @@ def broken_rules(problem: Problem) -> list[str]:
     return lines
 
 
-def repeated_ids(path: str, ids: Iterable[str]) -> Iterator[str]:
+def repeated_ids(path: str, ids: Iterable[str]) -> Iterator[Violation]:
     """Yield one line per id that repeats an earlier one."""
     first: dict[str, int] = {}
     for j, name in enumerate(ids):
         if first.setdefault(name, j) != j:
-            yield f"{path}[{j}].id: expected unique ids, got {name!r} again, first at {path}[{first[name]}]"
+            yield Violation(
+                f"{path}[{j}].id",
+                "expected unique ids",
+                name,
+                shown=f"{name!r} again, first at {path}[{first[name]}]",
+                kind=ViolationKind.DUPLICATE,
+            )
 
 
-def _profile_rules(problem: Problem) -> Iterator[str]:
+def _profile_rules(problem: Problem) -> Iterator[Violation]:
     """Check the names that profiles use; each is reported at the first agent of its profile."""
     models = problem.models
     known = {
@@ -71,42 +82,54 @@ def _profile_rules(problem: Problem) -> Iterator[str]:
     for name, needed in problem.task_types.items():
         yield from _unknown(f"task_types.{name}", needed, capabilities)
     for code, profile in enumerate(problem.agents.profiles):
-        lines: list[str] = []
+        lines: list[Violation] = []
         if profile.task_type is not None and profile.task_type not in task_types:
             hint = did_you_mean(profile.task_type, task_types)
-            lines.append(f"task_type: expected a known task type, got {profile.task_type!r}{hint}")
+            lines.append(
+                Violation(
+                    "task_type",
+                    "expected a known task type",
+                    profile.task_type,
+                    kind=ViolationKind.UNKNOWN,
+                    hint=hint,
+                )
+            )
         for field in ("required_capabilities", "preferred_capabilities"):
             lines.extend(_unknown(field, getattr(profile, field) or (), capabilities))
         lines.extend(_names(profile, known))
         if lines:
             row = int(np.flatnonzero(problem.agents.profile == code)[0])
-            yield from (f"agents[{row}].{line}" for line in lines)
+            yield from (found.within(f"agents[{row}]") for found in lines)
 
 
-def _unknown(path: str, names: Iterable[str], known: Iterable[str]) -> Iterator[str]:
+def _unknown(path: str, names: Iterable[str], known: Iterable[str]) -> Iterator[Violation]:
     known = list(known)
     for name in names:
         if name not in known:
-            yield (
-                f"{path}: expected a capability that is known or that a model has, got {name!r}"
-                + did_you_mean(name, known)
-            )
+            rule, hint = "expected a capability that is known or that a model has", did_you_mean(name, known)
+            yield Violation(path, rule, name, kind=ViolationKind.UNKNOWN, hint=hint)
 
 
-def _names(profile: Profile, known: dict[str, list[str]]) -> Iterator[str]:
+def _names(profile: Profile, known: dict[str, list[str]]) -> Iterator[Violation]:
     """Check hard requirements by name: a misspelt model must not make an agent silently ineligible."""
     for field in ("allowed_models", "forbidden_models"):
         for name in getattr(profile, field) or ():
             if name not in known[field]:
-                yield f"{field}: expected the id of a model, got {name!r}{did_you_mean(name, known[field])}"
+                yield Violation(
+                    field,
+                    "expected the id of a model",
+                    name,
+                    kind=ViolationKind.UNKNOWN,
+                    hint=did_you_mean(name, known[field]),
+                )
     for field in ("allowed_regions", "allowed_providers"):
         for name in getattr(profile, field) or ():
             hint = did_you_mean(name, known[field])
             if name not in known[field] and hint:  # a region nobody serves is a fact; a near miss is a typo
-                yield f"{field}: no model has {name!r}{hint}"
+                yield Violation(field, f"no model has {name!r}", kind=ViolationKind.UNKNOWN, hint=hint)
 
 
-def _fact_rules(problem: Problem) -> Iterator[str]:
+def _fact_rules(problem: Problem) -> Iterator[Violation]:
     """Check that models state the facts that the objective weighs."""
     needed = {
         "cost_weight": ("usd_per_million_input_tokens", "usd_per_million_output_tokens"),
@@ -117,10 +140,14 @@ def _fact_rules(problem: Problem) -> Iterator[str]:
             for j, model in enumerate(problem.models):
                 for fact in facts:
                     if getattr(model, fact) is None:
-                        yield f"models[{j}].{fact}: required where objective.{weight} > 0, but missing"
+                        yield Violation(
+                            f"models[{j}].{fact}",
+                            f"required where objective.{weight} > 0, but missing",
+                            kind=ViolationKind.MISSING,
+                        )
 
 
-def _score_rules(problem: Problem, scores: ScoreTable) -> Iterator[str]:
+def _score_rules(problem: Problem, scores: ScoreTable) -> Iterator[Violation]:
     n, m = len(problem.agents), len(problem.models)
     values = scores.values
     model_ids = [model.id for model in problem.models]
@@ -134,33 +161,50 @@ def _score_rules(problem: Problem, scores: ScoreTable) -> Iterator[str]:
         rows = n if scores.agent_ids is None else len(scores.agent_ids)
         columns = m if scores.model_ids is None else len(scores.model_ids)
         if values.shape != (rows, columns):
-            yield f"scores: expected shape ({rows}, {columns}), agents by models, got shape {values.shape}"
+            yield Violation(
+                "scores",
+                f"expected shape ({rows}, {columns}), agents by models",
+                shown=f"shape {values.shape}",
+                kind=ViolationKind.TYPE,
+            )
         pairs = np.argwhere(~(values < np.inf))
         yield from (
-            f"scores[{i}, {j}]: expected a finite number, or null to forbid the pair, got {values[i, j]}"
+            Violation(
+                f"scores[{i}, {j}]", "expected a finite number, or null to forbid the pair", values[i, j]
+            )
             for i, j in pairs[:_NAMED]
         )
         if len(pairs) > _NAMED:
-            yield f"scores: {len(pairs) - _NAMED} more entries are not finite"
+            yield Violation("scores", f"{len(pairs) - _NAMED} more entries are not finite")
     else:
         bad = np.flatnonzero(~np.isfinite(values))
-        yield from (f"scores[{k}].score: expected a finite number, got {values[k]}" for k in bad[:_NAMED])
+        yield from (
+            Violation(f"scores[{k}].score", "expected a finite number", values[k]) for k in bad[:_NAMED]
+        )
         if len(bad) > _NAMED:
-            yield f"scores: {len(bad) - _NAMED} more entries are not finite"
+            yield Violation("scores", f"{len(bad) - _NAMED} more entries are not finite")
         yield from _repeated_pairs(scores)
 
 
 def _strangers(
     what: str, ids: Sequence[str], known: dict[str, object] | dict[str, int], names: list[str]
-) -> Iterator[str]:
+) -> Iterator[Violation]:
     unknown = [name for name in ids if name not in known]
     for name in unknown[:_NAMED]:
-        yield f"scores: expected the id of one of the {what}s, got {name!r}{did_you_mean(name, names)}"
+        yield Violation(
+            "scores",
+            f"expected the id of one of the {what}s",
+            name,
+            kind=ViolationKind.UNKNOWN,
+            hint=did_you_mean(name, names),
+        )
     if len(unknown) > _NAMED:
-        yield f"scores: {len(unknown) - _NAMED} more unknown {what} ids"
+        yield Violation(
+            "scores", f"{len(unknown) - _NAMED} more unknown {what} ids", kind=ViolationKind.UNKNOWN
+        )
 
 
-def _repeated_pairs(scores: ScoreTable) -> Iterator[str]:
+def _repeated_pairs(scores: ScoreTable) -> Iterator[Violation]:
     assert scores.agent_codes is not None
     assert scores.model_codes is not None
     assert scores.agent_ids is not None
@@ -170,35 +214,43 @@ def _repeated_pairs(scores: ScoreTable) -> Iterator[str]:
     again = np.sort(order[1:][pair[order[1:]] == pair[order[:-1]]])
     for k in again[:_NAMED]:
         agent, model = scores.agent_ids[scores.agent_codes[k]], scores.model_ids[scores.model_codes[k]]
-        yield f"scores[{k}]: expected one score a pair, got agent {agent!r}, model {model!r} again"
+        yield Violation(
+            f"scores[{k}]",
+            "expected one score a pair",
+            shown=f"agent {agent!r}, model {model!r} again",
+            kind=ViolationKind.DUPLICATE,
+        )
     if len(again) > _NAMED:
-        yield f"scores: {len(again) - _NAMED} more repeated pairs"
+        yield Violation("scores", f"{len(again) - _NAMED} more repeated pairs")
 
 
-def _penalty_rules(problem: Problem) -> Iterator[str]:
+def _penalty_rules(problem: Problem) -> Iterator[Violation]:
     """Check that every agent has a penalty where some have one of their own."""
     own = problem.agents.unassigned_penalty
     if own is not None and problem.objective.unassigned_penalty is None:
         for i in np.flatnonzero(np.isnan(own))[:_NAMED]:
             yield (
-                f"agents[{i}].unassigned_penalty: required where other agents have one and "
-                "objective.unassigned_penalty is not given, but missing"
+                Violation(
+                    f"agents[{i}].unassigned_penalty",
+                    "required where other agents have one and objective.unassigned_penalty is not given, but missing",
+                    kind=ViolationKind.MISSING,
+                )
             )
 
 
-def _tier_rules(problem: Problem) -> Iterator[str]:
+def _tier_rules(problem: Problem) -> Iterator[Violation]:
     """Check that costs of load have as many tiers in every model, and do not fall."""
     tiers = [len(model.capacity.load_cost) for model in problem.models]
     most = max(tiers, default=0)
     for j, model in enumerate(problem.models):
         path, cost = f"models[{j}].capacity.load_cost", model.capacity.load_cost
         if 0 < len(cost) < most:
-            yield f"{path}: expected {most} tiers as in models[{tiers.index(most)}], got {len(cost)}"
+            yield Violation(path, f"expected {most} tiers as in models[{tiers.index(most)}]", len(cost))
         if list(cost) != sorted(cost):
-            yield f"{path}: expected costs that do not fall, got {describe(list(cost))}"
+            yield Violation(path, "expected costs that do not fall", list(cost))
 
 
-def _shape_rules(problem: Problem) -> Iterator[str]:
+def _shape_rules(problem: Problem) -> Iterator[Violation]:
     """Check floors against capacities, penalties and tiers, and that costs come without minimum scores."""
     yield from _penalty_rules(problem)
     yield from _tier_rules(problem)
@@ -207,25 +259,38 @@ def _shape_rules(problem: Problem) -> Iterator[str]:
         for field in ("min_slots", "min_slots_if_open"):
             if getattr(capacity, field) > capacity.batch_slots:
                 got = getattr(capacity, field)
-                yield f"models[{j}].capacity.{field}: expected <= its {capacity.batch_slots} slots, got {got}"
+                yield Violation(
+                    f"models[{j}].capacity.{field}",
+                    f"expected <= its {capacity.batch_slots} slots",
+                    shown=got,
+                )
     if problem.objective.sense == "minimize":
         if problem.objective.min_score is not None:
             got = describe(problem.objective.min_score)
-            yield f"objective.min_score: expected none where scores are costs to be minimised, got {got}"
+            yield Violation(
+                "objective.min_score", "expected none where scores are costs to be minimised", shown=got
+            )
         for i in np.flatnonzero(~np.isnan(problem.agents.min_score))[:_NAMED]:
             got = describe(float(problem.agents.min_score[i]))
-            yield f"agents[{i}].min_score: expected none where scores are costs to be minimised, got {got}"
+            yield Violation(
+                f"agents[{i}].min_score", "expected none where scores are costs to be minimised", shown=got
+            )
 
 
-def _demand_rules(problem: Problem) -> Iterator[str]:
+def _demand_rules(problem: Problem) -> Iterator[Violation]:
     demand = problem.demand
     if demand is None:
         return
     n, m = len(problem.agents), len(problem.models)
     if demand.shape not in {(n,), (n, m)}:
-        yield f"demand: expected shape ({n},) or ({n}, {m}), got shape {demand.shape}"
+        yield Violation(
+            "demand",
+            f"expected shape ({n},) or ({n}, {m})",
+            shown=f"shape {demand.shape}",
+            kind=ViolationKind.TYPE,
+        )
     elif not (np.isfinite(demand) & (demand >= 0)).all():
         for where in np.argwhere(~(np.isfinite(demand) & (demand >= 0)))[:_NAMED]:
             index = ", ".join(map(str, where))
             amount = float(demand[tuple(where)])
-            yield f"demand[{index}]: expected a finite number >= 0, got {describe(amount)}"
+            yield Violation(f"demand[{index}]", "expected a finite number >= 0", amount)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from pydantic_core import CoreSchema, core_schema
 
-from solver.errors import SpecError
+from solver.errors import SpecError, Violation, ViolationKind
 from solver.problem.values import describe
 
 if TYPE_CHECKING:
@@ -92,26 +92,36 @@ class ScoreTable:
             matrix = matrix.astype(np.float64)
         except (TypeError, ValueError, OverflowError):
             expected = "a rectangular matrix of numbers or a list of {agent, model, score}"
-            msg = f"scores: expected {expected}, got {describe(value)}"
+            msg = Violation("scores", f"expected {expected}", value)
             raise SpecError(msg) from None
         if matrix.ndim != 2:
-            msg = f"scores: expected shape (agents, models), got shape {matrix.shape}"
+            msg = Violation(
+                "scores",
+                "expected shape (agents, models)",
+                shown=f"shape {matrix.shape}",
+                kind=ViolationKind.TYPE,
+            )
             raise SpecError(msg)
         return cls(values=matrix)
 
     @classmethod
     def _from_labelled(cls, value: dict[Any, Any]) -> ScoreTable:
-        lines = [f"scores.{name}: unknown field" for name in value.keys() - {"agents", "models", "values"}]
+        lines = [
+            Violation(f"scores.{name}", "unknown field", kind=ViolationKind.UNKNOWN)
+            for name in value.keys() - {"agents", "models", "values"}
+        ]
         if "values" not in value:
-            lines.append("scores.values: required, but missing")
+            lines.append(Violation("scores.values", "required, but missing", kind=ViolationKind.MISSING))
         labels: dict[str, tuple[str, ...] | None] = {}
         for name in ("agents", "models"):
             ids = value.get(name)
             if ids is not None and (isinstance(ids, str) or not isinstance(ids, list | tuple)):
-                lines.append(f"scores.{name}: expected a list of ids, got {describe(ids)}")
+                lines.append(
+                    Violation(f"scores.{name}", "expected a list of ids", ids, kind=ViolationKind.TYPE)
+                )
                 continue
             lines.extend(
-                f"scores.{name}[{k}]: expected an id, got {describe(one)}"
+                Violation(f"scores.{name}[{k}]", "expected an id", one)
                 for k, one in enumerate(ids or ())
                 if not _is_id(one)
             )
@@ -125,33 +135,34 @@ class ScoreTable:
     @classmethod
     def _from_records(cls, records: Sequence[Any]) -> Self:
         wanted = {"agent", "model", "score"}
-        lines: list[str] = []
+        lines: list[Violation] = []
         for k, record in enumerate(records):
             if not isinstance(record, dict):
-                lines.append(f"scores[{k}]: expected {{agent, model, score}}, got {describe(record)}")
+                lines.append(Violation(f"scores[{k}]", "expected {agent, model, score}", record))
                 continue
             lines.extend(
-                f"scores[{k}].{name}: required, but missing" for name in sorted(wanted - record.keys())
+                Violation(f"scores[{k}].{name}", "required, but missing", kind=ViolationKind.MISSING)
+                for name in sorted(wanted - record.keys())
             )
             lines.extend(
-                f"scores[{k}].{describe(name)[1:-1]}: unknown field"
+                Violation(f"scores[{k}].{describe(name)[1:-1]}", "unknown field", kind=ViolationKind.UNKNOWN)
                 for name in sorted(record.keys() - wanted, key=str)
             )
             lines.extend(
-                f"scores[{k}].{name}: expected an id, got {describe(record[name])}"
+                Violation(f"scores[{k}].{name}", "expected an id", record[name])
                 for name in ("agent", "model")
                 if name in record and not _is_id(record[name])
             )
             score = record.get("score", 0.0)
             if isinstance(score, bool) or not isinstance(score, int | float | np.number):
-                lines.append(f"scores[{k}].score: expected a number, got {describe(score)}")
+                lines.append(Violation(f"scores[{k}].score", "expected a number", score))
         if lines:
             raise SpecError(*lines)
         try:
             scores = np.array([record["score"] for record in records], dtype=np.float64)
         except OverflowError:
             k = next(k for k, record in enumerate(records) if abs(record["score"]) > sys.float_info.max)
-            msg = f"scores[{k}].score: expected a finite number, got {describe(records[k]['score'])}"
+            msg = Violation(f"scores[{k}].score", "expected a finite number", records[k]["score"])
             raise SpecError(msg) from None
         return cls.from_long(
             [record["agent"] for record in records], [record["model"] for record in records], scores
@@ -217,11 +228,13 @@ def _is_id(value: object) -> bool:
     )
 
 
-def _repeated(path: str, ids: Sequence[str]) -> list[str]:
+def _repeated(path: str, ids: Sequence[str]) -> list[Violation]:
     """Return one line per id that comes more than once."""
     counted = Counter(ids)
     return [
-        f"{path}: expected unique ids, got {name!r} again" for name, times in counted.items() if times > 1
+        Violation(path, "expected unique ids", name, shown=f"{name!r} again", kind=ViolationKind.DUPLICATE)
+        for name, times in counted.items()
+        if times > 1
     ]
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from solver.errors import SpecError
+from solver.errors import SpecError, Violation
 from solver.problem.capability import capability_means, eligible_pairs, required_capabilities
 from solver.problem.instance import chunks
 
@@ -93,12 +93,12 @@ def load_weighted_score(
     73.8
     """
     if not 0.0 <= load_weight <= 1.0:
-        msg = f"load_weight: expected between 0 and 1, got {load_weight}"
+        msg = Violation("load_weight", "expected between 0 and 1", load_weight)
         raise SpecError(msg)
     busy = np.asarray(utilization, np.float64)
     if not ((busy >= 0) & (busy <= 1)).all():
         worst = busy[~((busy >= 0) & (busy <= 1))].ravel()[0]
-        msg = f"utilization: expected between 0 and 1, got {worst}"
+        msg = Violation("utilization", "expected between 0 and 1", worst)
         raise SpecError(msg)
     return np.asarray(score) * (1.0 - load_weight * busy)
 
@@ -132,12 +132,12 @@ class AdaptiveWeights:
 
     def __post_init__(self) -> None:
         lines = [
-            f"{name}: expected a finite number >= 0, got {value}"
+            Violation(name, "expected a finite number >= 0", value)
             for name, value in vars(self).items()
             if not (np.isfinite(value) and value >= 0)
         ]
         if not lines and self.acceptable_latency_ms == 0:
-            lines.append("acceptable_latency_ms: expected > 0, got 0")
+            lines.append(Violation("acceptable_latency_ms", "expected > 0", shown="0"))
         if lines:
             raise SpecError(*lines)
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from solver.errors import Violation, ViolationKind
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -74,7 +76,7 @@ class CompressedScores:
     def take(self, rows: NDArray[np.int64], axis: int) -> NDArray[Any]:
         """Return some rows in full, as an array does along its first axis."""
         if axis != 0:
-            raise ValueError(f"axis: expected 0, got {axis}")
+            raise ValueError(Violation("axis", "expected 0", axis))
         return self[rows]
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
@@ -150,14 +152,14 @@ def maxima(values: NDArray[np.float64], degree: NDArray[np.int64]) -> NDArray[np
     return best
 
 
-def name_unfit(pair: NDArray[np.intp], values: NDArray[Any], m: int, problems: list[str]) -> None:
+def name_unfit(pair: NDArray[np.intp], values: NDArray[Any], m: int, problems: list[Violation]) -> None:
     """Note scores that are NaN or +inf, given as row·m + model."""
     problems.extend(
-        f"scores[{k // m}, {k % m}]: expected a finite number or -inf, got {value}"
+        Violation(f"scores[{k // m}, {k % m}]", "expected a finite number or -inf", value)
         for k, value in zip(pair[:_NAMED], values[:_NAMED], strict=True)
     )
     if len(pair) > _NAMED:
-        problems.append(f"scores: {len(pair) - _NAMED} more entries are NaN or +inf")
+        problems.append(Violation("scores", f"{len(pair) - _NAMED} more entries are NaN or +inf"))
 
 
 def compress(
@@ -165,14 +167,16 @@ def compress(
     models: NDArray[Any],
     first: NDArray[Any],
     shape: tuple[int, int],
-    problems: list[str],
+    problems: list[Violation],
 ) -> CompressedScores:
     """Return compressed rows with their models ascending and forbidden pairs dropped, or note what is wrong."""
     n, m = shape
     first, models = first.astype(np.int64), models.astype(np.int64)
     outside = np.flatnonzero((models < 0) | (models >= m))
     if len(outside):
-        problems.append(f"scores: expected models 0 to {m - 1} in a sparse matrix, got {models[outside[0]]}")
+        problems.append(
+            Violation("scores", f"expected models 0 to {m - 1} in a sparse matrix", models[outside[0]])
+        )
         return CompressedScores(data[:0], models[:0], np.zeros(n + 1, np.int64), m)
     pair = np.repeat(np.arange(n) * m, np.diff(first)) + models
     bad = np.flatnonzero(~(data < np.inf))  # neither of NaN and +inf is
@@ -182,7 +186,12 @@ def compress(
         pair, data, models = pair[order], data[order], models[order]
         if not (pair[1:] > pair[:-1]).all():
             problems.append(
-                "scores: expected each pair at most once, got a sparse matrix with repeated entries"
+                Violation(
+                    "scores",
+                    "expected each pair at most once",
+                    shown="a sparse matrix with repeated entries",
+                    kind=ViolationKind.DUPLICATE,
+                )
             )
     allowed = data > -np.inf
     if not problems and not allowed.all():

@@ -7,13 +7,13 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 from pydantic import Field, PlainSerializer, PlainValidator, model_validator
 
-from solver.errors import SpecError
+from solver.errors import SpecError, Violation, ViolationKind
 from solver.problem.agents import Agent, AgentTable
 from solver.problem.instance import MAX_CAPACITY
 from solver.problem.limit_specs import LimitSpecs  # noqa: TC001 - pydantic reads it at run time
 from solver.problem.rules import broken_rules
 from solver.problem.scores import ScoreTable
-from solver.problem.values import Count, Frozen, Identifier, PenaltyValue, Real, Text, describe
+from solver.problem.values import Count, Frozen, Identifier, PenaltyValue, Real, Text
 
 __all__ = ["Agent", "AgentTable", "Capacity", "Frozen", "Model", "Objective", "Problem", "ScoreTable"]
 
@@ -197,7 +197,9 @@ def _demand(value: object) -> Any:
         if array.dtype.kind not in "iuf":
             raise TypeError
     except (TypeError, ValueError, OverflowError):
-        msg = f"demand: expected numbers, one per agent or per agent and model, got {describe(value)}"
+        msg = Violation(
+            "demand", "expected numbers, one per agent or per agent and model", value, kind=ViolationKind.TYPE
+        )
         raise SpecError(msg) from None
     array = array.astype(np.float64)
     array.flags.writeable = False

@@ -7,12 +7,11 @@ import itertools
 import math
 import operator
 import re
-import reprlib
 from typing import TYPE_CHECKING, Annotated, Any, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 
-from solver.errors import SpecError
+from solver.errors import SpecError, Violation, ViolationKind, cut, describe
 from solver.problem.instance import MAX_CAPACITY
 
 if TYPE_CHECKING:
@@ -34,7 +33,6 @@ __all__ = [
 _SHOWN = 60  # characters of an offending value that an error repeats
 _COMPARED = 2_000  # known names that a misspelt one is compared with
 _HINTS = 20  # unknown fields that are compared with the known ones
-_LONG_BITS = 1_000  # integers beyond are described, not shown: their digits take quadratic time
 _THOUSANDS = re.compile(
     r"[+-]?\d{1,3}(?:,\d{3})+\.\d+|[+-]?\d{1,3}(?:,\d{3}){2,}|[+-]?\d{1,3}(?:['\s\u00a0\u202f_]\d{3})+(?:\.\d+)?"
 )
@@ -42,35 +40,6 @@ _EITHER = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
 _CURRENCY = re.compile("[$€£¥]")
 _NO_VALUES = frozenset({"na", "n/a", "n.a.", "nan", "null", "none", "nil", "-", "--", "?", "missing", "#n/a"})
-
-
-def _bounded_repr() -> reprlib.Repr:
-    """Return a representation that costs little, however large or deep a value is."""
-    bounded = reprlib.Repr()
-    bounded.maxlevel = 4
-    bounded.maxlist = bounded.maxtuple = bounded.maxdict = bounded.maxset = bounded.maxarray = 20
-    bounded.maxstring = bounded.maxlong = bounded.maxother = 4 * _SHOWN
-    return bounded
-
-
-_REPR = _bounded_repr()
-
-
-def describe(value: object) -> str:
-    """Return a value as an error shows it: numbers plain, text quoted, long things cut.
-
-    >>> describe(-5), describe("x")
-    ('-5', "'x'")
-    """
-    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
-        value = value.item()
-    if isinstance(value, int) and value.bit_length() > _LONG_BITS:
-        return f"a number of about {int(value.bit_length() * math.log10(2)):,} digits"
-    return _cut(str(value) if isinstance(value, float) else _REPR.repr(value))
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
@@ -210,8 +179,8 @@ class Frozen(BaseModel):
 
 def violations_of(
     error: ValidationError, schema: type[BaseModel] | None = None, *, prefix: Sequence[str | int] = ()
-) -> list[str]:
-    """Return one line per violation, ``path: rule, value``, in input order.
+) -> list[Violation]:
+    """Return the violations of a pydantic error, in input order.
 
     Parameters
     ----------
@@ -222,19 +191,17 @@ def violations_of(
     prefix : sequence of str or int
         Where the validated value sits in something larger.
     """
-    lines: list[str] = []
+    lines: list[Violation] = []
     for detail in error.errors(include_url=False):
         cause = detail.get("ctx", {}).get("error")
         if isinstance(cause, SpecError):  # its lines carry their own paths
             lines.extend(cause.violations)
             continue
         path = _path((*prefix, *detail["loc"]))
-        rule = (
-            "unknown field"
-            if len(lines) > _HINTS and detail["type"] == "extra_forbidden"
-            else _rule(detail, schema)
-        )
-        lines.append(f"{path}: {rule}" if path else rule)
+        if len(lines) > _HINTS and detail["type"] == "extra_forbidden":
+            lines.append(Violation(path, "unknown field", kind=ViolationKind.UNKNOWN))
+        else:
+            lines.append(_violation(path, detail, schema))
     return lines
 
 
@@ -243,10 +210,11 @@ def _path(location: Sequence[str | int]) -> str:
     for step in location:
         if step == "[key]":
             continue
-        path += f"[{step}]" if isinstance(step, int) else (f".{_cut(step)}" if path else _cut(step))
+        path += f"[{step}]" if isinstance(step, int) else (f".{cut(step)}" if path else cut(step))
     return path
 
 
+_SIGNS = {"greater_than_equal": ">=", "greater_than": ">", "less_than_equal": "<=", "less_than": "<"}
 _RULES = {
     "int_type": "expected a whole number",
     "int_from_float": "expected a whole number",
@@ -264,29 +232,27 @@ _RULES = {
 }
 
 
-def _rule(detail: Mapping[str, Any], schema: type[BaseModel] | None) -> str:
-    kind, context = detail["type"], detail.get("ctx", {})
-    got = f", got {describe(detail['input'])}"
+def _violation(path: str, detail: Mapping[str, Any], schema: type[BaseModel] | None) -> Violation:
+    """Return what one error of pydantic says, in the words of this package."""
+    kind, context, value = detail["type"], detail.get("ctx", {}), detail["input"]
     if kind == "missing":
-        return "required, but missing"
+        return Violation(path, "required, but missing", kind=ViolationKind.MISSING)
     if kind == "extra_forbidden":
-        location = detail["loc"]
-        return "unknown field" + did_you_mean(location[-1], _fields_at(schema, location[:-1]))
+        *location, name = detail["loc"]
+        hint = did_you_mean(name, _fields_at(schema, location))
+        return Violation(path, "unknown field", kind=ViolationKind.UNKNOWN, hint=hint)
     if kind == "literal_error":
-        hint = did_you_mean(detail["input"], re.findall("'([^']*)'", context["expected"]))
-        return f"expected {context['expected']}{got}{hint}"
+        hint = did_you_mean(value, re.findall("'([^']*)'", context["expected"]))
+        return Violation(
+            path, f"expected {context['expected']}", value, kind=ViolationKind.UNKNOWN, hint=hint
+        )
     if kind == "value_error":
-        return f"{context['error']}{got}"
-    for name, sign in (
-        ("greater_than_equal", ">="),
-        ("greater_than", ">"),
-        ("less_than_equal", "<="),
-        ("less_than", "<"),
-    ):
-        if kind == name:
-            return f"expected {sign} {next(iter(context.values()))}{got}"
+        return Violation(path, str(context["error"]), value)
+    if kind in _SIGNS:
+        return Violation(path, f"expected {_SIGNS[kind]} {next(iter(context.values()))}", value)
     message: str = detail["msg"]
-    return _RULES.get(kind, message[:1].lower() + message[1:]) + got
+    rule = _RULES.get(kind, message[:1].lower() + message[1:])
+    return Violation(path, rule, value, kind=ViolationKind.TYPE if kind in _RULES else ViolationKind.VALUE)
 
 
 def _fields_at(schema: type[BaseModel] | None, location: Sequence[str | int]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.errors import SpecError
+from solver.errors import SpecError, Violation, ViolationKind
 from solver.problem.capability import unmet_requirements
 from solver.problem.instance import UNASSIGNED
 from solver.problem.values import did_you_mean
@@ -99,7 +99,11 @@ def explain(plan: Plan, agent_id: str) -> Explanation:
     row = agents.positions.get(agent_id)
     if row is None:
         hint = did_you_mean(agent_id, agents.positions)
-        raise SpecError(f"agent: expected one of {len(agents)} ids, got {agent_id!r}{hint}")
+        raise SpecError(
+            Violation(
+                "agent", f"expected one of {len(agents)} ids", agent_id, kind=ViolationKind.UNKNOWN, hint=hint
+            )
+        )
     candidates = _candidates(plan, row)
     sign = plan.instance.sign
     ranked = sorted(candidates, key=lambda one: -sign * one.net)
@@ -159,13 +163,16 @@ def _candidates(plan: Plan, row: int) -> list[Candidate]:
 def _change(chosen: Candidate | None, runner_up: Candidate | None, sign: float) -> str:
     if chosen is None:
         if runner_up is None:
-            return "nothing: no model is eligible"
+            return Violation("nothing", "no model is eligible")
         return f"one more unit on {runner_up.model_id}, or a higher priority"
     if runner_up is None:
-        return "nothing: no other model is eligible"
+        return Violation("nothing", "no other model is eligible")
     margin = sign * (chosen.net - runner_up.net)
     if margin <= 0:
-        return f"the next free slot: {runner_up.model_id} is worth as much to it, and its price is what keeps it out"
+        return Violation(
+            "the next free slot",
+            f"{runner_up.model_id} is worth as much to it, and its price is what keeps it out",
+        )
     if sign < 0:
         return f"{runner_up.model_id} would win if it cost {margin:.6g} less"
     return f"{runner_up.model_id} would win if it scored {margin:.6g} more, or cost {margin:.6g} less"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,8 +29,6 @@ __all__ = ["LimitReport", "conflict_sentences", "limit_reports", "limit_titles",
 
 _ROUNDING = 1e-9  # of a bound: sums of float64 that exceed it by less do not exceed it
 _NAMED_AGENTS = 5  # agents spelled out in a sentence
-_CAPACITY = re.compile(r"capacity\[(\d+), (\d+)\]")
-_FLOOR = re.compile(r"min_load(_if_open)?\[(\d+)\]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,7 +222,7 @@ def conflict_sentences(conflict: Conflict, problem: Problem, instance: Instance)
     """Return why nothing is feasible, in the problem's ids."""
     if conflict.cut_short:
         return conflict.sentences()
-    titles: dict[str, str] = {}
+    titles = _capacity_titles(problem)
     sums: set[str] = set()
     if instance.limits is not None:
         words = zip(instance.limits.names, limit_titles(problem), _rows(problem), strict=True)
@@ -241,10 +238,10 @@ def conflict_sentences(conflict: Conflict, problem: Problem, instance: Instance)
         noun = "agent" if len(conflict.agents) == 1 else "agents"
         lines.append(f"no model can take {noun} {named}: not eligible, or larger than any capacity")
     if conflict.rows:
-        named = "; ".join(titles.get(row) or _capacity_text(row, problem) for row in conflict.rows)
+        named = "; ".join(titles.get(row, row) for row in conflict.rows)
         lines.append(f"cannot all hold: {named}")
     for relief in conflict.reliefs:
-        what = titles.get(relief.what) or _capacity_text(relief.what, problem)
+        what = titles.get(relief.what, relief.what)
         # The row of a mean or a share is a sum: its amount is none that a reader could add to the bound.
         amount = "" if relief.what in sums else f" by {relief.amount:g}"
         change = (
@@ -254,12 +251,12 @@ def conflict_sentences(conflict: Conflict, problem: Problem, instance: Instance)
     return tuple(lines) or conflict.sentences()
 
 
-def _capacity_text(row: str, problem: Problem) -> str:
-    floor = _FLOOR.fullmatch(row)
-    if floor is not None:
-        return f"min_slots{floor[1] or ''} of {problem.model_ids[int(floor[2])]}"
-    found = _CAPACITY.fullmatch(row)
-    if found is None:
-        return row
-    model, resource = problem.model_ids[int(found[1])], int(found[2])
-    return f"{resource_titles(problem)[resource]} of {model}" if resource else f"capacity of {model}"
+def _capacity_titles(problem: Problem) -> dict[str, str]:
+    """Return what the names of capacities and floors in a conflict stand for, in ids."""
+    titles: dict[str, str] = {}
+    for j, model in enumerate(problem.model_ids):
+        for k, resource in enumerate(resource_titles(problem)):
+            titles[f"capacity[{j}, {k}]"] = f"{resource} of {model}" if k else f"capacity of {model}"
+        titles[f"min_load[{j}]"] = f"min_slots of {model}"
+        titles[f"min_load_if_open[{j}]"] = f"min_slots_if_open of {model}"
+    return titles

@@ -12,7 +12,7 @@ from solver.clock import Deadline
 from solver.engines import portfolio
 from solver.engines.base import Claim
 from solver.engines.network_terms import claimed_flow
-from solver.errors import SpecError
+from solver.errors import SpecError, Violation
 from solver.problem.compile import compile_problem, pair_scorer
 from solver.problem.instance import Instance, build_instance
 from solver.problem.network import UnitFlow
@@ -251,7 +251,7 @@ def solve_instance(
 ) -> Solution:
     """Solve checked arrays; ``flat`` says whether prices and loads come back as (m,) rather than (m, r)."""
     if threads is not None and threads < 1:
-        raise SpecError(f"threads: expected a whole number >= 1, got {threads!r}")
+        raise SpecError(Violation("threads", "expected a whole number >= 1", threads))
     hint = None
     if warm_start is not None:
         fits = warm_start.choice.shape == (instance.n,) and warm_start.choice.max() < instance.m

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -16,11 +16,14 @@ from solver.problem import instance as instance_module
 from solver.problem.instance import build_instance
 from solver.problem.sparse import CompressedScores, compress
 
+if TYPE_CHECKING:
+    from solver.errors import Violation
+
 
 def compressed(dense: np.ndarray[Any, Any]) -> CompressedScores:
     row, model = np.nonzero(np.isfinite(dense))
     first = np.searchsorted(row, np.arange(len(dense) + 1))
-    problems: list[str] = []
+    problems: list[Violation] = []
     scores = compress(dense[row, model], model, first, dense.shape, problems)
     assert not problems
     return scores
@@ -70,7 +73,7 @@ def test_blocks_cover_all_rows_even_the_empty_ones(monkeypatch: pytest.MonkeyPat
 
 
 def test_models_out_of_order_are_sorted_and_forbidden_pairs_dropped() -> None:
-    problems: list[str] = []
+    problems: list[Violation] = []
     scores = compress(
         np.array([3.0, 1.0, -np.inf, 2.0]), np.array([2, 0, 1, 1]), np.array([0, 3, 4]), (2, 3), problems
     )

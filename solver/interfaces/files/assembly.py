@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from solver.errors import SpecError
+from solver.errors import SpecError, Violation, ViolationKind
 from solver.interfaces.files.columns import ColumnKinds, Table
 from solver.interfaces.files.documents import DocumentLines, read_document
 from solver.interfaces.files.fleet_tables import FLEET_KINDS, fleet_rows
@@ -74,7 +74,7 @@ class Assembly:
 
     folder: Path
     reading: Reading
-    _lines: list[str] = field(default_factory=list)
+    _lines: list[Violation] = field(default_factory=list)
     _locate: dict[str, Locate] = field(default_factory=dict)
     _tables: dict[str, Table] = field(default_factory=dict)
     _score_table: ScoreTable | None = None
@@ -123,12 +123,12 @@ class Assembly:
             lines = [*error.violations, *_beyond(parts, error.violations)]
             raise SpecError(*(self._placed(line) for line in lines)) from None
 
-    def _rest(self, rest: dict[str, Any], failed: set[str]) -> list[str]:
+    def _rest(self, rest: dict[str, Any], failed: set[str]) -> list[Violation]:
         """Return what is wrong with the parts that could be read, taken without those that could not.
 
         Rules between a part that failed and another say nothing, so what they need is left out too.
         """
-        lines: list[str] = []
+        lines: list[Violation] = []
         if failed & {"agents", "models"}:
             for part in ("demand", "scores", "limits"):
                 rest.pop(part, None)
@@ -148,40 +148,43 @@ class Assembly:
         try:
             Problem.model_validate(rest)
         except SpecError as error:
-            lines.extend(line for line in error.violations if re.split(r"[.\[:]", line)[0] not in failed)
+            lines.extend(found for found in error.violations if _steps(found.path)[0] not in failed)
         return [self._placed(line) for line in lines]
 
-    def _placed(self, line: str) -> str:
+    def _placed(self, found: Violation) -> Violation:
         """Return a violation with its file and line in front."""
-        path, colon, rule = line.partition(": ")
-        steps: list[str | int] = [
-            int(index) if index else name for index, name in _STEP.findall(path) if len(index) < _DIGITS
-        ]
-        part = steps[0] if steps else ""
-        if not colon or not isinstance(part, str):
-            return line
+        path = found.path
+        steps = _steps(path)
+        part = steps[0]
+        if not path or not isinstance(part, str):
+            return found
         table = self._tables.get(part)
         if table is not None:
             if len(steps) > 1 and isinstance(steps[1], int) and steps[1] < table.rows:
                 rest = path[len(part) :].partition("]")[2].lstrip(".")
-                return f"{table.where(steps[1])}: {rest + ': ' if rest else ''}{rule}"
-            return f"{self._locate[part](steps)}{line}"
+                return found.at(f"{table.where(steps[1])}: {rest}" if rest else table.where(steps[1]))
+            return found.at(self._locate[part](steps) + path)
         if part in self._locate:
-            return f"{self._locate[part](steps[1:])}{line}"
-        return f"{self._locate[''](steps)}{line}"
+            return found.at(self._locate[part](steps[1:]) + path)
+        return found.at(self._locate[""](steps) + path)
 
     def _file(self, part: str, reference: Any, options: tuple[str, ...]) -> tuple[Path, dict[str, Any]]:
         """Return the file a part points to, and the options beside the path."""
         if isinstance(reference, str):
             reference = {"path": reference}
         lines = [
-            f"{part}.{describe(key)[1:-1]}: unknown field{did_you_mean(key, ['path', *options])}"
+            Violation(
+                f"{part}.{describe(key)[1:-1]}",
+                "unknown field",
+                kind=ViolationKind.UNKNOWN,
+                hint=did_you_mean(key, ["path", *options]),
+            )
             for key in reference
             if key not in {"path", *options}
         ]
         target = reference.get("path")
         if not isinstance(target, str) or not 0 < len(target) <= _LONGEST_PATH:
-            lines.append(f"{part}.path: expected the path of a file, got {describe(target)}")
+            lines.append(Violation(f"{part}.path", "expected the path of a file", target))
         if lines:
             raise SpecError(*lines)
         return self.folder / str(target), {key: reference[key] for key in options if key in reference}
@@ -190,7 +193,8 @@ class Assembly:
         """Return the list in a YAML or JSON file: the file itself, or its field of the part's name."""
         if content_suffix(path) not in DOCUMENT_SUFFIXES:
             endings = ", ".join((*DOCUMENT_SUFFIXES, *TABLE_SUFFIXES))
-            msg = f"{path}: expected one of {endings}, got {path.suffix!r}{way_out(path)}"
+            rule = f"expected one of {endings}"
+            msg = Violation(str(path), rule, path.suffix, kind=ViolationKind.UNKNOWN, hint=way_out(path))
             raise _PlacedError(msg)
         with _placed():
             document = read_document(path, self.reading)
@@ -200,7 +204,14 @@ class Assembly:
             unknown = [key for key in document if key != part]
             if unknown:
                 raise _PlacedError(
-                    *(f"{path}: {describe(key)}: unknown field beside {part!r}" for key in unknown)
+                    *(
+                        Violation(
+                            str(path),
+                            f"{describe(key)}: unknown field beside {part!r}",
+                            kind=ViolationKind.UNKNOWN,
+                        )
+                        for key in unknown
+                    )
                 )
             document, root = document[part], [part]
         self._locate[part] = lambda steps: in_document(path, lines, [*root, *steps])
@@ -267,20 +278,24 @@ class Assembly:
     def _models_of_scores(self, reference: dict[Any, Any]) -> list[dict[str, Any]]:
         """Return the models that the scores name, all of one capacity."""
         lines = [
-            f"models.{key}: unknown field" for key in reference if key not in {"from_scores", "capacity"}
+            Violation(f"models.{key}", "unknown field", kind=ViolationKind.UNKNOWN)
+            for key in reference
+            if key not in {"from_scores", "capacity"}
         ]
         if reference["from_scores"] is not True:
-            lines.append(f"models.from_scores: expected true, got {describe(reference['from_scores'])}")
+            lines.append(Violation("models.from_scores", "expected true", reference["from_scores"]))
         named = self._ids_of_scores("models")
         if named is None and "scores" not in self._locate:
-            lines.append("models.from_scores: expected scores that name their models, got none")
+            lines.append(
+                Violation("models.from_scores", "expected scores that name their models", shown="none")
+            )
         if "capacity" not in reference:
-            lines.append("models.capacity: required, but missing")
+            lines.append(Violation("models.capacity", "required, but missing", kind=ViolationKind.MISSING))
         if not lines:
             try:
                 Capacity.model_validate(reference["capacity"])
             except SpecError as error:  # once, not for every model
-                lines.extend(f"models.capacity.{line}" for line in error.violations)
+                lines.extend(one.at(f"models.capacity.{one.path}") for one in error.violations)
         if lines or named is None:
             raise SpecError(*lines)
         return [{"id": name, "capacity": reference["capacity"]} for name in named]
@@ -305,7 +320,7 @@ class Assembly:
                     )
                 return self._score_table
             if chosen:
-                raise SpecError(*(f"scores.{key}: only for tables, got {path.name}" for key in chosen))
+                raise SpecError(*(Violation(f"scores.{key}", "only for tables", path.name) for key in chosen))
             reference = self._listed("scores", path)
         if reference is None:
             return None
@@ -313,12 +328,20 @@ class Assembly:
         return self._score_table
 
 
-def _beyond(parts: dict[str, Any], found: tuple[str, ...]) -> list[str]:
+def _steps(path: str) -> list[str | int]:
+    """Return the steps of a path such as ``agents[3].tokens``; at least one, empty for an empty path."""
+    steps: list[str | int] = [
+        int(index) if index else name for index, name in _STEP.findall(path) if len(index) < _DIGITS
+    ]
+    return steps or [""]
+
+
+def _beyond(parts: dict[str, Any], found: tuple[Violation, ...]) -> list[Violation]:
     """Return violations that those found hide: rules between parts are checked once every field is valid.
 
     Agents with faulty fields are replaced by plain ones of the same id, so that the rest speaks for itself.
     """
-    faulty = {(int(match[1]), match[2]) for line in found if (match := _FAULTY_AGENT.match(line))}
+    faulty = {(int(match[1]), match[2]) for one in found if (match := _FAULTY_AGENT.match(one.path))}
     agents = parts.get("agents")
     if not faulty or not isinstance(agents, list) or any(name == "id" for _, name in faulty):
         return []
@@ -337,7 +360,12 @@ def _check_columns(path: Path, table: Table, wanted: tuple[str, ...]) -> None:
     if missing:
         raise _PlacedError(
             *(
-                f"{path}: no column {describe(column)}{did_you_mean(column, table.columns)}"
+                Violation(
+                    str(path),
+                    f"no column {describe(column)}",
+                    kind=ViolationKind.UNKNOWN,
+                    hint=did_you_mean(column, table.columns),
+                )
                 for column in missing
             )
         )
@@ -347,15 +375,24 @@ def _column_options(
     part: str, options: dict[str, Any], fields: list[str]
 ) -> tuple[dict[str, str], list[str] | None]:
     """Return (column of each renamed field, columns to skip or None for all that are no fields)."""
-    lines: list[str] = []
+    lines: list[Violation] = []
     columns = options.get("columns", {})
     if not isinstance(columns, dict) or not all(
         isinstance(name, str) for pair in columns.items() for name in pair
     ):
-        lines.append(f"{part}.columns: expected a mapping of fields to columns, got {describe(columns)}")
+        lines.append(
+            Violation(
+                f"{part}.columns", "expected a mapping of fields to columns", columns, kind=ViolationKind.TYPE
+            )
+        )
         columns = {}
     lines.extend(
-        f"{part}.columns.{name}: unknown field{did_you_mean(name, fields)}"
+        Violation(
+            f"{part}.columns.{name}",
+            "unknown field",
+            kind=ViolationKind.UNKNOWN,
+            hint=did_you_mean(name, fields),
+        )
         for name in columns
         if name not in fields and name.partition(".")[0] not in _PREFIXES
     )
@@ -363,7 +400,14 @@ def _column_options(
     if ignored != "all" and not (
         isinstance(ignored, list) and all(isinstance(name, str) for name in ignored)
     ):
-        lines.append(f"{part}.ignore_columns: expected a list of columns or 'all', got {describe(ignored)}")
+        lines.append(
+            Violation(
+                f"{part}.ignore_columns",
+                "expected a list of columns or 'all'",
+                ignored,
+                kind=ViolationKind.TYPE,
+            )
+        )
     if lines:
         raise SpecError(*lines)
     return columns, None if ignored == "all" else ignored

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from solver.errors import SpecError
+from solver.errors import SpecError, Violation, ViolationKind
 from solver.interfaces.files.columns import ColumnKinds
 from solver.interfaces.files.tables import Table, read_table
 from solver.problem.agent_columns import Coded, coded, list_rows, split_numbers
@@ -71,12 +71,12 @@ def score_layout(given: Mapping[str, Any]) -> ScoreLayout:
     """
     lists = ("ignore_columns", "choices")
     lines = [
-        f"scores.{name}: expected text, got {describe(value)}"
+        Violation(f"scores.{name}", "expected text", value, kind=ViolationKind.TYPE)
         for name, value in given.items()
         if name not in lists and not isinstance(value, str)
     ]
     lines += [
-        f"scores.{name}: expected a list of columns, got {describe(given[name])}"
+        Violation(f"scores.{name}", "expected a list of columns", given[name], kind=ViolationKind.TYPE)
         for name in lists
         if name in given
         and not (isinstance(given[name], list | tuple) and all(isinstance(one, str) for one in given[name]))
@@ -84,10 +84,18 @@ def score_layout(given: Mapping[str, Any]) -> ScoreLayout:
     layout = given.get("layout", "long")
     if isinstance(layout, str) and layout not in LAYOUTS:
         hint = did_you_mean(layout, LAYOUTS)
-        lines.append(f"scores.layout: expected 'long', 'wide' or 'ranked', got {describe(layout)}{hint}")
+        lines.append(
+            Violation(
+                "scores.layout",
+                "expected 'long', 'wide' or 'ranked'",
+                layout,
+                kind=ViolationKind.UNKNOWN,
+                hint=hint,
+            )
+        )
     for name, only in (("ignore_columns", "wide"), ("choices", "ranked")):
         if given.get(name) and layout in LAYOUTS and layout != only:
-            lines.append(f"scores.{name}: only for the layout {only!r}, got {layout!r}")
+            lines.append(Violation(f"scores.{name}", f"only for the layout {only!r}", layout))
     if lines:
         raise SpecError(*lines)
     chosen: dict[str, Any] = {name: tuple(value) if name in lists else value for name, value in given.items()}
@@ -132,7 +140,10 @@ def read_score_table(path: Path, layout: ScoreLayout, *, reading: Reading) -> tu
     if missing:
         hints = _layout_hint(table, layout, missing)
         lines = [
-            f"{path}: no column {describe(name)}{did_you_mean(name, table.columns)}{_option(layout, name)}"
+            Violation(
+                str(path),
+                f"no column {describe(name)}{did_you_mean(name, table.columns)}{_option(layout, name)}",
+            )
             for name in missing
         ]
         raise SpecError(*(f"{line}{hints}" for line in lines))
@@ -179,7 +190,7 @@ def _layout_hint(table: Table, layout: ScoreLayout, missing: Sequence[str]) -> s
     return shown
 
 
-def _long(table: Table, layout: ScoreLayout, lines: list[str]) -> ScoreTable:
+def _long(table: Table, layout: ScoreLayout, lines: list[Violation]) -> ScoreTable:
     """Return the scores of a table with one pair a row."""
     agents, models = (_ids(table, name, lines) for name in (layout.agent, layout.model))
     return ScoreTable(
@@ -191,7 +202,7 @@ def _long(table: Table, layout: ScoreLayout, lines: list[str]) -> ScoreTable:
     )
 
 
-def _one_row_each(table: Table, agent: str, lines: list[str]) -> Coded:
+def _one_row_each(table: Table, agent: str, lines: list[Violation]) -> Coded:
     """Return the ids of agents, noting those that come in more rows than one."""
     agents = _ids(table, agent, lines)
     if len(agents.values) < table.rows and not lines:
@@ -199,29 +210,37 @@ def _one_row_each(table: Table, agent: str, lines: list[str]) -> Coded:
         lines.extend(
             list_rows(
                 again,
-                lambda i: (
-                    f"{table.where(i)}: {agent}: expected unique ids, got "
-                    f"{describe(agents.values[agents.codes[i]])} again"
+                lambda i: Violation(
+                    table.where(i),
+                    f"{agent}: expected unique ids",
+                    agents.values[agents.codes[i]],
+                    shown=f"{describe(agents.values[agents.codes[i]])} again",
+                    kind=ViolationKind.DUPLICATE,
                 ),
-                lambda more: f"{table.where(int(again[-1]))}: the last of {more} more repeated ids",
+                lambda more: Violation(table.where(int(again[-1])), f"the last of {more} more repeated ids"),
             )
         )
     return agents
 
 
-def _wide(table: Table, layout: ScoreLayout, lines: list[str]) -> ScoreTable:
+def _wide(table: Table, layout: ScoreLayout, lines: list[Violation]) -> ScoreTable:
     """Return the scores of a table with one agent a row; a blank cell forbids the pair."""
     agents = _one_row_each(table, layout.agent, lines)
     models = [name for name in table.columns if name != layout.agent and name not in layout.ignore_columns]
     if not models:
-        lines.append(f"{table.where(-1)}: expected a column per model, got none besides {layout.agent!r}")
+        lines.append(
+            Violation(
+                f"{table.where(-1)}", "expected a column per model", shown=f"none besides {layout.agent!r}"
+            )
+        )
         return ScoreTable(values=np.zeros((table.rows, 0)))
     columns = []
     for name in models:
         before = len(lines)
         columns.append(_scores(table, name, lines, blank=-np.inf))
         if len(lines) > before and name not in layout.ignore_columns:
-            lines[before] += "; a column that is no model is named under ignore_columns (--ignore-column)"
+            hint = "; a column that is no model is named under ignore_columns (--ignore-column)"
+            lines[before] = lines[before].noted(hint)
     return ScoreTable(
         values=np.stack(columns, axis=1), agent_ids=tuple(agents.values), model_ids=tuple(models)
     )
@@ -242,20 +261,23 @@ def _numbered(names: Sequence[str]) -> list[str]:
     return max(runs, key=len, default=[])
 
 
-def _choices(table: Table, layout: ScoreLayout, lines: list[str]) -> list[str]:
+def _choices(table: Table, layout: ScoreLayout, lines: list[Violation]) -> list[str]:
     """Return the columns of choices, the first choice first."""
     if layout.choices:
         return list(layout.choices)
     found = _numbered([name for name in table.columns if name != layout.agent])
     if not found:
         lines.append(
-            f"{table.where(-1)}: expected columns of choices such as pref1, pref2, ..., or their names as choices, "
-            f"got {describe(list(table.columns)[:_MANY])}"
+            Violation(
+                f"{table.where(-1)}",
+                "expected columns of choices such as pref1, pref2, ..., or their names as choices",
+                list(table.columns)[:_MANY],
+            )
         )
     return found
 
 
-def _ranked(table: Table, layout: ScoreLayout, lines: list[str]) -> ScoreTable:
+def _ranked(table: Table, layout: ScoreLayout, lines: list[Violation]) -> ScoreTable:
     """Return the scores of choices: as many points as there are columns for the first, 1 for the last.
 
     A model that an agent does not name has no score.
@@ -269,8 +291,12 @@ def _ranked(table: Table, layout: ScoreLayout, lines: list[str]) -> ScoreTable:
         texts = [_model_name(value) for value in choice.values]
         bad = [code for code, text in enumerate(texts) if text is None and choice.values[code] is not None]
         lines.extend(
-            f"{table.where(int(row))}: {name}: expected the id of a model, got "
-            f"{describe(choice.values[choice.codes[row]])}"
+            Violation(
+                f"{table.where(int(row))}",
+                f"{name}: expected the id of a model",
+                choice.values[choice.codes[row]],
+                kind=ViolationKind.UNKNOWN,
+            )
             for row in np.flatnonzero(np.isin(choice.codes, bad))[:_MANY]
         )
         places = np.array(
@@ -282,14 +308,22 @@ def _ranked(table: Table, layout: ScoreLayout, lines: list[str]) -> ScoreTable:
         columns.append(where[chosen])
         values.append(np.full(len(chosen), float(len(names) - place)))
     if not models:
-        lines.append(f"{table.where(-1)}: expected choices in {describe(names[:_MANY])}, got none")
+        lines.append(
+            Violation(f"{table.where(-1)}", f"expected choices in {describe(names[:_MANY])}", shown="none")
+        )
         return ScoreTable(values=np.zeros((table.rows, 0)))
     row, column = np.concatenate(rows), np.concatenate(columns)
     order = np.lexsort((column, row))
     twice = order[1:][(np.diff(row[order]) == 0) & (np.diff(column[order]) == 0)]
     ids = list(models)
     lines.extend(
-        f"{table.where(int(row[k]))}: expected a model once, got {describe(ids[column[k]])} twice"
+        Violation(
+            f"{table.where(int(row[k]))}",
+            "expected a model once",
+            ids[column[k]],
+            shown=f"{describe(ids[column[k]])} twice",
+            kind=ViolationKind.DUPLICATE,
+        )
         for k in twice[:_MANY]
     )
     return ScoreTable(
@@ -308,7 +342,7 @@ def _model_name(value: Any) -> str | None:
     return value.strip() or None if isinstance(value, str) else None
 
 
-def _ids(table: Table, name: str, lines: list[str]) -> Coded:
+def _ids(table: Table, name: str, lines: list[Violation]) -> Coded:
     """Return a column of ids as text and codes, in order of first appearance, noting rows without one."""
     column = coded(table.columns[name])
     bad = [
@@ -318,22 +352,24 @@ def _ids(table: Table, name: str, lines: list[str]) -> Coded:
     ]
     rows = np.flatnonzero(np.isin(column.codes, [-1, *bad]))
 
-    def complaint(row: int) -> str:
+    def complaint(row: int) -> Violation:
         value = None if column.codes[row] < 0 else column.values[column.codes[row]]
         rule = "required, but missing" if value in (None, "") else f"expected an id, got {describe(value)}"
-        return f"{table.where(row)}: {name}: {rule}"
+        return Violation(table.where(row), f"{name}: {rule}")
 
     lines.extend(
         list_rows(
             rows,
             complaint,
-            lambda more: f"{table.where(int(rows[-1]))}: the last of {more} more without {name}",
+            lambda more: Violation(table.where(int(rows[-1])), f"the last of {more} more without {name}"),
         )
     )
     return _by_appearance(column)
 
 
-def _scores(table: Table, name: str, lines: list[str], *, blank: float | None = None) -> NDArray[np.float64]:
+def _scores(
+    table: Table, name: str, lines: list[Violation], *, blank: float | None = None
+) -> NDArray[np.float64]:
     """Return a column of scores, noting rows that hold none. Blank cells become ``blank`` where given."""
     given, missing = split_numbers(table.columns[name], lambda row: f"{table.where(row)}: {name}", lines)
     values = given.astype(np.float64)
@@ -345,8 +381,12 @@ def _scores(table: Table, name: str, lines: list[str], *, blank: float | None = 
             lines.extend(
                 list_rows(
                     rows,
-                    lambda i: f"{table.where(i)}: {name}: required, but missing",
-                    lambda more: f"{table.where(int(rows[-1]))}: the last of {more} more without {name}",
+                    lambda i: Violation(
+                        table.where(i), f"{name}: required, but missing", kind=ViolationKind.MISSING
+                    ),
+                    lambda more: Violation(
+                        table.where(int(rows[-1])), f"the last of {more} more without {name}"
+                    ),
                 )
             )
         else:
@@ -355,8 +395,8 @@ def _scores(table: Table, name: str, lines: list[str], *, blank: float | None = 
     lines.extend(
         list_rows(
             bad,
-            lambda i: f"{table.where(i)}: {name}: expected a finite number, got {values[i]}",
-            lambda more: f"{table.where(int(bad[-1]))}: the last of {more} more that are not finite",
+            lambda i: Violation(table.where(i), f"{name}: expected a finite number", values[i]),
+            lambda more: Violation(table.where(int(bad[-1])), f"the last of {more} more that are not finite"),
         )
     )
     return values

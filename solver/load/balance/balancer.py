@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from solver.clock import Deadline
-from solver.errors import SpecError
+from solver.errors import SpecError, Violation, ViolationKind
 from solver.load.balance.decision import (
     ALL_FULL,
     LOST,
@@ -105,13 +105,13 @@ class LoadBalancer:
     ) -> None:
         problems = positive_problems("ttl_s", ttl_s) + whole_problems("max_rounds", max_rounds, low=1)
         if strategy not in STRATEGIES:
-            problems.append(f"strategy: expected {', '.join(STRATEGIES)}, got {strategy!r}")
+            problems.append(Violation("strategy", f"expected {', '.join(STRATEGIES)}", strategy))
         if routing not in ROUTINGS:
-            problems.append(f"routing: expected {', '.join(ROUTINGS)}, got {routing!r}")
+            problems.append(Violation("routing", f"expected {', '.join(ROUTINGS)}", routing))
         if not 0.0 <= load_weight <= 1.0:
-            problems.append(f"load_weight: expected between 0 and 1, got {load_weight!r}")
+            problems.append(Violation("load_weight", "expected between 0 and 1", load_weight))
         if fill_to not in ("limit", "target"):
-            problems.append(f"fill_to: expected 'limit' or 'target', got {fill_to!r}")
+            problems.append(Violation("fill_to", "expected 'limit' or 'target'", fill_to))
         if problems:
             raise SpecError(*problems)
         self._tracker = tracker
@@ -522,10 +522,14 @@ def _checked_scores(scores: ArrayLike | None, n: int, m: int) -> NDArray[np.floa
         return None
     given = np.asarray(scores, np.float64)
     if given.shape != (n, m):
-        raise SpecError(f"scores: expected shape {(n, m)}, got shape {given.shape}")
+        raise SpecError(
+            Violation(
+                "scores", f"expected shape {(n, m)}", shown=f"shape {given.shape}", kind=ViolationKind.TYPE
+            )
+        )
     if not (given < np.inf).all():
         i, j = np.argwhere(~(given < np.inf))[0]
-        raise SpecError(f"scores[{i}, {j}]: expected a finite number or -inf, got {given[i, j]}")
+        raise SpecError(Violation(f"scores[{i}, {j}]", "expected a finite number or -inf", given[i, j]))
     return given
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from solver.errors import SpecError
+from solver.errors import SpecError, Violation, ViolationKind
 from solver.load.lease import ONE_SLOT, Demand
 from solver.problem.agents import PROFILE_FIELDS, Profile
 from solver.problem.capability import capability_means, eligible_pairs, required_capabilities
@@ -47,12 +47,18 @@ class ModelPool:
         self, models: Sequence[Model], *, task_types: Mapping[str, tuple[str, ...]] | None = None
     ) -> None:
         if not models:
-            raise SpecError("models: expected at least one, got none")
+            raise SpecError(Violation("models", "expected at least one", shown="none"))
         self.models = tuple(models)
         self.ids = tuple(model.id for model in self.models)
         seen: dict[str, int] = {}
         doubled = [
-            f"models[{j}].id: expected unique ids, got {name!r} again, first at models[{seen[name]}]"
+            Violation(
+                f"models[{j}].id",
+                "expected unique ids",
+                name,
+                shown=f"{name!r} again, first at models[{seen[name]}]",
+                kind=ViolationKind.DUPLICATE,
+            )
             for j, name in enumerate(self.ids)
             if seen.setdefault(name, j) != j
         ]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from solver.clock import Clock, MonotonicClock
-from solver.errors import SpecError
+from solver.errors import SpecError, Violation, ViolationKind
 from solver.load.checks import amount_problems, name_problems
 from solver.load.observe.trends import WINDOWS_S
 
@@ -56,13 +56,18 @@ class AlertRule:
         problems = name_problems("name", self.name) + amount_problems("threshold", self.threshold)
         problems += amount_problems("hold_s", self.hold_s)
         if self.metric not in METRICS:
-            problems.append(f"metric: expected {', '.join(METRICS)}, got {self.metric!r}")
+            problems.append(Violation("metric", f"expected {', '.join(METRICS)}", self.metric))
         if self.window_s not in WINDOWS_S:
             problems.append(
-                f"window_s: expected one of {', '.join(map(str, WINDOWS_S))}, got {self.window_s!r}"
+                Violation(
+                    "window_s",
+                    f"expected one of {', '.join(map(str, WINDOWS_S))}",
+                    self.window_s,
+                    kind=ViolationKind.UNKNOWN,
+                )
             )
         if not problems and not 0 <= self.clears_below <= self.threshold:
-            problems.append(f"clear: expected in [0, {self.threshold:g}], got {self.clear!r}")
+            problems.append(Violation("clear", f"expected in [0, {self.threshold:g}]", self.clear))
         if problems:
             raise SpecError(*problems)
 
@@ -131,7 +136,15 @@ class AlertMonitor:
         names = [rule.name for rule in rules]
         if len(set(names)) < len(names):
             doubled = next(name for name in names if names.count(name) > 1)
-            raise SpecError(f"rules: expected unique names, got {doubled!r} again")
+            raise SpecError(
+                Violation(
+                    "rules",
+                    "expected unique names",
+                    doubled,
+                    shown=f"{doubled!r} again",
+                    kind=ViolationKind.DUPLICATE,
+                )
+            )
         self._rules = tuple(rules)
         self._sinks = tuple(sinks)
         self._clock = clock or MonotonicClock()
@@ -153,7 +166,7 @@ class AlertMonitor:
         if value is None:
             return None
         if math.isnan(value):
-            raise SpecError(f"value: expected a number, got {value!r}")
+            raise SpecError(Violation("value", "expected a number", value))
         with self._lock:
             now = self._clock.now()
             state = self._states.setdefault((rule.name, model), _State())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from solver.clock import Clock, ManualClock, MonotonicClock
-from solver.errors import SpecError
+from solver.errors import SpecError, Violation, ViolationKind
 from solver.load.checks import amount_problems
 from solver.load.listeners import tell
 from solver.load.snapshot import utilization_of
@@ -89,14 +89,21 @@ class ScalingRule:
         problems = amount_problems("threshold_duration_ms", self.threshold_duration_ms)
         problems += amount_problems("cooldown_ms", self.cooldown_ms)
         if not 0 < self.threshold_utilization <= 1:
-            problems.append(f"threshold_utilization: expected in (0, 1], got {self.threshold_utilization!r}")
+            problems.append(
+                Violation("threshold_utilization", "expected in (0, 1]", self.threshold_utilization)
+            )
         elif not 0 <= self.clears_below <= self.threshold_utilization:
             problems.append(
-                f"clear_utilization: expected in [0, {self.threshold_utilization:g}], "
-                f"got {self.clear_utilization!r}"
+                Violation(
+                    "clear_utilization",
+                    f"expected in [0, {self.threshold_utilization:g}]",
+                    self.clear_utilization,
+                )
             )
         if not isinstance(self.action, ScalingAction):
-            problems.append(f"action: expected a ScalingAction, got {self.action!r}")
+            problems.append(
+                Violation("action", "expected a ScalingAction", self.action, kind=ViolationKind.TYPE)
+            )
         if problems:
             raise SpecError(*problems)
 
@@ -241,7 +248,7 @@ class CapacityManager:
         now = self._clock.now()
         busy = -1.0 if load is None else load.utilization
         if math.isnan(busy):
-            raise SpecError(f"load.utilization: expected a number, got {busy!r}")
+            raise SpecError(Violation("load.utilization", "expected a number", busy))
         for rule, state in self._of(model):
             if busy < rule.threshold_utilization:
                 state.since_s = None
@@ -360,7 +367,9 @@ def slots_worth_adding(decision: Decision, model: str, *, min_worth: float = 0.0
         If the decision does not concern the model.
     """
     if model not in decision.models or decision.work is None:
-        raise SpecError(f"model: expected one of the decision's models, got {model!r}")
+        raise SpecError(
+            Violation("model", "expected one of the decision's models", model, kind=ViolationKind.UNKNOWN)
+        )
     work, j = decision.work, decision.models.index(model)
     value = np.where(work.eligible, work.quality, -np.inf)
 
@@ -405,7 +414,9 @@ def dry_run(
     events: list[CapacityEvent] = []
     for at_s, model, active, slots in recorded:
         if at_s < clock.seconds:
-            raise SpecError(f"recorded: expected rising times, got {at_s} after {clock.seconds}")
+            raise SpecError(
+                Violation("recorded", "expected rising times", at_s, shown=f"{at_s} after {clock.seconds}")
+            )
         clock.seconds = at_s
         utilization = utilization_of(active, slots)
         for rule, begins in manager.changes(model, _Point(utilization)):

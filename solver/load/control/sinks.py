@@ -13,7 +13,7 @@ import urllib.request
 from dataclasses import asdict
 from typing import IO, TYPE_CHECKING
 
-from solver.errors import SpecError
+from solver.errors import SpecError, Violation
 from solver.load.checks import amount_problems, positive_problems, whole_problems
 
 if TYPE_CHECKING:
@@ -174,15 +174,15 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         """Follow nothing; the answer becomes an error."""
 
 
-def _url_problems(url: object) -> list[str]:
+def _url_problems(url: object) -> list[Violation]:
     """Return what is wrong with the address of a receiver: nothing, or one line."""
     try:
         parts = urllib.parse.urlsplit(str(url))
         port_is_fine = parts.port is None or parts.port > 0
     except ValueError as error:
-        return [f"url: expected an address with a valid port, got {url!r} ({error})"]
+        return [Violation("url", "expected an address with a valid port", url, shown=f"{url!r} ({error})")]
     if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_fine:
-        return [f"url: expected http:// or https:// and a host, got {url!r}"]
+        return [Violation("url", "expected http:// or https:// and a host", url)]
     return []
 
 

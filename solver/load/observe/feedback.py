@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from solver.clock import Clock, MonotonicClock
-from solver.errors import SpecError
+from solver.errors import SpecError, Violation
 from solver.load.checks import amount_problems, positive_problems
 from solver.problem.scoring import AdaptiveWeights, Feedback, adaptive_score
 
@@ -245,11 +245,13 @@ class AdaptiveScorer:
                 for row in state["models"]
             ]
         except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
-            raise SpecError(f"state: expected saved feedback as JSON, got {error!r}") from error
+            raise SpecError(Violation("state", "expected saved feedback as JSON", error)) from error
         if version != _FORMAT:
-            raise SpecError(f"state.format: expected {_FORMAT}, got {version!r}")
+            raise SpecError(Violation("state.format", f"expected {_FORMAT}", version))
         bad = [
-            f"state.models[{k}]: expected finite sums >= 0, successes at most requests, got {list(row[2:])}"
+            Violation(
+                f"state.models[{k}]", "expected finite sums >= 0, successes at most requests", list(row[2:])
+            )
             for k, row in enumerate(rows)
             if len(row) != 6
             or not all(0 <= value < math.inf for value in row[2:])

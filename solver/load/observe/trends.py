@@ -11,7 +11,7 @@ import numpy as np
 from ddsketch import LogCollapsingLowestDenseDDSketch
 
 from solver.clock import Clock, MonotonicClock
-from solver.errors import SpecError
+from solver.errors import SpecError, Violation, ViolationKind
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -217,6 +217,11 @@ class _UtilizationRing:
 def _window(window_s: float) -> int:
     if window_s not in WINDOWS_S:
         raise SpecError(
-            f"window_s: expected one of {', '.join(f'{w:g}' for w in WINDOWS_S)}, got {window_s!r}"
+            Violation(
+                "window_s",
+                f"expected one of {', '.join(f'{w:g}' for w in WINDOWS_S)}",
+                window_s,
+                kind=ViolationKind.UNKNOWN,
+            )
         )
     return WINDOWS_S.index(window_s)

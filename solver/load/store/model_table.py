@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from solver.errors import SpecError
+from solver.errors import SpecError, Violation
 from solver.load.store.base import Limits, StoreRow, StoreView
 from solver.load.store.meters import Charge, Meters
 
@@ -94,7 +94,7 @@ class ModelTable:
         """Return the row of a model, or raise SpecError."""
         i = self.index.get(model)
         if i is None:
-            raise SpecError(f"model: expected one whose capacity is set, got {model!r}")
+            raise SpecError(Violation("model", "expected one whose capacity is set", model))
         return i
 
     def touch(self, i: int, now_s: float) -> None:

@@ -13,7 +13,7 @@ from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from solver.errors import SpecError, StoreDownError
+from solver.errors import SpecError, StoreDownError, Violation
 from solver.load.checks import name_problems, positive_problems, whole_problems
 from solver.load.lease import Ask, LeaseState, ReleaseOutcome
 from solver.load.refusal import Refusal, RefusalReason
@@ -108,9 +108,9 @@ class RedisStore:
         for path, value in (("max_ttl_s", max_ttl_s), ("timeout_s", timeout_s), ("retry_s", retry_s)):
             problems += positive_problems(path, value)
         if not 0 <= settle_s < math.inf:
-            problems.append(f"settle_s: expected a finite number >= 0, got {settle_s!r}")
+            problems.append(Violation("settle_s", "expected a finite number >= 0", settle_s))
         if on_outage not in ("refuse", "local_share"):
-            problems.append(f"on_outage: expected 'refuse' or 'local_share', got {on_outage!r}")
+            problems.append(Violation("on_outage", "expected 'refuse' or 'local_share'", on_outage))
         problems += [] if name is None else name_problems("name", name)
         if problems:
             raise SpecError(*problems)
@@ -284,7 +284,7 @@ class RedisStore:
         time it has, unless the local share covers it.
         """
         if ttl_s > self._max_ttl_s:
-            raise SpecError(f"ttl_s: expected <= {self._max_ttl_s:g} (max_ttl_s), got {ttl_s!r}")
+            raise SpecError(Violation("ttl_s", f"expected <= {self._max_ttl_s:g} (max_ttl_s)", ttl_s))
         asked_s = self._link.clock.now()
 
         def remotely() -> LeaseState:
@@ -573,7 +573,7 @@ class RedisStore:
 
     def _check(self, ask: Ask) -> None:
         if ask.ttl_s > self._max_ttl_s:
-            raise SpecError(f"ttl_s: expected <= {self._max_ttl_s:g} (max_ttl_s), got {ask.ttl_s!r}")
+            raise SpecError(Violation("ttl_s", f"expected <= {self._max_ttl_s:g} (max_ttl_s)", ask.ttl_s))
 
     # -- outages
 

@@ -14,7 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from solver.clock import Clock, MonotonicClock
-from solver.errors import MissingExtraError, SpecError, StoreDownError
+from solver.errors import MissingExtraError, SpecError, StoreDownError, Violation
 from solver.load.store.replica_name import ReplicaName
 
 if TYPE_CHECKING:
@@ -240,7 +240,7 @@ class RedisLink:
                 continue
             self.last_answer_s = self.clock.now()
             if reply and reply[0] == "unknown_model":
-                raise SpecError(f"model: expected one whose capacity is set, got {reply[2]!r}")
+                raise SpecError(Violation("model", "expected one whose capacity is set", reply[2]))
             return reply, attempt
         raise StoreDownError(self.detail)
 
@@ -319,7 +319,7 @@ class RedisLink:
                 self._lost(f"{type(error).__name__}: {error}", cause_of(error), at_once=False)
                 raise StoreDownError(self.detail) from error
             if reply[0] == "schema":
-                raise SpecError(f"store.schema: expected version {SCHEMA}, got {reply[1]!r}")
+                raise SpecError(Violation("store.schema", f"expected version {SCHEMA}", reply[1]))
             if self._ever_joined:
                 _LOG.info("the shared store answers again")
             self._epoch = reply[1]
@@ -356,11 +356,15 @@ class RedisLink:
         policy = str(info.get("maxmemory_policy", "noeviction"))
         if int(info.get("cluster_enabled", 0)):
             cause = OutageCause.CLUSTER
-            problem = "server: expected a single server or one behind Sentinel, got a node of a Redis Cluster"
+            problem = Violation(
+                "server", "expected a single server or one behind Sentinel", shown="a node of a Redis Cluster"
+            )
         elif int(info.get("maxmemory", 0)) > 0 and policy.startswith("allkeys-"):
-            problem = (
-                f"server: expected maxmemory-policy noeviction, got {policy}: leases would be deleted when "
-                "memory is full, and more granted than there is capacity"
+            problem = Violation(
+                "server",
+                "expected maxmemory-policy noeviction",
+                policy,
+                shown=f"{policy}: leases would be deleted when memory is full, and more granted than there is capacity",
             )
         if not problem:
             return
@@ -390,11 +394,15 @@ class RedisLink:
 def _client(server: Any, timeout_s: float) -> Any:
     if isinstance(server, redis.cluster.RedisCluster):
         raise SpecError(
-            "server: expected a single server or one behind Sentinel, got a client of a Redis Cluster"
+            Violation(
+                "server",
+                "expected a single server or one behind Sentinel",
+                shown="a client of a Redis Cluster",
+            )
         )
     if not isinstance(server, str):
         if not callable(getattr(server, "evalsha", None)):
-            raise SpecError(f"server: expected a URL or a redis.Redis client, got {server!r}")
+            raise SpecError(Violation("server", "expected a URL or a redis.Redis client", server))
         return server
     try:
         return redis.Redis.from_url(
@@ -405,7 +413,12 @@ def _client(server: Any, timeout_s: float) -> Any:
         )
     except ValueError as error:
         raise SpecError(
-            f"server: expected a URL such as redis://localhost:6379/0, got {server!r} ({error})"
+            Violation(
+                "server",
+                "expected a URL such as redis://localhost:6379/0",
+                server,
+                shown=f"{server!r} ({error})",
+            )
         ) from error
 
 
