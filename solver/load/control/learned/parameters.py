@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from solver.errors import SpecError
+from solver.errors import SpecError, Violation
 from solver.load.checks import positive_problems, whole_problems
 
 __all__ = ["LearnParameters"]
@@ -76,12 +76,14 @@ class LearnParameters:
         problems = whole_problems("low", self.low, low=1) + whole_problems("high", self.high, low=1)
         problems += whole_problems("start", self.start, low=1)
         if not problems and self.low > self.high:
-            problems.append(f"low: expected <= high ({self.high}), got {self.low}")
+            problems.append(Violation("low", f"expected <= high ({self.high})", self.low))
         if self.slo_s_per_token is not None:
             problems += positive_problems("slo_s_per_token", self.slo_s_per_token)
         if not self.streamed and self.slo_s_per_token is None:
             problems.append(
-                "streamed: expected true, or an objective for the time per output token, got false"
+                Violation(
+                    "streamed", "expected true, or an objective for the time per output token", shown="false"
+                )
             )
         for name in ("window_s", "window_share", "longest_window_s", "queue_share", "prefill_idle"):
             problems += positive_problems(name, getattr(self, name))
