@@ -33,9 +33,13 @@ _LEVELS = 3000  # more levels of a grid than this and ties no longer matter
 _SIGMAS = 3.0  # half-width of a box in standard deviations
 _HEAT = 2.0  # and in temperatures: how far a tie can hold the smoothed prices off the exact ones
 _COARSE = 1e-5  # of the range of scores: what the first sample's flow rounds costs to
-_REMEMBERED = 2_000  # agents that judge remembered prices
+_REMEMBERED = 8_000  # agents that judge remembered prices
 _UNCHANGED = 1e-9  # of the range of scores: what an agent may forgo by rounding
 _JUDGED_AT = 1 / 400  # of an agent's range of scores: temperature of the look at remembered prices
+_MOSTLY_THE_SAME = 0.2  # share of agents whose choice has changed, up to which only the capacities may have
+_SLOTS_MOVED = 1e-3  # of a model's agents: fewer slots more or less are within the error anyway
+_MOVED_AT, _MOVES_AT_MOST = 1 / 100, 12  # of an agent's range of scores: temperature of these steps, and their number
+_MISJUDGED = 0.04  # of a move: standard deviation of what a sample says of it
 _DRIFT = 5.0  # standard deviations beyond which remembered prices are forgotten
 
 
@@ -217,23 +221,78 @@ def recall_prices(
         low[supply.anchor] = high[supply.anchor] = 0.0
     error = price_error(curvature, response, excess, held, k, k * k * (1.0 / k - 1.0 / n))
     step = newton_step(curvature, excess, low, high)
-    if (np.abs(step) > _DRIFT * error + 2.0 * temperature).any():
-        return None
+    contradicted = bool((np.abs(step) > _DRIFT * error + 2.0 * temperature).any())
     net = np.column_stack([score - start, np.full(k, -np.inf) if outside is None else outside])
     forgone = net.max(axis=1) - net[np.arange(k), chosen[looked_at]]
     changed = int((forgone > _UNCHANGED * scale.span).sum()) + 1
+    if supply.anchor is None and changed <= _MOSTLY_THE_SAME * k:
+        load = np.bincount(chosen, minlength=rows.m + 1)[: rows.m].astype(np.float64)
+        moved = _moved_prices(demand, supply, scale, start, load, n / k)
+    else:
+        moved = np.zeros(rows.m)
+        if contradicted:
+            return None
     fresh = min(1.0, (changed + 2.0 * np.sqrt(changed)) / k)
     shrink = np.sqrt(2.0 * k / (n - k))  # from the error of k agents to the distance of two batches of n
     error = np.minimum(shrink * np.sqrt(fresh) * error, scale.span)
+    shift = np.abs(moved)
+    if (shift > 0.0).any():
+        error = np.maximum(error, _MISJUDGED * (shift + float(np.median(shift[shift > 0.0]))))
+        error = np.minimum(error, scale.span)
     moving = error[error > 0]
     cool = 0.35 * float(np.median(moving)) if len(moving) else 0.0
     return Estimate(
-        prices=start,
+        prices=np.maximum(start + moved, supply.cheapest),
         error=error,
         temperature=max(min(cool, temperature), scale.coolest),
         curvature=curvature / k,
         is_sample=True,
     )
+
+
+def _moved_prices(
+    demand: DenseDemand,
+    supply: Supply,
+    scale: Scale,
+    start: NDArray[np.float64],
+    load: NDArray[np.float64],
+    represents: float,
+) -> NDArray[np.float64]:
+    """Return how far other capacities move the prices of an instance whose agents are the same.
+
+    A sample is too noisy to balance loads with capacities. But the loads at the old prices are known, and a sample
+    says well by how much they change as prices do: it is used for the difference alone (a control variate).
+
+    Parameters
+    ----------
+    demand : DenseDemand
+        The sample.
+    supply, scale
+        This instance.
+    start : (m,) float64
+        The old prices.
+    load : (m,) float64
+        Agents of each model at the old prices.
+    represents : float
+        Agents that each of the sample stands for.
+    """
+    _, offered, _ = supply.smooth(start, scale.coolest)
+    short = np.where(start > supply.cheapest, np.abs(load - offered), load - offered)
+    if not (short > _SLOTS_MOVED * np.maximum(load, 1.0)).any():
+        return np.zeros(len(start))
+    temperature = max(_MOVED_AT * scale.spread, scale.coolest)
+    before = demand.respond(start, temperature).load
+    prices = start
+    for _ in range(_MOVES_AT_MOST):
+        response = demand.respond(prices, temperature)
+        _, offered, slope = supply.smooth(prices, temperature)
+        excess = load + (response.load - before) * represents - offered
+        curvature = response.curvature * represents + np.diag(slope)
+        step = newton_step(curvature, excess, supply.cheapest - prices, np.full(len(start), scale.span))
+        prices = np.maximum(prices + step, supply.cheapest)
+        if float(np.abs(step).max()) < 1e-3 * temperature:
+            break
+    return prices - start
 
 
 def price_radius(estimate: Estimate, agents: int, span: float) -> NDArray[np.float64]:
