@@ -38,7 +38,10 @@ _UNCHANGED = 1e-9  # of the range of scores: what an agent may forgo by rounding
 _JUDGED_AT = 1 / 400  # of an agent's range of scores: temperature of the look at remembered prices
 _MOSTLY_THE_SAME = 0.2  # share of agents whose choice has changed, up to which only the capacities may have
 _SLOTS_MOVED = 1e-3  # of a model's agents: fewer slots more or less are within the error anyway
-_MOVED_AT, _MOVES_AT_MOST = 1 / 100, 12  # of an agent's range of scores: temperature of these steps, and their number
+_MOVED_AT, _MOVES_AT_MOST = (
+    1 / 100,
+    12,
+)  # of an agent's range of scores: temperature of these steps, and their number
 _MISJUDGED = 0.04  # of a move: standard deviation of what a sample says of it
 _DRIFT = 5.0  # standard deviations beyond which remembered prices are forgotten
 
