@@ -17,7 +17,14 @@ import numpy as np
 from solver.clock import Clock, MonotonicClock
 from solver.errors import SpecError, Violation, ViolationKind
 from solver.load.async_tracker import AsyncTracker
-from solver.load.checks import money_problems, name_problems, positive_problems, whole_problems
+from solver.load.checks import (
+    amount_problems,
+    money_problems,
+    name_problems,
+    positive_problems,
+    whole_problems,
+)
+from solver.load.control.upstream import BUSY_STATUSES, BreakerParameters, UpstreamHealth
 from solver.load.learning import LearnedFleet
 from solver.load.lease import ONE_SLOT, Ask, Demand, Lease, LeaseState, ReleaseOutcome
 from solver.load.listeners import tell
@@ -60,6 +67,8 @@ class LoadTracker(AsyncTracker):
         Seconds after which load that nobody has updated counts as unknown.
     lease_ids : callable, optional
         Returns a new unique id at each call; default: a random prefix and a count.
+    breaker : BreakerParameters, optional
+        When work is kept away from models whose requests fail, see :meth:`record`.
 
     Examples
     --------
@@ -81,6 +90,7 @@ class LoadTracker(AsyncTracker):
         stale_after_s: float = 60.0,
         *,
         lease_ids: Callable[[], str] | None = None,
+        breaker: BreakerParameters | None = None,
     ) -> None:
         if stale_after_s != math.inf and (problems := positive_problems("stale_after_s", stale_after_s)):
             raise SpecError(*problems)
@@ -89,6 +99,7 @@ class LoadTracker(AsyncTracker):
         self._stale_after_s = stale_after_s
         self._lease_ids = lease_ids
         self._learned = LearnedFleet(self._store, self._clock)
+        self._upstream = UpstreamHealth(self._store, self._clock, breaker)
         self._begin_process()
         self._refusals: Counter[tuple[str, str]] = Counter()
         self._capacities: dict[str, Capacity] = {}
@@ -173,6 +184,7 @@ class LoadTracker(AsyncTracker):
                 budget_period_s=budget_period_s if budget_usd is not None else None,
             ),
         )
+        self._upstream.forget(model)
         with self._lock:
             self._capacities[model] = capacity
             self._targets = ((), np.empty(0))
@@ -188,6 +200,7 @@ class LoadTracker(AsyncTracker):
         """
         self._store.forget(model)
         self._learned.forget(model)
+        self._upstream.forget(model)
         with self._lock:
             for known in (self._capacities, self._latency_ms, self._heard_s):
                 known.pop(model, None)
@@ -601,14 +614,46 @@ class LoadTracker(AsyncTracker):
         output_tokens: int | None = None,
         cost_usd: float | None = None,
         task_type: str | None = None,
+        status: int | None = None,
+        retry_after_s: float | None = None,
+        lease: Lease | None = None,
     ) -> Outcome:
         """Note how a request went, and pass it on to whoever listens.
+
+        Status 429, 503 and 529 pause the model: for ``retry_after_s`` where the server named it (the longest
+        deadline wins), else for a second, doubling while it repeats. Failures in a row open a circuit
+        breaker: one probe at a time until one succeeds, then a slow start. Errors that are the request's own
+        fault, such as 400, do neither. Who is stopped, why and until when is in ``snapshot().stops``.
+
+        Parameters
+        ----------
+        model : str
+            Who served it.
+        latency_ms : float
+            From sending to the end of the answer, milliseconds.
+        success : bool
+            Whether the answer was usable; a status of 400 or more says no.
+        input_tokens, output_tokens, cost_usd, task_type
+            See :class:`~solver.load.outcome.Outcome`.
+        status : int, optional
+            HTTP status of the answer.
+        retry_after_s : float, optional
+            Seconds the server asked to wait, as in the header ``Retry-After``.
+        lease : Lease, optional
+            The request's lease: a capacity that is learned learns from the refusal.
 
         Raises
         ------
         SpecError
             If a figure is NaN, infinite or negative; nothing is noted then.
         """
+        problems = [] if status is None else whole_problems("status", status, low=100)
+        if retry_after_s is not None:
+            problems += amount_problems("retry_after_s", retry_after_s)
+        if problems:
+            raise SpecError(*problems)
+        if status is not None and status >= 400:
+            success = False
         outcome = Outcome(
             model=model,
             latency_ms=latency_ms,
@@ -620,11 +665,23 @@ class LoadTracker(AsyncTracker):
             at_s=self._clock.now(),
         )
         with self._lock:
-            mean = self._latency_ms.get(model, latency_ms)
-            self._latency_ms[model] = mean + _LATENCY_WEIGHT * (latency_ms - mean)
+            if success:  # a model that fails at once is not a fast one
+                mean = self._latency_ms.get(model, latency_ms)
+                self._latency_ms[model] = mean + _LATENCY_WEIGHT * (latency_ms - mean)
             self._heard_s[model] = outcome.at_s
+        if model in self._capacities:
+            self._upstream.observe(outcome, status, retry_after_s)
+        if lease is not None and status in BUSY_STATUSES:
+            self._learned.turned_away(lease.lease_id, retry_after_s or 0.0, None)
         tell(self._listeners, outcome)
         return outcome
+
+    def last_resort(self, models: tuple[str, ...]) -> str | None:
+        """Open one of the models that only their breakers keep away, for one probe; None: there is none.
+
+        For callers that find every model stopped: trying beats refusing. Balancers do so by themselves.
+        """
+        return self._upstream.last_resort(models)
 
     def listen(self, listener: Callable[[Outcome], object]) -> None:
         """Call ``listener`` with every outcome from now on, in the recording thread."""

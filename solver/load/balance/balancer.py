@@ -276,7 +276,7 @@ class LoadBalancer:
     ) -> list[int]:
         """Decide on the pending agents and acquire; fill ``done`` and return who has to go again."""
         batch = [agents[i] for i in pending]
-        snapshot = self._tracker.snapshot()
+        snapshot = self._snapshot(pool)
         work = self._work(batch, pool, snapshot, None if quality is None else quality[pending])
         left_ms = deadline.remaining_s() * 1000.0 if deadline.limited else None
         placement = ROUTINGS[self._routing](
@@ -317,7 +317,7 @@ class LoadBalancer:
         for round_number in range(self._max_rounds):
             if round_number and deadline.expired():
                 break
-            work = self._work([agent], pool, self._tracker.snapshot(), quality)
+            work = self._work([agent], pool, self._snapshot(pool), quality)
             refused = False
             while True:
                 with self._lock:
@@ -441,6 +441,14 @@ class LoadBalancer:
         if seen is not fleet:  # one assignment: another thread may come with another fleet
             self._fleet = (fleet, pool)  # equal models are the same objects from the next request on
         return pool
+
+    def _snapshot(self, pool: ModelPool) -> LoadSnapshot:
+        """Return the load to reserve on; where every model is stopped, after opening one as a last resort."""
+        snapshot = self._tracker.snapshot()
+        stopped = snapshot.view.stops
+        if stopped and all(model in stopped for model in pool.ids) and self._tracker.last_resort(pool.ids):
+            return self._tracker.snapshot()
+        return snapshot
 
     def _work(
         self,

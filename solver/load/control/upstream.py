@@ -1,0 +1,199 @@
+"""What a model's own server says about itself: pauses it asks for, and a circuit breaker on its failures."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from solver.errors import SpecError
+from solver.load.checks import positive_problems, whole_problems
+from solver.load.stops import StopOwner
+
+if TYPE_CHECKING:
+    from solver.clock import Clock
+    from solver.load.outcome import Outcome
+    from solver.load.store.base import Store
+
+__all__ = ["BUSY_STATUSES", "BreakerParameters", "UpstreamHealth"]
+
+BUSY_STATUSES = frozenset({429, 503, 529})
+"""HTTP statuses by which a server says that it is too busy."""
+_CALLERS_FAULT = frozenset({400, 404, 409, 413, 415, 422})
+"""HTTP statuses that say something about the request, not about the model."""
+_RECENT = 20
+"""Outcomes over which the share of failures is taken."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerParameters:
+    """When work is kept away from a model that fails, and how it comes back.
+
+    Parameters
+    ----------
+    failures : int
+        Failures in a row that open the breaker.
+    failure_share : float
+        Share of the last 20 outcomes that opens it, too, from ten on; above 1 never.
+    open_s, longest_open_s : float
+        Seconds until the first probe; they double while probes fail.
+    pause_s, longest_pause_s : float
+        Pause after a status 429, 503 or 529 that names none; it doubles while such statuses repeat.
+
+    Raises
+    ------
+    SpecError
+        Naming each value out of range.
+    """
+
+    failures: int = 5
+    failure_share: float = 0.5
+    open_s: float = 1.0
+    longest_open_s: float = 60.0
+    pause_s: float = 1.0
+    longest_pause_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        problems = whole_problems("failures", self.failures, low=1)
+        for name in ("failure_share", "open_s", "longest_open_s", "pause_s", "longest_pause_s"):
+            problems += positive_problems(name, getattr(self, name))
+        if problems:
+            raise SpecError(*problems)
+
+
+class _Health:
+    """What is known of one model."""
+
+    __slots__ = ("allowed", "failures", "full", "open_until_s", "pauses", "recent", "trips")
+
+    def __init__(self) -> None:
+        self.failures = self.pauses = self.trips = 0
+        self.recent: deque[bool] = deque(maxlen=_RECENT)
+        self.open_until_s = 0.0
+        self.allowed = 0
+        """Slots open to probes and to the slow start; 0 while the model is healthy."""
+        self.full = 0
+        """Slots to come back to."""
+
+
+class UpstreamHealth:
+    """Pauses models whose servers ask for it, and keeps work away from those that fail.
+
+    Closed, the breaker counts failures. Open, a stop of the owner ``breaker`` keeps work away. When that
+    has ended the model is half open: one slot, for a probe. A probe that succeeds doubles the slots until
+    all are back (slow start); one that fails opens the breaker for twice as long. (Nygard, Release It!,
+    the circuit breaker pattern.) The slots are the store's, so that no two clients probe at once.
+
+    Parameters
+    ----------
+    store : Store
+        Where stops and slots live.
+    clock : Clock
+        Time of the outcomes.
+    parameters : BreakerParameters, optional
+        When and for how long.
+    """
+
+    def __init__(self, store: Store, clock: Clock, parameters: BreakerParameters | None = None) -> None:
+        self._store = store
+        self._clock = clock
+        self._p = parameters or BreakerParameters()
+        self._lock = threading.RLock()
+        self._models: dict[str, _Health] = {}
+
+    def forget(self, model: str) -> None:
+        """Forget what a model did: its capacity was set anew, or it is gone."""
+        with self._lock:
+            self._models.pop(model, None)
+
+    def observe(self, outcome: Outcome, status: int | None, retry_after_s: float | None) -> None:
+        """Learn from one outcome, with the HTTP status and the pause asked for where they are known."""
+        known = self._models.get(outcome.model)
+        if known is None and outcome.success:
+            return  # the usual case costs one look-up
+        with self._lock:
+            health = self._models.setdefault(outcome.model, _Health())
+            if outcome.success:
+                self._succeeded(outcome.model, health)
+            elif status in BUSY_STATUSES or retry_after_s is not None:
+                self._pause(outcome.model, health, status, retry_after_s)
+            elif status not in _CALLERS_FAULT:
+                self._failed(outcome.model, health)
+
+    def _pause(self, model: str, health: _Health, status: int | None, retry_after_s: float | None) -> None:
+        p = self._p
+        for_s = retry_after_s
+        if for_s is None:
+            for_s = min(p.pause_s * 2.0**health.pauses, p.longest_pause_s)
+            health.pauses = min(health.pauses + 1, 30)
+        if for_s > 0.0:
+            reason = "asked for a pause" if status is None else f"status {status}"
+            self._store.stop(model, StopOwner.COOLDOWN, reason=reason, for_s=for_s, extend=True)
+
+    def _succeeded(self, model: str, health: _Health) -> None:
+        health.failures = health.pauses = 0
+        health.recent.append(True)
+        if not health.allowed or self._clock.now() < health.open_until_s:
+            return
+        health.allowed = min(2 * health.allowed, health.full)
+        self._set_slots(model, health.allowed)
+        if health.allowed >= health.full:
+            health.allowed = health.trips = 0
+            health.recent.clear()
+        self._store.resume(model, StopOwner.BREAKER)
+
+    def _failed(self, model: str, health: _Health) -> None:
+        p, now = self._p, self._clock.now()
+        if now < health.open_until_s:
+            return  # sent before it opened
+        health.failures += 1
+        health.recent.append(False)
+        count = len(health.recent)
+        share = health.recent.count(False) / count
+        if health.allowed or health.failures >= p.failures or (count >= 10 and share >= p.failure_share):
+            reason = "a probe failed" if health.allowed else f"{health.failures} failures in a row"
+            if not health.allowed and health.failures < p.failures:
+                reason = f"{share:.0%} of the last {count} requests failed"
+            self._open(model, health, now, reason)
+
+    def _open(self, model: str, health: _Health, now: float, reason: str) -> None:
+        p = self._p
+        for_s = min(p.open_s * 2.0**health.trips, p.longest_open_s)
+        health.trips = min(health.trips + 1, 30)
+        health.open_until_s = now + for_s
+        if not health.allowed:
+            health.full = self._store.limits(model).max_concurrent
+        health.allowed = min(1, health.full)
+        self._set_slots(model, health.allowed)
+        self._store.stop(model, StopOwner.BREAKER, reason=reason, for_s=for_s)
+
+    def _set_slots(self, model: str, slots: int) -> None:
+        self._store.configure(model, replace(self._store.limits(model), max_concurrent=slots))
+
+    def last_resort(self, models: tuple[str, ...]) -> str | None:
+        """Let a probe through although a breaker is open, where nothing else is left.
+
+        Of the models kept away by their breaker alone, the one that would be probed first is opened, with
+        its one slot. A pause that a server asked for is respected.
+
+        Returns
+        -------
+        str or None
+            The model opened, None where there was none.
+        """
+        with self._lock:
+            stops = self._store.view().stops
+            candidates = [
+                (health.open_until_s, model)
+                for model in models
+                if (health := self._models.get(model)) is not None
+                and stops.get(model)
+                and all(stop.owner is StopOwner.BREAKER for stop in stops[model])
+            ]
+            if not candidates:
+                return None
+            _, model = min(candidates)
+            self._models[model].open_until_s = self._clock.now()
+            self._store.resume(model, StopOwner.BREAKER)
+            return model

@@ -1,0 +1,166 @@
+"""Feedback from a model's own server: pauses, the circuit breaker, and the last resort."""
+
+from __future__ import annotations
+
+import heapq
+from typing import Any
+
+import pytest
+
+import solver
+from solver.clock import ManualClock
+from solver.errors import SpecError
+from solver.load.control.upstream import BreakerParameters
+from solver.load.refusal import Refusal, RefusalReason
+from solver.load.stops import StopOwner
+
+
+def model(name: str, slots: int = 10, strength: float = 0.8) -> solver.Model:
+    return solver.Model(
+        id=name, capacity=solver.Capacity(max_concurrent=slots), capabilities={"coding": strength}
+    )
+
+
+def agent(name: str = "a") -> solver.Agent:
+    return solver.Agent(id=name, task_type="coding")
+
+
+def tracker_of(*names: str, slots: int = 10) -> tuple[solver.LoadTracker, ManualClock]:
+    clock = ManualClock()
+    tracker = solver.LoadTracker(clock=clock)
+    for name in names:
+        tracker.set_capacity(name, solver.Capacity(max_concurrent=slots))
+    return tracker, clock
+
+
+@pytest.mark.parametrize("strategy", ["least_loaded", "weighted", "predictive"])
+def test_a_model_that_fails_at_once_gets_little_traffic(strategy: str) -> None:
+    clock = ManualClock()
+    tracker = solver.LoadTracker(clock=clock)
+    balancer = solver.LoadBalancer(tracker, strategy=strategy, routing="greedy", seed=1)
+    models = tuple(model(name) for name in "ABC")
+    ends: list[tuple[float, int, Any, str]] = []
+    wasted = 0
+    for i in range(400):
+        now = i * 0.05
+        while ends and ends[0][0] <= now:
+            at_s, _, lease, name = heapq.heappop(ends)
+            clock.seconds = max(clock.seconds, at_s)
+            lease.release()
+            tracker.record(name, latency_ms=10.0 if name == "A" else 1000.0, success=name != "A")
+        clock.seconds = max(clock.seconds, now)
+        [reservation] = balancer.assign_and_reserve([agent(str(i))], models)
+        if reservation.lease is not None:
+            wasted += reservation.model_id == "A"
+            lasts_s = 0.01 if reservation.model_id == "A" else 1.0
+            heapq.heappush(ends, (now + lasts_s, i, reservation.lease, str(reservation.model_id)))
+    assert 1 <= wasted <= 20  # at most 5 %, and it is still probed
+
+
+def test_a_pause_is_kept_and_the_longest_deadline_wins() -> None:
+    tracker, clock = tracker_of("m")
+    tracker.record("m", latency_ms=5.0, status=429, retry_after_s=7.0)
+    tracker.record("m", latency_ms=5.0, status=429, retry_after_s=2.0)
+    answer = tracker.try_acquire("m")
+    assert isinstance(answer, Refusal)
+    assert answer.reason is RefusalReason.NOT_ACCEPTING
+    assert answer.retry_after_s == pytest.approx(7.0)
+    [stop] = tracker.stops("m")
+    assert (stop.owner, stop.reason) == (StopOwner.COOLDOWN, "status 429")
+    clock.advance(7.1)
+    assert tracker.acquire("m")
+
+
+def test_a_pause_without_a_length_doubles() -> None:
+    tracker, clock = tracker_of("m")
+    lengths = []
+    for _ in range(7):
+        tracker.record("m", latency_ms=5.0, status=503)
+        lengths.append(round(tracker.stops("m")[0].until_s - clock.now(), 3))
+        clock.advance(60.0)
+    assert lengths == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+
+
+def test_breaker_opens_probes_and_starts_slowly() -> None:
+    tracker, clock = tracker_of("m", slots=8)
+    for _ in range(5):
+        assert tracker.acquire("m")
+        tracker.record("m", latency_ms=5.0, status=500)
+    [stop] = tracker.stops("m")
+    assert (stop.owner, stop.reason) == (StopOwner.BREAKER, "5 failures in a row")
+    assert tracker.acquire("m") is None
+    tracker.end_leases("m")
+    clock.advance(1.01)
+    probe = tracker.acquire("m")
+    assert probe is not None
+    assert tracker.acquire("m") is None  # half open: one probe at a time
+    probe.release()
+    tracker.record("m", latency_ms=5.0, status=500)
+    assert tracker.stops("m")[0].until_s == pytest.approx(clock.now() + 2.0)  # twice as long
+    clock.advance(2.01)
+    open_slots = []
+    for _ in range(4):
+        tracker.record("m", latency_ms=5.0)
+        open_slots.append(int(tracker.snapshot().max_concurrent[0]))
+    assert open_slots == [2, 4, 8, 8]
+
+
+def test_errors_of_the_request_open_nothing() -> None:
+    tracker, _ = tracker_of("m")
+    for _ in range(50):
+        tracker.record("m", latency_ms=5.0, status=400)
+    assert not tracker.stops("m")
+
+
+def test_failures_between_successes_open_the_breaker_too() -> None:
+    tracker, _ = tracker_of("m")
+    for k in range(12):
+        tracker.record("m", latency_ms=5.0, success=k % 2 == 0)
+    assert [stop.owner for stop in tracker.stops("m")] == [StopOwner.BREAKER]
+
+
+def test_nobody_reopens_what_an_operator_closed() -> None:
+    tracker, clock = tracker_of("m")
+    tracker.stop("m", reason="maintenance")
+    for _ in range(5):
+        tracker.record("m", latency_ms=5.0, success=False)
+    clock.advance(5.0)
+    tracker.record("m", latency_ms=5.0)
+    assert [stop.owner for stop in tracker.stops("m")] == [StopOwner.OPERATOR]
+    assert tracker.last_resort(("m",)) is None
+
+
+def test_last_resort_when_every_breaker_is_open() -> None:
+    clock = ManualClock()
+    tracker = solver.LoadTracker(clock=clock)
+    balancer = solver.LoadBalancer(tracker)
+    models = (model("A", 2), model("B", 2))
+    balancer.select([agent()], models)
+    for name in "AB":
+        for _ in range(5):
+            tracker.record(name, latency_ms=5.0, success=False)
+    assert set(tracker.snapshot().view.stops) == {"A", "B"}
+    [reservation] = balancer.assign_and_reserve([agent()], models)
+    assert reservation.lease is not None
+    assert len(tracker.snapshot().view.stops) == 1
+    tracker.record("A", latency_ms=5.0, status=429, retry_after_s=30.0)
+    tracker.record("B", latency_ms=5.0, status=429, retry_after_s=30.0)
+    reservation.lease.release()
+    [refused] = balancer.assign_and_reserve([agent()], models)
+    assert refused.lease is None  # a pause that was asked for is respected
+
+
+@pytest.mark.parametrize(
+    ("figures", "path"),
+    [({"status": "429"}, "status"), ({"status": 7}, "status"), ({"retry_after_s": -1.0}, "retry_after_s")],
+)
+def test_bad_feedback(figures: dict[str, Any], path: str) -> None:
+    tracker, _ = tracker_of("m")
+    with pytest.raises(SpecError, match=path):
+        tracker.record("m", latency_ms=1.0, **figures)
+    assert not tracker.stops("m")
+
+
+def test_bad_parameters() -> None:
+    with pytest.raises(SpecError, match="failures"):
+        BreakerParameters(failures=0)
