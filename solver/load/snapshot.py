@@ -37,7 +37,8 @@ class ModelLoad:
     active_requests, queue_depth : int
         Slots and queue places taken.
     avg_latency_ms : float or None
-        Exponentially weighted mean latency of the successful requests recorded here, milliseconds; None before the first.
+        Exponentially weighted mean latency of the successful requests recorded here, milliseconds; None before
+        the first.
     utilization : float
         Active requests over slots, 0 to 1; 1 for a drained model.
     last_updated : float
