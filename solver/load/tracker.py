@@ -24,6 +24,7 @@ from solver.load.checks import (
     positive_problems,
     whole_problems,
 )
+from solver.load.control.retry_line import RetryLine
 from solver.load.control.upstream import BUSY_STATUSES, BreakerParameters, UpstreamHealth
 from solver.load.learning import LearnedFleet
 from solver.load.lease import ONE_SLOT, Ask, Demand, Lease, LeaseState, ReleaseOutcome
@@ -100,6 +101,8 @@ class LoadTracker(AsyncTracker):
         self._lease_ids = lease_ids
         self._learned = LearnedFleet(self._store, self._clock)
         self._upstream = UpstreamHealth(self._store, self._clock, breaker)
+        self._line = RetryLine()
+        self._limits: dict[str, Limits] = {}
         self._begin_process()
         self._refusals: Counter[tuple[str, str]] = Counter()
         self._capacities: dict[str, Capacity] = {}
@@ -173,20 +176,19 @@ class LoadTracker(AsyncTracker):
             problems += positive_problems("budget_period_s", budget_period_s)
         if problems:
             raise SpecError(*problems)
-        self._store.configure(
-            model,
-            Limits(
-                max_concurrent=self._learned.configure(model, capacity),
-                max_queue=capacity.max_queue,
-                requests=None if requests_per_minute is None else int(requests_per_minute),
-                tokens=None if tokens_per_minute is None else int(tokens_per_minute),
-                budget_nano_usd=None if budget_usd is None else nano_usd(budget_usd),
-                budget_period_s=budget_period_s if budget_usd is not None else None,
-            ),
+        limits = Limits(
+            max_concurrent=self._learned.configure(model, capacity),
+            max_queue=capacity.max_queue,
+            requests=None if requests_per_minute is None else int(requests_per_minute),
+            tokens=None if tokens_per_minute is None else int(tokens_per_minute),
+            budget_nano_usd=None if budget_usd is None else nano_usd(budget_usd),
+            budget_period_s=budget_period_s if budget_usd is not None else None,
         )
+        self._store.configure(model, limits)
         self._upstream.forget(model)
         with self._lock:
             self._capacities[model] = capacity
+            self._limits[model] = limits
             self._targets = ((), np.empty(0))
 
     def capacity(self, model: str) -> Capacity | None:
@@ -201,7 +203,9 @@ class LoadTracker(AsyncTracker):
         self._store.forget(model)
         self._learned.forget(model)
         self._upstream.forget(model)
+        self._line.forget(model)
         with self._lock:
+            self._limits.pop(model, None)
             for known in (self._capacities, self._latency_ms, self._heard_s):
                 known.pop(model, None)
             self._refusals = Counter({key: n for key, n in self._refusals.items() if key[0] != model})
@@ -470,7 +474,14 @@ class LoadTracker(AsyncTracker):
                 self._refusals[answer.model, answer.reason.value] += 1
             if self._learned:
                 self._learned.refused(answer)
-            return answer
+            latency_ms = self._latency_ms.get(answer.model)
+            return self._line.placed(
+                answer,
+                ask.demand,
+                self._limits.get(answer.model),
+                None if latency_ms is None else latency_ms / 1e3,
+                self._clock.now(),
+            )
         lease = Lease(self, ask.lease_id, ask.model, ask.demand, ask.ttl_s, answer)
         if self._learned:
             self._learned.granted(lease)

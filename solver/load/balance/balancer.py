@@ -339,13 +339,35 @@ class LoadBalancer:
                     reason = served_reason(strategy, score, 100.0 * busy)
                     return Reservation(agent.id, pool.ids[j], score, reason, answer)
                 if answer.reason in _LASTING:
-                    return Reservation(agent.id, None, 0.0, f"refused: {answer.reason.value}")
+                    return Reservation(agent.id, None, 0.0, f"refused: {answer.reason.value}", refusal=answer)
                 refused = True
                 work.usable[0, j] = False  # lost to another client: the next best is tried
             if not refused:
                 _, _, reason = next(explained(work, np.array([UNASSIGNED]), strategy))
-                return Reservation(agent.id, None, 0.0, reason)
+                return self._refused(agent, pool, work, reason)
         return Reservation(agent.id, None, 0.0, LOST)
+
+    def _refused(self, agent: Agent, pool: ModelPool, work: Work, reason: str) -> Reservation:
+        """Say why nobody serves an agent: ask its best models, and keep the answer with room soonest."""
+        best: Refusal | None = None
+        order = np.argsort(-work.quality[0], kind="stable")
+        for j in order[work.eligible[0, order]][:_ASKED_FOR_REASON].tolist():
+            answer = self._tracker.try_acquire(
+                pool.ids[j],
+                pool.demand(agent, j),
+                self._duration_s(pool, j, work, 0),
+                queue=self._queue,
+                fill_to=self._share(pool.ids[j]),
+            )
+            if isinstance(answer, Lease):  # room has come back meanwhile
+                self._note(agent, answer)
+                score = float(work.quality[0, j])
+                return Reservation(
+                    agent.id, pool.ids[j], score, served_reason(self._strategy, score, 100.0), answer
+                )
+            if best is None or _retry(answer) < _retry(best):
+                best = answer
+        return Reservation(agent.id, None, 0.0, reason, refusal=best)
 
     def _ask(self, agent: Agent, pool: ModelPool, j: int, work: Work, k: int) -> Ask:
         return Ask(
@@ -513,6 +535,14 @@ class LoadBalancer:
             limit = np.floor(snapshot.target[where] * snapshot.max_concurrent[where] + 1e-9)
             room = np.clip(limit - snapshot.active[where], 0, room).astype(np.int64)
         return room
+
+
+_ASKED_FOR_REASON = 3
+"""Models asked why they have no room for an agent that nobody serves."""
+
+
+def _retry(refusal: Refusal) -> float:
+    return np.inf if refusal.retry_after_s is None else refusal.retry_after_s
 
 
 _LASTING = frozenset({RefusalReason.STORE_UNAVAILABLE, RefusalReason.RECOVERING})

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from solver.load.balance.strategies import LoadStrategy, Work
     from solver.load.lease import Lease
+    from solver.load.refusal import Refusal
     from solver.solution.solution import Solution
 
 __all__ = [
@@ -44,9 +45,13 @@ class Reservation(Assignment):
     ----------
     lease : Lease or None
         To be released when the request is over; None when no model serves the agent.
+    refusal : Refusal or None
+        Why a request by itself was not served, typed, and when to ask again: of the eligible models, the one
+        with room soonest.
     """
 
     lease: Lease | None = None
+    refusal: Refusal | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

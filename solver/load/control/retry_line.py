@@ -1,0 +1,83 @@
+"""When to ask again, spread by place in line, so that those refused together do not return together."""
+
+from __future__ import annotations
+
+import math
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from solver.load.refusal import Refusal, RefusalReason
+
+if TYPE_CHECKING:
+    from solver.load.lease import Demand
+    from solver.load.store.base import Limits
+
+__all__ = ["RetryLine"]
+
+_LONGEST_LINE_S = 600.0
+"""A line longer than this begins again at its front: it is made of callers who never come back."""
+_SHORTEST_GAP_S = 0.01
+"""Between two callers where nothing is known about how fast room comes back."""
+
+
+class RetryLine:
+    """Gives each refused request a time of its own, at the pace at which room comes back.
+
+    A limit of 20 requests a minute frees one place every three seconds: of those refused at once, the first
+    is told when the first place comes free, and each further one three seconds later. O(1). Thread-safe.
+    The line is this process's own.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._last_s: dict[tuple[str, RefusalReason], float] = {}
+
+    def placed(
+        self, refusal: Refusal, demand: Demand, limits: Limits | None, latency_s: float | None, now: float
+    ) -> Refusal:
+        """Return a refusal with the time to ask again at the end of its line.
+
+        Parameters
+        ----------
+        refusal : Refusal
+            As the store gave it.
+        demand : Demand
+            What was asked for.
+        limits : Limits or None
+            Of the model, where they are known here.
+        latency_s : float or None
+            Mean latency of the model, seconds.
+        now : float
+            Reading of the tracker's clock, seconds.
+        """
+        gap_s = _gap_s(refusal.reason, demand, limits, latency_s)
+        wait_s = refusal.retry_after_s
+        if wait_s is None:
+            if refusal.reason not in (RefusalReason.CONCURRENCY, RefusalReason.QUEUE) or latency_s is None:
+                return refusal
+            wait_s = gap_s
+        first_s = now + wait_s
+        key = (refusal.model, refusal.reason)
+        with self._lock:
+            due_s = max(first_s, self._last_s.get(key, -math.inf) + gap_s)
+            if due_s - first_s > _LONGEST_LINE_S:
+                due_s = first_s
+            self._last_s[key] = due_s
+        return replace(refusal, retry_after_s=due_s - now)
+
+    def forget(self, model: str) -> None:
+        """Forget the lines of a model."""
+        with self._lock:
+            self._last_s = {key: last for key, last in self._last_s.items() if key[0] != model}
+
+
+def _gap_s(reason: RefusalReason, demand: Demand, limits: Limits | None, latency_s: float | None) -> float:
+    """Return seconds in which room for one such request comes back."""
+    if limits is not None and reason is RefusalReason.REQUESTS and limits.requests:
+        return 60.0 * demand.requests / limits.requests
+    if limits is not None and reason is RefusalReason.TOKENS and limits.tokens:
+        return 60.0 * demand.tokens / limits.tokens
+    if limits is not None and latency_s is not None and limits.max_concurrent > 0:
+        return max(_SHORTEST_GAP_S, latency_s * demand.slots / limits.max_concurrent)
+    return _SHORTEST_GAP_S

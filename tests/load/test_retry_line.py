@@ -1,0 +1,70 @@
+"""Refusals say when to ask again, each its own time."""
+
+from __future__ import annotations
+
+import pytest
+
+import solver
+from solver.clock import ManualClock
+from solver.load.lease import Demand, Lease
+from solver.load.refusal import Refusal, RefusalReason
+
+
+@pytest.mark.parametrize("tokens", [0, 50])
+def test_those_refused_together_do_not_return_together(tokens: int) -> None:
+    clock = ManualClock()
+    tracker = solver.LoadTracker(clock=clock)
+    limit = {"tokens_per_minute": 20 * tokens} if tokens else {"requests_per_minute": 20}
+    tracker.set_capacity("m", solver.Capacity(max_concurrent=1000), **limit)
+    for _ in range(20):
+        tracker.acquire("m", Demand(tokens=tokens))
+    clock.advance(10.0)
+    told = []
+    for _ in range(100):
+        answer = tracker.try_acquire("m", Demand(tokens=tokens))
+        assert isinstance(answer, Refusal)
+        assert answer.retry_after_s is not None
+        told.append(answer.retry_after_s)
+    assert len({round(wait, 3) for wait in told}) == 100
+    begin, refused = clock.now(), 0
+    for wait in told:
+        clock.seconds = begin + wait
+        refused += not isinstance(tracker.try_acquire("m", Demand(tokens=tokens)), Lease)
+    assert refused <= 20
+
+
+def test_full_slots_are_told_by_latency_and_a_line_ends() -> None:
+    clock = ManualClock()
+    tracker = solver.LoadTracker(clock=clock)
+    tracker.set_capacity("m", solver.Capacity(max_concurrent=4))
+    tracker.record("m", latency_ms=2000.0)
+    for _ in range(4):
+        tracker.acquire("m", ttl_s=600.0)
+    told = [getattr(tracker.try_acquire("m"), "retry_after_s", None) for _ in range(3)]
+    assert told == pytest.approx([0.5, 1.0, 1.5])
+    for _ in range(5000):
+        tracker.try_acquire("m")
+    last = getattr(tracker.try_acquire("m"), "retry_after_s", None)
+    assert last is not None
+    assert 0.0 < last <= 601.0
+
+
+def test_the_balancer_passes_the_reason_on() -> None:
+    clock = ManualClock()
+    tracker = solver.LoadTracker(clock=clock)
+    tracker.set_capacity("m", solver.Capacity(max_concurrent=9), requests_per_minute=2)
+    balancer = solver.LoadBalancer(tracker)
+    models = (solver.Model(id="m", capacity=solver.Capacity(max_concurrent=9)),)
+    agent = solver.Agent(id="a")
+    for _ in range(2):
+        [served] = balancer.assign_and_reserve([agent], models)
+        assert served.lease is not None
+        served.lease.release()
+    [refused] = balancer.assign_and_reserve([agent], models)
+    assert refused.refusal is not None
+    assert refused.refusal.reason is RefusalReason.REQUESTS
+    assert refused.refusal.retry_after_s == pytest.approx(61.0, abs=1.5)
+    tracker.stop("m", reason="maintenance", for_s=5.0)
+    [stopped] = balancer.assign_and_reserve([agent], models)
+    assert stopped.refusal is not None
+    assert stopped.refusal.stops[0].reason == "maintenance"
