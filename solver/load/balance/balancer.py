@@ -80,6 +80,9 @@ class LoadBalancer:
         Required capabilities of the user's own task types.
     seed : int
         Of the choice between equals.
+    shares : mapping of str to float, optional
+        Share of the requests it could serve that a model gets, in [0, 1], such as 0.01 for a canary: so many
+        go to it whatever its score, and the others to the other models, as long as one of them has room.
 
     Raises
     ------
@@ -102,6 +105,7 @@ class LoadBalancer:
         max_rounds: int = 8,
         task_types: Mapping[str, tuple[str, ...]] | None = None,
         seed: int = 0,
+        shares: Mapping[str, float] | None = None,
     ) -> None:
         problems = positive_problems("ttl_s", ttl_s) + whole_problems("max_rounds", max_rounds, low=1)
         if strategy not in STRATEGIES:
@@ -112,8 +116,13 @@ class LoadBalancer:
             problems.append(Violation("load_weight", "expected between 0 and 1", load_weight))
         if fill_to not in ("limit", "target"):
             problems.append(Violation("fill_to", "expected 'limit' or 'target'", fill_to))
+        for name, share in (shares or {}).items():
+            if not 0.0 <= share <= 1.0:
+                problems.append(f"shares[{name!r}]: expected between 0 and 1, got {share!r}")
         if problems:
             raise SpecError(*problems)
+        self._shares = dict(shares or {})
+        self._due = dict.fromkeys(self._shares, 0.0)  # requests that a model with a share has yet to get
         self._tracker = tracker
         self._strategy = _strategy(strategy, load_weight)
         self._routing = routing
@@ -496,6 +505,8 @@ class LoadBalancer:
         where = pool.positions(snapshot)
         slots, divisor = pool.slots(snapshot)
         room = self._room(agents, pool, snapshot, where)
+        if self._shares:
+            eligible = self._shared(eligible, room, pool)
         rank = None
         if not single:
             priority = [agent.priority for agent in agents]
@@ -519,6 +530,29 @@ class LoadBalancer:
             rank=rank,
             service_ms=service,
         )
+
+    def _shared(
+        self, eligible: NDArray[np.bool_], room: NDArray[np.int64], pool: ModelPool
+    ) -> NDArray[np.bool_]:
+        """Return eligibility with models that have a share offered exactly to their share of the agents."""
+        eligible = eligible.copy()
+        columns = [(pool.ids.index(name), name) for name in self._shares if name in pool.ids]
+        with self._lock:
+            for row in eligible:
+                could = [(j, name) for j, name in columns if row[j] and room[j] > 0]
+                for _, name in could:
+                    self._due[name] += self._shares[name]
+                chosen = next((pair for pair in could if self._due[pair[1]] >= 1.0 - 1e-9), None)
+                if chosen is not None:
+                    self._due[chosen[1]] -= 1.0
+                    row[:] = False
+                    row[chosen[0]] = True
+                    continue
+                others = row.copy()
+                others[[j for j, _ in columns]] = False
+                if (others & (room > 0)).any():
+                    row[:] = others
+        return eligible
 
     def _room(
         self,
