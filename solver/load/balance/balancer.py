@@ -118,7 +118,7 @@ class LoadBalancer:
             problems.append(Violation("fill_to", "expected 'limit' or 'target'", fill_to))
         for name, share in (shares or {}).items():
             if not 0.0 <= share <= 1.0:
-                problems.append(f"shares[{name!r}]: expected between 0 and 1, got {share!r}")
+                problems.append(Violation(f"shares[{name!r}]", "expected between 0 and 1", share))
         if problems:
             raise SpecError(*problems)
         self._shares = dict(shares or {})
