@@ -93,7 +93,12 @@ class Deadline:
             return cls(now, math.inf, clock)
         if isinstance(budget_ms, bool) or not isinstance(budget_ms, Real) or not budget_ms > 0:
             raise SpecError(Violation("deadline_ms", "expected a number > 0", budget_ms))
-        return cls(now, now + budget_ms / 1000.0, clock)
+        try:
+            seconds = float(budget_ms) / 1000.0
+        except OverflowError:
+            rule = "expected a number > 0 that fits 64 bits"
+            raise SpecError(Violation("deadline_ms", rule, shown="a larger one")) from None
+        return cls(now, now + seconds, clock)
 
     @property
     def limited(self) -> bool:

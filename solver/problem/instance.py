@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -12,6 +13,7 @@ import numpy as np
 from solver.errors import SpecError, Violation, ViolationKind
 from solver.problem.limits import compile_limits
 from solver.problem.network import floor_limits, network_shape
+from solver.problem.numbers import LARGEST, real_array
 from solver.problem.sparse import CompressedScores, compress, name_unfit
 
 if TYPE_CHECKING:
@@ -443,6 +445,10 @@ def build_instance(
         Listing every rule broken, with path and value.
     """
     problems: list[Violation] = []
+    given: Any = limits
+    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+        raise SpecError(Violation("limits", "expected a sequence of limits", given, kind=ViolationKind.TYPE))
+    limits = tuple(given)
     minimize = sense == "minimize"
     if sense not in SENSES:
         problems.append(Violation("sense", f"expected {' or '.join(SENSES)}", sense))
@@ -454,7 +460,7 @@ def build_instance(
             score = np.asarray(score)
             extremes = _extremes(score)
     units = _capacity(capacity, m, problems)
-    taken = None if demand is None else _demand(demand, n, m, units, np.ndim(capacity), problems)
+    taken = None if demand is None else _demand(demand, n, m, units, _dimensions(capacity), problems)
     if taken is None and not problems:
         if units.shape[1] != 1:
             problems.append(
@@ -474,8 +480,14 @@ def build_instance(
                 for j in np.flatnonzero(fractional)[:_NAMED]
             )
     if eligible is not None:
-        allowed = np.asarray(eligible)
-        if allowed.shape != (n, m) or allowed.dtype != np.bool_:
+        masked = isinstance(eligible, np.ma.MaskedArray) and np.ma.getmaskarray(eligible).any()
+        try:
+            allowed = np.asarray(eligible)
+        except ValueError:
+            allowed = np.zeros(0)
+        if masked:
+            problems.append("eligible: expected no masked entries")
+        elif allowed.shape != (n, m) or allowed.dtype != np.bool_:
             problems.append(
                 Violation(
                     "eligible",
@@ -502,7 +514,14 @@ def build_instance(
             problems.append(
                 Violation(f"priority[{i}]", "expected >= 0 where it multiplies a penalty", order[i])
             )
-        penalty = np.multiply(penalty, order, out=penalty.copy(), where=np.isfinite(penalty))
+        with np.errstate(over="ignore"):
+            charged = np.multiply(penalty, order, out=penalty.copy(), where=np.isfinite(penalty))
+        large = np.flatnonzero(np.isfinite(penalty) & (charged > LARGEST))
+        if len(large):
+            i = int(large[0])
+            rule = f"expected at most {LARGEST:g} times its priority"
+            problems.append(Violation(f"unassigned_penalty[{i}]", rule, charged[i]))
+        penalty = charged
     tiers = None if load_cost is None else _load_cost(load_cost, m, problems)
     if tiers is not None and taken is not None:
         problems.append(Violation("load_cost", "expected agents that take one slot each", shown="a demand"))
@@ -552,7 +571,16 @@ def build_instance(
         vars(instance)["highest"] = extremes[1]
         if extremes[0] > -np.inf:
             vars(instance)["score_range"] = extremes
+    if max(map(abs, instance.score_range)) > LARGEST:
+        raise SpecError(
+            f"scores: expected at most {LARGEST:g} in size, got {_largest(instance.score_range):g}"
+        )
     return instance
+
+
+def _largest(extremes: tuple[float, float]) -> float:
+    """Return the one of the two that is larger in size."""
+    return max(extremes, key=abs)
 
 
 def _extremes(array: NDArray[Any]) -> tuple[float, float]:
@@ -570,23 +598,28 @@ def _extremes(array: NDArray[Any]) -> tuple[float, float]:
 
 def _numbers(name: str, values: ArrayLike, problems: list[Violation]) -> NDArray[Any]:
     """Return values as a float array (float32 is kept), or note why not."""
+    array = real_array(name, values, problems)
+    return np.zeros((1, 1)) if array is None else array
+
+
+def _dimensions(values: ArrayLike) -> int:
+    """Return the number of dimensions, 0 where there is no telling."""
     try:
-        array = np.asarray(values)
-        if array.dtype.kind == "c":
-            raise TypeError("complex")
-        if array.dtype.kind not in "fiub":
-            array = array.astype(np.float64)
-    except (TypeError, ValueError):
+        return int(np.ndim(values))
+    except ValueError:
+        return 0
+
+
+def _too_large(name: str, array: NDArray[Any], problems: list[Violation]) -> None:
+    """Note a finite number whose sums or products may overflow."""
+    size = np.abs(array)
+    wrong = np.argwhere(np.isfinite(size) & (size > LARGEST))
+    if len(wrong):
+        index = ", ".join(map(str, wrong[0]))
+        where = f"{name}[{index}]" if index else name
         problems.append(
-            Violation(
-                name,
-                "expected real numbers in a rectangular array",
-                shown=f"{type(values).__name__}",
-                kind=ViolationKind.TYPE,
-            )
+            Violation(where, f"expected at most {LARGEST:g} in size", shown=f"{array[tuple(wrong[0])]:g}")
         )
-        return np.zeros((1, 1))
-    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
 
 
 def _scores(
@@ -700,6 +733,7 @@ def _demand(
     """Return demand as an (n, m, r) view, or None when it says one slot each."""
     before = len(problems)
     array = _numbers("demand", demand, problems).astype(np.float64, copy=False)
+    _too_large("demand", array, problems)
     if len(problems) > before:
         return None
     r = units.shape[1]
@@ -738,6 +772,7 @@ def _demand(
 def _load_cost(values: ArrayLike, m: int, problems: list[Violation]) -> NDArray[np.float64] | None:
     before = len(problems)
     array = _numbers("load_cost", values, problems).astype(np.float64)
+    _too_large("load_cost", array, problems)
     if len(problems) > before:
         return None
     if array.ndim not in (1, 2) or array.size == 0 or (array.ndim == 2 and array.shape[0] != m):
@@ -767,6 +802,7 @@ def _vector(
         return None
     before = len(problems)
     array = _numbers(name, values, problems).astype(np.float64)
+    _too_large(name, array, problems)
     if len(problems) > before:
         return None
     if array.shape not in ((), (n,)):

@@ -17,6 +17,7 @@ import numpy as np
 
 from solver.errors import SpecError, Violation, ViolationKind
 from solver.problem.limit_rows import NO_ROW, Layer, LimitRows
+from solver.problem.numbers import LARGEST, is_number, real_array
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,6 +93,8 @@ class Budget(Limit):
         """Return the rows of this limit."""
         cost = scope.pairs("cost", self.cost)
         scope.not_negative("amount", self.amount)
+        if scope.problems:
+            return []
         return [scope.upper(cost, self.amount)]
 
 
@@ -115,6 +118,8 @@ class Quota(Limit):
         """Return the rows of this limit."""
         use = scope.pairs("use", 1.0 if self.use is None else self.use)
         scope.range(self.at_least, self.at_most)
+        if scope.problems:
+            return []
         pieces = []
         if self.at_most is not None:
             pieces.append(scope.upper(use, self.at_most))
@@ -142,6 +147,8 @@ class Commitment(Limit):
         """Return the rows of this limit."""
         use = scope.pairs("use", 1.0 if self.use is None else self.use)
         scope.not_negative("at_least", self.at_least)
+        if scope.problems:
+            return []
         return [scope.upper(-use, -self.at_least)]
 
 
@@ -168,6 +175,8 @@ class Share(Limit):
             scope.pairs("use", 1.0 if self.use is None else self.use, everyone=True), (scope.n, scope.m)
         )
         scope.range(self.at_least, self.at_most, most=1.0)
+        if scope.problems:
+            return []
         inside = scope.inside()
         pieces = []
         if self.at_most is not None:
@@ -197,6 +206,8 @@ class Average(Limit):
         """Return the rows of this limit."""
         value = scope.pairs("value", self.value, signed=True)
         scope.range(self.at_least, self.at_most, least=-np.inf)
+        if scope.problems:
+            return []
         pieces = []
         if self.at_most is not None:
             pieces.append(scope.upper(value - self.at_most, 0.0))
@@ -233,6 +244,8 @@ class Apart(Limit):
     def pieces(self, scope: _Scope) -> list[_Piece]:
         """Return the rows of this limit."""
         scope.not_negative("at_most", self.at_most)
+        if scope.problems:
+            return []
         where = np.flatnonzero(scope.models)
         row = np.full((1, scope.m), NO_ROW, np.int32)
         row[0, where] = np.arange(len(where))
@@ -259,6 +272,8 @@ class Changes(Limit):
     def pieces(self, scope: _Scope) -> list[_Piece]:
         """Return the rows of this limit."""
         scope.not_negative("at_most", self.at_most)
+        if scope.problems:
+            return []
         return [scope.upper(scope.moves(self.previous), self.at_most)]
 
 
@@ -300,6 +315,9 @@ class _Scope:
         self.n, self.m, self.name = n, m, limit.name
         self.path = f"limits[{position}] ({limit.name})"
         self.problems: list[Violation] = []
+        if not isinstance(limit.name, str):
+            self.name = str(limit.name)
+            self.fail(Violation("name", "expected text", limit.name, kind=ViolationKind.TYPE))
         self.agents = self._members("agents", limit.agents, n)
         chosen = np.zeros(m, bool)
         chosen[self._members("models", limit.models, m)] = True
@@ -312,7 +330,10 @@ class _Scope:
     def _members(self, what: str, given: ArrayLike | None, count: int) -> NDArray[np.int64]:
         if given is None:
             return np.arange(count)
-        array = np.asarray(given)
+        try:
+            array = np.asarray(given)
+        except ValueError:
+            array = np.zeros((0, 0))
         if array.dtype == np.bool_ and array.shape == (count,):
             array = np.flatnonzero(array)
         elif array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
@@ -339,18 +360,21 @@ class _Scope:
         self, what: str, values: ArrayLike, *, signed: bool = False, everyone: bool = False
     ) -> NDArray[np.float64]:
         """Return values of the limit's agents, or of everyone, broadcastable to (agents, m)."""
+        array = real_array(f"{self.path}.{what}", values, self.problems)
+        if array is None:
+            return np.zeros((1, 1))
+        array = array.astype(np.float64, copy=False)
         try:
-            array = np.asarray(values, dtype=np.float64)
-            np.broadcast_shapes(array.shape, (self.n, self.m))
-        except (TypeError, ValueError):
+            fits = np.broadcast_shapes(array.shape, (self.n, self.m)) == (self.n, self.m)
+        except ValueError:
+            fits = False
+        if not fits:
+            rule = f"expected numbers that broadcast to ({self.n}, {self.m})"
+            self.fail(Violation(what, rule, shown=f"shape {array.shape}", kind=ViolationKind.TYPE))
+            return np.zeros((1, 1))
+        if (np.abs(array[np.isfinite(array)]) > LARGEST).any():
             self.fail(
-                Violation(
-                    what,
-                    f"expected numbers that broadcast to ({self.n}, {self.m})",
-                    values,
-                    shown=f"{values!r:.60}",
-                    kind=ViolationKind.TYPE,
-                )
+                Violation(what, f"expected at most {LARGEST:g} in size", shown=f"{np.abs(array).max():g}")
             )
             return np.zeros((1, 1))
         if array.ndim > 2 or not np.isfinite(array).all():
@@ -365,7 +389,7 @@ class _Scope:
 
     def not_negative(self, what: str, value: float) -> None:
         """Check a right-hand side."""
-        if not (np.isfinite(value) and value >= 0):
+        if not (is_number(value) and 0 <= value <= LARGEST):
             self.fail(Violation(what, "expected a finite number >= 0", value))
 
     def range(
@@ -375,14 +399,21 @@ class _Scope:
         if low is None and high is None:
             self.fail(Violation("at_most", "expected at_most or at_least", shown="neither"))
         for what, value in (("at_least", low), ("at_most", high)):
-            if value is not None and not (np.isfinite(value) and least <= value <= most):
+            if value is not None and not (
+                is_number(value) and abs(value) <= LARGEST and least <= value <= most
+            ):
                 self.fail(Violation(what, f"expected a finite number from {least:g} to {most:g}", value))
+        if self.problems:
+            return
         if low is not None and high is not None and low > high:
             self.fail(Violation("at_least", f"expected at most at_most ({high:g})", low, shown=f"{low:g}"))
 
     def moves(self, previous: ArrayLike) -> NDArray[np.float64]:
         """Return 1 where a pair differs from the previous assignment, of the limit's agents."""
-        before = np.asarray(previous)
+        try:
+            before = np.asarray(previous)
+        except ValueError:
+            before = np.zeros(0)
         if before.shape != (self.n,) or before.dtype.kind not in "iu" or (before >= self.m).any():
             self.fail(
                 Violation(
@@ -454,7 +485,7 @@ def compile_limits(
             )
             continue
         scope = _Scope(limit, position, n, m)
-        made = limit.pieces(scope)
+        made = [] if scope.problems else limit.pieces(scope)
         problems += scope.problems
         if scope.problems:
             continue

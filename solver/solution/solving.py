@@ -16,6 +16,7 @@ from solver.errors import SpecError, Violation
 from solver.problem.compile import compile_problem, pair_scorer
 from solver.problem.instance import Instance, build_instance
 from solver.problem.network import UnitFlow
+from solver.problem.numbers import whole_number
 from solver.solution.limit_use import conflict_sentences
 from solver.solution.plan import Plan
 from solver.solution.solution import Solution, Status
@@ -250,8 +251,12 @@ def solve_instance(
     flat: bool = True,
 ) -> Solution:
     """Solve checked arrays; ``flat`` says whether prices and loads come back as (m,) rather than (m, r)."""
-    if threads is not None and threads < 1:
-        raise SpecError(Violation("threads", "expected a whole number >= 1", threads))
+    threads = None if threads is None else whole_number("threads", threads, least=1)
+    seed = whole_number("seed", seed, least=0)
+    if not isinstance(engine, str):
+        raise SpecError(Violation("engine", "expected a name", engine, kind=ViolationKind.TYPE))
+    if warm_start is not None and not isinstance(warm_start, Solution):
+        raise SpecError(Violation("warm_start", "expected a Solution", warm_start, kind=ViolationKind.TYPE))
     hint = None
     if warm_start is not None:
         fits = warm_start.choice.shape == (instance.n,) and warm_start.choice.max() < instance.m

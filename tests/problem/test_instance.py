@@ -25,7 +25,7 @@ from solver.problem.instance import build_instance
         ),
         ({"scores": [["a", "b"]]}, r"scores: expected real numbers"),
         ({"scores": [[1.0], [2.0, 3.0]]}, r"scores: expected real numbers in a rectangular array"),
-        ({"scores": [[1.0, 2.0j]]}, r"scores: expected real numbers in a rectangular array"),
+        ({"scores": [[1.0, 2.0j]]}, r"scores: expected real numbers, got complex numbers"),
         ({"capacity": [1]}, r"capacity: expected shape \(2,\) or \(2, resources\), got shape \(1,\)"),
         ({"capacity": [1, -3]}, r"capacity\[1\]: expected between 0 and 2\*\*53, got -3"),
         ({"capacity": [1, np.nan]}, r"capacity\[1\]: expected between 0 and 2\*\*53, got nan"),

@@ -1,0 +1,79 @@
+"""Numbers as callers pass them: one way to read them, and one message for each way they can be wrong."""
+
+from __future__ import annotations
+
+import operator
+from numbers import Real
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from solver.errors import SpecError, Violation, ViolationKind
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["LARGEST", "is_number", "real_array", "whole_number"]
+
+LARGEST = 1e100
+"""Finite numbers beyond this are refused: sums and products of scores, penalties and prices must stay finite."""
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is one real number that float64 can hold; text and truth values are none."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
+        return False
+    try:
+        float(value)
+    except OverflowError:
+        return False
+    return True
+
+
+def whole_number(path: str, value: object, *, least: int) -> int:
+    """Return a value as an int.
+
+    Raises
+    ------
+    SpecError
+        When it is no whole number, or below ``least``.
+    """
+    try:
+        number = None if isinstance(value, (bool, np.bool_)) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = None
+    if number is None or number < least:
+        raise SpecError(Violation(path, f"expected a whole number >= {least}", value))
+    return number
+
+
+def real_array(path: str, values: ArrayLike, lines: list[Violation]) -> NDArray[Any] | None:
+    """Return values as a float array, float32 and float64 as they are, or note what is wrong and return None.
+
+    Masked entries, text, dates and numbers that float64 cannot hold are refused rather than read as something.
+    """
+    if isinstance(values, np.ma.MaskedArray) and np.ma.getmaskarray(values).any():
+        count = int(np.ma.getmaskarray(values).sum())
+        advice = "; forbid pairs by a score of -inf or by eligible"
+        lines.append(Violation(path, "expected no masked entries", count, hint=advice))
+        return None
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError, OverflowError):
+        rule = "expected real numbers in a rectangular array"
+        lines.append(Violation(path, rule, shown=type(values).__name__, kind=ViolationKind.TYPE))
+        return None
+    if array.dtype.kind == "O":
+        wrong = next(
+            (one for one in array.flat if not is_number(one) and not isinstance(one, (bool, np.bool_))), 0
+        )
+        if not isinstance(wrong, int) or wrong:
+            lines.append(Violation(path, "expected real numbers that fit 64 bits", wrong))
+            return None
+        return array.astype(np.float64)
+    if array.dtype.kind not in "fiub":
+        kind = {"c": "complex numbers", "U": "text", "S": "text", "M": "dates", "m": "durations"}
+        found = kind.get(array.dtype.kind, str(array.dtype))
+        lines.append(Violation(path, "expected real numbers", shown=found, kind=ViolationKind.TYPE))
+        return None
+    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
