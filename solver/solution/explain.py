@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from solver.clock import Deadline
 from solver.errors import SpecError, Violation, ViolationKind
 from solver.problem.capability import unmet_requirements
 from solver.problem.instance import UNASSIGNED
 from solver.problem.values import did_you_mean
+from solver.solution.solution import Status
+from solver.solution.solving import solve_instance
 
 if TYPE_CHECKING:
     from solver.solution.plan import Plan
+
+_SOLVED_AGAIN_PAIRS = 400  # agents · models up to which a threshold is found by solving again
+_SOLVED_AGAIN_MS = 500.0  # for each other model,
+_RIVALS = 8  # and at most so many of them
 
 __all__ = ["Candidate", "Explanation", "explain"]
 
@@ -120,8 +127,44 @@ def explain(plan: Plan, agent_id: str) -> Explanation:
         runner_up=runner_up,
         candidates=tuple(ranked),
         reason=str(plan.reasons[row]),
-        change=_change(own[-1] if own else None, runner_up, sign),
+        change=_coupled_change(plan, row, own[-1] if own else None, rivals)
+        or _change(own[-1] if own else None, runner_up, sign),
     )
+
+
+def _coupled_change(plan: Plan, row: int, chosen: Candidate | None, rivals: list[Candidate]) -> str | None:
+    """Return what would change the answer where demands or limits couple agents, None where prices say it exactly.
+
+    Multipliers are no exact prices there. The agent is put on each other model in turn and the rest is solved again:
+    what the total loses is what the other model would have to score more.
+    """
+    instance = plan.instance
+    if chosen is None or not rivals or instance.network is not None or instance.is_slots:
+        return None
+    if instance.n * instance.m > _SOLVED_AGAIN_PAIRS or plan.status is not Status.OPTIMAL:
+        best = instance.sign * (chosen.net - rivals[0].net)
+        about = f"about {max(best, 0.0):.3g}"
+        return f"{rivals[0].model_id} would win if it scored {about} more; the multipliers of limits are estimates"
+    columns = {model.id: j for j, model in enumerate(plan.problem.models)}
+    served = int((plan.solution.choice != UNASSIGNED).sum())
+    found: list[tuple[float, str]] = []
+    for rival in rivals[:_RIVALS]:
+        j = columns[rival.model_id]
+        score = np.array(instance.score, dtype=np.float64)
+        score[row, np.arange(instance.m) != j] = -np.inf
+        forced = replace(instance, score=score)
+        answer = solve_instance(forced, deadline=Deadline.after(_SOLVED_AGAIN_MS))
+        fewer = instance.serve_first and int((answer.choice != UNASSIGNED).sum()) < served
+        if answer.status is Status.OPTIMAL and answer.choice[row] == j and not fewer:
+            lost = abs(plan.solution.objective - answer.objective)
+            found.append((lost, rival.model_id))
+    if not found:
+        return "no score alone: on every other model the rest would not fit, or fewer would be served"
+    lost, model = min(found)
+    if lost == 0.0:
+        return f"nothing in score: {model} would do as well"
+    other = f"scored {lost:.6g} more, or cost" if instance.sign > 0 else "cost"
+    return f"{model} would win if it {other} {lost:.6g} less"
 
 
 def _candidates(plan: Plan, row: int) -> list[Candidate]:

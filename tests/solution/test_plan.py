@@ -131,3 +131,15 @@ def test_explain_an_unassigned_agent() -> None:
 
 def test_capacity_names_its_slots() -> None:
     assert Capacity(max_concurrent=3).batch_slots == 3
+
+
+def test_a_threshold_under_limits_is_found_by_solving_again() -> None:
+    one = solver.Capacity(max_concurrent=1)
+    problem = solver.Problem(
+        agents=[solver.Agent(id="a"), solver.Agent(id="b")],
+        models=[solver.Model(id="x", capacity=one), solver.Model(id="y", capacity=one)],
+        scores=[[9.0, 1.0], [8.0, 2.0]],
+        limits=[{"name": "both", "kind": "quota", "at_least_agents": 1}],
+    )
+    change = solver.explain(solver.solve(problem), "a").change
+    assert change == "y would win if it scored 2 more, or cost 2 less"
