@@ -486,7 +486,7 @@ def build_instance(
         except ValueError:
             allowed = np.zeros(0)
         if masked:
-            problems.append("eligible: expected no masked entries")
+            problems.append(Violation("eligible", "expected no masked entries"))
         elif allowed.shape != (n, m) or allowed.dtype != np.bool_:
             problems.append(
                 Violation(

@@ -12,7 +12,7 @@ from solver.clock import Deadline
 from solver.engines import portfolio
 from solver.engines.base import Claim
 from solver.engines.network_terms import claimed_flow
-from solver.errors import SpecError, Violation
+from solver.errors import SpecError, Violation, ViolationKind
 from solver.problem.compile import compile_problem, pair_scorer
 from solver.problem.instance import Instance, build_instance
 from solver.problem.network import UnitFlow

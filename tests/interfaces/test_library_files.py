@@ -27,8 +27,8 @@ def test_several_sets_with_and_without_their_optima(
     tmp_path: Path, optimum: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = f"2\n{FIRST}{optimum}{SECOND}{optimum}"
-    assert objective(tmp_path, capsys, text, "--set", "1") == -4
-    assert objective(tmp_path, capsys, text, "--set", "2") == -13
+    assert objective(tmp_path, capsys, text, "--set", "1") == 4
+    assert objective(tmp_path, capsys, text, "--set", "2") == 13
     assert objective(tmp_path, capsys, text, "--set", "2", "--sense", "maximize") == 17
     assert main(["solve", str(tmp_path / "g.txt")]) == 2
     assert "expected one problem set, got 2; --set 1 to --set 2 picks one" in capsys.readouterr().err
@@ -40,16 +40,16 @@ def test_a_single_set_with_its_number_or_its_optimum(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for text in (FIRST, f"1\n{FIRST}", f"{FIRST}4\n", f"1\n{FIRST}4\n"):
-        assert objective(tmp_path, capsys, text) == -4
+        assert objective(tmp_path, capsys, text) == 4
 
 
 def test_the_assignment_format_dense_and_sparse(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cost = [[7, 2, 9], [4, 3, 8], [5, 6, 1]]
     dense = "3\n" + "\n".join(" ".join(map(str, row)) for row in cost) + "\n"
-    assert objective(tmp_path, capsys, dense) == -(2 + 4 + 1)
+    assert objective(tmp_path, capsys, dense) == 2 + 4 + 1
     assert objective(tmp_path, capsys, dense, "--sense", "maximize") == 7 + 8 + 6
     pairs = "3\n" + "".join(f"{i + 1} {j + 1} {cost[i][j]}\n" for i in range(3) for j in range(3) if i != j)
-    assert objective(tmp_path, capsys, pairs) == -(2 + 8 + 5)
+    assert objective(tmp_path, capsys, pairs) == 2 + 8 + 5
 
 
 def test_a_fleet_as_a_table_is_the_fleet_in_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from solver.errors import SpecError
+from solver.errors import SpecError, Violation, ViolationKind
 from solver.interfaces.files.columns import ColumnKinds, Table
 from solver.problem.agent_columns import read_flag
 from solver.problem.spec import Capacity, Model
-from solver.problem.values import describe, did_you_mean
+from solver.problem.values import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -44,7 +44,7 @@ def fleet_rows(
     SpecError
         One line per column that is no field, and per cell that is no flag.
     """
-    lines: list[str] = []
+    lines: list[Violation] = []
     models: list[dict[str, Any]] = [{} for _ in range(table.rows)]
     for column, values in table.columns.items():
         place = _place(field_of.get(column, column))
@@ -52,7 +52,10 @@ def fleet_rows(
             continue
         if place is None:
             known = [*Model.model_fields, *Capacity.model_fields]
-            lines.append(f"models.{column}: unknown field{did_you_mean(column, known)}")
+            hint = did_you_mean(column, known)
+            lines.append(
+                Violation(f"models.{column}", "unknown field", kind=ViolationKind.UNKNOWN, hint=hint)
+            )
             continue
         plain = values.tolist() if hasattr(values, "tolist") else list(values)
         for row, value in enumerate(plain):
@@ -62,7 +65,7 @@ def fleet_rows(
                 try:
                     value = read_flag(value)
                 except ValueError as error:
-                    lines.append(f"models[{row}].{place[-1]}: {error}, got {describe(value)}")
+                    lines.append(Violation(f"models[{row}].{place[-1]}", str(error), value))
                     continue
             target = models[row]
             for step in place[:-1]:
