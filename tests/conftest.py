@@ -2,5 +2,6 @@
 
 from hypothesis import settings
 
-settings.register_profile("without-deadline", deadline=None)  # wall time of one example says nothing on a busy machine
+# The wall time of one example says nothing on a busy machine.
+settings.register_profile("without-deadline", deadline=None)
 settings.load_profile("without-deadline")
