@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 MEMORY_COUNT = int(os.environ.get("SOLVER_SCHEDULES_MEMORY", "1600"))
 REDIS_COUNT = int(os.environ.get("SOLVER_SCHEDULES_REDIS", "400"))
+FOUND = (104704, 105589, 201713, 203916)
+"""Seeds that went wrong once: a late joining brought back work from outside; a waiting lease ran before every
+replica had told what runs; a lease was charged again when it was told by a holder whose clock is slower."""
 
 
 def test_no_schedule_over_one_process_goes_wrong() -> None:
@@ -29,7 +32,7 @@ def test_no_schedule_over_one_process_goes_wrong() -> None:
 def test_no_schedule_over_redis_goes_wrong(tmp_path: Path) -> None:
     with running(tmp_path) as server:
         schedules = RedisSchedules(server.port)
-        verdicts = [schedules.run(seed) for seed in range(REDIS_COUNT)]
+        verdicts = [schedules.run(seed) for seed in (*FOUND, *range(REDIS_COUNT))]
     assert [verdict for verdict in verdicts if verdict.wrong] == []
     assert sum(verdict.grants for verdict in verdicts) > 8 * REDIS_COUNT
     assert any(verdict.lost_memory for verdict in verdicts)

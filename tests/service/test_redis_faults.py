@@ -240,7 +240,7 @@ def test_any_lost_key_is_made_up_for(own_server: RedisServer, connect: Callable[
     """Each key in turn disappears: nothing raises, nothing leaks, and no slot is granted twice."""
     with client_of(own_server) as client:
         kinds = set()
-        for turn in range(12):
+        for turn in range(16):
             clock = ManualClock(1000.0)
             tracker = connect(own_server.url, namespace=f"lost-{turn}", clock=clock)
             tracker.set_capacity("m", Capacity(max_concurrent=2, max_queue=1), tokens_per_minute=100)

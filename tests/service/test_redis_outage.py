@@ -140,6 +140,62 @@ def test_recovery_waits_no_longer_than_the_longest_lease(
     assert take(store, "x") == {"running": 1}
 
 
+def test_nobody_leaves_the_queue_before_every_replica_has_told(
+    own_server: RedisServer, make: Callable[..., RedisStore], clock: ManualClock
+) -> None:
+    first, second = (make(own_server, replicas=2, max_ttl_s=60.0) for _ in range(2))
+    for store in (first, second):
+        store.configure("a", Limits(max_concurrent=1, max_queue=1))
+    take(first, "f")
+    assert second.acquire(Ask(model="a", lease_id="s", queue=True, ttl_s=60)) is LeaseState.QUEUED
+    own_server.stop()
+    own_server.start()
+    assert second.renew("s", 60.0) is LeaseState.QUEUED
+    assert drop(first, "f") is ReleaseOutcome.RELEASED
+    assert second.lease_state("s") is LeaseState.RUNNING
+    assert take(first, "f", ttl_s=10.0) == {"concurrency": 1}
+    drop(second, "s")
+    take(first, "f", ttl_s=10.0)
+    assert second.acquire(Ask(model="a", lease_id="t", queue=True, ttl_s=60)) is LeaseState.QUEUED
+    own_server.stop()
+    own_server.start()
+    clock.advance(10.0)
+    assert second.renew("t", 60.0) is LeaseState.QUEUED
+    clock.advance(59.0)
+    assert second.renew("t", 60.0) is LeaseState.QUEUED
+    clock.advance(1.0)  # no lease that was forgotten can still run, though the first replica never came
+    assert second.lease_state("t") is LeaseState.RUNNING
+
+
+def test_work_from_outside_that_a_measurement_contains_is_not_told_again(
+    own_server: RedisServer, make: Callable[..., RedisStore]
+) -> None:
+    first, second = (make(own_server, replicas=2) for _ in range(2))
+    for store in (first, second):
+        store.configure("a", Limits(max_concurrent=9))
+    first.adjust("a", active=2, queue=0)
+    second.observe("a", active=3, queue=0)
+    with contextlib.closing(redis.Redis(port=own_server.port)) as client:
+        client.hset("solver:{default}:meta", "run_id", "another")  # a fail-over: the memory is kept
+        client.script_flush()
+    assert first.row("a").active == 3
+    assert second.row("a").active == 3
+
+
+def test_a_worker_started_anew_tells_what_it_added_before(
+    own_server: RedisServer, make: Callable[..., RedisStore]
+) -> None:
+    before = make(own_server, name="worker")
+    before.configure("a", Limits(max_concurrent=9))
+    before.adjust("a", active=2, queue=0)
+    before.close()
+    after = make(own_server, name="worker")
+    after.configure("a", Limits(max_concurrent=9))
+    own_server.stop()
+    own_server.start()
+    assert after.row("a").active == 2
+
+
 def test_spent_money_is_remembered_across_a_restart(
     own_server: RedisServer, make: Callable[..., RedisStore]
 ) -> None:

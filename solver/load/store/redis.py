@@ -126,10 +126,10 @@ class RedisStore:
             store = this()
             return {} if store is None else store._order()  # noqa: SLF001 # of this class
 
-        def joined() -> None:
+        def joined(outside: list[list[str]]) -> None:
             store = this()
             if store is not None:
-                store._joined()  # noqa: SLF001 # of this class
+                store._joined(outside)  # noqa: SLF001 # of this class
 
         self._link = RedisLink(
             server,
@@ -595,10 +595,12 @@ class RedisStore:
     def _order(self) -> dict[str, Any]:
         return {**self._memory.order(), "replicas": self._replicas, "max_ttl_s": self._max_ttl_s}
 
-    def _joined(self) -> None:
+    def _joined(self, outside: list[list[str]]) -> None:
         """Send what could not be sent, and leave local operation."""
         self._local = None
         memory = self._memory
+        for model, active, queued, changes in outside:
+            memory.note_outside(model, int(active), int(queued), int(changes))
         for held in list(memory.held.values()):
             held.here = False
         for model in list(memory.unsent_limits):
@@ -626,12 +628,12 @@ class RedisStore:
         """Send an operation whose answer says what it has changed of the work from outside."""
         reply = self._link.call(operation, *arguments)
         if operation in ("adjust", "observe"):
-            self._memory.note_outside(str(arguments[0]), int(reply[1]), int(reply[2]))
+            self._memory.note_outside(str(arguments[0]), int(reply[1]), int(reply[2]), int(reply[3]))
         if operation == "resume":
             self._memory.note_lifted(str(arguments[0]), reply[1], self._link.server_now_s)
         if operation == "observe":
             until_s = self._link.clock.now() + float(arguments[3]) if arguments[3] else math.inf
-            self._memory.observed[str(arguments[0])] = (int(reply[3]), int(reply[4]), until_s)
+            self._memory.observed[str(arguments[0])] = (int(reply[4]), int(reply[5]), until_s)
 
 
 def _unavailable(ask: Ask) -> Refusal:

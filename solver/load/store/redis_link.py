@@ -147,7 +147,8 @@ class RedisLink:
     order : callable
         Returns what this replica knows and holds, told to the server on joining.
     joined : callable
-        Called, under ``lock``, after joining.
+        Called, under ``lock``, after joining, with what this replica has added to the work from outside:
+        [model, active, queued, changes] of each.
     """
 
     def __init__(
@@ -163,7 +164,7 @@ class RedisLink:
         retry_s: float,
         clock: Clock | None,
         order: Callable[[], dict[str, Any]],
-        joined: Callable[[], None],
+        joined: Callable[[list[list[str]]], None],
     ) -> None:
         self._client = _client(server, timeout_s)
         self.prefix = f"solver:{{{namespace}}}:"
@@ -328,7 +329,7 @@ class RedisLink:
             self.last_answer_s = self.clock.now()
             self._telling = True
             try:
-                self._on_joined()
+                self._on_joined(reply[2])
             finally:
                 self._telling = False
 

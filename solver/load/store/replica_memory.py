@@ -62,8 +62,8 @@ class ReplicaMemory:
         self.limits: dict[str, Limits] = {}
         self.unsent_limits: set[str] = set()
         self.stops: dict[str, tuple[Stop, ...]] = {}
-        self.outside: dict[str, tuple[int, int]] = {}
-        """Per model, what this replica has added to active and queued work."""
+        self.outside: dict[str, tuple[int, int, int]] = {}
+        """Per model, what this replica has added to active and queued work, and how often that has changed."""
         self.observed: dict[str, tuple[int, int, float]] = {}
         """Per model, what this replica measured last beyond the leases, and until when that counts."""
         self._lifted: dict[tuple[str, str], float] = {}
@@ -101,9 +101,10 @@ class ReplicaMemory:
         """Remember what the server says was used of a model."""
         self._used[model] = ((int(used[0]), int(used[1]), int(used[2]), int(used[3])), self._clock.now())
 
-    def note_outside(self, model: str, active: int, queued: int) -> None:
-        """Remember what this replica has added to the work from outside, all in all."""
-        self.outside[model] = (active, queued)
+    def note_outside(self, model: str, active: int, queued: int, changes: int) -> None:
+        """Remember what this replica has added to the work from outside, all in all, unless newer is known."""
+        if changes > self.outside.get(model, (0, 0, 0))[2]:
+            self.outside[model] = (active, queued, changes)
 
     def note_lifted(self, model: str, keys: list[str], at_s: float) -> None:
         """Remember that stops, named ``owner:name``, were lifted at the server's time."""
@@ -179,10 +180,10 @@ class ReplicaMemory:
         }
 
     def _outside(self, now: float) -> list[list[Any]]:
-        """Return [model, added active, queued, measured active, queued, seconds to live or -1] of each."""
+        """Return [model, added active, queued, changes, measured active, queued, seconds or -1] of each."""
         rows = []
         for model in self.outside.keys() | self.observed.keys():
-            added = self.outside.get(model, (0, 0))
+            added = self.outside.get(model, (0, 0, 0))
             active, queued, until_s = self.observed.get(model, (0, 0, math.inf))
             if until_s <= now:
                 active, queued, until_s = 0, 0, math.inf
@@ -222,7 +223,7 @@ class ReplicaMemory:
                 )
         for model, limits in self.limits.items():
             local.configure(model, share_of(limits, replicas))
-            active, queued = self.outside.get(model, (0, 0))
+            active, queued, _ = self.outside.get(model, (0, 0, 0))
             local.adjust(model, active=active, queue=queued)
             for stop in self.stops.get(model, ()):
                 for_s = None if math.isinf(stop.until_s) else max(1e-9, stop.until_s - stop.since_s)

@@ -20,7 +20,7 @@
 --       lifted (hash: stop -> second, while recovering), members (zset), models (zset: by order of arrival), forgotten (zset),
 --       expiry (zset: lease -> second), timers (zset: what ends by itself -> second),
 --       trash (zset: key to be deleted -> second), m:<model> (hash), s:<model> (hash: stop -> JSON),
---       o:<model> (hash: replica -> active and queued work that it has added from outside),
+--       o:<model> (hash: replica -> active and queued work that it has added from outside, and how often),
 --       w:<model>:<meter> (hash: step -> amount), q:<model> (zset: waiting leases),
 --       l:<lease> (hash), op:<operation id> (string: its answer)
 

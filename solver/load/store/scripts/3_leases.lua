@@ -5,7 +5,9 @@ local damaged = false -- a part was found missing: counts are made anew from wha
 local function up_to(share, slots) return share >= 1 and slots or math.floor(share * slots + 1e-9) end
 
 -- First come first served; a lease that does not fit holds back those that may fill no more than it may.
+-- While leases may be missing that others have not told yet, nothing is known to be free.
 local function promote(model)
+  if recovering then return end
   local key = model_key(model)
   local state = call('HMGET', key, 'max_concurrent', 'active', 'waiting', 'held')
   local waiting = num(state[3], 0)
@@ -31,6 +33,10 @@ local function promote(model)
     end
   end
   if promoted > 0 then call('HSET', key, 'active', int(active), 'waiting', int(waiting - promoted)) end
+end
+
+local function promote_all()
+  for _, model in ipairs(call('ZRANGE', MODELS, 0, -1)) do promote(model) end
 end
 
 local function unlist(id)

@@ -43,15 +43,17 @@ local function set_outside(model, added_a, added_q, seen_a, seen_q)
        'added_a', int(added_a), 'added_q', int(added_q), 'seen_a', int(seen_a), 'seen_q', int(seen_q))
 end
 
--- What the calling replica has added, so that it can be told again.
-local function own_part(model)
-  local own = call('HGET', outside_key(model), replica)
-  local active, queued = string.match(own or '', '^(%-?%d+) (%-?%d+)$')
-  return num(active, 0), num(queued, 0)
+-- What the calling replica has added, so that it can be told again, and how often that has changed: of what
+-- is told and what is kept here, the one with more changes is newer.
+local function read_part(text)
+  local active, queued, changes = string.match(text or '', '^(%-?%d+) (%-?%d+) ?(%d*)$')
+  return num(active, 0), num(queued, 0), num(changes, 0)
 end
 
-local function set_own_part(model, active, queued)
-  call('HSET', outside_key(model), replica, int(active) .. ' ' .. int(queued))
+local function own_part(model) return read_part(call('HGET', outside_key(model), replica)) end
+
+local function set_own_part(model, active, queued, changes)
+  call('HSET', outside_key(model), replica, int(active) .. ' ' .. int(queued) .. ' ' .. int(changes))
 end
 
 -- With a floor at zero. Until every replica has told, a sum may be below it: that is left to the others.
@@ -60,26 +62,32 @@ local function add(before, change, seen) return math.max(before + change, math.m
 local function adjust(model, active, queued)
   local added_a, added_q, seen_a, seen_q = outside_of(model)
   local new_a, new_q = add(added_a, active, seen_a), add(added_q, queued, seen_q)
-  local own_a, own_q = own_part(model)
-  own_a, own_q = own_a + new_a - added_a, own_q + new_q - added_q
-  set_own_part(model, own_a, own_q)
+  local own_a, own_q, changes = own_part(model)
+  own_a, own_q, changes = own_a + new_a - added_a, own_q + new_q - added_q, changes + 1
+  set_own_part(model, own_a, own_q, changes)
   set_outside(model, new_a, new_q, seen_a, seen_q)
   touch(model)
   promote(model)
-  return {'ok', int(own_a), int(own_q)}
+  return {'ok', int(own_a), int(own_q), int(changes)}
 end
 
 local function observe(model, active, queued, ttl)
   local state = call('HMGET', model_key(model), 'active', 'out_active', 'waiting')
   local seen_a = math.max(0, active - (num(state[1], 0) - num(state[2], 0)))
   local seen_q = math.max(0, queued - num(state[3], 0))
-  call('DEL', outside_key(model))
+  set_own_part(model, own_part(model))
+  local parts, own_changes = call('HGETALL', outside_key(model)), 0
+  for k = 1, #parts, 2 do -- what anybody has added before is part of the totals, and not told again
+    local _, _, changes = read_part(parts[k + 1])
+    call('HSET', outside_key(model), parts[k], '0 0 ' .. int(changes + 1))
+    if parts[k] == replica then own_changes = changes + 1 end
+  end
   set_outside(model, 0, 0, seen_a, seen_q)
   if ttl then expect(TIMERS, exact(now + ttl), cjson.encode({'o', model}))
   else call('ZREM', TIMERS, cjson.encode({'o', model})) end
   touch(model)
   promote(model)
-  return {'ok', '0', '0', int(seen_a), int(seen_q)}
+  return {'ok', '0', '0', int(own_changes), int(seen_a), int(seen_q)}
 end
 
 local HOLDS_QUEUE = {cooldown = true, breaker = true}
@@ -128,7 +136,9 @@ local function run_timers()
   for _, text in ipairs(due) do
     local entry = cjson.decode(text)
     call('ZREM', TIMERS, text)
-    if call('EXISTS', model_key(entry[2])) == 1 then
+    if entry[1] == 'r' and recovering then expect(TIMERS, exact(num(meta[5], 0) + lag), text)
+    elseif entry[1] == 'r' then promote_all()
+    elseif call('EXISTS', model_key(entry[2])) == 1 then
       if entry[1] == 'o' then
         local added_a, added_q = outside_of(entry[2])
         set_outside(entry[2], added_a, added_q, 0, 0)

@@ -7,8 +7,14 @@ local function told(order, epoch)
     if (order.epoch ~= epoch or lease.here) and live_state(lease.id) == 'gone'
        and call('EXISTS', model_key(lease.model)) == 1 then
       local period = num(call('HGET', model_key(lease.model), 'period'), 0)
-      insert(lease.id, lease.model, lease.state, lease.slots, lease.ttl_s,
-             {[0] = lease.amounts[1], lease.amounts[2], lease.amounts[3]}, period, replica, lease.fill)
+      local amounts = {[0] = lease.amounts[1], lease.amounts[2], lease.amounts[3]}
+      local charged = call('HMGET', lease_key(lease.id), 'a0', 'a1', 'a2', 's0', 's1', 's2')
+      if charged[1] then amounts = {[0] = 0, 0, 0} end -- it ended before its holder, whose clock is slower, thinks
+      insert(lease.id, lease.model, lease.state, lease.slots, lease.ttl_s, amounts, period, replica, lease.fill)
+      if charged[1] then
+        call('HSET', lease_key(lease.id), 'a0', charged[1], 'a1', charged[2] or 0, 'a2', charged[3] or 0,
+             's0', charged[4] or 0, 's1', charged[5] or 0, 's2', charged[6] or 0)
+      end
     end
   end
   if not recovering then return end
@@ -44,18 +50,29 @@ local function tell_settings(order)
       stop(entry[1], entry[2], entry[3], entry[4], entry[5], entry[6], true)
     end
   end
-  for _, entry in ipairs(order.outside) do -- {model, added active, added queued, seen active, seen queued, ttl}
+  for _, entry in ipairs(order.outside) do -- {model, added active, queued, changes, seen active, queued, ttl}
     local model = entry[1]
     if call('EXISTS', model_key(model)) == 1 then
       local added_a, added_q, seen_a, seen_q = outside_of(model)
-      if call('HEXISTS', outside_key(model), replica) == 0 then -- else the server knows better
-        set_own_part(model, entry[2], entry[3])
-        added_a, added_q = added_a + entry[2], added_q + entry[3]
+      local own_a, own_q, changes = own_part(model)
+      if entry[4] > changes then -- else the server knows better
+        set_own_part(model, entry[2], entry[3], entry[4])
+        added_a, added_q = added_a + entry[2] - own_a, added_q + entry[3] - own_q
       end
-      set_outside(model, added_a, added_q, math.max(seen_a, entry[4]), math.max(seen_q, entry[5]))
-      if entry[6] >= 0 then expect(TIMERS, exact(now + entry[6]), cjson.encode({'o', model})) end
+      set_outside(model, added_a, added_q, math.max(seen_a, entry[5]), math.max(seen_q, entry[6]))
+      if entry[7] >= 0 then expect(TIMERS, exact(now + entry[7]), cjson.encode({'o', model})) end
     end
   end
+end
+
+-- What the replica has added so far, also before it was started anew: {model, active, queued, changes} of each.
+local function parts_of_caller()
+  local parts = {}
+  for _, model in ipairs(call('ZRANGE', MODELS, 0, -1)) do
+    local active, queued, changes = own_part(model)
+    if changes > 0 then parts[#parts + 1] = {model, int(active), int(queued), int(changes)} end
+  end
+  return parts
 end
 
 -- A server that has forgotten the time may have begun another: no lease lives longer than any may.
@@ -87,6 +104,7 @@ local function join(order)
          'version', int(version + 1), 'recovering_until', meta[5], 'max_gap', exact(order.max_ttl_s),
          'models', call('ZCARD', MODELS))
     call('HSET', META, 'due', exact(now))
+    expect(TIMERS, exact(alive + order.max_ttl_s + lag), cjson.encode({'r'}))
     call('DEL', JOINED, prefix .. 'lifted')
     if not meta[2] then limit_leases(order.max_ttl_s) end
     recount()
@@ -110,7 +128,12 @@ local function join(order)
   if call('SCARD', JOINED) >= order.replicas then
     call('HSET', META, 'recovering_until', 0)
     call('DEL', prefix .. 'lifted')
+    if recovering then
+      recovering = false
+      call('ZREM', TIMERS, cjson.encode({'r'}))
+      promote_all()
+    end
   end
   call('ZREMRANGEBYSCORE', MEMBERS, '-inf', exact(now - math.max(absent_s, 3600)))
-  return {'joined', epoch}
+  return {'joined', epoch, parts_of_caller()}
 end
