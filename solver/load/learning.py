@@ -7,6 +7,7 @@ import weakref
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from solver.errors import SpecError, Violation
 from solver.load.control.learned.learner import LearnedCapacity, LearnedState
 from solver.load.control.learned.parameters import LearnParameters
 from solver.load.lease import Demand, Lease, LeaseState
@@ -51,7 +52,23 @@ class LearnedFleet:
         return bool(self._learned)
 
     def configure(self, model: str, capacity: Capacity) -> int:
-        """Take note of a capacity and return the limit to enforce; what was learned before stays learned."""
+        """Take note of a capacity and return the limit to enforce; what was learned before stays learned.
+
+        Raises
+        ------
+        SpecError
+            If it is to be learned and other processes share the store: each would learn from its own part of
+            the traffic and enforce the result on all of them.
+        """
+        if capacity.learn and self._store.remote:
+            raise SpecError(
+                Violation(
+                    "capacity.max_concurrent",
+                    "expected a number of slots with a shared store: each process would learn from the "
+                    "requests that it sees alone; 'learn' takes a store of one process",
+                    "learn",
+                )
+            )
         with self._lock:
             if not capacity.learn:
                 self._learned.pop(model, None)

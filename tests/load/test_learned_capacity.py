@@ -33,6 +33,8 @@ from solver.load.refusal import Refusal, RefusalReason
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tests.redis_server import RedisServer
+
 
 def best_of(name: str, limits: tuple[int, ...]) -> tuple[Any, list[Any]]:
     scenario = next(scenario for scenario in SCENARIOS if scenario.name == name)
@@ -222,3 +224,13 @@ def test_tokens_in_flight_are_refused_with_their_reason() -> None:
 def test_the_mix_of_the_benchmark_is_what_it_says() -> None:
     mean = sum(prompt for prompt, _ in CHAT) / len(CHAT)
     assert 900 <= mean <= 1300
+
+
+def test_a_shared_store_refuses_to_learn(redis_server: RedisServer) -> None:
+    from solver.load.store.redis import RedisStore
+
+    store = RedisStore(redis_server.url, replicas=1, namespace="learn")
+    tracker = solver.LoadTracker(store)
+    with pytest.raises(SpecError, match=r"capacity\.max_concurrent: expected a number .* shared store"):
+        tracker.set_capacity("m", solver.Capacity(max_concurrent="learn", low=1, high=9))
+    store.close()

@@ -38,6 +38,20 @@ def test_a_batch_keeps_shares_and_room_elsewhere_is_not_wasted() -> None:
     assert alone[0].model_id == "B"
 
 
+def test_previews_leave_the_account_of_the_canary_alone() -> None:
+    models = (model("A", 99), model("B", 50))
+    balancer = solver.LoadBalancer(solver.LoadTracker(), shares={"B": 0.1})
+    agents = [solver.Agent(id=str(i), task_type="coding") for i in range(10)]
+    canary = 0
+    for agent in agents * 10:
+        balancer.select(agents, models)
+        [served] = balancer.assign_and_reserve([agent], models)
+        assert served.lease is not None
+        canary += served.model_id == "B"
+        served.lease.release()
+    assert canary == 10
+
+
 def test_bad_share() -> None:
     with pytest.raises(SpecError, match="shares"):
         solver.LoadBalancer(solver.LoadTracker(), shares={"B": 1.5})

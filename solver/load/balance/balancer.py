@@ -184,7 +184,8 @@ class LoadBalancer:
         snapshot = self._tracker.snapshot()
         if not len(agents):
             return Decision(assignments=[], models_filtered=(), avg_utilization=_mean(snapshot, pool))
-        work = self._work(agents, pool, snapshot, _checked_scores(scores, len(agents), len(pool)))
+        quality = _checked_scores(scores, len(agents), len(pool))
+        work = self._work(agents, pool, snapshot, quality, preview=True)
         placement = ROUTINGS[self._routing](work, self._strategy, self._chance(), deadline_ms)
         assignments = [
             Assignment(agent.id, None if j == UNASSIGNED else pool.ids[j], score, reason)
@@ -419,7 +420,7 @@ class LoadBalancer:
         self._forget([lease for _, lease in waiting], keep=[lease for _, lease in live])
         if not live or pool is None or model not in pool.ids:
             return []
-        work = self._work([agent for agent, _ in live], pool, self._tracker.snapshot(), None)
+        work = self._work([agent for agent, _ in live], pool, self._tracker.snapshot(), None, preview=True)
         work.room[pool.ids.index(model)] = 0
         work = replace(work, usable=work.eligible & (work.room > 0))
         placement = ROUTINGS[self._routing](work, self._strategy, self._chance(), None)
@@ -487,6 +488,8 @@ class LoadBalancer:
         pool: ModelPool,
         snapshot: LoadSnapshot,
         given: NDArray[np.float64] | None,
+        *,
+        preview: bool = False,
     ) -> Work:
         quality, eligible = pool.scores(agents)
         if given is not None:
@@ -506,7 +509,7 @@ class LoadBalancer:
         slots, divisor = pool.slots(snapshot)
         room = self._room(agents, pool, snapshot, where)
         if self._shares:
-            eligible = self._shared(eligible, room, pool)
+            eligible = self._shared(eligible, room, pool, preview)
         rank = None
         if not single:
             priority = [agent.priority for agent in agents]
@@ -532,19 +535,23 @@ class LoadBalancer:
         )
 
     def _shared(
-        self, eligible: NDArray[np.bool_], room: NDArray[np.int64], pool: ModelPool
+        self, eligible: NDArray[np.bool_], room: NDArray[np.int64], pool: ModelPool, preview: bool
     ) -> NDArray[np.bool_]:
-        """Return eligibility with models that have a share offered exactly to their share of the agents."""
+        """Return eligibility with models that have a share offered exactly to their share of the agents.
+
+        A preview sees who would come next, and leaves the account of requests as it is.
+        """
         eligible = eligible.copy()
         columns = [(pool.ids.index(name), name) for name in self._shares if name in pool.ids]
         with self._lock:
+            due = self._due.copy() if preview else self._due
             for row in eligible:
                 could = [(j, name) for j, name in columns if row[j] and room[j] > 0]
                 for _, name in could:
-                    self._due[name] += self._shares[name]
-                chosen = next((pair for pair in could if self._due[pair[1]] >= 1.0 - 1e-9), None)
+                    due[name] += self._shares[name]
+                chosen = next((pair for pair in could if due[pair[1]] >= 1.0 - 1e-9), None)
                 if chosen is not None:
-                    self._due[chosen[1]] -= 1.0
+                    due[chosen[1]] -= 1.0
                     row[:] = False
                     row[chosen[0]] = True
                     continue
