@@ -7,11 +7,14 @@ KERNELS := hatch_build.py $(wildcard solver/engines/kernels/*.c)
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: demo test test-pure sanitize check docs litellm litellm-matrix bench bench-smoke clean
+.PHONY: demo serve test test-pure sanitize check docs litellm litellm-matrix bench bench-smoke clean
 
 demo: $(VENV)/.installed  ## install, solve a bundled instance, print the report, write the files
 	mkdir -p demo-output
 	$(BIN)/solver solve data/demo.yaml --output demo-output
+
+serve: $(VENV)/.serving  ## the HTTP service with an invented load: http://127.0.0.1:8080/
+	$(BIN)/solver serve --demo
 
 test: $(VENV)/.developing  ## the whole test suite, documentation examples included
 	$(BIN)/python -m pytest
@@ -71,6 +74,10 @@ $(VENV)/.installed: $(BIN)/python pyproject.toml $(KERNELS)
 	$(BIN)/python -m pip install --quiet --editable ".[parquet]"
 	touch $@
 
+$(VENV)/.serving: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable ".[parquet,service]"
+	touch $@
+
 $(VENV)/.developing: $(BIN)/python pyproject.toml $(KERNELS)
-	$(BIN)/python -m pip install --quiet --editable ".[parquet,redis,report]" --group dev
+	$(BIN)/python -m pip install --quiet --editable ".[parquet,redis,report,service]" --group dev
 	touch $@ $(VENV)/.installed

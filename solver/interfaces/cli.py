@@ -1,4 +1,4 @@
-"""The command line: ``solver solve | verify | explain | generate | bench``.
+"""The command line: ``solver solve | verify | explain | generate | bench | serve | token``.
 
 Exit codes: 0 solved, 1 unexpected, 2 bad input, 3 infeasible, 4 deadline with no full assignment, 130 and 143
 interrupted, 141 nobody reads the output any more.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
-from pathlib import Path  # noqa: TC003 - typer reads it at run time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -334,6 +334,76 @@ def bench(
         _out.print(gap_table(results))
         return
     _out.print(ladder_report(largest=largest, repeat=repeat, seed=seed, on_row=_err.print))
+
+
+@app.command()
+def serve(
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; beyond this machine only with --tokens.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8080,
+    fleet: Annotated[
+        Path | None, typer.Option(help="The models, as YAML or JSON; read again when the file changes.")
+    ] = None,
+    tokens: Annotated[Path | None, typer.Option(help="Bearer tokens, as made by `solver token`.")] = None,
+    redis: Annotated[
+        str | None, typer.Option(metavar="URL", help="Share live load through a Redis server.")
+    ] = None,
+    replica: Annotated[str | None, typer.Option(help="With --redis: a name that outlives restarts.")] = None,
+    replicas: Annotated[int, typer.Option(min=1, help="With --redis: services that share the load.")] = 1,
+    demo: Annotated[bool, typer.Option("--demo", help="Invent a load, and without --fleet a fleet.")] = False,
+    solver_processes: Annotated[int, typer.Option(min=1, help="Processes that solve whole batches.")] = 1,
+    drain_s: Annotated[float, typer.Option(min=0, help="Most seconds to wait for leases at the end.")] = 5.0,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "warning",
+    log_json: Annotated[bool, typer.Option("--log-json", help="Log one JSON object a line.")] = False,
+) -> None:
+    """Serve decisions, batches and a live page over HTTP.
+
+    [bold]Examples[/bold]
+
+      solver serve --demo
+
+      solver serve --port 8080 --fleet fleet.yaml --tokens tokens.yaml --host 0.0.0.0
+
+      solver serve --fleet fleet.yaml --redis redis://localhost:6379/0 --replica a --replicas 2
+    """
+    from solver.interfaces.http.serve import serve as run
+
+    if log_level not in ("debug", "info", "warning", "error"):
+        raise SpecError(f"log_level: expected debug, info, warning or error, got {log_level!r}")
+    _exit(
+        run(
+            host=host,
+            port=port,
+            fleet=fleet,
+            tokens=tokens,
+            redis=redis,
+            replica=replica,
+            replicas=replicas,
+            demo=demo,
+            solver_processes=solver_processes,
+            drain_s=drain_s,
+            log_level=log_level,
+            log_json=log_json,
+        )
+    )
+
+
+@app.command()
+def token(
+    name: Annotated[str, typer.Argument(help="Whose token: shown in logs and in the audit trail.")],
+    role: Annotated[str, typer.Option(help="read, route or operate.")] = "route",
+    tokens: Annotated[Path, typer.Option(help="File that holds the hashes.")] = Path("tokens.yaml"),
+) -> None:
+    """Make a bearer token for `solver serve`, print it once, and keep its hash.
+
+    [bold]Example[/bold]
+
+      solver token gateway --role route --tokens tokens.yaml
+    """
+    from solver.interfaces.http.access import add_token
+
+    sys.stdout.write(add_token(tokens, name, role) + "\n")
 
 
 def _milliseconds(text: str) -> list[float]:

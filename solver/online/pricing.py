@@ -49,6 +49,10 @@ class Pricing(Protocol):
         """
         ...
 
+    def slot_price(self, load: LiveLoad) -> NDArray[np.float64]:
+        """Return what one more slot of each model is worth now, in score, (m,); 0 before the first prices."""
+        ...
+
     def nobody(self, row: AgentRow) -> float:
         """Return the value of serving nobody."""
         ...
@@ -131,6 +135,10 @@ class HorizonPricing:
         if more:
             net[self.left - more < 1.0] = -np.inf
         return net
+
+    def slot_price(self, load: LiveLoad) -> NDArray[np.float64]:
+        """Return the price of a slot of the horizon, (m,)."""
+        return np.asarray(self._prices.slot, np.float64)
 
     def nobody(self, row: AgentRow) -> float:
         """Return the value of serving nobody."""
@@ -330,6 +338,22 @@ class SteadyPricing:
             size = np.abs(np.where(np.isfinite(scores), scores, 0.0))
             scores = scores - _GREEDY_LOAD_WEIGHT * size * np.minimum(taken / limit, 1.0)
         return np.where(taken >= load.limit, -np.inf, scores)
+
+    def slot_price(self, load: LiveLoad) -> NDArray[np.float64]:
+        """Return the price of a slot for the time of a typical request, (m,); of a full model, of its last slot."""
+        if self._prices is None:
+            return np.zeros(len(self._service))
+        if load.limit is not self._limit:
+            self._next = self._count
+            self._table_of(load)
+        taken = np.minimum(load.taken(), np.maximum(load.limit - 1, 0))
+        if self._pooled:
+            taken = np.bincount(self._prices.pool, taken, len(self._base)).astype(np.int64)
+        price = self._flat.take(np.minimum(taken, self._last) + self._base)
+        if self._pooled:
+            price = price[self._prices.pool]
+        price = price * self._service
+        return np.where(np.isfinite(price), price, 0.0)
 
     def nobody(self, row: AgentRow) -> float:
         """Return the value of serving nobody."""

@@ -611,6 +611,13 @@ class OptimalRouter:
             spent_usd=0.0 if self._spending is None else self._spending.spent_usd,
         )
 
+    def prices(self) -> dict[str, float]:
+        """Return what one more slot of each model is worth now, in score; 0 before the first prices."""
+        with self._lock:
+            self._load.look()
+            price = self._pricing.slot_price(self._load)
+        return dict(zip(self._ids, price.tolist(), strict=True))
+
     def close(self) -> None:
         """Stop the background thread. Routing goes on with the last prices."""
         if self._background is not None:

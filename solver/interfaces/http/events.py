@@ -1,0 +1,86 @@
+"""Server-sent events: one hub, bounded queues, and nobody waits for a slow reader."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from solver.interfaces.http.problem_details import RequestRefused, retry_after
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+__all__ = ["EventHub"]
+
+_WAITING = 32  # events a reader may be behind by
+_HEARTBEAT_S = 15.0
+
+
+class EventHub:
+    """Passes events on to every open stream. To be used in the event loop only.
+
+    Parameters
+    ----------
+    most : int
+        Streams that may be open at one time.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._queues: set[asyncio.Queue[bytes | None]] = set()
+        self._number = 0
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._queues)
+
+    def publish(self, kind: str, data: Any) -> None:
+        """Send an event; a reader that is too far behind is disconnected, and comes back for the state as it is."""
+        if not self._queues:
+            return
+        self._number += 1
+        text = f"id: {self._number}\nevent: {kind}\ndata: {json.dumps(data, allow_nan=False)}\n\n".encode()
+        for queue in tuple(self._queues):
+            try:
+                queue.put_nowait(text)
+            except asyncio.QueueFull:
+                self._end(queue)
+
+    def _end(self, queue: asyncio.Queue[bytes | None]) -> None:
+        self._queues.discard(queue)
+        with suppress(asyncio.QueueEmpty):
+            queue.get_nowait()
+        queue.put_nowait(None)
+
+    def close(self) -> None:
+        """End every stream."""
+        self._closed = True
+        for queue in tuple(self._queues):
+            self._end(queue)
+
+    def stream(self, first: Any) -> AsyncIterator[bytes]:
+        """Return a stream that begins with the state as it is."""
+        if self._closed:
+            raise RequestRefused(503, "the service is shutting down", headers=retry_after(2.0))
+        if len(self._queues) >= self._most:
+            raise RequestRefused(429, "too many open event streams", headers=retry_after(5.0))
+        queue: asyncio.Queue[bytes | None] = asyncio.Queue(_WAITING)
+        self._queues.add(queue)
+        head = f"retry: 1000\nevent: state\ndata: {json.dumps(first, allow_nan=False)}\n\n".encode()
+        return self._read(queue, head)
+
+    async def _read(self, queue: asyncio.Queue[bytes | None], head: bytes) -> AsyncIterator[bytes]:
+        try:
+            yield head
+            while True:
+                try:
+                    text = await asyncio.wait_for(queue.get(), _HEARTBEAT_S)
+                except TimeoutError:
+                    text = b": still here\n\n"
+                if text is None:
+                    return
+                yield text
+        finally:
+            self._queues.discard(queue)

@@ -1,0 +1,345 @@
+"""Endpoints about models: live load, capacity, stops, alerts, what-if batches, explanations and events."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from fastapi.responses import StreamingResponse
+
+from solver.errors import SpecError, Violation
+from solver.interfaces.http.access import Role, require
+from solver.interfaces.http.endpoint import Call, Endpoints, Reply, json_reply
+from solver.interfaces.http.problem_details import RequestRefused
+from solver.interfaces.http.requests import CapacityRequest, DrainRequest
+from solver.load.lease import Ask, Lease
+from solver.problem.spec import Capacity, Problem
+from solver.problem.values import did_you_mean
+
+if TYPE_CHECKING:
+    from solver.interfaces.http.service import Service
+    from solver.interfaces.http.solves import BatchAnswer
+    from solver.load.store.base import Limits
+
+__all__ = ["add_fleet"]
+
+_ASSIGN_EXAMPLE = {
+    "problem": {
+        "agents": [{"id": "a1"}, {"id": "a2"}],
+        "models": [
+            {"id": "large", "capacity": {"max_concurrent": 1}},
+            {"id": "small", "capacity": {"max_concurrent": 1}},
+        ],
+        "scores": [[90, 60], [80, 70]],
+    },
+    "deadline_ms": 1000,
+    "commit": False,
+}
+_ASSIGN_SCHEMA = {
+    "type": "object",
+    "required": ["problem"],
+    "additionalProperties": False,
+    "properties": {
+        "problem": {
+            "type": "object",
+            "description": "A problem as in a problem file; its models default to the fleet.",
+        },
+        "deadline_ms": {"type": "number", "exclusiveMinimum": 0},
+        "engine": {"type": "string", "default": "auto"},
+        "seed": {"type": "integer", "minimum": 0, "default": 0},
+        "commit": {"type": "boolean", "default": False, "description": "Reserve the capacity of the fleet."},
+        "use_load": {"type": "boolean", "default": True, "description": "Count the live load of the fleet."},
+        "ttl_s": {"type": "number", "exclusiveMinimum": 0, "default": 60},
+    },
+}
+
+
+def add_fleet(endpoints: Endpoints) -> None:
+    """Add the endpoints."""
+    add = endpoints.add
+    add(
+        "POST",
+        "/v1/assign",
+        role=Role.READ,
+        raw_body=_ASSIGN_SCHEMA,
+        example=_ASSIGN_EXAMPLE,
+        summary="Solve a whole problem; with commit, reserve it",
+        tag="batches",
+    )(assign)
+    add("GET", "/v1/load", role=Role.READ, summary="Live load of every model", tag="fleet")(load)
+    add("GET", "/v1/capacity", role=Role.READ, summary="Capacity of every model", tag="fleet")(capacity)
+    add(
+        "PUT",
+        "/v1/capacity/{model_id:path}",
+        role=Role.OPERATE,
+        body=CapacityRequest,
+        example={"max_concurrent": 12},
+        summary="Change the capacity of a model",
+        tag="fleet",
+    )(set_capacity)
+    add(
+        "POST",
+        "/v1/models/{model_id:path}:drain",
+        role=Role.OPERATE,
+        body=DrainRequest,
+        required=False,
+        example={"reason": "maintenance"},
+        summary="Keep new work away from a model",
+        tag="fleet",
+    )(drain)
+    add(
+        "POST",
+        "/v1/models/{model_id:path}:undrain",
+        role=Role.OPERATE,
+        summary="Let new work in again",
+        tag="fleet",
+    )(undrain)
+    add(
+        "POST",
+        "/v1/models/{model_id:path}:forget",
+        role=Role.OPERATE,
+        summary="Remove a model that is not of the fleet",
+        tag="fleet",
+    )(forget)
+    add("GET", "/v1/alerts", role=Role.READ, summary="Alerts that stand, and the latest", tag="fleet")(alerts)
+    add("GET", "/v1/audit", role=Role.READ, summary="What operators did", tag="fleet")(audit)
+    add("GET", "/v1/decisions", role=Role.READ, summary="The latest decisions")(decisions)
+    add("GET", "/v1/explain/{decision_id}", role=Role.READ, summary="Why an agent got its model")(explain)
+    add(
+        "GET",
+        "/v1/events",
+        role=Role.READ,
+        summary="Load, decisions and alerts as they happen",
+        tag="fleet",
+        produces="text/event-stream",
+    )(events)
+
+
+async def assign(call: Call) -> Reply:
+    """Solve a problem in a process of its own, within the deadline, and return the plan with its certificate.
+
+    A what-if question by default: nothing is reserved. With `commit` the problem has no models of its own, the
+    token needs the role route, and each agent that is served gets a lease.
+    """
+    service = call.service
+    service.admit()
+    models = None if service.fleet is None else service.fleet.models
+    ids = () if service.fleet is None else service.fleet.ids
+    current = await service.on_store(lambda: {model: service.tracker.current_load(model) for model in ids})
+    limits = service.limits
+    answer = await service.solvers.solve(
+        call.raw, models, current, limits.deadline_ms, limits.longest_deadline_ms
+    )
+    if not answer.commit:
+        return Reply(200, answer.body)
+    require(call.caller, Role.ROUTE)
+    if answer.ttl_s > limits.longest_ttl_s:
+        raise SpecError(
+            Violation("ttl_s", f"expected at most {limits.longest_ttl_s:g} seconds", answer.ttl_s)
+        )
+    return await _commit(service, answer)
+
+
+async def _commit(service: Service, answer: BatchAnswer) -> Reply:
+    """Reserve what was planned; what others took meanwhile is listed as refused."""
+    served = [row for row in answer.rows if row[1] is not None]
+    asks = [Ask(model=model, ttl_s=answer.ttl_s) for _, model, _, _ in served if model is not None]
+    leases = await service.off_loop(lambda: service.tracker.acquire_many(asks))
+    lease_of: dict[str, str] = {}
+    refused: dict[str, str] = {}
+    for (agent_id, _, _, _), lease in zip(served, leases, strict=True):
+        if isinstance(lease, Lease):
+            service.hold(lease, agent_id)
+            lease_of[agent_id] = lease.lease_id
+        else:
+            refused[agent_id] = lease.reason.value
+    rows = [
+        {
+            "agent": agent_id,
+            "model": model if agent_id in lease_of else None,
+            "score": score,
+            "reason": f"refused: {refused[agent_id]}" if agent_id in refused else reason,
+            "lease_id": lease_of.get(agent_id),
+        }
+        for agent_id, model, score, reason in answer.rows
+    ]
+    document = answer.summary | {"committed": True, "refused": len(refused), "assignments": rows}
+    text = await service.off_loop(lambda: json.dumps(document, allow_nan=False))
+    return Reply(200, text.encode())
+
+
+async def load(call: Call) -> Reply:
+    """Return slots, queues, utilization, latencies of the last minute, prices and stops of every model."""
+    return json_reply(await call.service.on_store(call.service.load))
+
+
+def _capacities(service: Service) -> list[dict[str, Any]]:
+    models = []
+    for model in service.tracker.snapshot().models:
+        limits: Limits = service.tracker.store.limits(model)
+        models.append(
+            {
+                "model": model,
+                "max_concurrent": limits.max_concurrent,
+                "max_queue": limits.max_queue,
+                "target_utilization": service.tracker.target_of(model),
+                "requests_per_minute": limits.requests,
+                "tokens_per_minute": limits.tokens,
+                "budget_usd": None if limits.budget_nano_usd is None else limits.budget_nano_usd / 1e9,
+                "budget_period_s": limits.budget_period_s,
+            }
+        )
+    return models
+
+
+async def capacity(call: Call) -> Reply:
+    """Return slots, queue places, rates and budgets of every model."""
+    return json_reply({"models": await call.service.on_store(lambda: _capacities(call.service))})
+
+
+def _known(service: Service, model: str) -> None:
+    """Refuse a model that nobody has told the tracker about."""
+    models = service.tracker.snapshot().models
+    if model not in models:
+        raise RequestRefused(404, f"no model {model[:100]!r}{did_you_mean(model, models)}")
+
+
+async def set_capacity(call: Call) -> Reply:
+    """Change what a model can take, from now on. What is running keeps running; a fleet file stays as it is."""
+    service, model, asked = call.service, call.path["model_id"], call.body
+
+    def change() -> dict[str, Any]:
+        _known(service, model)
+        limits: Limits = service.tracker.store.limits(model)
+        before = service.tracker.capacity(model) or Capacity(max_concurrent=limits.max_concurrent)
+        given = asked.model_dump(exclude_unset=True)
+        fields = before.model_dump() | {
+            name: given[name]
+            for name in ("max_concurrent", "max_queue", "target_utilization")
+            if given.get(name) is not None
+        }
+        usd = None if limits.budget_nano_usd is None else limits.budget_nano_usd / 1e9
+        service.tracker.set_capacity(
+            model,
+            Capacity(**fields),
+            requests_per_minute=given.get("requests_per_minute", limits.requests),
+            tokens_per_minute=given.get("tokens_per_minute", limits.tokens),
+            budget_usd=given.get("budget_usd", usd),
+            budget_period_s=given.get("budget_period_s", limits.budget_period_s),
+        )
+        return next(one for one in _capacities(service) if one["model"] == model)
+
+    after = await service.on_store(change)
+    service.note(call.caller.name, "capacity", model, **asked.model_dump(exclude_unset=True))
+    return json_reply(after)
+
+
+async def drain(call: Call) -> Reply:
+    """Stop a model in an operator's name. What runs there goes on; others' stops are not touched."""
+    service, model, asked = call.service, call.path["model_id"], call.body
+
+    def stop() -> None:
+        _known(service, model)
+        service.tracker.stop(model, "drain", reason=asked.reason, for_s=asked.for_s)
+
+    await service.on_store(stop)
+    service.note(call.caller.name, "drain", model, reason=asked.reason)
+    return json_reply({"model": model, "accepting": False})
+
+
+async def undrain(call: Call) -> Reply:
+    """Lift the drain of an operator. The model takes new work when nobody else stops it."""
+    service, model = call.service, call.path["model_id"]
+
+    def resume() -> bool:
+        _known(service, model)
+        service.tracker.resume(model, "drain", name="")
+        return not service.tracker.stops(model)
+
+    accepting = await service.on_store(resume)
+    service.note(call.caller.name, "undrain", model)
+    return json_reply({"model": model, "accepting": accepting})
+
+
+async def forget(call: Call) -> Reply:
+    """Remove a model with its load and leases. Models of the fleet are removed in the fleet file first."""
+    service, model = call.service, call.path["model_id"]
+    if service.fleet is not None and model in service.fleet.ids:
+        raise RequestRefused(409, f"{model} is in the fleet; take it out of the fleet file first")
+
+    def remove() -> None:
+        _known(service, model)
+        service.tracker.forget(model)
+
+    await service.on_store(remove)
+    service.note(call.caller.name, "forget", model)
+    return json_reply({"model": model, "forgotten": True})
+
+
+async def alerts(call: Call) -> Reply:
+    """Return the alerts that stand, and the latest that were raised or cleared, newest first."""
+    service = call.service
+    return json_reply({"standing": list(service.standing.values()), "log": list(service.alert_log)[::-1]})
+
+
+async def audit(call: Call) -> Reply:
+    """Return what operators did through this service, newest first."""
+    return json_reply({"audit": list(call.service.audit)[::-1]})
+
+
+async def decisions(call: Call) -> Reply:
+    """Return the latest decisions, newest first; `limit` says how many, 100 by default."""
+    text = call.query.get("limit", "100")
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= 1000):
+        raise SpecError(Violation("limit", "expected a whole number from 1 to 1000", text))
+    return json_reply({"decisions": call.service.decisions.latest(int(text))})
+
+
+async def explain(call: Call) -> Reply:
+    """Return a decision with the score of every model, term by term, and what each model lacks.
+
+    Scores are those of the fleet as it is; the decision's own price, runner-up and margin are in `decision`.
+    """
+    service = call.service
+    found = service.decisions.get(call.path["decision_id"])
+    if found is None:
+        raise RequestRefused(404, f"no decision {call.path['decision_id'][:100]!r}, or it is too long ago")
+    entry, agent = found
+    document: dict[str, Any] = {"decision": entry, "candidates": None}
+    if agent is not None and service.fleet is not None:
+        fleet = service.fleet
+
+        def candidates() -> list[dict[str, Any]]:
+            from solver.solution.explain import explain as explain_plan
+            from solver.solution.plan import finite
+            from solver.solution.solving import solve
+
+            problem = Problem(
+                agents=[agent], models=fleet.models, objective=fleet.objective, task_types=fleet.task_types
+            )
+            plan = solve(problem, engine="greedy", deadline_ms=1000.0)
+            return [
+                finite(
+                    {
+                        "model": one.model_id,
+                        "quality": one.quality,
+                        "priority": one.priority,
+                        "cost_usd": one.cost_usd,
+                        "latency_s": one.latency_s,
+                        "score": one.score,
+                        "unmet": list(one.unmet),
+                    }
+                )
+                for one in explain_plan(plan, agent.id).candidates
+            ]
+
+        document["candidates"] = await service.off_loop(candidates)
+    return json_reply(document)
+
+
+async def events(call: Call) -> StreamingResponse:
+    """Stream server-sent events: `state` at first, then `load` and `decisions` once a second, `alert`, `audit`."""
+    service = call.service
+    service.admit()
+    stream = service.events.stream(await service.on_store(service.state))
+    return StreamingResponse(stream, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})

@@ -1,0 +1,70 @@
+"""Bounds of the HTTP service: what one request, one client and one process may use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["ServiceLimits"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceLimits:
+    """Bounds of the HTTP service.
+
+    Parameters
+    ----------
+    body_bytes : int
+        Largest body of a request; ``batch_body_bytes`` for whole batches.
+    batch_body_bytes : int
+        Largest body of ``/v1/assign`` and ``auto-assign-all``.
+    bytes_in_flight : int
+        Bodies of all requests that are being read, together.
+    body_s : float
+        Seconds in which a body has to arrive.
+    deadline_ms : float
+        Time limit of a batch that names none, milliseconds.
+    longest_deadline_ms : float
+        Longest time limit a batch may ask for.
+    batch_agents : int
+        Most agents of one ``auto-assign-all``, which shares its process with the decisions.
+    waiting_solves : int
+        Batches that may wait for a solver process; more are refused with status 429.
+    longest_ttl_s : float
+        Longest time to live of a lease, seconds.
+    decisions_kept, audit_kept, alerts_kept : int
+        Entries of the logs; the oldest are dropped.
+    assignments_kept : int
+        Most assignments of ``auto-assign-all`` at one time.
+    models_known : int
+        Most models, those of the fleet and of requests together.
+    idempotency_kept : int
+        Answers kept for repeated requests with an ``Idempotency-Key``.
+    idempotency_bytes : int
+        Bytes of those answers together.
+    idempotency_s : float
+        Seconds for which they are kept.
+    subscribers : int
+        Most open event streams.
+    tick_s : float
+        Seconds between two samples of the live load.
+    """
+
+    body_bytes: int = 1 << 20
+    batch_body_bytes: int = 64 << 20
+    bytes_in_flight: int = 256 << 20
+    body_s: float = 20.0
+    deadline_ms: float = 10_000.0
+    longest_deadline_ms: float = 120_000.0
+    batch_agents: int = 10_000
+    waiting_solves: int = 16
+    longest_ttl_s: float = 120.0
+    decisions_kept: int = 10_000
+    audit_kept: int = 1_000
+    alerts_kept: int = 500
+    assignments_kept: int = 100_000
+    models_known: int = 5_000
+    idempotency_kept: int = 10_000
+    idempotency_bytes: int = 64 << 20
+    idempotency_s: float = 3_600.0
+    subscribers: int = 64
+    tick_s: float = 1.0
