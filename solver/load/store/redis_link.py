@@ -147,8 +147,8 @@ class RedisLink:
     order : callable
         Returns what this replica knows and holds, told to the server on joining.
     joined : callable
-        Called, under ``lock``, after joining, with what this replica has added to the work from outside:
-        [model, active, queued, changes] of each.
+        Called, under ``lock``, after joining; the first time with what replicas of this name have added to the
+        work from outside: [model, active, queued, changes] of each.
     """
 
     def __init__(
@@ -323,13 +323,15 @@ class RedisLink:
                 raise SpecError(Violation("store.schema", f"expected version {SCHEMA}", reply[1]))
             if self._ever_joined:
                 _LOG.info("the shared store answers again")
+            # Later the caller knows better what it has added: some of it may still be under way.
+            outside = [] if self._ever_joined else reply[2]
             self._epoch = reply[1]
             self.up = self._ever_joined = True
             self.detail, self.cause = "", None
             self.last_answer_s = self.clock.now()
             self._telling = True
             try:
-                self._on_joined(reply[2])
+                self._on_joined(outside)
             finally:
                 self._telling = False
 
