@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from solver.errors import SpecError, Violation
+from solver.problem.fleet_scorer import PairScorer
 from solver.problem.instance import Instance, build_instance
 from solver.problem.limit_arrays import LimitArrays
 from solver.problem.resources import with_resources
-from solver.problem.scoring import Feedback, PairScorer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
+    from solver.problem.scoring import Feedback
     from solver.problem.spec import Problem
 
 __all__ = ["ObservedLoad", "compile_problem", "pair_scorer", "remaining_slots"]
@@ -47,6 +48,7 @@ def compile_problem(
     *,
     load: Mapping[str, ObservedLoad | None] | None = None,
     feedback: Feedback | None = None,
+    scorer: PairScorer | None = None,
 ) -> Instance:
     """Return the arrays of a problem: scores, capacity left, demand, penalty, rank.
 
@@ -61,6 +63,8 @@ def compile_problem(
         scores. A model that is missing, or None, is taken as idle; ids of other models are of no concern here.
     feedback : Feedback, optional
         Observations that turn capability scores into adaptive ones.
+    scorer : PairScorer, optional
+        What :func:`pair_scorer` returned for the same problem, load and feedback, where it is at hand.
 
     Returns
     -------
@@ -75,7 +79,8 @@ def compile_problem(
     -----
     O(n m) time; the scores are the only (n, m) array of float64, besides given ones.
     """
-    scorer = pair_scorer(problem, load=load, feedback=feedback)
+    if scorer is None:
+        scorer = pair_scorer(problem, load=load, feedback=feedback)
     agents = problem.agents
     priority = None if (agents.priority == agents.priority[0]).all() else agents.priority
     penalty = unassigned_penalties(problem)

@@ -10,18 +10,19 @@ from solver.errors import Violation, ViolationKind
 from solver.problem.capability import CAPABILITIES, TASK_TYPES
 from solver.problem.limit_rules import limit_rules
 from solver.problem.resources import resource_rules
-from solver.problem.values import describe, did_you_mean
+from solver.problem.values import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from solver.problem.agents import Profile
     from solver.problem.scores import ScoreTable
-    from solver.problem.spec import Problem
+    from solver.problem.spec import Model, Objective, Problem
 
-__all__ = ["broken_rules", "repeated_ids"]
+__all__ = ["broken_rules", "objective_rules", "repeated_ids"]
 
 _NAMED = 20  # offending entries spelled out per rule
+_NO_MINIMUM = "expected none where scores are costs to be minimised"
 
 
 def broken_rules(problem: Problem) -> list[Violation]:
@@ -35,7 +36,7 @@ def broken_rules(problem: Problem) -> list[Violation]:
     lines.extend(repeated_ids("models", [model.id for model in problem.models]))
     if n and m:
         lines.extend(_profile_rules(problem))
-    lines.extend(_fact_rules(problem))
+    lines.extend(objective_rules(problem.models, problem.objective))
     lines.extend(_shape_rules(problem))
     if problem.scores is not None:
         lines.extend(_score_rules(problem, problem.scores))
@@ -129,15 +130,15 @@ def _names(profile: Profile, known: dict[str, list[str]]) -> Iterator[Violation]
                 yield Violation(field, f"no model has {name!r}", kind=ViolationKind.UNKNOWN, hint=hint)
 
 
-def _fact_rules(problem: Problem) -> Iterator[Violation]:
-    """Check that models state the facts that the objective weighs."""
+def objective_rules(models: Sequence[Model], objective: Objective) -> Iterator[Violation]:
+    """Check that models state the facts that an objective weighs, and that costs have no minimum score."""
     needed = {
         "cost_weight": ("usd_per_million_input_tokens", "usd_per_million_output_tokens"),
         "latency_weight": ("latency_s", "output_tokens_per_second"),
     }
     for weight, facts in needed.items():
-        if getattr(problem.objective, weight) > 0:
-            for j, model in enumerate(problem.models):
+        if getattr(objective, weight) > 0:
+            for j, model in enumerate(models):
                 for fact in facts:
                     if getattr(model, fact) is None:
                         yield Violation(
@@ -145,6 +146,8 @@ def _fact_rules(problem: Problem) -> Iterator[Violation]:
                             f"required where objective.{weight} > 0, but missing",
                             kind=ViolationKind.MISSING,
                         )
+    if objective.sense == "minimize" and objective.min_score is not None:
+        yield Violation("objective.min_score", _NO_MINIMUM, objective.min_score)
 
 
 def _score_rules(problem: Problem, scores: ScoreTable) -> Iterator[Violation]:
@@ -265,16 +268,8 @@ def _shape_rules(problem: Problem) -> Iterator[Violation]:
                     shown=got,
                 )
     if problem.objective.sense == "minimize":
-        if problem.objective.min_score is not None:
-            got = describe(problem.objective.min_score)
-            yield Violation(
-                "objective.min_score", "expected none where scores are costs to be minimised", shown=got
-            )
         for i in np.flatnonzero(~np.isnan(problem.agents.min_score))[:_NAMED]:
-            got = describe(float(problem.agents.min_score[i]))
-            yield Violation(
-                f"agents[{i}].min_score", "expected none where scores are costs to be minimised", shown=got
-            )
+            yield Violation(f"agents[{i}].min_score", _NO_MINIMUM, float(problem.agents.min_score[i]))
 
 
 def _demand_rules(problem: Problem) -> Iterator[Violation]:

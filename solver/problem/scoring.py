@@ -1,4 +1,4 @@
-"""What serving agent i by model j is worth, term by term, for all pairs in blocks that stay in cache."""
+"""The formulas of what serving an agent by a model is worth, and the record of their terms."""
 
 from __future__ import annotations
 
@@ -8,27 +8,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from solver.errors import SpecError, Violation
-from solver.problem.capability import capability_means, eligible_pairs, required_capabilities
-from solver.problem.instance import chunks
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import ArrayLike, NDArray
-
-    from solver.problem.spec import Model, Problem
 
 __all__ = [
     "AdaptiveWeights",
     "Feedback",
-    "PairScorer",
     "ScoreTerms",
     "adaptive_score",
     "capability_score",
     "load_weighted_score",
 ]
-
-_ROUNDING = 1e-9  # a quality that misses a minimum by the last bits of its sum meets it
 
 
 def capability_score(
@@ -148,20 +139,23 @@ class Feedback:
 
     Parameters
     ----------
-    requests : (m,) float64
-        Requests observed, possibly decayed with time.
-    success_rate : (m,) float64
+    requests : (m,) or (n, m) float64
+        Requests observed, possibly decayed with time; a row per agent where kinds of work are told apart.
+    success_rate : (m,) or (n, m) float64
         Share of them that succeeded, 0 to 1.
-    latency_ms : (m,) float64
+    latency_ms : (m,) or (n, m) float64
         Their mean latency, in milliseconds.
     weights : AdaptiveWeights
         How it counts.
+    bonus : float or array like the others
+        Score points added, such as for models that few have tried.
     """
 
     requests: NDArray[np.float64]
     success_rate: NDArray[np.float64]
     latency_ms: NDArray[np.float64]
     weights: AdaptiveWeights = AdaptiveWeights()
+    bonus: NDArray[np.float64] | float = 0.0
 
 
 def adaptive_score(capability: ArrayLike, feedback: Feedback) -> NDArray[np.float64]:
@@ -186,7 +180,10 @@ def adaptive_score(capability: ArrayLike, feedback: Feedback) -> NDArray[np.floa
     factor = factor * np.where(feedback.latency_ms > weights.acceptable_latency_ms, weights.slow_factor, 1.0)
     known = feedback.requests >= weights.min_requests
     share = np.where(known, factor * weights.capability, 1.0)
-    return base * share + np.where(known, factor * observed, 0.0)
+    score = base * share
+    score += np.where(known, factor * observed, 0.0)
+    score += feedback.bonus
+    return score
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -227,166 +224,3 @@ class ScoreTerms:
     priority: NDArray[np.float64]
     eligible: NDArray[np.bool_]
     score: NDArray[np.float64]
-
-
-class PairScorer:
-    """Scores of a problem's pairs. What only depends on profiles is computed once per profile.
-
-    Parameters
-    ----------
-    problem : Problem
-        What is asked.
-    utilization : (m,) float64, optional
-        Share of each model busy before the batch, 0 to 1; 0 by default.
-    feedback : Feedback, optional
-        Turns capability scores into adaptive ones.
-    """
-
-    def __init__(
-        self,
-        problem: Problem,
-        *,
-        utilization: NDArray[np.float64] | None = None,
-        feedback: Feedback | None = None,
-    ) -> None:
-        agents, models, objective = problem.agents, problem.models, problem.objective
-        busy = np.zeros(len(models)) if utilization is None else np.asarray(utilization, np.float64)
-        self._problem = problem
-        self._feedback = feedback
-        # A busy model is worth less where scores are worth something, and costs more where they are costs.
-        self._sign = -1.0 if objective.sense == "minimize" else 1.0
-        busy = self._sign * busy
-        self._load_factor = np.asarray(1.0 - objective.load_weight * busy)
-        profiles = agents.profiles
-        self._required = capability_means(
-            [required_capabilities(profile, problem.task_types) for profile in profiles], models
-        )
-        self._preferred = capability_means([profile.preferred_capabilities for profile in profiles], models)
-        self._eligible = eligible_pairs(profiles, models)
-        self._context = np.array(
-            [np.inf if model.context_tokens is None else model.context_tokens for model in models], np.float64
-        )
-        self._stated_context = np.array([model.context_tokens or 0 for model in models], np.float64)
-        self._needs_context = np.array([profile.requires_context for profile in profiles])
-        self._given = None
-        if problem.scores is not None and problem.quality != "capability":
-            missing = -np.inf if objective.missing_score is None else objective.missing_score
-            self._given = problem.scores.dense(agents, problem.model_ids, missing=missing)
-        default = -np.inf if objective.min_score is None else objective.min_score
-        least = np.where(np.isnan(agents.min_score), default, agents.min_score)
-        slack = _ROUNDING * np.maximum(1.0, np.abs(np.where(np.isfinite(least), least, 0.0)))
-        self._min_score = least - slack
-        if objective.cost_weight > 0:
-            self._usd_per_token = (
-                _facts(models, "usd_per_million_input_tokens") / 1e6,
-                _facts(models, "usd_per_million_output_tokens") / 1e6,
-            )
-        if objective.latency_weight > 0:
-            self._latency_s = _facts(models, "latency_s")
-            self._s_per_token = 1.0 / _facts(models, "output_tokens_per_second")
-
-    def matrix(self) -> NDArray[np.float64]:
-        """Return the (n, m) scores, ``-inf`` where a pair is not eligible. O(n m) time, no other such array.
-
-        In float64: a million by twenty takes 160 MB, and float32 would round scores of 100 by 4e-6, which
-        turns ties into decisions.
-        """
-        n, m = len(self._problem.agents), len(self._problem.models)
-        score = np.empty((n, m))
-        if self._by_profile_only():
-            rows = _first_rows(self._problem.agents.profile, len(self._problem.agents.profiles))
-            np.take(self.terms(rows).score, self._problem.agents.profile, axis=0, out=score, mode="clip")
-            return score
-        for block in chunks(n, m):
-            score[block] = self.terms(block).score
-        return score
-
-    def terms(self, rows: slice | Sequence[int] | NDArray[np.int64]) -> ScoreTerms:
-        """Return every term of the scores of some agents, by row."""
-        agents, objective = self._problem.agents, self._problem.objective
-        profile = agents.profile[rows]
-        required, preferred = self._required[profile], self._preferred[profile]
-        wanted = agents.min_context_tokens[rows].astype(np.float64)[:, None]
-        context = np.minimum(1.0, self._context / np.maximum(wanted, 1.0))
-        capability = capability_score(
-            required,
-            preferred,
-            context,
-            required_weight=objective.required_weight,
-            preferred_weight=objective.preferred_weight,
-            context_weight=objective.context_weight,
-        )
-        if self._feedback is not None:
-            capability = adaptive_score(capability, self._feedback)
-        eligible = self._eligible[profile]
-        if self._needs_context.any():
-            eligible &= ~(self._needs_context[profile][:, None] & (self._stated_context < wanted))
-        given = None if self._given is None else self._given[rows]
-        quality = self._quality(capability, given)
-        if given is not None:
-            eligible &= given > -np.inf
-        eligible &= quality >= self._min_score[rows][:, None]
-        score = quality * (self._sign * self._load_factor)
-        cost_usd = latency_s = None
-        if objective.cost_weight > 0:
-            usd_in, usd_out = self._usd_per_token
-            cost_usd = (
-                agents.input_tokens[rows][:, None] * usd_in + agents.output_tokens[rows][:, None] * usd_out
-            )
-            score -= objective.cost_weight * cost_usd
-        if objective.latency_weight > 0:
-            latency_s = self._latency_s + agents.output_tokens[rows][:, None] * self._s_per_token
-            score -= objective.latency_weight * latency_s
-        priority = agents.priority[rows]
-        score *= priority[:, None]
-        score[~eligible] = -np.inf
-        return ScoreTerms(
-            required=required,
-            preferred=preferred,
-            context=context,
-            capability=capability,
-            given=given,
-            quality=quality,
-            load_factor=self._load_factor,
-            cost_usd=cost_usd,
-            latency_s=latency_s,
-            priority=priority,
-            eligible=eligible,
-            score=score,
-        )
-
-    def _quality(
-        self, capability: NDArray[np.float64], given: NDArray[np.float64] | None
-    ) -> NDArray[np.float64]:
-        if given is None:
-            return capability
-        finite = np.where(
-            given > -np.inf, given, 0.0
-        )  # 0 × -inf is NaN; such pairs are ruled out by eligibility
-        if self._problem.quality == "given":
-            return finite
-        objective = self._problem.objective
-        return objective.capability_weight * capability + objective.given_weight * finite
-
-    def _by_profile_only(self) -> bool:
-        """Whether agents of one profile have equal scores, so that a gather does."""
-        agents, objective = self._problem.agents, self._problem.objective
-        return (
-            self._given is None
-            and objective.latency_weight == objective.cost_weight == 0
-            and all(
-                bool((column == column[0]).all())
-                for column in (agents.priority, agents.min_context_tokens, self._min_score)
-            )
-        )
-
-
-def _facts(models: Sequence[Model], name: str) -> NDArray[np.float64]:
-    return np.array([getattr(model, name) for model in models], np.float64)
-
-
-def _first_rows(codes: NDArray[np.int32], count: int) -> NDArray[np.int64]:
-    """Return the first row of each code. O(n)."""
-    first = np.zeros(count, np.int64)
-    first[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)
-    return first

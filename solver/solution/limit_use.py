@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from solver.problem.instance import Instance
     from solver.problem.limit_specs import LimitSpec
-    from solver.problem.scoring import PairScorer
+    from solver.problem.fleet_scorer import PairScorer
     from solver.problem.spec import Problem
     from solver.solution.infeasibility import Conflict
     from solver.solution.solution import Solution

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.problem.network import UnitFlow
-    from solver.problem.scoring import PairScorer
+    from solver.problem.fleet_scorer import PairScorer
     from solver.problem.spec import Problem
 
 __all__ = ["ModelReport", "Plan", "finite"]

@@ -14,7 +14,7 @@ from solver.engines.base import Claim
 from solver.engines.network_terms import claimed_flow
 from solver.errors import SpecError, Violation, ViolationKind
 from solver.problem.compile import compile_problem, pair_scorer
-from solver.problem.instance import Instance, build_instance
+from solver.problem.instance import UNASSIGNED, Instance, build_instance
 from solver.problem.network import UnitFlow
 from solver.problem.numbers import whole_number
 from solver.solution.limit_use import conflict_sentences
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from solver.problem.compile import ObservedLoad
     from solver.problem.instance import SparseScores
     from solver.problem.limits import Limit
+    from solver.problem.scoring import Feedback
     from solver.problem.spec import Problem
     from solver.solution.infeasibility import Conflict
 
@@ -171,6 +172,8 @@ def solve(
     deadline_ms: float | None = None,
     engine: str = "auto",
     load: Mapping[str, ObservedLoad | None] | None = None,
+    feedback: Feedback | None = None,
+    warm_start: Plan | Solution | None = None,
     seed: int = 0,
     threads: int | None = None,
 ) -> Plan:
@@ -186,6 +189,11 @@ def solve(
         ``"auto"``, or one of the engines by name.
     load : mapping of str to ModelLoad, optional
         Live load by model id: takes slots away and lowers scores by ``load_weight``.
+    feedback : Feedback, optional
+        What was observed of each model, in their order: turns capability scores into adaptive ones.
+    warm_start : Plan or Solution, optional
+        The answer to a similar problem, to start from. A plan is matched by ids: agents and models may have
+        come and gone. A solution is taken by position.
     seed, threads
         As in :func:`assign`.
 
@@ -217,11 +225,33 @@ def solve(
     [('a', 'big', 93.0), ('b', 'small', 72.0)]
     """
     deadline = Deadline.after(deadline_ms)
-    instance = compile_problem(problem, load=load)
-    solution = solve_instance(instance, deadline=deadline, engine=engine, seed=seed, threads=threads)
+    scorer = pair_scorer(problem, load=load, feedback=feedback)
+    instance = compile_problem(problem, load=load, scorer=scorer)
+    if isinstance(warm_start, Plan):
+        warm_start = _by_ids(warm_start, problem, instance)
+    solution = solve_instance(
+        instance, deadline=deadline, engine=engine, warm_start=warm_start, seed=seed, threads=threads
+    )
     if solution.status is Status.INFEASIBLE:
         solution = _explained(problem, instance, solution, deadline)
-    return Plan(problem=problem, instance=instance, solution=solution, scorer=pair_scorer(problem, load=load))
+    return Plan(problem=problem, instance=instance, solution=solution, scorer=scorer)
+
+
+def _by_ids(plan: Plan, problem: Problem, instance: Instance) -> Solution:
+    """Return the solution of a plan in the rows and columns of another problem, as far as ids are the same."""
+    before, solution = plan.problem, plan.solution
+    columns = {name: j for j, name in enumerate(problem.model_ids)}
+    column = np.array([columns.get(name, UNASSIGNED) for name in before.model_ids] + [UNASSIGNED], np.int64)
+    known = column[:-1] != UNASSIGNED
+    choice = np.full(instance.n, UNASSIGNED, np.int64)
+    if solution.choice.ndim == 1:
+        positions = before.agents.positions
+        row = np.array([positions.get(name, -1) for name in problem.agents.ids.tolist()], np.int64)
+        choice[row >= 0] = column[solution.choice[row[row >= 0]]]
+    multipliers = np.zeros(instance.capacity.shape)
+    if solution.multipliers.shape == (len(known), instance.r):
+        multipliers[column[:-1][known]] = solution.multipliers[known]
+    return replace(solution, choice=choice, multipliers=multipliers)
 
 
 def _explained(problem: Problem, instance: Instance, solution: Solution, deadline: Deadline) -> Solution:
