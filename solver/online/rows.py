@@ -49,8 +49,7 @@ class RowMaker:
         tenants: Sequence[str] = (),
         task_types: Mapping[str, tuple[str, ...]] | None = None,
     ) -> None:
-        self.pool = ModelPool(models, task_types=task_types)
-        self._objective = objective
+        self.pool = ModelPool(models, objective=objective, task_types=task_types, measured_latency=True)
         self._predictor = predictor
         self._tenants = {tenant: t for t, tenant in enumerate(tenants)}
         penalty = objective.unassigned_penalty
@@ -68,26 +67,17 @@ class RowMaker:
         return -1 if name is None or not self._tenants else self._tenants.get(name, -1)
 
     def of_agent(self, agent: Agent) -> AgentRow:
-        """Return the row of an agent: capability scores less cost and latency, times its priority."""
-        objective = self._objective
-        quality, eligible = self.pool.scores([agent])
-        least = objective.min_score if agent.min_score is None else agent.min_score
-        if least is not None:
-            eligible = eligible & (quality >= least - 1e-9)
-        scores = np.where(eligible[0], quality[0], -np.inf)
-        service = self._predictor.predict_ms(self.pool.models, [agent.input_tokens], [agent.output_tokens])[0]
+        """Return the row of an agent, scored by the objective with the predicted latency."""
+        service = self._predictor.predict_ms(self.pool.models, [agent.input_tokens], [agent.output_tokens])
         service *= 1e-3
+        scores = self.pool.scorer.rows([agent], latency_s=service).score[0]
+        service = service[0]
         cost = None
         if self._priced:
             cost = (
                 agent.input_tokens * self.pool.usd_per_input_token
                 + agent.output_tokens * self.pool.usd_per_output_token
             )
-            if objective.cost_weight > 0:
-                scores -= objective.cost_weight * cost
-        if objective.latency_weight > 0:
-            scores -= objective.latency_weight * service
-        scores *= agent.priority
         return AgentRow(
             scores,
             self._unserved * agent.priority,

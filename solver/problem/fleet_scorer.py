@@ -106,11 +106,12 @@ class FleetScorer:
     Examples
     --------
     >>> import solver
+    >>> one = solver.Capacity(max_concurrent=1)
     >>> fleet = [
     ...     solver.Model(id="dear", capabilities={"coding": 0.9}, usd_per_million_input_tokens=10,
-    ...                  usd_per_million_output_tokens=30),
+    ...                  usd_per_million_output_tokens=30, capacity=one),
     ...     solver.Model(id="cheap", capabilities={"coding": 0.8}, usd_per_million_input_tokens=0.1,
-    ...                  usd_per_million_output_tokens=0.2),
+    ...                  usd_per_million_output_tokens=0.2, capacity=one),
     ... ]
     >>> scorer = FleetScorer(fleet, solver.Objective(cost_weight=1000))
     >>> agent = solver.Agent(id="a", task_type="coding", input_tokens=1000, output_tokens=500)
@@ -181,7 +182,10 @@ class FleetScorer:
         factor = self.load_factor(utilization)
         if isinstance(agents, AgentTable):
             match = self.match(
-                self.match_profiles(agents.profiles), agents.profile, agents.min_context_tokens, agents.profiles
+                self.match_profiles(agents.profiles),
+                agents.profile,
+                agents.min_context_tokens,
+                agents.profiles,
             )
             least = self.least_quality(agents.min_score)
             taken, made, priority = agents.input_tokens, agents.output_tokens, agents.priority
@@ -258,7 +262,7 @@ class FleetScorer:
     ) -> ProfileMatch:
         """Return how models meet the requirements of agents given by profile and context window."""
         objective = self.objective
-        required, preferred, eligible = (array[profile] for array in by_profile)
+        required, preferred, eligible = by_profile[0][profile], by_profile[1][profile], by_profile[2][profile]
         wanted = min_context_tokens.astype(np.float64)[:, None]
         context = np.minimum(1.0, self._context / np.maximum(wanted, 1.0))
         needs = np.array([entry.requires_context for entry in profiles])
@@ -349,9 +353,7 @@ class FleetScorer:
             score=score,
         )
 
-    def _with_given(
-        self, capability: NDArray[np.float64], given: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
+    def _with_given(self, capability: NDArray[np.float64], given: NDArray[np.float64]) -> NDArray[np.float64]:
         finite = np.where(given > -np.inf, given, 0.0)  # such pairs are not eligible, and 0 × -inf is NaN
         if self.objective.quality != "combined":
             return finite

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from solver.problem.network import UnitFlow
     from solver.problem.fleet_scorer import PairScorer
+    from solver.problem.network import UnitFlow
     from solver.problem.spec import Problem
 
 __all__ = ["ModelReport", "Plan", "finite"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -15,9 +15,11 @@ from solver.load.balance.decision import (
     ALL_FULL,
     LOST,
     NOT_PLACED,
+    TOO_DEAR,
     Decision,
     Reservation,
     explained,
+    reported_scores,
     served_reason,
 )
 from solver.load.balance.fleet import ModelPool
@@ -27,6 +29,7 @@ from solver.load.balance.strategies import STRATEGIES, LeastLoaded, LoadStrategy
 from solver.load.checks import positive_problems, whole_problems
 from solver.load.lease import ONE_SLOT, Ask, Lease, LeaseState, Refusal, RefusalReason
 from solver.problem.instance import UNASSIGNED
+from solver.problem.spec import Objective
 from solver.solution.assignment import Assignment
 
 if TYPE_CHECKING:
@@ -45,6 +48,15 @@ __all__ = ["LoadBalancer"]
 _FEEDBACK_AGE_S = 0.25  # statistics that old still route; reading 500 models anew costs a whole decision
 _SHORTEST_LEASE_S = 5.0  # of a predicted duration: a lease that ends too early admits one too many
 _NO_DEADLINE = Deadline(0.0)
+_FLEETS_KEPT = 64  # fleets that alternate without being compiled anew
+
+
+class _Waiting(NamedTuple):
+    """An agent that waits in a queue, and what it was placed on."""
+
+    agent: Agent
+    pool: ModelPool
+    given: NDArray[np.float64] | None
 
 
 class LoadBalancer:
@@ -61,8 +73,8 @@ class LoadBalancer:
         See :mod:`solver.load.balance.strategies`.
     routing : {"optimal", "balanced", "greedy"}
         See :mod:`solver.load.balance.placement`.
-    load_weight : float
-        How much load lowers a score, 0 to 1.
+    load_weight : float, optional
+        How much load lowers a score, 0 to 1. By default the objective's, 0.3 without one.
     scorer : AdaptiveScorer, optional
         Corrects capability scores by what was observed.
     predictor : CompletionPredictor, optional
@@ -80,6 +92,11 @@ class LoadBalancer:
         Required capabilities of the user's own task types.
     seed : int
         Of the choice between equals.
+    objective : Objective, optional
+        What is maximised, as :func:`solver.solve` does it: cost, latency, priorities, minimum scores and the
+        penalty of leaving an agent out count. Nobody can be made to serve all: an infinite penalty counts as
+        none. Without an objective quality and load alone count, and priorities only say who goes first. The
+        strategy ``least_loaded`` takes requirements and minimum scores of it, and ties.
     shares : mapping of str to float, optional
         Share of the requests it could serve that a model gets, in [0, 1], such as 0.01 for a canary: so many
         go to it whatever its score, and the others to the other models, as long as one of them has room.
@@ -96,7 +113,7 @@ class LoadBalancer:
         strategy: str = "weighted",
         routing: str = "optimal",
         *,
-        load_weight: float = 0.3,
+        load_weight: float | None = None,
         scorer: AdaptiveScorer | None = None,
         predictor: CompletionPredictor | None = None,
         fill_to: Literal["limit", "target"] = "limit",
@@ -105,8 +122,11 @@ class LoadBalancer:
         max_rounds: int = 8,
         task_types: Mapping[str, tuple[str, ...]] | None = None,
         seed: int = 0,
+        objective: Objective | None = None,
         shares: Mapping[str, float] | None = None,
     ) -> None:
+        if load_weight is None:
+            load_weight = Objective().load_weight if objective is None else objective.load_weight
         problems = positive_problems("ttl_s", ttl_s) + whole_problems("max_rounds", max_rounds, low=1)
         if strategy not in STRATEGIES:
             problems.append(Violation("strategy", f"expected {', '.join(STRATEGIES)}", strategy))
@@ -136,10 +156,11 @@ class LoadBalancer:
         self._ttl_s = ttl_s
         self._max_rounds = max_rounds
         self._task_types = task_types
+        self._objective = objective
         self._lock = threading.Lock()
         self._rng = np.random.default_rng(seed)
-        self._fleet: tuple[tuple[Model, ...], ModelPool | None] = ((), None)
-        self._waiting: WeakKeyDictionary[Lease, Agent] = WeakKeyDictionary()  # gone with their holders
+        self._pools: dict[tuple[int, ...], tuple[tuple[Model, ...], ModelPool]] = {}
+        self._waiting: WeakKeyDictionary[Lease, _Waiting] = WeakKeyDictionary()  # gone with their holders
 
     # -- deciding
 
@@ -302,7 +323,7 @@ class LoadBalancer:
         for k, (j, score, reason) in enumerate(answers):
             answer = granted.get(k)
             if isinstance(answer, Lease):
-                self._note(batch[k], answer)
+                self._note(batch[k], answer, pool, None if quality is None else quality[pending[k]])
                 done[pending[k]] = Reservation(batch[k].id, pool.ids[j], score, reason, answer)
                 progress = True
             elif isinstance(answer, Refusal) and answer.reason in _LASTING:
@@ -342,9 +363,11 @@ class LoadBalancer:
                     fill_to=self._share(pool.ids[j]),
                 )
                 if isinstance(answer, Lease):
-                    self._note(agent, answer)
-                    if strategy.name == "least_loaded":
+                    self._note(agent, answer, pool, None if quality is None else quality[0])
+                    if not strategy.values_scores:
                         score = float(work.quality[0, j])
+                    elif work.sign < 0:
+                        score = 0.0 - score
                     busy = min(1.0, work.active.item(j) / work.divisor.item(j))
                     reason = served_reason(strategy, score, 100.0 * busy)
                     return Reservation(agent.id, pool.ids[j], score, reason, answer)
@@ -354,14 +377,20 @@ class LoadBalancer:
                 work.usable[0, j] = False  # lost to another client: the next best is tried
             if not refused:
                 _, _, reason = next(explained(work, np.array([UNASSIGNED]), strategy))
-                return self._refused(agent, pool, work, reason)
+                if reason == TOO_DEAR:
+                    return Reservation(agent.id, None, 0.0, reason)
+                return self._refused(agent, pool, work, reason, None if quality is None else quality[0])
         return Reservation(agent.id, None, 0.0, LOST)
 
-    def _refused(self, agent: Agent, pool: ModelPool, work: Work, reason: str) -> Reservation:
+    def _refused(
+        self, agent: Agent, pool: ModelPool, work: Work, reason: str, given: NDArray[np.float64] | None
+    ) -> Reservation:
         """Say why nobody serves an agent: ask its best models, and keep the answer with room soonest."""
         best: Refusal | None = None
-        order = np.argsort(-work.quality[0], kind="stable")
-        for j in order[work.eligible[0, order]][:_ASKED_FOR_REASON].tolist():
+        told = reported_scores(work, self._strategy, 0)
+        order = np.argsort(-work.sign * told, kind="stable")
+        worthwhile = work.eligible[0] & (work.sign * told >= work.left_out(0))
+        for j in order[worthwhile[order]][:_ASKED_FOR_REASON].tolist():
             answer = self._tracker.try_acquire(
                 pool.ids[j],
                 pool.demand(agent, j),
@@ -370,8 +399,8 @@ class LoadBalancer:
                 fill_to=self._share(pool.ids[j]),
             )
             if isinstance(answer, Lease):  # room has come back meanwhile
-                self._note(agent, answer)
-                score = float(work.quality[0, j])
+                self._note(agent, answer, pool, given)
+                score = float(told[j])
                 return Reservation(
                     agent.id, pool.ids[j], score, served_reason(self._strategy, score, 100.0), answer
                 )
@@ -414,13 +443,21 @@ class LoadBalancer:
             Ids of the agents that were moved.
         """
         with self._lock:
-            pool = self._fleet[1]
-            waiting = [(agent, lease) for lease, agent in self._waiting.items() if lease.model == model]
-        live = [(agent, lease) for agent, lease in waiting if lease.state() is LeaseState.QUEUED]
+            waiting = [(entry, lease) for lease, entry in self._waiting.items() if lease.model == model]
+        live = [(entry, lease) for entry, lease in waiting if lease.state() is LeaseState.QUEUED]
         self._forget([lease for _, lease in waiting], keep=[lease for _, lease in live])
-        if not live or pool is None or model not in pool.ids:
-            return []
-        work = self._work([agent for agent, _ in live], pool, self._tracker.snapshot(), None, preview=True)
+        together: dict[tuple[int, bool], list[tuple[_Waiting, Lease]]] = {}
+        for entry, lease in live:  # those who chose among the same models, on scores of the same kind
+            together.setdefault((id(entry.pool), entry.given is None), []).append((entry, lease))
+        return [name for group in together.values() for name in self._moved(model, group)]
+
+    def _moved(self, model: str, group: list[tuple[_Waiting, Lease]]) -> list[str]:
+        """Move what fits elsewhere of some who wait for a model; return the ids of the agents moved."""
+        pool = group[0][0].pool
+        live = [(entry.agent, lease) for entry, lease in group]
+        rows = [entry.given for entry, _ in group if entry.given is not None]
+        given = np.stack(rows) if rows else None
+        work = self._work([agent for agent, _ in live], pool, self._tracker.snapshot(), given, preview=True)
         work.room[pool.ids.index(model)] = 0
         work = replace(work, usable=work.eligible & (work.room > 0))
         placement = ROUTINGS[self._routing](work, self._strategy, self._chance(), None)
@@ -438,11 +475,11 @@ class LoadBalancer:
                 if all(lease is not kept for kept in keep):
                     self._waiting.pop(lease, None)
 
-    def _note(self, agent: Agent, lease: Lease) -> None:
+    def _note(self, agent: Agent, lease: Lease, pool: ModelPool, given: NDArray[np.float64] | None) -> None:
         """Remember who waits, so that it can be moved."""
         if lease.granted is LeaseState.QUEUED:
             with self._lock:
-                self._waiting[lease] = agent
+                self._waiting[lease] = _Waiting(agent, pool, given)
 
     # -- figures
 
@@ -456,11 +493,15 @@ class LoadBalancer:
             return np.random.default_rng(self._rng.integers(2**63))
 
     def _pool_of(self, models: Sequence[Model]) -> ModelPool:
-        """Return the pool of a fleet, the last one again where the models are the same."""
-        fleet = tuple(models)  # a tuple is itself: the cheapest fleet to pass again and again
-        seen, pool = self._fleet
-        if pool is None or (seen is not fleet and seen != fleet):
-            pool = ModelPool(fleet, task_types=self._task_types)
+        """Return the pool of a fleet, the same one for equal models."""
+        key = tuple(map(id, models))  # an entry keeps its models alive, so their identities stay theirs
+        entry = self._pools.get(key)
+        if entry is not None:
+            return entry[1]
+        fleet = tuple(models)
+        pool = next((pool for seen, pool in tuple(self._pools.values()) if seen == fleet), None)
+        if pool is None:
+            pool = ModelPool(fleet, objective=self._objective, task_types=self._task_types)
             known = set(self._tracker.snapshot().models)
             for model in fleet:
                 if model.id not in known:
@@ -470,8 +511,9 @@ class LoadBalancer:
                         requests_per_minute=model.requests_per_minute,
                         tokens_per_minute=model.tokens_per_minute,
                     )
-        if seen is not fleet:  # one assignment: another thread may come with another fleet
-            self._fleet = (fleet, pool)  # equal models are the same objects from the next request on
+        if len(self._pools) >= _FLEETS_KEPT:
+            self._pools = {}
+        self._pools[key] = (fleet, pool)
         return pool
 
     def _snapshot(self, pool: ModelPool) -> LoadSnapshot:
@@ -491,29 +533,26 @@ class LoadBalancer:
         *,
         preview: bool = False,
     ) -> Work:
-        quality, eligible = pool.scores(agents)
-        if given is not None:
-            quality, eligible = np.where(given > -np.inf, given, 0.0), eligible & (given > -np.inf)
-        elif self._scorer is not None:
-            quality = self._scorer.score(
-                quality,
-                pool.ids,
-                task_types=[agent.task_type for agent in agents],
-                max_age_s=_FEEDBACK_AGE_S,
-            )
-        single = len(agents) == 1  # no lists, no loops
-        if agents[0].min_score is not None if single else any(a.min_score is not None for a in agents):
-            least = np.array([-np.inf if agent.min_score is None else agent.min_score for agent in agents])
-            eligible = eligible & (quality >= least[:, None] - 1e-9)
+        feedback = None
+        if self._scorer is not None and (given is None or pool.scorer.objective.quality == "combined"):
+            kinds = [agent.task_type for agent in agents]
+            feedback = self._scorer.feedback_of(kinds, pool.ids, max_age_s=_FEEDBACK_AGE_S)
+        terms = pool.scorer.terms(agents, feedback=feedback, given=given)
+        eligible = terms.eligible
         where = pool.positions(snapshot)
         slots, divisor = pool.slots(snapshot)
         room = self._room(agents, pool, snapshot, where)
         if self._shares:
             eligible = self._shared(eligible, room, pool, preview)
         rank = None
-        if not single:
+        if len(agents) > 1:
             priority = [agent.priority for agent in agents]
             rank = None if min(priority) == max(priority) else np.array(priority)
+        weight = penalty = None
+        if self._objective is not None:
+            weight = np.array([[agent.priority] for agent in agents])
+            if self._strategy.values_scores:
+                penalty = _penalties(agents, self._objective)
         service = None
         if self._strategy.needs_prediction and self._predictor is not None:
             service = self._predictor.predict_ms(
@@ -522,7 +561,7 @@ class LoadBalancer:
                 [agent.output_tokens for agent in agents],
             )
         return Work(
-            quality=quality,
+            quality=terms.quality,
             eligible=eligible,
             active=snapshot.active[where].astype(np.float64),
             slots=slots,
@@ -532,6 +571,10 @@ class LoadBalancer:
             queue=self._queue,
             rank=rank,
             service_ms=service,
+            charge=terms.charge,
+            weight=weight,
+            penalty=penalty,
+            sign=pool.scorer.sign,
         )
 
     def _shared(
@@ -594,6 +637,17 @@ def _strategy(name: str, load_weight: float) -> LoadStrategy:
     if name == "least_loaded":
         return LeastLoaded()
     return Weighted(load_weight) if name == "weighted" else Predictive(load_weight)
+
+
+def _penalties(agents: Sequence[Agent], objective: Objective) -> NDArray[np.float64] | None:
+    """Return what leaving each agent out costs before its priority, (n,); None: serve as many as possible."""
+    own = [
+        objective.unassigned_penalty if agent.unassigned_penalty is None else agent.unassigned_penalty
+        for agent in agents
+    ]
+    if any(value is None or not np.isfinite(value) for value in own):
+        return None
+    return np.array(own, np.float64)
 
 
 def _checked_scores(scores: ArrayLike | None, n: int, m: int) -> NDArray[np.float64] | None:

@@ -25,15 +25,18 @@ __all__ = [
     "LOST",
     "NOT_PLACED",
     "NO_SUCH_MODEL",
+    "TOO_DEAR",
     "Decision",
     "Reservation",
     "explained",
+    "reported_scores",
     "served_reason",
 ]
 
 NO_SUCH_MODEL = "no model meets the requirements"
 ALL_FULL = "every eligible model is full"
 NOT_PLACED = "left out: the capacity of its eligible models went to others"
+TOO_DEAR = "left out: the penalty is cheaper than its best score"
 LOST = "every eligible model was taken by concurrent requests"
 
 
@@ -90,15 +93,21 @@ def served_reason(strategy: LoadStrategy, score: float, busy_percent: float) -> 
     return f"{strategy.name}: score {score:.4g}, {busy_percent:.0f} % busy before"
 
 
+def reported_scores(work: Work, strategy: LoadStrategy, rows: int | slice) -> NDArray[np.float64]:
+    """Return the scores that are told, costs as costs. Where values are no scores, quality says more."""
+    if not strategy.values_scores:
+        return work.quality[rows]
+    value = strategy.values(work, work.active, rows)
+    return value if work.sign > 0 else 0.0 - value
+
+
 def explained(
     work: Work, choice: NDArray[np.int64], strategy: LoadStrategy
 ) -> Iterator[tuple[int, float, str]]:
     """Yield (model or UNASSIGNED, score, reason) of each agent of a placement."""
     rows = np.arange(len(choice))
     picked = np.where(choice != UNASSIGNED, choice, 0)
-    value = work.quality
-    if strategy.name != "least_loaded":  # there the value is a utilization, and quality says more
-        value = strategy.values(work, work.active, slice(None))
+    value = reported_scores(work, strategy, slice(None))
     busy = np.where(work.slots > 0, np.minimum(work.active / np.maximum(work.slots, 1.0), 1.0), 1.0)
     columns = (choice, value[rows, picked], 100.0 * busy[picked])
     for i, (j, score, percent) in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
@@ -107,6 +116,7 @@ def explained(
         elif not work.eligible[i].any():
             yield j, 0.0, NO_SUCH_MODEL
         elif work.usable[i].any():
-            yield j, 0.0, NOT_PLACED
+            best = (work.sign * value[i, work.usable[i]]).max()
+            yield j, 0.0, TOO_DEAR if best < work.left_out(i) else NOT_PLACED
         else:
             yield j, 0.0, ALL_FULL

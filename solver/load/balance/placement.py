@@ -61,7 +61,7 @@ def place_greedy(
     for i in order:
         value = strategy.values(work, active, i)
         j = _best(np.where(work.eligible[i] & (room > 0), value, -np.inf), rng)
-        if j != UNASSIGNED:
+        if j != UNASSIGNED and value[j] >= work.left_out(i):
             choice[i] = j
             active[j] += 1.0
             room[j] -= 1
@@ -105,6 +105,7 @@ def place_optimal(
         np.where(allowed, _shaken(value, rng), -np.inf),
         np.ones(len(owner), np.int64),
         priority=work.rank,
+        unassigned_penalty=_penalty(work),
         deadline_ms=deadline_ms,
         # single slots are what lsap is made for: three to seven times as fast here as what "auto" takes
         engine="lsap" if value.size <= _MOST_CELLS else "auto",
@@ -129,7 +130,16 @@ def place_one(
         out |= level > level[level.argmin()] * (1.0 + _TIE)
     value[out] = -np.inf  # out of the question
     j = _best(value, rng)
-    return j, 0.0 if j == UNASSIGNED else float(value[j])
+    if j == UNASSIGNED or (work.penalty is not None and value[j] < work.left_out(0)):
+        return UNASSIGNED, 0.0
+    return j, float(value[j])
+
+
+def _penalty(work: Work) -> NDArray[np.float64] | None:
+    """Return the penalties as an engine takes them: it multiplies them by priorities that differ itself."""
+    if work.penalty is None or work.rank is not None or work.weight is None:
+        return work.penalty
+    return work.penalty * work.weight[:, 0]
 
 
 ROUTINGS: dict[str, Callable[..., Placement]] = {
@@ -170,6 +180,7 @@ def _solved(
         np.where(work.eligible, _shaken(value, rng), -np.inf),
         room,
         priority=work.rank,
+        unassigned_penalty=_penalty(work),
         deadline_ms=deadline_ms,
     )
     return Placement(choice=solution.choice, prices=solution.prices, solution=solution)

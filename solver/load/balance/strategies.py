@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = ["STRATEGIES", "LeastLoaded", "LoadStrategy", "Predictive", "Weighted", "Work"]
 
+_TRACE = 1e-5  # of a score point, against a percentage point of utilization
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Work:
@@ -39,6 +41,14 @@ class Work:
         Priorities; None when all are equal.
     service_ms : (n, m) float64 or None
         Predicted service times, above zero, for a strategy that asks for them.
+    charge : (n, m) float64 or None
+        Score points that cost and latency take away, whatever the load.
+    weight : (n, 1) float64 or None
+        What multiplies the score of each agent; None: nothing does.
+    penalty : (n,) float64 or None
+        Score points that leaving out each agent costs, before its weight; None: serve as many as possible.
+    sign : float
+        -1 where scores are costs to be minimised.
     """
 
     quality: NDArray[np.float64]
@@ -51,6 +61,26 @@ class Work:
     queue: bool = False
     rank: NDArray[np.float64] | None = None
     service_ms: NDArray[np.float64] | None = None
+    charge: NDArray[np.float64] | None = None
+    weight: NDArray[np.float64] | None = None
+    penalty: NDArray[np.float64] | None = None
+    sign: float = 1.0
+
+    def scores(self, rows: int | slice, factor: NDArray[np.float64] | float) -> NDArray[np.float64]:
+        """Return ``weight × (quality × factor − charge)`` of some agents: the objective's score."""
+        value: NDArray[np.float64] = self.quality[rows] * factor
+        if self.charge is not None:
+            value -= self.charge[rows]
+        if self.weight is not None:
+            value *= self.weight[rows]
+        return value
+
+    def left_out(self, i: int) -> float:
+        """Return the score of leaving agent i out; ``-inf`` where as many as possible are served."""
+        if self.penalty is None:
+            return -np.inf
+        weight = 1.0 if self.weight is None else self.weight.item(i)
+        return -weight * self.penalty.item(i)
 
     @property
     def may_wait(self) -> bool:
@@ -64,6 +94,8 @@ class LoadStrategy(Protocol):
     name: str
     needs_prediction: bool
     """Whether ``Work.service_ms`` must be there."""
+    values_scores: bool
+    """Whether values are scores, which compare with the penalty of leaving an agent out."""
 
     def depends_on_slot(self, work: Work) -> bool:
         """Return whether each further agent on a model is worth less, which a joint optimum must know."""
@@ -85,6 +117,7 @@ class LeastLoaded:
 
     name = "least_loaded"
     needs_prediction = False
+    values_scores = False
 
     def depends_on_slot(self, work: Work) -> bool:
         """Return True."""
@@ -96,7 +129,9 @@ class LeastLoaded:
         free /= work.divisor
         free *= -100.0
         free += 100.0
-        value = work.quality[rows] * 1e-5
+        value = work.quality[rows] * (work.sign * _TRACE)
+        if work.charge is not None:
+            value -= _TRACE * work.charge[rows]
         value += free
         return value
 
@@ -112,6 +147,7 @@ class Weighted:
 
     name = "weighted"
     needs_prediction = False
+    values_scores = True
 
     def __init__(self, load_weight: float = 0.3) -> None:
         self._load_weight = load_weight
@@ -125,8 +161,8 @@ class Weighted:
         factor = active / work.divisor
         np.minimum(factor, 1.0, out=factor)
         factor *= -self._load_weight
-        factor += 1.0
-        return work.quality[rows] * factor
+        factor += work.sign  # sign × (1 − sign × load_weight × utilization): load raises costs
+        return work.scores(rows, factor)
 
 
 class Predictive:
@@ -144,6 +180,7 @@ class Predictive:
 
     name = "predictive"
     needs_prediction = True
+    values_scores = True
 
     def __init__(self, load_weight: float = 0.3) -> None:
         self._load_weight = load_weight
@@ -163,9 +200,8 @@ class Predictive:
         fastest = np.where(work.usable[rows], done, 1e12).min(axis=-1, keepdims=True)
         fastest *= self._load_weight
         factor: NDArray[np.float64] = fastest / done  # at most the weight where usable
-        factor += 1.0 - self._load_weight
-        factor *= work.quality[rows]
-        return factor
+        factor += work.sign - self._load_weight
+        return work.scores(rows, factor)
 
 
 STRATEGIES: tuple[str, ...] = ("least_loaded", "predictive", "weighted")

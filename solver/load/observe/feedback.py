@@ -158,7 +158,13 @@ class AdaptiveScorer:
                     requests[j] = sums.observed
                     success[j] = min(1.0, sums.successes / sums.requests)
                     latency[j] = sums.latency_ms / sums.requests
-        return Feedback(requests=requests, success_rate=success, latency_ms=latency, weights=self.weights)
+        return Feedback(
+            requests=requests,
+            success_rate=success,
+            latency_ms=latency,
+            weights=self.weights,
+            bonus=self._bonus(requests),
+        )
 
     def _known(self, model: str, task_type: str | None, now: float) -> _Decayed | None:
         if self._by_task_type and task_type is not None:
@@ -201,23 +207,35 @@ class AdaptiveScorer:
         -----
         One array pass per distinct task type.
         """
-        base = np.asarray(capability, np.float64)
-        if not self._by_task_type or task_types is None:
-            return self._scored(base, self.feedback(models, max_age_s=max_age_s))
-        result = np.empty_like(base)
-        kinds = np.array([kind or "" for kind in task_types], dtype=object)
-        for kind in dict.fromkeys(kinds.tolist()):
-            rows = kinds == kind
-            seen = self.feedback(models, task_type=kind or None, max_age_s=max_age_s)
-            result[rows] = self._scored(base[rows], seen)
-        return result
+        return adaptive_score(capability, self.feedback_of(task_types, models, max_age_s=max_age_s))
 
-    def _scored(self, base: NDArray[np.float64], feedback: Feedback) -> NDArray[np.float64]:
-        scored = adaptive_score(base, feedback)
-        if self._exploration > 0:
-            total = math.log1p(float(feedback.requests.sum()))
-            scored = scored + self._exploration * np.sqrt((1.0 + total) / (1.0 + feedback.requests))
-        return scored
+    def feedback_of(
+        self, task_types: Sequence[str | None] | None, models: Sequence[str], *, max_age_s: float = 0.0
+    ) -> Feedback:
+        """Return what is known for agents of some task types: a row each, or one row where types do not matter.
+
+        One pass per distinct task type. Parameters as in :meth:`score`.
+        """
+        if not self._by_task_type or not task_types:
+            return self.feedback(models, max_age_s=max_age_s)
+        places: dict[str | None, int] = {}
+        codes = [places.setdefault(kind, len(places)) for kind in task_types]
+        seen = [self.feedback(models, task_type=kind, max_age_s=max_age_s) for kind in places]
+        return Feedback(
+            requests=np.array([one.requests for one in seen])[codes],
+            success_rate=np.array([one.success_rate for one in seen])[codes],
+            latency_ms=np.array([one.latency_ms for one in seen])[codes],
+            weights=self.weights,
+            bonus=0.0 if self._exploration <= 0 else np.array([one.bonus for one in seen])[codes],
+        )
+
+    def _bonus(self, requests: NDArray[np.float64]) -> NDArray[np.float64] | float:
+        """Return the score points of exploration, (m,), or 0."""
+        if self._exploration <= 0:
+            return 0.0
+        total = math.log1p(float(requests.sum()))
+        bonus: NDArray[np.float64] = self._exploration * np.sqrt((1.0 + total) / (1.0 + requests))
+        return bonus
 
     def to_json(self) -> str:
         """Return all that was learned, to be read by :meth:`load_json` in this or another process."""
