@@ -257,13 +257,25 @@ def explain(
     agent: Annotated[str, typer.Argument(metavar="AGENT", help="Id of an agent.")],
     source: ProblemSource,
     engine: Engine = "auto",
+    decision: Annotated[
+        Path | None,
+        typer.Option(help="Instead of a problem: a router's log; AGENT, its lease or the decision's id."),
+    ] = None,
 ) -> None:
     """Say why an agent got its model: score terms, runner-up, and the price that decided.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
       solver explain a0042 data/demo.yaml
+
+      solver explain a0042 --decision decisions.jsonl
     """
+    if decision is not None:
+        from solver.interfaces.decision_report import decision_report
+
+        source.expect_nothing("--decision is given")
+        _out.print(decision_report(decision, agent))
+        return
     plan = solver.solve(source.read(), engine=engine)
     _notes(source, quiet=False)
     _out.print(explanation_report(solver.explain(plan, agent)))

@@ -166,6 +166,19 @@ class ProblemSource:
             reading=self.reading,
         )
 
+    def expect_nothing(self, because: str) -> None:
+        """Raise where any option names a problem, or how to read one.
+
+        Raises
+        ------
+        SpecError
+            One line per option.
+        """
+        names = [one.name for one in fields(self) if not one.name.startswith("_")]
+        given = [name for name in names if getattr(self, name) not in (None, [])]
+        if given:
+            raise SpecError(*(f"{name.replace('_', '-')}: expected none, since {because}" for name in given))
+
     def _check_unused(self) -> None:
         """Refuse options that would have no effect, and say which are missing."""
         score_options = {

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.errors import SpecError, Violation, ViolationKind
+from solver.errors import SpecError, Violation
 from solver.load.balance.prediction import CompletionPredictor
-from solver.load.lease import ONE_SLOT, Demand, Lease, Refusal, RefusalReason, ReleaseOutcome
-from solver.online.choices import Choice, rank_models
+from solver.load.lease import ONE_SLOT, Demand, Lease, ReleaseOutcome
+from solver.online.async_routing import LASTING, AsyncRouting
+from solver.online.choices import Candidates, Choice
 from solver.online.decision import Decision, RouteRefusal, RouteRefusalReason
 from solver.online.gathering import Gathering
 from solver.online.joint import place_jointly
@@ -20,27 +21,29 @@ from solver.online.pricing import HorizonPricing, Pricing, SteadyPricing
 from solver.online.refresher import Refresher
 from solver.online.router_status import RouterStatus
 from solver.online.rows import RowMaker
-from solver.online.setup import announce, check_parameters, per_second
+from solver.online.setup import announce, check_parameters, open_log, per_second
 from solver.online.spending import Spending
 from solver.online.window import AgentRow, History, Window
 from solver.problem.spec import Objective
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
     from typing import Self
 
     from numpy.typing import ArrayLike
 
+    from solver.load.refusal import Refusal
     from solver.load.tracker import LoadTracker
+    from solver.online.decision_log import DecisionLog
     from solver.problem.spec import Agent, Model
 
 __all__ = ["OptimalRouter"]
 
-_LASTING = frozenset({RefusalReason.STORE_UNAVAILABLE, RefusalReason.RECOVERING})
 _LEFT_OUT_OF_SAMPLE = 4096  # arrivals kept for the next refresh; older ones are dropped
 
 
-class OptimalRouter:
+class OptimalRouter(AsyncRouting):
     """Routes agents one at a time by the prices that capacity has for those still to come.
 
     A decision is one subtraction and an arg-max; prices are computed in the background from a window of
@@ -86,11 +89,13 @@ class OptimalRouter:
         Required capabilities of the user's own task types.
     prices, refresh : PriceParams, RefreshParams, optional
         Tuning constants.
+    decision_log : DecisionLog, str or Path, optional
+        Where every decision is noted; default: nowhere. The router closes it.
 
     Raises
     ------
     SpecError
-        If a parameter is out of range.
+        If a parameter is out of range, or the log cannot be written.
 
     Examples
     --------
@@ -128,6 +133,7 @@ class OptimalRouter:
         task_types: Mapping[str, tuple[str, ...]] | None = None,
         prices: PriceParams | None = None,
         refresh: RefreshParams | None = None,
+        decision_log: DecisionLog | str | Path | None = None,
     ) -> None:
         shares = dict(tenant_shares or {})
         check_parameters(horizon, budget_usd, budget_period_s, wait_cost_per_s, ttl_s, replicas, shares)
@@ -145,6 +151,7 @@ class OptimalRouter:
         )
         self._ids = self._rows.pool.ids
         announce(tracker, self._rows.pool.models)
+        self._log = open_log(decision_log, self._ids, self._clock.now())
         self._load = LiveLoad(tracker, self._ids, queue=queue)
         self._lock = threading.Lock()
         self._refresh_lock = threading.Lock()
@@ -245,25 +252,19 @@ class OptimalRouter:
         SpecError
             If neither or both of agent and scores are given, or a value is out of range.
         """
-        row = self._row(agent, scores, cost_usd, service_s, tokens, tenant, priority)
+        row = self._rows.of_one(agent, scores, cost_usd, service_s, tokens, tenant, priority)
         ttl = self._ttl_s if ttl_s is None else ttl_s
         self._refresh_if_due()
-        name = None if agent is None else agent.id
         with self._lock:
-            choices, refusal = self._arrive(row)
-        return self._reserve(name, row, choices, refusal, ttl)
+            self._note_arrival(row)
+            self._load.look()
+            candidates = self._candidates(row)
+        return self._logged(agent, row, candidates, self._reserve(agent, row, candidates, ttl))
 
-    def _reserve(
-        self,
-        name: str | None,
-        row: AgentRow,
-        choices: list[Choice],
-        refusal: RouteRefusalReason,
-        ttl_s: float,
-    ) -> Decision:
+    def _reserve(self, agent: Agent | None, row: AgentRow, candidates: Candidates, ttl_s: float) -> Decision:
         """Reserve the best model that is not lost to another client meanwhile."""
         last: Refusal | None = None
-        for choice in choices:
+        while (choice := candidates.following()) is not None:
             if not self._claim(choice.column, row):
                 continue
             try:
@@ -274,58 +275,12 @@ class OptimalRouter:
                 self._unclaim(choice.column, row)
                 raise
             if isinstance(answer, Lease):
-                return self._decision(name, row, choice, answer)
+                return self._decision(agent, row, choice, answer)
             self._unclaim(choice.column, row)
             last = answer
-            if answer.reason in _LASTING:
+            if answer.reason in LASTING:
                 break
-        return self._refused(name, row, refusal, last)
-
-    async def route_async(
-        self,
-        agent: Agent | None = None,
-        *,
-        scores: ArrayLike | None = None,
-        cost_usd: ArrayLike | None = None,
-        service_s: ArrayLike | None = None,
-        tokens: int = 0,
-        tenant: str | None = None,
-        priority: float = 1.0,
-        ttl_s: float | None = None,
-    ) -> Decision:
-        """Do :meth:`route` without blocking the event loop on a remote store.
-
-        Tasks that wait in the same pass of the event loop are placed jointly, as by :meth:`route_many`. When the
-        awaiting task is cancelled meanwhile, whatever is granted is released again.
-        """
-        row = self._row(agent, scores, cost_usd, service_s, tokens, tenant, priority)
-        ttl = self._ttl_s if ttl_s is None else ttl_s
-        self._refresh_if_due()
-        name = None if agent is None else agent.id
-        column = await self._gathering.column(row)
-        with self._lock:
-            self._load.look()
-            choices, refusal = self._choices(row)
-            if column >= 0 and (planned := self._planned(row, column)) is not None:
-                choices = [planned, *(choice for choice in choices if choice.column != column)]
-        last: Refusal | None = None
-        for choice in choices:
-            if not self._claim(choice.column, row):
-                continue
-            try:
-                answer = await self._tracker.try_acquire_async(
-                    self._ids[choice.column], self._demand(row, choice.column), ttl, queue=self._queue
-                )
-            except BaseException:  # cancelled, too: the tracker releases what it still grants
-                self._unclaim(choice.column, row)
-                raise
-            if isinstance(answer, Lease):
-                return self._decision(name, row, choice, answer)
-            self._unclaim(choice.column, row)
-            last = answer
-            if answer.reason in _LASTING:
-                break
-        return self._refused(name, row, refusal, last)
+        return self._refused(agent, row, candidates.refusal, last)
 
     def _place_waiting(self, rows: list[AgentRow]) -> list[int]:
         """Count arrivals that wait together and place them jointly."""
@@ -334,11 +289,6 @@ class OptimalRouter:
             for row in rows:
                 self._note_arrival(row)
             return place_jointly(rows, self._pricing, self._load)
-
-    def _planned(self, row: AgentRow, column: int) -> Choice | None:
-        """Return a jointly placed model as a choice, None where it is full by now. Under the lock."""
-        net = float(self._pricing.net(row, self._load)[column])
-        return Choice(column, net, -1, 0.0) if net > -np.inf else None
 
     def route_many(
         self,
@@ -368,99 +318,24 @@ class OptimalRouter:
         list of Decision
             In the order given.
         """
-        rows, names = self._many_rows(agents, scores, service_s, cost_usd)
+        rows = self._rows.of_many(agents, scores, service_s, cost_usd)
+        who: Sequence[Agent | None] = [None] * len(rows) if agents is None else agents
         self._refresh_if_due()
         ttl = self._ttl_s if ttl_s is None else ttl_s
-        columns = self._place_waiting(rows)
         decisions: list[Decision | None] = [None] * len(rows)
-        for i, (row, column) in enumerate(zip(rows, columns, strict=True)):
-            with self._lock:
-                self._load.look()
-                planned = self._planned(row, column) if column >= 0 else None
-            if planned is not None:
-                taken = self._reserve(names[i], row, [planned], RouteRefusalReason.FULL, ttl)
-                decisions[i] = taken or None
+        for i, column in enumerate(self._place_waiting(rows)):
+            candidates = self._candidates_now(rows[i])
+            if candidates.only(column) and (taken := self._reserve(who[i], rows[i], candidates, ttl)):
+                decisions[i] = self._logged(who[i], rows[i], candidates, taken)
         return [
-            self._late(names[i], rows[i], ttl) if decision is None else decision
+            self._late(who[i], rows[i], ttl) if decision is None else decision
             for i, decision in enumerate(decisions)
         ]
 
-    def _late(self, name: str | None, row: AgentRow, ttl_s: float) -> Decision:
+    def _late(self, agent: Agent | None, row: AgentRow, ttl_s: float) -> Decision:
         """Decide alone on an agent that the joint placement left out; its arrival is counted already."""
-        with self._lock:
-            self._load.look()
-            choices, refusal = self._choices(row)
-        return self._reserve(name, row, choices, refusal, ttl_s)
-
-    def _row(
-        self,
-        agent: Agent | None,
-        scores: ArrayLike | None,
-        cost_usd: ArrayLike | None,
-        service_s: ArrayLike | None,
-        tokens: int,
-        tenant: str | None,
-        priority: float,
-    ) -> AgentRow:
-        if (agent is None) == (scores is None):
-            raise SpecError(
-                Violation(
-                    "agent",
-                    "expected either an agent or scores",
-                    shown="neither" if agent is None else "both",
-                )
-            )
-        if agent is not None:
-            return self._rows.of_agent(agent)
-        assert scores is not None
-        return self._rows.of_arrays(
-            scores, cost_usd=cost_usd, service_s=service_s, tokens=tokens, tenant=tenant, priority=priority
-        )
-
-    def _many_rows(
-        self,
-        agents: Sequence[Agent] | None,
-        scores: ArrayLike | None,
-        service_s: ArrayLike | None,
-        cost_usd: ArrayLike | None,
-    ) -> tuple[list[AgentRow], list[str | None]]:
-        if (agents is None) == (scores is None):
-            raise SpecError(
-                Violation(
-                    "agents",
-                    "expected either agents or scores",
-                    shown="neither" if agents is None else "both",
-                )
-            )
-        if agents is not None:
-            return [self._rows.of_agent(agent) for agent in agents], [agent.id for agent in agents]
-        given = np.asarray(scores, np.float64)
-        if given.ndim != 2:
-            raise SpecError(
-                Violation(
-                    "scores",
-                    f"expected shape (n, {len(self._ids)})",
-                    shown=f"shape {given.shape}",
-                    kind=ViolationKind.TYPE,
-                )
-            )
-        extra: list[Any] = []
-        for name, array in (("service_s", service_s), ("cost_usd", cost_usd)):
-            part = None if array is None else np.asarray(array, np.float64)
-            if part is not None and part.shape != given.shape:
-                raise SpecError(
-                    Violation(
-                        name,
-                        f"expected shape {given.shape}",
-                        shown=f"shape {part.shape}",
-                        kind=ViolationKind.TYPE,
-                    )
-                )
-            extra.append([None] * len(given) if part is None else part)
-        return [
-            self._rows.of_arrays(row, service_s=service, cost_usd=cost, tokens=0, tenant=None, priority=1.0)
-            for row, service, cost in zip(given, *extra, strict=True)
-        ], [None] * len(given)
+        candidates = self._candidates_now(row)
+        return self._logged(agent, row, candidates, self._reserve(agent, row, candidates, ttl_s))
 
     def _note_arrival(self, row: AgentRow) -> None:
         now = self._clock.now()
@@ -472,16 +347,24 @@ class OptimalRouter:
         if len(self._arrived) > 2 * _LEFT_OUT_OF_SAMPLE:
             del self._arrived[:_LEFT_OUT_OF_SAMPLE]
 
-    def _arrive(self, row: AgentRow) -> tuple[list[Choice], RouteRefusalReason]:
-        """Count an arrival and choose for it. Under the lock."""
-        self._note_arrival(row)
-        self._load.look()
-        return self._choices(row)
-
-    def _choices(self, row: AgentRow) -> tuple[list[Choice], RouteRefusalReason]:
-        """Return up to three models in order of net value, and why there is no further one. Under the lock."""
+    def _candidates(self, row: AgentRow) -> Candidates:
+        """Return the models worth trying. Under the lock."""
         left_usd = None if self._spending is None else self._spending.left_usd(self._clock.now())
-        return rank_models(row, self._pricing, self._load, left_usd)
+        return Candidates(row, self._pricing, self._load, left_usd, keep=self._log is not None)
+
+    def _candidates_now(self, row: AgentRow) -> Candidates:
+        """Look at the live load, and return the models worth trying."""
+        with self._lock:
+            self._load.look()
+            return self._candidates(row)
+
+    def _logged(
+        self, agent: Agent | None, row: AgentRow, candidates: Candidates, decision: Decision
+    ) -> Decision:
+        """Note a decision in the log, where there is one, and return it."""
+        if self._log is not None and candidates.kept is not None:
+            self._log.decided(self._clock.now(), agent, row, candidates.kept, decision)
+        return decision
 
     def _claim(self, column: int, row: AgentRow) -> bool:
         """Take a slot of the horizon and the money before anything is reserved; False when it is gone."""
@@ -506,20 +389,18 @@ class OptimalRouter:
             return ONE_SLOT
         return Demand(tokens=int(row.tokens), cost_usd=_cost(row, column))
 
-    def _decision(
-        self, name: str | None, row: AgentRow, choice: Choice, lease: Lease, reason: str = "best after price"
-    ) -> Decision:
+    def _decision(self, agent: Agent | None, row: AgentRow, choice: Choice, lease: Lease) -> Decision:
         score = float(row.scores[choice.column])
         runner_up = self._ids[choice.runner_up] if choice.runner_up >= 0 else None
         return Decision(
-            name,
+            None if agent is None else agent.id,
             lease.model,
             lease,
             score,
             score - choice.net,
             runner_up,
             choice.margin,
-            reason,
+            "best after price",
             None,
             self,
             choice.column,
@@ -527,9 +408,9 @@ class OptimalRouter:
         )
 
     def _refused(
-        self, name: str | None, row: AgentRow, reason: RouteRefusalReason, cause: Refusal | None
+        self, agent: Agent | None, row: AgentRow, reason: RouteRefusalReason, cause: Refusal | None
     ) -> Decision:
-        if cause is not None and cause.reason in _LASTING:
+        if cause is not None and cause.reason in LASTING:
             reason = RouteRefusalReason.STORE_UNAVAILABLE
         retry = None if cause is None else cause.retry_after_s
         if retry is None and reason is RouteRefusalReason.FULL:
@@ -538,6 +419,7 @@ class OptimalRouter:
             left = self._spending.left_s(self._clock.now())
             retry = left if left < np.inf else None
         refusal = RouteRefusal(reason=reason, retry_after_s=retry, cause=cause)
+        name = None if agent is None else agent.id
         return Decision(name, None, None, 0.0, 0.0, None, 0.0, reason.value, refusal)
 
     def settle(
@@ -563,6 +445,9 @@ class OptimalRouter:
             self._load.note(decision._column, -1)  # noqa: SLF001
             if self._spending is not None and cost_usd is not None:
                 self._spending.correct(cost_usd - decision._expected_usd)  # noqa: SLF001
+        if self._log is not None:
+            facts = {"latency_ms": latency_ms, "tokens": tokens, "cost_usd": cost_usd, "success": success}
+            self._log.released(self._clock.now(), lease.lease_id, {**facts, "outcome": outcome.value})
         if latency_ms is not None:
             self._tracker.record(
                 lease.model, latency_ms=latency_ms, success=success, output_tokens=tokens, cost_usd=cost_usd
@@ -609,6 +494,8 @@ class OptimalRouter:
             last_error=self._last_error,
             arrivals=self._arrivals,
             spent_usd=0.0 if self._spending is None else self._spending.spent_usd,
+            log_dropped=0 if self._log is None else self._log.dropped,
+            log_error=None if self._log is None else self._log.last_error,
         )
 
     def prices(self) -> dict[str, float]:
@@ -619,9 +506,11 @@ class OptimalRouter:
         return dict(zip(self._ids, price.tolist(), strict=True))
 
     def close(self) -> None:
-        """Stop the background thread. Routing goes on with the last prices."""
+        """Stop the background thread and write the log. Routing goes on with the last prices."""
         if self._background is not None:
             self._background.stop()
+        if self._log is not None:
+            self._log.close()
 
     def __enter__(self) -> Self:
         return self

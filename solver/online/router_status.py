@@ -25,6 +25,10 @@ class RouterStatus:
         Agents routed or refused so far.
     spent_usd : float
         Money spent or promised in the present budget period; 0 without a budget.
+    log_dropped : int
+        Records that the decision log could not keep.
+    log_error : str or None
+        Why the last of them could not.
     """
 
     refreshes: int
@@ -33,3 +37,5 @@ class RouterStatus:
     last_error: str | None
     arrivals: int
     spent_usd: float
+    log_dropped: int = 0
+    log_error: str | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -101,11 +101,7 @@ class RowMaker:
         row = np.array(scores, np.float64)
         m = len(self.pool)
         if row.shape != (m,):
-            raise SpecError(
-                Violation(
-                    "scores", f"expected shape ({m},)", shown=f"shape {row.shape}", kind=ViolationKind.TYPE
-                )
-            )
+            _raise_shape("scores", f"({m},)", row)
         if not np.maximum.reduce(row) < np.inf:  # NaN compares false
             j = int(np.argmax(~(row < np.inf)))
             raise SpecError(Violation(f"scores[{j}]", "expected a finite number or -inf", row[j]))
@@ -124,13 +120,65 @@ class RowMaker:
             self.tenant(tenant),
         )
 
+    def of_one(
+        self,
+        agent: Agent | None,
+        scores: ArrayLike | None,
+        cost_usd: ArrayLike | None,
+        service_s: ArrayLike | None,
+        tokens: float,
+        tenant: str | None,
+        priority: float,
+    ) -> AgentRow:
+        """Return the row of an agent or of arrays, whichever is given."""
+        if (agent is None) == (scores is None):
+            shown = "neither" if agent is None else "both"
+            raise SpecError(Violation("agent", "expected either an agent or scores", shown=shown))
+        if agent is not None:
+            return self.of_agent(agent)
+        assert scores is not None
+        return self.of_arrays(
+            scores, cost_usd=cost_usd, service_s=service_s, tokens=tokens, tenant=tenant, priority=priority
+        )
+
+    def of_many(
+        self,
+        agents: Sequence[Agent] | None,
+        scores: ArrayLike | None,
+        service_s: ArrayLike | None,
+        cost_usd: ArrayLike | None,
+    ) -> list[AgentRow]:
+        """Return the rows of agents or of (n, m) arrays, whichever are given."""
+        if (agents is None) == (scores is None):
+            shown = "neither" if agents is None else "both"
+            raise SpecError(Violation("agents", "expected either agents or scores", shown=shown))
+        if agents is not None:
+            return [self.of_agent(agent) for agent in agents]
+        given = np.asarray(scores, np.float64)
+        if given.ndim != 2:
+            _raise_shape("scores", f"(n, {len(self.pool)})", given)
+        extra: list[Any] = []
+        for name, array in (("service_s", service_s), ("cost_usd", cost_usd)):
+            part = None if array is None else np.asarray(array, np.float64)
+            if part is not None and part.shape != given.shape:
+                _raise_shape(name, str(given.shape), part)
+            extra.append([None] * len(given) if part is None else part)
+        return [
+            self.of_arrays(row, service_s=service, cost_usd=cost, tokens=0, tenant=None, priority=1.0)
+            for row, service, cost in zip(given, *extra, strict=True)
+        ]
+
+
+def _raise_shape(name: str, expected: str, array: NDArray[np.float64]) -> NoReturn:
+    raise SpecError(
+        Violation(name, f"expected shape {expected}", shown=f"shape {array.shape}", kind=ViolationKind.TYPE)
+    )
+
 
 def _amounts(name: str, values: ArrayLike, m: int) -> NDArray[np.float64]:
     array = np.array(values, np.float64)
     if array.shape != (m,):
-        raise SpecError(
-            Violation(name, f"expected shape ({m},)", shown=f"shape {array.shape}", kind=ViolationKind.TYPE)
-        )
+        _raise_shape(name, f"({m},)", array)
     if not (np.minimum.reduce(array) >= 0 and np.maximum.reduce(array) < np.inf):
         j = int(np.argmax(~((array >= 0) & (array < np.inf))))
         raise SpecError(Violation(f"{name}[{j}]", "expected a finite number >= 0", array[j]))

@@ -11,13 +11,28 @@ from solver.load.checks import money_problems, positive_problems, whole_problems
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from solver.load.tracker import LoadTracker
+    from solver.online.decision_log import DecisionLog
     from solver.problem.spec import Model
 
-__all__ = ["announce", "check_parameters", "per_second"]
+__all__ = ["announce", "check_parameters", "open_log", "per_second"]
+
+
+def open_log(
+    log: DecisionLog | str | Path | None, models: tuple[str, ...], now_s: float
+) -> DecisionLog | None:
+    """Return the log of decisions of a router, opened where a path is given."""
+    if log is None:
+        return None
+    from solver.online.decision_log import DecisionLog  # logging.handlers: only where it is used
+
+    opened = log if isinstance(log, DecisionLog) else DecisionLog(log)
+    opened.attach(models, now_s)
+    return opened
 
 
 def per_second(limits: list[int | None]) -> NDArray[np.float64]:
