@@ -117,21 +117,22 @@ class DecisionLog:
         decision: Decision,
     ) -> None:
         """Note a decision. The arrays must not change afterwards. O(1)."""
-        self._put(
-            {
-                "at_s": at_s,
-                "of": (f"{self._prefix}-{next(self._count)}", self._models, agent, row, net, decision),
-            }
-        )
+        self._begin_in_child()
+        identity = f"{self._prefix}-{next(self._count)}"
+        self._put({"at_s": at_s, "of": (identity, self._models, agent, row, net, decision)})
 
     def released(self, at_s: float, lease_id: str, facts: dict[str, Any]) -> None:
         """Note what became of a decision's request. O(1)."""
+        self._begin_in_child()
         self._put({"event": "release", "version": LOG_VERSION, "at_s": at_s, "lease": lease_id, **facts})
 
-    def _put(self, record: dict[str, Any]) -> None:
+    def _begin_in_child(self) -> None:
+        """Start anew in a process made by a fork, which has neither the thread nor ids of its own."""
         if self._pid != os.getpid():
             self._finish.detach()
             self._start()
+
+    def _put(self, record: dict[str, Any]) -> None:
         record["time"] = (self._began + timedelta(seconds=record["at_s"] - self._now_s)).isoformat()
         if not self._finish.alive:
             self._file.drop("the log is closed")
