@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -111,6 +111,9 @@ def solve(
     progress: Annotated[
         bool, typer.Option("--progress", help="Show how the answer improved over time.")
     ] = False,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Read --scores, Parquet files, in passes: for more than memory.")
+    ] = False,
 ) -> None:
     """Assign every agent of a problem to a model, with a proof of how good the plan is.
 
@@ -125,7 +128,11 @@ def solve(
       solver solve --scores outcomes.csv --agent-column prompt_id --score-column win_prob --slots 38
 
       solver solve --scores preferences.csv --layout ranked --agent-column Name --slots 3
+
+      solver solve --scores 'batch/*.parquet' --models fleet.yaml --output plan/ --stream
     """
+    if stream:
+        _solve_stream(source, output, seed=seed, as_json=as_json, quiet=quiet)
     target = None if output is None else check_output(_assignments_in(output))
     with _working("reading", quiet=quiet or as_json) as step:
         asked = source.read()
@@ -150,6 +157,44 @@ def solve(
         for path in written:
             _wrote(path)
     _exit(_code(plan, deadline_ms))
+
+
+def _solve_stream(
+    source: ProblemSource, output: Path | None, *, seed: int, as_json: bool, quiet: bool
+) -> NoReturn:
+    """Solve a batch in files larger than memory."""
+    from solver.interfaces.streaming import large_batch, streaming_report
+    from solver.scale import solve_files
+
+    if output is None:
+        raise SpecError("--output: required beside --stream: the folder of the plan")
+    batch = large_batch(source)
+    with _working("reading", quiet=quiet or as_json) as step:
+        manifest = solve_files(batch, output, seed=seed, report=step)
+    if manifest is None:
+        if not quiet:
+            say(_err, "infeasible: not every agent who must be served can be; nothing was written")
+        _exit(INFEASIBLE)
+    if as_json:
+        sys.stdout.write(json.dumps(finite(asdict(manifest.certificate))) + "\n")
+    elif not quiet:
+        _out.print(streaming_report(manifest.certificate))
+        _wrote(output)
+    _exit(0)
+
+
+def _verify_stream(folder: Path, *, as_json: bool, quiet: bool) -> NoReturn:
+    """Check a plan in files."""
+    from solver.interfaces.streaming import streaming_report
+    from solver.scale import verify_plan
+
+    found = verify_plan(folder)
+    if as_json:
+        document = {**asdict(found.certificate), "feasible": found.feasible, "violations": found.violations}
+        sys.stdout.write(json.dumps(finite(document)) + "\n")
+    elif not quiet:
+        _out.print(streaming_report(found.certificate, found.violations))
+    _exit(0 if found.feasible else INFEASIBLE)
 
 
 def _wrote(path: Path) -> None:
@@ -223,7 +268,11 @@ def _verify(
       solver verify data/demo.yaml plan.csv
 
       solver verify --scores scores.csv --slots 2 theirs.csv --plan-agent-column Student
+
+      solver verify plan/
     """
+    if len(files) == 1 and files[0].is_dir():
+        _verify_stream(files[0], as_json=as_json, quiet=quiet)
     if len(files) > 2:
         msg = f"expected a problem file and a plan, got {len(files)} files"
         raise SpecError(msg)

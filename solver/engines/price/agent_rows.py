@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["DenseRows", "Reduction", "Rows"]
+__all__ = ["Choice", "DenseRows", "Reduced", "Reduction", "Rows"]
 
 _CHUNKS_PER_CALL = 8
 """Consecutive chunks that one call of the compiled pass takes: calls are then a percent of the time."""
@@ -76,6 +76,33 @@ class Reduction:
         return Reduction(choice=choice, agent=self.agent[still], contested=contested)
 
 
+class Choice(Protocol):
+    """What every agent has: an (n,) array, or a rule where n numbers would not fit into memory."""
+
+    def __setitem__(self, agents: NDArray[np.int64], models: NDArray[np.int64], /) -> None:
+        """Let some agents have other models, m for unassigned."""
+        ...
+
+
+class Reduced(Protocol):
+    """A full pass over the agents for a box, see :class:`Reduction`."""
+
+    @property
+    def choice(self) -> Choice:
+        """Choice of every settled agent; arbitrary for contested ones."""
+        ...
+
+    @property
+    def agent(self) -> NDArray[np.int64]:
+        """(g,) int64, the contested agents, ascending."""
+        ...
+
+    @property
+    def contested(self) -> Contested:
+        """Their arcs."""
+        ...
+
+
 class Rows(Protocol):
     """Agents with their scores, dense or sparse."""
 
@@ -100,7 +127,7 @@ class Rows(Protocol):
         """Return what agents have: their best elsewhere at these prices, unassigned, and their scores apart."""
         ...
 
-    def reduce(self, low: NDArray[np.float64], high: NDArray[np.float64]) -> Reduction:
+    def reduce(self, low: NDArray[np.float64], high: NDArray[np.float64]) -> Reduced:
         """Find the contested arcs for a box."""
         ...
 

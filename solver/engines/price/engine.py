@@ -8,7 +8,7 @@ See ``docs/explanation/price-engine.md`` for the method, the theory and the refe
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -125,7 +125,7 @@ class PriceEngine:
         if twins is not None:
             prices = prices[twins]
         prices = np.maximum(prices, 0.0)
-        choice = outcome.choice
+        choice = cast("NDArray[np.int64] | None", outcome.choice)
         if choice is None:
             choice = _best_at(instance, np.where(supply.closed, np.inf, prices), outside, threads)
         if twins is not None:

@@ -18,7 +18,16 @@ if TYPE_CHECKING:
     from solver.engines.price.agent_rows import Rows
     from solver.engines.price.supply import Supply
 
-__all__ = ["GROWTH", "Scale", "estimate_prices", "heat", "price_radius", "probe_scale", "recall_prices"]
+__all__ = [
+    "GROWTH",
+    "Scale",
+    "estimate_prices",
+    "heat",
+    "planned_samples",
+    "price_radius",
+    "probe_scale",
+    "recall_prices",
+]
 
 GROWTH = 8
 """Ratio of neighbouring sample sizes, the last being all agents; errors shrink by its square root."""
@@ -296,6 +305,18 @@ def _moved_prices(
         if float(np.abs(step).max()) < 1e-3 * temperature:
             break
     return prices - start
+
+
+def planned_samples(
+    n: int, m: int, generator: np.random.Generator, *, most: float = np.inf
+) -> list[NDArray[np.int64]]:
+    """Return the rows that :func:`probe_scale` and then :func:`estimate_prices` draw with an equal generator.
+
+    Where rows are expensive to visit, as in files, one pass can then collect all samples.
+    """
+    first, *larger = _sample_sizes(n, m)
+    sizes = [min(n, _PROBED), *([] if first == n else [first]), *(size for size in larger if size <= most)]
+    return [_stratified(n, size, generator) for size in sizes]
 
 
 def price_radius(estimate: Estimate, agents: int, span: float) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.clock import Deadline
-    from solver.engines.price.agent_rows import Rows
+    from solver.engines.price.agent_rows import Choice, Rows
     from solver.engines.price.estimate import Scale
     from solver.engines.price.smoothed_dual import Estimate
     from solver.engines.price.supply import Supply
@@ -33,15 +33,16 @@ class Outcome:
 
     Parameters
     ----------
-    choice : (n,) int64 or None
-        Model of each agent, m for unassigned; None when there was only time for prices.
+    choice : Choice or None
+        Model of each agent, m for unassigned, in the form that the rows have: an (n,) int64 array where they are in
+        memory. None when there was only time for prices.
     prices : (m,) float64
         Optimal prices; the best known when not exact.
     exact : bool
         Whether the prices support the choice. If not, models may be over-used.
     """
 
-    choice: NDArray[np.int64] | None
+    choice: Choice | None
     prices: NDArray[np.float64]
     exact: bool
 

@@ -17,9 +17,9 @@ from solver.problem.values import describe
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from solver.problem.spec import Problem
+    from solver.problem.spec import Model, Problem
 
-__all__ = ["PROBLEM_FORMATS", "read_parts", "read_problem"]
+__all__ = ["PROBLEM_FORMATS", "read_fleet", "read_parts", "read_problem"]
 
 ProblemFormat = Literal["auto", "document", "gap"]
 PROBLEM_FORMATS: tuple[ProblemFormat, ...] = ("auto", "document", "gap")
@@ -138,6 +138,20 @@ def read_parts(
     )
     with located_errors(named):
         return Assembly(folder=Path(), reading=reading).problem(document, lambda _: "")
+
+
+def read_fleet(models: str | Path, *, reading: Reading | None = None) -> tuple[Model, ...]:
+    """Return the models of a fleet's file alone, without agents.
+
+    Raises
+    ------
+    SpecError
+        Every violation found.
+    """
+    reading = (Reading() if reading is None else reading).checked()
+    document = {"models": str(models), "agents": [{"id": "-"}]}
+    with located_errors(Path(models)):
+        return Assembly(folder=Path(), reading=reading).problem(document, lambda _: "").models
 
 
 def _is_gap_suffix(suffix: str) -> bool:

@@ -1,0 +1,119 @@
+"""Batches in files at the command line: what the options mean, and the report."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from solver.errors import SpecError, Violation
+from solver.interfaces.files.problem_file import read_fleet
+from solver.interfaces.report import number
+from solver.interfaces.terminal import printable
+from solver.scale.job import LargeBatch
+from solver.scale.pieces import ScoreColumns, arrow, files_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import RenderableType
+
+    from solver.interfaces.options import ProblemSource
+    from solver.problem.spec import Model
+    from solver.scale.judge import PlanCertificate
+
+__all__ = ["large_batch", "streaming_report"]
+
+_SHOWN = 20
+
+
+def large_batch(source: ProblemSource) -> LargeBatch:
+    """Return the batch that ``--scores``, ``--models`` and the options beside them describe.
+
+    Raises
+    ------
+    SpecError
+        For options that do not go with it, and a fleet that has more than slots and load costs.
+    """
+    others = {
+        "PROBLEM": source.problem,
+        "--agents": source.agents,
+        "--gap-file": source.gap_file,
+        "--model-column": source.model_column,
+        "--choice-column": source.choice_column,
+    }
+    lines = [f"{name}: not beside --stream" for name, given in others.items() if given not in (None, [])]
+    if source.scores is None:
+        lines.append("--scores: required beside --stream: Parquet files of one agent a row")
+    if source.layout not in (None, "wide"):
+        lines.append(f"--layout: expected wide beside --stream, got {source.layout!r}")
+    if (source.models is None) == (source.slots is None):
+        lines.append("--models: expected either a fleet or --slots beside --stream")
+    if lines:
+        raise SpecError(*lines)
+    agent = source.agent_column or "agent"
+    files = files_of([str(source.scores)])
+    if source.models is None:
+        names = _model_columns(files[0], agent, source)
+        capacity, costs = [int(source.slots or 0)] * len(names), []
+    else:
+        fleet = read_fleet(source.models, reading=source.reading)
+        _check_slots_only(fleet)
+        names = [model.id for model in fleet]
+        capacity = [model.capacity.batch_slots for model in fleet]
+        tiers = max(len(model.capacity.load_cost) for model in fleet)
+        costs = [model.capacity.load_cost or (0.0,) * tiers for model in fleet] if tiers else []
+    columns = ScoreColumns(
+        agent=agent, models=tuple(names), scores=source.score_column, sense=source.sense or "maximize"
+    )
+    return LargeBatch(files=files, columns=columns, capacity=capacity, load_cost=costs)
+
+
+def _model_columns(path: str, agent: str, source: ProblemSource) -> list[str]:
+    """Return the columns of scores, where no fleet names the models."""
+    pa, pq = arrow()
+    if source.score_column is not None:
+        raise SpecError("--models: required beside --score-column: it names the models of the scores")
+    try:
+        found = pq.read_schema(path).names
+    except (pa.ArrowException, OSError) as error:
+        reason = (str(error).splitlines() or ["it is broken"])[0]
+        raise SpecError(Violation(path, f"not a readable Parquet file: {reason}")) from None
+    return [name for name in found if name != agent and name not in (source.ignore_column or [])]
+
+
+def _check_slots_only(fleet: Sequence[Model]) -> None:
+    fields = ("min_slots", "min_slots_if_open", "opening_cost")
+    lines = [
+        Violation(f"models.{model.id}.capacity.{name}", "expected none beside --stream", value)
+        for model in fleet
+        for name in fields
+        if (value := getattr(model.capacity, name))
+    ]
+    lines += [
+        Violation(f"models.{model.id}.resources", "expected none beside --stream", list(model.resources))
+        for model in fleet
+        if model.resources
+    ]
+    if lines:
+        raise SpecError(*lines)
+
+
+def streaming_report(certificate: PlanCertificate, violations: Sequence[str] | None = None) -> RenderableType:
+    """Return a plan in files, or the check of one, as people read it."""
+    wrong = certificate.violations if violations is None else violations
+    word = "BROKEN" if wrong else "OPTIMAL" if certificate.optimal else "FEASIBLE"
+    head = Text(word, style="bold red" if wrong else "bold green")
+    head.append(f"  {certificate.served:,} of {certificate.agents:,} agents assigned", style="default")
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim")
+    grid.add_column(justify="right")
+    grid.add_row("objective", number(certificate.objective))
+    grid.add_row("bound", number(certificate.bound))
+    grid.add_row("gap", f"{certificate.gap:.4%}")
+    lines = [Text(printable(f"  {line}"), style="red") for line in wrong[:_SHOWN]]
+    if len(wrong) > _SHOWN:
+        lines.append(Text(f"  and {len(wrong) - _SHOWN:,} more", style="red"))
+    return Group(head, grid, *lines)

@@ -1,0 +1,54 @@
+"""Who carries out the passes: this process, or actors of a cluster; the answers are the same."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from solver.scale.shard import Shard
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from solver.scale.pieces import Piece, ScoreColumns
+
+__all__ = ["Fleet", "LocalFleet", "shared_out"]
+
+
+class Fleet(Protocol):
+    """Workers, each with some of the pieces."""
+
+    def run(self, method: str, *arguments: Any) -> list[Any]:
+        """Call a method of :class:`~solver.scale.shard.Shard` on every worker and join the lists they return."""
+        ...
+
+    def close(self) -> None:
+        """Let the workers go."""
+        ...
+
+
+class LocalFleet:
+    """One worker: this process."""
+
+    def __init__(self, pieces: Sequence[Piece], columns: ScoreColumns, closed: NDArray[np.bool_]) -> None:
+        self._shard = Shard(pieces, columns, closed)
+
+    def run(self, method: str, *arguments: Any) -> list[Any]:
+        """Call a method of the only worker."""
+        call: Callable[..., list[Any]] = getattr(self._shard, method)
+        return call(*arguments)
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def shared_out(pieces: Sequence[Piece], workers: int) -> list[list[Piece]]:
+    """Return consecutive pieces for at most so many workers, about as many agents for each, none empty."""
+    total = sum(piece.rows for piece in pieces)
+    parts: list[list[Piece]] = [[] for _ in range(workers)]
+    for piece in pieces:
+        middle = piece.first + piece.rows / 2
+        parts[min(workers - 1, int(middle * workers / total))].append(piece)
+    return [part for part in parts if part]

@@ -1,0 +1,109 @@
+"""What a plan in files says of itself: written last, so that a folder with a manifest is a complete plan."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from solver.errors import SpecError, Violation
+from solver.scale.assignment_files import WrittenPiece
+from solver.scale.judge import PlanCertificate
+
+__all__ = ["MANIFEST", "Manifest", "read_manifest", "replace_text", "write_manifest"]
+
+MANIFEST = "manifest.json"
+"""Its name in the plan's folder."""
+
+_SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """A plan in files.
+
+    Parameters
+    ----------
+    request : dict
+        What was asked: files and their fingerprints, columns, models and their slots, penalty, sense, seed.
+    certificate : PlanCertificate
+        What is proven.
+    prices : tuple of float
+        Shadow prices at which it is, in the sense of maximisation; see ``docs/formulation.md``.
+    files : tuple of WrittenPiece
+        The assignments, in the order of the agents.
+    versions : dict of str to str
+        What wrote it.
+    """
+
+    request: dict[str, Any]
+    certificate: PlanCertificate
+    prices: tuple[float, ...]
+    files: tuple[WrittenPiece, ...]
+    versions: dict[str, str]
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> Path:
+    """Write the manifest, whole or not at all.
+
+    Raises
+    ------
+    SpecError
+        When it cannot be written.
+    """
+    document = {"schema": _SCHEMA, **asdict(manifest)}
+    return replace_text(folder / MANIFEST, json.dumps(document, indent=1) + "\n")
+
+
+def replace_text(path: Path, text: str) -> Path:
+    """Write a file that is whole under its name at any moment.
+
+    Raises
+    ------
+    SpecError
+        When it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise SpecError(Violation(str(path), f"cannot be written: {error.strerror or error}")) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def read_manifest(folder: str | Path) -> Manifest:
+    """Return the manifest of a plan's folder.
+
+    Raises
+    ------
+    SpecError
+        When there is none, or it is none.
+    """
+    path = Path(folder) / MANIFEST
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if document.pop("schema") != _SCHEMA:
+            raise SpecError(Violation(str(path), f"expected schema {_SCHEMA}"))
+        certificate = document.pop("certificate")
+        certificate |= {name: tuple(certificate[name]) for name in ("load", "violations")}
+        return Manifest(
+            certificate=PlanCertificate(**certificate),
+            files=tuple(WrittenPiece(**one) for one in document.pop("files")),
+            prices=tuple(map(float, document.pop("prices"))),
+            **document,
+        )
+    except OSError as error:
+        rule = f"expected the manifest of a complete plan: {error.strerror or error}"
+        raise SpecError(Violation(str(path), rule)) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, SpecError):
+            raise
+        raise SpecError(Violation(str(path), "not the manifest of a plan in files")) from None

@@ -1,0 +1,223 @@
+"""From pieces to optimal prices and a rule for everybody's choice: the price engine, its passes done by a fleet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from solver.clock import Deadline
+from solver.engines.price.estimate import estimate_prices, planned_samples, probe_scale
+from solver.engines.price.optimum import find_optimum, solve_everything
+from solver.engines.price.scarce_prices import barely_short, price_tails
+from solver.engines.price.supply import Supply
+from solver.errors import SpecError, Violation
+from solver.scale.rows import PieceChoice, PieceRows
+from solver.scale.shard import FinishOrder
+from solver.scale.survey import Survey, Valuation
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from solver.problem.instance import Instance
+    from solver.scale.fleet import Fleet
+    from solver.scale.pieces import Piece
+
+__all__ = ["Optimum", "SampleBudget", "finish_orders", "optimise", "take_survey"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleBudget:
+    """How much of the data the driver holds.
+
+    Parameters
+    ----------
+    numbers : int
+        Scores that all samples may hold together, each of 4 or 8 bytes. ``benchmarks/bench_scale.py`` measures memory
+        and passes against it: larger samples leave fewer agents contested, as their square root.
+    whole : int
+        Scores up to which the driver holds all of them, and passes over samples are passes over everything.
+    few_arcs : int
+        Allowed arcs up to which one flow on all of them is faster than sampling.
+    """
+
+    numbers: int = 20_000_000
+    whole: int = 1_000_000
+    few_arcs: int = 15_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Optimum:
+    """Prices and everybody's choice.
+
+    Parameters
+    ----------
+    choice : PieceChoice
+        The rule; of equal models the first stands for all.
+    prices : (m,) float64
+        Shadow prices, >= 0; those of closed models are not known yet.
+    valuation : Valuation
+        What staying unassigned is worth.
+    may_leave : bool
+        Whether the rule may leave somebody unassigned.
+    """
+
+    choice: PieceChoice
+    prices: NDArray[np.float64]
+    valuation: Valuation
+    may_leave: bool
+
+
+def take_survey(
+    fleet: Fleet,
+    agents: int,
+    closed: NDArray[np.bool_],
+    common_penalty: float | None,
+    *,
+    seed: int,
+    budget: SampleBudget,
+) -> Survey:
+    """Return the facts and the samples of all pieces, in one pass."""
+    m = len(closed)
+    if agents * m <= budget.whole:
+        drawn = np.arange(agents)
+    else:
+        most = budget.numbers / m
+        samples = planned_samples(agents, m, np.random.default_rng(seed), most=most)
+        drawn = np.unique(np.concatenate(samples))
+    first, *rest = fleet.run("survey", drawn, common_penalty)
+    survey = cast(Survey, first)
+    for other in rest:
+        survey.merge(other)
+    return survey
+
+
+def optimise(
+    fleet: Fleet,
+    pieces: Sequence[Piece],
+    survey: Survey,
+    shape: Instance,
+    common_penalty: float | None,
+    *,
+    seed: int,
+    budget: SampleBudget,
+) -> Optimum | None:
+    """Return the optimum, or None if not everyone who must be served can be.
+
+    Raises
+    ------
+    SpecError
+        For a negative priority where it multiplies a penalty.
+    """
+    if not shape.serve_first and survey.least_priority < 0:
+        raise SpecError(
+            Violation("priority", "expected >= 0 where it multiplies a penalty", survey.least_priority)
+        )
+    valuation = Valuation(
+        common_penalty=common_penalty,
+        serve_first=shape.serve_first,
+        low=shape.score_range[0],
+        step=shape.serve_step if shape.serve_first else 0.0,
+        levels=survey.levels,
+    )
+    may_leave = _may_leave(survey, shape)
+    supply = Supply.of(shape)
+    n, m = shape.n, shape.m
+    must = survey.bound if may_leave and not shape.serve_first else 0 if may_leave else n
+    if must > int(supply.total.sum()) or survey.stranded:
+        return None
+    twins = survey.twins
+    pooled = supply if twins is None else supply.pooled(twins)
+    dearest = pooled.dearest
+    if not may_leave and pooled.total.sum() == n:
+        pooled = pooled.anchored()
+    sample = survey.sample()
+    closed = pooled.closed
+    rows = PieceRows(fleet, pieces, survey, sample, valuation if may_leave else None, closed)
+    generator = np.random.default_rng(seed)
+    scale = probe_scale(rows, generator).with_costs(pooled.cost)
+    if n * m * scale.allowed + (n if may_leave else 0) <= budget.few_arcs:
+        outcome = solve_everything(rows, pooled, scale)
+    else:
+        most = budget.numbers / m
+        short = barely_short(n, pooled) if may_leave and not survey.forbids else 0
+        if short:
+            enough = pooled.scaled(n / pooled.total.sum()).anchored()
+            everyone = PieceRows(fleet, pieces, survey, sample, None, closed)
+            estimate = estimate_prices(everyone, enough, scale, generator, most=most)
+        else:
+            estimate = estimate_prices(rows, pooled, scale, generator, most=most)
+        estimate = price_tails(rows, pooled, estimate, short=short)
+        outcome = find_optimum(rows, pooled, scale, estimate, Deadline.after(None))
+    if outcome is None:
+        return None
+    prices = outcome.prices
+    if pooled.anchor is not None:
+        # Every slot is sold, only differences of prices matter: as low as the dearest slots allow.
+        prices = prices - (prices - dearest)[~pooled.closed].min()
+    if twins is not None:
+        prices = prices[twins]
+    return Optimum(
+        choice=cast(PieceChoice, outcome.choice),
+        prices=np.maximum(prices, 0.0),
+        valuation=valuation,
+        may_leave=may_leave,
+    )
+
+
+def _may_leave(survey: Survey, shape: Instance) -> bool:
+    """Whether an optimum may need to leave somebody unassigned, see ``Instance.may_leave``."""
+    crowded = survey.forbids or shape.n > int(shape.slots.sum())
+    if shape.serve_first:
+        return crowded
+    if crowded:
+        return survey.bound < shape.n
+    dearest = 0.0 if shape.load_cost is None else float(shape.load_cost.max())
+    return bool(survey.least_penalty < dearest - shape.score_range[0])
+
+
+def finish_orders(
+    pieces: Sequence[Piece],
+    choice: PieceChoice,
+    supply: Supply,
+    twins: NDArray[np.int64] | None,
+) -> tuple[dict[int, FinishOrder], NDArray[np.int64]]:
+    """Return what every piece needs to write its part, and the (m + 1,) loads of everything together.
+
+    The agents of equal models are handed out in the order of all agents, cheapest slots first.
+    """
+    m = supply.models
+    before = np.zeros(m + 1, np.int64)
+    closed = (supply if twins is None else supply.pooled(twins)).closed
+    ladders = {} if twins is None else _ladders(supply, twins)
+    orders = {}
+    for piece in pieces:
+        begin, end = np.searchsorted(choice.agent, (piece.first, piece.first + piece.rows))
+        model = choice.model[begin:end]
+        orders[piece.number] = FinishOrder(
+            number=piece.number,
+            low=choice.low,
+            closed=closed,
+            agent=choice.agent[begin:end] - piece.first,
+            model=model,
+            shares={first: (int(before[first]), *ladder) for first, ladder in ladders.items()},
+        )
+        before = before + choice.settled[piece.number] + np.bincount(model, minlength=m + 1)
+    return orders, before
+
+
+def _ladders(
+    supply: Supply, twins: NDArray[np.int64]
+) -> dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Return, for the first of equal models, the models of all their slots by cost, and running totals of the slots."""
+    pool = twins[supply.model]
+    found = {}
+    for first in np.unique(twins[twins != np.arange(len(twins))]):
+        tiers = np.flatnonzero((pool == first) & (supply.slots > 0))
+        if len(tiers):
+            tiers = tiers[np.argsort(supply.cost[tiers], kind="stable")]
+            found[int(first)] = supply.model[tiers], np.cumsum(supply.slots[tiers]).astype(np.int64)
+    return found

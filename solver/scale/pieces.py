@@ -1,0 +1,379 @@
+"""Score files as pieces: what is in them by their footers alone, and their rows in blocks that fit into cache."""
+
+from __future__ import annotations
+
+import glob
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from solver.errors import MissingExtraError, SpecError, Violation, ViolationKind
+from solver.problem.values import did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["Block", "Piece", "ScoreColumns", "arrow", "files_of", "pieces_of", "read_batches", "read_blocks"]
+
+_BLOCK_ROWS = 1 << 15  # rows decoded at a time: at twenty models of float32, 2.6 MB
+_PIECE_ROWS = (
+    1 << 20
+)  # rows of consecutive row groups up to which they are one piece, with one file of its own
+_NAMED = 5  # entries spelled out in an error
+
+
+def arrow() -> tuple[Any, Any]:
+    """Return the modules ``pyarrow`` and ``pyarrow.parquet``.
+
+    Raises
+    ------
+    MissingExtraError
+        When they are not installed.
+    """
+    try:
+        import pyarrow as pa  # an extra, and heavy
+        import pyarrow.parquet as pq
+    except ImportError:
+        package = "pyarrow"
+        raise MissingExtraError(package, "parquet") from None
+    return pa, pq
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreColumns:
+    """Which columns of the files hold what.
+
+    Parameters
+    ----------
+    agent : str
+        Ids of the agents; of any Arrow type.
+    models : tuple of str
+        Ids of the m models: the columns of their scores, in which a null forbids the pair.
+    scores : str, optional
+        One column of all scores instead: lists of m numbers, or fixed-size binary of m little-endian floats.
+    penalty : str, optional
+        Column of what leaving an agent unassigned costs.
+    priority : str, optional
+        Column of priorities: see :func:`solver.assign`.
+    sense : {"maximize", "minimize"}
+        With ``minimize`` the files hold costs.
+    """
+
+    agent: str = "agent"
+    models: tuple[str, ...]
+    scores: str | None = None
+    penalty: str | None = None
+    priority: str | None = None
+    sense: str = "maximize"
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """Columns that a pass over the numbers reads."""
+        own = self.models if self.scores is None else (self.scores,)
+        return (*own, *(name for name in (self.penalty, self.priority) if name is not None))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """Consecutive row groups of one file; a worker answers for whole pieces.
+
+    Parameters
+    ----------
+    number : int
+        Place among all pieces.
+    path : str
+        The file.
+    groups : tuple of int
+        Its row groups.
+    first : int
+        Agents in all pieces before it.
+    row : int
+        Rows of the file before it.
+    rows : int
+        Its agents.
+    fingerprint : str
+        Size and footer checksum of the file: a file that changed is refused.
+    """
+
+    number: int
+    path: str
+    groups: tuple[int, ...]
+    first: int
+    row: int
+    rows: int
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """Some consecutive agents of a piece.
+
+    Parameters
+    ----------
+    first : int
+        Place of the first of them among all agents.
+    score : (k, m) float32 or float64
+        To be maximised; ``-inf`` forbids the pair.
+    penalty, priority : (k,) float64 or None
+        None without such a column.
+    """
+
+    first: int
+    score: NDArray[Any]
+    penalty: NDArray[np.float64] | None
+    priority: NDArray[np.float64] | None
+
+
+def files_of(patterns: Sequence[str]) -> tuple[str, ...]:
+    """Return the files that names and patterns such as ``batch/*.parquet`` stand for, sorted for each.
+
+    Raises
+    ------
+    SpecError
+        For a name or a pattern without a file.
+    """
+    found: list[str] = []
+    lines = []
+    for pattern in patterns:
+        path = Path(pattern)
+        if path.is_dir():
+            some = sorted(str(one) for one in path.glob("*.parquet"))
+        else:
+            some = [pattern] if path.is_file() else sorted(glob.glob(pattern))  # noqa: PTH207 - may be absolute
+        if not some:
+            lines.append(Violation(pattern, "expected Parquet files", shown="none"))
+        found += some
+    twice = sorted({path for path in found if found.count(path) > 1}) if len(set(found)) < len(found) else []
+    lines += [Violation(path, "expected every file once", kind=ViolationKind.DUPLICATE) for path in twice]
+    if lines:
+        raise SpecError(*lines)
+    return tuple(found)
+
+
+def pieces_of(files: Sequence[str], columns: ScoreColumns) -> list[Piece]:
+    """Return the pieces of some files from their footers alone; empty row groups are part of none.
+
+    Raises
+    ------
+    SpecError
+        For files that cannot be read, and for columns that are missing or hold no numbers.
+    """
+    pieces: list[Piece] = []
+    lines: list[Violation] = []
+    first = 0
+    for path in files:
+        try:
+            reader, fingerprint = _opened(path)
+        except SpecError as error:
+            lines.extend(error.violations)
+            continue
+        found = _unfit(path, reader.schema_arrow, columns)
+        lines.extend(found)
+        footer = reader.metadata
+        groups: list[int] = []
+        row = held = 0
+        for group in range(footer.num_row_groups):
+            count = footer.row_group(group).num_rows
+            if groups and held + count > _PIECE_ROWS:
+                pieces.append(_piece(pieces, path, groups, first, row, held, fingerprint))
+                first, row, held, groups = first + held, row + held, 0, []
+            if count:
+                groups.append(group)
+                held += count
+        if groups:
+            pieces.append(_piece(pieces, path, groups, first, row, held, fingerprint))
+            first += held
+        reader.close()
+    if not lines and not pieces:
+        lines.append(Violation(", ".join(files[:_NAMED]), "expected at least one agent (row)", shown="none"))
+    if lines:
+        raise SpecError(*lines)
+    return pieces
+
+
+def _piece(
+    pieces: list[Piece], path: str, groups: list[int], first: int, row: int, rows: int, fingerprint: str
+) -> Piece:
+    return Piece(
+        number=len(pieces),
+        path=path,
+        groups=tuple(groups),
+        first=first,
+        row=row,
+        rows=rows,
+        fingerprint=fingerprint,
+    )
+
+
+def read_blocks(piece: Piece, columns: ScoreColumns) -> Iterator[Block]:
+    """Yield the numbers of a piece, checked, a few thousand agents at a time.
+
+    Raises
+    ------
+    SpecError
+        For a file that changed or breaks off, and for numbers that are no scores, with file and row.
+    """
+    row = piece.row
+    for batch in read_batches(piece, columns.numbers):
+        yield _block(piece, row, batch, columns)
+        row += batch.num_rows
+    if row != piece.row + piece.rows:
+        msg = Violation(piece.path, f"expected {piece.rows} rows in a piece", row - piece.row)
+        raise SpecError(msg)
+
+
+def read_batches(piece: Piece, names: Sequence[str]) -> Iterator[Any]:
+    """Yield Arrow record batches of some columns of a piece.
+
+    Raises
+    ------
+    SpecError
+        For a file that changed since its footer was read, or breaks off.
+    """
+    pa, _ = arrow()
+    reader, fingerprint = _opened(piece.path)
+    if fingerprint != piece.fingerprint:
+        msg = Violation(piece.path, "expected the file as it was when the job began; it has changed since")
+        raise SpecError(msg)
+    batches = reader.iter_batches(
+        _BLOCK_ROWS, row_groups=list(piece.groups), columns=list(names), use_threads=False
+    )
+    try:
+        yield from batches
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(piece.path, error) from None
+    finally:
+        reader.close()
+
+
+def _opened(path: str) -> tuple[Any, str]:
+    """Return a reader of a file, and what tells it from another version of itself."""
+    pa, pq = arrow()
+    try:
+        reader = pq.ParquetFile(path)
+        with Path(path).open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - 8 - reader.metadata.serialized_size))
+            footer = zlib.crc32(file.read())
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(path, error) from None
+    return reader, f"{size}-{footer:08x}"
+
+
+def _unreadable(path: str, error: Exception) -> SpecError:
+    reason = (str(error).splitlines() or ["it is broken"])[0]
+    return SpecError(Violation(path, f"not a readable Parquet file: {reason}"))
+
+
+def _unfit(path: str, schema: Any, columns: ScoreColumns) -> list[Violation]:
+    """Return which columns are missing, or of a type that holds no numbers."""
+    known = schema.names
+    lines = []
+    for name in (columns.agent, *columns.numbers):
+        if known.count(name) != 1:
+            rule = f"{name}: expected one such column"
+            shown = "none" if name not in known else "several"
+            lines.append(Violation(path, rule, shown=shown, hint=did_you_mean(name, known)))
+            continue
+        kind = schema.field(name).type
+        if name in columns.numbers and name != columns.scores and not _is_number(kind):
+            lines.append(Violation(path, f"{name}: expected numbers", shown=str(kind)))
+        if name == columns.scores and not _is_list(kind, len(columns.models)):
+            rule = f"{name}: expected lists of numbers, or fixed-size binary of {len(columns.models)} floats"
+            lines.append(Violation(path, rule, shown=str(kind)))
+    return lines
+
+
+def _is_number(kind: Any) -> bool:
+    pa, _ = arrow()
+    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
+
+
+def _is_list(kind: Any, m: int) -> bool:
+    pa, _ = arrow()
+    if pa.types.is_fixed_size_binary(kind):
+        return kind.byte_width in (4 * m, 8 * m)
+    types = pa.types
+    return bool(
+        (types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
+        and _is_number(kind.value_type)
+    )
+
+
+def _block(piece: Piece, row: int, batch: Any, columns: ScoreColumns) -> Block:
+    m = len(columns.models)
+    forbidden = np.inf if columns.sense == "minimize" else -np.inf
+    if columns.scores is None:
+        parts = [_numbers(batch.column(name), forbidden) for name in columns.models]
+        kind = np.float32 if all(part.dtype in (np.float32, np.float16) for part in parts) else np.float64
+        score = np.empty((batch.num_rows, m), kind)
+        for j, part in enumerate(parts):
+            score[:, j] = part
+    else:
+        score = _lists(piece, row, batch.column(columns.scores), m, columns.scores, forbidden)
+    if columns.sense == "minimize":
+        score = np.negative(score)
+    if not (score < np.inf).all():
+        i, j = (int(k) for k in np.argwhere(~(score < np.inf))[0])
+        shown = float(score[i, j]) * (-1 if columns.sense == "minimize" else 1)
+        rule = f"score of {columns.models[j]}: expected a number or {forbidden:+}"
+        raise SpecError(Violation(f"{piece.path}: row {row + i + 1}", rule, shown))
+    return Block(
+        first=piece.first + row - piece.row,
+        score=np.ascontiguousarray(score),
+        penalty=_vector(piece, row, batch, columns.penalty, least=0.0),
+        priority=_vector(piece, row, batch, columns.priority, least=-np.inf),
+    )
+
+
+def _numbers(array: Any, missing: float) -> NDArray[Any]:
+    """Return a column as floats, nulls as ``missing``."""
+    values: NDArray[Any] = array.to_numpy(zero_copy_only=False)
+    if values.dtype.kind != "f":
+        values = values.astype(np.float64)
+    if array.null_count:
+        blank = array.is_null().to_numpy(zero_copy_only=False)
+        values = np.where(blank, values.dtype.type(missing), values)
+    return values
+
+
+def _lists(piece: Piece, row: int, array: Any, m: int, name: str, missing: float) -> NDArray[Any]:
+    """Return the (k, m) numbers of a column of lists."""
+    pa, _ = arrow()
+    where = f"{piece.path}: rows from {row + 1}"
+    if array.null_count:
+        raise SpecError(Violation(where, f"{name}: expected no nulls", array.null_count))
+    if pa.types.is_fixed_size_binary(array.type):
+        kind = "<f4" if array.type.byte_width == 4 * m else "<f8"
+        data = np.frombuffer(array.buffers()[1], kind)
+        return data[array.offset * m : (array.offset + len(array)) * m].reshape(-1, m)
+    values = _numbers(array.flatten(), missing)
+    ragged = len(values) != len(array) * m
+    if not ragged and not pa.types.is_fixed_size_list(array.type):
+        lengths = np.diff(array.offsets.to_numpy(zero_copy_only=False))
+        ragged = bool((lengths != m).any())
+    if ragged:
+        raise SpecError(Violation(where, f"{name}: expected {m} numbers in every row, one a model"))
+    if values.dtype == np.float16:
+        values = values.astype(np.float32)
+    return values.reshape(-1, m)
+
+
+def _vector(
+    piece: Piece, row: int, batch: Any, name: str | None, *, least: float
+) -> NDArray[np.float64] | None:
+    """Return a column of one number an agent; penalties, which are at least 0, may be infinite."""
+    if name is None:
+        return None
+    values = _numbers(batch.column(name), np.nan).astype(np.float64)
+    fits = values >= 0 if least == 0.0 else np.isfinite(values)
+    if not fits.all():
+        i = int(np.flatnonzero(~fits)[0])
+        rule = f"{name}: expected {'>= 0' if least == 0.0 else 'a finite number'}"
+        raise SpecError(Violation(f"{piece.path}: row {row + i + 1}", rule, float(values[i])))
+    return values

@@ -1,0 +1,256 @@
+"""What a worker does with its pieces: three kinds of pass, each a pure function of the files and the message.
+
+A worker that dies and starts anew therefore gives the same answer, and so does another number of workers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from solver.scale.assignment_files import WrittenPiece, write_piece
+from solver.scale.judge import PieceCertificate, judge_block
+from solver.scale.pieces import read_blocks
+from solver.scale.survey import Survey, dense_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from solver.scale.pieces import Block, Piece, ScoreColumns
+    from solver.scale.survey import Valuation
+
+__all__ = ["FinishOrder", "PieceAnswer", "PieceArcs", "Shard", "piece_choices"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PieceArcs:
+    """The contested agents of a piece, packed for the way to the driver.
+
+    Parameters
+    ----------
+    number : int
+        The piece.
+    agent : (g,) unsigned
+        Places within the piece, ascending.
+    degree : (g,) unsigned
+        Arcs of each.
+    model : (a,) unsigned
+        Head of each arc, m for staying unassigned.
+    value : (a,) float32 or float64
+        Scores, float32 where that loses nothing.
+    settled : (m + 1,) int64
+        Agents whose choice the box leaves no doubt of, by choice.
+    """
+
+    number: int
+    agent: NDArray[Any]
+    degree: NDArray[Any]
+    model: NDArray[Any]
+    value: NDArray[Any]
+    settled: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishOrder:
+    """What a piece needs to write its part of the plan.
+
+    Parameters
+    ----------
+    number : int
+        The piece.
+    low : (m,) float64
+        Lower sides of the last box: every agent that is not named has its best model at these prices.
+    closed : (m,) bool
+        Models that nobody has by that rule.
+    agent : (g,) int64
+        Places, within the piece, of the agents that are named, ascending.
+    model : (g,) int64
+        Their models, m for unassigned.
+    shares : dict of int to (start, (s,) int64, (s,) int64)
+        For the first of equal models: how many of its agents the pieces before have, and the slots that the equal
+        models take, in the order in which agents are handed out: models, and the running totals of their slots.
+    """
+
+    number: int
+    low: NDArray[np.float64]
+    closed: NDArray[np.bool_]
+    agent: NDArray[np.int64]
+    model: NDArray[np.int64]
+    shares: dict[int, tuple[int, NDArray[np.int64], NDArray[np.int64]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PieceAnswer:
+    """What is proven about a piece, and the file its agents are in."""
+
+    number: int
+    certificate: PieceCertificate
+    written: WrittenPiece
+
+
+class Shard:
+    """Some pieces and how to read them.
+
+    Parameters
+    ----------
+    pieces : sequence of Piece
+        What this worker answers for.
+    columns : ScoreColumns
+        What the files' columns hold.
+    closed : (m,) bool
+        Models without slots.
+    """
+
+    def __init__(self, pieces: Sequence[Piece], columns: ScoreColumns, closed: NDArray[np.bool_]) -> None:
+        self._pieces = tuple(pieces)
+        self._columns = columns
+        self._closed = closed
+
+    def survey(self, drawn: NDArray[np.int64], common_penalty: float | None) -> list[Survey]:
+        """Check every number, and keep the agents at the places ``drawn``, ascending."""
+        survey = Survey(m=len(self._columns.models), closed=self._closed)
+        for piece in self._pieces:
+            for block in read_blocks(piece, self._columns):
+                survey.add(block, drawn, common_penalty)
+        return [survey]
+
+    def reduce(
+        self,
+        low: NDArray[np.float64],
+        high: NDArray[np.float64],
+        valuation: Valuation | None,
+        closed: NDArray[np.bool_],
+    ) -> list[PieceArcs]:
+        """Find the contested arcs for a box of prices, piece by piece."""
+        return [self._reduce(piece, low, high, valuation, closed) for piece in self._pieces]
+
+    def _reduce(
+        self,
+        piece: Piece,
+        low: NDArray[np.float64],
+        high: NDArray[np.float64],
+        valuation: Valuation | None,
+        closed: NDArray[np.bool_],
+    ) -> PieceArcs:
+        m = len(self._columns.models)
+        settled = np.zeros(m + 1)
+        agent, degree, model, value = [], [], [], []
+        for block in read_blocks(piece, self._columns):
+            found = dense_rows(block, valuation, closed).reduce(low, high)
+            settled += found.contested.settled
+            agent.append(found.agent + (block.first - piece.first))
+            degree.append(found.contested.degree)
+            model.append(found.contested.model)
+            value.append(_narrow_floats(found.contested.value))
+        return PieceArcs(
+            number=piece.number,
+            agent=_narrow(np.concatenate(agent), piece.rows),
+            degree=_narrow(np.concatenate(degree), m + 1),
+            model=_narrow(np.concatenate(model), m),
+            value=np.concatenate(value),
+            settled=settled.astype(np.int64),
+        )
+
+    def standing(
+        self,
+        prices: NDArray[np.float64],
+        apart: NDArray[np.int64],
+        valuation: Valuation | None,
+        closed: NDArray[np.bool_],
+    ) -> list[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]]:
+        """Return what agents have at some prices, see ``Rows.standing``."""
+        return [dense_rows(block, valuation, closed).standing(prices, apart) for block in self._blocks()]
+
+    def _blocks(self) -> Iterator[Block]:
+        for piece in self._pieces:
+            yield from read_blocks(piece, self._columns)
+
+    def finish(
+        self,
+        prices: NDArray[np.float64],
+        valuation: Valuation,
+        may_leave: bool,
+        judge_leaves: bool,
+        folder: str,
+        orders: dict[int, FinishOrder],
+    ) -> list[PieceAnswer]:
+        """Choose, judge and write the pieces that there are orders for.
+
+        Parameters
+        ----------
+        prices : (m,) float64
+            Optimal prices, at which the judge measures what agents forgo.
+        valuation : Valuation
+            What staying unassigned is worth.
+        may_leave : bool
+            Whether the choice may be to stay unassigned.
+        judge_leaves : bool
+            Whether the judge compares with staying unassigned.
+        folder : str
+            Where the files go.
+        orders : dict of int to FinishOrder
+            By the number of the piece.
+        """
+        return [
+            self._finish(piece, orders[piece.number], prices, valuation, may_leave, judge_leaves, folder)
+            for piece in self._pieces
+            if piece.number in orders
+        ]
+
+    def _finish(
+        self,
+        piece: Piece,
+        order: FinishOrder,
+        prices: NDArray[np.float64],
+        valuation: Valuation,
+        may_leave: bool,
+        judge_leaves: bool,
+        folder: str,
+    ) -> PieceAnswer:
+        m = len(self._columns.models)
+        chosen = np.empty(piece.rows, np.min_scalar_type(m))
+        certificate = PieceCertificate.empty(m)
+        choices = piece_choices(piece, self._columns, order, valuation if may_leave else None)
+        for block, choice in choices:
+            chosen[block.first - piece.first :][: len(choice)] = choice
+            outside = valuation.outside(block)
+            certificate.add(judge_block(block.score, choice, prices, self._closed, outside, judge_leaves))
+        written = write_piece(piece, self._columns, chosen, folder)
+        return PieceAnswer(number=piece.number, certificate=certificate, written=written)
+
+
+def piece_choices(
+    piece: Piece,
+    columns: ScoreColumns,
+    order: FinishOrder,
+    valuation: Valuation | None,
+) -> Iterator[tuple[Block, NDArray[np.int64]]]:
+    """Yield the blocks of a piece with the (k,) models of their agents, m for unassigned."""
+    handed_out = {first: start for first, (start, _, _) in order.shares.items()}
+    for block in read_blocks(piece, columns):
+        choice = dense_rows(block, valuation, order.closed).reduce(order.low, order.low).choice
+        at = block.first - piece.first
+        begin, end = np.searchsorted(order.agent, (at, at + len(block.score)))
+        choice[order.agent[begin:end] - at] = order.model[begin:end]
+        shared = choice
+        for first, (_, models, totals) in order.shares.items():
+            agents = np.flatnonzero(choice == first)
+            place = handed_out[first] + np.arange(len(agents))
+            shared = choice.copy() if shared is choice else shared
+            shared[agents] = models[np.searchsorted(totals, place, side="right")]
+            handed_out[first] += len(agents)
+        yield block, shared
+
+
+def _narrow(values: NDArray[np.int64], most: int) -> NDArray[Any]:
+    return values.astype(np.min_scalar_type(most))
+
+
+def _narrow_floats(values: NDArray[np.float64]) -> NDArray[Any]:
+    with np.errstate(over="ignore"):
+        short = values.astype(np.float32)
+    return short if (short == values).all() else values

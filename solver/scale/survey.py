@@ -1,0 +1,269 @@
+"""What one look at all agents says: ranges, who can be served, equal columns, and the samples drawn on the way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from solver.engines.price.agent_rows import DenseRows
+from solver.problem.instance import Instance, row_maxima
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from solver.scale.pieces import Block
+
+__all__ = ["Sample", "Survey", "Valuation", "dense_rows", "penalties"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """Some agents with their numbers.
+
+    Parameters
+    ----------
+    agent : (k,) int64
+        Places among all agents, ascending.
+    score : (k, m) float32 or float64
+        To be maximised.
+    penalty, priority : (k,) float64 or None
+        None without such a column.
+    """
+
+    agent: NDArray[np.int64]
+    score: NDArray[Any]
+    penalty: NDArray[np.float64] | None
+    priority: NDArray[np.float64] | None
+
+
+@dataclass(slots=True, kw_only=True)
+class Survey:
+    """Facts about agents, which add up over blocks, pieces and workers in any order.
+
+    Parameters
+    ----------
+    m : int
+        Number of models.
+    closed : (m,) bool
+        Models without slots.
+    agents : int
+        Agents seen.
+    low, high : float
+        Range of the finite scores.
+    forbids : bool
+        Whether any pair is forbidden.
+    stranded : int
+        Agents whom no open model may serve although leaving them out is no option.
+    bound : int
+        Agents whom leaving out is no option: their penalty is infinite.
+    least_penalty, largest_penalty : float
+        Range of the finite penalties, after priorities.
+    least_priority : float
+        Smallest priority.
+    levels : (k,) float64
+        Different priorities, ascending.
+    equal : (m,) int64
+        The first model with an equal column, for every model.
+    samples : list of Sample
+        The agents that were asked for.
+    """
+
+    m: int
+    closed: NDArray[np.bool_]
+    agents: int = 0
+    low: float = np.inf
+    high: float = -np.inf
+    forbids: bool = False
+    stranded: int = 0
+    bound: int = 0
+    least_penalty: float = np.inf
+    largest_penalty: float = -np.inf
+    least_priority: float = np.inf
+    levels: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    equal: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    samples: list[Sample] = field(default_factory=list)
+
+    def add(self, block: Block, drawn: NDArray[np.int64], common_penalty: float | None) -> None:
+        """Take a block into account; ``drawn`` are the places of the agents to keep, ascending."""
+        score = block.score
+        self.agents += len(score)
+        self._take_range(score)
+        penalty = penalties(block, common_penalty)
+        if penalty is not None:
+            bound = np.isposinf(penalty)
+            self.bound += int(bound.sum())
+            finite = penalty[~bound]
+            self.least_penalty = min(self.least_penalty, float(finite.min(initial=np.inf)))
+            self.largest_penalty = max(self.largest_penalty, float(finite.max(initial=-np.inf)))
+            if bound.any() and (self.forbids or self.closed.any()):
+                best = row_maxima(np.where(self.closed, -np.inf, score))
+                self.stranded += int((np.isneginf(best) & bound).sum())
+        if block.priority is not None:
+            self.least_priority = min(self.least_priority, float(block.priority.min()))
+            self.levels = np.union1d(self.levels, block.priority)
+        self.equal = _first_equal(score, self.equal if len(self.equal) else np.zeros(self.m, np.int64))
+        begin, end = np.searchsorted(drawn, (block.first, block.first + len(score)))
+        if end > begin:
+            at = drawn[begin:end] - block.first
+            self.samples.append(
+                Sample(
+                    agent=drawn[begin:end],
+                    score=score[at],
+                    penalty=None if block.penalty is None else block.penalty[at],
+                    priority=None if block.priority is None else block.priority[at],
+                )
+            )
+
+    def _take_range(self, score: NDArray[Any]) -> None:
+        least = float(score.min())
+        if least == -np.inf:
+            self.forbids = True
+            least = float(score.min(initial=np.inf, where=score > -np.inf))
+        self.low = min(self.low, least)
+        self.high = max(self.high, float(score.max()))
+
+    def merge(self, other: Survey) -> None:
+        """Take what another worker has seen into account."""
+        self.agents += other.agents
+        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
+        self.forbids |= other.forbids
+        self.stranded += other.stranded
+        self.bound += other.bound
+        self.least_penalty = min(self.least_penalty, other.least_penalty)
+        self.largest_penalty = max(self.largest_penalty, other.largest_penalty)
+        self.least_priority = min(self.least_priority, other.least_priority)
+        self.levels = np.union1d(self.levels, other.levels)
+        if not len(self.equal):
+            self.equal = other.equal
+        elif len(other.equal):  # equal for both
+            _, first, both = np.unique(
+                self.equal * self.m + other.equal, return_index=True, return_inverse=True
+            )
+            self.equal = first[both]
+        self.samples += other.samples
+
+    @property
+    def twins(self) -> NDArray[np.int64] | None:
+        """(m,) int64, the first model with an equal column; None where all columns differ."""
+        return None if (self.equal == np.arange(self.m)).all() else self.equal
+
+    def sample(self) -> Sample:
+        """Return all agents drawn, ascending."""
+        parts = sorted(self.samples, key=lambda part: int(part.agent[0]))
+        wide = any(part.score.dtype == np.float64 for part in parts)
+        kind = np.float64 if wide else np.float32
+        return Sample(
+            agent=_joined([part.agent for part in parts]),
+            score=np.concatenate([part.score.astype(kind, copy=False) for part in parts]),
+            penalty=None
+            if parts[0].penalty is None
+            else _joined([part.penalty for part in parts if part.penalty is not None]),
+            priority=None
+            if parts[0].priority is None
+            else _joined([part.priority for part in parts if part.priority is not None]),
+        )
+
+    def shape(
+        self,
+        capacity: NDArray[np.float64],
+        load_cost: NDArray[np.float64] | None,
+        *,
+        serve_first: bool,
+        sense: str,
+    ) -> Instance:
+        """Return an instance of this size without its scores, to ask for slots, tiers and what service is worth."""
+        penalty = None if serve_first else np.broadcast_to(np.float64(0.0), (self.agents,))
+        nothing = np.broadcast_to(np.float32(0.0), (self.agents, self.m))
+        instance = Instance(
+            score=nothing, capacity=capacity[:, None], penalty=penalty, load_cost=load_cost, sense=sense
+        )
+        vars(instance)["score_range"] = (self.low, self.high) if self.low <= self.high else (0.0, 0.0)
+        vars(instance)["forbids"] = self.forbids
+        return instance
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Valuation:
+    """What staying unassigned is worth to an agent, as engines maximise it.
+
+    Parameters
+    ----------
+    common_penalty : float or None
+        Penalty where there is no column of penalties.
+    serve_first : bool
+        Serving more agents, higher priority first, comes before any score.
+    low, step : float
+        Serve first: least finite score, and the step between ranks, see ``Instance.serve_step``.
+    levels : (k,) float64
+        Serve first: the different priorities, ascending; at most one where priorities decide nothing.
+    """
+
+    common_penalty: float | None
+    serve_first: bool
+    low: float
+    step: float
+    levels: NDArray[np.float64]
+
+    def outside(self, block: Block | Sample) -> NDArray[np.float64]:
+        """Return the (k,) float64 values of leaving some agents unassigned."""
+        if not self.serve_first:
+            penalty = penalties(block, self.common_penalty)
+            assert penalty is not None
+            return -penalty
+        if block.priority is None or len(self.levels) < 2:
+            return np.full(len(block.score), self.low - self.step)
+        rank = np.searchsorted(self.levels, block.priority)
+        worth = np.asarray(self.low - self.step * (1.0 + rank), np.float64)
+        return worth
+
+    def extremes(self, survey: Survey) -> list[float]:
+        """Return the least and the largest finite value of staying unassigned, or none."""
+        if not self.serve_first:
+            values = [-survey.least_penalty, -survey.largest_penalty]
+            return [value for value in values if np.isfinite(value)]
+        return [self.low - self.step, self.low - self.step * max(1, len(self.levels))]
+
+
+def penalties(block: Block | Sample, common: float | None) -> NDArray[np.float64] | None:
+    """Return the (k,) penalties of some agents, a finite one multiplied by the agent's priority; None: serve first."""
+    if block.penalty is None and common is None:
+        return None
+    penalty = np.full(len(block.score), common) if block.penalty is None else block.penalty
+    if block.priority is None:
+        return penalty
+    return np.multiply(penalty, block.priority, out=penalty.copy(), where=np.isfinite(penalty))
+
+
+def dense_rows(block: Block | Sample, valuation: Valuation | None, closed: NDArray[np.bool_]) -> DenseRows:
+    """Return agents in memory as the price engine takes them; without a valuation nobody may stay unassigned."""
+    return DenseRows(block.score, None if valuation is None else valuation.outside(block), closed)
+
+
+def _joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    return np.concatenate(parts)
+
+
+_PROBED = 64  # rows that rule out nearly all pairs of columns before a block is compared in full
+
+
+def _first_equal(score: NDArray[Any], first: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Split the classes of columns that were equal so far by those that differ in a block."""
+    m = score.shape[1]
+    if (first == np.arange(m)).all():
+        return first
+    left = first
+    for rows in (score[:_PROBED], score):
+        split = np.arange(m)
+        for j in range(1, m):
+            for k in np.flatnonzero(left[:j] == left[j]):
+                if split[k] == k and np.array_equal(rows[:, k], rows[:, j]):
+                    split[j] = k
+                    break
+        left = split
+        if (left == np.arange(m)).all():
+            break
+    return left

@@ -1,0 +1,187 @@
+"""An independent check of a plan in files: everything but the prices is recomputed, piece by piece."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from solver.errors import SpecError, Violation
+from solver.scale.assignment_files import checksum
+from solver.scale.job import LargeBatch
+from solver.scale.judge import PieceCertificate, PlanCertificate, conclude, judge_block
+from solver.scale.manifest import MANIFEST, Manifest, read_manifest
+from solver.scale.pieces import ScoreColumns, arrow, pieces_of, read_batches, read_blocks
+from solver.scale.survey import Survey, Valuation
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from solver.problem.instance import Instance
+    from solver.scale.assignment_files import WrittenPiece
+    from solver.scale.pieces import Piece
+
+__all__ = ["FileVerification", "verify_plan"]
+
+_SAME = 1e-12  # relative: how far a recomputed objective may be from that of the manifest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileVerification:
+    """What a plan in files really holds.
+
+    Parameters
+    ----------
+    certificate : PlanCertificate
+        Recomputed from the files of scores and of assignments, at the manifest's prices.
+    violations : tuple of str
+        Everything that is wrong: constraints, files that changed, ids that differ, a manifest that says otherwise.
+    """
+
+    certificate: PlanCertificate
+    violations: tuple[str, ...]
+
+    @property
+    def feasible(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.violations
+
+
+def verify_plan(folder: str | Path) -> FileVerification:
+    """Check a plan in files against its scores, with memory for a piece.
+
+    Parameters
+    ----------
+    folder : str or Path
+        With a manifest; relative paths of the scores are those of the working folder of the job.
+
+    Raises
+    ------
+    SpecError
+        Without a manifest, and for scores that cannot be read or have changed since.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    batch, pieces = _asked(folder, manifest)
+    lines: list[str] = []
+    if len(pieces) != len(manifest.files):
+        raise SpecError(
+            Violation(str(folder / MANIFEST), f"expected {len(pieces)} files", len(manifest.files))
+        )
+    closed = batch.slots < 1
+    survey = Survey(m=len(closed), closed=closed)
+    for piece in pieces:
+        for block in read_blocks(piece, batch.columns):
+            survey.add(block, np.zeros(0, np.int64), batch.unassigned_penalty)
+    shape = survey.shape(batch.slots, batch.tiers, serve_first=batch.serve_first, sense=batch.columns.sense)
+    valuation = Valuation(
+        common_penalty=batch.unassigned_penalty,
+        serve_first=batch.serve_first,
+        low=shape.score_range[0],
+        step=shape.serve_step if batch.serve_first else 0.0,
+        levels=survey.levels,
+    )
+    certificate = _judged(folder, manifest, batch, pieces, shape, valuation, closed, lines)
+    said = manifest.certificate
+    if abs(certificate.objective - said.objective) > _SAME * max(1.0, abs(said.objective)):
+        lines.append(f"objective: {certificate.objective!r}, but the manifest says {said.objective!r}")
+    return FileVerification(certificate=certificate, violations=(*certificate.violations, *lines))
+
+
+def _asked(folder: Path, manifest: Manifest) -> tuple[LargeBatch, list[Piece]]:
+    """Return what the manifest says was asked, its files unchanged."""
+    try:
+        request = manifest.request
+        columns = ScoreColumns(**{**request["columns"], "models": tuple(request["columns"]["models"])})
+        batch = LargeBatch(
+            files=[path for path, _ in request["files"]],
+            columns=columns,
+            capacity=request["capacity"],
+            unassigned_penalty=request["unassigned_penalty"],
+            load_cost=request["load_cost"],
+        ).checked()
+        marks = dict(request["files"])
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, SpecError):
+            raise
+        raise SpecError(Violation(str(folder / MANIFEST), "not the manifest of a plan in files")) from None
+    if len(manifest.prices) != len(columns.models):
+        raise SpecError(Violation(str(folder / MANIFEST), f"expected {len(columns.models)} prices"))
+    if not all(0 <= price < np.inf for price in manifest.prices):
+        raise SpecError(Violation(str(folder / MANIFEST), "expected finite prices >= 0"))
+    pieces = pieces_of(list(marks), columns)
+    changed = {piece.path for piece in pieces if marks[piece.path] != piece.fingerprint}
+    if changed:
+        rule = "expected the file as it was when the plan was made; it has changed since"
+        raise SpecError(*(Violation(path, rule) for path in sorted(changed)))
+    return batch, pieces
+
+
+def _judged(
+    folder: Path,
+    manifest: Manifest,
+    batch: LargeBatch,
+    pieces: list[Piece],
+    shape: Instance,
+    valuation: Valuation,
+    closed: NDArray[np.bool_],
+    lines: list[str],
+) -> PlanCertificate:
+    """Return the certificate of the assignments in the files, and note what is wrong with the files themselves."""
+    m = shape.m
+    prices = np.array(manifest.prices)
+    chosen = [
+        _read_assignments(folder, piece, batch.columns, written, lines)
+        for piece, written in zip(pieces, manifest.files, strict=True)
+    ]
+    everyone = all((models < m).all() for models in chosen)
+    parts = []
+    for piece, models in zip(pieces, chosen, strict=True):
+        part = PieceCertificate.empty(m)
+        for block in read_blocks(piece, batch.columns):
+            at = block.first - piece.first
+            choice = models[at : at + len(block.score)].astype(np.int64)
+            judge_leaves = not (batch.serve_first and everyone)
+            outside = valuation.outside(block)
+            part.add(judge_block(block.score, choice, prices, closed, outside, judge_leaves))
+        parts.append(part)
+    return conclude(parts, shape, prices, batch.columns.models)
+
+
+def _read_assignments(
+    folder: Path, piece: Piece, columns: ScoreColumns, written: WrittenPiece, lines: list[str]
+) -> NDArray[np.unsignedinteger]:
+    """Return the (rows,) models of a piece's file, m for unassigned, its ids compared with those of the scores."""
+    pa, pq = arrow()
+    path = folder / written.name
+    m = len(columns.models)
+    nobody = np.full(piece.rows, m, np.min_scalar_type(m))
+    try:
+        if checksum(path) != (written.crc32, written.bytes):
+            lines.append(f"{path}: the file is not the one that the manifest names")
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        lines.append(f"{path}: not readable: {(str(error).splitlines() or [''])[0]}")
+        return nobody
+    if table.column_names != [columns.agent, "model"] or table.num_rows != piece.rows:
+        lines.append(f"{path}: expected columns {columns.agent} and model in {piece.rows} rows")
+        return nobody
+    at = 0
+    for batch in read_batches(piece, [columns.agent]):
+        ids = pa.chunked_array([batch.column(columns.agent)])
+        if not table.column(columns.agent).slice(at, len(ids)).equals(ids):
+            lines.append(f"{path}: rows from {at + 1}: ids differ from those of {piece.path}")
+            break
+        at += len(ids)
+    names = pa.array(columns.models, pa.string())
+    model = table.column("model").cast(pa.string()).combine_chunks()
+    codes = pa.compute.index_in(model, value_set=names)
+    unknown = codes.null_count - model.null_count
+    if unknown:
+        lines.append(f"{path}: {unknown:,} agents have a model that is not in the fleet")
+    found: NDArray[np.unsignedinteger] = (
+        codes.fill_null(m).to_numpy(zero_copy_only=False).astype(np.min_scalar_type(m))
+    )
+    return found
