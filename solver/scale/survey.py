@@ -217,8 +217,7 @@ class Valuation:
         if block.priority is None or len(self.levels) < 2:
             return np.full(len(block.score), self.low - self.step)
         rank = np.searchsorted(self.levels, block.priority)
-        worth = np.asarray(self.low - self.step * (1.0 + rank), np.float64)
-        return worth
+        return np.asarray(self.low - self.step * (1.0 + rank), np.float64)
 
     def extremes(self, survey: Survey) -> list[float]:
         """Return the least and the largest finite value of staying unassigned, or none."""
