@@ -1,0 +1,395 @@
+// The live page. Everything shown comes from /v1/events; everything done goes through the same API as any client's.
+const $ = (id) => document.getElementById(id);
+const HISTORY = 300; // samples of the charts, one a second
+const LINES = 8;
+const COLORS = ["#4a90d9", "#d9822b", "#3da35d", "#c2556e", "#8d6cc9", "#2aa5a0", "#a6841f", "#7d8793"];
+const rows = new Map(); // model -> its table row and cells
+const history = { at: [], utilization: new Map(), p95_ms: new Map() };
+let token = sessionStorage.getItem("solver-token") || "";
+let latest = [];
+
+function element(name, text, className) {
+  const made = document.createElement(name);
+  if (text !== undefined) made.textContent = text;
+  if (className) made.className = className;
+  return made;
+}
+const number = (value, digits = 0) =>
+  value === null || value === undefined ? "–" : value.toLocaleString("en", { maximumFractionDigits: digits });
+
+function say(text) {
+  $("message").textContent = text;
+  clearTimeout(say.timer);
+  say.timer = setTimeout(() => { $("message").textContent = ""; }, 8000);
+}
+
+async function api(method, path, body) {
+  const headers = token ? { Authorization: `Bearer ${token}` } : {};
+  if (body !== undefined) headers["Content-Type"] = "application/json";
+  const answer = await fetch(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
+  const document_ = await answer.json().catch(() => ({}));
+  if (!answer.ok) {
+    const lines = (document_.violations || []).map((one) => one.message);
+    throw new Error(lines.length ? lines.join("; ") : document_.detail || `status ${answer.status}`);
+  }
+  return document_;
+}
+
+// A question with an optional field; resolves to the text of the field, or null when it was cancelled.
+function ask(title, text, label, value, type = "text") {
+  $("dialog-title").textContent = title;
+  $("dialog-text").textContent = text;
+  $("dialog-label").hidden = label === null;
+  $("dialog-label").firstElementChild.textContent = label || "";
+  const input = $("dialog-input");
+  input.type = type;
+  input.value = value;
+  const dialog = $("dialog");
+  dialog.returnValue = "";
+  dialog.showModal();
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => resolve(dialog.returnValue === "ok" ? input.value : null), { once: true });
+  });
+}
+$("dialog-input").addEventListener("keydown", (event) => {
+  if (event.key === "Enter") { event.preventDefault(); $("dialog-ok").click(); }
+});
+
+async function act(work) {
+  try { await work(); } catch (error) { say(error.message); }
+}
+
+// -- fleet
+
+function addRow(model) {
+  const row = element("tr");
+  const cells = {};
+  const name = element("th", model);
+  name.scope = "row";
+  row.append(name);
+  const meter = element("span", undefined, "meter");
+  meter.setAttribute("aria-hidden", "true");
+  meter.append(element("span"));
+  const used = element("td");
+  cells.used = element("span");
+  cells.meter = meter;
+  used.append(meter, cells.used);
+  row.append(used);
+  for (const key of ["queue", "p50", "p95", "p99", "price"]) row.append((cells[key] = element("td", "–", "number")));
+  row.append((cells.state = element("td")));
+  const actions = element("td");
+  const drain = (cells.drain = element("button", "Drain"));
+  const capacity = element("button", "Capacity");
+  drain.type = capacity.type = "button";
+  capacity.setAttribute("aria-label", `Change the capacity of ${model}`);
+  drain.addEventListener("click", () => act(() => toggleDrain(model)));
+  capacity.addEventListener("click", () => act(() => changeCapacity(model)));
+  actions.append(drain, capacity);
+  row.append(actions);
+  $("models").append(row);
+  $("model-names").append(Object.assign(element("option"), { value: model }));
+  const entry = { row, cells };
+  rows.set(model, entry);
+  return entry;
+}
+
+const path = (model) => model.split("/").map(encodeURIComponent).join("/");
+const isDrained = (one) => one.stops.some((stop) => stop.owner === "drain" && stop.name === "");
+
+async function toggleDrain(model) {
+  const one = latest.find((other) => other.model === model);
+  if (one && isDrained(one)) {
+    if ((await ask(`Let new work into ${model} again?`, "Stops of others stay.", null, "")) === null) return;
+    await api("POST", `/v1/models/${path(model)}:undrain`);
+    return;
+  }
+  const reason = await ask(`Drain ${model}?`, "Nothing new is let in; what runs goes on.", "Reason", "");
+  if (reason !== null) await api("POST", `/v1/models/${path(model)}:drain`, { reason });
+}
+
+async function changeCapacity(model) {
+  const now = (await api("GET", "/v1/capacity")).models.find((one) => one.model === model);
+  const slots = await ask(`Capacity of ${model}`, "What runs goes on; a fleet file is not changed.", "Slots", now.max_concurrent, "number");
+  if (slots === null) return;
+  const usd = await ask(`Budget of ${model}`, "Empty: no budget.", "US dollars", now.budget_usd ?? "", "text");
+  if (usd === null) return;
+  const text = `${now.max_concurrent} → ${slots} slots, budget ${usd === "" ? "none" : usd + " USD"}`;
+  if ((await ask(`Change ${model}?`, text, null, "")) === null) return;
+  await api("PUT", `/v1/capacity/${path(model)}`, { max_concurrent: Number(slots), budget_usd: usd === "" ? null : Number(usd) });
+}
+
+function put(node, text) { if (node.textContent !== text) node.textContent = text; }
+
+function showLoad(load) {
+  latest = load.models;
+  const seen = new Set();
+  for (const one of latest) {
+    seen.add(one.model);
+    const { cells } = rows.get(one.model) || addRow(one.model);
+    const percent = Math.round(100 * one.utilization);
+    cells.meter.firstElementChild.style.width = `${percent}%`;
+    cells.meter.classList.toggle("hot", percent >= 95);
+    put(cells.used, `${percent} % (${one.active_requests} of ${one.max_concurrent})`);
+    put(cells.queue, `${one.queue_depth} of ${one.max_queue}`);
+    put(cells.p50, number(one.p50_ms));
+    put(cells.p95, number(one.p95_ms));
+    put(cells.p99, number(one.p99_ms));
+    put(cells.price, number(one.slot_price, 3));
+    const full = one.active_requests >= one.max_concurrent;
+    const stop = one.stops.map((s) => `${s.owner}${s.reason ? ": " + s.reason : ""}${s.ends_in_s === null ? "" : ` (${number(s.ends_in_s)} s)`}`).join("; ");
+    put(cells.state, stop || (full ? "full" : "open"));
+    cells.state.className = stop ? "bad" : full ? "warn" : "good";
+    put(cells.drain, isDrained(one) ? "Undrain" : "Drain");
+    const label = `${cells.drain.textContent} ${one.model}`;
+    if (cells.drain.getAttribute("aria-label") !== label) cells.drain.setAttribute("aria-label", label);
+  }
+  for (const [model, entry] of rows) if (!seen.has(model)) { entry.row.remove(); rows.delete(model); }
+  showFiltered();
+  const sum = (key) => latest.reduce((total, one) => total + one[key], 0);
+  put($("tile-slots"), `${number(sum("active_requests"))} of ${number(sum("max_concurrent"))}`);
+  put($("tile-queue"), number(sum("queue_depth")));
+  put($("tile-requests"), number(sum("requests_60s")));
+  const dearest = latest.reduce((best, one) => ((one.slot_price || 0) > (best?.slot_price || 0) ? one : best), null);
+  put($("tile-price"), dearest ? `${number(dearest.slot_price, 2)} on ${dearest.model}` : "–");
+  remember(load);
+}
+
+function showFiltered() {
+  const text = $("filter").value.toLowerCase();
+  const show = $("show").value;
+  let count = 0;
+  for (const one of latest) {
+    const fits = one.model.toLowerCase().includes(text) &&
+      (show === "all" || (show === "full" ? !one.accepting || one.active_requests >= one.max_concurrent : one.utilization >= 0.8));
+    rows.get(one.model).row.hidden = !fits;
+    count += fits;
+  }
+  put($("fleet-count"), `${count} of ${latest.length} models`);
+}
+$("filter").addEventListener("input", showFiltered);
+$("show").addEventListener("change", showFiltered);
+
+// -- charts
+
+const charts = {};
+function remember(load) {
+  history.at.push(Date.parse(load.at) / 1000);
+  if (history.at.length > HISTORY) history.at.shift();
+  for (const key of ["utilization", "p95_ms"]) {
+    for (const one of latest) {
+      let line = history[key].get(one.model);
+      if (!line) history[key].set(one.model, (line = Array(history.at.length - 1).fill(null)));
+      line.push(key === "utilization" ? 100 * one.utilization : one[key]);
+      if (line.length > HISTORY) line.shift();
+    }
+  }
+  if (!document.hidden) draw();
+}
+
+function draw() {
+  const mean = (model) => history.utilization.get(model).slice(-60).reduce((a, b) => a + b, 0);
+  if (!draw.models || history.at.length % 15 === 1) {
+    draw.models = latest.map((one) => one.model).sort((a, b) => mean(b) - mean(a)).slice(0, LINES).sort();
+  }
+  for (const [key, id] of [["utilization", "chart-utilization"], ["p95_ms", "chart-latency"]]) {
+    const box = $(id);
+    const width = Math.floor(box.clientWidth);
+    const name = draw.models.join("\n") + width + getComputedStyle(document.body).color;
+    const data = [history.at, ...draw.models.map((model) => history[key].get(model) || [])];
+    if (charts[id]?.name !== name) {
+      charts[id]?.plot.destroy();
+      const text = getComputedStyle(document.body).color;
+      const axis = { stroke: text, grid: { stroke: "#8884", width: 1 }, ticks: { stroke: "#8884" } };
+      const options = {
+        width, height: 220, cursor: { drag: { x: false, y: false } },
+        scales: { y: key === "utilization" ? { range: [0, 100] } : { range: (_, low, high) => [0, Math.max(1, high * 1.1)] } },
+        axes: [axis, { ...axis, size: 60 }],
+        series: [{ label: "time" }, ...draw.models.map((label, j) => ({ label, stroke: COLORS[j % COLORS.length], width: 1.5, points: { show: false }, value: (_, v) => number(v) }))],
+      };
+      charts[id] = { name, plot: new uPlot(options, data, box) };
+    } else charts[id].plot.setData(data);
+  }
+}
+addEventListener("resize", () => { if (draw.models) draw(); });
+
+// -- alerts, decisions, audit
+
+const standing = new Map();
+function showAlerts() {
+  const list = $("alerts");
+  list.replaceChildren();
+  for (const one of standing.values()) list.append(element("li", `${one.rule}${one.model ? " · " + one.model : ""}: ${one.detail} (since ${time(one.at)})`, "bad"));
+  if (!standing.size) list.append(element("li", "No alert stands.", "quiet"));
+}
+const time = (at) => new Date(at).toLocaleTimeString();
+
+function showDecisions(decisions) {
+  const made = decisions.map((one) => {
+    const row = element("tr");
+    row.append(element("td", time(one.at)), element("td", one.agent_id || "–"), element("td", one.model || "none", one.model ? "" : "bad"),
+      element("td", number(one.score, 2), "number"), element("td", number(one.price, 3), "number"), element("td", one.runner_up || "–"),
+      element("td", number(one.margin, 2), "number"), element("td", one.reason));
+    return row;
+  });
+  $("decisions").prepend(...made);
+  while ($("decisions").children.length > 50) $("decisions").lastElementChild.remove();
+}
+
+function showAudit(entry) {
+  const rest = Object.entries(entry).filter(([key, value]) => !["at", "who", "action", "what"].includes(key) && value !== "" && value !== null);
+  $("audit").prepend(element("li", `${time(entry.at)} ${entry.who}: ${entry.action} ${entry.what}${rest.length ? " (" + rest.map(([k, v]) => `${k} ${v}`).join(", ") + ")" : ""}`));
+  while ($("audit").children.length > 50) $("audit").lastElementChild.remove();
+}
+
+// -- the stream of events, over fetch: an EventSource cannot send a token
+
+const on = {
+  state(state) {
+    $("decisions").replaceChildren();
+    $("audit").replaceChildren();
+    standing.clear();
+    for (const one of state.alerts) standing.set(`${one.rule} ${one.model}`, one);
+    showAlerts();
+    showLoad(state.load);
+    showDecisions(state.decisions);
+    state.audit.forEach(showAudit);
+  },
+  load: showLoad,
+  decisions: showDecisions,
+  alert(one) {
+    if (one.raised) standing.set(`${one.rule} ${one.model}`, one); else standing.delete(`${one.rule} ${one.model}`);
+    showAlerts();
+  },
+  audit: showAudit,
+};
+
+function connection(text, className) {
+  put($("connection"), text);
+  $("connection").className = `pill ${className}`;
+}
+
+let current = null;
+async function listen() {
+  for (let wait = 500; ; wait = Math.min(8000, wait * 2)) {
+    try {
+      current = new AbortController();
+      const answer = await fetch("/v1/events", { headers: token ? { Authorization: `Bearer ${token}` } : {}, signal: current.signal });
+      if (answer.status === 401) {
+        connection("a token is needed", "bad");
+        if (!$("dialog").open) askToken();
+        return;
+      }
+      if (!answer.ok) throw new Error(`status ${answer.status}`);
+      connection("live", "good");
+      wait = 500;
+      const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+      let buffer = "";
+      for (;;) {
+        const { value, done } = await reader.read();
+        if (done) break;
+        buffer += value;
+        const parts = buffer.split("\n\n");
+        buffer = parts.pop();
+        for (const part of parts) {
+          const kind = /^event: (.*)$/m.exec(part)?.[1];
+          const data = /^data: (.*)$/m.exec(part)?.[1];
+          if (kind && data) on[kind]?.(JSON.parse(data));
+        }
+      }
+    } catch (error) {
+      if (error.name === "AbortError") return;
+    }
+    connection("reconnecting", "bad");
+    await new Promise((resolve) => setTimeout(resolve, wait));
+  }
+}
+
+async function askToken() {
+  const given = await ask("Bearer token", "It stays in this tab. `solver token` makes one.", "Token", "", "password");
+  if (given === null) return;
+  token = given.trim();
+  sessionStorage.setItem("solver-token", token);
+  current?.abort();
+  listen();
+}
+$("token-button").addEventListener("click", askToken);
+
+// -- batches and overrides
+
+function parseCsv(text) {
+  const records = [[""]];
+  let quoted = false;
+  for (let i = 0; i < text.length; i++) {
+    const c = text[i], record = records[records.length - 1];
+    if (quoted) {
+      if (c === '"' && text[i + 1] === '"') { record[record.length - 1] += '"'; i++; }
+      else if (c === '"') quoted = false;
+      else record[record.length - 1] += c;
+    } else if (c === '"') quoted = true;
+    else if (c === ",") record.push("");
+    else if (c === "\n") records.push([""]);
+    else if (c !== "\r") record[record.length - 1] += c;
+  }
+  const [head, ...rest] = records.filter((record) => record.some((cell) => cell.trim() !== ""));
+  return rest.map((record) => Object.fromEntries(head.map((name, j) => [name.trim(), (record[j] ?? "").trim()]).filter(([, cell]) => cell !== "")));
+}
+const NUMBERS = new Set(["priority", "input_tokens", "output_tokens", "min_context_tokens", "min_score", "copies", "count", "unassigned_penalty"]);
+const FLAGS = new Set(["requires_context", "requires_tools", "requires_vision"]);
+const LISTS = new Set(["required_capabilities", "preferred_capabilities", "allowed_models", "forbidden_models", "allowed_regions", "allowed_providers"]);
+function agentOf(record) {
+  const agent = {};
+  for (const [key, text] of Object.entries(record)) {
+    if (NUMBERS.has(key)) agent[key] = Number.isNaN(Number(text)) ? text : Number(text);
+    else if (FLAGS.has(key)) agent[key] = /^(true|yes|1)$/i.test(text) ? true : /^(false|no|0)$/i.test(text) ? false : text;
+    else if (LISTS.has(key)) agent[key] = text.split(/[;|]/).map((one) => one.trim()).filter(Boolean);
+    else agent[key] = text;
+  }
+  return agent;
+}
+
+$("batch").addEventListener("submit", (event) => {
+  event.preventDefault();
+  act(async () => {
+    $("batch-result").textContent = " solving …";
+    try {
+      const plan = await api("POST", "/v1/assign", { problem: { agents: parseCsv($("csv").value).map(agentOf) }, commit: false });
+      $("batch-result").textContent = ` ${plan.status}: ${plan.assigned} of ${plan.agents} assigned, objective ${number(plan.objective, 3)}, bound ${number(plan.bound, 3)}, gap ${number(100 * plan.gap, 4)} %, ${number(plan.elapsed_ms, 1)} ms (${plan.engine})`;
+      const table = element("table"), head = element("tr"), body = element("tbody");
+      const columns = Object.keys(plan.assignments[0] || {});
+      for (const name of columns) head.append(Object.assign(element("th", name), { scope: "col" }));
+      for (const one of plan.assignments.slice(0, 500)) {
+        const row = element("tr");
+        for (const name of columns) row.append(element("td", typeof one[name] === "number" ? number(one[name], 3) : String(one[name] ?? "–")));
+        body.append(row);
+      }
+      const top = element("thead");
+      top.append(head);
+      table.append(top, body);
+      $("plan").replaceChildren(table);
+      $("plan").hidden = false;
+    } catch (error) {
+      $("batch-result").textContent = "";
+      throw error;
+    }
+  });
+});
+for (const kind of ["dragover", "drop"]) {
+  $("csv").addEventListener(kind, async (event) => {
+    event.preventDefault();
+    const file = kind === "drop" && event.dataTransfer.files[0];
+    if (file) $("csv").value = await file.text();
+  });
+}
+
+$("override").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const agent = $("override-agent").value, model = $("override-model").value, reason = $("override-reason").value;
+  act(async () => {
+    if ((await ask(`Assign ${agent} to ${model}?`, "A slot is reserved, and the old one given back.", null, "")) === null) return;
+    await api("PUT", `/api/v1/model-router/assignments/${encodeURIComponent(agent)}`, { model_id: model, reason });
+    $("override").reset();
+  });
+});
+
+showAlerts();
+listen();
