@@ -22,6 +22,17 @@ test: $(VENV)/.developing  ## the whole test suite, documentation examples inclu
 test-pure: $(VENV)/.developing  ## what the compiled kernels touch, without them
 	SOLVER_PURE=1 $(BIN)/python -m pytest -q tests/engines tests/contract tests/property tests/solution
 
+test-lowest: $(VENV)/lowest/.installed  ## the suite on the lowest versions that pyproject.toml allows
+	$(VENV)/lowest/bin/python -m pytest -p no:cacheprovider
+
+$(VENV)/lowest/.installed: pyproject.toml .ci/lowest $(KERNELS)
+	$(PYTHON) -m venv $(VENV)/lowest
+	$(PYTHON) .ci/lowest > $(VENV)/lowest/constraints.txt
+	$(VENV)/lowest/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(VENV)/lowest/bin/python -m pip install --quiet --constraint $(VENV)/lowest/constraints.txt \
+		--editable ".[parquet,excel,redis,report,service]" --group test
+	touch $@
+
 sanitize: $(VENV)/.developing  ## the kernels' tests under the address and undefined-behaviour sanitizers
 	mkdir -p build/sanitized
 	$(BIN)/python hatch_build.py build/sanitized -g -fsanitize=address,undefined -fno-sanitize-recover=all -DNO_CLONES

@@ -645,7 +645,7 @@ class LoadTracker(AsyncTracker):
         success : bool
             Whether the answer was usable; a status of 400 or more says no.
         input_tokens, output_tokens, cost_usd, task_type
-            See :class:`~solver.load.outcome.Outcome`.
+            As in ``Outcome``.
         status : int, optional
             HTTP status of the answer.
         retry_after_s : float, optional

@@ -64,7 +64,7 @@ def compile_problem(
     feedback : Feedback, optional
         Observations that turn capability scores into adaptive ones.
     scorer : PairScorer, optional
-        What :func:`pair_scorer` returned for the same problem, load and feedback, where it is at hand.
+        What ``pair_scorer`` returned for the same problem, load and feedback, where it is at hand.
 
     Returns
     -------
