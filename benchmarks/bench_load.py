@@ -102,11 +102,12 @@ def bench_snapshot_of_a_thousand_models(benchmark: BenchmarkFixture) -> None:
     report(benchmark, lambda: tracker.snapshot().utilization, CALLS, 200)
 
 
+@pytest.mark.parametrize("m", [50, 500])
 @pytest.mark.parametrize("routing", ROUTINGS)
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def bench_route_one_of_five_hundred(benchmark: BenchmarkFixture, strategy: str, routing: str) -> None:
+def bench_route_and_reserve_one(benchmark: BenchmarkFixture, strategy: str, routing: str, m: int) -> None:
     balancer = LoadBalancer(LoadTracker(), strategy, routing)
-    models, agents = fleet(500, 10), crowd(1)
+    models, agents = fleet(m, 10), crowd(1)
 
     def call() -> None:
         [reservation] = balancer.assign_and_reserve(agents, models)

@@ -43,6 +43,22 @@ def bench_redis_acquire(benchmark: BenchmarkFixture, tracker: LoadTracker) -> No
     report(benchmark, lambda: tracker.acquire("m7", ttl_s=0.01), CALLS, 1000, time.perf_counter)
 
 
+def bench_redis_acquire_and_release(benchmark: BenchmarkFixture, tracker: LoadTracker) -> None:
+    """Both, with the server's own account of the time in the script for each of the two calls."""
+
+    def call() -> None:
+        lease = tracker.acquire("m8")
+        assert lease is not None
+        lease.release()
+
+    server = tracker.store._link._client  # type: ignore[attr-defined]  # noqa: SLF001 # for its statistics
+    server.config_resetstat()
+    report(benchmark, call, CALLS, 2000, time.perf_counter)
+    in_script = server.info("commandstats")["cmdstat_evalsha"]["usec_per_call"]
+    benchmark.extra_info["script_us_a_call"] = in_script
+    print(f"{benchmark.name}: {in_script} microseconds in the script a call")
+
+
 def bench_redis_acquire_and_release_metered(benchmark: BenchmarkFixture, tracker: LoadTracker) -> None:
     demand = Demand(tokens=700, cost_usd=0.001)
 

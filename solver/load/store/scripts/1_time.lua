@@ -50,7 +50,8 @@ end
 --        left out. A reading later than the caller says it can be means that the message is late, or that
 --        the clock was set forward: nothing is done, and a caller who still waits for the answer says so.
 -- alive  the same for leases. A gap longer than any lease that no caller can vouch for may be a step of the
---        clock: it does not shorten leases, so that none ends while its holder works.
+--        clock, and time made up for may have passed before a lease began: neither shortens leases, so that
+--        none ends while its holder works.
 
 local wall = tonumber(ARGV[3])
 if not wall then
@@ -72,6 +73,9 @@ if meta[2] then
     now = vouched
   elseif earliest and not set then
     late = now > latest
+    if earliest > now and wall >= num(meta[2], wall) then -- time that was lost before: leases may be younger
+      lag = lag + earliest - now
+    end
     now = math.max(now, earliest)
   elseif num(meta[2], wall) < peak and wall >= peak and wall - peak <= max_gap then -- set back, and now right
     now = math.max(before, peak_now + wall - peak)

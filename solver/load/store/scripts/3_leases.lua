@@ -77,24 +77,26 @@ local function expire_leases()
   for _, id in ipairs(call('ZRANGEBYSCORE', EXPIRY, '-inf', exact(alive), 'LIMIT', 0, AT_ONCE)) do end_due(id) end
 end
 
--- The state of a lease, 'gone' also when it is due and has not been ended yet.
-local function live_state(id)
-  local state = call('HGET', lease_key(id), 'state')
+-- The state of a lease, given as it is kept: 'gone' also when it is due and has not been ended yet.
+local function live(id, state)
   if state ~= 'running' and state ~= 'queued' then return 'gone' end
   local until_s = call('ZSCORE', EXPIRY, id)
   if not until_s or tonumber(until_s) <= alive then return 'gone' end
   return state
 end
 
-local function insert(id, model, state, slots, ttl, amounts, period, owner, fill)
-  if call('ZSCORE', EXPIRY, id) then end_due(id) end -- the same id, used again
+local function live_state(id) return live(id, call('HGET', lease_key(id), 'state')) end
+
+local function insert(id, model, state, slots, ttl, amounts, period, owner, fill, is_new)
+  if not is_new and call('ZSCORE', EXPIRY, id) then end_due(id) end -- the same id, used again
   local steps = {}
   for kind = 0, 2 do steps[kind] = charge(model, kind, amounts[kind], window_of(kind, period)) end
   call('HSET', lease_key(id), 'model', model, 'state', state, 'slots', int(slots), 'owner', owner, 'fill', fill,
        'a0', int(amounts[0]), 'a1', int(amounts[1]), 'a2', int(amounts[2]),
        's0', int(steps[0]), 's1', int(steps[1]), 's2', int(steps[2]))
-  call('ZREM', TRASH, 'l:' .. id)
-  if call('ZADD', EXPIRY, exact(alive + ttl), id) == 1 then call('HINCRBY', META, 'leases', 1) end
+  if not is_new then call('ZREM', TRASH, 'l:' .. id) end
+  if call('ZADD', EXPIRY, exact(alive + ttl), id) == 1 then call('HINCRBY', META, 'leases', 1)
+  else damaged = true end -- its key had been deleted, and it was counted
   if state == 'running' then
     call('HINCRBY', model_key(model), 'active', int(slots))
   else
@@ -119,7 +121,8 @@ local function acquire(first)
   local state = call('HMGET', model_key(model), 'max_concurrent', 'max_queue', 'active', 'waiting',
                      'out_queued', 'accepting', 'limit0', 'limit1', 'limit2', 'period')
   if not state[1] then return {'unknown_model', '', model} end
-  local known = live_state(id)
+  local kept = call('HGET', lease_key(id), 'state')
+  local known = live(id, kept)
   if known ~= 'gone' then return {known, '', used_of(model)} end
   if recovering then return {'recovering', exact(num(meta[5], 0) - alive)} end
   if state[6] == '0' then return {'not_accepting', '', 'stops', call('HVALS', stops_key(model))} end
@@ -146,7 +149,8 @@ local function acquire(first)
       end
     end
   end
-  insert(id, model, answer, slots, num(ARGV[first + 6], 0), amounts, period, replica, ARGV[first + 8])
+  insert(id, model, answer, slots, num(ARGV[first + 6], 0), amounts, period, replica, ARGV[first + 8],
+         not kept)
   if metered then return {answer, '', used_of(model)} end
   return {answer, ''}
 end
@@ -168,11 +172,11 @@ local function release(id, actual)
   local lease = call('HMGET', lease_key(id), 'model', 'state', 'slots', 'a0', 'a1', 'a2', 's0', 's1', 's2')
   local model, state = lease[1], lease[2]
   if not model or not state then return {'unknown'} end
-  local was_live = live_state(id) ~= 'gone'
+  local was_live = live(id, state) ~= 'gone'
   local limits = call('HMGET', model_key(model), 'period', 'limit0', 'limit1', 'limit2')
   if state ~= 'expired' then give_back(id, model, state, num(lease[3], 1)) end
   call('DEL', lease_key(id))
-  call('ZREM', TRASH, 'l:' .. id)
+  if state == 'expired' then call('ZREM', TRASH, 'l:' .. id) end
   if not limits[1] then return {was_live and 'released' or 'expired'} end -- the model was forgotten
   if limits[2] ~= '-1' or limits[3] ~= '-1' or limits[4] ~= '-1' then
     for kind = 1, 2 do

@@ -1,7 +1,5 @@
 -- Operations -------------------------------------------------------------------------------------------
 
-local FIRST = 9 -- of an operation's own arguments
-
 -- A write that is not the same when repeated is carried out once for each operation id.
 local function once(id, work)
   local key = prefix .. 'op:' .. id
@@ -14,10 +12,6 @@ local function once(id, work)
 end
 
 local function is_granted(answer) return answer[1] == 'running' or answer[1] == 'queued' end
-
-local operations = {}
-
-function operations.acquire() return acquire(FIRST) end
 
 function operations.acquire_many()
   local whole_plan, answers, fresh, refused = ARGV[FIRST] == '1', {}, {}, false
@@ -40,28 +34,6 @@ function operations.acquire_many()
   return answers
 end
 
-function operations.renew()
-  local id, ttl = ARGV[FIRST], num(ARGV[FIRST + 1], 0)
-  local state = live_state(id)
-  if state ~= 'gone' then
-    call('ZADD', EXPIRY, exact(alive + ttl), id)
-    touch(call('HGET', lease_key(id), 'model') or '')
-    return {state}
-  end
-  -- Somebody has deleted its key, and it still counts: the caller may tell what it was.
-  if ARGV[FIRST + 2] and call('EXISTS', lease_key(id)) == 0 and call('ZSCORE', EXPIRY, id) then
-    local lease = cjson.decode(ARGV[FIRST + 2])
-    call('HSET', lease_key(id), 'model', lease.model, 'state', lease.state, 'slots', int(lease.slots),
-         'owner', replica, 'fill', lease.fill, 'a0', 0, 'a1', 0, 'a2', 0, 's0', 0, 's1', 0, 's2', 0)
-    call('ZADD', EXPIRY, exact(alive + ttl), id)
-    damaged = true -- it may have been promoted meanwhile: counts follow what it is now
-    return {lease.state}
-  end
-  return {'gone'}
-end
-
-function operations.release() return release(ARGV[FIRST], {[1] = ARGV[FIRST + 1], [2] = ARGV[FIRST + 2]}) end
-
 -- The first half of a move: lease, then an ask. The old lease is dropped once the caller knows of the new one,
 -- so that whatever is lost in between, it never holds less than it believes.
 function operations.move()
@@ -69,13 +41,6 @@ function operations.move()
   if live_state(ARGV[FIRST]) == 'gone' then return {'gone', ''} end
   return acquire(FIRST + 1)
 end
-
-function operations.drop()
-  if live_state(ARGV[FIRST]) ~= 'gone' then drop(ARGV[FIRST]) end
-  return {'ok'}
-end
-
-function operations.state() return {live_state(ARGV[FIRST])} end
 
 function operations.configure()
   local limits = {}
@@ -135,26 +100,10 @@ function of_model.observe(model) -- active, queued, ttl or empty, operation id
   end)
 end
 
-local TAKES_MEMORY = {acquire = true, acquire_many = true, move = true, configure = true, join = true}
-
 local function run()
-  -- A server that is full refuses what takes memory before anything is written. What only gives back has to
-  -- get through: after one harmless deletion the server lets the rest of a script write.
-  if not TAKES_MEMORY[op] and not late then call('ZREM', EXPIRY, '') end
-  if late then return {'late', exact(wall)} end
   if op == 'join' then return join(cjson.decode(ARGV[FIRST])) end
-  if meta[1] ~= ARGV[2] then return {'epoch'} end
-  if call('ZCARD', EXPIRY) ~= num(meta[7], 0) or call('ZCARD', MODELS) ~= num(meta[8], 0) then
-    call('HDEL', META, 'epoch') -- a part is missing that cannot be made anew here: let every replica tell
-    return {'epoch'}
-  end
-  note_time()
-  if peers > 0 then
-    call('ZADD', MEMBERS, exact(now), replica)
-    local present = call('ZCOUNT', MEMBERS, exact(now - absent_s), '+inf')
-    missing = math.max(0, math.min(peers, peers - present))
-  end
-  expire_leases()
+  local refused = begin()
+  if refused then return refused end
   if now >= due then
     run_timers()
     empty_trash()
@@ -173,10 +122,4 @@ local function run()
   return of_model[op](model)
 end
 
-local answer = run()
-if answer[1] == 'unknown_model' and call('ZSCORE', MODELS, answer[3]) then
-  call('HDEL', META, 'epoch') -- it is known, and somebody has deleted it
-  answer = {'epoch'}
-end
-if damaged then recount() end
-return {exact(now), answer}
+return finish(run())
