@@ -20,7 +20,7 @@ MEMORY_COUNT = int(os.environ.get("SOLVER_SCHEDULES_MEMORY", "1600"))
 REDIS_COUNT = int(os.environ.get("SOLVER_SCHEDULES_REDIS", "400"))
 FOUND = (104704, 105589, 106454, 109818, 201713, 203916)
 """Seeds that went wrong once: a late joining brought back work from outside; a waiting lease ran before every
-replica had told what runs; time made up for ended leases early; a lease was charged again when it was told by a holder whose clock is slower."""
+replica had told what runs; time made up for ended leases early; a lease told after its end was charged again."""
 
 
 def test_no_schedule_over_one_process_goes_wrong() -> None:
