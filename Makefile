@@ -90,5 +90,5 @@ $(VENV)/.serving: $(VENV)/.installed
 	touch $@
 
 $(VENV)/.developing: $(BIN)/python pyproject.toml $(KERNELS)
-	$(BIN)/python -m pip install --quiet --editable ".[parquet,redis,report,service]" --group dev
+	$(BIN)/python -m pip install --quiet --editable ".[parquet,ray,redis,report,service]" --group dev
 	touch $@ $(VENV)/.installed

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -114,6 +114,11 @@ def solve(
     stream: Annotated[
         bool, typer.Option("--stream", help="Read --scores, Parquet files, in passes: for more than memory.")
     ] = False,
+    ray: Annotated[bool, typer.Option("--ray", help="With --stream: passes by actors of Ray.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="With --ray: actors, of one CPU each.")] = 2,
+    ray_address: Annotated[
+        str | None, typer.Option(help="With --ray: a cluster; else RAY_ADDRESS, else this machine alone.")
+    ] = None,
 ) -> None:
     """Assign every agent of a problem to a model, with a proof of how good the plan is.
 
@@ -129,10 +134,18 @@ def solve(
 
       solver solve --scores preferences.csv --layout ranked --agent-column Name --slots 3
 
-      solver solve --scores 'batch/*.parquet' --models fleet.yaml --output plan/ --stream
+      solver solve --scores 'batch/*.parquet' --models fleet.yaml --output plan/ --stream --ray
     """
+    if (ray or ray_address) and not stream:
+        raise SpecError("--ray: only beside --stream")
     if stream:
-        _solve_stream(source, output, seed=seed, as_json=as_json, quiet=quiet)
+        from solver.interfaces.streaming import show_stream, solve_stream
+
+        with _working("reading", quiet=quiet or as_json) as step:
+            manifest = solve_stream(
+                source, output, seed=seed, workers=workers if ray else 0, address=ray_address, report=step
+            )
+        _exit(show_stream(manifest, _out, _err, as_json=as_json, quiet=quiet))
     target = None if output is None else check_output(_assignments_in(output))
     with _working("reading", quiet=quiet or as_json) as step:
         asked = source.read()
@@ -157,44 +170,6 @@ def solve(
         for path in written:
             _wrote(path)
     _exit(_code(plan, deadline_ms))
-
-
-def _solve_stream(
-    source: ProblemSource, output: Path | None, *, seed: int, as_json: bool, quiet: bool
-) -> NoReturn:
-    """Solve a batch in files larger than memory."""
-    from solver.interfaces.streaming import large_batch, streaming_report
-    from solver.scale import solve_files
-
-    if output is None:
-        raise SpecError("--output: required beside --stream: the folder of the plan")
-    batch = large_batch(source)
-    with _working("reading", quiet=quiet or as_json) as step:
-        manifest = solve_files(batch, output, seed=seed, report=step)
-    if manifest is None:
-        if not quiet:
-            say(_err, "infeasible: not every agent who must be served can be; nothing was written")
-        _exit(INFEASIBLE)
-    if as_json:
-        sys.stdout.write(json.dumps(finite(asdict(manifest.certificate))) + "\n")
-    elif not quiet:
-        _out.print(streaming_report(manifest.certificate))
-        _wrote(output)
-    _exit(0)
-
-
-def _verify_stream(folder: Path, *, as_json: bool, quiet: bool) -> NoReturn:
-    """Check a plan in files."""
-    from solver.interfaces.streaming import streaming_report
-    from solver.scale import verify_plan
-
-    found = verify_plan(folder)
-    if as_json:
-        document = {**asdict(found.certificate), "feasible": found.feasible, "violations": found.violations}
-        sys.stdout.write(json.dumps(finite(document)) + "\n")
-    elif not quiet:
-        _out.print(streaming_report(found.certificate, found.violations))
-    _exit(0 if found.feasible else INFEASIBLE)
 
 
 def _wrote(path: Path) -> None:
@@ -272,7 +247,9 @@ def _verify(
       solver verify plan/
     """
     if len(files) == 1 and files[0].is_dir():
-        _verify_stream(files[0], as_json=as_json, quiet=quiet)
+        from solver.interfaces.streaming import show_verification
+
+        _exit(show_verification(files[0], _out, as_json=as_json, quiet=quiet))
     if len(files) > 2:
         msg = f"expected a problem file and a plan, got {len(files)} files"
         raise SpecError(msg)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.console import Group
@@ -9,24 +13,81 @@ from rich.table import Table
 from rich.text import Text
 
 from solver.errors import SpecError, Violation
+from solver.interfaces.failures import say
 from solver.interfaces.files.problem_file import read_fleet
 from solver.interfaces.report import number
 from solver.interfaces.terminal import printable
-from solver.scale.job import LargeBatch
+from solver.scale.job import LargeBatch, solve_files
 from solver.scale.pieces import ScoreColumns, arrow, files_of
+from solver.scale.verification import verify_plan
+from solver.solution.plan import finite
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
 
     from solver.interfaces.options import ProblemSource
     from solver.problem.spec import Model
     from solver.scale.judge import PlanCertificate
+    from solver.scale.manifest import Manifest
 
-__all__ = ["large_batch", "streaming_report"]
+__all__ = ["large_batch", "show_stream", "show_verification", "solve_stream", "streaming_report"]
 
 _SHOWN = 20
+_INFEASIBLE = 3  # exit code
+
+
+def solve_stream(
+    source: ProblemSource,
+    output: Path | None,
+    *,
+    seed: int,
+    workers: int,
+    address: str | None,
+    report: Callable[[str], None],
+) -> Manifest | None:
+    """Solve a batch in files: with so many actors of Ray, or with none in this process.
+
+    Raises
+    ------
+    SpecError
+        Without an output, and for whatever is wrong with options, files and cluster.
+    """
+    if output is None:
+        raise SpecError("--output: required beside --stream: the folder of the plan")
+    batch = large_batch(source)
+    if not workers:
+        return solve_files(batch, output, seed=seed, report=report)
+    from solver.scale.ray_fleet import RayFleet
+
+    fleet = partial(RayFleet, workers=workers, address=address)
+    return solve_files(batch, output, seed=seed, fleet=fleet, report=report)
+
+
+def show_stream(manifest: Manifest | None, out: Console, err: Console, *, as_json: bool, quiet: bool) -> int:
+    """Print what became of a batch in files, and return the exit code."""
+    if manifest is None:
+        if not quiet:
+            say(err, "infeasible: not every agent who must be served can be; nothing was written")
+        return _INFEASIBLE
+    if as_json:
+        sys.stdout.write(json.dumps(finite(asdict(manifest.certificate))) + "\n")
+    elif not quiet:
+        out.print(streaming_report(manifest.certificate))
+    return 0
+
+
+def show_verification(folder: Path, out: Console, *, as_json: bool, quiet: bool) -> int:
+    """Check a plan in files, print what was found, and return the exit code."""
+    found = verify_plan(folder)
+    if as_json:
+        document = {**asdict(found.certificate), "feasible": found.feasible, "violations": found.violations}
+        sys.stdout.write(json.dumps(finite(document)) + "\n")
+    elif not quiet:
+        out.print(streaming_report(found.certificate, found.violations))
+    return 0 if found.feasible else _INFEASIBLE
 
 
 def large_batch(source: ProblemSource) -> LargeBatch:

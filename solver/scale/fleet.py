@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from solver.scale.shard import Shard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -20,8 +20,16 @@ __all__ = ["Fleet", "LocalFleet", "shared_out"]
 class Fleet(Protocol):
     """Workers, each with some of the pieces."""
 
-    def run(self, method: str, *arguments: Any) -> list[Any]:
-        """Call a method of :class:`~solver.scale.shard.Shard` on every worker and join the lists they return."""
+    def run(self, method: str, *arguments: Any, each: Mapping[int, Any] | None = None) -> list[Any]:
+        """Call a method of :class:`~solver.scale.shard.Shard` on every worker and join the lists they return.
+
+        Parameters
+        ----------
+        method, *arguments
+            What to call, and with what.
+        each : mapping, optional
+            By the number of a piece: a last argument, of which every worker gets the part of its own pieces.
+        """
         ...
 
     def close(self) -> None:
@@ -35,10 +43,10 @@ class LocalFleet:
     def __init__(self, pieces: Sequence[Piece], columns: ScoreColumns, closed: NDArray[np.bool_]) -> None:
         self._shard = Shard(pieces, columns, closed)
 
-    def run(self, method: str, *arguments: Any) -> list[Any]:
+    def run(self, method: str, *arguments: Any, each: Mapping[int, Any] | None = None) -> list[Any]:
         """Call a method of the only worker."""
         call: Callable[..., list[Any]] = getattr(self._shard, method)
-        return call(*arguments)
+        return call(*arguments, *(() if each is None else (each,)))
 
     def close(self) -> None:
         """Do nothing."""

@@ -171,7 +171,13 @@ def solve_files(
         # In serve-first mode a full service can only be compared with full services.
         judge_leaves = not (batch.serve_first and load[-1] == 0)
         answers: list[PieceAnswer] = workers.run(
-            "finish", found.prices, found.valuation, found.may_leave, judge_leaves, str(folder), orders
+            "finish",
+            found.prices,
+            found.valuation,
+            found.may_leave,
+            judge_leaves,
+            str(folder.absolute()),
+            each=orders,
         )
     finally:
         workers.close()

@@ -37,6 +37,7 @@ def arrow() -> tuple[Any, Any]:
     """
     try:
         import pyarrow as pa  # an extra, and heavy
+        import pyarrow.compute
         import pyarrow.parquet as pq
     except ImportError:
         package = "pyarrow"
@@ -130,7 +131,7 @@ class Block:
 
 
 def files_of(patterns: Sequence[str]) -> tuple[str, ...]:
-    """Return the files that names and patterns such as ``batch/*.parquet`` stand for, sorted for each.
+    """Return the files that names and patterns such as ``batch/*.parquet`` stand for, absolute, sorted for each.
 
     Raises
     ------
@@ -152,7 +153,7 @@ def files_of(patterns: Sequence[str]) -> tuple[str, ...]:
     lines += [Violation(path, "expected every file once", kind=ViolationKind.DUPLICATE) for path in twice]
     if lines:
         raise SpecError(*lines)
-    return tuple(found)
+    return tuple(str(Path(path).absolute()) for path in found)
 
 
 def pieces_of(files: Sequence[str], columns: ScoreColumns) -> list[Piece]:

@@ -5,6 +5,7 @@ A worker that dies and starts anew therefore gives the same answer, and so does 
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -109,6 +110,14 @@ class Shard:
         self._pieces = tuple(pieces)
         self._columns = columns
         self._closed = closed
+
+    def process(self) -> int:
+        """Return the id of the process that the worker is."""
+        return os.getpid()
+
+    def ready(self) -> list[int]:
+        """Return the numbers of the pieces: the worker is there."""
+        return [piece.number for piece in self._pieces]
 
     def survey(self, drawn: NDArray[np.int64], common_penalty: float | None) -> list[Survey]:
         """Check every number, and keep the agents at the places ``drawn``, ascending."""

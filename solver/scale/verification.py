@@ -55,7 +55,7 @@ def verify_plan(folder: str | Path) -> FileVerification:
     Parameters
     ----------
     folder : str or Path
-        With a manifest; relative paths of the scores are those of the working folder of the job.
+        With a manifest, which names the files of the scores.
 
     Raises
     ------

@@ -1,0 +1,137 @@
+"""Batches in files: time, memory and objective of streaming, of Ray workers, and of the same batch in memory.
+
+    python -m benchmarks.bench_scale --agents 10000000 --models 20
+    python -m benchmarks.bench_scale --agents 10000000 --models 20 --workers 2 --no-memory
+
+Generates Parquet in a temporary folder (about 4 bytes a score), deleted afterwards. Not part of the test suite.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import multiprocessing
+import resource
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import solver
+from solver.scale import LargeBatch, ScoreColumns, solve_files, verify_plan
+
+_ROWS_A_FILE, _ROWS_A_GROUP = 1_000_000, 125_000
+_FILL = 0.9  # agents per slot
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--agents", type=int, default=2_000_000)
+    parser.add_argument("--models", type=int, default=20)
+    parser.add_argument("--workers", type=int, default=0, help="Ray actors; 0: this process alone.")
+    parser.add_argument("--layout", choices=("binary", "list", "wide"), default="binary")
+    parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--folder", type=Path, default=None, help="Where the temporary folder goes.")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
+        began = time.perf_counter()
+        generate(Path(folder) / "batch", asked.agents, asked.models, asked.layout)
+        size = sum(path.stat().st_size for path in (Path(folder) / "batch").iterdir())
+        print(f"generated {asked.agents:,} × {asked.models}, {size / 1e9:.2f} GB, {asked.layout}")
+        print(f"  in {time.perf_counter() - began:.1f} s")
+        batch = batch_of(Path(folder) / "batch", asked.agents, asked.models, asked.layout)
+        runs = {
+            "stream": partial(streamed, batch, folder, asked.workers),
+            "verify": partial(verified, folder),
+        }
+        if asked.memory:
+            runs["memory"] = partial(in_memory, batch, asked.layout)
+        for name, run in runs.items():
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                objective, gap, wall, cpu, peak = pool.apply(measured, (run,))
+            line = f"{name:8} {wall:7.1f} s wall {cpu:7.1f} s of this process's CPU {peak:7.0f} MB peak"
+            print(f"{line}  objective {objective!r} gap {gap:.1e}", flush=True)
+
+
+def measured(run: Any) -> tuple[float, float, float, float, float]:
+    began, cpu = time.perf_counter(), time.process_time()
+    objective, gap = run()
+    wall, busy = time.perf_counter() - began, time.process_time() - cpu
+    return objective, gap, wall, busy, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def generate(folder: Path, agents: int, models: int, layout: str) -> None:
+    """Write scores that drift along the files, as batches collected over days do."""
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    quality, drift = generator.random(models) * 0.3, generator.random(models) * 0.2
+    for number, first in enumerate(range(0, agents, _ROWS_A_FILE)):
+        count = min(_ROWS_A_FILE, agents - first)
+        score = generator.random((count, models), dtype=np.float32)
+        score += (quality + drift * first / agents).astype(np.float32)
+        ids = pa.array(np.arange(first, first + count)).cast(pa.string())
+        columns: dict[str, Any] = {"agent": ids}
+        if layout == "wide":
+            columns |= {f"m{j}": score[:, j] for j in range(models)}
+        elif layout == "list":
+            columns["score"] = pa.FixedSizeListArray.from_arrays(pa.array(score.ravel()), models)
+        else:
+            columns["score"] = pa.FixedSizeBinaryArray.from_buffers(
+                pa.binary(4 * models), count, [None, pa.py_buffer(score)]
+            )
+        path = folder / f"part-{number:05d}.parquet"
+        pq.write_table(pa.table(columns), path, row_group_size=_ROWS_A_GROUP, use_dictionary=False)
+
+
+def batch_of(folder: Path, agents: int, models: int, layout: str) -> LargeBatch:
+    names = tuple(f"m{j}" for j in range(models))
+    slots = -(-int(agents / _FILL) // models)
+    columns = ScoreColumns(models=names, scores=None if layout == "wide" else "score")
+    return LargeBatch(files=[str(folder)], columns=columns, capacity=[slots] * models)
+
+
+def streamed(batch: LargeBatch, folder: str, workers: int) -> tuple[float, float]:
+    steps: list[tuple[float, str]] = []
+    options: dict[str, Any] = {"report": lambda text: steps.append((time.perf_counter(), text))}
+    if workers:
+        from solver.scale.ray_fleet import RayFleet
+
+        options["fleet"] = partial(RayFleet, workers=workers)
+    manifest = solve_files(batch, Path(folder) / "plan", **options)
+    steps.append((time.perf_counter(), ""))
+    for (start, text), (end, _) in itertools.pairwise(steps):
+        print(f"  {end - start:6.1f} s {text}", flush=True)
+    assert manifest is not None
+    return manifest.certificate.objective, manifest.certificate.gap
+
+
+def verified(folder: str) -> tuple[float, float]:
+    found = verify_plan(Path(folder) / "plan")
+    assert found.feasible, found.violations
+    return found.certificate.objective, found.certificate.gap
+
+
+def in_memory(batch: LargeBatch, layout: str) -> tuple[float, float]:
+    models = len(batch.capacity)
+    parts = []
+    for path in sorted(Path(batch.files[0]).iterdir()):
+        table = pq.read_table(path)
+        if layout == "wide":
+            parts.append(np.stack([table.column(f"m{j}").to_numpy() for j in range(models)], axis=1))
+            continue
+        for chunk in table.column("score").chunks:
+            flat = (
+                chunk.flatten().to_numpy() if layout == "list" else np.frombuffer(chunk.buffers()[1], "<f4")
+            )
+            parts.append(flat.reshape(-1, models))
+    found = solver.assign(np.concatenate(parts), np.array(batch.capacity))
+    return float(found.objective), float(found.gap)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Actors of a real local cluster give the plan that one process gives, also when they are killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+from functools import partial
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from solver.errors import SpecError
+from solver.scale import LargeBatch, solve_files
+from solver.scale.fleet import shared_out
+from solver.scale.optimise import SampleBudget
+from solver.scale.pieces import Piece, ScoreColumns
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from solver.scale.manifest import Manifest
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+
+if find_spec("ray") is None:  # not imported here: the fleet does that, told to keep to the loopback interface
+    pytest.skip("needs ray", allow_module_level=True)
+
+SMALL = SampleBudget(whole=0, few_arcs=2_000)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A cluster of this machine alone, which the jobs of this module find running."""
+    from solver.scale.ray_fleet import start_local
+
+    ray = start_local(2)
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def batch(tmp_path_factory: pytest.TempPathFactory) -> LargeBatch:
+    folder = tmp_path_factory.mktemp("batch")
+    scores = np.random.default_rng(0).random((9000, 6), dtype=np.float32)
+    scores[:, 4] = scores[:, 1]  # equal models share their agents over all pieces
+    for k, rows in enumerate(np.array_split(np.arange(9000), 3)):
+        columns = {f"m{j}": scores[rows, j] for j in range(6)}
+        pq.write_table(pa.table({"agent": rows, **columns}), folder / f"part-{k}.parquet")
+    columns_of = ScoreColumns(models=tuple(f"m{j}" for j in range(6)))
+    return LargeBatch(files=[str(folder)], columns=columns_of, capacity=[1500] * 5 + [1400])
+
+
+@pytest.fixture(scope="module")
+def expected(batch: LargeBatch, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    found = solve_files(batch, tmp_path_factory.mktemp("one"), budget=SMALL)
+    assert found is not None
+    return found
+
+
+def test_two_workers_give_the_same_files(
+    cluster: Any, batch: LargeBatch, expected: Manifest, tmp_path: Path
+) -> None:
+    from solver.scale.ray_fleet import RayFleet
+
+    found = solve_files(batch, tmp_path, fleet=partial(RayFleet, workers=2), budget=SMALL)
+    assert found == expected
+    assert cluster.is_initialized(), "a cluster that the job did not start is left running"
+    assert all(node["NodeManagerAddress"].startswith("127.") for node in cluster.nodes()), (
+        "a cluster of this machine alone keeps to the loopback interface"
+    )
+
+
+@pytest.mark.parametrize("struck", ["survey", "reduce", "finish"])
+def test_a_worker_killed_in_a_pass_changes_nothing(
+    cluster: Any, batch: LargeBatch, expected: Manifest, tmp_path: Path, struck: str
+) -> None:
+    from solver.scale.ray_fleet import RayFleet
+
+    killed: list[int] = []
+
+    class Struck(RayFleet):
+        def run(self, method: str, *arguments: Any, each: Mapping[int, Any] | None = None) -> list[Any]:
+            if method == struck and not killed:
+                process = cluster.get(self.actors[-1].process.remote())
+                os.kill(process, signal.SIGKILL)
+                killed.append(process)
+            return super().run(method, *arguments, each=each)
+
+    found = solve_files(batch, tmp_path, fleet=partial(Struck, workers=2), budget=SMALL)
+    assert killed
+    assert found == expected
+
+
+def test_faults_of_workers_and_clusters_are_named(cluster: Any, batch: LargeBatch, tmp_path: Path) -> None:
+    from solver.scale.ray_fleet import RayFleet
+
+    with pytest.raises(SpecError, match=r"workers: expected at most the cluster's 2 CPUs, got 3"):
+        solve_files(batch, tmp_path / "plan", fleet=partial(RayFleet, workers=3))
+    broken = tmp_path / "broken.parquet"
+    score = np.ones(2000)
+    score[1999] = np.nan
+    pq.write_table(pa.table({"agent": np.arange(2000), "m0": score}), broken)
+    asked = LargeBatch(files=[str(broken)], columns=ScoreColumns(models=("m0",)), capacity=[2000])
+    with pytest.raises(SpecError, match=r"broken.parquet: row 2000: score of m0"):
+        solve_files(asked, tmp_path / "plan", fleet=partial(RayFleet, workers=2))
+    assert not (tmp_path / "plan").exists()
+
+
+def test_more_workers_than_pieces() -> None:
+    pieces = [
+        Piece(number=k, path="a", groups=(k,), first=10 * k, row=10 * k, rows=10, fingerprint="")
+        for k in range(2)
+    ]
+    assert [[piece.number for piece in part] for part in shared_out(pieces, 5)] == [[0], [1]]
