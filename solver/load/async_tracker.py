@@ -40,6 +40,8 @@ class AsyncTracker:
             *,
             queue: bool = False,
             fill_to: float = 1.0,
+            priority: float = 1.0,
+            tenant: str | None = None,
         ) -> Lease | Refusal:
             """Reserve capacity, or say why not."""
 
@@ -71,6 +73,8 @@ class AsyncTracker:
         *,
         queue: bool = False,
         fill_to: float = 1.0,
+        priority: float = 1.0,
+        tenant: str | None = None,
     ) -> Lease | Refusal:
         """Do :meth:`~solver.LoadTracker.try_acquire` without blocking the event loop.
 
@@ -79,7 +83,9 @@ class AsyncTracker:
         """
 
         def work() -> Lease | Refusal:
-            return self.try_acquire(model, demand, ttl_s, queue=queue, fill_to=fill_to)
+            return self.try_acquire(
+                model, demand, ttl_s, queue=queue, fill_to=fill_to, priority=priority, tenant=tenant
+            )
 
         if not self._store.remote:
             return work()
@@ -100,9 +106,13 @@ class AsyncTracker:
         *,
         queue: bool = False,
         fill_to: float = 1.0,
+        priority: float = 1.0,
+        tenant: str | None = None,
     ) -> Lease | None:
         """Do :meth:`~solver.LoadTracker.acquire` without blocking the event loop."""
-        answer = await self.try_acquire_async(model, demand, ttl_s, queue=queue, fill_to=fill_to)
+        answer = await self.try_acquire_async(
+            model, demand, ttl_s, queue=queue, fill_to=fill_to, priority=priority, tenant=tenant
+        )
         return None if isinstance(answer, Refusal) else answer
 
     async def renew_async(self, lease: Lease | str, *, ttl_s: float | None = None) -> LeaseState:

@@ -19,6 +19,7 @@ __all__ = [
     "Demand",
     "Lease",
     "LeaseState",
+    "QueuePlace",
     "Refusal",
     "RefusalReason",
     "ReleaseOutcome",
@@ -32,7 +33,7 @@ class LeaseState(enum.StrEnum):
     RUNNING = "running"
     """It holds its slots."""
     QUEUED = "queued"
-    """It holds a queue place; it becomes running by itself, first come first served."""
+    """It holds a queue place; it becomes running by itself, in the order of the queue's rules."""
     GONE = "gone"
     """Released, expired, or never granted: it holds nothing."""
 
@@ -134,6 +135,10 @@ class Ask:
     fill_to : float
         Share of the slots that may be taken once this is granted, in (0, 1]. Requests of low priority that
         stay below 1 leave the rest to others; the store checks it in the same atomic step.
+    priority : float
+        In the queue, higher runs first among those of the same tenant.
+    tenant : str or None
+        On whose account: in the queue, tenants share fairly.
     """
 
     model: str
@@ -142,11 +147,30 @@ class Ask:
     queue: bool = False
     lease_id: str = ""
     fill_to: float = 1.0
+    priority: float = 1.0
+    tenant: str | None = None
 
 
 def slots_up_to(fill_to: float, max_concurrent: int) -> int:
     """Return how many slots a share of them is, rounded down: 0.5 of 5 is 2."""
     return max_concurrent if fill_to >= 1.0 else int(fill_to * max_concurrent + 1e-9)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueuePlace:
+    """Where a lease waits.
+
+    Parameters
+    ----------
+    position : int
+        1 for the one that starts next, if it fits.
+    expected_start_s : float or None
+        Seconds until it starts, as far as can be told: at the pace at which leases ran lately, and if nobody
+        of a higher priority comes. None before the first request has ended.
+    """
+
+    position: int
+    expected_start_s: float | None
 
 
 class Leaseholder(Protocol):
@@ -185,6 +209,10 @@ class Leaseholder(Protocol):
         """Renew a lease for as long as its object is held."""
         ...
 
+    def place_of(self, lease: Lease) -> QueuePlace | None:
+        """Tell where in the queue a lease waits."""
+        ...
+
 
 class Lease:
     """Capacity held for one agent, from a tracker. It remembers what it took.
@@ -207,9 +235,22 @@ class Lease:
         What it was granted as: running, or queued. See :meth:`state` for now.
     kept : bool
         Whether it is renewed by itself.
+    priority, tenant : float, str or None
+        With which it may wait in a queue.
     """
 
-    __slots__ = ("__weakref__", "_holder", "demand", "granted", "kept", "lease_id", "model", "ttl_s")
+    __slots__ = (
+        "__weakref__",
+        "_holder",
+        "demand",
+        "granted",
+        "kept",
+        "lease_id",
+        "model",
+        "priority",
+        "tenant",
+        "ttl_s",
+    )
 
     def __init__(
         self,
@@ -227,6 +268,8 @@ class Lease:
         self.ttl_s = ttl_s
         self.granted = granted
         self.kept = False
+        self.priority = 1.0
+        self.tenant: str | None = None
 
     def state(self) -> LeaseState:
         """Return where the lease stands now."""
@@ -235,6 +278,13 @@ class Lease:
     def renew(self, *, ttl_s: float | None = None) -> LeaseState:
         """Let it live ``ttl_s`` (default: as granted or renewed last) from now; GONE when it was too late."""
         return self._holder.renew(self, ttl_s=ttl_s)
+
+    def place(self) -> QueuePlace | None:
+        """Return where it waits in the queue and when it is expected to start; None when it does not wait.
+
+        To leave the queue, release the lease.
+        """
+        return self._holder.place_of(self)
 
     def first_token(self) -> None:
         """Note that the first token of the answer, of content or of reasoning, has come: see ``"learn"``."""

@@ -27,7 +27,7 @@ from solver.load.checks import (
 from solver.load.control.retry_line import RetryLine
 from solver.load.control.upstream import BUSY_STATUSES, BreakerParameters, UpstreamHealth
 from solver.load.learning import LearnedFleet
-from solver.load.lease import ONE_SLOT, Ask, Demand, Lease, LeaseState, ReleaseOutcome
+from solver.load.lease import ONE_SLOT, Ask, Demand, Lease, LeaseState, QueuePlace, ReleaseOutcome
 from solver.load.listeners import tell
 from solver.load.outcome import Outcome
 from solver.load.refusal import Refusal
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from solver.load.control.learned.learner import LearnedState
     from solver.load.store.base import Store
+    from solver.load.store.waiting_line import QueueRules
     from solver.problem.spec import Capacity
 
 __all__ = ["LoadTracker"]
@@ -103,6 +104,7 @@ class LoadTracker(AsyncTracker):
         self._upstream = UpstreamHealth(self._store, self._clock, breaker)
         self._line = RetryLine()
         self._limits: dict[str, Limits] = {}
+        self._draining: dict[str, Callable[[str], object]] = {}
         self._begin_process()
         self._refusals: Counter[tuple[str, str]] = Counter()
         self._capacities: dict[str, Capacity] = {}
@@ -144,6 +146,7 @@ class LoadTracker(AsyncTracker):
         tokens_per_minute: int | None = None,
         budget_usd: float | None = None,
         budget_period_s: float | None = None,
+        rules: QueueRules | None = None,
     ) -> None:
         """Set what a model can take, now or again. What is running keeps running.
 
@@ -159,6 +162,8 @@ class LoadTracker(AsyncTracker):
             Most US dollars in any ``budget_period_s``.
         budget_period_s : float, optional
             Seconds; None: the budget is spent once.
+        rules : QueueRules, optional
+            In which order waiting requests start; a shared store takes none.
 
         Raises
         ------
@@ -183,6 +188,7 @@ class LoadTracker(AsyncTracker):
             tokens=None if tokens_per_minute is None else int(tokens_per_minute),
             budget_nano_usd=None if budget_usd is None else nano_usd(budget_usd),
             budget_period_s=budget_period_s if budget_usd is not None else None,
+            rules=rules,
         )
         self._store.configure(model, limits)
         self._upstream.forget(model)
@@ -206,6 +212,7 @@ class LoadTracker(AsyncTracker):
         self._line.forget(model)
         with self._lock:
             self._limits.pop(model, None)
+            self._draining.pop(model, None)
             for known in (self._capacities, self._latency_ms, self._heard_s):
                 known.pop(model, None)
             self._refusals = Counter({key: n for key, n in self._refusals.items() if key[0] != model})
@@ -262,6 +269,44 @@ class LoadTracker(AsyncTracker):
         """
         return self._store.resume(model, owner, name=name)
 
+    def drain(
+        self, model: str, *, reason: str = "", on_drained: Callable[[str], object] | None = None
+    ) -> Stop:
+        """Let nothing new in, and let what runs and waits go on to its end.
+
+        Keep its slots as they are meanwhile, so that those who wait can run;
+        :meth:`~solver.LoadBalancer.redistribute` moves them elsewhere. ``resume(model, "drain")`` ends it.
+
+        Parameters
+        ----------
+        model : str
+            Its id.
+        reason : str
+            Why, for whoever looks at the snapshot.
+        on_drained : callable, optional
+            Called once with the model when nothing runs or waits there any more, from the thread whose
+            release, here, was the last one; or from :meth:`is_drained`, which also notices leases that
+            expire and those of other processes.
+        """
+        stop = self._store.stop(model, StopOwner.DRAIN, reason=reason)
+        if on_drained is not None:
+            with self._lock:
+                self._draining[model] = on_drained
+            self.is_drained(model)
+        return stop
+
+    def is_drained(self, model: str) -> bool:
+        """Return whether a model is stopped, and nothing runs or waits there: it can be forgotten."""
+        row = self._store.row(model)
+        drained = not (row.accepting or row.active or row.queued)
+        listener = None
+        with self._lock:
+            if drained or all(stop.owner is not StopOwner.DRAIN for stop in row.stops):
+                listener = self._draining.pop(model, None)
+        if drained and listener is not None:
+            tell((listener,), model)
+        return drained
+
     def stops(self, model: str) -> tuple[Stop, ...]:
         """Return every stop that stands for a model, in the order in which they were set."""
         return self._store.row(model).stops
@@ -280,6 +325,8 @@ class LoadTracker(AsyncTracker):
         *,
         queue: bool = False,
         fill_to: float = 1.0,
+        priority: float = 1.0,
+        tenant: str | None = None,
     ) -> Lease | Refusal:
         """Reserve capacity, or say why not.
 
@@ -296,6 +343,11 @@ class LoadTracker(AsyncTracker):
         fill_to : float
             Share of the slots that may be taken once this is granted, in (0, 1]: below 1, the rest is kept
             for requests that may fill more. Checked in the same atomic step.
+        priority : float
+            In the queue, higher runs first among those of the same tenant; waiting adds to it.
+        tenant : str, optional
+            On whose account: in the queue, tenants share fairly, see
+            :class:`~solver.load.store.waiting_line.QueueRules`.
 
         Returns
         -------
@@ -309,6 +361,7 @@ class LoadTracker(AsyncTracker):
         """
         _check_ttl(ttl_s)
         _check_fill_to(fill_to)
+        _check_place(priority, tenant)
         ask = Ask(
             model=model,
             demand=demand or ONE_SLOT,
@@ -316,6 +369,8 @@ class LoadTracker(AsyncTracker):
             queue=queue,
             lease_id=self._new_id(),
             fill_to=fill_to,
+            priority=priority,
+            tenant=tenant,
         )
         if self._learned and (refusal := self._learned.refusal(model, ask.demand)) is not None:
             return self._lease(ask, refusal)
@@ -329,9 +384,13 @@ class LoadTracker(AsyncTracker):
         *,
         queue: bool = False,
         fill_to: float = 1.0,
+        priority: float = 1.0,
+        tenant: str | None = None,
     ) -> Lease | None:
         """Reserve capacity, or return None when it does not fit. See :meth:`try_acquire`."""
-        answer = self.try_acquire(model, demand, ttl_s, queue=queue, fill_to=fill_to)
+        answer = self.try_acquire(
+            model, demand, ttl_s, queue=queue, fill_to=fill_to, priority=priority, tenant=tenant
+        )
         return None if isinstance(answer, Refusal) else answer
 
     def acquire_many(self, asks: Sequence[Ask], *, whole_plan: bool = False) -> list[Lease | Refusal]:
@@ -352,6 +411,7 @@ class LoadTracker(AsyncTracker):
         for ask in asks:
             _check_ttl(ask.ttl_s)
             _check_fill_to(ask.fill_to)
+            _check_place(ask.priority, ask.tenant)
         named = [ask if ask.lease_id else replace(ask, lease_id=self._new_id()) for ask in asks]
         answers = self._store.acquire_many(named, whole_plan=whole_plan)
         return [self._lease(ask, answer) for ask, answer in zip(named, answers, strict=True)]
@@ -369,7 +429,13 @@ class LoadTracker(AsyncTracker):
         """
         with self._move_lock:
             ask = Ask(
-                model=model, demand=lease.demand, ttl_s=lease.ttl_s, queue=queue, lease_id=self._new_id()
+                model=model,
+                demand=lease.demand,
+                ttl_s=lease.ttl_s,
+                queue=queue,
+                lease_id=self._new_id(),
+                priority=lease.priority,
+                tenant=lease.tenant,
             )
             answer = self._store.move(lease.lease_id, ask)
             if isinstance(answer, Refusal):
@@ -450,6 +516,9 @@ class LoadTracker(AsyncTracker):
             spent = None if cost_usd is None else nano_usd(cost_usd)
         lease_id = _id_of(lease)
         outcome = self._store.release(lease_id, tokens=used, cost_nano_usd=spent)
+        if self._draining:
+            for model in tuple(self._draining):
+                self.is_drained(model)
         if self._learned:
             self._learned.ended(lease_id, _output_of(lease, tokens, output_tokens))
         if outcome is ReleaseOutcome.UNKNOWN and isinstance(lease, Lease):
@@ -468,6 +537,23 @@ class LoadTracker(AsyncTracker):
                     state = self._store.lease_state(lease.lease_id)
         return state
 
+    def place_of(self, lease: Lease) -> QueuePlace | None:
+        """Return where in the queue a lease waits, None when it does not; see :meth:`Lease.place`."""
+        before = self._store.slots_before(lease.model, lease.lease_id)
+        if before is None:
+            return None
+        row = self._store.row(lease.model)
+        hold_s, room = row.hold_s, row.limits.max_concurrent
+        if hold_s is None and lease.model in self._latency_ms:
+            hold_s = self._latency_ms[lease.model] / 1e3
+        known = hold_s is not None and room > 0
+        return QueuePlace(
+            position=before[0] + 1,
+            expected_start_s=(before[1] + lease.demand.slots) / room * hold_s
+            if known and hold_s is not None
+            else None,
+        )
+
     def _lease(self, ask: Ask, answer: LeaseState | Refusal) -> Lease | Refusal:
         if isinstance(answer, Refusal):
             with self._lock:
@@ -483,6 +569,8 @@ class LoadTracker(AsyncTracker):
                 self._clock.now(),
             )
         lease = Lease(self, ask.lease_id, ask.model, ask.demand, ask.ttl_s, answer)
+        if ask.queue:
+            lease.priority, lease.tenant = ask.priority, ask.tenant
         if self._learned:
             self._learned.granted(lease)
         return lease
@@ -710,6 +798,14 @@ def _check_ttl(ttl_s: float) -> None:
 def _check_fill_to(fill_to: float) -> None:
     if not 0.0 < fill_to <= 1.0:
         raise SpecError(Violation("fill_to", "expected in (0, 1]", fill_to))
+
+
+def _check_place(priority: float, tenant: str | None) -> None:
+    if type(priority) is float and 0.0 <= priority < math.inf and tenant is None:
+        return  # the usual case, without a list
+    problems = [] if tenant is None else name_problems("tenant", tenant)
+    if problems := problems + amount_problems("priority", priority):
+        raise SpecError(*problems)
 
 
 def _alive(lease: Lease) -> Callable[[], bool]:

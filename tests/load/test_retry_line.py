@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 import solver
@@ -14,7 +16,7 @@ from solver.load.refusal import Refusal, RefusalReason
 def test_those_refused_together_do_not_return_together(tokens: int) -> None:
     clock = ManualClock()
     tracker = solver.LoadTracker(clock=clock)
-    limit = {"tokens_per_minute": 20 * tokens} if tokens else {"requests_per_minute": 20}
+    limit: dict[str, Any] = {"tokens_per_minute": 20 * tokens} if tokens else {"requests_per_minute": 20}
     tracker.set_capacity("m", solver.Capacity(max_concurrent=1000), **limit)
     for _ in range(20):
         tracker.acquire("m", Demand(tokens=tokens))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from solver.errors import SpecError
 from solver.load.lease import Ask, Demand, LeaseState, Refusal, RefusalReason, ReleaseOutcome
 from solver.load.store.base import Limits, nano_usd
+from solver.load.store.waiting_line import QueueRules
 
 if TYPE_CHECKING:
     from solver.clock import ManualClock
@@ -122,7 +123,8 @@ def test_queue_places_and_promotion_in_order(store: Store) -> None:
 
 
 def test_nobody_overtakes_a_waiting_lease(store: Store) -> None:
-    store.configure("a", Limits(max_concurrent=3, max_queue=5))
+    rules = QueueRules(passes=0) if store.orders_queue else None
+    store.configure("a", Limits(max_concurrent=3, max_queue=5, rules=rules))
     store.acquire(ask("x", slots=2))
     store.acquire(ask("wide", slots=2, queue=True))
     assert reason(store.acquire(ask("narrow"))) is RefusalReason.CONCURRENCY

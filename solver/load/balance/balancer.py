@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -82,7 +82,8 @@ class LoadBalancer:
     fill_to : {"limit", "target"}
         Whether a model counts as full at its limit, or at its target utilization already.
     queue : bool
-        Whether queue places count as room.
+        Whether queue places count as room. In the queue, ``Agent.tenant`` shares fairly with the others and
+        ``Agent.priority`` decides among its own, with a store of one process; a shared one serves in turn.
     ttl_s : float
         Time to live of reservations, seconds. The predictive strategy reserves for as long as it expects
         the request to take, with a margin, up to ten times this.
@@ -361,6 +362,7 @@ class LoadBalancer:
                     self._duration_s(pool, j, work, 0),
                     queue=self._queue,
                     fill_to=self._share(pool.ids[j]),
+                    **self._place(agent),
                 )
                 if isinstance(answer, Lease):
                     self._note(agent, answer, pool, None if quality is None else quality[0])
@@ -397,6 +399,7 @@ class LoadBalancer:
                 self._duration_s(pool, j, work, 0),
                 queue=self._queue,
                 fill_to=self._share(pool.ids[j]),
+                **self._place(agent),
             )
             if isinstance(answer, Lease):  # room has come back meanwhile
                 self._note(agent, answer, pool, given)
@@ -415,7 +418,14 @@ class LoadBalancer:
             ttl_s=self._duration_s(pool, j, work, k),
             queue=self._queue,
             fill_to=self._share(pool.ids[j]),
+            **self._place(agent),
         )
+
+    def _place(self, agent: Agent) -> dict[str, Any]:
+        """Return what decides on an agent's place in a queue, where the store orders queues by that."""
+        if not self._tracker.store.orders_queue:
+            return {}
+        return {"priority": float(agent.priority), "tenant": agent.tenant}
 
     def _share(self, model: str) -> float:
         """Return the share of a model's slots that a reservation may fill; the store holds to it."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from solver.load.lease import Ask, LeaseState, ReleaseOutcome
     from solver.load.refusal import Refusal
     from solver.load.stops import Stop, StopOwner
+    from solver.load.store.waiting_line import QueueRules
 
 __all__ = ["METER_NAMES", "WINDOW_PARTS", "Limits", "Store", "StoreRow", "StoreView", "nano_usd"]
 
@@ -51,6 +52,8 @@ class Limits:
         Money in any ``budget_period_s``, billionths of a dollar.
     budget_period_s : float or None
         None: the budget is spent once and never comes back.
+    rules : QueueRules or None
+        In which order waiting leases start; None: the store's default.
     """
 
     max_concurrent: int
@@ -59,6 +62,7 @@ class Limits:
     tokens: int | None = None
     budget_nano_usd: int | None = None
     budget_period_s: float | None = None
+    rules: QueueRules | None = None
 
     def meters(self) -> tuple[tuple[int | None, float | None], ...]:
         """Return (limit, window in seconds) of each of ``METER_NAMES``."""
@@ -81,6 +85,8 @@ class StoreRow:
         What is enforced.
     stops : tuple of Stop
         What keeps new work away, in the order in which it was set.
+    hold_s : float or None
+        Mean time for which leases ran lately, seconds, where the store knows it.
     """
 
     active: int
@@ -89,6 +95,7 @@ class StoreRow:
     age_s: float
     limits: Limits
     stops: tuple[Stop, ...] = ()
+    hold_s: float | None = None
 
 
 class StoreView(NamedTuple):
@@ -144,12 +151,16 @@ class Store(Protocol):
     """Counts and leases of every model. Each operation is atomic; all of them are safe from any thread.
 
     A lease expires ``ttl_s`` after its grant or last renewal, by the store's own clock, and gives back what
-    it took. When slots come free, queued leases become running, first come first served; nobody overtakes
-    a waiting lease. Counts never go below zero.
+    it took. When slots come free, queued leases become running, in the order of the model's
+    :class:`~solver.load.store.waiting_line.QueueRules` where the store has them, otherwise first come, first
+    served, and then nobody overtakes a waiting lease. Counts never go below zero.
     """
 
     remote: bool
     """Whether operations may block on a network."""
+
+    orders_queue: bool
+    """Whether the queue knows priorities, tenants and rules; otherwise asks that wait must not name them."""
 
     def configure(self, model: str, limits: Limits) -> None:
         """Set the limits of a model, new or known; what is running keeps running."""
@@ -192,7 +203,11 @@ class Store(Protocol):
         ...
 
     def queued_leases(self, model: str) -> list[str]:
-        """Return the ids of the waiting leases of a model, first come first."""
+        """Return the ids of the waiting leases of a model, in the order in which they start."""
+        ...
+
+    def slots_before(self, model: str, lease_id: str) -> tuple[int, int] | None:
+        """Return how many leases, and slots, start before a waiting one; None when it does not wait."""
         ...
 
     def end_leases(self, model: str) -> int:

@@ -53,6 +53,7 @@ class MemoryStore:
     """
 
     remote = False
+    orders_queue = True
 
     def __init__(self, *, clock: Clock | None = None, per_process: bool = False) -> None:
         self._clock = clock or MonotonicClock()
@@ -181,15 +182,24 @@ class MemoryStore:
         slots = ask.demand.slots
         room = table.max_concurrent[i]
         most = room if ask.fill_to >= 1.0 else slots_up_to(ask.fill_to, room)
-        running = table.active[i] + slots <= most and not (table.waiting[i] and self._waits_before(i, ask))
+        line = table.waiting[i]
+        passed: list[HeldLease] = []
+        running = table.active[i] + slots <= most
+        if running and line:
+            held = HeldLease(ask, i, now, False)
+            line.add(held)
+            first = line.next(table.active[i], room)
+            line.remove(held)
+            running = first is not None and first[0] is held
+            passed = first[1] if first is not None else []
         if not running:
             if slots > most and room > 0:
                 return Refusal(model=ask.model, reason=RefusalReason.TOO_LARGE)
             if not ask.queue:
                 return Refusal(model=ask.model, reason=RefusalReason.CONCURRENCY)
-            if table.queued[i] >= table.max_queue[i]:
+            if not line.has_place(ask.tenant, table.queued[i], table.max_queue[i]):
                 return Refusal(model=ask.model, reason=RefusalReason.QUEUE)
-        held = HeldLease(ask.lease_id, i, slots, now + ask.ttl_s, running, ask.fill_to)
+        held = HeldLease(ask, i, now, running)
         if table.meters.limited[i]:
             charged = table.meters.charge(i, ask.model, ask.demand, now)
             if isinstance(charged, Refusal):
@@ -199,16 +209,17 @@ class MemoryStore:
         self._expect(held)
         if running:
             table.active[i] += slots
+            if line:
+                line.add(held)
+                line.start(held, passed)
+            elif held.tenant is not None:
+                line.start_at_once(held)
         else:
             table.queued[i] += 1
-            table.waiting[i][held.lease_id] = held
+            line.add(held)
         table.heard_s[i] = now
         table.version += 1
         return LeaseState.RUNNING if running else LeaseState.QUEUED
-
-    def _waits_before(self, i: int, ask: Ask) -> bool:
-        """Return whether a waiting lease may fill as much as the ask, so that it has to come first."""
-        return any(held.fill_to >= ask.fill_to for held in self._table.waiting[i].values())
 
     def renew(self, lease_id: str, ttl_s: float) -> LeaseState:
         """Let a live lease expire ``ttl_s`` from now."""
@@ -255,6 +266,8 @@ class MemoryStore:
         else:
             if held.expires_s <= now and held.alive is None:  # due, and not ended yet
                 outcome = ReleaseOutcome.EXPIRED
+            elif held.running:
+                self._table.note_hold(held.model, now - held.since_s)
             self._give_back(held)
         if held.charged and (tokens is not None or cost_nano_usd is not None):
             self._table.meters.settle(held.model, held.charged, tokens, cost_nano_usd, now)
@@ -285,12 +298,26 @@ class MemoryStore:
         return state
 
     def queued_leases(self, model: str) -> list[str]:
-        """Return the ids of the waiting leases of a model, first come first."""
+        """Return the ids of the waiting leases of a model, in the order in which they start."""
         with self._lock:
             self._advance()
-            return list(self._table.waiting[self._table.at(model)])
+            waiting = [held.lease_id for held in self._table.waiting[self._table.at(model)].in_order()]
+        self._report()
+        return waiting
 
-    # -- work from outside, and stops
+    def slots_before(self, model: str, lease_id: str) -> tuple[int, int] | None:
+        """Return how many leases, and slots, start before a waiting one; None when it does not wait."""
+        with self._lock:
+            self._advance()
+            leases = slots = 0
+            answer = None
+            for held in self._table.waiting[self._table.at(model)].in_order():
+                if held.lease_id == lease_id:
+                    answer = leases, slots
+                    break
+                leases, slots = leases + 1, slots + held.slots
+        self._report()
+        return answer
 
     def adjust(self, model: str, *, active: int, queue: int) -> None:
         """Add to the work reported from outside, with a floor at zero."""
@@ -461,36 +488,24 @@ class MemoryStore:
             table.active[i] -= held.slots
         else:
             table.queued[i] -= 1
-            del table.waiting[i][held.lease_id]
+            table.waiting[i].remove(held)
         if table.waiting[i]:
             self._promote(i)
 
     def _promote(self, i: int) -> None:
-        """Turn waiting leases into running ones while they fit, first come first served.
-
-        A lease that does not fit holds back those behind it that may fill no more than it may.
-        """
+        """Turn waiting leases into running ones while they fit, in the order of the line."""
         table = self._table
-        waiting, room = table.waiting[i], table.max_concurrent[i]
-        if not waiting or table.held_back[i]:
+        line, room = table.waiting[i], table.max_concurrent[i]
+        if not line or table.held_back[i]:
             return
-        held_back_to, promoted = 0.0, []
-        for held in waiting.values():
-            if held.fill_to <= held_back_to:
-                continue
-            if table.active[i] + held.slots <= slots_up_to(held.fill_to, room):
-                held.running = True
-                table.active[i] += held.slots
-                table.queued[i] -= 1
-                promoted.append(held.lease_id)
-            else:
-                held_back_to = held.fill_to
-                if held_back_to >= 1.0:
-                    break
-        for lease_id in promoted:
-            del waiting[lease_id]
-        if self._listeners:
-            self._promoted.extend(promoted)
+        while (first := line.next(table.active[i], room)) is not None:
+            held, passed = first
+            line.start(held, passed)
+            held.running, held.since_s = True, self._now_s
+            table.active[i] += held.slots
+            table.queued[i] -= 1
+            if self._listeners:
+                self._promoted.append(held.lease_id)
 
     def _remember(self, held: HeldLease) -> None:
         self._expired[held.lease_id] = held

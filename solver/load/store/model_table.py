@@ -5,7 +5,6 @@ from __future__ import annotations
 import heapq
 import math
 from array import array
-from collections import OrderedDict
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -15,32 +14,61 @@ import numpy as np
 from solver.errors import SpecError, Violation
 from solver.load.store.base import Limits, StoreRow, StoreView
 from solver.load.store.meters import Charge, Meters
+from solver.load.store.waiting_line import QueueRules, WaitingLine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
+    from solver.load.lease import Ask
     from solver.load.stops import Stop, StopKey
     from solver.load.store.sliding_window import SlidingWindow
 
 __all__ = ["HeldLease", "ModelTable"]
 
 
+_HOLD_WEIGHT = 0.1  # of the newest lease in the mean time for which leases run
+
+
 class HeldLease:
     """A live lease."""
 
-    __slots__ = ("alive", "charged", "expires_s", "fill_to", "lease_id", "model", "running", "slots", "ttl_s")
+    __slots__ = (
+        "alive",
+        "charged",
+        "expires_s",
+        "fill_to",
+        "lease_id",
+        "model",
+        "passed",
+        "priority",
+        "running",
+        "since_s",
+        "slots",
+        "tenant",
+        "ttl_s",
+        "turn",
+        "work",
+    )
 
-    def __init__(
-        self, lease_id: str, model: int, slots: int, expires_s: float, running: bool, fill_to: float
-    ) -> None:
-        self.lease_id = lease_id
+    def __init__(self, ask: Ask, model: int, now_s: float, running: bool) -> None:
+        demand = ask.demand
+        self.lease_id = ask.lease_id
         self.model = model
-        self.slots = slots
-        self.expires_s = expires_s
+        self.slots = demand.slots
+        self.expires_s = now_s + ask.ttl_s
         self.running = running
-        self.fill_to = fill_to
+        self.since_s = now_s
+        """When it began to run, or to wait."""
+        self.fill_to = ask.fill_to
+        self.priority = ask.priority
+        self.tenant = ask.tenant
+        self.work = max(demand.tokens, demand.slots)
+        """What its tenant is charged with in the queue: tokens, at least one for each slot."""
+        self.passed = 0
+        """Slots that passed it while it waited."""
+        self.turn = (0.0, 0)
         self.charged: list[Charge] = []
         self.alive: Callable[[], bool] | None = None
         """With a holder that keeps it: whether that is still there when the time to live is over."""
@@ -79,7 +107,8 @@ class ModelTable:
         self.accepting = array("b")
         self.held_back = array("b")  # stops that hold the queue
         self.heard_s = array("d")
-        self.waiting: list[OrderedDict[str, HeldLease]] = []
+        self.waiting: list[WaitingLine] = []
+        self.hold_s = array("d")  # mean time for which leases run, NaN before the first has ended
         self.meters = Meters()
         self.version = 0
         self.timers: list[tuple[float, str, StopKey | None]] = []
@@ -112,6 +141,7 @@ class ModelTable:
         self.limits[i] = limits
         self.max_concurrent[i] = limits.max_concurrent
         self.max_queue[i] = limits.max_queue
+        self.waiting[i].set_rules(limits.rules or QueueRules())
         self.meters.configure(i, limits, now_s)
         self._settings = None
         self.touch(i, now_s)
@@ -125,7 +155,8 @@ class ModelTable:
             column.append(0)
         self.accepting.append(1)
         self.heard_s.append(0.0)
-        self.waiting.append(OrderedDict())
+        self.waiting.append(WaitingLine())
+        self.hold_s.append(math.nan)
         self._adjusted.append([0, 0])
         self._observed.append([0, 0])
         self._observed_until.append(math.inf)
@@ -140,13 +171,18 @@ class ModelTable:
         self.index = {name: j for j, name in enumerate(self.models)}
         for column in (self.max_concurrent, self.max_queue, self.active, self.queued, self.held_back):
             del column[i]
-        del self.accepting[i], self.heard_s[i], self.limits[i], self.waiting[i]
+        del self.accepting[i], self.heard_s[i], self.limits[i], self.waiting[i], self.hold_s[i]
         del self._adjusted[i], self._observed[i], self._observed_until[i], self._stops[i]
         self.meters.remove(i)
         self.timers = [timer for timer in self.timers if timer[1] != model]
         heapq.heapify(self.timers)
         self._settings = None
         self.version += 1
+
+    def note_hold(self, i: int, hold_s: float) -> None:
+        """Note for how long a lease ran."""
+        mean = self.hold_s[i]
+        self.hold_s[i] = hold_s if mean != mean else mean + _HOLD_WEIGHT * (hold_s - mean)
 
     # -- work from outside
 
@@ -238,6 +274,7 @@ class ModelTable:
             age_s=now_s - self.heard_s[i],
             limits=self.limits[i],
             stops=self.stops(i),
+            hold_s=None if math.isnan(self.hold_s[i]) else self.hold_s[i],
         )
 
     def view(self, now_s: float) -> StoreView:

@@ -37,6 +37,11 @@ _T = TypeVar("_T")
 _GRANTED = (LeaseState.RUNNING, LeaseState.QUEUED)
 
 
+_FIRST_COME = (
+    "the queue of a shared store is first come, first served; priorities and tenants need MemoryStore"
+)
+
+
 class RedisStore:
     """Counts and leases shared by several processes or hosts.
 
@@ -88,6 +93,7 @@ class RedisStore:
     """
 
     remote = True
+    orders_queue = False
 
     def __init__(
         self,
@@ -205,6 +211,8 @@ class RedisStore:
 
     def configure(self, model: str, limits: Limits) -> None:
         """Set the limits of a model; kept and sent later when the server does not answer."""
+        if limits.rules is not None:
+            raise SpecError(Violation("rules", f"expected None: {_FIRST_COME}", limits.rules))
         with self._link.lock:
             self._memory.limits[model] = limits
             self._memory.unsent_limits.add(model)
@@ -397,6 +405,11 @@ class RedisStore:
             lambda: list(self._link.call("queued", model)[1]), lambda local: local.queued_leases(model)
         )
 
+    def slots_before(self, model: str, lease_id: str) -> tuple[int, int] | None:
+        """Return how many leases wait before one, each counted as one slot; None when it does not wait."""
+        waiting = self.queued_leases(model)
+        return (waiting.index(lease_id),) * 2 if lease_id in waiting else None
+
     # -- work from outside, and stops
 
     def adjust(self, model: str, *, active: int, queue: int) -> None:
@@ -574,6 +587,10 @@ class RedisStore:
     def _check(self, ask: Ask) -> None:
         if ask.ttl_s > self._max_ttl_s:
             raise SpecError(Violation("ttl_s", f"expected <= {self._max_ttl_s:g} (max_ttl_s)", ask.ttl_s))
+        if ask.queue and ask.priority != 1.0:
+            raise SpecError(Violation("priority", f"expected 1: {_FIRST_COME}", ask.priority))
+        if ask.queue and ask.tenant is not None:
+            raise SpecError(Violation("tenant", f"expected None: {_FIRST_COME}", ask.tenant))
 
     # -- outages
 

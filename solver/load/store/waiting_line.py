@@ -1,0 +1,209 @@
+"""Who waits for one model, and who runs next: fair between tenants, by priority and age within each."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from solver.errors import SpecError, Violation
+from solver.load.checks import amount_problems, positive_problems
+from solver.load.lease import slots_up_to
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from solver.load.store.model_table import HeldLease
+
+__all__ = ["QueueRules", "WaitingLine"]
+
+_PART_OF_FREE_PLACES = 4
+"""A tenant may hold as many places as this times those that are free: alone 4 of 5, and never all."""
+
+_TENANTS_KEPT = 1024  # whose account is remembered while they do not wait
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueRules:
+    """In which order waiting requests start.
+
+    Parameters
+    ----------
+    aging_s : float
+        Seconds of waiting that count as much as one unit of priority, > 0: however urgent the others are, a
+        request waits behind later ones of its tenant for no longer than this times the difference.
+    passes : float
+        Slots that may pass a waiting request that does not fit yet, for each slot of its own; after that,
+        slots are kept free for it. 0: nobody passes.
+    weights : mapping of str to float
+        Share of each tenant relative to the others, > 0; 1 for a tenant that is not named.
+
+    Raises
+    ------
+    SpecError
+        If a value is out of range.
+    """
+
+    aging_s: float = 30.0
+    passes: float = 4.0
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        problems: list[Violation] = positive_problems("rules.aging_s", self.aging_s)
+        problems += amount_problems("rules.passes", self.passes)
+        for tenant, weight in self.weights.items():
+            problems += positive_problems(f"rules.weights[{tenant!r}]", weight)
+        if problems:
+            raise SpecError(*problems)
+        object.__setattr__(self, "weights", MappingProxyType(dict(self.weights)))
+
+
+class WaitingLine:
+    """The waiting leases of one model. Not thread-safe: its store's lock guards it.
+
+    Tenants take turns by virtual token counters (Sheng et al., "Fairness in serving large language models",
+    OSDI 2024): each counts the work it was served over its weight, and the least served is next. A tenant
+    that comes back begins at the count of the least served of those that wait, so that nothing is saved up.
+    Between two tenants that both wait all the time, work over weight differs by no more than the largest
+    request of each. Requests without a tenant are those of one more tenant.
+
+    Within a tenant, those of the highest priority come first, and waiting adds to it at the same rate for
+    all, so that the order of two requests never changes: it is that of arrival less ``aging_s`` times
+    priority.
+    """
+
+    def __init__(self) -> None:
+        self.rules = QueueRules()
+        self._held: dict[str, HeldLease] = {}
+        self._of: dict[str | None, list[tuple[float, int, HeldLease]]] = {}
+        self._served: dict[str | None, tuple[float, int]] = {}
+        """Of each tenant: work over weight so far, and the number of its latest turn."""
+        self._level = 0.0  # of the tenant that was served last
+        self._arrivals = self._turns = 0
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def set_rules(self, rules: QueueRules) -> None:
+        """Set the rules; those who wait are put in line anew."""
+        if rules == self.rules:
+            return
+        waiting = sorted(self._held.values(), key=lambda held: held.turn[1])
+        self.rules = rules
+        self.clear()
+        for held in waiting:
+            self.add(held)
+
+    def clear(self) -> None:
+        """Drop all who wait."""
+        self._held.clear()
+        self._of.clear()
+
+    def has_place(self, tenant: str | None, queued: int, places: int) -> bool:
+        """Return whether a queue place is free, and the tenant has not taken too many of them.
+
+        The bound moves with what is free (Choudhury and Hahne, "Dynamic queue length thresholds", 1998): one
+        tenant alone may use most of the queue, and whoever comes next still finds places.
+        """
+        free = places - queued
+        if free <= 0:
+            return False
+        return tenant is None or len(self._of.get(tenant, ())) < _PART_OF_FREE_PLACES * free
+
+    def add(self, held: HeldLease) -> None:
+        """Put a lease in line."""
+        key = held.since_s - self.rules.aging_s * held.priority
+        self._arrivals += 1
+        held.turn = (key, self._arrivals)
+        mine = self._of.get(held.tenant)
+        if mine is None:
+            self._join(held.tenant)
+            mine = self._of[held.tenant] = []
+        insort(mine, (*held.turn, held))
+        self._held[held.lease_id] = held
+
+    def _join(self, tenant: str | None) -> None:
+        """Let a tenant that does not wait begin where the least served of the others is."""
+        self._forget_idle()
+        waiting = [self._account(other)[0] for other in self._of]
+        count, latest = self._account(tenant)
+        self._served[tenant] = max(count, min(waiting, default=self._level)), latest
+
+    def remove(self, held: HeldLease) -> None:
+        """Take a lease out of the line."""
+        del self._held[held.lease_id]
+        mine = self._of[held.tenant]
+        del mine[bisect_left(mine, held.turn, key=_turn_of)]
+        if not mine:
+            del self._of[held.tenant]
+
+    def _account(self, tenant: str | None) -> tuple[float, int]:
+        return self._served.get(tenant, (0.0, 0))
+
+    def next(self, active: int, room: int) -> tuple[HeldLease, list[HeldLease]] | None:
+        """Return who runs next with ``active`` of ``room`` slots taken, and whom it passes; None: nobody.
+
+        A lease that does not fit lets others pass as far as the rules say, then it holds back those behind it
+        that may fill no more than it may. O(1) where the first one fits, else O(waiting).
+        """
+        if active >= room:
+            return None
+        passed: list[HeldLease] = []
+        for tenant in sorted(self._of, key=self._account):
+            for _, _, held in self._of[tenant]:
+                if active + held.slots > slots_up_to(held.fill_to, room):
+                    passed.append(held)
+                elif all(self._may_pass(held, before) for before in passed):
+                    return held, passed
+        return None
+
+    def _may_pass(self, held: HeldLease, before: HeldLease) -> bool:
+        if held.fill_to > before.fill_to:
+            return True
+        return before.passed + held.slots <= self.rules.passes * before.slots
+
+    def start(self, held: HeldLease, passed: list[HeldLease]) -> None:
+        """Take the lease that runs next out of the line, and charge its tenant."""
+        self.remove(held)
+        for before in passed:
+            before.passed += held.slots
+        self._charge(held)
+
+    def start_at_once(self, held: HeldLease) -> None:
+        """Charge the tenant of a lease that runs without having waited, while nobody does."""
+        self._join(held.tenant)
+        self._charge(held)
+
+    def _charge(self, held: HeldLease) -> None:
+        self._turns += 1
+        self._level = self._account(held.tenant)[0]
+        count = self._level + held.work / self._weight(held.tenant)
+        self._served[held.tenant] = count, self._turns
+
+    def _forget_idle(self) -> None:
+        """Drop the accounts of tenants that do not wait, once there are too many of them."""
+        if len(self._served) > _TENANTS_KEPT + len(self._of):
+            self._served = {tenant: self._served[tenant] for tenant in self._of}
+
+    def _weight(self, tenant: str | None) -> float:
+        return self.rules.weights.get(tenant, 1.0) if tenant is not None else 1.0
+
+    def in_order(self) -> Iterator[HeldLease]:
+        """Yield who waits in the order in which they start if each fits. O(tenants) each."""
+        at = dict.fromkeys(self._of, 0)
+        account = {tenant: self._account(tenant) for tenant in self._of}
+        turns = self._turns
+        while at:
+            tenant = min(at, key=account.__getitem__)
+            held = self._of[tenant][at[tenant]][2]
+            yield held
+            turns += 1
+            account[tenant] = account[tenant][0] + held.work / self._weight(tenant), turns
+            at[tenant] += 1
+            if at[tenant] == len(self._of[tenant]):
+                del at[tenant]
+
+
+def _turn_of(entry: tuple[float, int, HeldLease]) -> tuple[float, int]:
+    return entry[:2]
