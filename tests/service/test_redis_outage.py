@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import socket
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -96,6 +98,28 @@ def test_an_outage_refuses_and_ends_without_a_person(
     assert store.row("a").active == 1
     assert take(store, "1", "2", "3") == {"running": 2, "concurrency": 1}
     assert drop(store, "x") is ReleaseOutcome.RELEASED
+
+
+def test_a_server_that_hangs_leaves_the_threads_of_others_alone() -> None:
+    """The event loop's default executor answers at once while every thread of the tracker waits."""
+
+    async def run() -> tuple[int, list[Any]]:
+        loop = asyncio.get_running_loop()
+        hung = [asyncio.create_task(tracker.try_acquire_async("a")) for _ in range(40)]
+        await asyncio.sleep(0)
+        for _ in range(20):
+            await loop.run_in_executor(None, int)
+        return sum(task.done() for task in hung), await asyncio.gather(*hung)
+
+    with socket.create_server(
+        ("127.0.0.1", 0), backlog=64
+    ) as silent:  # it takes connections, and never answers
+        store = RedisStore(f"redis://127.0.0.1:{silent.getsockname()[1]}/0", replicas=1, timeout_s=2.0)
+        with contextlib.closing(store):
+            tracker = LoadTracker(store=store)
+            done, answers = asyncio.run(run())
+    assert done == 0
+    assert {answer.reason for answer in answers} == {RefusalReason.STORE_UNAVAILABLE}
 
 
 def test_a_lease_cannot_be_extended_during_an_outage(
