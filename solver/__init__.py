@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         Violation,
         ViolationKind,
     )
+    from solver.interfaces.http.client import AsyncClient, Client
     from solver.load.balance.balancer import LoadBalancer
     from solver.load.control.capacity import CapacityManager, ScalingAction, ScalingRule
     from solver.load.lease import Lease
@@ -51,11 +52,13 @@ __all__ = [
     "Agent",
     "Apart",
     "Assignment",
+    "AsyncClient",
     "Average",
     "Budget",
     "Capacity",
     "CapacityManager",
     "Changes",
+    "Client",
     "Commitment",
     "EngineError",
     "Explanation",
@@ -101,6 +104,7 @@ _HOMES = {
         "Violation",
         "ViolationKind",
     ),
+    "solver.interfaces.http.client": ("AsyncClient", "Client"),
     "solver.load.balance.balancer": ("LoadBalancer",),
     "solver.load.control.capacity": (
         "CapacityManager",

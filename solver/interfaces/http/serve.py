@@ -11,7 +11,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from solver.errors import MissingExtraError, SpecError, Violation
+from solver.errors import MissingExtraError, SpecError, StoreDownError, Violation
 
 try:
     import uvicorn
@@ -111,11 +111,9 @@ def _log_to_stderr(level: str, *, as_json: bool) -> None:
 
 
 def _redis_store(url: str, replicas: int, name: str | None) -> Store:
-    import redis
-
     from solver.load.store.redis import RedisStore
 
-    return RedisStore(redis.Redis.from_url(url), replicas=replicas, name=name)
+    return RedisStore(url, replicas=replicas, name=name)
 
 
 def serve(
@@ -148,13 +146,16 @@ def serve(
         raise SpecError(Violation("replica", "only with --redis", replica))
     access = Access() if tokens is None else read_tokens(tokens)
     _log_to_stderr(log_level, as_json=log_json)
-    service = Service(
-        store=None if redis is None else _redis_store(redis, replicas, replica),
-        fleet_file=fleet,
-        fleet=demo_fleet() if demo and fleet is None else None,
-        solver_processes=solver_processes,
-        replicas=replicas,
-    )
+    try:
+        service = Service(
+            store=None if redis is None else _redis_store(redis, replicas, replica),
+            fleet_file=fleet,
+            fleet=demo_fleet() if demo and fleet is None else None,
+            solver_processes=solver_processes,
+            replicas=replicas,
+        )
+    except StoreDownError as error:
+        raise SpecError(Violation("redis", f"expected a server that answers ({error})", redis)) from None
     config = uvicorn.Config(
         create_app(service, access),
         host=host,
