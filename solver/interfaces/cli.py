@@ -1,4 +1,4 @@
-"""The command line: ``solver solve | verify | explain | generate | bench | serve | token``.
+"""The command line: ``solver solve | verify | explain | generate | bench | serve | token | simulate``.
 
 Exit codes: 0 solved, 1 unexpected, 2 bad input, 3 infeasible, 4 deadline with no full assignment, 130 and 143
 interrupted, 141 nobody reads the output any more.
@@ -22,6 +22,7 @@ from solver.interfaces.files.assignments import known_ids, read_assignments
 from solver.interfaces.files.results import check_output, summary_of, write_results
 from solver.interfaces.options import ProblemSource, takes_problem
 from solver.interfaces.report import explanation_report, plan_report, progress_report
+from solver.interfaces.simulation.simulate_command import simulate
 from solver.interfaces.terminal import make_console, printable
 from solver.interfaces.verification import verify_assignments
 from solver.solution.plan import finite
@@ -442,6 +443,9 @@ def token(
     from solver.interfaces.http.access import add_token
 
     sys.stdout.write(add_token(tokens, name, role) + "\n")
+
+
+app.command()(simulate)
 
 
 def _milliseconds(text: str) -> list[float]:

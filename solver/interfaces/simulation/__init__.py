@@ -1,0 +1,1 @@
+"""Commands that replay traffic and weigh evidence: ``solver simulate`` and ``solver evaluate``."""

@@ -1,0 +1,158 @@
+"""Score tables as a matrix, their columns found by the usual names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from solver.errors import SpecError, Violation
+from solver.interfaces.files.columns import ColumnKinds
+from solver.interfaces.files.tables import read_table
+from solver.interfaces.simulation.cells import cells_of, numbers_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from solver.interfaces.files.sources import Reading
+    from solver.interfaces.files.tables import Table
+
+__all__ = ["ScoreMatrix", "read_score_matrix"]
+
+_MODEL = ("model", "model_id", "model_name", "llm", "generator")
+_AGENT = ("agent", "agent_id", "prompt_id", "prompt", "query_id", "query", "request_id", "id", "question_id")
+_SCORE = ("score", "win_prob", "win_rate", "quality", "reward", "outcome", "accuracy", "correct", "value")
+_COST = ("cost_usd", "cost", "usd", "price")
+_SIZE = ("output_tokens", "output_chars", "tokens")  # a stand-in for money, in its own unit
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ScoreMatrix:
+    """Scores of agents on models.
+
+    Parameters
+    ----------
+    agents, models : tuple of str
+        Rows and columns.
+    scores : (n, m) float64
+        NaN where there is none.
+    cost : (n, m) float64 or None
+        Of each pair, where the table has any.
+    cost_column : str or None
+        What cost was read from.
+    """
+
+    agents: tuple[str, ...]
+    models: tuple[str, ...]
+    scores: NDArray[np.float64]
+    cost: NDArray[np.float64] | None = None
+    cost_column: str | None = None
+
+
+def read_score_matrix(
+    path: Path,
+    reading: Reading,
+    *,
+    agent: str | None = None,
+    model: str | None = None,
+    score: str | None = None,
+    cost: str | None = None,
+) -> ScoreMatrix:
+    """Return the scores in a table: a row per pair, or a row per agent with a column per model.
+
+    Parameters
+    ----------
+    path : Path
+        CSV, JSON Lines, Parquet or Excel.
+    reading : Reading
+        Encoding and dialect, and where notes about the columns found go.
+    agent, model, score, cost : str, optional
+        Names of the columns; default: the usual ones. Without a column of models the table is wide.
+
+    Raises
+    ------
+    SpecError
+        When a column is missing, a pair is there twice, or a score is no number.
+    """
+    table = read_table(path, ColumnKinds(number=lambda _: False), reading=reading)
+    if not table.rows:
+        raise SpecError(f"{path}: expected at least one score, got none")
+    agent_name = _found(path, table, agent, _AGENT) or next(iter(table.columns))
+    model_name = _found(path, table, model, _MODEL)
+    if model_name is None:
+        return _wide(table, agent_name, reading)
+    score_name = _found(path, table, score, _SCORE)
+    if score_name is None:
+        raise SpecError(f"{path}: no column of scores found; there are {', '.join(table.columns)}")
+    cost_name = _found(path, table, cost, (*_COST, *_SIZE))
+    agents, rows = _codes(table.columns[agent_name])
+    models, columns = _codes(table.columns[model_name])
+    pair = rows * len(models) + columns
+    if len(np.unique(pair)) < len(pair):
+        _, first, count = np.unique(pair, return_index=True, return_counts=True)
+        at = int(first[count > 1][0])
+        again = int(np.flatnonzero(pair == pair[at])[1])
+        raise SpecError(
+            Violation(
+                f"{table.where(again)}: {agents[rows[at]]}, {models[columns[at]]}",
+                "expected each pair once",
+                shown="two",
+            )
+        )
+    reading.note(
+        f"{path.name}: {agent_name} names agents, {model_name} models, {score_name} is the score"
+        + ("" if cost_name is None else f", {cost_name} the cost")
+    )
+    scores = np.full((len(agents), len(models)), np.nan)
+    scores[rows, columns] = _numbers(table, score_name)
+    costs = None
+    if cost_name is not None:
+        costs = np.full(scores.shape, np.nan)
+        costs[rows, columns] = _numbers(table, cost_name)
+    return ScoreMatrix(agents=agents, models=models, scores=scores, cost=costs, cost_column=cost_name)
+
+
+def _found(path: Path, table: Table, given: str | None, usual: tuple[str, ...]) -> str | None:
+    if given is not None:
+        if given not in table.columns:
+            raise SpecError(f"{path}: no column {given!r}; there are {', '.join(table.columns)}")
+        return given
+    lower = {name.lower(): name for name in table.columns}
+    return next((lower[name] for name in usual if name in lower), None)
+
+
+def _codes(values: Any) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """Return distinct values in the order they appear, and the position of each row's."""
+    import pandas as pd
+
+    codes, names = pd.factorize(pd.Series([str(value) for value in cells_of(values)]))
+    return tuple(names), np.asarray(codes, np.int64)
+
+
+def _numbers(table: Table, name: str) -> NDArray[np.float64]:
+    cells, numbers = cells_of(table.columns[name]), numbers_of(table.columns[name])
+    bad = [
+        Violation(f"{table.where(int(i))}: {name}", "expected a finite number", cells[i])
+        for i in np.flatnonzero(~np.isfinite(numbers))
+        if cells[i] not in (None, "")
+    ]
+    if bad:
+        raise SpecError(*bad)
+    return numbers
+
+
+def _wide(table: Table, agent: str, reading: Reading) -> ScoreMatrix:
+    agents, rows = _codes(table.columns[agent])
+    if len(agents) < table.rows:
+        raise SpecError(
+            Violation(agent, "expected each agent once", shown=f"{table.rows - len(agents)} again")
+        )
+    models = tuple(name for name in table.columns if name != agent)
+    if not models:
+        raise SpecError(Violation(agent, "expected a column per model beside it", shown="none"))
+    reading.note(f"{agent} names agents, every other column is a model")
+    scores = np.column_stack([_numbers(table, name) for name in models])
+    return ScoreMatrix(agents=agents, models=models, scores=scores[np.argsort(rows)])

@@ -1,0 +1,214 @@
+"""Traces of traffic: Azure and BurstGPT CSV, Mooncake and OpenAI batch JSON Lines, any table by its columns."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from solver.errors import SpecError, Violation
+from solver.interfaces.files.columns import ColumnKinds
+from solver.interfaces.files.sources import Reading
+from solver.interfaces.files.tables import is_table, read_table
+from solver.interfaces.simulation.cells import cells_of, numbers_of
+from solver.simulate.traffic import LONG_GAP_S, Traffic
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from solver.interfaces.files.tables import Table
+
+__all__ = ["TIME_UNITS", "TraceColumns", "read_trace"]
+
+TIME_UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
+"""Seconds in each unit of time."""
+
+_TIME = (
+    "timestamp",
+    "arrivaltimestamp",
+    "arrivaltime",
+    "arrivedat",
+    "arrival",
+    "time",
+    "ts",
+    "ats",
+    "t",
+    "at",
+)
+_INPUT = ("contexttokens", "inputtokens", "prompttokens", "requesttokens", "inputlength", "promptlength")
+_OUTPUT = ("generatedtokens", "outputtokens", "completiontokens", "responsetokens", "outputlength")
+_UNIT_SUFFIX = re.compile(r"(?:_|\b)(s|ms|us|ns)$")
+_EPOCHS = (
+    (1e17, "ns"),
+    (1e14, "us"),
+    (1e11, "ms"),
+    (1e8, "s"),
+)  # seconds since 1970 are above 1e8 since 1973
+_CHARS_PER_TOKEN = 4
+_BATCH_ANSWER_TOKENS = 256  # of a batch request without max_tokens
+_SHOWN = 3  # faulty rows spelled out per rule
+
+
+@dataclass(frozen=True, kw_only=True)
+class TraceColumns:
+    """Columns of a trace and the unit of its times; None: found by the usual names.
+
+    Parameters
+    ----------
+    time, input_tokens, output_tokens : str, optional
+        Names of columns.
+    time_unit : {"s", "ms", "us", "ns"}, optional
+        Of times that are numbers.
+    """
+
+    time: str | None = None
+    input_tokens: str | None = None
+    output_tokens: str | None = None
+    time_unit: str | None = None
+
+
+def read_trace(path: Path, columns: TraceColumns | None = None, *, reading: Reading | None = None) -> Traffic:
+    """Return the traffic in a file.
+
+    Parameters
+    ----------
+    path : Path
+        CSV, JSON Lines, Parquet or Excel.
+    columns : TraceColumns, optional
+        Where its columns have other names than the usual ones.
+    reading : Reading, optional
+        Encoding and dialect, and where notes go: the unit of time found, rows that had to be sorted, long gaps.
+
+    Raises
+    ------
+    SpecError
+        When the file cannot be read, is empty, lacks a column, or holds negative or missing values.
+    """
+    columns = columns or TraceColumns()
+    reading = Reading() if reading is None else reading
+    if columns.time_unit is not None and columns.time_unit not in TIME_UNITS:
+        raise SpecError(Violation("time_unit", f"expected {', '.join(TIME_UNITS)}", columns.time_unit))
+    if not is_table(path):
+        raise SpecError(f"{path}: expected a trace in CSV, JSON Lines, Parquet or Excel, got {path.suffix!r}")
+    table = read_table(path, ColumnKinds(number=lambda _: False), reading=reading)
+    if not table.rows:
+        raise SpecError(f"{path}: expected at least one request, got none")
+    if "body" in table.columns and "custom_id" in table.columns:
+        return _batch(path, table, reading)
+    time = _column(path, table, columns.time, _TIME, "time")
+    inputs = _column(path, table, columns.input_tokens, _INPUT, "input_tokens")
+    outputs = _column(path, table, columns.output_tokens, _OUTPUT, "output_tokens")
+    arrival = _seconds(table, time, columns.time_unit, inputs, reading)
+    sizes = [_tokens(table, name) for name in (inputs, outputs)]
+    order = np.arange(len(arrival))
+    if (np.diff(arrival) < 0).any():
+        reading.note(f"{path.name}: times are not in order; sorted")
+        order = np.argsort(arrival, kind="stable")
+    arrival = arrival[order] - arrival[order[0]]
+    gap = float(np.diff(arrival).max(initial=0.0))
+    if gap >= LONG_GAP_S:
+        reading.note(
+            f"{path.name}: no request for {gap / 86_400:.1f} days; averages over time include the pause"
+        )
+    return Traffic(
+        name=path.name, arrival_s=arrival, input_tokens=sizes[0][order], output_tokens=sizes[1][order]
+    )
+
+
+def _column(path: Path, table: Table, given: str | None, usual: tuple[str, ...], what: str) -> str:
+    if given is not None:
+        if given not in table.columns:
+            raise SpecError(f"{path}: no column {given!r} for {what}; there are {', '.join(table.columns)}")
+        return given
+    plain = {re.sub(r"[^a-z0-9]", "", _UNIT_SUFFIX.sub("", name.lower())): name for name in table.columns}
+    for name in usual:
+        if name in plain:
+            return plain[name]
+    option = "--" + what.replace("_", "-") + "-column"
+    msg = f"{path}: no column found for {what}; name it with {option}; there are {', '.join(table.columns)}"
+    raise SpecError(msg)
+
+
+def _complain(table: Table, name: str, rule: str, bad: NDArray[np.bool_]) -> None:
+    """Raise an error of the first rows that break a rule."""
+    rows = np.flatnonzero(bad)
+    if not len(rows):
+        return
+    values = cells_of(table.columns[name])
+    lines = [Violation(f"{table.where(int(i))}: {name}", rule, values[i]) for i in rows[:_SHOWN]]
+    if len(rows) > _SHOWN:
+        lines.append(Violation(name, rule, shown=f"{len(rows) - _SHOWN} more rows like these"))
+    raise SpecError(*lines)
+
+
+def _tokens(table: Table, name: str) -> NDArray[np.int64]:
+    numbers = numbers_of(table.columns[name])
+    bad = ~(np.isfinite(numbers) & (numbers >= 0) & (numbers <= 1e9) & (numbers == np.floor(numbers)))
+    _complain(table, name, "expected a whole number >= 0", bad)
+    return numbers.astype(np.int64)
+
+
+def _seconds(table: Table, name: str, unit: str | None, inputs: str, reading: Reading) -> NDArray[np.float64]:
+    """Return times in seconds, and note the unit that was taken."""
+    values = cells_of(table.columns[name])
+    numbers = numbers_of(table.columns[name])
+    if np.isnan(numbers).sum() * 2 <= len(numbers):
+        _complain(table, name, "expected a time >= 0", ~(np.isfinite(numbers) & (numbers >= 0)))
+        if unit is None:
+            unit = _unit_of(name, inputs, numbers)
+            reading.note(f"{name}: taken as {unit}; --time-unit says otherwise")
+        seconds: NDArray[np.float64] = (numbers - numbers.min()) * TIME_UNITS[unit]
+        return seconds
+    import pandas as pd
+
+    stamps = pd.to_datetime(pd.Series(values), errors="coerce", utc=True, format="ISO8601")
+    _complain(table, name, "expected a date and time", np.asarray(stamps.isna()))
+    return np.asarray((stamps - stamps.min()).dt.total_seconds(), np.float64)
+
+
+def _unit_of(name: str, inputs: str, numbers: NDArray[np.float64]) -> str:
+    """Return the unit by the column's name, by the size of epochs, or as Mooncake writes it; else seconds."""
+    if found := _UNIT_SUFFIX.search(name.lower()):
+        return found[1]
+    for least, unit in _EPOCHS:
+        if numbers.min() >= least:
+            return unit
+    return "ms" if inputs == "input_length" else "s"
+
+
+def _batch(path: Path, table: Table, reading: Reading) -> Traffic:
+    """Return the requests of an OpenAI batch file: all at once, prompts measured in characters."""
+    inputs, outputs = [], []
+    for row, body in enumerate(table.columns["body"]):
+        if not isinstance(body, dict):
+            raise SpecError(f"{table.where(row)}: body: expected an object, got {type(body).__name__}")
+        inputs.append(max(1, _characters(body.get("messages", body.get("input", ""))) // _CHARS_PER_TOKEN))
+        limit = body.get("max_completion_tokens", body.get("max_tokens"))
+        if limit is not None and not (isinstance(limit, int) and limit >= 0):
+            raise SpecError(
+                f"{table.where(row)}: body.max_tokens: expected a whole number >= 0, got {limit!r}"
+            )
+        outputs.append(_BATCH_ANSWER_TOKENS if limit is None else limit)
+    reading.note(
+        f"{path.name}: an OpenAI batch: all requests arrive at once, {_CHARS_PER_TOKEN} characters a token, answers "
+        f"of max_tokens, or {_BATCH_ANSWER_TOKENS}"
+    )
+    return Traffic(
+        name=path.name,
+        arrival_s=np.zeros(len(inputs)),
+        input_tokens=np.array(inputs, np.int64),
+        output_tokens=np.array(outputs, np.int64),
+    )
+
+
+def _characters(value: Any) -> int:
+    """Return how much text there is in messages, however they are nested."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(_characters(part) for key, part in value.items() if key != "role")
+    return sum(map(_characters, value)) if isinstance(value, list) else 0
