@@ -1,4 +1,4 @@
-"""The command line: ``solver solve | verify | explain | generate | bench | serve | token | simulate``.
+"""The command line: ``solver solve | verify | explain | generate | bench | serve | token | simulate | evaluate``.
 
 Exit codes: 0 solved, 1 unexpected, 2 bad input, 3 infeasible, 4 deadline with no full assignment, 130 and 143
 interrupted, 141 nobody reads the output any more.
@@ -22,6 +22,7 @@ from solver.interfaces.files.assignments import known_ids, read_assignments
 from solver.interfaces.files.results import check_output, summary_of, write_results
 from solver.interfaces.options import ProblemSource, takes_problem
 from solver.interfaces.report import explanation_report, plan_report, progress_report
+from solver.interfaces.simulation.evaluate_command import evaluate
 from solver.interfaces.simulation.simulate_command import simulate
 from solver.interfaces.terminal import make_console, printable
 from solver.interfaces.verification import verify_assignments
@@ -446,6 +447,7 @@ def token(
 
 
 app.command()(simulate)
+app.command()(evaluate)
 
 
 def _milliseconds(text: str) -> list[float]:

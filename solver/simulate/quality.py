@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from solver.simulate.servers import Fleet
 
-__all__ = ["Population", "Quality", "capability_population"]
+__all__ = ["Population", "Quality", "capability_population", "group_means"]
 
 _AGENT_SPREAD, _PAIR_SPREAD = 0.10, 0.05  # of simulated outcomes around a capability, which is 0 to 1
 _LEARNED_FROM = 4000  # simulated past agents that predictions are learned from
@@ -52,7 +52,7 @@ class Population:
         order = rng.permutation(len(self.outcome))
         half = len(order) // 2
         learned, asked = order[:half], order[half:]
-        means = _group_means(self.outcome[learned], self.group[learned], int(self.group.max()) + 1)
+        means = group_means(self.outcome[learned], self.group[learned], int(self.group.max()) + 1)
         chosen = asked[rng.integers(len(asked), size=n)]
         predicted = means[self.group[chosen]]
         outcome = self.outcome[chosen]
@@ -73,7 +73,7 @@ class Quality:
     predicted: NDArray[np.float64]
 
 
-def _group_means(outcome: NDArray[np.float64], group: NDArray[np.int64], groups: int) -> NDArray[np.float64]:
+def group_means(outcome: NDArray[np.float64], group: NDArray[np.int64], groups: int) -> NDArray[np.float64]:
     """Return mean outcomes per task type, (g, m); of all agents where a task type has none."""
     known = ~np.isnan(outcome)
     filled = np.where(known, outcome, 0.0)

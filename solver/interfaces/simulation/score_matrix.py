@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from solver.interfaces.files.sources import Reading
     from solver.interfaces.files.tables import Table
 
-__all__ = ["ScoreMatrix", "read_score_matrix"]
+__all__ = ["ScoreMatrix", "read_groups", "read_score_matrix"]
 
 _MODEL = ("model", "model_id", "model_name", "llm", "generator")
 _AGENT = ("agent", "agent_id", "prompt_id", "prompt", "query_id", "query", "request_id", "id", "question_id")
@@ -156,3 +156,41 @@ def _wide(table: Table, agent: str, reading: Reading) -> ScoreMatrix:
     reading.note(f"{agent} names agents, every other column is a model")
     scores = np.column_stack([_numbers(table, name) for name in models])
     return ScoreMatrix(agents=agents, models=models, scores=scores[np.argsort(rows)])
+
+
+def read_groups(
+    path: Path, scores: ScoreMatrix, reading: Reading, agent: str | None, column: str | None
+) -> NDArray[np.int64]:
+    """Return the task type of each agent, as a number, from a table that names it.
+
+    Parameters
+    ----------
+    path : Path
+        A row per agent.
+    scores : ScoreMatrix
+        Whose agents.
+    reading : Reading
+        Encoding and dialect.
+    agent, column : str, optional
+        Columns of the agent and of its task type; by default the usual names, and the first other one.
+
+    Raises
+    ------
+    SpecError
+        When an agent is missing, or a column.
+    """
+    table = read_table(path, ColumnKinds(number=lambda _: False), reading=reading)
+    name = _found(path, table, agent, _AGENT) or next(iter(table.columns))
+    column = _found(path, table, column, ("task_type", "group", "dataset", "category"))
+    if column is None:
+        raise SpecError(f"{path}: no column of task types found; name it with --group-column")
+    ids = [str(cell) for cell in cells_of(table.columns[name])]
+    _, codes = _codes(table.columns[column])
+    code_of = dict(zip(ids, codes.tolist(), strict=True))
+    missing = [each for each in scores.agents if each not in code_of]
+    if missing:
+        raise SpecError(
+            Violation(f"{path}: {name}", "expected every agent of the scores", shown=f"no {missing[0]}")
+        )
+    reading.note(f"{path.name}: predictions use {column}")
+    return np.array([code_of[each] for each in scores.agents], np.int64)

@@ -1,0 +1,335 @@
+"""Does joint assignment pay on a score table? Against simpler rules, at matched cost and matched number served."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from solver.errors import SpecError, Violation
+from solver.problem.instance import UNASSIGNED
+from solver.simulate.experiment import interval_of
+from solver.simulate.quality import group_means
+from solver.solution.solving import assign
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["BASELINES", "EvaluationParams", "evaluate"]
+
+BASELINES = ("greedy", "first-come", "constant", "random")
+"""Rules that the joint assignment is compared with: globally best pair first, each agent in its turn its best
+model with room, the model with the best mean score as far as it has room, and any model with room."""
+
+_EXACT = 1e-9  # relative; a rival's cost summed in another order
+_BISECTIONS = 14  # halvings of the interval of a budget's multiplier
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationParams:
+    """What an evaluation sweeps and repeats.
+
+    Parameters
+    ----------
+    capacities : sequence of float
+        Slots of all models together, as shares of the agents, each > 0. Every model has equally many.
+    folds : int
+        Parts of the agents; the scores of each are predicted from the others, >= 2.
+    repeats : int
+        Random partitions and arrival orders that intervals are over, >= 2.
+    seed : int
+        Of partitions, orders and shuffles.
+    """
+
+    capacities: Sequence[float] = (0.5, 0.7, 0.8, 0.9, 1.0, 1.5)
+    folds: int = 3
+    repeats: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        problems = [
+            Violation(f"capacities[{k}]", "expected a share > 0", share)
+            for k, share in enumerate(self.capacities)
+            if not 0 < share < np.inf
+        ]
+        if not self.capacities:
+            problems.append(Violation("capacities", "expected at least one", shown="none"))
+        if not self.folds >= 2:
+            problems.append(Violation("folds", "expected >= 2", self.folds))
+        if not self.repeats >= 2:
+            problems.append(Violation("repeats", "expected >= 2", self.repeats))
+        if problems:
+            raise SpecError(*problems)
+
+
+def evaluate(
+    scores: NDArray[np.float64],
+    *,
+    cost: NDArray[np.float64] | None = None,
+    group: NDArray[np.int64] | None = None,
+    params: EvaluationParams | None = None,
+    on_step: Callable[[int, int], object] | None = None,
+) -> dict[str, list[dict[str, Any]]]:
+    """Compare the joint assignment with simpler rules, on what is known before and by what came out after.
+
+    Parameters
+    ----------
+    scores : (n, m) float64
+        Outcome of each agent on each model; NaN where unknown, which forbids the pair.
+    cost : (n, m) float64, optional
+        Of each pair, >= 0; NaN counts as the model's mean.
+    group : (n,) int64, optional
+        Task type of each agent, which predictions may use.
+    params : EvaluationParams, optional
+        Sweep, folds, repeats.
+    on_step : callable, optional
+        Told after each step how many of how many are done.
+
+    Returns
+    -------
+    dict
+        ``results``: decisions on predicted scores; rows of ``capacity``, ``policy``, ``quality`` (mean outcome of
+        the served), ``cost_usd``, ``served``, and ``gain`` with ``gain_low`` and ``gain_high``, which is what the
+        joint assignment gains over that policy, at no more than its cost and with as many served. The policy
+        ``joint`` is the assignment without regard to cost, its gain that over ``greedy``; ``shuffled`` is the
+        control: the gain over ``greedy`` when predictions are those of other agents. ``ceiling``: the same with
+        true scores in place of predictions, which nobody has in advance.
+
+    Raises
+    ------
+    SpecError
+        With fewer agents than folds, or a single model.
+
+    Notes
+    -----
+    Each fold is decided on alone, with its share of the slots: its predictions are the mean outcome per model and
+    task type over the other folds. (Folds placed together would look worse than they are: where the others are
+    better, the fold itself is worse, and the placement would follow that difference.) Each repeat draws agents anew
+    with replacement (the bootstrap) and lets them arrive in that order; copies of an agent share a fold. An
+    interval is the mean of the repeats ± Student's 97.5 % quantile times their standard deviation, which is the
+    standard error of the gain on another sample of as many agents.
+    """
+    params = params or EvaluationParams()
+    n, m = scores.shape
+    if n < params.folds:
+        raise SpecError(Violation("scores", f"expected at least {params.folds} agents, one per fold", n))
+    if m < 2:
+        raise SpecError(Violation("scores", "expected at least 2 models to choose from", m))
+    group = np.zeros(n, np.int64) if group is None else group
+    rows: dict[tuple[str, float, str], list[_Gain]] = {}
+    steps = params.repeats * len(params.capacities)
+    for repeat in range(params.repeats):
+        rng = np.random.default_rng([params.seed, repeat])
+        drawn = rng.integers(n, size=n)
+        fold = rng.permutation(n) % params.folds
+        parts = [
+            _part(scores, cost, group, fold == k, drawn[fold[drawn] == k], rng) for k in range(params.folds)
+        ]
+        for step, share in enumerate(params.capacities):
+            found: dict[tuple[str, str], list[_Gain]] = {}
+            for part in parts:
+                slots = _slots(share, len(part.outcome), m)
+                for name in ("predicted", "true", "shuffled"):
+                    wanted = ("greedy",) if name == "shuffled" else BASELINES
+                    for policy, gain in _gains(part, name, slots, wanted, rng).items():
+                        found.setdefault((name, policy), []).append(gain)
+            for (name, policy), gains in found.items():
+                rows.setdefault((name, share, policy), []).append(_combined(gains))
+            if on_step is not None:
+                on_step(repeat * len(params.capacities) + step + 1, steps)
+    return {
+        "results": [
+            _row(share, "shuffled" if name == "shuffled" else policy, gains)
+            for (name, share, policy), gains in sorted(rows.items(), key=lambda item: item[0][1])
+            if name == "predicted" or (name == "shuffled" and policy == "greedy")
+        ],
+        "ceiling": [
+            _row(share, policy, gains)
+            for (name, share, policy), gains in sorted(rows.items(), key=lambda item: item[0][1])
+            if name == "true"
+        ],
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """The agents of one fold: what came out, and what the other folds let one expect."""
+
+    outcome: NDArray[np.float64]
+    cost: NDArray[np.float64] | None
+    expected_cost: NDArray[np.float64] | None
+    known: dict[str, NDArray[np.float64]]
+
+
+def _part(
+    scores: NDArray[np.float64],
+    cost: NDArray[np.float64] | None,
+    group: NDArray[np.int64],
+    held_out: NDArray[np.bool_],
+    agents: NDArray[np.int64],
+    rng: np.random.Generator,
+) -> _Part:
+    means = group_means(scores[~held_out], group[~held_out], int(group.max()) + 1)
+    predicted, outcome = means[group[agents]], scores[agents]
+    allowed = ~np.isnan(outcome)
+    known = {
+        "predicted": np.where(allowed, predicted, -np.inf),
+        "true": np.where(allowed, outcome, -np.inf),
+        "shuffled": np.where(allowed, predicted[rng.permutation(len(agents))], -np.inf),
+    }
+    if cost is None:
+        return _Part(outcome, None, None, known)
+    mean_cost = np.nanmean(cost[~held_out], axis=0)
+    own = cost[agents]
+    return _Part(
+        outcome, np.where(np.isnan(own), mean_cost, own), np.broadcast_to(mean_cost, own.shape), known
+    )
+
+
+@dataclass(frozen=True)
+class _Gain:
+    quality: float
+    cost: float
+    served: int
+    gain: float
+
+
+def _combined(gains: list[_Gain]) -> _Gain:
+    """Return the folds as one: means per served agent, sums of cost and served."""
+    served = sum(each.served for each in gains)
+    weights = [each.served / served if served else 0.0 for each in gains]
+    return _Gain(
+        sum(weight * each.quality for weight, each in zip(weights, gains, strict=True)),
+        sum(each.cost for each in gains),
+        served,
+        sum(weight * each.gain for weight, each in zip(weights, gains, strict=True)),
+    )
+
+
+def _row(share: float, policy: str, gains: list[_Gain]) -> dict[str, Any]:
+    gain = [each.gain for each in gains]
+    middle, half = float(np.mean(gain)), _half(gain)
+    return {
+        "capacity": share,
+        "policy": policy,
+        "quality": float(np.mean([each.quality for each in gains])),
+        "cost_usd": float(np.mean([each.cost for each in gains])),
+        "served": float(np.mean([each.served for each in gains])),
+        "gain": middle,
+        "gain_low": middle - half,
+        "gain_high": middle + half,
+    }
+
+
+def _half(gain: list[float]) -> float:
+    """Return half of the interval of a bootstrap: the spread of the repeats is the standard error itself."""
+    of_the_mean = interval_of(gain)
+    assert of_the_mean.mean is not None
+    assert of_the_mean.high is not None
+    return (of_the_mean.high - of_the_mean.mean) * float(np.sqrt(len(gain)))
+
+
+def _slots(share: float, n: int, m: int) -> NDArray[np.int64]:
+    """Return equally many slots per model, the remainder to the first, ``share`` of the agents in total."""
+    total = max(1, round(share * n))
+    return np.array([total // m + (j < total % m) for j in range(m)], np.int64)
+
+
+def _gains(
+    part: _Part, name: str, slots: NDArray[np.int64], policies: Sequence[str], rng: np.random.Generator
+) -> dict[str, _Gain]:
+    """Return what the joint assignment gains over each policy, decided on what is known, judged by outcomes."""
+    known = part.known[name]
+    free = np.asarray(assign(known, slots).choice)
+    gains: dict[str, _Gain] = {}
+    for policy in policies:
+        choice = _baseline(policy, known, slots, rng)
+        joint = _matched(known, slots, part.expected_cost, free, choice)
+        own = _judged(choice, part)
+        gain = _judged(joint, part)[0] - own[0]
+        gains[policy] = _Gain(*own, gain)
+        if policy == "greedy":
+            gains["joint"] = _Gain(*_judged(free, part), gain)
+    return gains
+
+
+def _judged(choice: NDArray[np.int64], part: _Part) -> tuple[float, float, int]:
+    """Return mean outcome, total cost and number of the served."""
+    rows = np.flatnonzero(choice != UNASSIGNED)
+    if not len(rows):
+        return 0.0, 0.0, 0
+    cost = 0.0 if part.cost is None else float(part.cost[rows, choice[rows]].sum())
+    return float(part.outcome[rows, choice[rows]].mean()), cost, len(rows)
+
+
+def _total(values: NDArray[np.float64], choice: NDArray[np.int64]) -> float:
+    rows = np.flatnonzero(choice != UNASSIGNED)
+    return float(values[rows, choice[rows]].sum())
+
+
+def _matched(
+    known: NDArray[np.float64],
+    slots: NDArray[np.int64],
+    spending: NDArray[np.float64] | None,
+    free: NDArray[np.int64],
+    rival: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """Return the joint assignment that serves as many as a rival and is expected to spend no more.
+
+    The budget is priced (Lagrangian relaxation, bisection on its multiplier): each step is an assignment solved to
+    optimality, and the cheapest multiplier that keeps the budget gives the answer. What is lost to the duality
+    gap of this one row is a fraction of one agent's score.
+    """
+    if int((free != UNASSIGNED).sum()) > int((rival != UNASSIGNED).sum()):
+        known = np.where((rival != UNASSIGNED)[:, None], known, -np.inf)  # the same agents, then
+        free = np.asarray(assign(known, slots).choice)
+    if spending is None:
+        return free
+    amount = _total(spending, rival) * (1 + _EXACT)
+    if _total(spending, free) <= amount:
+        return free
+    finite = known[known > -np.inf]
+    low, high = 0.0, 4.0 * float(np.ptp(finite)) / max(float(spending.std()), 1e-300)
+    best = rival  # feasible, whatever the multiplier
+    for _ in range(_BISECTIONS):
+        price = 0.5 * (low + high)
+        choice = np.asarray(assign(known - price * spending, slots).choice)
+        if _total(spending, choice) > amount:
+            low = price
+            continue
+        high = price
+        if _total(known, choice) > _total(known, best):
+            best = choice
+    return best
+
+
+def _baseline(
+    policy: str, known: NDArray[np.float64], slots: NDArray[np.int64], rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Return the choices of a simple rule; agents arrive in the order of their rows."""
+    n, m = known.shape
+    left = slots.copy()
+    choice = np.full(n, UNASSIGNED, np.int64)
+    if policy == "greedy":
+        order = np.argsort(-known, axis=None, kind="stable")
+        for i, j in zip(*np.unravel_index(order, known.shape), strict=True):
+            if choice[i] == UNASSIGNED and left[j] > 0 and known[i, j] > -np.inf:
+                choice[i], left[j] = j, left[j] - 1
+        return choice
+    if policy == "first-come":
+        ranked = known
+    elif policy == "constant":
+        allowed = known > -np.inf
+        mean = np.where(allowed, known, 0.0).sum(axis=0) / np.maximum(allowed.sum(axis=0), 1)
+        ranked = np.where(allowed, mean, -np.inf)
+    else:
+        ranked = np.where(known > -np.inf, rng.random((n, m)), -np.inf)
+    for i in range(n):
+        values = np.where(left > 0, ranked[i], -np.inf)
+        j = int(values.argmax())
+        if values[j] > -np.inf:
+            choice[i], left[j] = j, left[j] - 1
+    return choice

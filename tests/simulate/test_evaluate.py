@@ -1,0 +1,83 @@
+"""The evidence finds a gain where there is one, and none where there is none."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from solver import UNASSIGNED, SpecError, assign
+from solver.interfaces.cli import main
+from solver.simulate.evaluate import BASELINES, EvaluationParams, _baseline, _matched, _total, evaluate
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FEW = EvaluationParams(capacities=(0.8, 1.0), repeats=6, folds=2, seed=1)
+
+
+def test_a_gain_that_is_there_is_found_and_the_control_has_none() -> None:
+    rng = np.random.default_rng(0)
+    group = rng.integers(3, size=240)
+    strength = np.array([[0.9, 0.8, 0.1], [0.8, 0.3, 0.2], [0.5, 0.45, 0.4]])
+    scores = strength[group] + rng.normal(0, 0.05, (240, 3))
+    found = evaluate(scores, group=group, params=FEW)
+    for row in found["results"]:
+        if row["policy"] in ("first-come", "random"):
+            assert row["gain_low"] > 0
+        if row["policy"] == "shuffled":
+            assert row["gain_low"] <= 0 <= row["gain_high"]
+    assert {row["policy"] for row in found["results"]} == {*BASELINES, "joint", "shuffled"}
+
+
+def test_without_anything_to_predict_from_there_is_no_gain() -> None:
+    scores = np.random.default_rng(1).random((200, 4))
+    found = evaluate(scores, params=FEW)
+    assert all(row["gain_low"] <= 0 <= row["gain_high"] for row in found["results"])
+    assert all(row["gain_low"] > 0 for row in found["ceiling"] if row["policy"] == "random")
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_matched_keeps_served_and_cost_and_is_nearly_the_best_that_does(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    known, cost, slots = rng.random((5, 3)), rng.random((5, 3)), np.array([2, 1, 2])
+    free = np.asarray(assign(known, slots).choice)
+    rival = _baseline("random", known, slots, rng)
+    joint = _matched(known, slots, cost, free, rival)
+    served = (rival != UNASSIGNED).sum()
+    assert (joint != UNASSIGNED).sum() == served
+    assert _total(cost, joint) <= _total(cost, rival) * (1 + 1e-6)
+    best = -np.inf
+    for choice in map(np.array, itertools.product(range(3), repeat=5)):
+        if (np.bincount(choice, minlength=3) <= slots).all() and _total(cost, choice) <= _total(cost, rival):
+            best = max(best, _total(known, choice))
+    assert _total(known, rival) <= _total(known, joint) <= best + 1e-9
+
+
+def test_bad_parameters_are_named() -> None:
+    with pytest.raises(SpecError, match="capacities"):
+        EvaluationParams(capacities=(0.0,))
+    with pytest.raises(SpecError, match="at least 2 models"):
+        evaluate(np.ones((9, 1)))
+
+
+def test_the_command_writes_the_contract(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(2)
+    table, prompts, out = tmp_path / "scores.csv", tmp_path / "prompts.csv", tmp_path / "out.json"
+    lines = [f"p{i},m{j},{rng.random():.3f},{10 + j}" for i in range(30) for j in range(3)]
+    table.write_text("\n".join(["prompt_id,model,win_prob,cost_usd", *lines]) + "\n")
+    prompts.write_text("\n".join(["prompt_id,dataset", *(f"p{i},d{i % 2}" for i in range(30))]) + "\n")
+    arguments = ["evaluate", str(table), "--groups", str(prompts), "--repeats", "2", "--json", str(out)]
+    assert main([*arguments, "--capacities", "0.5,1"]) == 0
+    assert "over greedy" in capsys.readouterr().out
+    keys = {"capacity", "policy", "quality", "cost_usd", "served", "gain", "gain_low", "gain_high"}
+    results = json.loads(out.read_text())["results"]
+    assert {row["capacity"] for row in results} == {0.5, 1.0}
+    assert all(set(row) == keys for row in results)
+    assert main(arguments) == 2
+    assert main(["evaluate", str(tmp_path / "none.csv")]) == 2
+    assert main(["evaluate", str(table), "--capacities", "a"]) == 2
+    assert "Traceback" not in capsys.readouterr().err
