@@ -124,7 +124,7 @@ def evaluate(
     for repeat in range(params.repeats):
         rng = np.random.default_rng([params.seed, repeat])
         drawn = rng.integers(n, size=n)
-        fold = rng.permutation(n) % params.folds
+        fold = np.asarray(rng.permutation(np.arange(n)) % params.folds, np.int64)
         parts = [
             _part(scores, cost, group, fold == k, drawn[fold[drawn] == k], rng) for k in range(params.folds)
         ]
@@ -136,21 +136,20 @@ def evaluate(
                     wanted = ("greedy",) if name == "shuffled" else BASELINES
                     for policy, gain in _gains(part, name, slots, wanted, rng).items():
                         found.setdefault((name, policy), []).append(gain)
-            for (name, policy), gains in found.items():
-                rows.setdefault((name, share, policy), []).append(_combined(gains))
+            for (kind, policy), parts_gains in found.items():
+                rows.setdefault((kind, share, policy), []).append(_combined(parts_gains))
             if on_step is not None:
                 on_step(repeat * len(params.capacities) + step + 1, steps)
+    ordered: list[tuple[tuple[str, float, str], list[_Gain]]] = sorted(
+        rows.items(), key=lambda item: float(item[0][1])
+    )
     return {
         "results": [
             _row(share, "shuffled" if name == "shuffled" else policy, gains)
-            for (name, share, policy), gains in sorted(rows.items(), key=lambda item: item[0][1])
+            for (name, share, policy), gains in ordered
             if name == "predicted" or (name == "shuffled" and policy == "greedy")
         ],
-        "ceiling": [
-            _row(share, policy, gains)
-            for (name, share, policy), gains in sorted(rows.items(), key=lambda item: item[0][1])
-            if name == "true"
-        ],
+        "ceiling": [_row(share, policy, gains) for (name, share, policy), gains in ordered if name == "true"],
     }
 
 
@@ -178,7 +177,7 @@ def _part(
     known = {
         "predicted": np.where(allowed, predicted, -np.inf),
         "true": np.where(allowed, outcome, -np.inf),
-        "shuffled": np.where(allowed, predicted[rng.permutation(len(agents))], -np.inf),
+        "shuffled": np.where(allowed, predicted[rng.permutation(np.arange(len(agents)))], -np.inf),
     }
     if cost is None:
         return _Part(outcome, None, None, known)
