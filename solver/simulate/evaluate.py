@@ -123,7 +123,7 @@ def evaluate(
     steps = params.repeats * len(params.capacities)
     for repeat in range(params.repeats):
         rng = np.random.default_rng([params.seed, repeat])
-        drawn = rng.integers(n, size=n)
+        drawn: NDArray[np.int64] = rng.integers(0, n, size=(n,), dtype=np.int64)
         fold = np.asarray(rng.permutation(np.arange(n)) % params.folds, np.int64)
         parts = [
             _part(scores, cost, group, fold == k, drawn[fold[drawn] == k], rng) for k in range(params.folds)
