@@ -116,6 +116,9 @@ def solve(
     stream: Annotated[
         bool, typer.Option("--stream", help="Read --scores, Parquet files, in passes: for more than memory.")
     ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="With --stream: go on with an interrupted job.")
+    ] = False,
     ray: Annotated[bool, typer.Option("--ray", help="With --stream: passes by actors of Ray.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="With --ray: actors, of one CPU each.")] = 2,
     ray_address: Annotated[
@@ -138,14 +141,20 @@ def solve(
 
       solver solve --scores 'batch/*.parquet' --models fleet.yaml --output plan/ --stream --ray
     """
-    if (ray or ray_address) and not stream:
-        raise SpecError("--ray: only beside --stream")
+    if (ray or ray_address or resume) and not stream:
+        raise SpecError("--ray, --ray-address, --resume: only beside --stream")
     if stream:
         from solver.interfaces.streaming import show_stream, solve_stream
 
         with _working("reading", quiet=quiet or as_json) as step:
             manifest = solve_stream(
-                source, output, seed=seed, workers=workers if ray else 0, address=ray_address, report=step
+                source,
+                output,
+                seed=seed,
+                resume=resume,
+                workers=workers if ray else 0,
+                address=ray_address,
+                report=step,
             )
         _exit(show_stream(manifest, _out, _err, as_json=as_json, quiet=quiet))
     target = None if output is None else check_output(_assignments_in(output))

@@ -44,6 +44,7 @@ def solve_stream(
     output: Path | None,
     *,
     seed: int,
+    resume: bool,
     workers: int,
     address: str | None,
     report: Callable[[str], None],
@@ -59,11 +60,11 @@ def solve_stream(
         raise SpecError("--output: required beside --stream: the folder of the plan")
     batch = large_batch(source)
     if not workers:
-        return solve_files(batch, output, seed=seed, report=report)
+        return solve_files(batch, output, seed=seed, resume=resume, report=report)
     from solver.scale.ray_fleet import RayFleet
 
     fleet = partial(RayFleet, workers=workers, address=address)
-    return solve_files(batch, output, seed=seed, fleet=fleet, report=report)
+    return solve_files(batch, output, seed=seed, resume=resume, fleet=fleet, report=report)
 
 
 def show_stream(manifest: Manifest | None, out: Console, err: Console, *, as_json: bool, quiet: bool) -> int:

@@ -12,6 +12,8 @@ import numpy as np
 from solver.engines.price.supply import Supply
 from solver.errors import SpecError, Violation
 from solver.scale.assignment_files import file_name
+from solver.scale.checkpoint import Checkpoint, forget, read_checkpoint, write_checkpoint
+from solver.scale.finished import finished_pieces
 from solver.scale.fleet import LocalFleet
 from solver.scale.judge import conclude
 from solver.scale.manifest import MANIFEST, Manifest, write_manifest
@@ -23,9 +25,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from solver.problem.instance import Instance
+    from solver.scale.finished import PieceAnswer
     from solver.scale.fleet import Fleet
     from solver.scale.pieces import Piece
-    from solver.scale.shard import PieceAnswer
+    from solver.scale.survey import Survey
 
 __all__ = ["LargeBatch", "solve_files"]
 
@@ -108,6 +112,7 @@ def solve_files(
     output: str | Path,
     *,
     seed: int = 0,
+    resume: bool = False,
     fleet: Callable[[Sequence[Piece], ScoreColumns, NDArray[np.bool_]], Fleet] = LocalFleet,
     budget: SampleBudget | None = None,
     report: Callable[[str], None] = lambda _: None,
@@ -123,6 +128,9 @@ def solve_files(
         ``manifest.json``, which is written last.
     seed : int
         Same files and seed: same plan, whatever the workers.
+    resume : bool
+        Go on with a job that was interrupted in this folder after its prices were found: files that it wrote stay
+        as they are. Where there is none, start anew.
     fleet : callable
         Makes the workers that carry out the passes.
     budget : SampleBudget, optional
@@ -153,48 +161,101 @@ def solve_files(
     closed = batch.slots < 1
     budget = budget or SampleBudget()
     agents = sum(piece.rows for piece in pieces)
+    request = _request(batch, pieces, seed)
+    state = read_checkpoint(folder, request) if resume else None
     workers = fleet(pieces, batch.columns, closed)
     try:
-        report(f"surveying {agents:,} agents in {len(pieces):,} pieces")
-        survey = take_survey(workers, agents, closed, batch.unassigned_penalty, seed=seed, budget=budget)
-        shape = survey.shape(
-            batch.slots, batch.tiers, serve_first=batch.serve_first, sense=batch.columns.sense
-        )
-        report("finding prices")
-        found = optimise(workers, pieces, survey, shape, batch.unassigned_penalty, seed=seed, budget=budget)
-        if found is None:
-            return None
-        orders, load = finish_orders(pieces, found.choice, Supply.of(shape), survey.twins)
-        report(f"writing {len(pieces):,} files")
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / MANIFEST).unlink(missing_ok=True)
-        # In serve-first mode a full service can only be compared with full services.
-        judge_leaves = not (batch.serve_first and load[-1] == 0)
-        answers: list[PieceAnswer] = workers.run(
-            "finish",
-            found.prices,
-            found.valuation,
-            found.may_leave,
-            judge_leaves,
-            str(folder.absolute()),
-            each=orders,
-        )
+        done: list[PieceAnswer] = []
+        if state is None:
+            report(f"surveying {agents:,} agents in {len(pieces):,} pieces")
+            survey = take_survey(workers, agents, closed, batch.unassigned_penalty, seed=seed, budget=budget)
+            report("finding prices")
+            found = optimise(
+                workers,
+                pieces,
+                survey,
+                _shape(batch, survey),
+                batch.unassigned_penalty,
+                seed=seed,
+                budget=budget,
+            )
+            if found is None:
+                return None
+            state = Checkpoint(survey=survey, found=found)
+            _make(folder)
+            forget(folder)
+            write_checkpoint(folder, request, state)
+        else:
+            done = finished_pieces(folder, pieces)
+        report(f"writing {len(pieces) - len(done):,} files")
+        answers = [*done, *_finish(workers, batch, pieces, folder, state, {one.number for one in done})]
     finally:
         workers.close()
-    parts = [answer.certificate for answer in sorted(answers, key=lambda one: one.number)]
-    prices = found.prices.copy()
+    return _publish(batch, pieces, folder, request, state, sorted(answers, key=lambda one: one.number))
+
+
+def _shape(batch: LargeBatch, survey: Survey) -> Instance:
+    return survey.shape(batch.slots, batch.tiers, serve_first=batch.serve_first, sense=batch.columns.sense)
+
+
+def _make(folder: Path) -> None:
+    """Create the folder of a plan; an earlier plan in it ends here."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MANIFEST).unlink(missing_ok=True)
+    except OSError as error:
+        raise SpecError(Violation(str(folder), f"cannot be written: {error.strerror or error}")) from None
+
+
+def _finish(
+    workers: Fleet,
+    batch: LargeBatch,
+    pieces: Sequence[Piece],
+    folder: Path,
+    state: Checkpoint,
+    done: set[int],
+) -> list[PieceAnswer]:
+    """Have all pieces written but those that are."""
+    found = state.found
+    supply = Supply.of(_shape(batch, state.survey))
+    orders, load = finish_orders(pieces, found.choice, supply, state.survey.twins)
+    # In serve-first mode a full service can only be compared with full services.
+    judge_leaves = not (batch.serve_first and load[-1] == 0)
+    answers: list[PieceAnswer] = workers.run(
+        "finish",
+        found.prices,
+        found.valuation,
+        found.may_leave,
+        judge_leaves,
+        str(folder.absolute()),
+        each={number: order for number, order in orders.items() if number not in done},
+    )
+    return answers
+
+
+def _publish(
+    batch: LargeBatch,
+    pieces: Sequence[Piece],
+    folder: Path,
+    request: dict[str, Any],
+    state: Checkpoint,
+    answers: list[PieceAnswer],
+) -> Manifest:
+    """Conclude the proof and write the manifest, which makes the plan complete."""
+    parts = [answer.certificate for answer in answers]
+    prices, closed = state.found.prices.copy(), batch.slots < 1
     if closed.any():  # what their first slot would be worth, the least that deters everyone
         prices[closed] = np.maximum(np.max([part.worth for part in parts], axis=0)[closed], 0.0)
-    certificate = conclude(parts, shape, prices, batch.columns.models)
-    _drop_other_files(folder, len(pieces))
     manifest = Manifest(
-        request=_request(batch, pieces, seed),
-        certificate=certificate,
+        request=request,
+        certificate=conclude(parts, _shape(batch, state.survey), prices, batch.columns.models),
         prices=tuple(prices.tolist()),
-        files=tuple(answer.written for answer in sorted(answers, key=lambda one: one.number)),
+        files=tuple(answer.written for answer in answers),
         versions={"solver": version("batch-assignment-solver"), "pyarrow": version("pyarrow")},
     )
+    _drop_other_files(folder, len(pieces))
     write_manifest(folder, manifest)
+    forget(folder)
     return manifest
 
 

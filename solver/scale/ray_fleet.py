@@ -121,7 +121,11 @@ class RayFleet:
         """
         calls = []
         for actor, part in zip(self.actors, self._parts, strict=True):
-            own = () if each is None else ({piece.number: each[piece.number] for piece in part},)
+            own = (
+                ()
+                if each is None
+                else ({one.number: each[one.number] for one in part if one.number in each},)
+            )
             calls.append(getattr(actor, method).remote(*arguments, *own))
         return [one for answer in self._await(calls, None) for one in answer]
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from solver.scale.assignment_files import WrittenPiece, write_piece
+from solver.scale.assignment_files import write_piece
+from solver.scale.finished import PieceAnswer, note_finished
 from solver.scale.judge import PieceCertificate, judge_block
 from solver.scale.pieces import read_blocks
 from solver.scale.survey import Survey, dense_rows
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from solver.scale.pieces import Block, Piece, ScoreColumns
     from solver.scale.survey import Valuation
 
-__all__ = ["FinishOrder", "PieceAnswer", "PieceArcs", "Shard", "piece_choices"]
+__all__ = ["FinishOrder", "PieceArcs", "Shard", "piece_choices"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,15 +84,6 @@ class FinishOrder:
     agent: NDArray[np.int64]
     model: NDArray[np.int64]
     shares: dict[int, tuple[int, NDArray[np.int64], NDArray[np.int64]]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PieceAnswer:
-    """What is proven about a piece, and the file its agents are in."""
-
-    number: int
-    certificate: PieceCertificate
-    written: WrittenPiece
 
 
 class Shard:
@@ -229,7 +222,9 @@ class Shard:
             outside = valuation.outside(block)
             certificate.add(judge_block(block.score, choice, prices, self._closed, outside, judge_leaves))
         written = write_piece(piece, self._columns, chosen, folder)
-        return PieceAnswer(number=piece.number, certificate=certificate, written=written)
+        answer = PieceAnswer(number=piece.number, certificate=certificate, written=written)
+        note_finished(Path(folder), answer)
+        return answer
 
 
 def piece_choices(

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import resource
 from dataclasses import replace
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -274,3 +278,68 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert json.loads(capsys.readouterr().out)["objective"] == found["objective"]
     assert main(["solve", "--scores", scores, "--stream", "--output", plan]) == 2
     assert "--models" in capsys.readouterr().err
+
+
+def killed_while_writing(batch: LargeBatch, plan: str, after: int) -> None:
+    """Solve a batch in a process that ends, without any cleaning up, once so many files are written."""
+    shard: Any = import_module("solver.scale.shard")
+    write_piece = shard.write_piece
+    written: list[int] = []
+
+    def last(*arguments: Any) -> Any:
+        if len(written) == after:
+            os._exit(9)
+        written.append(1)
+        return write_piece(*arguments)
+
+    shard.write_piece = last
+    solve_files(batch, plan, budget=SMALL)
+
+
+@pytest.mark.parametrize("after", [0, 2])
+def test_a_killed_job_goes_on_where_it_was(tmp_path: Path, after: int) -> None:
+    batch = batch_of(write(tmp_path / "batch", drawn(6000, 6, 0)), np.full(6, 1000))
+    expected = solve_files(batch, tmp_path / "whole", budget=SMALL)
+    plan = tmp_path / "plan"
+    process = multiprocessing.get_context("spawn").Process(
+        target=killed_while_writing, args=(batch, str(plan), after)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == 9
+    assert not (plan / "manifest.json").exists()
+    before = {path.name: path.stat().st_mtime_ns for path in plan.glob("assignments-*.parquet")}
+    assert len(before) == after
+    assert solve_files(batch, plan, resume=True, budget=SMALL) == expected
+    assert {name: (plan / name).stat().st_mtime_ns for name in before} == before, "nothing is written twice"
+    assert sorted(path.name for path in plan.iterdir()) == sorted(
+        path.name for path in (tmp_path / "whole").iterdir()
+    )
+
+
+def test_another_request_does_not_resume(tmp_path: Path) -> None:
+    paths = write(tmp_path / "batch", drawn(3000, 4, 0))
+    plan = tmp_path / "plan"
+    process = multiprocessing.get_context("spawn").Process(
+        target=killed_while_writing, args=(batch_of(paths, np.full(4, 800)), str(plan), 1)
+    )
+    process.start()
+    process.join()
+    with pytest.raises(SpecError, match="the interrupted job had"):
+        solve_files(batch_of(paths, np.full(4, 801)), plan, resume=True, budget=SMALL)
+    assert solve_files(batch_of(paths, np.full(4, 801)), plan, budget=SMALL) is not None
+    assert verify_plan(plan).feasible
+
+
+def test_a_full_disk_is_named_and_publishes_nothing(tmp_path: Path) -> None:
+    batch = batch_of(write(tmp_path / "batch", drawn(6000, 4, 0)), np.full(4, 1600))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, limits[1]))  # files end there, as on a full disk
+    try:
+        with pytest.raises(SpecError, match="cannot be written"):
+            solve_files(batch, tmp_path / "plan", budget=SampleBudget())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not (tmp_path / "plan" / "manifest.json").exists()
+    assert not list((tmp_path / "plan").glob("*.unfinished"))
+    assert solve_files(batch, tmp_path / "plan") is not None

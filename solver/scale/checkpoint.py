@@ -1,0 +1,98 @@
+"""What a job has found out before it writes, so that one that was interrupted goes on instead of starting anew."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from solver.errors import SpecError, Violation
+from solver.scale.manifest import replace_text
+from solver.scale.optimise import Optimum
+from solver.scale.rows import PieceChoice
+from solver.scale.survey import Survey, Valuation
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["Checkpoint", "forget", "read_checkpoint", "write_checkpoint"]
+
+_NAME = ".checkpoint.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """The survey and the optimum of a request."""
+
+    survey: Survey
+    found: Optimum
+
+
+def write_checkpoint(folder: Path, request: dict[str, Any], state: Checkpoint) -> None:
+    """Write the state of a job beside its plan, whole or not at all. A few hundred kilobytes.
+
+    Raises
+    ------
+    SpecError
+        When it cannot be written.
+    """
+    survey, found = state.survey, state.found
+    document = {
+        "request": request,
+        "facts": [survey.agents, survey.low, survey.high, survey.forbids],
+        "equal": survey.equal.tolist(),
+        "low": found.choice.low.tolist(),
+        "agent": found.choice.agent.tolist(),
+        "model": found.choice.model.tolist(),
+        "settled": {number: counts.tolist() for number, counts in found.choice.settled.items()},
+        "prices": found.prices.tolist(),
+        "may_leave": found.may_leave,
+        "valuation": {**asdict(found.valuation), "levels": found.valuation.levels.tolist()},
+    }
+    replace_text(folder / _NAME, json.dumps(document))
+
+
+def read_checkpoint(folder: Path, request: dict[str, Any]) -> Checkpoint | None:
+    """Return the state of an interrupted job in a folder; None if there is none.
+
+    Raises
+    ------
+    SpecError
+        When it is that of another request: other files, other capacities, another seed.
+    """
+    path = folder / _NAME
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if document["request"] != json.loads(json.dumps(request)):
+        rule = "expected the request that the interrupted job had; start without resuming"
+        raise SpecError(Violation(str(path), rule))
+    agents, low, high, forbids = document["facts"]
+    equal = np.array(document["equal"], np.int64)
+    closed = np.array(request["capacity"]) < 1
+    survey = Survey(
+        m=len(closed), closed=closed, agents=agents, low=low, high=high, forbids=forbids, equal=equal
+    )
+    valuation = document["valuation"]
+    choice = PieceChoice(
+        low=np.array(document["low"]),
+        settled={int(number): np.array(counts) for number, counts in document["settled"].items()},
+        agent=np.array(document["agent"], np.int64),
+        model=np.array(document["model"], np.int64),
+    )
+    found = Optimum(
+        choice=choice,
+        prices=np.array(document["prices"]),
+        valuation=Valuation(**{**valuation, "levels": np.array(valuation["levels"], np.float64)}),
+        may_leave=document["may_leave"],
+    )
+    return Checkpoint(survey=survey, found=found)
+
+
+def forget(folder: Path) -> None:
+    """Remove what only an interrupted job needs."""
+    for path in (folder / _NAME, *folder.glob(".assignments-*.json"), *folder.glob(".*.unfinished")):
+        path.unlink(missing_ok=True)

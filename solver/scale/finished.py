@@ -1,0 +1,64 @@
+"""Pieces that are written, and what is proven about each, noted beside its file until the plan is complete."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from solver.scale.assignment_files import WrittenPiece, checksum, file_name
+from solver.scale.judge import PieceCertificate
+from solver.scale.manifest import replace_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from solver.scale.pieces import Piece
+
+__all__ = ["PieceAnswer", "finished_pieces", "note_finished"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PieceAnswer:
+    """What is proven about a piece, and the file its agents are in."""
+
+    number: int
+    certificate: PieceCertificate
+    written: WrittenPiece
+
+
+def note_finished(folder: Path, answer: PieceAnswer) -> None:
+    """Note beside a complete file what is proven about it."""
+    certificate = answer.certificate
+    terms = {
+        name: getattr(certificate, name)
+        for name in ("own", "left", "magnitude", "forgone", "ineligible", "unserved")
+    }
+    terms["load"], terms["worth"] = certificate.load.tolist(), certificate.worth.tolist()
+    text = json.dumps({"written": asdict(answer.written), "terms": terms})
+    replace_text(_note(folder, answer.number), text)
+
+
+def finished_pieces(folder: Path, pieces: Sequence[Piece]) -> list[PieceAnswer]:
+    """Return the pieces that an interrupted job has written, their files unchanged since."""
+    answers = []
+    for piece in pieces:
+        try:
+            document = json.loads(_note(folder, piece.number).read_text(encoding="utf-8"))
+            written = WrittenPiece(**document["written"])
+            if checksum(folder / written.name) != (written.crc32, written.bytes):
+                continue
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # not finished: it is written again
+        terms = document["terms"]
+        terms["load"], terms["worth"] = np.array(terms["load"]), np.array(terms["worth"])
+        certificate = PieceCertificate(**terms)
+        answers.append(PieceAnswer(number=piece.number, certificate=certificate, written=written))
+    return answers
+
+
+def _note(folder: Path, number: int) -> Path:
+    return folder / f".{Path(file_name(number)).stem}.json"
