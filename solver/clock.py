@@ -10,7 +10,7 @@ from typing import Protocol
 
 from solver.errors import SpecError, Violation
 
-__all__ = ["Clock", "Deadline", "ManualClock", "MonotonicClock"]
+__all__ = ["Clock", "Deadline", "ManualClock", "MonotonicClock", "WallClock"]
 
 
 class Clock(Protocol):
@@ -27,6 +27,14 @@ class MonotonicClock:
     def now(self) -> float:
         """Return ``time.perf_counter()``."""
         return time.perf_counter()
+
+
+class WallClock:
+    """The machine's calendar clock, for what ends at midnight; it may be set back."""
+
+    def now(self) -> float:
+        """Return Unix time in seconds, ``time.time()``."""
+        return time.time()  # noqa: TID251 # this is the clock
 
 
 @dataclass

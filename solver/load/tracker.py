@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from solver.load.control.learned.learner import LearnedState
     from solver.load.store.base import Store
+    from solver.load.store.usage_limits import UsageLimit
     from solver.load.store.waiting_line import QueueRules
     from solver.problem.spec import Capacity
 
@@ -147,6 +148,7 @@ class LoadTracker(AsyncTracker):
         budget_usd: float | None = None,
         budget_period_s: float | None = None,
         rules: QueueRules | None = None,
+        limits: Sequence[UsageLimit] = (),
     ) -> None:
         """Set what a model can take, now or again. What is running keeps running.
 
@@ -164,6 +166,9 @@ class LoadTracker(AsyncTracker):
             Seconds; None: the budget is spent once.
         rules : QueueRules, optional
             In which order waiting requests start; a shared store takes none.
+        limits : sequence of UsageLimit, optional
+            Further limits, of a second, a day, or the calendar's day, week or month; all hold at once. Set
+            again with another amount, a limit keeps what was used of it. A shared store takes none.
 
         Raises
         ------
@@ -181,7 +186,7 @@ class LoadTracker(AsyncTracker):
             problems += positive_problems("budget_period_s", budget_period_s)
         if problems:
             raise SpecError(*problems)
-        limits = Limits(
+        enforced = Limits(
             max_concurrent=self._learned.configure(model, capacity),
             max_queue=capacity.max_queue,
             requests=None if requests_per_minute is None else int(requests_per_minute),
@@ -189,17 +194,25 @@ class LoadTracker(AsyncTracker):
             budget_nano_usd=None if budget_usd is None else nano_usd(budget_usd),
             budget_period_s=budget_period_s if budget_usd is not None else None,
             rules=rules,
+            further=tuple(limits),
         )
-        self._store.configure(model, limits)
+        self._store.configure(model, enforced)
         self._upstream.forget(model)
         with self._lock:
             self._capacities[model] = capacity
-            self._limits[model] = limits
+            self._limits[model] = enforced
             self._targets = ((), np.empty(0))
 
     def capacity(self, model: str) -> Capacity | None:
         """Return the capacity set here, None for a model this tracker was not told about."""
         return self._capacities.get(model)
+
+    def reset_usage(self, model: str) -> None:
+        """Count what a model has used of its rates and budgets from nothing again, whatever the period.
+
+        Requests in flight are settled as ever; what they use counts no more. A shared store refuses.
+        """
+        self._store.reset_usage(model)
 
     def forget(self, model: str) -> None:
         """Remove a model: its capacity, leases, usage, stops and latencies; releasing its leases is harmless.

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from solver.load.lease import Ask, LeaseState, ReleaseOutcome
     from solver.load.refusal import Refusal
     from solver.load.stops import Stop, StopOwner
+    from solver.load.store.usage_limits import UsageLimit
     from solver.load.store.waiting_line import QueueRules
 
 __all__ = ["METER_NAMES", "WINDOW_PARTS", "Limits", "Store", "StoreRow", "StoreView", "nano_usd"]
@@ -54,6 +55,8 @@ class Limits:
         None: the budget is spent once and never comes back.
     rules : QueueRules or None
         In which order waiting leases start; None: the store's default.
+    further : tuple of UsageLimit
+        Limits over other periods, all of which hold at the same time.
     """
 
     max_concurrent: int
@@ -63,9 +66,10 @@ class Limits:
     budget_nano_usd: int | None = None
     budget_period_s: float | None = None
     rules: QueueRules | None = None
+    further: tuple[UsageLimit, ...] = ()
 
     def meters(self) -> tuple[tuple[int | None, float | None], ...]:
-        """Return (limit, window in seconds) of each of ``METER_NAMES``."""
+        """Return (limit, window in seconds) of each of ``METER_NAMES``, without the further ones."""
         return (self.requests, 60.0), (self.tokens, 60.0), (self.budget_nano_usd, self.budget_period_s)
 
 
@@ -212,6 +216,10 @@ class Store(Protocol):
 
     def end_leases(self, model: str) -> int:
         """End every lease of a model and return how many there were; estimates stay charged until settled."""
+        ...
+
+    def reset_usage(self, model: str) -> None:
+        """Count what a model has used of its limits from nothing again; leases in flight are not refunded."""
         ...
 
     def forget(self, model: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import os
 import threading
 import weakref
@@ -18,6 +19,7 @@ from solver.load.listeners import tell
 from solver.load.refusal import Refusal, RefusalReason
 from solver.load.stops import Stop, StopOwner, checked_stop, reopens_in_s
 from solver.load.store.model_table import HeldLease, ModelTable
+from solver.load.store.usage_limits import wall_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -65,7 +67,7 @@ class MemoryStore:
     def _start_empty(self) -> None:
         self._lock: Any = threading.RLock()
         self._now_s = -np.inf
-        self._table = ModelTable()
+        self._table = ModelTable(wall_time(self._clock))
         self._held: dict[str, HeldLease] = {}
         self._deadlines: list[tuple[float, str]] = []  # ids alone: what has ended is freed at once
         self._expired: OrderedDict[str, HeldLease] = OrderedDict()
@@ -114,6 +116,16 @@ class MemoryStore:
                     self._table.queued[i] -= 1
             self._table.touch(i, now)
             return len(ended)
+
+    def reset_usage(self, model: str) -> None:
+        """Count what a model has used of its limits from nothing again; leases in flight are not refunded."""
+        with self._lock:
+            now, i = self._advance(), self._table.at(model)
+            self._table.meters.reset(i)
+            for held in itertools.chain(self._held.values(), self._expired.values()):
+                if held.model == i:
+                    held.charged = []  # otherwise it would settle with what others use from now on
+            self._table.touch(i, now)
 
     def forget(self, model: str) -> None:
         """Remove a model with its leases, usage and stops. O(models + leases)."""

@@ -7,16 +7,24 @@ from typing import TYPE_CHECKING
 
 from solver.load.refusal import Refusal, RefusalReason
 from solver.load.store.base import UNLIMITED, WINDOW_PARTS, Limits, nano_usd
+from solver.load.store.calendar_window import CalendarWindow
 from solver.load.store.sliding_window import SlidingWindow
+from solver.load.store.usage_limits import Calendar, UsageLimit
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from solver.load.lease import Demand
 
-__all__ = ["Charge", "Meters"]
+__all__ = ["Charge", "Meters", "Window"]
 
+_KINDS = ("requests", "tokens", "cost_usd")
 _REASONS = (RefusalReason.REQUESTS, RefusalReason.TOKENS, RefusalReason.BUDGET)
 
-Charge = tuple[int, SlidingWindow, int, int]
+Window = SlidingWindow | CalendarWindow
+"""Where usage is counted."""
+
+Charge = tuple[int, Window, int, int]
 """(kind, window, amount, step) of one resource that a lease was charged with; kinds as in METER_NAMES."""
 
 
@@ -27,11 +35,12 @@ class Meters:
     :class:`~solver.load.store.sliding_window.SlidingWindow`.
     """
 
-    def __init__(self) -> None:
-        self._windows: dict[float, dict[int, SlidingWindow]] = {}
-        self._moving: tuple[SlidingWindow, ...] = ()  # those that usage leaves again
-        self._of: list[list[tuple[SlidingWindow, int]]] = []
-        self.limited: list[list[tuple[int, SlidingWindow, int]]] = []
+    def __init__(self, wall_s: Callable[[], float]) -> None:
+        self._wall_s = wall_s
+        self._windows: dict[float | Calendar, dict[int, Window]] = {}
+        self._moving: tuple[Window, ...] = ()  # those that usage leaves again
+        self._of: list[list[tuple[Window, int]]] = []
+        self.limited: list[list[tuple[int, Window, int]]] = []
         """(kind, window, limit) of each resource of a model that has a limit: only these are charged."""
 
     def add(self, limits: Limits) -> None:
@@ -60,9 +69,24 @@ class Meters:
         for (old, _), (new, _) in zip(before, self._of[i], strict=True):
             if old is not new:
                 new.charge(i, old.take(i), now_s)
-        self.limited[i] = [
-            (kind, window, limit) for kind, (window, limit) in enumerate(self._of[i]) if limit != UNLIMITED
-        ]
+        counted: dict[Window, tuple[int, int]] = {}
+        for kind, (window, limit) in enumerate(self._of[i]):
+            if limit != UNLIMITED:
+                counted[window] = kind, limit
+        for kind, window, limit in map(self._further, limits.further):
+            window.advance(now_s)
+            counted[window] = kind, min(limit, counted.get(window, (kind, limit))[1])  # charged once
+        self.limited[i] = [(kind, window, limit) for window, (kind, limit) in counted.items()]
+
+    def _further(self, limit: UsageLimit) -> tuple[int, Window, int]:
+        kind = _KINDS.index(limit.resource)
+        amount = nano_usd(limit.amount) if limit.resource == "cost_usd" else int(limit.amount)
+        return kind, self._window(kind, limit.window, len(self.limited)), amount
+
+    def reset(self, i: int) -> None:
+        """Count what a model has used from nothing again."""
+        for _, window, _ in self.limited[i]:
+            window.take(i)
 
     def remove(self, i: int) -> None:
         """Forget a model; the models after it move up by one."""
@@ -71,14 +95,17 @@ class Meters:
             for window in kinds.values():
                 window.remove(i)
 
-    def _window(self, kind: int, window_s: float, models: int) -> SlidingWindow:
+    def _window(self, kind: int, period: float | Calendar, models: int) -> Window:
         """Return the window shared by all models that meter this resource over this period."""
-        kinds = self._windows.setdefault(window_s, {})
+        kinds = self._windows.setdefault(period, {})
         if kind not in kinds:
-            kinds[kind] = SlidingWindow(window_s, WINDOW_PARTS)
+            if isinstance(period, Calendar):
+                kinds[kind] = CalendarWindow(period, self._wall_s)
+            else:
+                kinds[kind] = SlidingWindow(period, WINDOW_PARTS)
             for _ in range(models):
                 kinds[kind].grow()
-            if window_s < math.inf:
+            if period != math.inf:
                 self._moving = (*self._moving, kinds[kind])
         return kinds[kind]
 
@@ -94,11 +121,21 @@ class Meters:
         amounts = (demand.requests, demand.tokens, nano_usd(demand.cost_usd))
         for kind, window, limit in limited:
             if window.used[i] + amounts[kind] > limit:
-                return _over(window, i, model, _REASONS[kind], amounts[kind], limit, now_s)
+                return self._refusal(i, model, amounts, now_s)
         return [
             (kind, window, amounts[kind], window.charge(i, amounts[kind], now_s))
             for kind, window, _ in limited
         ]
+
+    def _refusal(self, i: int, model: str, amounts: tuple[int, int, int], now_s: float) -> Refusal:
+        """Return why amounts do not fit: the limit that lasts longest of those of the first resource."""
+        over = [
+            _over(window, i, model, _REASONS[kind], amounts[kind], limit, now_s)
+            for kind, window, limit in self.limited[i]
+            if window.used[i] + amounts[kind] > limit
+        ]
+        lasting = [refusal for refusal in over if refusal.reason is over[0].reason]
+        return max(lasting, key=lambda refusal: _wait(refusal.retry_after_s))
 
     def settle(
         self, i: int, charges: list[Charge], tokens: int | None, nano_usd: int | None, now_s: float
@@ -118,8 +155,12 @@ class Meters:
             window.refund(i, amount, step)
 
 
+def _wait(retry_after_s: float | None) -> float:
+    return math.inf if retry_after_s is None else retry_after_s
+
+
 def _over(
-    window: SlidingWindow, i: int, model: str, reason: RefusalReason, amount: int, limit: int, now_s: float
+    window: Window, i: int, model: str, reason: RefusalReason, amount: int, limit: int, now_s: float
 ) -> Refusal:
     """Return the refusal of an amount that a meter has no room for."""
     if amount > limit:

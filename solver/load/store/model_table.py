@@ -13,7 +13,7 @@ import numpy as np
 
 from solver.errors import SpecError, Violation
 from solver.load.store.base import Limits, StoreRow, StoreView
-from solver.load.store.meters import Charge, Meters
+from solver.load.store.meters import Charge, Meters, Window
 from solver.load.store.waiting_line import QueueRules, WaitingLine
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from solver.load.lease import Ask
     from solver.load.stops import Stop, StopKey
-    from solver.load.store.sliding_window import SlidingWindow
 
 __all__ = ["HeldLease", "ModelTable"]
 
@@ -85,8 +84,10 @@ class _Settings:
     meter_limit: NDArray[np.float64]
     no_usage: NDArray[np.float64]
     metered: tuple[int, ...]
-    meters: tuple[tuple[int, SlidingWindow, NDArray[np.bool_]], ...]
-    """(kind, window, (m,) models with a limit on it)."""
+    meters: tuple[tuple[int, Window, NDArray[np.bool_], NDArray[np.float64]], ...]
+    """(kind, window, (m,) models with a limit on it, (m,) their limits)."""
+    several: bool
+    """Whether a model has several limits on one resource."""
     stops: Mapping[str, tuple[Stop, ...]]
 
 
@@ -96,7 +97,7 @@ class ModelTable:
     ``active`` and ``queued`` count leases and work from outside together.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, wall_s: Callable[[], float]) -> None:
         self.index: dict[str, int] = {}
         self.models: tuple[str, ...] = ()
         self.limits: list[Limits] = []
@@ -109,7 +110,7 @@ class ModelTable:
         self.heard_s = array("d")
         self.waiting: list[WaitingLine] = []
         self.hold_s = array("d")  # mean time for which leases run, NaN before the first has ended
-        self.meters = Meters()
+        self.meters = Meters(wall_s)
         self.version = 0
         self.timers: list[tuple[float, str, StopKey | None]] = []
         """(second, model, stop or None for reported load) of what ends by itself, as a heap."""
@@ -282,11 +283,16 @@ class ModelTable:
         settings = self._settings
         if settings is None:
             settings = self._settings = self._read_settings()
-        used = settings.no_usage
+        used, most = settings.no_usage, settings.meter_limit
         if settings.meters:
             used = used.copy()
-            for kind, window, limited in settings.meters:
-                np.copyto(used[kind], np.frombuffer(window.used.tobytes(), np.int64), where=limited)
+            most = most.copy() if settings.several else most
+            for kind, window, limited, limit in settings.meters:
+                now_used = np.frombuffer(window.used.tobytes(), np.int64)
+                if settings.several:  # the limit with the least left is the one that is shown
+                    limited = limited & (limit - now_used <= most[kind] - used[kind])
+                    np.copyto(most[kind], limit, where=limited)
+                np.copyto(used[kind], now_used, where=limited)
         return StoreView(
             models=self.models,
             version=self.version,
@@ -297,7 +303,7 @@ class ModelTable:
             heard_s=np.frombuffer(self.heard_s.tobytes(), np.float64),
             max_concurrent=settings.max_concurrent,
             max_queue=settings.max_queue,
-            meter_limit=settings.meter_limit,
+            meter_limit=most,
             meter_used=used,
             metered=settings.metered,
             stops=settings.stops,
@@ -306,19 +312,25 @@ class ModelTable:
     def _read_settings(self) -> _Settings:
         m = len(self.models)
         limit = np.full((3, m), np.inf)
-        meters: dict[SlidingWindow, tuple[int, SlidingWindow, NDArray[np.bool_]]] = {}
+        meters: dict[Window, tuple[int, Window, NDArray[np.bool_], NDArray[np.float64]]] = {}
+        several = False
         for i, limited in enumerate(self.meters.limited):
+            several |= len({kind for kind, _, _ in limited}) < len(limited)
             for kind, window, most in limited:
                 limit[kind, i] = most
-                meters.setdefault(window, (kind, window, np.zeros(m, np.bool_)))[2][i] = True
+                entry = meters.setdefault(window, (kind, window, np.zeros(m, np.bool_), np.full(m, np.inf)))
+                entry[2][i], entry[3][i] = True, min(entry[3][i], most)
+        if several:
+            limit = np.full((3, m), np.inf)
         return _Settings(
             accepting=_read_only(np.array(self.accepting, np.bool_)),
             max_concurrent=_read_only(np.array(self.max_concurrent, np.int64)),
             max_queue=_read_only(np.array(self.max_queue, np.int64)),
             meter_limit=_read_only(limit),
             no_usage=_read_only(np.zeros((3, m))),
-            metered=tuple(sorted({kind for kind, _, _ in meters.values()})),
+            metered=tuple(sorted({kind for kind, _, _, _ in meters.values()})),
             meters=tuple(meters.values()),
+            several=several,
             stops=MappingProxyType(
                 {self.models[i]: tuple(stops.values()) for i, stops in enumerate(self._stops) if stops}
             ),

@@ -37,6 +37,7 @@ _T = TypeVar("_T")
 _GRANTED = (LeaseState.RUNNING, LeaseState.QUEUED)
 
 
+_FEW_LIMITS = "a shared store knows limits a minute and one budget; others need MemoryStore"
 _FIRST_COME = (
     "the queue of a shared store is first come, first served; priorities and tenants need MemoryStore"
 )
@@ -211,6 +212,10 @@ class RedisStore:
 
     def configure(self, model: str, limits: Limits) -> None:
         """Set the limits of a model; kept and sent later when the server does not answer."""
+        if limits.further:
+            raise SpecError(
+                Violation("limits", f"expected none: {_FEW_LIMITS}", shown=f"{len(limits.further)}")
+            )
         if limits.rules is not None:
             raise SpecError(Violation("rules", f"expected None: {_FIRST_COME}", limits.rules))
         with self._link.lock:
@@ -238,6 +243,10 @@ class RedisStore:
         ended = self._run(remotely, locally)
         self._memory.end_leases(model)
         return ended
+
+    def reset_usage(self, model: str) -> None:
+        """Raise SpecError: replicas remember usage, and would tell the server again."""
+        raise SpecError(Violation("reset_usage", "expected a store of one process", shown="a shared store"))
 
     def forget(self, model: str) -> None:
         """Remove a model with its leases, usage and stops; sent later when the server does not answer."""

@@ -1,0 +1,151 @@
+"""Several limits at once, the calendar's budgets, a reset by hand, and a budget that is raised."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pytest
+
+import solver
+from solver.clock import ManualClock
+from solver.errors import SpecError
+from solver.load.lease import Demand, Lease, Refusal, RefusalReason
+from solver.load.store.usage_limits import UsageLimit
+
+if TYPE_CHECKING:
+    from tests.redis_server import RedisServer
+
+WIDE = solver.Capacity(max_concurrent=10_000)
+
+
+def at(*moment: int, zone: str = "UTC") -> ManualClock:
+    return ManualClock(datetime(*moment, tzinfo=ZoneInfo(zone)).timestamp())  # type: ignore[misc,arg-type]
+
+
+def spend(tracker: solver.LoadTracker, usd: float) -> Lease | Refusal:
+    return tracker.try_acquire("m", Demand(cost_usd=usd))
+
+
+def test_a_budget_of_the_month_comes_back_on_the_first() -> None:
+    clock = at(2026, 1, 31, 12)
+    tracker = solver.LoadTracker(clock=clock)
+    tracker.set_capacity("m", WIDE, limits=[UsageLimit(resource="cost_usd", amount=10, period="month")])
+    assert isinstance(spend(tracker, 10.0), Lease)
+    refused = spend(tracker, 1.0)
+    assert isinstance(refused, Refusal)
+    assert refused.reason is RefusalReason.BUDGET
+    assert refused.retry_after_s == pytest.approx(12 * 3600)
+    clock.seconds = datetime(2026, 2, 1, tzinfo=UTC).timestamp()
+    assert isinstance(spend(tracker, 10.0), Lease)
+    assert not spend(tracker, 0.01)
+
+
+@pytest.mark.parametrize(
+    ("period", "begin", "end"),
+    [
+        ("day", (2026, 3, 29), (2026, 3, 30)),  # 23 hours: summer time begins
+        ("week", (2026, 3, 23), (2026, 3, 30)),
+        ("month", (2026, 12, 1), (2027, 1, 1)),
+    ],
+)
+def test_periods_follow_the_time_zone(period: str, begin: tuple[int, ...], end: tuple[int, ...]) -> None:
+    clock = at(*begin, zone="Europe/Berlin")
+    tracker = solver.LoadTracker(clock=clock)
+    limit = UsageLimit(
+        resource="requests",
+        amount=1,
+        period=period,  # type: ignore[arg-type]
+        time_zone="Europe/Berlin",
+    )
+    tracker.set_capacity("m", WIDE, limits=[limit])
+    assert tracker.try_acquire("m")
+    last = at(*end, zone="Europe/Berlin").seconds
+    for seconds in np.linspace(clock.seconds, last - 0.001, 50).tolist():
+        clock.seconds = seconds
+        assert not tracker.try_acquire("m")
+    clock.seconds = last
+    assert tracker.try_acquire("m")
+
+
+def test_a_second_a_minute_and_a_day_hold_at_once() -> None:
+    clock = at(2026, 5, 4)
+    tracker = solver.LoadTracker(clock=clock)
+    limits = [
+        UsageLimit(resource="requests", amount=2, period=1),
+        UsageLimit(resource="requests", amount=9, period=86400),
+    ]
+    tracker.set_capacity("m", WIDE, requests_per_minute=5, limits=limits)
+    times: list[float] = []
+    for _ in range(2000):
+        clock.advance(0.1)
+        room = int(tracker.snapshot().room(Demand())[0])
+        granted = isinstance(tracker.try_acquire("m"), Lease)
+        assert granted == (room > 0)
+        times += [clock.now()] * granted
+    assert len(times) == 9
+    for window, most in ((1.0, 2), (60.0, 5)):
+        assert max(sum(t <= u < t + window - 1e-9 for u in times) for t in times) == most
+    refused = tracker.try_acquire("m")
+    assert isinstance(refused, Refusal)
+    assert refused.retry_after_s is not None
+    assert refused.retry_after_s > 80_000
+
+
+def test_a_raised_limit_keeps_what_was_spent_and_a_reset_does_not() -> None:
+    tracker = solver.LoadTracker(clock=at(2026, 5, 4))
+    tracker.set_capacity("m", WIDE, limits=[UsageLimit(resource="cost_usd", amount=10, period="month")])
+    running = spend(tracker, 10.0)
+    assert isinstance(running, Lease)
+    tracker.set_capacity("m", WIDE)
+    tracker.set_capacity("m", WIDE, limits=[UsageLimit(resource="cost_usd", amount=15, period="month")])
+    assert spend(tracker, 5.0)
+    assert not spend(tracker, 1.0)
+    tracker.reset_usage("m")
+    assert spend(tracker, 15.0)
+    running.release(cost_usd=1.0)  # what it spends less belongs to the time before
+    assert not spend(tracker, 1.0)
+
+
+def test_a_plain_budget_is_reset_and_raised() -> None:
+    tracker = solver.LoadTracker()
+    tracker.set_capacity("m", WIDE, budget_usd=10.0)
+    assert spend(tracker, 10.0)
+    tracker.set_capacity("m", WIDE, budget_usd=12.0)
+    assert spend(tracker, 2.0)
+    assert not spend(tracker, 1.0)
+    tracker.reset_usage("m")
+    assert spend(tracker, 12.0)
+
+
+def test_the_same_window_twice_is_charged_once() -> None:
+    tracker = solver.LoadTracker(clock=at(2026, 5, 4))
+    limits = [UsageLimit(resource="requests", amount=4, period=60)]
+    tracker.set_capacity("m", WIDE, requests_per_minute=6, limits=limits)
+    assert sum(bool(tracker.try_acquire("m")) for _ in range(10)) == 4
+
+
+def test_bad_limits_are_named() -> None:
+    with pytest.raises(SpecError, match=r"limit\.time_zone: expected a name in the IANA database"):
+        UsageLimit(resource="tokens", amount=1, period="day", time_zone="Mars/Base")
+    with pytest.raises(SpecError, match=r"limit\.period: expected seconds, or day, week or month"):
+        UsageLimit(resource="tokens", amount=1, period="year")  # type: ignore[arg-type]
+    with pytest.raises(SpecError, match=r"limit\.amount"):
+        UsageLimit(resource="requests", amount=0.5, period=1)
+    with pytest.raises(SpecError, match=r"limit\.resource"):
+        UsageLimit(resource="cats", amount=1, period=1)  # type: ignore[arg-type]
+
+
+def test_a_shared_store_refuses_them(redis_server: RedisServer) -> None:
+    from solver.load.store.redis import RedisStore
+
+    store = RedisStore(redis_server.url, replicas=1, namespace="usage-limits")
+    tracker = solver.LoadTracker(store)
+    with pytest.raises(SpecError, match="limits: expected none: a shared store knows limits a minute"):
+        tracker.set_capacity("m", WIDE, limits=[UsageLimit(resource="tokens", amount=1, period=1)])
+    tracker.set_capacity("m", WIDE)
+    with pytest.raises(SpecError, match="expected a store of one process"):
+        tracker.reset_usage("m")
+    store.close()
