@@ -56,7 +56,7 @@ class Routed:
     Parameters
     ----------
     decision_id : str
-        For :meth:`Client.explain`.
+        For :meth:`solver.Client.explain`.
     model, lease_id : str
         Who serves the agent, and the lease that holds the capacity.
     ttl_s : float
