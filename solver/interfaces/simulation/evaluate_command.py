@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path  # noqa: TC003 - typer reads it at run time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,8 +14,6 @@ from solver.interfaces.simulation.simulate_command import check_new
 from solver.interfaces.terminal import make_console, printable
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from rich.table import Table
 
 __all__ = ["evaluate"]
