@@ -50,7 +50,7 @@ class FileVerification:
 
 
 def verify_plan(folder: str | Path) -> FileVerification:
-    """Check a plan in files against its scores, with memory for a piece.
+    """Check a plan in files against its scores, with memory for a piece and a byte or two an agent.
 
     Parameters
     ----------
