@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import re
 import secrets
@@ -69,6 +70,7 @@ class Gate:
     ) -> None:
         self._app, self._access, self._limits, self._observe = app, access, limits, observe
         self._in_flight = 0
+        self._prefix, self._numbers = secrets.token_hex(6), itertools.count()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it."""
@@ -78,7 +80,7 @@ class Gate:
         started = time.perf_counter()
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         wanted = headers.get("x-request-id", "")
-        request_id = wanted if _REQUEST_ID.fullmatch(wanted) else secrets.token_hex(8)
+        request_id = wanted if _REQUEST_ID.fullmatch(wanted) else f"{self._prefix}-{next(self._numbers)}"
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
         status = 0
