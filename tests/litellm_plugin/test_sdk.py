@@ -242,7 +242,7 @@ def test_flexible_requests_leave_room_for_those_with_one_choice() -> None:
         with routed(fleet) as (router, strategy):
             served = asyncio.run(main())
         assert min(served) >= 10
-        # LiteLLM's own strategies serve 10 to 15; all 20 are the aim, 17 to 20 what a busy machine measures.
+        # The best of LiteLLM's own strategies serves 15; all 20 are the aim, 17 and 18 were measured on a busy machine.
         assert sorted(served[6:])[len(served[6:]) // 2] >= 16
 
 
