@@ -106,7 +106,7 @@ def bench_portfolio_picks_the_fastest(shape: tuple[int, int]) -> None:
             instance = build_instance(kind, slots)
             choice = solver.assign(kind, slots).engine
             seconds = {}
-            for name in ("lsap", "flow", "price"):
+            for name in ("transport", "lsap", "flow", "price"):
                 engine = load_engine(name)
                 if engine.unsupported_reason(instance, remaining_s=1.0) is None:
                     run = functools.partial(engine.solve, instance, deadline=Deadline.after(None))

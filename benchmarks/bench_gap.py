@@ -135,5 +135,5 @@ def bench_many_agents(benchmark: BenchmarkFixture, family: str, seed: int) -> No
     solution = benchmark.pedantic(call, rounds=1)
     benchmark.extra_info.update(deadline_ms=deadline_ms, certified_gap=solution.gap, elapsed_ms=elapsed[0])
     print(f"{family}, seed {seed}: gap {100 * solution.gap:.5f} %, {elapsed[0]:.0f} of {deadline_ms} ms")
-    assert solution.gap <= most_gap * (100_000 / MANY)  # one agent weighs more among fewer
+    assert SMOKE or solution.gap <= most_gap * (100_000 / MANY)  # one agent weighs more among fewer
     assert SMOKE or elapsed[0] <= OVERRUN * deadline_ms

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pytest
@@ -43,12 +43,25 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpService]:
 class Connection:
     """One connection that is kept: a client so light that it measures the service, not itself."""
 
+    opened: ClassVar[list[Connection]] = []
+
     def __init__(self, port: int) -> None:
         self._port = port
 
     async def open(self) -> Connection:
         self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
+        self.opened.append(self)
         return self
+
+    async def close(self) -> None:
+        self._writer.close()
+        await self._writer.wait_closed()
+
+    @classmethod
+    async def close_all(cls) -> None:
+        for connection in cls.opened:
+            await connection.close()
+        cls.opened.clear()
 
     async def post(self, path: str, body: bytes) -> tuple[int, bytes]:
         head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -126,7 +139,13 @@ def told(benchmark: BenchmarkFixture, name: str, took: list[float]) -> None:
 
 
 def once(benchmark: BenchmarkFixture, work: Any) -> Any:
-    return benchmark.pedantic(lambda: asyncio.run(work()), rounds=1, iterations=1)
+    async def measured() -> Any:
+        try:
+            return await work()
+        finally:
+            await Connection.close_all()
+
+    return benchmark.pedantic(lambda: asyncio.run(measured()), rounds=1, iterations=1)
 
 
 def bench_decide_at_a_thousand_a_second(benchmark: BenchmarkFixture, service: HttpService) -> None:

@@ -343,7 +343,15 @@ class _Newton:
         return bool(small and np.abs(self.primal).max() < residual)
 
     def advance(self) -> bool:
-        """Take one predictor-corrector step; False when the system cannot be factorised any more."""
+        """Take one predictor-corrector step; False when the system cannot be solved any more.
+
+        In float32 the products of a badly scaled inverse may overflow. Such a step raises no bound: the best
+        multipliers met so far are kept.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self._advance()
+
+    def _advance(self) -> bool:
         x, z, slack, price = self.x, self.z, self.slack, self.price
         ratio = x / z
         per_agent = ratio.sum(axis=0)
