@@ -19,7 +19,7 @@ _HEARTBEAT_S = 15.0
 
 
 class EventHub:
-    """Passes events on to every open stream. To be used in the event loop only.
+    """Passes events on to every open stream. Streams live in one event loop; any thread may publish.
 
     Parameters
     ----------
@@ -32,6 +32,7 @@ class EventHub:
         self._queues: set[asyncio.Queue[bytes | None]] = set()
         self._number = 0
         self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None  # of the streams, known once one is read
 
     def __len__(self) -> int:
         return len(self._queues)
@@ -40,6 +41,12 @@ class EventHub:
         """Send an event; a reader that is too far behind is disconnected, and comes back for the state as it is."""
         if not self._queues:
             return
+        if self._loop is None or self._loop is _running_loop():
+            self._deliver(kind, data)
+        else:
+            self._loop.call_soon_threadsafe(self._deliver, kind, data)
+
+    def _deliver(self, kind: str, data: Any) -> None:
         self._number += 1
         text = f"id: {self._number}\nevent: {kind}\ndata: {json.dumps(data, allow_nan=False)}\n\n".encode()
         for queue in tuple(self._queues):
@@ -72,6 +79,7 @@ class EventHub:
         return self._read(queue, head)
 
     async def _read(self, queue: asyncio.Queue[bytes | None], head: bytes) -> AsyncIterator[bytes]:
+        self._loop = asyncio.get_running_loop()
         try:
             yield head
             while True:
@@ -84,3 +92,10 @@ class EventHub:
                 yield text
         finally:
             self._queues.discard(queue)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:  # a thread without one
+        return None
