@@ -247,8 +247,8 @@ def test_a_lost_answer_does_not_leak_a_lease(
     run = store._link._run
     lost: list[Any] = []
 
-    def lossy(operation: str, *arguments: Any) -> list[Any]:
-        reply = run(operation, *arguments)
+    def lossy(operation: str, name: str, attempt: int, *arguments: Any) -> list[Any]:
+        reply = run(operation, name, attempt, *arguments)
         if operation == "acquire" and len(lost) < 3:
             lost.append(reply)
             raise redis.ConnectionError("the answer was lost")
@@ -268,8 +268,8 @@ def test_an_acquisition_that_is_repeated_after_a_lost_answer_counts_once(
     run = store._link._run
     lost: list[Any] = []
 
-    def lossy(operation: str, *arguments: Any) -> list[Any]:
-        reply = run(operation, *arguments)
+    def lossy(operation: str, name: str, attempt: int, *arguments: Any) -> list[Any]:
+        reply = run(operation, name, attempt, *arguments)
         if operation == "acquire" and not lost:
             lost.append(reply)
             raise redis.TimeoutError("the answer was lost")

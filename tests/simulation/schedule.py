@@ -406,7 +406,7 @@ class RedisSchedules:
                         lost_memory[0] = lost_key[0] = True  # what was charged may be lost with it
                         self._real.delete(rng.choice(keys))
                 else:
-                    server_clock.offset_s += rng.choice((-3600.0, -5.0, 3600.0))
+                    server_clock.offset_s += rng.choice((-3600.0, -5.0, 5.0, 3600.0))
 
         for client in clients:
             world.start(client.live(WORK_S))

@@ -137,7 +137,7 @@ class FaultyClient:
         self, sha: str, keys: int, prefix: str, operation: str, epoch: str, _: str, *more: Any
     ) -> Any:
         def work() -> Any:
-            now = repr(self.server_clock.now())  # stands for TIME: the store was given no clock
+            now = f"T{self.server_clock.now()!r}"  # stands for TIME: the store was given no clock
             try:
                 return self.real.evalsha(sha, keys, prefix, operation, epoch, now, *more)
             except redis.exceptions.NoScriptError as error:

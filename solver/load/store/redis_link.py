@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import importlib.resources
+import itertools
 import json
 import logging
 import math
@@ -33,6 +34,9 @@ __all__ = ["SCHEMA", "LinkState", "OutageCause", "RedisLink", "StoreDownError", 
 SCHEMA = "1"
 """Version of the layout of keys; stores of another version are refused."""
 
+_ONCE_ONLY = frozenset(
+    {"acquire", "acquire_many", "move", "configure", "end_leases", "forget", "stop", "resume"}
+)  # what does harm when a copy of it comes after something else; adjust and observe answer copies themselves
 _ATTEMPTS = 3  # a restart, and a second one while joining
 _SLACK_S = 1.0  # what the server may take to begin with a request, beyond the time-out
 _LOG = logging.getLogger("solver.load")
@@ -193,6 +197,7 @@ class RedisLink:
         self._epoch = ""
         self._sha = ""
         self._process, self._joinings = secrets.token_hex(8), 0
+        self._operations = itertools.count()
         self._seen: tuple[float, float, float] | None = None
         """(the server's time in the last answer, when it was asked for, when it came) by this machine's clock."""
         self._clock_set: tuple[float, float] | None = None
@@ -219,11 +224,12 @@ class RedisLink:
         SpecError
             If the store has another schema, or the operation concerns an unknown model.
         """
+        name = f"{self._process}-{next(self._operations)}" if operation in _ONCE_ONLY else ""
         for attempt in range(1, _ATTEMPTS + 1):
             if not self.up:
                 self._join()
             try:
-                reply = self._run(operation, *arguments)
+                reply = self._run(operation, name, attempt, *arguments)
             except redis.exceptions.NoScriptError:
                 self._lost("the server has been restarted", OutageCause.UNREACHABLE, at_once=True)
                 continue
@@ -245,9 +251,9 @@ class RedisLink:
             return reply, attempt
         raise StoreDownError(self.detail)
 
-    def _run(self, operation: str, *arguments: str | float) -> list[Any]:
+    def _run(self, operation: str, name: str, attempt: int, *arguments: str | float) -> list[Any]:
         for _ in range(_ATTEMPTS):
-            reply = self._exchange(operation, *arguments)
+            reply = self._exchange(operation, name, attempt, *arguments)
             if not reply or reply[0] != "late":
                 return reply
             # It is not late, since somebody waits for the answer: the server's clock has been set forward.
@@ -351,7 +357,7 @@ class RedisLink:
             or number < self._replicas,  # more than were declared wait with the others
             **self._order(),
         }
-        return self._run("join", json.dumps(order))
+        return self._run("join", "", 1, json.dumps(order))
 
     def _check_server(self, info: dict[str, Any]) -> None:
         """Refuse a server that cannot keep what it is told: with an error at first, as an outage later."""

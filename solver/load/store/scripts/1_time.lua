@@ -4,14 +4,17 @@
 -- KEYS[1]  prefix of every key; it contains a {hash tag}
 -- ARGV[1]  operation
 -- ARGV[2]  epoch the caller has joined; a server that has lost memory begins another
--- ARGV[3]  seconds by the caller's clock, empty for the server's own
+-- ARGV[3]  seconds by the caller's clock, empty for the server's own; after a T: what stands for the server's
 -- ARGV[4]  name of the replica
 -- ARGV[5]  number of peers (0: absent replicas keep no share)
 -- ARGV[6]  seconds until a silent replica counts as absent
 -- ARGV[7]  earliest and
 -- ARGV[8]  latest time it can be, by the caller's monotonic clock; empty when the caller cannot tell. After an
 --          answer 'late': the time it was then, and the reading of the server's clock, as 'set' and a number
--- ARGV[9+] arguments of the operation
+-- ARGV[9]  id of the operation, empty where a copy that comes later does no harm
+-- ARGV[10] how often it has been sent: a copy of an attempt that was carried out, or followed by a later one,
+--          is not carried out
+-- ARGV[11+] arguments of the operation
 --
 -- Reply: {time, answer}. A script is not rolled back when a call fails, so nothing here relies on a key
 -- that somebody may have deleted, and every number is written in full.
@@ -19,7 +22,7 @@
 -- Keys: meta (hash), joined (set), processes (hash: replica -> process and number of its last joining),
 --       lifted (hash: stop -> second, while recovering), members (zset), models (zset: by order of arrival), forgotten (zset),
 --       expiry (zset: lease -> second), timers (zset: what ends by itself -> second),
---       trash (zset: key to be deleted -> second), m:<model> (hash), s:<model> (hash: stop -> JSON),
+--       trash (zset: key to be deleted -> second), recent (zset: attempt at an operation -> second when it is forgotten), m:<model> (hash), s:<model> (hash: stop -> JSON),
 --       o:<model> (hash: replica -> active and queued work that it has added from outside, and how often),
 --       w:<model>:<meter> (hash: step -> amount), q:<model> (zset: waiting leases),
 --       l:<lease> (hash), op:<operation id> (string: its answer)
@@ -27,9 +30,11 @@
 local call, prefix = redis.call, KEYS[1]
 local META, EXPIRY, MODELS = prefix .. 'meta', prefix .. 'expiry', prefix .. 'models'
 local TIMERS, TRASH, JOINED = prefix .. 'timers', prefix .. 'trash', prefix .. 'joined'
+local RECENT = prefix .. 'recent'
 local FORGOTTEN, MEMBERS = prefix .. 'forgotten', prefix .. 'members'
 local PARTS = 60       -- steps a window
 local SETTLE_S = 600   -- how long an expired lease can still be settled, and an operation recognised
+local RECENT_S = 10    -- how long an attempt is remembered beyond the time at which it would be late anyway
 local LEAP_S = 3000    -- a clock of the caller's (in tests) that moves on by more at once was set
 local AT_ONCE = 1000   -- leases that one operation ends at most: about ten milliseconds
 local REASONS = {[0] = 'requests', 'tokens', 'budget'}
@@ -49,23 +54,28 @@ end
 -- now    seconds that have passed, for meters. The server's clock may be set while it runs: steps back are
 --        left out. A reading later than the caller says it can be means that the message is late, or that
 --        the clock was set forward: nothing is done, and a caller who still waits for the answer says so.
--- alive  the same for leases. A gap longer than any lease that no caller can vouch for may be a step of the
---        clock, and time made up for may have passed before a lease began: neither shortens leases, so that
---        none ends while its holder works.
+-- alive  the same for leases. Time that no caller can vouch for may be a step of the clock: the gap before
+--        the first message of a process, say. And time made up for may have passed before a lease began.
+--        Neither shortens leases, so that none ends while its holder works. Short gaps add up to no more
+--        than the longest time to live in as long a time, so that leases also end where every process is new.
 
 local wall = tonumber(ARGV[3])
+local by_caller = wall ~= nil
+if not wall then wall = tonumber(string.match(ARGV[3], '^T(.+)$')) end
 if not wall then
   local time = call('TIME')
   wall = tonumber(time[1]) + tonumber(time[2]) / 1e6
 end
 
 local meta = call('HMGET', META, 'epoch', 'wall', 'now', 'lag', 'recovering_until', 'max_gap', 'leases', 'models',
-                  'peak', 'peak_now', 'due')
+                  'peak', 'peak_now', 'due', 'doubt', 'doubt_until')
 local now, lag, peak, peak_now, late = wall, 0, wall, wall, false
+local doubt, doubt_until = 0, 0
 if meta[2] then
   local before, step = num(meta[3], wall), math.max(0, wall - num(meta[2], wall))
   local earliest, latest, set = tonumber(ARGV[7]), tonumber(ARGV[8]), string.match(ARGV[8], '^set(.*)$')
-  local max_gap = ARGV[3] ~= '' and LEAP_S or num(meta[6], 0)
+  local max_gap = by_caller and LEAP_S or num(meta[6], 0)
+  doubt, doubt_until = num(meta[12], 0), num(meta[13], 0)
   now, lag, peak, peak_now = before + step, num(meta[4], 0), num(meta[9], wall), num(meta[10], now)
   if meta[1] ~= ARGV[2] then earliest, set = nil, nil end -- another epoch may have another time
   local vouched = set and earliest + math.max(0, wall - tonumber(set))
@@ -81,6 +91,10 @@ if meta[2] then
     now = math.max(before, peak_now + wall - peak)
   elseif step > max_gap then
     lag = lag + step
+  elseif not earliest and not by_caller then -- nobody vouches for it
+    if before - lag >= doubt_until then doubt, doubt_until = 0, before - lag + max_gap end
+    local doubted = math.max(0, math.min(step, max_gap - doubt))
+    doubt, lag = doubt + doubted, lag + doubted
   end
   if wall > peak then peak, peak_now = wall, now end
 end
@@ -100,7 +114,7 @@ end
 
 local function note_time()
   call('HSET', META, 'wall', exact(wall), 'now', exact(now), 'lag', exact(lag), 'peak', exact(peak),
-       'peak_now', exact(peak_now))
+       'peak_now', exact(peak_now), 'doubt', exact(doubt), 'doubt_until', exact(doubt_until))
 end
 
 local function model_key(model) return prefix .. 'm:' .. model end
@@ -121,6 +135,20 @@ local function empty_trash()
     call('DEL', prefix .. key)
     call('ZREM', TRASH, key)
   end
+end
+
+-- Whether this message is a copy of one that was carried out, or is followed by a later attempt.
+local function is_copy()
+  local id, attempt = ARGV[9], tonumber(ARGV[10])
+  if id == '' then return false end
+  local forgotten = exact((tonumber(ARGV[8]) or now) + RECENT_S)
+  if due > now + RECENT_S then
+    due = now + RECENT_S
+    call('HSET', META, 'due', exact(due))
+  end
+  local is_new = call('ZADD', RECENT, forgotten, id) == 1
+  if attempt == 1 then return not is_new end
+  return call('ZADD', RECENT, forgotten, id .. '#' .. ARGV[10]) == 0
 end
 
 -- Shares of replicas that have fallen silent are left to them: they may be granting them on their own.

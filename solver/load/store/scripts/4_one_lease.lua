@@ -3,7 +3,7 @@
 -- They are most of the work, so they are answered before the functions of the files that follow are made:
 -- making those would take longer than the whole operation.
 
-local FIRST = 9 -- of an operation's own arguments
+local FIRST = 11 -- of an operation's own arguments
 
 local operations = {}
 
@@ -54,6 +54,7 @@ local function begin()
     missing = math.max(0, math.min(peers, peers - present))
   end
   expire_leases()
+  if is_copy() then return {'copy'} end
 end
 
 local function finish(answer)

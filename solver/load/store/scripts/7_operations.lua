@@ -107,8 +107,10 @@ local function run()
   if now >= due then
     run_timers()
     empty_trash()
+    call('ZREMRANGEBYSCORE', RECENT, '-inf', exact(now))
     local timer, key = call('ZRANGE', TIMERS, 0, 0, 'WITHSCORES'), call('ZRANGE', TRASH, 0, 0, 'WITHSCORES')
-    due = math.min(num(timer[2], math.huge), num(key[2], math.huge) + lag)
+    local recent = call('ZRANGE', RECENT, 0, 0, 'WITHSCORES')
+    due = math.min(num(timer[2], math.huge), num(key[2], math.huge) + lag, num(recent[2], math.huge))
     if due < math.huge then call('HSET', META, 'due', exact(due)) else call('HDEL', META, 'due') end
   end
   if damaged then recount() end

@@ -1,0 +1,164 @@
+"""Copies of messages that come after others, and steps of a server's clock, one at a time and on purpose."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis
+
+from solver.load.lease import Ask, Demand, LeaseState
+from solver.load.refusal import RefusalReason
+from solver.load.store.base import Limits
+from solver.load.store.redis import RedisStore
+from tests.simulation.world import Faults, FaultyClient, Network, SkewedClock, World
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.redis_server import RedisServer
+
+NUMBERS = itertools.count()
+MAX_TTL_S = 40.0
+
+
+@dataclass
+class Recorder(FaultyClient):
+    """Remembers what was sent, so that a copy of it can be sent later."""
+
+    sent: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def evalsha(self, *message: Any) -> Any:
+        self.sent.append(message)
+        return super().evalsha(*message)
+
+
+@dataclass
+class Site:
+    """A Redis server on a clock of the test's, and the processes that share it."""
+
+    real: redis.Redis
+    namespace: str
+    world: World = field(default_factory=lambda: World(1))
+    stores: list[RedisStore] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.server_clock = SkewedClock(self.world, offset_s=1e9)
+        self.network = Network(self.world, Faults())
+
+    def join(self, name: str, **options: Any) -> tuple[RedisStore, Recorder]:
+        client = Recorder(self.real, self.network, self.server_clock, lambda: "run-1")
+        store = RedisStore(
+            client,
+            **{"replicas": 1, "max_ttl_s": MAX_TTL_S, "namespace": self.namespace, **options},
+            name=name,
+        )
+        clock = SkewedClock(self.world)
+        for part in (store._link, store._memory, store._heartbeat):
+            for attribute in ("clock", "_clock", "_wall"):
+                if hasattr(part, attribute):
+                    setattr(part, attribute, clock)
+        store._link.last_answer_s = clock.now()
+        store.configure("m", Limits(max_concurrent=1, tokens=1000, budget_nano_usd=10**12))
+        self.stores.append(store)
+        return store, client
+
+
+@pytest.fixture
+def site(redis_server: RedisServer) -> Iterator[Site]:
+    with redis.Redis(port=redis_server.port) as real:
+        site = Site(real, f"late-{next(NUMBERS)}")
+        yield site
+        for store in site.stores:
+            store.close()
+
+
+def ask(lease_id: str, ttl_s: float = 30.0) -> Ask:
+    return Ask(model="m", lease_id=lease_id, ttl_s=ttl_s, demand=Demand(tokens=100, cost_usd=1e-9))
+
+
+def test_a_copy_of_an_acquisition_after_its_release_takes_nothing(site: Site) -> None:
+    store, client = site.join("a")
+    assert store.acquire(ask("x")) is LeaseState.RUNNING
+    copy = client.sent[-1]
+    store.release("x", tokens=None, cost_nano_usd=None)
+    before = store.view()
+    for _ in range(2):
+        client.evalsha(*copy)
+    after = store.view()
+    assert after.active.tolist() == [0]
+    assert after.meter_used.tolist() == before.meter_used.tolist()
+    assert store.acquire(ask("x")) is LeaseState.RUNNING  # by its holder, on purpose
+
+
+def test_a_copy_of_a_refused_acquisition_takes_nothing(site: Site) -> None:
+    store, client = site.join("a")
+    store.acquire(ask("x"))
+    refused = store.acquire(ask("y"))
+    copy = client.sent[-1]
+    assert getattr(refused, "reason", None) is RefusalReason.CONCURRENCY
+    store.release("x", tokens=None, cost_nano_usd=None)
+    client.evalsha(*copy)
+    assert store.view().active.tolist() == [0]
+
+
+def test_a_first_attempt_that_comes_after_the_second_takes_nothing(site: Site) -> None:
+    store, _ = site.join("a")
+    store.row("m")
+    site.network.faults = Faults(request_lost=1.0)  # the first attempt waits in a cable
+    failed = []
+    send = site.network.send
+
+    def once(work: Any, failure: Any) -> Any:
+        failed.append(work)
+        site.network.send = send  # type: ignore[method-assign]
+        site.network.faults = Faults()
+        raise failure("late")
+
+    site.network.send = once  # type: ignore[method-assign]
+    assert store.acquire(ask("x")) is LeaseState.RUNNING
+    store.release("x", tokens=None, cost_nano_usd=None)
+    failed[0]()
+    assert store.view().active.tolist() == [0]
+
+
+def test_a_copy_of_a_stop_does_not_stop_again_what_was_resumed(site: Site) -> None:
+    store, client = site.join("a")
+    store.stop("m", "operator")
+    copy = client.sent[-1]
+    store.resume("m", "operator")
+    client.evalsha(*copy)
+    assert store.row("m").accepting
+
+
+@pytest.mark.parametrize("step_s", [5.0, 20.0, 39.0, 3600.0])
+def test_a_fresh_process_does_not_take_a_step_of_the_clock_for_time(site: Site, step_s: float) -> None:
+    old, _ = site.join("a", replicas=2)
+    fresh, _ = site.join("b", replicas=2)
+    assert old.acquire(ask("x", ttl_s=4.0)) is LeaseState.RUNNING
+    site.world.now_s += 1.0
+    site.server_clock.offset_s += step_s
+    fresh.close()
+    again, _ = site.join("b", replicas=2)  # started anew: it has never heard what time it was
+    answer = again.acquire(ask("y"))
+    assert getattr(answer, "reason", None) is RefusalReason.CONCURRENCY
+    assert old.lease_state("x") is LeaseState.RUNNING
+    site.world.now_s += 10.0
+    assert old.lease_state("x") is LeaseState.GONE
+
+
+def test_leases_end_although_every_process_is_new(site: Site) -> None:
+    """The gaps between short processes may be steps of the clock, yet they do not freeze leases for ever."""
+    store, _ = site.join("p0")
+    assert store.acquire(ask("x", ttl_s=30.0)) is LeaseState.RUNNING
+    store.close()
+    for k in range(1, 60):
+        site.world.now_s += 10.0
+        store, _ = site.join(f"p{k}")
+        answer = store.acquire(ask(f"y{k}"))
+        if answer is LeaseState.RUNNING:
+            break
+        store.close()
+    assert 30.0 <= site.world.now_s <= 30.0 + MAX_TTL_S + 20.0
