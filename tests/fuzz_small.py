@@ -12,9 +12,9 @@ import itertools
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -42,6 +42,9 @@ class Sample:
     priority: NDArray[np.float64] | None = None
     limits: list[solver.Limit] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
+    soft: list[tuple[Row, float]] = field(
+        default_factory=list
+    )  # rows that may be exceeded, at a price per unit
     together: list[NDArray[np.int64]] = field(default_factory=list)
 
     @property
@@ -102,7 +105,18 @@ def add_priority(sample: Sample, rng: np.random.Generator) -> None:
 def add_limits(sample: Sample, rng: np.random.Generator) -> None:
     """Add one to three limits of any kind."""
     for at in range(int(rng.integers(1, 4))):
+        before = len(sample.rows), len(sample.limits)
         _LIMITS[int(rng.integers(len(_LIMITS)))](sample, rng, f"l{at}")
+        if len(sample.rows) > before[0] and rng.random() < 0.35:
+            _soften(sample, rng, before[0])
+
+
+def _soften(sample: Sample, rng: np.random.Generator, first: int) -> None:
+    """Let the last limit, whose rows begin at ``first``, be exceeded at a price."""
+    price = 0.0 if rng.random() < 0.05 else float(_numbers(rng, (1,), 6, whole=sample.whole)[0])
+    sample.soft += [(row, price) for row in sample.rows[first:]]
+    del sample.rows[first:]
+    sample.limits[-1] = replace(cast("Any", sample.limits[-1]), violation_price=price)
 
 
 def add_shift(sample: Sample, rng: np.random.Generator) -> None:
@@ -289,6 +303,9 @@ def _values(sample: Sample, plans: NDArray[np.int64]) -> NDArray[np.float64]:
     served, at = plans >= 0, np.maximum(plans, 0)
     worth = sample.scores - sample.arguments.get("_charge", 0.0)
     total = np.where(served, worth[np.arange(n), at], 0.0).sum(axis=1)
+    for (coefficient, bound), price in sample.soft:
+        terms = np.where(served, np.broadcast_to(coefficient, sample.scores.shape)[np.arange(n), at], 0.0)
+        total -= price * np.maximum(terms.sum(axis=1) - bound, 0.0)
     if sample.penalty is not None:
         priority = np.ones(n) if sample.priority is None else sample.priority
         finite = np.isfinite(sample.penalty)
@@ -345,9 +362,10 @@ def by_highs(sample: Sample) -> tuple[str, float]:
     worth = sample.scores - sample.arguments.get("_charge", 0.0)
     usable = np.isfinite(worth)
     matrix, least, most = [], [], []
+    excess = len(sample.soft)  # columns after those of the pairs, one for each row that may be exceeded
 
-    def add(row: NDArray[np.float64], low: float, high: float) -> None:
-        matrix.append(row.ravel())
+    def add(row: NDArray[np.float64], low: float, high: float, beyond: int | None = None) -> None:
+        matrix.append(np.append(row.ravel(), -1.0 * (np.arange(excess) == beyond)))
         least.append(low)
         most.append(high)
 
@@ -364,6 +382,8 @@ def by_highs(sample: Sample) -> tuple[str, float]:
             add(row, -np.inf, float(sample.units[j, k]))
     for coefficient, bound in sample.rows:
         add(np.broadcast_to(coefficient, (n, m)), -np.inf, bound)
+    for k, ((coefficient, bound), _) in enumerate(sample.soft):
+        add(np.broadcast_to(coefficient, (n, m)), -np.inf, bound, beyond=k)
     for group in sample.together:
         for i in group[1:]:
             for j in range(m):
@@ -371,12 +391,14 @@ def by_highs(sample: Sample) -> tuple[str, float]:
                 row[i, j], row[group[0], j] = 1, -1
                 add(row, 0.0, 0.0)
 
-    def best(value: NDArray[np.float64]) -> Any:
+    paid = np.array([price for _, price in sample.soft])
+
+    def best(value: NDArray[np.float64], *, charged: bool = False) -> Any:
         return milp(
-            -np.where(usable, value, 0.0).ravel(),
+            np.append(-np.where(usable, value, 0.0).ravel(), paid if charged else 0.0 * paid),
             constraints=LinearConstraint(np.array(matrix), least, most),
-            integrality=np.ones(n * m),
-            bounds=Bounds(0, usable.astype(float).ravel()),
+            integrality=np.append(np.ones(n * m), np.zeros(excess)),
+            bounds=Bounds(0, np.append(usable.astype(float).ravel(), np.full(excess, np.inf))),
             options={"mip_rel_gap": 0.0, "time_limit": 20},
         )
 
@@ -398,7 +420,7 @@ def by_highs(sample: Sample) -> tuple[str, float]:
         if found.status != 0:
             return ("infeasible" if found.status == 2 else "open"), -np.inf
         add(stage, round(-found.fun) - 0.5, np.inf)
-    found = best(stages[-1])
+    found = best(stages[-1], charged=True)
     if found.status != 0:
         return ("infeasible" if found.status == 2 else "open"), -np.inf
     return "optimal", float(-found.fun) + offset

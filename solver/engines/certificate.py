@@ -6,7 +6,8 @@ Weak Lagrangian duality makes the bound valid for any prices ``p >= 0``, whereve
                   + Σ_jk p_jk capacity_jk + Σ_g u_g b_g
 
 with ``Σ_t slots_t max(p_j(t) − cost_t, 0)`` for the sum over capacities where slots cost by tiers, and
-with one more multiplier ``u_g >= 0`` for every limit row ``Σ a_g <= b_g``. Pairs that ask for more than their
+with one more multiplier ``u_g >= 0`` for every limit row ``Σ a_g <= b_g``, at most the price of a violation where
+the row is soft. Pairs that ask for more than their
 model has when empty are left out, agents that must share a model are taken as one, and where every score
 is a whole number the bound is rounded down to one.
 
@@ -157,6 +158,7 @@ def certify(instance: Instance, claim: Claim, *, threads: int = 1, quick: bool =
     if not instance.serve_first:
         objective += float(left_value.sum())
     limit_load = np.zeros(0) if instance.limits is None else instance.limits.usage(choice)
+    objective -= _violation_charge(instance, limit_load)
     violations += _broken_limits(instance, choice, limit_load)
     if violations:
         slack = math.inf
@@ -290,7 +292,7 @@ def _broken_limits(
     limits = instance.limits
     if limits is None:
         return ()
-    room = limits.bound + _OVERLOAD * limits.magnitude(choice)
+    room = np.where(limits.hard, limits.bound + _OVERLOAD * limits.magnitude(choice), np.inf)
     broken = [
         Violation(
             f"limit {limits.names[g]}",
@@ -318,7 +320,8 @@ def _broken_limits(
 
 def _whole(instance: Instance, bound: float, scale: float) -> float:
     """Round a bound down to a whole number where no objective can be anything else."""
-    if not math.isfinite(bound) or instance.load_cost is not None:
+    soft = instance.limits is not None and instance.limits.is_soft
+    if not math.isfinite(bound) or instance.load_cost is not None or soft:
         return bound
     noise = 1e-9 * max(1.0, abs(bound)) + _ROUNDING * scale
     if noise > 0.01 or not instance.is_integral:
@@ -348,7 +351,14 @@ def _multipliers(
         or not (np.isfinite(limit_prices) & (limit_prices >= 0)).all()
     ):
         return None
+    if instance.limits.violation_price is not None:  # nobody pays more than breaking the limit costs
+        limit_prices = np.minimum(limit_prices, instance.limits.violation_price)
     return prices, limit_prices
+
+
+def _violation_charge(instance: Instance, limit_load: NDArray[np.float64]) -> float:
+    """Return what exceeding soft limits takes off the objective."""
+    return 0.0 if instance.limits is None else float(instance.limits.violation_charges(limit_load).sum())
 
 
 def _servable(instance: Instance) -> int:
@@ -474,6 +484,7 @@ def _slack(
             total += float(_shortfall(value, choice[group[:1]], unserved).sum())
     if limit_prices is not None and instance.limits is not None:
         total += float(limit_prices @ (instance.limits.bound - limit_load))
+    total += _violation_charge(instance, limit_load)
     if instance.load_cost is not None:
         return total + _tier_slack(instance, load[:, 0], prices[:, 0])
     return total + float(np.vdot(prices, instance.capacity - load))
@@ -488,6 +499,8 @@ def _quick_slack(instance: Instance, choice: NDArray[np.int64], own: NDArray[np.
     paid = (
         0.0 if instance.load_cost is None else float(instance.load_charge(instance.usage(choice)[:, 0]).sum())
     )
+    if instance.limits is not None and instance.limits.is_soft:
+        paid += _violation_charge(instance, instance.limits.usage(choice))
     if instance.serve_first:
         return float((instance.highest - own).sum()) + paid
     best = np.maximum(instance.highest, instance.unserved)

@@ -91,7 +91,8 @@ class EnumerationEngine:
         if instance.penalty is not None and np.isposinf(instance.penalty[form.unservable]).any():
             return Claim(choice=nobody, infeasible=True)
         if form.n == 0:
-            bound = form.judged(np.zeros(0, np.int64), 0.0)[1]
+            nothing = np.zeros(0, np.int64)
+            bound = form.judged(nothing, form.value(nothing))[1]
             return Claim(choice=nobody, bound=bound, serves_most=True, infeasible=form.empty_violates_limits)
         levels = _Levels(instance, form, self._params, deadline)
         if not levels.complete():
@@ -144,6 +145,7 @@ class _Levels:
         for row, coefficient in zip(form.row, form.coefficient, strict=True):
             np.add.at(size, row.ravel(), np.abs(coefficient).ravel())
         room: NDArray[np.float64] = form.row_bound + 1e-9 * (np.abs(form.row_bound) + size[:-1])
+        room[form.soft] = np.inf
         return room
 
     def _least_rows(self) -> NDArray[np.float64]:
@@ -186,17 +188,20 @@ class _Levels:
                 [np.repeat(picked, len(columns), axis=0), np.tile(columns, len(picked))]
             ).astype(np.int16)
             ahead = np.concatenate([np.zeros(cells), self.later[:, position]])
-            keep = np.flatnonzero((load + ahead <= self.room).all(axis=1) & self._hopeful(left, lost))
+            # What exceeds soft limits costs at least what nobody who follows can take back.
+            least = lost + form.violation_charge((load + ahead)[:, cells:]) if len(form.soft) else lost
+            keep = np.flatnonzero((load + ahead <= self.room).all(axis=1) & self._hopeful(left, least))
             if len(keep) > self.params.merge_from:
                 keep = keep[_undominated(load[keep], left[keep], lost[keep])]
             if beam is not None and len(keep) > beam:
-                keep = keep[np.lexsort((lost[keep], left[keep]))[:beam]]
+                keep = keep[np.lexsort((least[keep], left[keep]))[:beam]]
             if len(keep) > self.params.most_states:
                 return False
             load, lost, left, picked = load[keep], lost[keep], left[keep], picked[keep]
             if not len(keep):
                 return True
-        self._finish(left, lost, picked)
+        charged = lost + form.violation_charge(load[:, cells:]) if len(form.soft) else lost
+        self._finish(left, charged, picked)
         return True
 
     def _hopeful(self, left: NDArray[np.float64], lost: NDArray[np.float64]) -> NDArray[np.bool_]:

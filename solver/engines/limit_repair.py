@@ -54,7 +54,7 @@ def repaired(instance: Instance, choice: NDArray[np.int64], deadline: Deadline) 
         tied[group] = group[0]
     for _ in range(_ROUNDS):
         served = np.flatnonzero(choice != UNASSIGNED)
-        excess = limits.usage(choice) - limits.bound
+        excess = np.where(limits.hard, limits.usage(choice) - limits.bound, 0.0)
         broken = excess > _OVERLOAD * limits.magnitude(choice)
         if not broken.any():
             stays = (choice != UNASSIGNED) | may_leave

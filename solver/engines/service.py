@@ -65,7 +65,7 @@ def service_instance(instance: Instance, order: ServiceOrder) -> Instance:
         capacity=instance.capacity,
         demand=instance.demand,
         penalty=order.weight,
-        limits=instance.limits,
+        limits=None if instance.limits is None else instance.limits.hard_rows(),
     )
 
 
@@ -92,5 +92,8 @@ def fixed_service(instance: Instance, order: ServiceOrder, choice: NDArray[np.in
             names=(*limits.names, "service"),
             bound=np.append(limits.bound, -served),
             layers=(*limits.layers, row),
+            violation_price=None
+            if limits.violation_price is None
+            else np.append(limits.violation_price, np.inf),
         ),
     )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.problem.instance import Instance
+    from solver.problem.limit_rows import LimitRows
 
 __all__ = ["Form", "build_form"]
 
@@ -61,6 +62,8 @@ class Form:
         What the pair adds to that row.
     row_bound : (g,) float64
         Right-hand sides of the limit rows.
+    violation_price : (g,) float64
+        What each unit beyond the bound of a limit row costs; ``inf`` where the row must hold.
     integral : bool
         Every loss is a whole number, so that totals move in steps of one.
     """
@@ -78,6 +81,7 @@ class Form:
     row: NDArray[np.int32]
     coefficient: NDArray[np.float64]
     row_bound: NDArray[np.float64]
+    violation_price: NDArray[np.float64]
     integral: bool
 
     @property
@@ -123,14 +127,28 @@ class Form:
         room: NDArray[np.float64] = self.capacity * (1 + _REAL_TOLERANCE)
         return room
 
+    @cached_property
+    def soft(self) -> NDArray[np.intp]:
+        """Limit rows that may be exceeded at a price."""
+        return np.flatnonzero(np.isfinite(self.violation_price))
+
+    def violation_charge(self, row_load: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return what (..., g) left-hand sides cost where they exceed soft rows, shape (...)."""
+        soft = self.soft
+        beyond = np.maximum(row_load[..., soft] - self.row_bound[soft], 0.0)
+        charge: NDArray[np.float64] = beyond @ self.violation_price[soft]
+        return charge
+
     def value(self, columns: NDArray[np.int64]) -> float:
         """Return the total loss of an (n,) choice of columns."""
-        return float(self.loss[columns, np.arange(self.n)].sum())
+        loss = float(self.loss[columns, np.arange(self.n)].sum())
+        return loss + float(self.violation_charge(self.row_load(columns))) if len(self.soft) else loss
 
     @property
     def empty_violates_limits(self) -> bool:
         """Whether serving no agent at all breaks a lower limit."""
-        return bool((self.row_bound < -_REAL_TOLERANCE).any())
+        hard = np.isposinf(self.violation_price)
+        return bool((hard & (self.row_bound < -_REAL_TOLERANCE)).any())
 
     def judged(self, columns: NDArray[np.int64], loss_bound: float) -> tuple[float, float]:
         """Return objective and bound as the certificate counts them, given a lower bound on the loss."""
@@ -171,7 +189,9 @@ class Form:
             self._row_sums(columns, self.coefficient),
             self._row_sums(columns, np.abs(self.coefficient)),
         )
-        return bool((used <= self.row_bound + _REAL_TOLERANCE * (np.abs(self.row_bound) + size)).all())
+        within = used <= self.row_bound + _REAL_TOLERANCE * (np.abs(self.row_bound) + size)
+        within[self.soft] = True
+        return bool(within.all())
 
     @cached_property
     def row_room(self) -> NDArray[np.float64]:
@@ -278,8 +298,17 @@ def build_form(instance: Instance, *, leave: bool) -> Form:
         row=row,
         coefficient=coefficient,
         row_bound=np.zeros(0) if rows is None else rows.bound,
-        integral=instance.is_integral and bool((np.floor(unserved) == unserved)[np.isfinite(unserved)].all()),
+        violation_price=_violation_prices(rows),
+        integral=(rows is None or not rows.is_soft)
+        and instance.is_integral
+        and bool((np.floor(unserved) == unserved)[np.isfinite(unserved)].all()),
     )
+
+
+def _violation_prices(rows: LimitRows | None) -> NDArray[np.float64]:
+    if rows is None or rows.violation_price is None:
+        return np.full(0 if rows is None else rows.count, np.inf)
+    return rows.violation_price
 
 
 def _limit_layers(instance: Instance) -> tuple[NDArray[np.int32], NDArray[np.float64]]:

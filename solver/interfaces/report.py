@@ -130,6 +130,8 @@ def _objective_text(plan: Plan) -> str:
     penalty = objective.unassigned_penalty
     own = plan.problem.agents.unassigned_penalty
     best = "minimise" if costs else "maximise"
+    if plan.instance.limits is not None and plan.instance.limits.is_soft:
+        text += f" {'plus' if costs else 'less'} the price of exceeded limits"
     if own is not None:
         count = int(np.count_nonzero(~np.isnan(own)))
         return f"{best} {text}, less the penalties of agents left out ({_count(count, 'agent')} with one of their own)"
@@ -201,13 +203,19 @@ def _limits(plan: Plan) -> list[RenderableType]:
     table.add_column("bound", justify="right", no_wrap=True)
     table.add_column("unit", no_wrap=True)
     for limit in plan.limits:
-        style = "red" if limit.is_tight else ""
+        style = "yellow" if limit.is_exceeded else "red" if limit.is_tight else ""
         side = limit.side.replace("_", " ")
         unit = _UNITS.get(limit.unit, (printable(limit.unit),))[0]
         table.add_row(
             printable(limit.name), Text(number(limit.used), style=style), side, number(limit.bound), unit
         )
     lines: list[RenderableType] = [Text(), table]
+    cost = "added to the total" if plan.instance.sense == "minimize" else "taken off the total"
+    lines += [
+        Text(f"  {printable(repr(limit.name))} is exceeded: {number(limit.charge)} {cost}", style="yellow")
+        for limit in plan.limits
+        if limit.is_exceeded
+    ]
     noise = _PRICE_NOISE * float(np.abs(plan.scores).max(initial=0.0))
     gain = "saves about {}" if plan.instance.sense == "minimize" else "adds about {} to the total"
     for limit in sorted(plan.limits, key=lambda one: -one.price):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,7 @@ from solver.problem.limit_specs import (
     ChangesSpec,
     CommitmentSpec,
     QuotaSpec,
+    RowLimitSpec,
     ShareSpec,
     StayPutSpec,
     TogetherSpec,
@@ -28,6 +30,7 @@ from solver.problem.limits import (
     Commitment,
     Limit,
     Quota,
+    RowLimit,
     Share,
     StayPut,
     Together,
@@ -90,7 +93,13 @@ class LimitArrays:
 
     def limits(self) -> list[Limit]:
         """Return the array limits, in the order of the problem's. O(n m) per unit that is counted."""
-        return [self._limit(limit) for limit in self._problem.limits]
+        made: list[Limit] = []
+        for limit in self._problem.limits:
+            array = self._limit(limit)
+            if isinstance(limit, RowLimitSpec) and isinstance(array, RowLimit):
+                array = replace(array, violation_price=limit.violation_price)
+            made.append(array)
+        return made
 
     def counted(self, unit: Unit) -> NDArray[np.float64]:
         """Return what each pair counts in a unit, broadcastable to (n, m); 0 where facts are missing."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,6 +50,9 @@ class LimitRows:
         Groups of agents served by one and the same model, or all left unassigned; disjoint, ascending.
     together_names : tuple of str
         One per group.
+    violation_price : (g,) float64 or None
+        What each unit beyond the bound takes off the objective, >= 0; ``inf`` where the row must hold. None where
+        all rows must hold.
     """
 
     names: tuple[str, ...] = ()
@@ -57,11 +60,48 @@ class LimitRows:
     layers: tuple[Layer, ...] = ()
     together: tuple[NDArray[np.int64], ...] = ()
     together_names: tuple[str, ...] = ()
+    violation_price: NDArray[np.float64] | None = None
 
     @property
     def count(self) -> int:
         """Number of rows."""
         return len(self.bound)
+
+    @property
+    def hard(self) -> NDArray[np.bool_]:
+        """(g,) whether the row must hold."""
+        if self.violation_price is None:
+            return np.ones(self.count, bool)
+        return np.isposinf(self.violation_price)
+
+    @property
+    def is_soft(self) -> bool:
+        """Whether some row may be exceeded at a price."""
+        return self.violation_price is not None
+
+    def violation_charges(self, load: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the (g,) charges for what (g,) left-hand sides exceed; zeros for rows that must hold."""
+        if self.violation_price is None:
+            return np.zeros(self.count)
+        prices = np.where(self.hard, 0.0, self.violation_price)
+        return prices * np.maximum(load - self.bound, 0.0)
+
+    def hard_rows(self) -> LimitRows | None:
+        """Return the rows that must hold, and who moves together; None where nothing is left. O(n m) per layer."""
+        if self.violation_price is None:
+            return self
+        kept = self.hard
+        if not kept.any() and not self.together:
+            return None
+        number = np.append(np.where(kept, np.cumsum(kept) - 1, NO_ROW), NO_ROW).astype(np.int32)
+        layers = [Layer(row=number[layer.row], coefficient=layer.coefficient) for layer in self.layers]
+        return replace(
+            self,
+            names=tuple(name for name, keep in zip(self.names, kept, strict=True) if keep),
+            bound=self.bound[kept],
+            layers=tuple(layer for layer in layers if (layer.row != NO_ROW).any()),
+            violation_price=None,
+        )
 
     def usage(self, choice: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the (g,) left-hand sides of an (n,) choice. O(n) per layer."""

@@ -25,6 +25,7 @@ __all__ = [
     "LimitSpec",
     "LimitSpecs",
     "QuotaSpec",
+    "RowLimitSpec",
     "ShareSpec",
     "StayPutSpec",
     "TogetherSpec",
@@ -124,7 +125,21 @@ class LimitSpec(Frozen):
         return []
 
 
-class BudgetSpec(LimitSpec):
+class RowLimitSpec(LimitSpec):
+    """A limit on a sum, which may be hard or soft.
+
+    Parameters
+    ----------
+    violation_price : float, optional
+        What each unit beyond the limit takes off the objective, in score: a US dollar too much, an agent too few. A
+        unit of a share is one of its whole (an agent too many), a unit of a mean is one of its own times agents.
+        None: the limit must hold.
+    """
+
+    violation_price: Amount | None = None
+
+
+class BudgetSpec(RowLimitSpec):
     """Spend at most ``at_most_usd`` US dollars, at list price; or ``at_most`` of another resource.
 
     Parameters
@@ -143,7 +158,7 @@ class BudgetSpec(LimitSpec):
     at_most: Amount | None = None
 
 
-class QuotaSpec(LimitSpec):
+class QuotaSpec(RowLimitSpec):
     """Bound how many agents, tokens or units of a resource some agents take from some models.
 
     Parameters
@@ -166,7 +181,7 @@ class QuotaSpec(LimitSpec):
     at_least_tokens: Amount | None = None
 
 
-class ShareSpec(LimitSpec):
+class ShareSpec(RowLimitSpec):
     """Bound the part that some agents on some models have in all that is served, 0 to 1.
 
     Parameters
@@ -188,7 +203,7 @@ class ShareSpec(LimitSpec):
         return {name: (self.of, side) for name, side in fields.items() if getattr(self, name) is not None}
 
 
-class CommitmentSpec(LimitSpec):
+class CommitmentSpec(RowLimitSpec):
     """Send at least so many agents, tokens, US dollars or units of a resource to some models. One amount."""
 
     kind: Literal["commitment"] = "commitment"
@@ -199,7 +214,7 @@ class CommitmentSpec(LimitSpec):
     at_least_usd: Amount | None = None
 
 
-class AverageSpec(LimitSpec):
+class AverageSpec(RowLimitSpec):
     """Bound a mean over the agents served: quality, cost in US dollars, latency in seconds, or a resource."""
 
     kind: Literal["average"] = "average"
@@ -219,14 +234,14 @@ class TogetherSpec(LimitSpec):
     kind: Literal["together"] = "together"
 
 
-class ApartSpec(LimitSpec):
+class ApartSpec(RowLimitSpec):
     """Agents of which one model serves at most ``at_most_agents``."""
 
     kind: Literal["apart"] = "apart"
     at_most_agents: Count = 1
 
 
-class ChangesSpec(LimitSpec):
+class ChangesSpec(RowLimitSpec):
     """Move at most ``at_most_agents`` agents away from where they were.
 
     Parameters

@@ -123,7 +123,7 @@ def explain_infeasibility(instance: Instance, *, deadline: Deadline | None = Non
     if instance.penalty is not None:
         unservable = tuple(form.unservable[np.isposinf(instance.penalty[form.unservable])].tolist())
     if not form.n:
-        broken = np.flatnonzero(form.row_bound < 0)
+        broken = np.flatnonzero((form.row_bound < 0) & np.isposinf(form.violation_price))
         names = _names(instance, form)[form.capacity[:, : form.models].size :]
         return Conflict(
             agents=unservable,
@@ -133,7 +133,7 @@ def explain_infeasibility(instance: Instance, *, deadline: Deadline | None = Non
         )
     program = _Program(form, deadline)
     names = _names(instance, form)
-    closest = program.closest(np.arange(program.rows))
+    closest = program.closest(np.delete(np.arange(program.rows), program.soft))
     if closest is None:
         return cut_short
     excess, in_conflict = closest
@@ -185,7 +185,7 @@ class _Program:
                     coefficient[column, agent][touched],
                 )
             )
-        self.rows = first + form.rows
+        self.rows, self.soft = first + form.rows, first + form.soft
         matrix = coo_matrix(
             (
                 np.concatenate([block[2] for block in blocks]),

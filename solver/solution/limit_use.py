@@ -51,6 +51,10 @@ class LimitReport:
         What loosening the bound by one unit adds to the objective, in score, >= 0: a rate, as one agent
         more or less moves several units at once. In score alone, also where as many as possible are served
         first and one unit more would serve somebody else.
+    violation_price : float or None
+        What the limit says a unit beyond it costs; None where it must hold.
+    charge : float
+        What the plan pays for exceeding it, in score, >= 0.
     """
 
     name: str
@@ -59,6 +63,14 @@ class LimitReport:
     used: float
     bound: float
     price: float
+    violation_price: float | None = None
+    charge: float = 0.0
+
+    @property
+    def is_exceeded(self) -> bool:
+        """Whether the plan goes beyond a bound that may be exceeded at a price."""
+        beyond = self.used - self.bound if self.side == "at_most" else self.bound - self.used
+        return self.violation_price is not None and beyond > _ROUNDING * max(1.0, abs(self.bound))
 
     @property
     def is_tight(self) -> bool:
@@ -134,8 +146,16 @@ def limit_reports(
     arrays = LimitArrays(problem, scorer)
     choice = solution.choice
     reports = []
-    rows = zip(_rows(problem), limit_titles(problem), solution.limit_load, solution.limit_prices, strict=True)
-    for row, title, load, price in rows:
+    charges = instance.limits.violation_charges(solution.limit_load)
+    rows = zip(
+        _rows(problem),
+        limit_titles(problem),
+        solution.limit_load,
+        solution.limit_prices,
+        charges,
+        strict=True,
+    )
+    for row, title, load, price, charge in rows:
         limit, sign = row.limit, 1.0 if row.side == "at_most" else -1.0
         used, rate, unit = sign * float(load), float(price), str(limit.unit)
         if isinstance(limit, AverageSpec | ShareSpec):
@@ -147,7 +167,16 @@ def limit_reports(
         elif isinstance(limit, ChangesSpec):
             unit = "moves"
         reports.append(
-            LimitReport(name=title, side=row.side, unit=unit, used=used + 0.0, bound=row.bound, price=rate)
+            LimitReport(
+                name=title,
+                side=row.side,
+                unit=unit,
+                used=used + 0.0,
+                bound=row.bound,
+                price=rate,
+                violation_price=getattr(limit, "violation_price", None),
+                charge=float(charge),
+            )
         )
     return tuple(reports)
 
@@ -174,7 +203,7 @@ def limits_in_the_way(
     limits = instance.limits
     if limits is None:
         return why
-    titles = np.array(limit_titles(problem), object)
+    titles, hard = np.array(limit_titles(problem), object), limits.hard
     capacity_left = instance.capacity - solution.load.reshape(instance.capacity.shape)
     limit_left = limits.bound - solution.limit_load
     limit_left += _ROUNDING * limits.magnitude(solution.choice)
@@ -199,11 +228,14 @@ def limits_in_the_way(
             agent, model = np.nonzero(over)
             stopped[agent, row[agent, model]] = True
         patterns, which = np.unique(np.packbits(stopped, axis=1), axis=0, return_inverse=True)
-        names = [
-            titles[np.flatnonzero(np.unpackbits(pattern, count=limits.count))].tolist()
-            for pattern in patterns
-        ]
-        texts = np.array([_stopped_text(found) for found in names], object)[which.ravel()]
+        rows_of = [np.flatnonzero(np.unpackbits(pattern, count=limits.count)) for pattern in patterns]
+        texts = np.array(
+            [
+                _stopped_text(titles[found[hard[found]]].tolist(), titles[found[~hard[found]]].tolist())
+                for found in rows_of
+            ],
+            object,
+        )[which.ravel()]
         texts[~room.any(axis=1)] = ""
         for k in np.flatnonzero(np.isin(rows, list(group))):
             texts[k] = f"its group {group[int(rows[k])]!r} finds no model for all of it"
@@ -211,11 +243,14 @@ def limits_in_the_way(
     return why
 
 
-def _stopped_text(names: Sequence[str]) -> str:
-    if not names:
+def _stopped_text(names: Sequence[str], priced: Sequence[str]) -> str:
+    """Return what stands in the way: limits that must hold, else those that may be exceeded at a price."""
+    if not names and not priced:
         return "no place found before the search ended"
-    noun = "limit" if len(names) == 1 else "limits"
-    return f"{noun} {', '.join(map(repr, names))} would be broken"
+    shown = names or priced
+    noun = "limit" if len(shown) == 1 else "limits"
+    what = "would be broken" if names else "would be exceeded, which costs more than its place is worth"
+    return f"{noun} {', '.join(map(repr, shown))} {what}"
 
 
 def conflict_sentences(conflict: Conflict, problem: Problem, instance: Instance) -> tuple[str, ...]:

@@ -424,6 +424,11 @@ class Plan:
                     "bound": limit.bound,
                     "price": limit.price,
                 }
+                | (
+                    {}
+                    if limit.violation_price is None
+                    else {"violation_price": limit.violation_price, "charge": limit.charge}
+                )
                 for limit in self.limits
             ],
             "notes": list(solution.notes),

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import inspect
+import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -165,14 +167,33 @@ LIMITS: dict[str, list[tuple[dict[str, Any], solver.Limit]]] = {
 }
 
 
+def leaves(kind: type) -> set[type]:
+    """Return the classes that a class is refined to."""
+    below: list[type] = kind.__subclasses__()
+    return {leaf for one in below for leaf in leaves(one) or {one}}
+
+
 def test_every_limit_has_a_kind() -> None:
-    kinds = {str(spec.model_fields["kind"].default) for spec in limit_specs.LimitSpec.__subclasses__()}
+    specs: list[Any] = list(leaves(limit_specs.LimitSpec))
     said = {type(limit) for ways in LIMITS.values() for _, limit in ways}
-    assert kinds == set(LIMITS)
-    assert said == set(limits.Limit.__subclasses__())
+    assert {str(spec.model_fields["kind"].default) for spec in specs} == set(LIMITS)
+    assert said == leaves(limits.Limit)
+    priced = {spec for spec in specs if "violation_price" in spec.model_fields}
+    softened = {limit for limit in leaves(limits.Limit) if issubclass(limit, limits.RowLimit)}
+    assert {one.__name__.removesuffix("Spec") for one in priced} == {one.__name__ for one in softened}
 
 
-@pytest.mark.parametrize(("kind", "way"), [(kind, way) for kind, ways in LIMITS.items() for way in ways])
+SOFT_LIMITS = [
+    (kind, ({**words, "violation_price": 0.75}, replace(limit, violation_price=0.75)))
+    for kind, ways in LIMITS.items()
+    for words, limit in ways
+    if isinstance(limit, limits.RowLimit)
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "way"), [*((kind, way) for kind, ways in LIMITS.items() for way in ways), *SOFT_LIMITS]
+)
 def test_a_limit_in_words_is_that_in_arrays(
     tmp_path: Path, kind: str, way: tuple[dict[str, Any], solver.Limit]
 ) -> None:
@@ -224,6 +245,18 @@ def test_a_wrong_limit_is_named(tmp_path: Path, name: str, capsys: pytest.Captur
     (tmp_path / "p.yaml").write_text(yaml.safe_dump(document(agents=TAKING_HOURS, limits=[words])))
     assert main(["solve", str(tmp_path / "p.yaml")]) == 2
     assert expected in " ".join(capsys.readouterr().err.split())
+
+
+def test_what_a_soft_limit_costs_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    quota = {"kind": "quota", "name": "[red]q", "models": ["m0"], "at_most_agents": 0, "violation_price": 1.5}
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(document(limits=[quota])))
+    assert main(["solve", str(tmp_path / "p.yaml")]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "'[red]q' is exceeded: 3 taken off the total" in said
+    assert "less the price of exceeded limits" in said
+    assert main(["solve", str(tmp_path / "p.yaml"), "--json"]) == 0
+    (limit,) = json.loads(capsys.readouterr().out)["limits"]
+    assert (limit["used"], limit["violation_price"], limit["charge"]) == (2, 1.5, 3)
 
 
 def test_penalties_of_agents_are_checked_and_survive_tables(

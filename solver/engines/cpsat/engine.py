@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.engines.base import Claim
-from solver.engines.cpsat.model import PairModel
+from solver.engines.cpsat.model import PairModel, soft_rows
 from solver.engines.cpsat.openings import OpeningModel
 from solver.engines.duals import minimal_prices
 from solver.engines.network_terms import claimed_flow, principal_choice
@@ -71,10 +71,11 @@ class CpSatEngine:
         if instance.penalty is not None and np.isposinf(instance.penalty[form.unservable]).any():
             return Claim(choice=nobody, infeasible=True)
         if form.n == 0:
-            nothing = form.judged(np.zeros(0, np.int64), 0.0)[1]
-            return Claim(choice=nobody, bound=nothing, infeasible=form.empty_violates_limits)
+            nothing = np.zeros(0, np.int64)
+            bound = form.judged(nothing, form.value(nothing))[1]
+            return Claim(choice=nobody, bound=bound, infeasible=form.empty_violates_limits)
         agent, column = np.nonzero(np.isfinite(form.loss).T)
-        model = PairModel(agent, form.loss[column, agent])
+        model = PairModel(agent, form.loss[column, agent], soft_rows(form, agent, column))
         model.couple(form, agent, column)
         given = None if hint is None else form.columns_of(hint.choice)
         if given is not None:
@@ -88,11 +89,11 @@ class CpSatEngine:
         columns[agent[outcome.picked]] = column[outcome.picked]
         choice = form.choice(columns)
         proves = model.exact and outcome.bound > -np.inf
-        bound = form.judged(columns, outcome.bound - model.rounding)[1] if proves else None
+        proven = form.judged(columns, outcome.bound - model.rounding)[1] if proves else None
         prices = minimal_prices(instance, choice) if instance.is_slots else None
         # With plain slots the weights of service are large enough for one weighted problem.
         most = instance.is_slots and proves and outcome.complete
-        return Claim(choice=choice, prices=prices, bound=bound, serves_most=most)
+        return Claim(choice=choice, prices=prices, bound=proven, serves_most=most)
 
 
 def _open_models(

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from solver.engines.standard_form import Form
 
-__all__ = ["Outcome", "PairModel", "Scaled", "is_loaded", "scale_to_integers"]
+__all__ = ["Outcome", "PairModel", "Scaled", "SoftRow", "is_loaded", "scale_to_integers", "soft_rows"]
 
 _EXACT_SCALES = (1.0, 10.0, 100.0, 1000.0, 1e4, 1e5, 1e6)
 _TOLERANCE = 1e-9  # relative overload of real-valued resources that the certificate lets pass
@@ -87,6 +89,48 @@ def scale_to_integers(
     return Scaled(rounded.astype(np.int64), scale, exact=False)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class SoftRow:
+    """A limit row that may be exceeded at a price: ``Σ weights of the chosen pairs <= bound + excess``.
+
+    Parameters
+    ----------
+    where : (k,) int64
+        Pairs that touch the row.
+    weights : (k,) float64
+        What each of them adds.
+    bound : float
+        Right-hand side.
+    price : float
+        What a unit of excess costs, in loss.
+    most : float
+        The excess can never be more.
+    """
+
+    where: NDArray[np.intp]
+    weights: NDArray[np.float64]
+    bound: float
+    price: float
+    most: float
+
+
+def soft_rows(form: Form, agent: NDArray[np.int64], column: NDArray[np.int64]) -> list[SoftRow]:
+    """Return the soft rows of a form over the given pairs, without those that nothing can exceed."""
+    rows = []
+    for g in form.soft.tolist():
+        weight = np.zeros(len(agent))
+        for row, coefficient in zip(form.row, form.coefficient, strict=True):
+            weight += np.where(row[column, agent] == g, coefficient[column, agent], 0.0)
+        largest = np.full(form.n, -np.inf)
+        np.maximum.at(largest, agent, weight)
+        bound, price = float(form.row_bound[g]), float(form.violation_price[g])
+        most = float(largest.sum()) - bound
+        where = np.flatnonzero(weight)
+        if most > 0 and price > 0:
+            rows.append(SoftRow(where, weight[where], bound, price, most))
+    return rows
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What CP-SAT said.
@@ -118,6 +162,8 @@ class PairModel:
         Agent of each pair, ascending.
     loss : (p,) float64
         Loss of each pair.
+    soft : sequence of SoftRow
+        Rows whose excess is paid for.
 
     Attributes
     ----------
@@ -127,7 +173,9 @@ class PairModel:
         Most that a total loss may be off by, in units of the loss.
     """
 
-    def __init__(self, agent: NDArray[np.int64], loss: NDArray[np.float64]) -> None:
+    def __init__(
+        self, agent: NDArray[np.int64], loss: NDArray[np.float64], soft: Sequence[SoftRow] = ()
+    ) -> None:
         from ortools.sat.python import cp_model
 
         self._cp = cp_model
@@ -139,16 +187,36 @@ class PairModel:
         for first, last in zip(starts.tolist(), ends.tolist(), strict=True):
             self.model.add_exactly_one(self.pairs[first:last])
         self._agents = len(starts)
-        scaled = scale_to_integers(loss, terms=max(self._agents, 1), sum_limit=_LARGEST_OBJECTIVE)
+        scaled, row_scales = _joint_scale(loss, soft, max(self._agents, 1))
         self.loss_scale = scaled.scale
         self._weights = scaled.values
         self.rounding = 0.0 if scaled.exact else 0.5 * self._agents / scaled.scale
+        self._excess: list[tuple[Any, int]] = []
+        for row, scale in zip(soft, row_scales, strict=True):
+            self._add_soft(row, scale)
         self._objective = self._sum(np.arange(len(agent)), scaled.values)
+        for excess, weight in self._excess:
+            self._objective += weight * excess
         self.model.minimize(self._objective)
 
     def _sum(self, where: NDArray[np.intp], weights: NDArray[np.int64]) -> Any:
         pairs = self.pairs
         return self._cp.LinearExpr.weighted_sum([pairs[i] for i in where.tolist()], weights.tolist())
+
+    def _add_soft(self, row: SoftRow, scale: float) -> None:
+        """Add a row with its excess: in exact steps, or rounded to nearest at what that may cost."""
+        scaled = row.weights * scale
+        whole = np.rint(scaled)
+        right = row.bound * scale
+        price = row.price * self.loss_scale / scale
+        exact = bool((np.abs(scaled - whole) <= 1e-13 * np.maximum(np.abs(scaled), 1.0)).all())
+        exact = exact and abs(right - round(right)) <= 1e-13 * max(abs(right), 1.0)
+        if not exact:
+            steps = 0.5 * min(len(row.where), self._agents) + 1.0
+            self.rounding += steps * row.price / scale
+        excess = self.model.new_int_var(0, int(np.ceil(row.most * scale)) + len(row.where) + 1, "")
+        self.model.add(self._sum(row.where, whole.astype(np.int64)) <= round(right) + excess)
+        self._excess.append((excess, max(1, round(price))))
 
     def at_most(self, where: NDArray[np.intp], weights: NDArray[np.float64], bound: float) -> None:
         """Require that the weights of the chosen pairs among ``where`` add up to at most ``bound``.
@@ -220,6 +288,8 @@ class PairModel:
         bounds = np.searchsorted(rows[order], np.arange(form.rows + 1))
         right = form.row_bound if row_load is None else form.row_bound - row_load
         for g in range(form.rows):
+            if np.isfinite(form.violation_price[g]):  # stands in the objective
+                continue
             entries = order[bounds[g] : bounds[g + 1]]
             self.at_most(places[entries], weights[entries], float(right[g]))
 
@@ -291,6 +361,33 @@ class PairModel:
             return Outcome(picked=None, complete=complete, bound=-np.inf, loss=np.inf)
         picked = np.array([solver.boolean_value(v) for v in self.pairs], dtype=bool)
         loss = float(self._weights[picked].sum())
+        loss += sum(weight * solver.value(excess) for excess, weight in self._excess)
         # The reported bound of an optimal answer carries more noise than the answer itself.
         proven = loss if complete else solver.best_objective_bound
         return Outcome(picked, complete, proven / self.loss_scale, loss / self.loss_scale)
+
+
+def _joint_scale(
+    loss: NDArray[np.float64], soft: Sequence[SoftRow], agents: int
+) -> tuple[Scaled, tuple[float, ...]]:
+    """Return the scaled losses and one scale per soft row, such that a step of each row costs whole units of loss.
+
+    Powers of ten where these make everything whole. Else a step of a row costs one unit of loss, or a few.
+    """
+    if not soft:
+        return scale_to_integers(loss, terms=agents, sum_limit=_LARGEST_OBJECTIVE), ()
+    worst = float(loss.max(initial=0.0)) * agents + sum(row.price * row.most for row in soft)
+    steps = [scale_to_integers(np.append(row.weights, row.bound), terms=len(row.where) + 1) for row in soft]
+    if all(step.exact for step in steps):
+        per_step = np.array([row.price / step.scale for row, step in zip(soft, steps, strict=True)])
+        whole = scale_to_integers(
+            np.concatenate([loss, per_step]), terms=1, extra=worst, sum_limit=_LARGEST_OBJECTIVE
+        )
+        if whole.exact and (whole.values[len(loss) :] > 0).all():
+            return replace(whole, values=whole.values[: len(loss)]), tuple(step.scale for step in steps)
+    scale = 2.0 ** np.floor(np.log2(_LARGEST_OBJECTIVE / max(worst, 1e-300)))
+    scaled = Scaled(np.rint(loss * scale).astype(np.int64), float(scale), exact=False)
+    finest = [row.price * float(scale) for row in soft]
+    sums = [float(np.abs(row.weights).sum()) + abs(row.bound) for row in soft]
+    coarser = [max(1.0, np.ceil(fine * total / _LARGEST)) for fine, total in zip(finest, sums, strict=True)]
+    return scaled, tuple(fine / units for fine, units in zip(finest, coarser, strict=True))

@@ -13,6 +13,7 @@ from solver.engines.lagrangian.campaign import Campaign
 from solver.engines.lagrangian.interior_point import Relaxation, relax
 from solver.engines.lagrangian.large import Large
 from solver.engines.lagrangian.rounding import drop_to_fit, insert_unassigned
+from solver.engines.lagrangian.violation_agents import with_violation_agents
 from solver.engines.standard_form import Form, build_form
 from solver.errors import SpecError
 from solver.problem.instance import UNASSIGNED
@@ -112,7 +113,14 @@ class LagrangianEngine:
         budget_s = deadline.remaining_s() * _USED - 0.001 if deadline.limited else self._params.own_limit_s
         inner = Deadline(deadline.started_s, now + budget_s, deadline.clock)
         stop = StopReason.DEADLINE if deadline.limited else StopReason.ENGINE_LIMIT
-        return _Solve(instance, inner, np.random.default_rng(seed), hint, stop).claim()
+        rng = np.random.default_rng(seed)
+        agents = with_violation_agents(instance)
+        if agents is None:
+            return _Solve(instance, inner, rng, hint, stop).claim()
+        if hint is not None and not hint.infeasible:
+            hint = replace(hint, choice=agents.extended(hint.choice))
+        claim = _Solve(agents.instance, inner, rng, hint, stop).claim()
+        return None if claim is None else agents.reduced(claim)
 
     def priced(
         self, instance: Instance, claim: Claim, *, asked: Instance, deadline: Deadline, seed: int = 0
@@ -132,6 +140,16 @@ class LagrangianEngine:
         seed : int
             Source of the noise that breaks ties.
         """
+        agents = with_violation_agents(instance)
+        if agents is not None:
+            theirs = agents if asked is instance else with_violation_agents(asked)
+            if theirs is None:
+                return claim
+            extended = replace(claim, choice=agents.extended(claim.choice))
+            priced = self.priced(
+                agents.instance, extended, asked=theirs.instance, deadline=deadline, seed=seed
+            )
+            return replace(agents.reduced(priced), bound=claim.bound)
         may_leave = not asked.serve_first and bool(np.isfinite(asked.unserved).any())
         form = build_form(asked, leave=may_leave)
         if form.n == 0:
