@@ -18,7 +18,7 @@ import pytest
 
 import solver
 from benchmarks.conftest import SMOKE
-from solver.problem.instance import build_instance
+from solver.problem.build import build_instance
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,8 +18,8 @@ from benchmarks.conftest import RUNGS, SMOKE
 from solver.clock import Deadline
 from solver.engines.base import ENGINES, load_engine
 from solver.interfaces.bench.peers import PEERS
+from solver.problem.build import build_instance
 from solver.problem.generate import generate_scores
-from solver.problem.instance import build_instance
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture

@@ -19,7 +19,7 @@ from benchmarks.conftest import SMOKE
 from solver.clock import Deadline
 from solver.engines.base import load_engine
 from solver.engines.certificate import certify
-from solver.problem.instance import build_instance
+from solver.problem.build import build_instance
 from solver.problem.limits import Budget
 
 if TYPE_CHECKING:

@@ -23,8 +23,8 @@ from solver.clock import Deadline
 from solver.engines.base import Claim, load_engine
 from solver.engines.certificate import certify
 from solver.interfaces.bench.peers import PEERS
+from solver.problem.build import build_instance
 from solver.problem.generate import generate_scores
-from solver.problem.instance import build_instance
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -260,7 +260,7 @@ import numpy as np
 from solver.clock import Deadline
 from solver.engines.base import load_engine
 from solver.engines.certificate import certify
-from solver.problem.instance import build_instance
+from solver.problem.build import build_instance
 engine = load_engine("price")
 rng = np.random.default_rng(0)
 def make(n):

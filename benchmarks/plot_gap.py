@@ -19,7 +19,7 @@ import solver
 from benchmarks.bench_gap import hard
 from solver.clock import Deadline
 from solver.interfaces.bench.peers import gap_by_cpsat, gap_by_highs
-from solver.problem.instance import build_instance
+from solver.problem.build import build_instance
 from solver.solution.solving import solve_instance
 
 if TYPE_CHECKING:

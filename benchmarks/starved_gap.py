@@ -25,8 +25,8 @@ from solver.engines.lagrangian.interior_point import relax
 from solver.engines.standard_form import build_form
 from solver.interfaces.bench.gap_benchmark import read_best_known
 from solver.interfaces.files.gap_format import read_gap
+from solver.problem.build import build_instance
 from solver.problem.compile import compile_problem
-from solver.problem.instance import build_instance
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,11 +17,12 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 import solver
-from solver.problem.instance import Instance, build_instance
+from solver.problem.build import build_instance
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from solver.problem.instance import Instance
     from solver.problem.network import NetworkShape
 
 __all__ = ["check", "main", "optimum", "random_arguments"]

@@ -8,7 +8,8 @@ import pytest
 import solver
 from solver.engines.base import Claim
 from solver.engines.certificate import certify
-from solver.problem.instance import UNASSIGNED, build_instance
+from solver.problem.build import build_instance
+from solver.problem.instance import UNASSIGNED
 
 
 def test_a_violation_is_data_and_reads_as_its_text() -> None:

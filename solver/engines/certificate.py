@@ -26,7 +26,8 @@ import numpy as np
 from solver.engines import kernels
 from solver.engines.network_terms import claimed_flow, network_slack, network_terms, unserved_agents
 from solver.errors import Violation, ViolationKind
-from solver.problem.instance import UNASSIGNED, Instance, chunks, map_blocks, priced_blocks, row_maxima
+from solver.problem.blocks import chunks, map_blocks, priced_blocks, row_maxima
+from solver.problem.instance import UNASSIGNED, Instance
 from solver.problem.sparse import CompressedScores
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.engines.certificate import best_response
-from solver.problem.instance import UNASSIGNED, Instance, chunks
+from solver.problem.blocks import chunks
+from solver.problem.instance import UNASSIGNED, Instance
 from solver.problem.sparse import CompressedScores
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from solver.engines.base import Claim
 from solver.engines.network_balance import balanced_prices
 from solver.engines.network_greedy import greedy_flow
 from solver.engines.network_terms import principal_choice
-from solver.problem.instance import UNASSIGNED, Instance, chunks, row_maxima
+from solver.problem.blocks import chunks, row_maxima
+from solver.problem.instance import UNASSIGNED, Instance
 from solver.problem.sparse import CompressedScores, maxima
 
 if TYPE_CHECKING:

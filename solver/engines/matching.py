@@ -21,7 +21,8 @@ import numpy as np
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
-from solver.problem.instance import UNASSIGNED, Instance, chunks, priced_blocks, row_maxima
+from solver.problem.blocks import chunks, priced_blocks, row_maxima
+from solver.problem.instance import UNASSIGNED, Instance
 from solver.problem.sparse import CompressedScores
 
 if TYPE_CHECKING:

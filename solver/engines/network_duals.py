@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.problem.instance import chunks
+from solver.problem.blocks import chunks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

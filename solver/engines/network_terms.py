@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.errors import Violation, ViolationKind
-from solver.problem.instance import UNASSIGNED, map_blocks, priced_blocks, row_maxima
+from solver.problem.blocks import map_blocks, priced_blocks, row_maxima
+from solver.problem.instance import UNASSIGNED
 from solver.problem.network import UnitFlow
 
 if TYPE_CHECKING:

@@ -362,13 +362,7 @@ def _incumbent(instance: Instance, deadline: Deadline, threads: int) -> Answer |
     """Return greedy's answer, put right where there are limits, or None where that does not lead anywhere."""
     greedy = load_engine("greedy")
     limits = instance.limits
-    free = instance
-    if limits is not None:
-        free = replace(instance, limits=None)
-        known = vars(instance)
-        vars(free).update(
-            {name: known[name] for name in ("forbids", "highest", "score_range") if name in known}
-        )
+    free = instance.without_limits()
     if greedy.unsupported_reason(free, remaining_s=deadline.remaining_s()) is not None:
         return None
     claim = greedy.solve(free, deadline=deadline)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from solver.errors import SpecError, Violation
+from solver.problem.build import build_instance
 from solver.problem.fleet_scorer import PairScorer
-from solver.problem.instance import Instance, build_instance
 from solver.problem.limit_arrays import LimitArrays
 from solver.problem.resources import with_resources
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from solver.problem.instance import Instance
     from solver.problem.scoring import Feedback
     from solver.problem.spec import Problem
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from solver.errors import SpecError, Violation, ViolationKind
 from solver.problem.agents import PROFILE_FIELDS, AgentTable, Profile
+from solver.problem.blocks import chunks
 from solver.problem.capability import capability_means, eligible_pairs, required_capabilities
-from solver.problem.instance import chunks
 from solver.problem.rules import objective_rules
 from solver.problem.scoring import ScoreTerms, adaptive_score, capability_score
 from solver.problem.spec import Objective

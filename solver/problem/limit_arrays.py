@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.problem.instance import chunks
+from solver.problem.blocks import chunks
 from solver.problem.limit_specs import (
     DEMAND,
     UNITS,

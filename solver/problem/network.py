@@ -175,7 +175,7 @@ def network_shape(
     n, m : int
         Agents and models.
     min_load, min_load_if_open, opening_cost, copies, count : array_like or None
-        As in :func:`solver.problem.instance.build_instance`.
+        As in :func:`solver.problem.build.build_instance`.
     others : mapping of str to bool
         Whether the instance has ``demand``, ``limits`` and ``load_cost``.
     problems : list of str

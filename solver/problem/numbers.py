@@ -13,7 +13,7 @@ from solver.errors import SpecError, Violation, ViolationKind
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["LARGEST", "is_number", "real_array", "whole_number"]
+__all__ = ["LARGEST", "finite_array", "is_number", "real_array", "whole_number", "wrong_shape"]
 
 LARGEST = 1e100
 """Finite numbers beyond this are refused: sums and products of scores, penalties and prices must stay finite."""
@@ -77,3 +77,25 @@ def real_array(path: str, values: ArrayLike, lines: list[Violation]) -> NDArray[
         lines.append(Violation(path, "expected real numbers", shown=found, kind=ViolationKind.TYPE))
         return None
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
+
+
+def wrong_shape(path: str, expected: str, shape: tuple[int, ...]) -> Violation:
+    """Return the violation of an array whose shape is not the one expected."""
+    return Violation(path, f"expected shape {expected}", shown=f"shape {shape}", kind=ViolationKind.TYPE)
+
+
+def finite_array(path: str, values: ArrayLike, lines: list[Violation]) -> NDArray[np.float64] | None:
+    """Return values as float64 whose finite entries are at most ``LARGEST``, or note what is wrong and return None."""
+    array = real_array(path, values, lines)
+    if array is None:
+        return None
+    array = array.astype(np.float64, copy=False)
+    size = np.abs(array)
+    wrong = np.argwhere(np.isfinite(size) & (size > LARGEST))
+    if len(wrong):
+        index = ", ".join(map(str, wrong[0]))
+        where = f"{path}[{index}]" if index else path
+        rule = f"expected at most {LARGEST:g} in size"
+        lines.append(Violation(where, rule, shown=f"{array[tuple(wrong[0])]:g}"))
+        return None
+    return array

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from solver.engines.certificate import OPTIMALITY_TOLERANCE, relative_gap
-from solver.problem.instance import row_maxima
+from solver.problem.blocks import row_maxima
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from solver.engines.price.agent_rows import DenseRows
-from solver.problem.instance import Instance, row_maxima
+from solver.problem.blocks import row_maxima
+from solver.problem.instance import Instance
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

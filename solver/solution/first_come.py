@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.problem.instance import UNASSIGNED, Instance, chunks
+from solver.problem.blocks import chunks
+from solver.problem.instance import UNASSIGNED, Instance
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

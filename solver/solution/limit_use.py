@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.problem.instance import UNASSIGNED, chunks
+from solver.problem.blocks import chunks
+from solver.problem.instance import UNASSIGNED
 from solver.problem.limit_arrays import LimitArrays, concerned_agents, concerned_models
 from solver.problem.limit_rows import NO_ROW
 from solver.problem.limit_specs import ApartSpec, AverageSpec, ChangesSpec, QuotaSpec, ShareSpec

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from solver.problem.instance import UNASSIGNED, Instance, chunks
+from solver.problem.blocks import chunks
+from solver.problem.instance import UNASSIGNED, Instance
 from solver.solution.assignment import Assignment
 from solver.solution.limit_use import LimitReport, limit_reports, limits_in_the_way
 from solver.solution.resource_use import ResourceReport, resource_reports, too_large

@@ -13,8 +13,9 @@ from solver.engines import portfolio
 from solver.engines.base import Claim
 from solver.engines.network_terms import claimed_flow
 from solver.errors import SpecError, Violation, ViolationKind
+from solver.problem.build import build_instance
 from solver.problem.compile import compile_problem, pair_scorer
-from solver.problem.instance import UNASSIGNED, Instance, build_instance
+from solver.problem.instance import UNASSIGNED, Instance
 from solver.problem.network import UnitFlow
 from solver.problem.numbers import whole_number
 from solver.solution.limit_use import conflict_sentences
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 
     from solver.engines.portfolio import Answer
     from solver.problem.compile import ObservedLoad
-    from solver.problem.instance import SparseScores
     from solver.problem.limits import Limit
+    from solver.problem.score_arrays import SparseScores
     from solver.problem.scoring import Feedback
     from solver.problem.spec import Problem
     from solver.solution.infeasibility import Conflict

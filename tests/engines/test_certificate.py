@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -11,8 +12,11 @@ from solver.engines.certificate import certify, relative_gap
 from solver.engines.flow.engine import FlowEngine
 from solver.engines.portfolio import run
 from solver.errors import EngineError
+from solver.problem.build import build_instance
 from solver.problem.generate import generate_scores
-from solver.problem.instance import Instance, build_instance
+
+if TYPE_CHECKING:
+    from solver.problem.instance import Instance
 
 
 @pytest.fixture

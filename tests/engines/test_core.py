@@ -13,8 +13,9 @@ from solver.engines.certificate import certify
 from solver.engines.duals import minimal_prices, supporting_prices
 from solver.engines.flow.core_arcs import solve_core
 from solver.engines.flow.network import FINE_BITS, Network
+from solver.problem.build import build_instance
 from solver.problem.generate import generate_scores
-from solver.problem.instance import UNASSIGNED, Instance, build_instance
+from solver.problem.instance import UNASSIGNED, Instance
 from tests.engines.test_price import KINDS, scores_of, slots_for, value
 
 NO_LIMIT = Deadline.after(None)

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from solver.problem.instance import UNASSIGNED, build_instance
+from solver.problem.build import build_instance
+from solver.problem.instance import UNASSIGNED
 from solver.solution.first_come import first_come
 
 if TYPE_CHECKING:

@@ -19,8 +19,9 @@ from solver.engines.certificate import best_response
 from solver.engines.lagrangian.ejection_chains import Beam
 from solver.engines.price.agent_rows import DenseRows
 from solver.engines.standard_form import build_form
+from solver.problem.build import build_instance
 from solver.problem.generate import generate_scores
-from solver.problem.instance import Instance, build_instance
+from solver.problem.instance import Instance
 from tests.kernel_equality import difference, numpy_only
 
 compiled = pytest.mark.skipif(not kernels.available(), reason="the kernels were not built: no C compiler")

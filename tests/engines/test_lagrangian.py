@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -23,8 +23,11 @@ from solver.engines.lagrangian.interior_point import relax
 from solver.engines.lagrangian.rounding import drop_to_fit, insert_unassigned, relocate, serve_all
 from solver.engines.lagrangian.weak_duality import dual_bound, reduced_losses
 from solver.engines.standard_form import Form, build_form
-from solver.problem.instance import Instance, build_instance
+from solver.problem.build import build_instance
 from solver.problem.limits import Apart, Average, Budget, Quota
+
+if TYPE_CHECKING:
+    from solver.problem.instance import Instance
 
 GAP = Path(__file__).parents[2] / ".." / "shared" / "data" / "gap"
 

@@ -18,7 +18,8 @@ from solver.engines.lagrangian.interior_point import relax
 from solver.engines.lagrangian.large import Large
 from solver.engines.lagrangian.smoothed_dual import SmoothedOptimum, minimise_smoothed_dual
 from solver.engines.standard_form import build_form
-from solver.problem.instance import UNASSIGNED, Instance, build_instance
+from solver.problem.build import build_instance
+from solver.problem.instance import UNASSIGNED, Instance
 from solver.problem.limits import Budget, Quota
 
 

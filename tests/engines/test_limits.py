@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ import solver
 from solver.clock import Deadline
 from solver.engines.base import load_engine
 from solver.engines.certificate import certify
-from solver.problem.instance import Instance, build_instance
+from solver.problem.build import build_instance
 from solver.problem.limits import (
     Apart,
     Average,
@@ -28,6 +28,9 @@ from solver.problem.limits import (
     Together,
     compile_limits,
 )
+
+if TYPE_CHECKING:
+    from solver.problem.instance import Instance
 
 ENGINES = ("cpsat", "lagrangian")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
@@ -10,8 +12,11 @@ import solver
 from solver import SpecError, Status
 from solver.engines.base import Claim
 from solver.engines.certificate import certify
+from solver.problem.build import build_instance
 from solver.problem.generate import generate_scores
-from solver.problem.instance import Instance, build_instance
+
+if TYPE_CHECKING:
+    from solver.problem.instance import Instance
 
 
 def best_by_single_slots(instance: Instance) -> float:

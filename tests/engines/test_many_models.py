@@ -17,7 +17,7 @@ from solver.engines.lagrangian.interior_point import relax
 from solver.engines.lagrangian.row_selection import RowSelectionParameters
 from solver.engines.limit_repair import repaired
 from solver.engines.standard_form import build_form
-from solver.problem.instance import build_instance
+from solver.problem.build import build_instance
 from solver.problem.limits import compile_limits
 
 SHAPES = ((160, 160), (155, 400), (20, 900), (200, 60), (400, 3))

@@ -13,7 +13,8 @@ from solver.engines.base import Claim
 from solver.engines.certificate import certify
 from solver.engines.flow.generation import GenerationParams, solve_network
 from solver.engines.network_terms import principal_choice
-from solver.problem.instance import UNASSIGNED, build_instance
+from solver.problem.build import build_instance
+from solver.problem.instance import UNASSIGNED
 from solver.problem.network import UnitFlow
 from tests.fuzz_networks import check, optimum, random_arguments
 

@@ -15,8 +15,9 @@ from solver import Status
 from solver.clock import Deadline
 from solver.engines.base import Claim, load_engine
 from solver.engines.certificate import certify
+from solver.problem.build import build_instance
 from solver.problem.generate import generate_scores
-from solver.problem.instance import UNASSIGNED, Instance, build_instance
+from solver.problem.instance import UNASSIGNED, Instance
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

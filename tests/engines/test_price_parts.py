@@ -14,7 +14,7 @@ from solver.engines.price.duplicate_columns import find_twins, share_out
 from solver.engines.price.repair import drop_overload
 from solver.engines.price.smoothed_dual import DenseDemand, newton_step
 from solver.engines.price.supply import Supply
-from solver.problem.instance import build_instance
+from solver.problem.build import build_instance
 
 
 def free_supply(slots: list[float]) -> Supply:

@@ -14,8 +14,9 @@ from solver.engines.base import Claim, load_engine
 from solver.engines.certificate import certify
 from solver.engines.price.agent_rows import DenseRows
 from solver.engines.price.compressed import CompressedRows
-from solver.problem import instance as instance_module
-from solver.problem.instance import UNASSIGNED, build_instance
+from solver.problem import score_arrays
+from solver.problem.build import build_instance
+from solver.problem.instance import UNASSIGNED
 from solver.problem.sparse import CompressedScores
 
 NO_LIMIT = Deadline.after(None)
@@ -23,7 +24,7 @@ NO_LIMIT = Deadline.after(None)
 
 @pytest.fixture(autouse=True)
 def keep_compressed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(instance_module, "_SPREAD_PAIRS", 0)
+    monkeypatch.setattr(score_arrays, "_SPREAD_PAIRS", 0)
     monkeypatch.setattr("solver.problem.sparse._CHUNK_PAIRS", 1_000)
 
 

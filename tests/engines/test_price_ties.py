@@ -14,7 +14,8 @@ from solver.engines.price.scarce_prices import barely_short, price_tails
 from solver.engines.price.smoothed_dual import Estimate
 from solver.engines.price.supply import Supply
 from solver.engines.price.ties import hand_out_ties
-from solver.problem.instance import UNASSIGNED, build_instance
+from solver.problem.build import build_instance
+from solver.problem.instance import UNASSIGNED
 
 NO_LIMIT = Deadline.after(None)
 

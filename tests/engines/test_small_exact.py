@@ -10,7 +10,7 @@ from solver import Average, Budget, Quota, Status, StopReason
 from solver.clock import Deadline
 from solver.engines.base import load_engine
 from solver.engines.lagrangian.engine import LagrangianEngine, LagrangianParams
-from solver.problem.instance import build_instance
+from solver.problem.build import build_instance
 from tests.fuzz_small import run
 
 

@@ -13,7 +13,7 @@ from solver import Status
 from solver.engines.base import Claim
 from solver.engines.certificate import certify
 from solver.engines.lagrangian.violation_agents import with_violation_agents
-from solver.problem.instance import build_instance
+from solver.problem.build import build_instance
 from solver.solution.infeasibility import explain_infeasibility
 
 SCORES = np.array([[9.0, 1.0], [8.0, 2.0], [7.0, 3.0], [6.0, 4.0]])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from solver import SpecError, assign
-from solver.problem.instance import build_instance
+from solver.problem.build import build_instance
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from scipy import sparse
 
 import solver
 from solver import SpecError, Status
-from solver.problem import instance as instance_module
-from solver.problem.instance import build_instance
+from solver.problem import score_arrays
+from solver.problem.build import build_instance
 from solver.problem.sparse import CompressedScores, compress
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def test_models_out_of_order_are_sorted_and_forbidden_pairs_dropped() -> None:
 def test_bad_entries_are_named(
     pairs: int, data: list[float], models: list[int], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(instance_module, "_SPREAD_PAIRS", pairs)
+    monkeypatch.setattr(score_arrays, "_SPREAD_PAIRS", pairs)
     matrix = sparse.csr_array((data, models, [0, 2, 2]), shape=(2, 9))
     with pytest.raises(SpecError, match=message):
         solver.assign(matrix, np.ones(9))

@@ -17,7 +17,8 @@ from solver.engines.duals import minimal_prices
 from solver.engines.flow.network import COARSE_BITS, FINE_BITS, Network
 from solver.engines.price.smoothed_dual import DenseDemand, newton_step
 from solver.engines.price.supply import Supply
-from solver.problem.instance import UNASSIGNED, Instance, row_maxima
+from solver.problem.blocks import row_maxima
+from solver.problem.instance import UNASSIGNED, Instance
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -16,7 +16,8 @@ import numpy as np
 from solver.engines.flow.bounded import Arcs, BoundedFlow, solve_bounded
 from solver.engines.network_balance import balanced_prices
 from solver.engines.network_duals import Exchanges, exchange_prices, network_prices, supply_exchanges
-from solver.problem.instance import Instance, chunks, priced_blocks
+from solver.problem.blocks import chunks, priced_blocks
+from solver.problem.instance import Instance
 from solver.problem.network import NetworkShape, UnitFlow
 from solver.problem.sparse import CompressedScores
 

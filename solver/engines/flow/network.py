@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ortools.graph.python.min_cost_flow import SimpleMinCostFlow
 
-from solver.problem.instance import UNASSIGNED, Instance, row_maxima
+from solver.problem.blocks import row_maxima
+from solver.problem.instance import UNASSIGNED, Instance
 from solver.problem.sparse import CompressedScores, maxima
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import numpy as np
 
 from solver.engines import kernels
 from solver.engines.price.contested_arcs import Contested
-from solver.problem.instance import chunks, map_blocks, priced_blocks, row_maxima
+from solver.problem.blocks import chunks, map_blocks, priced_blocks, row_maxima
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -23,7 +23,8 @@ from solver.engines.price.optimum import Outcome, find_optimum, solve_everything
 from solver.engines.price.repair import drop_overload
 from solver.engines.price.scarce_prices import barely_short, price_tails
 from solver.engines.price.supply import Supply
-from solver.problem.instance import UNASSIGNED, chunks, row_maxima
+from solver.problem.blocks import chunks, row_maxima
+from solver.problem.instance import UNASSIGNED
 from solver.problem.sparse import CompressedScores
 
 if TYPE_CHECKING:

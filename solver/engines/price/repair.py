@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.problem.instance import row_maxima
+from solver.problem.blocks import row_maxima
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

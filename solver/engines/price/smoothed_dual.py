@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from solver.problem.instance import row_maxima
+from solver.problem.blocks import row_maxima
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
