@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from solver.engines import kernels
+from solver.engines.attainable_bounds import attainable_bounds
 from solver.engines.network_terms import claimed_flow, network_slack, network_terms, unserved_agents
 from solver.errors import Violation, ViolationKind
 from solver.problem.blocks import chunks, map_blocks, priced_blocks, row_maxima
@@ -227,6 +228,9 @@ def _concluded(
         OPTIMALITY_TOLERANCE * max(abs(objective), abs(bound)) if math.isfinite(bound) else 0.0,
         rounding,
     )
+    if not tight and bound - objective <= OPTIMALITY_TOLERANCE * (1.0 + scale):
+        # Where scores cancel, or nobody is served, rounding is still that of single scores.
+        tight = bound - objective <= _ROUNDING * max(map(abs, instance.score_range))
     return Certificate(
         objective=objective,
         bound=bound,
@@ -428,7 +432,7 @@ def _best_of_each_rank(
     place = np.arange(instance.n) - first[rank[order]]
     total = float(best[order[place < served[rank[order]]]].sum())
     if limit_prices is not None and instance.limits is not None:
-        total += float(limit_prices @ instance.limits.bound)
+        total += float(limit_prices @ attainable_bounds(instance))
     if instance.load_cost is not None:
         model, cost, slots = instance.tiers
         return total + float((slots * np.maximum(prices[model, 0] - cost, 0.0)).sum())
@@ -484,7 +488,7 @@ def _slack(
             unserved = instance.unserved[group].sum(keepdims=True) if may_leave else None
             total += float(_shortfall(value, choice[group[:1]], unserved).sum())
     if limit_prices is not None and instance.limits is not None:
-        total += float(limit_prices @ (instance.limits.bound - limit_load))
+        total += float(limit_prices @ (attainable_bounds(instance) - limit_load))
     total += _violation_charge(instance, limit_load)
     if instance.load_cost is not None:
         return total + _tier_slack(instance, load[:, 0], prices[:, 0])

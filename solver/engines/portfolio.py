@@ -62,6 +62,7 @@ _WEIGHTED_SHARE, _SERVICE_SHARE = 0.5, 0.4  # of the time left for the weighted 
 _PRICING_S, _PRICING_S_PER_PAIR = 0.004, 5e-6  # multipliers for the report take about so long
 _TIE = 1e-12  # relative: objectives closer than this differ by rounding
 _USED_UP = 0.9  # of the time given: then the deadline is what ended the call
+_SHORT_PASS_S = 0.0005  # verification that takes no longer is never cut short
 _MARGIN_S = 0.003  # kept back for verification of the last answer and the way out
 
 
@@ -163,6 +164,11 @@ def run(
     else:
         steps = _coupled_steps(instance, deadline)
         split = instance.serve_first
+        if steps[0].engine == "flow":  # limits that are a network: solved at once, or not at all
+            answer = call.attempt(instance, steps[:1], hint)
+            if answer.infeasible or answer.certificate.optimal:
+                return answer
+            steps, hint = steps[1:], hint if answer.certificate.violations else answer.claim
     if not split or instance.n * instance.m > _SPLIT_PAIRS:
         return call.attempt(instance, steps, hint)
     return call.serve_first(instance, steps, hint)
@@ -348,6 +354,10 @@ def _coupled_steps(instance: Instance, deadline: Deadline) -> list[_Step]:
     """Return what to try on an instance with demands or limits: exact engines first where it is small."""
     pairs = instance.n * instance.m
     steps = []
+    if instance.limits is not None and instance.demand is None:
+        patience_s = deadline.remaining_s() - _MARGIN_S
+        if load_engine("flow").unsupported_reason(instance, remaining_s=patience_s) is None:
+            steps.append(_Step("flow"))
     if pairs <= _ENUMERATED_PAIRS:
         steps.append(_Step("enumeration"))
     if pairs <= _CPSAT_FIRST_PAIRS:
@@ -397,7 +407,7 @@ def _reserved(instance: Instance, deadline: Deadline) -> Deadline:
 
 def _starts_itself(instance: Instance, engine: str, deadline: Deadline) -> bool:
     """Whether the engine has an answer sooner than greedy would, or one where greedy seldom has any."""
-    if instance.network is not None:
+    if instance.network is not None or (engine == "flow" and instance.limits is not None):
         patience_s = _SHARE_OF_FLOW * deadline.remaining_s()
         return load_engine("flow").unsupported_reason(instance, remaining_s=patience_s) is None
     if instance.is_slots:  # answered at prices, exactly or not
@@ -460,7 +470,7 @@ def _judge(
     Where no time is left for a pass over all pairs, the bound is what the largest score allows.
     """
     needed_s = verification_seconds(instance, claim)
-    quick = needed_s > 0 and deadline.limited and deadline.remaining_s() < needed_s
+    quick = needed_s > _SHORT_PASS_S and deadline.limited and deadline.remaining_s() < needed_s
     nothing = claim is None
     if claim is None:
         claim = Claim(choice=np.full(instance.n, UNASSIGNED, np.int64))

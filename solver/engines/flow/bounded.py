@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from solver.problem.instance import Instance
 
-__all__ = ["Arcs", "BoundedFlow", "solve_bounded"]
+__all__ = ["Arcs", "BoundedFlow", "cost_scale", "solve_bounded"]
 
 _BITS = 44  # most bits of a scaled cost, so that sums over millions of units stay within 63
 _WHOLE = 2**20  # whole costs below this are taken as they are
@@ -109,7 +109,7 @@ def solve_bounded(
     leave_cost = top - outside
     tier_model, tier_cost, tier_slots = _tiers_above_floors(instance)
     costs = np.concatenate([cost, leave_cost, tier_cost, [floor_fee]])
-    scale = _scale(costs, n + m + 3)
+    scale = cost_scale(costs, n + m + 3)
     whole = [np.rint(part * scale).astype(np.int64) for part in (cost, leave_cost, tier_cost)]
     floor = np.minimum(shape.floor, instance.slots)
     sink = n + m
@@ -155,7 +155,7 @@ def _tiers_above_floors(
     return model, cost, left.ravel()
 
 
-def _scale(costs: NDArray[np.float64], nodes: int) -> float:
+def cost_scale(costs: NDArray[np.float64], nodes: int) -> float:
     """Return the factor to whole numbers: 1 where costs are whole and small, else as fine as overflow allows."""
     highest = float(costs.max(initial=0.0))
     if highest < _WHOLE and np.array_equal(np.rint(costs), costs):

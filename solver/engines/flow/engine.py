@@ -15,6 +15,7 @@ from solver.engines.certificate import certify
 from solver.engines.duals import minimal_prices, supporting_prices
 from solver.engines.flow.core_arcs import solve_core
 from solver.engines.flow.generation import solve_network
+from solver.engines.flow.laminar_flow import solve_laminar, unsupported_limits
 from solver.engines.flow.network import COARSE_BITS, FINE_BITS, Network
 from solver.engines.flow.openings import search_openings
 from solver.engines.network_terms import principal_choice
@@ -44,8 +45,10 @@ class FlowEngine:
 
     def unsupported_reason(self, instance: Instance, *, remaining_s: float) -> str | None:
         """Return why not: no slots, or more arcs than memory or the time left allows."""
-        if instance.demand is not None or instance.limits is not None:
+        if instance.demand is not None:
             return "flow: every agent must take exactly one slot"
+        if instance.limits is not None:
+            return unsupported_limits(instance, remaining_s)
         if instance.network is not None:
             return _unsupported_network(instance, remaining_s)
         if instance.load_cost is not None:
@@ -70,6 +73,8 @@ class FlowEngine:
         threads: int = 1,
     ) -> Claim | None:
         """Return an optimal choice with its minimal prices, or the proof that there is none."""
+        if instance.limits is not None:
+            return solve_laminar(instance, deadline)
         if instance.network is not None:
             return _network_claim(instance, deadline, hint)
         if instance.n * instance.m >= _CORED and instance.m >= _FEW:

@@ -1,0 +1,401 @@
+"""Limits that are network structure: which rows of an instance are nodes of a minimum-cost flow.
+
+Every row that counts agents is a set of pairs (agent, model). Sets on one model nest in one another or are disjoint
+where quotas follow an organisation chart, and so do sets of whole models, and sets of agents with all their models.
+Where every row is of one of these kinds, the constraint matrix is that of two laminar families and hence of a network
+(Edmonds 1970): a unit goes from its agent to the innermost set of its pair, through the sets around it to its model,
+and through groups of models to the sink. An agent that stays unassigned takes a column of its own, "outside", and a
+limit on how many of some agents are served is one on how many of them go there.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from solver.problem.limit_rows import NO_ROW
+from solver.problem.sparse import CompressedScores
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from solver.problem.instance import Instance
+    from solver.problem.limit_rows import LimitRows
+
+__all__ = ["LaminarNetwork", "find_network", "recognition_seconds"]
+
+_SECONDS_PER_PAIR_AND_LAYER, _OVERHEAD_S = 6e-8, 1e-3  # of the recognition, generously
+_MOST_ENTRIES = 20_000_000  # pairs times layers beyond which memory is not spent on looking
+_WHOLE = 1e-9  # relative: a bound that close below a whole number of agents allows it, as certificates do
+_FOUND = "_laminar_network"  # where an instance remembers the answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LaminarNetwork:
+    """The flow that an instance with limits is.
+
+    Nodes are the m models, then "outside", then sets, then groups of models; the sink has the number ``nodes``.
+
+    Parameters
+    ----------
+    agent, node : (a,) int64
+        Arcs, by agent: the pairs that may be used and the innermost node that they lead to, and for every agent that
+        may stay unassigned one to a node on the way outside.
+    model : (a,) int64
+        The model of each arc, m for staying unassigned.
+    outside : int
+        Number of models m, and the node of staying unassigned.
+    parent : (k,) int64
+        Where each node leads to.
+    low, high : (k,) int64
+        Bounds on the units from each node to its parent.
+    row_node : (g,) int64
+        Node whose bounds a row is, or -1 for a row that binds nobody.
+    row_sign : (g,) int64
+        Whether the multiplier of the row is the node's price less its parent's (1), or the reverse (-1).
+    row_unit : (g,) float64
+        Coefficient of the row, the same for all its pairs, in size.
+    forbidding : tuple of int
+        Rows with right-hand side 0 that forbid their pairs.
+    whole_models : bool
+        No set is smaller than all pairs of a model, and models are not grouped: floors and capacities say it all.
+    infeasible : bool
+        Some row contradicts itself.
+    """
+
+    agent: NDArray[np.int64]
+    node: NDArray[np.int64]
+    model: NDArray[np.int64]
+    outside: int
+    parent: NDArray[np.int64]
+    low: NDArray[np.int64]
+    high: NDArray[np.int64]
+    row_node: NDArray[np.int64]
+    row_sign: NDArray[np.int64]
+    row_unit: NDArray[np.float64]
+    forbidding: tuple[int, ...]
+    whole_models: bool
+    infeasible: bool
+
+    @property
+    def nodes(self) -> int:
+        """Number of nodes besides agents and the sink."""
+        return len(self.parent)
+
+    def everyone_served(self) -> LaminarNetwork:
+        """Return the network without the arcs of staying unassigned."""
+        kept = self.model != self.outside
+        return replace(self, agent=self.agent[kept], node=self.node[kept], model=self.model[kept])
+
+    def with_left(self, rank: NDArray[np.int64], left: NDArray[np.int64]) -> LaminarNetwork | None:
+        """Return the network in which so many agents of each rank stay unassigned, or None where that crosses a set.
+
+        Parameters
+        ----------
+        rank : (n,) int64
+            From 0.
+        left : (ranks,) int64
+            Agents of each.
+        """
+        outside = self.outside
+        if len(left) == 1:
+            low, high = self.low.copy(), self.high.copy()
+            low[outside] = high[outside] = left[0]
+            return replace(self, low=low, high=high)
+        if (self.parent == outside).any():
+            return None
+        first = self.nodes
+        sink = first + len(left)
+        leaving = self.model == outside
+        return replace(
+            self,
+            node=np.where(leaving, first + rank[self.agent], self.node),
+            parent=np.append(np.where(self.parent == first, sink, self.parent), np.full(len(left), outside)),
+            low=np.append(self.low, left),
+            high=np.append(self.high, left),
+        )
+
+
+def recognition_seconds(instance: Instance) -> float:
+    """Return about how long :func:`find_network` takes; nothing once it is known."""
+    if _FOUND in vars(instance):
+        return 0.0
+    layers = 1 if instance.limits is None else 1 + len(instance.limits.layers)
+    return instance.n * instance.m * layers * _SECONDS_PER_PAIR_AND_LAYER + _OVERHEAD_S
+
+
+def find_network(instance: Instance) -> LaminarNetwork | None:
+    """Return the flow that an instance with limits is, or None if it is not known to be one.
+
+    Notes
+    -----
+    O(p log p) for p entries of all rows. The instance remembers the answer.
+    """
+    known = vars(instance)
+    if _FOUND not in known:
+        known[_FOUND] = _find(instance)
+    found: LaminarNetwork | None = known[_FOUND]
+    return found
+
+
+def _find(instance: Instance) -> LaminarNetwork | None:
+    limits = instance.limits
+    if limits is None or instance.demand is not None or instance.load_cost is not None:
+        return None
+    if limits.together or limits.is_soft or isinstance(instance.score, CompressedScores):
+        return None
+    if instance.n * instance.m * max(1, len(limits.layers)) > _MOST_ENTRIES:
+        return None
+    allowed = np.isfinite(instance.score) & (instance.slots > 0)
+    rows = _Rows(limits, allowed)
+    if not rows.understand():
+        return None
+    return _assembled(instance, rows)
+
+
+class _Rows:
+    """The rows of an instance as sets of its allowed pairs.
+
+    Parameters
+    ----------
+    limits : LimitRows
+        The rows.
+    allowed : (n, m) bool
+        Pairs that may be used; those of rows that forbid are taken out.
+    """
+
+    def __init__(self, limits: LimitRows, allowed: NDArray[np.bool_]) -> None:
+        self.limits, self.allowed = limits, allowed
+        count = limits.count
+        self.unit = np.ones(count)
+        self.least = np.zeros(count, np.int64)
+        self.most = np.full(count, np.iinfo(np.int64).max)
+        self.idle = np.zeros(count, bool)
+        self.infeasible = False
+        self.forbidding: list[int] = []
+        entries = [self._entries(k) for k in range(len(limits.layers))]
+        self.row = np.concatenate([np.zeros(0, np.int64), *(entry[0] for entry in entries)])
+        self.agent = np.concatenate([np.zeros(0, np.int64), *(entry[1] for entry in entries)])
+        self.model = np.concatenate([np.zeros(0, np.int64), *(entry[2] for entry in entries)])
+        self.weight = np.concatenate([np.zeros(0), *(entry[3] for entry in entries)])
+
+    def _entries(
+        self, at: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+        """Return row, agent, model and coefficient of every pair that a layer touches."""
+        layer = self.limits.layers[at]
+        agent, model = np.nonzero((layer.row != NO_ROW) & (layer.coefficient != 0) & self.allowed)
+        return layer.row[agent, model].astype(np.int64), agent, model, layer.coefficient[agent, model]
+
+    def understand(self) -> bool:
+        """Turn every row into bounds on a number of agents; return False where one is nothing of the kind."""
+        count = self.limits.count
+        order = np.argsort(self.row, kind="stable")
+        first = np.searchsorted(self.row[order], np.arange(count + 1))
+        size = np.diff(first)
+        self.idle = size == 0
+        self.infeasible = bool((self.limits.bound[self.idle] < 0).any())
+        some = np.flatnonzero(size)
+        low, high = np.zeros(count), np.zeros(count)
+        if len(some):
+            low[some] = np.minimum.reduceat(self.weight[order], first[:-1][some])
+            high[some] = np.maximum.reduceat(self.weight[order], first[:-1][some])
+        for g in some.tolist():
+            own = order[first[g] : first[g + 1]]
+            if low[g] == high[g]:
+                self._count(g, float(low[g]))
+            elif not self._is_simple(g, own, float(low[g])):
+                return False
+        if self.forbidding or self.idle.any():
+            kept = ~self.idle[self.row]
+            kept &= self.allowed[self.agent, self.model]
+            self.row, self.agent, self.model = self.row[kept], self.agent[kept], self.model[kept]
+        return True
+
+    def _count(self, g: int, weight: float) -> None:
+        """Note a row whose pairs all count the same."""
+        bound = float(self.limits.bound[g])
+        self.unit[g] = abs(weight)
+        if weight > 0:
+            if bound < 0:
+                self.infeasible = True
+            self.most[g] = max(0, math.floor(bound / weight * (1 + _WHOLE) + 1e-12))
+        else:
+            ratio = bound / weight
+            self.least[g] = max(0, math.ceil(ratio * (1 - _WHOLE) - 1e-12))
+            self.idle[g] = self.least[g] == 0
+
+    def _is_simple(self, g: int, own: NDArray[np.intp], least: float) -> bool:
+        """Note a row of unequal weights that forbids all its pairs, or that no plan can break."""
+        bound = float(self.limits.bound[g])
+        if least > 0 and bound == 0:
+            self.forbidding.append(g)
+            self.idle[g] = True
+            self.allowed[self.agent[own], self.model[own]] = False
+            return True
+        most = np.zeros(len(self.allowed))
+        np.maximum.at(most, self.agent[own], self.weight[own])
+        self.idle[g] = float(most.sum()) <= bound
+        return bool(self.idle[g])
+
+
+def _assembled(instance: Instance, rows: _Rows) -> LaminarNetwork | None:
+    """Return the network of rows that are counts, or None where their sets cross."""
+    n, m = instance.n, instance.m
+    count = rows.limits.count
+    allowed = rows.allowed
+    size = np.bincount(rows.row, minlength=count)
+    present = size > 0
+    column, last = np.full(count, m, np.int64), np.full(count, -1, np.int64)
+    np.minimum.at(column, rows.row, rows.model)
+    np.maximum.at(last, rows.row, rows.model)
+    on_model = present & (column == last)
+    group, member, of_models = _whole_lines(
+        rows.row, rows.model, present & ~on_model, allowed.sum(axis=0), size
+    )
+    team, person, of_agents = _whole_lines(
+        rows.row, rows.agent, present & ~on_model & ~of_models, allowed.sum(axis=1), size
+    )
+    if (present & ~(on_model | of_models | of_agents)).any():
+        return None
+    may_leave = np.ones(n, bool) if instance.penalty is None else np.isfinite(instance.penalty)
+
+    agent, model = np.nonzero(allowed)
+    leaving = np.flatnonzero(may_leave)
+    agent, model = np.append(agent, leaving), np.append(model, np.full(len(leaving), m))
+    order = np.lexsort((model, agent))
+    agent, model = agent[order], model[order]
+
+    # Sets of pairs of one column each: those on a model, and those of agents, seen as the pairs to the outside.
+    counted = on_model[rows.row]
+    optional = may_leave[person]
+    row = np.concatenate([rows.row[counted], team[optional]])
+    key = np.concatenate(
+        [rows.agent[counted] * (m + 1) + rows.model[counted], person[optional] * (m + 1) + m]
+    )
+    sets = np.flatnonzero(on_model | of_agents)
+    number = np.full(count, -1, np.int64)
+    number[sets] = m + 1 + np.arange(len(sets))
+    nested = _nested(row, key, np.bincount(row, minlength=count), count)
+    if nested is None:
+        return None
+    inner, inner_row, around = nested
+    node = model.copy()
+    node[np.searchsorted(agent * (m + 1) + model, inner)] = number[inner_row]
+    parent = np.full(m + 1 + len(sets) + int(of_models.sum()), 0, np.int64)
+    sink = len(parent)
+    column[of_agents] = m
+    parent[number[sets]] = np.where(around[sets] >= 0, number[around[sets]], column[sets])
+
+    # Groups of models.
+    groups = np.flatnonzero(of_models)
+    number[groups] = m + 1 + len(sets) + np.arange(len(groups))
+    nested = _nested(group, member, np.bincount(group, minlength=count), count)
+    if nested is None:
+        return None
+    inner, inner_row, around = nested
+    parent[: m + 1] = sink
+    parent[inner] = number[inner_row]
+    parent[number[groups]] = np.where(around[groups] >= 0, number[around[groups]], sink)
+
+    low, high = np.zeros(sink, np.int64), np.full(sink, n, np.int64)
+    high[:m] = instance.slots
+    used = np.concatenate([sets, groups])
+    low[number[used]], high[number[used]] = rows.least[used], np.minimum(rows.most[used], n)
+    sign = np.where(rows.least > 0, -1, 1)
+    total, teams = np.bincount(team, minlength=count), np.flatnonzero(of_agents)
+    # At most so many of them are served: at least the others are not, and the other way round.
+    low[number[teams]] = np.maximum(0, total[teams] - np.minimum(rows.most[teams], n))
+    high[number[teams]] = total[teams] - rows.least[teams]
+    sign[teams] *= -1
+    number[rows.idle] = -1
+    return LaminarNetwork(
+        agent=agent,
+        node=node,
+        model=model,
+        outside=m,
+        parent=parent,
+        low=low,
+        high=np.maximum(high, 0),
+        row_node=number,
+        row_sign=sign,
+        row_unit=rows.unit,
+        forbidding=tuple(rows.forbidding),
+        whole_models=not (of_models | of_agents).any()
+        and bool((size[on_model] == allowed.sum(axis=0)[column[on_model]]).all()),
+        infeasible=rows.infeasible or bool((high < low).any() or (rows.least > size).any()),
+    )
+
+
+def _whole_lines(
+    row: NDArray[np.int64],
+    line: NDArray[np.int64],
+    among: NDArray[np.bool_],
+    line_size: NDArray[np.int64],
+    size: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """Return the rows that consist of all pairs of some lines, models or agents, and these lines.
+
+    Parameters
+    ----------
+    row, line : (e,) int64
+        Rows, and the line of each of their pairs.
+    among : (g,) bool
+        Rows that are looked at.
+    line_size : (lines,) int64
+        Allowed pairs of each line.
+    size : (g,) int64
+        Pairs of each row.
+
+    Returns
+    -------
+    row, line : (u,) int64
+        Every line of every such row.
+    whole : (g,) bool
+        Which rows are such.
+    """
+    some = among[row]
+    pair = np.unique(row[some] * len(line_size) + line[some])
+    group, member = pair // len(line_size), pair % len(line_size)
+    covered = np.bincount(group, line_size[member], len(size)).astype(np.int64)
+    whole = among & (covered == size)
+    kept = whole[group]
+    return group[kept], member[kept], whole
+
+
+def _nested(
+    row: NDArray[np.int64], key: NDArray[np.int64], size: NDArray[np.int64], count: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]] | None:
+    """Return the innermost set of every element and the set around each set, or None where two sets cross.
+
+    Parameters
+    ----------
+    row, key : (e,) int64
+        Sets and their elements.
+    size : (count,) int64
+        Elements of each set.
+    count : int
+        Number of sets, those without elements included.
+
+    Returns
+    -------
+    element, innermost : (u,) int64
+        Every element once, and the smallest set that has it.
+    around : (count,) int64
+        Smallest set around each, -1 for none.
+    """
+    order = np.lexsort((row, -size[row], key))  # of every element the largest set first
+    row, key = row[order], key[order]
+    same = np.zeros(len(key), bool)
+    same[1:] = key[1:] == key[:-1]
+    before = np.where(same, np.concatenate([row[:1], row[:-1]]), -1) if len(row) else row
+    least, most = np.full(count, count, np.int64), np.full(count, -1, np.int64)
+    np.minimum.at(least, row, before)
+    np.maximum.at(most, row, before)
+    if (least < most).any():  # some of its elements lie in a larger set, others do not
+        return None
+    last = np.append(~same[1:], True) if len(key) else np.zeros(0, bool)
+    return key[last], row[last], most

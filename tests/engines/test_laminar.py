@@ -1,0 +1,122 @@
+"""Limits that are network structure: known answers, HiGHS on random instances, and what is not one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import solver
+from solver.engines.attainable_bounds import attainable_bounds
+from solver.engines.flow import laminar_flow
+from solver.engines.flow.laminar import find_network
+from solver.problem.build import build_instance
+from tests.fuzz_laminar import check, draw
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_instances_equal_highs(seed: int) -> None:
+    verdict = check(draw(np.random.default_rng([10_000, seed])))
+    assert verdict is None or verdict.startswith("not recognised")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_floors_and_capacities_by_column_generation(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(laminar_flow, "_GENERATED_PAIRS", -1)
+    verdict = check(draw(np.random.default_rng([20_000, seed])))
+    assert verdict is None or verdict.startswith("not recognised")
+
+
+def test_the_check_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.fuzz_laminar.by_highs", lambda sample: ("optimal", 1e6))
+    assert check(draw(np.random.default_rng([10_000, 1]))) is not None
+
+
+def _panel(papers: int, reviewers: int, copies: int, *, pairwise: bool = False) -> dict[str, Any]:
+    rng = np.random.default_rng(5)
+    scores = np.repeat(np.round(rng.beta(1, 4, (papers, reviewers)), 3), copies, axis=0)
+    teams = [list(range(p * copies, (p + 1) * copies)) for p in range(papers)]
+    if pairwise:
+        teams = [[a, b] for team in teams for a in team for b in team if a < b]
+    return {
+        "scores": scores,
+        "capacity": [2 + papers * copies // reviewers] * reviewers,
+        "unassigned_penalty": np.inf,
+        "limits": [solver.Apart(name=f"p{k}", agents=team) for k, team in enumerate(teams)],
+    }
+
+
+@pytest.mark.parametrize("floors", [False, True])
+def test_copies_that_are_kept_apart_equal_an_agent_with_copies(floors: bool) -> None:
+    """The same panels, said with limits and said with copies."""
+    given = _panel(30, 20, 3)
+    least = np.full(20, 2 if floors else 0)
+    known = solver.assign(
+        given["scores"][::3], given["capacity"], copies=3, min_load=least, unassigned_penalty=np.inf
+    )
+    if floors:
+        given["limits"] += [solver.Quota(name=f"r{j}", models=[j], at_least=2) for j in range(20)]
+    solution = solver.assign(**given)
+    assert solution.status is solver.Status.OPTIMAL
+    assert solution.engine == "flow"
+    assert not solution.bound_is_claimed
+    assert solution.objective == pytest.approx(known.objective, rel=1e-12)
+    assert all(len(set(team)) == 3 for team in solution.choice.reshape(-1, 3).tolist())
+
+
+@pytest.mark.parametrize("size", [(400, 8), (4_000, 10)])
+def test_quotas_of_one_model_are_floors(size: tuple[int, int]) -> None:
+    n, m = size
+    rng = np.random.default_rng(3)
+    scores, low, high = rng.normal(size=(n, m)) + rng.normal(size=m), n // (2 * m), n // m + 20
+    limits = [solver.Quota(name=f"c{j}", models=[j], at_least=low, at_most=high) for j in range(m)]
+    solution = solver.assign(scores, [n] * m, unassigned_penalty=np.inf, limits=limits)
+    known = solver.assign(scores, [high] * m, unassigned_penalty=np.inf, min_load=low)
+    assert solution.status is solver.Status.OPTIMAL
+    assert not solution.bound_is_claimed
+    assert solution.objective == pytest.approx(known.objective, rel=1e-12)
+
+
+def test_service_first_with_teams_and_priorities() -> None:
+    """Two of a team of three may be served by each model; the highest priorities are."""
+    limits = [solver.Apart(name="team", agents=[0, 1, 2, 3], at_most=1)]
+    solution = solver.assign(
+        [[5, 1], [4, 3], [9, 9], [9, 9], [1, 1]], [3, 3], priority=[2, 2, 1, 1, 1], limits=limits
+    )
+    assert solution.status is solver.Status.OPTIMAL
+    assert solution.choice.tolist() == [0, 1, -1, -1, 0]
+
+
+def test_crossing_quotas_are_no_network() -> None:
+    crossing = [
+        solver.Quota(name="a", agents=[0, 1], models=[0], at_most=1),
+        solver.Quota(name="b", agents=[1, 2], models=[0], at_most=1),
+    ]
+    instance = build_instance(np.ones((3, 2)), [3, 3], limits=crossing)
+    assert find_network(instance) is None
+    with pytest.raises(solver.SpecError) as reason:
+        solver.assign(np.ones((3, 2)), [3, 3], limits=crossing, engine="flow")
+    assert "nested" in str(reason.value)
+    assert solver.assign(np.ones((3, 2)), [3, 3], limits=crossing).status is solver.Status.OPTIMAL
+
+
+def test_quotas_that_cross_on_forbidden_pairs_only_are_a_network() -> None:
+    scores = np.array([[1.0, 1.0], [-np.inf, 1.0], [1.0, 1.0]])
+    limits = [
+        solver.Quota(name="a", agents=[0, 1], models=[0], at_most=1),
+        solver.Quota(name="b", agents=[1, 2], models=[0], at_most=0),
+    ]
+    assert find_network(build_instance(scores, [3, 3], limits=limits)) is not None
+
+
+def test_a_row_moves_in_steps_of_its_coefficients() -> None:
+    limits = [
+        solver.Quota(name="agents", models=[0], at_most=2.5),
+        solver.Budget(name="dimes", amount=0.35, cost=0.1),
+        solver.Budget(name="pairs", amount=7.5, cost=np.array([[2.0, 4.0]])),
+        solver.Budget(name="real", amount=7.5, cost=np.array([[2.5, 4.1]])),
+        solver.Quota(name="least", models=[1], at_least=1.5),
+    ]
+    instance = build_instance(np.ones((3, 2)), [3, 3], limits=limits)
+    assert attainable_bounds(instance) == pytest.approx([2, 0.3, 6, 7.5, -2])
