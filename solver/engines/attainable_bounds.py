@@ -30,7 +30,8 @@ def attainable_bounds(instance: Instance) -> NDArray[np.float64]:
 
     Notes
     -----
-    Rows that may be exceeded at a price keep theirs: part of a step may be worth it. O(pairs · layers) once per instance; large instances keep their right-hand sides.
+    Rows that may be exceeded at a price keep theirs: part of a step may be worth it. So do large instances. O(pairs ·
+    layers), once per instance.
     """
     limits = instance.limits
     if limits is None:
