@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.clock import Deadline
+    from solver.engines.certificate.responses import BestResponse
     from solver.problem.instance import Instance
     from solver.problem.network import UnitFlow
 
@@ -64,6 +65,9 @@ class Claim:
         Milliseconds since the deadline was started, objective and bound, at every improvement.
     flow : UnitFlow or None
         Units served, where rows ask for more than one; ``choice`` then names one model of each row.
+    response : BestResponse or None
+        Everyone's best models at the prices, where finding them was part of the search: the certificate is spared
+        that pass.
     """
 
     choice: NDArray[np.int64]
@@ -77,6 +81,7 @@ class Claim:
     stopped_by: StopReason | None = None
     progress: tuple[tuple[float, float, float], ...] = ()
     flow: UnitFlow | None = None
+    response: BestResponse | None = None
 
 
 class Engine(Protocol):

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.engines.certificate import best_response
+from solver.engines.base import Claim
+from solver.engines.certificate import BestResponse, best_response
 from solver.problem.blocks import chunks
 from solver.problem.instance import UNASSIGNED, Instance
 from solver.problem.sparse import CompressedScores
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from solver.clock import Deadline
 
-__all__ = ["minimal_prices", "supported_prices", "supporting_prices"]
+__all__ = ["core_prices", "minimal_prices", "priced_claim", "supported_claim", "supporting_prices"]
 
 _ROUNDING = 1e-13  # of the largest score that counts, or price: what sums of losses along a path are off by
 _STEP = 4e-16  # of the same: a price is not raised by less, as a cycle of no gain could go on for ever
@@ -65,10 +66,17 @@ def minimal_prices(
     O(n f + f³) time for f models without a free slot, at most; a few passes of O(n m) where f is large.
     Bellman (1958) on the graph of models.
     """
+    prices = priced_claim(instance, choice, deadline=deadline).prices
+    assert prices is not None
+    return prices
+
+
+def priced_claim(instance: Instance, choice: NDArray[np.int64], *, deadline: Deadline | None = None) -> Claim:
+    """Return the claim of an optimal slot assignment with its smallest multipliers, see :func:`minimal_prices`."""
     m = instance.m
     load = np.bincount(choice[choice != UNASSIGNED], minlength=m)
     full = np.flatnonzero((load >= instance.slots) & (load > 0))
-    price = np.zeros(m)
+    price, response = np.zeros(m), None
     if len(full) <= _FEW and not isinstance(instance.score, CompressedScores):
         price[full] = _longest_paths(_least_losses(instance, choice, full))[:-1]
     else:
@@ -81,23 +89,24 @@ def minimal_prices(
             if not graph.add_missed(price) or (deadline is not None and deadline.expired()):
                 tabulable = False
                 break
+        response = graph.response
         if tabulable:
             price[full] = _longest_paths(_least_losses(instance, choice, full), price[full], deadline)[:-1]
     closed = np.flatnonzero(instance.slots < 1)
     if len(closed):
         price[closed] = _worth_of_first_slots(instance, choice, price, closed)
-    return price[:, None]
+    return Claim(choice=choice, prices=price[:, None], response=response)
 
 
-def supported_prices(
+def supported_claim(
     instance: Instance,
     choice: NDArray[np.int64],
     pairs: CompressedScores,
     *,
     deadline: Deadline | None = None,
     passes: int = 5,
-) -> tuple[NDArray[np.float64], bool]:
-    """Return the smallest multipliers of an optimum of some pairs, and whether they support it over all pairs.
+) -> tuple[Claim, bool]:
+    """Return an optimum of some pairs with its smallest multipliers, and whether they support it over all pairs.
 
     Parameters
     ----------
@@ -114,8 +123,8 @@ def supported_prices(
 
     Returns
     -------
-    (m, 1) float64
-        Multipliers, in any case valid.
+    Claim
+        The choice with multipliers that are valid in any case.
     bool
         Whether they prove the choice optimal.
     """
@@ -138,8 +147,8 @@ def supported_prices(
             closed = np.flatnonzero(instance.slots < 1)
             if len(closed):
                 price[closed] = _worth_of_first_slots(instance, choice, price, closed)
-            return price[:, None], True
-    return (price if known is None else known)[:, None], False
+            return Claim(choice=choice, prices=price[:, None], response=graph.response), True
+    return Claim(choice=choice, prices=(price if known is None else known)[:, None]), False
 
 
 def core_prices(
@@ -290,6 +299,8 @@ class Moves:
         Model left, m for none, and model entered, for every move.
     loss : (a,) float64
         What the agent loses.
+    response : BestResponse or None
+        What the last pass over all pairs found.
     """
 
     instance: Instance
@@ -299,6 +310,7 @@ class Moves:
     source: NDArray[np.int64]
     target: NDArray[np.int64]
     loss: NDArray[np.float64]
+    response: BestResponse | None = None
 
     def __post_init__(self) -> None:
         scale = float(np.abs(self.own).max(initial=0.0))
@@ -382,10 +394,10 @@ class Moves:
         """
         instance, choice = self.instance, self.choice
         asked = np.where(instance.slots < 1, np.inf, price)
-        model, best = best_response(instance, asked)
+        self.response = best_response(instance, asked)
         value = self.own - np.append(price, 0.0)[choice]
-        agent = np.flatnonzero(best > value + self._tolerance(price))
-        target = model[agent]
+        agent = np.flatnonzero(self.response.value > value + self._tolerance(price))
+        target = self.response.model[agent].astype(np.int64)
         if not len(agent):
             return False
         if not self.full[target].all():

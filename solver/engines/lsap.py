@@ -13,7 +13,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from solver.engines.base import Claim
-from solver.engines.duals import core_prices, minimal_prices, supported_prices
+from solver.engines.duals import core_prices, priced_claim, supported_claim
 from solver.engines.matching import CoreParameters, core_pairs, match_pairs, replicated_pairs
 from solver.problem.instance import UNASSIGNED, Instance
 from solver.problem.sparse import CompressedScores
@@ -94,7 +94,7 @@ class LsapEngine:
             choice = _solve_dense(instance)
         if choice is None:
             return Claim(choice=np.full(instance.n, UNASSIGNED, np.int64), infeasible=True)
-        return Claim(choice=choice, prices=minimal_prices(instance, choice, deadline=deadline))
+        return priced_claim(instance, choice, deadline=deadline)
 
 
 def _cells(instance: Instance) -> int:
@@ -144,9 +144,9 @@ def _solve_core(instance: Instance, deadline: Deadline) -> Claim | None:
                 leaving *= 2.0
                 prices = base + core_prices(instance, choice, charged, aside)
                 continue
-        found, proven = supported_prices(instance, choice, pairs, deadline=deadline)
+        claim, proven = supported_claim(instance, choice, pairs, deadline=deadline)
         if proven or deadline.expired():
-            return Claim(choice=choice, prices=found)
+            return claim
         if not np.isfinite(base).all():
             return None
         prices = base + core_prices(instance, choice, charged, aside)

@@ -44,7 +44,7 @@ class NetworkTerms:
         Scores, less load costs, opening costs and penalties of units left out.
     scale : float
         Sum of absolute values, for rounding.
-    load : (m,) int64
+    load : (m, 1) float64
         Units served by each model.
     left : (n,) int64
         Units of each row that are not served.
@@ -54,9 +54,14 @@ class NetworkTerms:
 
     objective: float
     scale: float
-    load: NDArray[np.int64]
+    load: NDArray[np.float64]
     left: NDArray[np.int64]
     violations: tuple[Violation, ...]
+
+    @property
+    def limit_load(self) -> NDArray[np.float64]:
+        """(0,) float64: limit rows and networks exclude each other."""
+        return np.zeros(0)
 
 
 def claimed_flow(claim: Claim) -> UnitFlow:
@@ -82,7 +87,13 @@ def network_terms(instance: Instance, shape: NetworkShape, flow: UnitFlow) -> Ne
     if not instance.serve_first:
         objective += float(left_value.sum())
     scale = float(np.abs(served_value).sum()) + float(np.abs(left_value).sum())
-    return NetworkTerms(objective=objective, scale=scale, load=load, left=left, violations=violations)
+    return NetworkTerms(
+        objective=objective,
+        scale=scale,
+        load=load[:, None].astype(np.float64),
+        left=left,
+        violations=violations,
+    )
 
 
 def unserved_agents(must: NDArray[np.bool_]) -> list[Violation]:
@@ -191,7 +202,7 @@ def network_slack(
         return total
 
     total = sum(map_blocks(misjudged, instance.n, instance.m, threads))
-    return total + _supply_slack(instance, shape, terms.load, prices)
+    return total + _supply_slack(instance, shape, flow.load(instance.m), prices)
 
 
 def _best_of_rows(

@@ -495,12 +495,13 @@ def _judge(
     if quick or winner.certificate.optimal or winner.certificate.violations:
         return winner
     # What either engine proved holds for both: prices and bounds are about the instance, not about the choice.
-    given = {"prices": other.claim.prices, "limit_prices": other.claim.limit_prices}
+    given: dict[str, Any] = {"prices": other.claim.prices, "limit_prices": other.claim.limit_prices}
     given |= {
         "score_prices": other.claim.score_prices,
         "score_limit_prices": other.claim.score_limit_prices,
+        "response": other.claim.response,
     }
-    proofs: dict[str, Any] = given if other.claim.prices is not None else {}
+    proofs = given if other.claim.prices is not None else {}
     if (same_service or not instance.serve_first) and not other.certificate.violations:
         bounds = [bound for bound in (winner.claim.bound, other.claim.bound) if bound is not None]
         most = winner.claim.serves_most or other.claim.serves_most

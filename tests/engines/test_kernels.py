@@ -74,8 +74,8 @@ def test_best_models_equal_numpy_bit_for_bit(dtype: type, seed: int) -> None:
     ours = best_response(instance, prices)
     with numpy_only():
         twin = best_response(instance, prices)
-    assert (ours[0] == twin[0]).all()
-    assert (ours[1] == twin[1]).all()
+    assert (ours.model == twin.model).all()
+    assert (ours.score == twin.score).all()
 
 
 @compiled

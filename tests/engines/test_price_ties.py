@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from solver.clock import Deadline
 from solver.engines.base import Claim, load_engine
-from solver.engines.certificate import best_response, certify
+from solver.engines.certificate import best_response, certify, verification_seconds
 from solver.engines.price.agent_rows import DenseRows
 from solver.engines.price.box_flow import solve_boxed_flow
 from solver.engines.price.scarce_prices import barely_short, price_tails
@@ -102,9 +104,10 @@ def test_a_remembered_response_changes_no_certificate(penalty: float | None) -> 
     def judged(*, remembered: bool) -> float:
         instance = build_instance(scores, np.full(6, 500), unassigned_penalty=penalty)
         if remembered:
-            model, value = best_response(instance, prices)
-            assert (value == (scores - prices).max(axis=1)).all()
-            assert (model == (scores - prices).argmax(axis=1)).all()
+            response = best_response(instance, prices)
+            assert (response.value == (scores - prices).max(axis=1)).all()
+            assert (response.model == (scores - prices).argmax(axis=1)).all()
+            return certify(instance, replace(claim, response=response)).bound
         return certify(instance, claim).bound
 
     assert judged(remembered=True) == pytest.approx(judged(remembered=False), rel=1e-12)
@@ -114,8 +117,18 @@ def test_a_response_at_other_prices_is_not_used() -> None:
     scores = np.random.default_rng(6).random((200, 3))
     claim = Claim(choice=scores.argmax(axis=1), prices=np.zeros((3, 1)))
     instance = build_instance(scores, np.full(3, 200))
-    best_response(instance, np.full(3, 0.5))
-    assert certify(instance, claim).optimal
+    response = best_response(instance, np.full(3, 0.5))
+    assert certify(instance, replace(claim, response=response)).optimal
+
+
+def test_a_response_of_another_instance_is_not_used() -> None:
+    scores = np.random.default_rng(6).random((200, 3))
+    other = build_instance(np.zeros((200, 3)), np.full(3, 200))
+    response = best_response(other, np.zeros(3))
+    claim = Claim(choice=scores.argmax(axis=1), prices=np.zeros((3, 1)), response=response)
+    instance = build_instance(scores, np.full(3, 200))
+    assert verification_seconds(instance, claim) > 0
+    assert certify(instance, claim).objective == scores.max(axis=1).sum()
 
 
 def test_agents_without_another_choice_say_nothing_of_a_price() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from solver.engines.base import Claim
 from solver.engines.certificate import certify
-from solver.engines.duals import minimal_prices, supporting_prices
+from solver.engines.duals import priced_claim, supporting_prices
 from solver.engines.flow.core_arcs import solve_core
 from solver.engines.flow.generation import solve_network
 from solver.engines.flow.laminar_flow import solve_laminar, unsupported_limits
@@ -88,13 +88,13 @@ class FlowEngine:
             choice = network.solve(COARSE_BITS)
             if choice is None:
                 return Claim(choice=np.full(instance.n, UNASSIGNED, np.int64), infeasible=True)
-            claim = Claim(choice=choice, prices=minimal_prices(instance, choice, deadline=deadline))
+            claim = priced_claim(instance, choice, deadline=deadline)
             if network.is_whole or _is_tight(instance, claim) or deadline.expired():
                 return claim
         choice = network.solve(FINE_BITS)
         if choice is None:
             return Claim(choice=np.full(instance.n, UNASSIGNED, np.int64), infeasible=True)
-        return Claim(choice=choice, prices=minimal_prices(instance, choice, deadline=deadline))
+        return priced_claim(instance, choice, deadline=deadline)
 
 
 def _unsupported_network(instance: Instance, remaining_s: float) -> str | None:

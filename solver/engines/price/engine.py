@@ -14,7 +14,7 @@ import numpy as np
 
 from solver.engines.base import Claim
 from solver.engines.certificate import best_response
-from solver.engines.duals import minimal_prices
+from solver.engines.duals import priced_claim
 from solver.engines.price.agent_rows import DenseRows
 from solver.engines.price.compressed import CompressedRows
 from solver.engines.price.duplicate_columns import find_twins, share_out
@@ -107,9 +107,7 @@ class PriceEngine:
             most = _agents_in_haste(instance, deadline.remaining_s(), threads)
             estimate = None
             if hint is not None and hint.prices is not None and hint.prices.shape == (m, 1):
-                chosen = np.where(hint.choice == UNASSIGNED, m, hint.choice)
-                if twins is not None:
-                    chosen = np.append(twins, m)[chosen]
+                chosen = np.append(np.arange(m) if twins is None else twins, m)[hint.choice]
                 estimate = recall_prices(rows, pooled, scale, hint.prices[:, 0], chosen, generator)
             if most is not None:
                 estimate = estimate or estimate_prices(rows, pooled, scale, generator, most=most)
@@ -127,19 +125,23 @@ class PriceEngine:
             prices = prices[twins]
         prices = np.maximum(prices, 0.0)
         choice = cast("NDArray[np.int64] | None", outcome.choice)
+        response = None
         if choice is None:
-            choice = _best_at(instance, np.where(supply.closed, np.inf, prices), outside, threads)
+            response = best_response(instance, np.where(supply.closed, np.inf, prices), threads=threads)
+            choice = response.model.astype(np.int64)
+            if outside is not None:
+                choice[outside > response.value] = m
         if twins is not None:
             choice = share_out(choice, twins, supply)
         if not outcome.exact:
             choice = drop_overload(instance, choice, prices)
         elif pooled.anchor is not None and instance.load_cost is None and n * m <= _PRICED_AGAIN:
             choice[choice == m] = UNASSIGNED
-            return Claim(choice=choice, prices=minimal_prices(instance, choice))
+            return priced_claim(instance, choice)
         if supply.closed.any():
             prices = _price_closed(instance, choice, prices, supply.closed)
         choice[choice == m] = UNASSIGNED
-        return Claim(choice=choice, prices=prices[:, None])
+        return Claim(choice=choice, prices=prices[:, None], response=response)
 
 
 def _rows(
@@ -177,16 +179,6 @@ def _estimated(
     enough = supply.scaled(instance.n / supply.total.sum()).anchored()
     everyone = _rows(instance, None, supply.closed, threads)
     return price_tails(rows, supply, estimate_prices(everyone, enough, scale, generator), short=short)
-
-
-def _best_at(
-    instance: Instance, prices: NDArray[np.float64], outside: NDArray[np.float64] | None, threads: int
-) -> NDArray[np.int64]:
-    """Return what everyone would choose at these prices, m for unassigned: one pass, nearly balanced."""
-    choice, value = best_response(instance, prices, threads=threads)
-    if outside is not None:
-        choice[outside > value] = instance.m
-    return choice
 
 
 def _is_short(instance: Instance, outside: NDArray[np.float64] | None, supply: Supply, forbids: bool) -> bool:

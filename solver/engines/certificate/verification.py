@@ -1,0 +1,308 @@
+"""One claim in, one certificate out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from solver.engines import kernels
+from solver.engines.certificate.feasibility import broken_constraints, broken_limits, malformed_choice
+from solver.engines.certificate.responses import BestResponse, best_response
+from solver.engines.certificate.slack import (
+    AssignmentTerms,
+    duality_slack,
+    fixed_service_slack,
+    multipliers_of,
+    quick_slack,
+    violation_charge,
+)
+from solver.engines.network_terms import claimed_flow, network_slack, network_terms
+from solver.problem.blocks import chunks
+from solver.problem.instance import UNASSIGNED, Instance
+from solver.problem.sparse import CompressedScores
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from solver.engines.base import Claim
+    from solver.engines.network_terms import NetworkTerms
+    from solver.errors import Violation
+    from solver.problem.network import NetworkShape
+
+__all__ = [
+    "GAP_ROUNDING",
+    "OPTIMALITY_TOLERANCE",
+    "Certificate",
+    "certify",
+    "relative_gap",
+    "verification_seconds",
+]
+
+OPTIMALITY_TOLERANCE = 1e-9
+"""Largest relative gap that is called optimal."""
+
+GAP_ROUNDING = 1e-13
+"""Gap, relative to the sum of the absolute values of all terms, below which it is float64 rounding."""
+
+_WHOLE_NOISE = 0.01
+"""Rounding error of a bound above which it is not rounded down to a whole number."""
+
+_SECONDS_PER_TERM = 3e-9
+_SECONDS_PER_AGENT = 5e-8
+_OVERHEAD_S = 2e-4
+"""Upper estimates of what a certificate takes: per pair and term, per agent, and for the call itself."""
+
+_LAYER_TERMS = 3
+"""Terms that a layer of limit rows counts for: looking up the price of a row takes as long as three subtractions."""
+
+_NUMPY_PAIRS = 2_000_000
+"""Pairs up to which the pass is numpy's, so that the judge of the compiled engine shares no code with it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate:
+    """What is proven about an assignment.
+
+    Parameters
+    ----------
+    objective : float
+        Recomputed objective.
+    bound : float
+        No feasible assignment (in serve-first mode: none that serves as well) exceeds it; ``inf`` if unknown.
+    load : (m, r) float64
+        Units used.
+    limit_load : (g,) float64
+        Left-hand sides of the limit rows.
+    violations : tuple of Violation
+        Every constraint broken; empty for a feasible assignment.
+    optimal : bool
+        Feasible, and the gap is within :data:`OPTIMALITY_TOLERANCE` or float64 rounding.
+    bound_is_claimed : bool
+        The bound was vouched for by an engine, not recomputed from prices.
+    """
+
+    objective: float
+    bound: float
+    load: NDArray[np.float64]
+    violations: tuple[Violation, ...]
+    optimal: bool
+    bound_is_claimed: bool = False
+    limit_load: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+
+    @property
+    def gap(self) -> float:
+        """Relative distance from objective to bound, >= 0."""
+        return relative_gap(self.objective, self.bound)
+
+
+def relative_gap(objective: float, bound: float) -> float:
+    """Return ``(bound − objective) / max(|objective|, |bound|)``, 0 when they are equal, never negative."""
+    if bound <= objective:
+        return 0.0
+    if math.isinf(bound):
+        return math.inf
+    return (bound - objective) / max(abs(objective), abs(bound))
+
+
+def certify(instance: Instance, claim: Claim, *, threads: int = 1, quick: bool = False) -> Certificate:
+    """Verify a claim. O(n m r) time in one pass, O(n) memory beyond the input.
+
+    Parameters
+    ----------
+    instance : Instance
+        The problem.
+    claim : Claim
+        What an engine says.
+    threads : int
+        Threads that share the pass.
+    quick : bool
+        Take the largest score there is for everybody's best instead of a pass over all pairs: O(n), and a much
+        looser bound, for when no time is left.
+
+    Returns
+    -------
+    Certificate
+    """
+    broken = malformed_choice(instance, claim.choice)
+    if broken:
+        nothing = np.zeros((instance.m, instance.r))
+        return Certificate(
+            objective=-math.inf, bound=math.inf, load=nothing, violations=broken, optimal=False
+        )
+    if instance.network is not None:
+        return _certify_flow(instance, instance.network, claim, threads)
+    response = _known_response(instance, claim, None if quick else threads)
+    terms = _assignment_terms(instance, claim.choice, response)
+    service_is_open = instance.serve_first and bool(len(terms.left_value))
+    if terms.violations:
+        slack = math.inf
+    elif quick:
+        slack = quick_slack(instance, terms)
+    else:
+        slack = duality_slack(instance, terms, multipliers_of(instance, claim), response, threads)
+        # With no slack the weighted problem is solved, and its bound is that of the score.
+        if service_is_open and (slack > GAP_ROUNDING * terms.magnitude or not instance.is_slots):
+            return _certify_fixed_service(instance, claim, terms, threads)
+    certificate = _concluded(instance, claim, terms, slack, terms.magnitude, quick=quick)
+    # Without a pass over all pairs nothing shows whether more agents could be served.
+    return replace(certificate, optimal=False) if quick and service_is_open else certificate
+
+
+def verification_seconds(instance: Instance, claim: Claim | None = None) -> float:
+    """Return about how long :func:`certify` takes; 0 where the claim carries everyone's best at its prices."""
+    if claim is not None and claim.response is not None and claim.prices is not None:
+        known = claim.response.fits(instance) and claim.response.is_at(claim.prices[:, 0])
+        if known and instance.limits is None:
+            return 0.0  # as long as without a bound
+    score = instance.score
+    pairs = len(score.data) if isinstance(score, CompressedScores) else instance.n * instance.m
+    terms = 1 + (0 if instance.demand is None else instance.r)
+    if instance.limits is not None:
+        terms += _LAYER_TERMS * len(instance.limits.layers)
+    return pairs * terms * _SECONDS_PER_TERM + instance.n * _SECONDS_PER_AGENT + _OVERHEAD_S
+
+
+def _certify_flow(instance: Instance, shape: NetworkShape, claim: Claim, threads: int) -> Certificate:
+    """Verify a claim about an instance with floors, copies or counts."""
+    flow = claimed_flow(claim)
+    terms = network_terms(instance, shape, flow)
+    slack = math.inf
+    multipliers = None if terms.violations else multipliers_of(instance, claim)
+    if multipliers is not None:
+        slack = network_slack(instance, shape, flow, terms, multipliers.prices[:, 0], threads)
+    return _concluded(instance, claim, terms, slack, terms.scale)
+
+
+def _certify_fixed_service(
+    instance: Instance, claim: Claim, terms: AssignmentTerms, threads: int
+) -> Certificate:
+    """Verify the score among plans that serve as many of every rank, and whether more could be served."""
+    slack = fixed_service_slack(instance, terms, claim, threads)
+    certificate = _concluded(instance, claim, terms, slack, terms.served_magnitude)
+    servable = _servable(instance)
+    if not (claim.serves_most or len(terms.served) == servable):
+        return replace(certificate, optimal=False)
+    claimed = certificate.bound_is_claimed or len(terms.served) < servable
+    return replace(certificate, bound_is_claimed=claimed)
+
+
+def _assignment_terms(
+    instance: Instance, choice: NDArray[np.int64], response: BestResponse | None
+) -> AssignmentTerms:
+    """Recompute objective, loads and feasibility of a choice. O(n r)."""
+    load = instance.usage(choice)
+    served = np.flatnonzero(choice != UNASSIGNED)
+    own = _own_scores(instance, choice, served, response)
+    left_value = np.zeros(0) if len(served) == instance.n else instance.unserved[choice == UNASSIGNED]
+    limit_load = np.zeros(0) if instance.limits is None else instance.limits.usage(choice)
+    objective = float(own.sum()) - violation_charge(instance, limit_load)
+    if instance.load_cost is not None:
+        objective -= float(instance.load_charge(load[:, 0]).sum())
+    if not instance.serve_first:
+        objective += float(left_value.sum())
+    violations = broken_constraints(instance, choice, load, own, served)
+    return AssignmentTerms(
+        choice=choice,
+        served=served,
+        own=own,
+        left_value=left_value,
+        objective=objective,
+        load=load,
+        limit_load=limit_load,
+        violations=violations + broken_limits(instance, choice, limit_load),
+    )
+
+
+def _concluded(
+    instance: Instance,
+    claim: Claim,
+    terms: AssignmentTerms | NetworkTerms,
+    slack: float,
+    scale: float,
+    *,
+    quick: bool = False,
+) -> Certificate:
+    """Return the certificate of a recomputed objective and its distance to the bound."""
+    objective = terms.objective
+    rounding = GAP_ROUNDING * scale if math.isfinite(scale) else 0.0
+    bound = objective + slack
+    if slack > rounding and not quick:
+        bound = _whole(instance, bound, scale)
+    claimed = claim.bound is not None and claim.bound < bound
+    if claimed and claim.bound is not None:
+        bound = claim.bound
+    tight = bound - objective <= max(
+        OPTIMALITY_TOLERANCE * max(abs(objective), abs(bound)) if math.isfinite(bound) else 0.0,
+        rounding,
+    )
+    if not tight and bound - objective <= OPTIMALITY_TOLERANCE * (1.0 + scale):
+        # Where scores cancel, or nobody is served, rounding is still that of single scores.
+        tight = bound - objective <= GAP_ROUNDING * max(map(abs, instance.score_range))
+    return Certificate(
+        objective=objective,
+        bound=bound,
+        load=terms.load,
+        violations=terms.violations,
+        optimal=tight and not terms.violations,
+        bound_is_claimed=claimed,
+        limit_load=terms.limit_load,
+    )
+
+
+def _whole(instance: Instance, bound: float, scale: float) -> float:
+    """Round a bound down to a whole number where no objective can be anything else."""
+    soft = instance.limits is not None and instance.limits.is_soft
+    if not math.isfinite(bound) or instance.load_cost is not None or soft:
+        return bound
+    noise = OPTIMALITY_TOLERANCE * max(1.0, abs(bound)) + GAP_ROUNDING * scale
+    if noise > _WHOLE_NOISE or not instance.is_integral:
+        return bound
+    penalty = instance.penalty
+    if penalty is not None and (np.floor(penalty) != penalty)[np.isfinite(penalty)].any():
+        return bound
+    if instance.network is not None and (np.floor(cost := instance.network.opening_cost) != cost).any():
+        return bound
+    return float(math.floor(bound + noise))
+
+
+def _servable(instance: Instance) -> int:
+    """Return how many agents some empty model could take, each by itself."""
+    if isinstance(instance.score, CompressedScores):
+        return instance.n
+    able = 0
+    for rows in chunks(instance.n, instance.m):
+        fits = np.isfinite(instance.score[rows])
+        if instance.has_oversized:
+            fits = fits & ~instance.oversized(rows)
+        able += int(fits.any(axis=1).sum())
+    return able
+
+
+def _known_response(instance: Instance, claim: Claim, threads: int | None) -> BestResponse | None:
+    """Return everyone's best models: the claim's, or those of a compiled pass where it is right and worth its call.
+
+    With ``threads`` None no pass is made.
+    """
+    given = claim.response if claim.response is not None and claim.response.fits(instance) else None
+    compiled = instance.is_slots and kernels.available() and not isinstance(instance.score, CompressedScores)
+    if threads is None or not compiled or instance.n * instance.m <= _NUMPY_PAIRS or instance.has_oversized:
+        return given
+    multipliers = multipliers_of(instance, claim)
+    if multipliers is None or (given is not None and given.is_at(multipliers.prices[:, 0])):
+        return given
+    return best_response(instance, multipliers.prices[:, 0], threads=threads)
+
+
+def _own_scores(
+    instance: Instance, choice: NDArray[np.int64], served: NDArray[np.intp], response: BestResponse | None
+) -> NDArray[np.float64]:
+    """Return the scores of the agents served, looked up only where they do not have their best model."""
+    if response is None:
+        return instance.scores_of(served, choice[served])
+    own = response.score[served]
+    moved = np.flatnonzero(choice[served] != response.model[served])
+    own[moved] = instance.scores_of(served[moved], choice[served[moved]])
+    return own
