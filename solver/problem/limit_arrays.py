@@ -35,7 +35,7 @@ from solver.problem.limits import (
     StayPut,
     Together,
 )
-from solver.problem.resources import resources_taken
+from solver.problem.resources import slots_taken, units_taken
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -120,12 +120,13 @@ class LimitArrays:
             usd_out = np.array([model.usd_per_million_output_tokens or 0.0 for model in models])
             return np.asarray((tokens_in * usd_in + tokens_out * usd_out) / 1e6)
         if unit == DEMAND:
-            demand = self._problem.demand
+            demand = slots_taken(self._problem)
             if demand is None:
                 return np.ones((1, 1))
             return np.asarray(demand[:, None] if demand.ndim == 1 else demand)
         if unit not in UNITS:
-            return resources_taken(agents, unit)[:, None]
+            taken = units_taken(self._problem, unit)
+            return taken[:, None] if taken.ndim == 1 else taken
         if unit == "latency_s":
             first = np.array([model.latency_s or 0.0 for model in models])
             speed = np.array([model.output_tokens_per_second or np.inf for model in models])

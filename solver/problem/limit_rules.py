@@ -18,7 +18,7 @@ from solver.problem.limit_specs import (
     StayPutSpec,
     TogetherSpec,
 )
-from solver.problem.resources import resources_taken
+from solver.problem.resources import units_taken
 from solver.problem.values import did_you_mean
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def _known_unit(problem: Problem, limit: LimitSpec, rows: NDArray[np.int64]) -> 
     unit = limit.unit
     if unit in UNITS or unit == DEMAND or not len(rows):
         return
-    if not resources_taken(problem.agents, unit)[rows].any():
+    if not units_taken(problem, unit)[rows].any():
         field = "of" if isinstance(limit, ShareSpec) else "resource"
         known = [*UNITS, DEMAND, *problem.agents.resources]
         yield Violation(

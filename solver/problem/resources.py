@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +26,8 @@ __all__ = [
     "resource_rules",
     "resource_titles",
     "resources_taken",
+    "slots_taken",
+    "units_taken",
     "with_resources",
 ]
 
@@ -57,6 +60,24 @@ def resources_taken(agents: AgentTable, name: str) -> NDArray[np.float64]:
     return agents.resources.get(name, np.zeros(len(agents)))
 
 
+def units_taken(problem: Problem, name: str) -> NDArray[np.float64]:
+    """Return the units of a resource that pairs take, (n,) or (n, m) float64: those of ``demand``, else the agents'."""
+    demand = problem.demand
+    if isinstance(demand, Mapping) and name in demand:
+        own: NDArray[np.float64] = demand[name]
+        return np.broadcast_to(own, (len(problem.agents),)) if own.ndim == 0 else own
+    return resources_taken(problem.agents, name)
+
+
+def slots_taken(problem: Problem) -> NDArray[np.float64] | None:
+    """Return the slots that pairs take, (n,) or (n, m) float64; None where each takes one."""
+    demand = problem.demand
+    if isinstance(demand, Mapping):
+        return units_taken(problem, SLOTS) if SLOTS in demand else None
+    own: NDArray[np.float64] | None = demand
+    return own
+
+
 def resource_capacity(problem: Problem, name: str) -> NDArray[np.float64]:
     """Return the (m,) float64 units of a resource that models have; ``inf`` where they do not say."""
     return np.array([model.resources.get(name, np.inf) for model in problem.models])
@@ -77,23 +98,23 @@ def with_resources(
     Returns
     -------
     tuple
-        Demand, None or (n,), (n, m), (n, r) or (n, m, r), and capacity, (m,) or (m, r).
+        Demand, None or (n,), (n, m), (n, r) or (n, m, r), and capacity, (m,) or (m, r). What pairs take of a
+        resource is as wide as the widest of them.
     """
     names = resource_names(problem)
-    own: NDArray[np.float64] | None = problem.demand
+    own = slots_taken(problem)
     if not names:
         return own, slots
-    taken = np.stack([resources_taken(problem.agents, name) for name in names], axis=1)
+    amounts = [np.ones(len(problem.agents)) if own is None else own]
+    amounts += [units_taken(problem, name) for name in names]
+    pairs = any(one.ndim == 2 for one in amounts)
+    spread = [one[:, None] if pairs and one.ndim == 1 else one for one in amounts]
+    taken = np.stack(np.broadcast_arrays(*spread), axis=-1)
     units = np.stack([resource_capacity(problem, name) for name in names], axis=1)
     # A model that does not name a resource has as much as everybody together may take.
-    plenty = np.minimum(np.maximum(taken.sum(axis=0), 1.0), MAX_CAPACITY)
+    plenty = np.minimum(np.maximum(taken[..., 1:].sum(axis=0), 1.0), MAX_CAPACITY)
     units = np.where(np.isinf(units), plenty, units)
-    capacity = np.column_stack([slots, units])
-    if own is None or own.ndim == 1:
-        return np.column_stack([np.ones(len(taken)) if own is None else own, taken]), capacity
-    n, m = own.shape
-    spread = np.broadcast_to(taken[:, None, :], (n, m, len(names)))
-    return np.concatenate([own[:, :, None], spread], axis=2), capacity
+    return taken, np.column_stack([slots, units])
 
 
 def resource_rules(problem: Problem) -> Iterator[Violation]:
@@ -104,6 +125,18 @@ def resource_rules(problem: Problem) -> Iterator[Violation]:
             yield Violation(
                 f"models[{j}].resources.{SLOTS}", "expected the slots of a batch as capacity.slots"
             )
+    given = problem.demand if isinstance(problem.demand, Mapping) else {}
+    counted = {limit.unit for limit in problem.limits}
+    for name in given:
+        if name in _TOKENS:
+            rule = f"expected another name, as these are counted from {' and '.join(_TOKENS[name])}"
+            yield Violation(f"demand.{name}", rule)
+        elif name in problem.agents.resources:
+            yield Violation(f"demand.{name}", "expected none, since agents say what they take in resources")
+        elif name != SLOTS and name not in known and name not in counted:
+            rule = "expected slots or a resource that some model has"
+            hint = did_you_mean(name, [SLOTS, *known])
+            yield Violation(f"demand.{name}", rule, name, kind=ViolationKind.UNKNOWN, hint=hint)
     for name, taken in problem.agents.resources.items():
         path = f"agents[{int(np.flatnonzero(taken)[0])}].resources.{name}"
         if name in _TOKENS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,8 @@ from solver.problem.values import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+
+    from numpy.typing import NDArray
 
     from solver.problem.agents import Profile
     from solver.problem.scores import ScoreTable
@@ -274,12 +277,20 @@ def _shape_rules(problem: Problem) -> Iterator[Violation]:
 
 def _demand_rules(problem: Problem) -> Iterator[Violation]:
     demand = problem.demand
-    if demand is None:
-        return
+    if isinstance(demand, Mapping):
+        for name, array in demand.items():
+            yield from _demand_array_rules(problem, f"demand.{name}", array, one=True)
+    elif demand is not None:
+        yield from _demand_array_rules(problem, "demand", demand, one=False)
+
+
+def _demand_array_rules(
+    problem: Problem, path: str, demand: NDArray[np.float64], *, one: bool
+) -> Iterator[Violation]:
     n, m = len(problem.agents), len(problem.models)
-    if demand.shape not in {(n,), (n, m)}:
+    if demand.shape not in {(n,), (n, m)} and not (one and demand.ndim == 0):
         yield Violation(
-            "demand",
+            path,
             f"expected shape ({n},) or ({n}, {m})",
             shown=f"shape {demand.shape}",
             kind=ViolationKind.TYPE,
@@ -288,4 +299,5 @@ def _demand_rules(problem: Problem) -> Iterator[Violation]:
         for where in np.argwhere(~(np.isfinite(demand) & (demand >= 0)))[:_NAMED]:
             index = ", ".join(map(str, where))
             amount = float(demand[tuple(where)])
-            yield Violation(f"demand[{index}]", "expected a finite number >= 0", amount)
+            place = f"{path}[{index}]" if index else path
+            yield Violation(place, "expected a finite number >= 0", amount)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -190,26 +191,53 @@ class Objective(Frozen):
 
 
 def _demand(value: object) -> Any:
+    """Return an array, or one per resource by name."""
     if value is None:
         return None
+    if not isinstance(value, Mapping):
+        return _demand_array("", value)
+    arrays: dict[str, Any] = {}
+    lines: list[Violation] = []
+    if not value:
+        lines.append(Violation("", "expected slots or resources by name", shown="none"))
+    for name, given in value.items():
+        if not isinstance(name, str) or not name:
+            rule = "expected names of resources"
+            lines.append(Violation("", rule, name, kind=ViolationKind.TYPE))
+            continue
+        try:
+            arrays[name] = _demand_array(name, given)
+        except SpecError as error:
+            lines.extend(error.violations)
+    if lines:
+        raise SpecError(*(found.within("demand") for found in lines))
+    return arrays
+
+
+def _demand_array(name: str, value: object) -> Any:
     try:
         array = np.array(value)
         if array.dtype.kind not in "iuf":
             raise TypeError
     except (TypeError, ValueError, OverflowError):
-        msg = Violation(
-            "demand", "expected numbers, one per agent or per agent and model", value, kind=ViolationKind.TYPE
-        )
-        raise SpecError(msg) from None
+        rule = "expected numbers, one per agent or per agent and model"
+        path = name or "demand"
+        raise SpecError(Violation(path, rule, value, kind=ViolationKind.TYPE)) from None
     array = array.astype(np.float64)
     array.flags.writeable = False
     return array
 
 
+def _plain_demand(demand: Any) -> Any:
+    if isinstance(demand, Mapping):
+        return {name: array.tolist() for name, array in demand.items()}
+    return None if demand is None else demand.tolist()
+
+
 Demand = Annotated[
     Any,
     PlainValidator(_demand),
-    PlainSerializer(lambda array: None if array is None else array.tolist()),
+    PlainSerializer(_plain_demand),
 ]
 
 
@@ -226,8 +254,9 @@ class Problem(Frozen):
         What is maximised.
     scores : (n, m) array_like, sequence of ``{agent, model, score}``, or ScoreTable, optional
         Given scores, higher is better; rows and columns of an array in the order of agents and models.
-    demand : (n,) or (n, m) array_like, optional
-        Slots agent i takes of model j; one each by default.
+    demand : (n,) or (n, m) array_like, or mapping of str to such, optional
+        Slots agent i takes of model j; one each by default. A mapping says what pairs take of several resources, by
+        name: ``{"slots": ..., "memory_gb": ...}``, where models have ``resources``.
     task_types : mapping of str to sequence of str
         Required capabilities of the user's own task types, besides those known.
     limits : sequence of LimitSpec, or of mappings with a ``kind``

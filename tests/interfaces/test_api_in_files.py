@@ -51,6 +51,20 @@ WAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "scores": ({}, {}),
     "capacity": ({"models": [{"capacity": {"slots": 1}}, {}]}, {"capacity": [1, 2]}),
     "demand": ({"demand": [[2, 1], [2, 1], [1, 2], [1, 1]]}, {"demand": [[2, 1], [2, 1], [1, 2], [1, 1]]}),
+    "demand of pairs": (
+        {
+            "models": [{"resources": {"gb": 3}}, {"resources": {"gb": 4, "hours": 1.5}}],
+            "agents": of_each("resources", {"hours": 1}, {"hours": 0.5}, {"hours": 1}, {"hours": 0.25}),
+            "demand": {"slots": 1, "gb": [[3, 1], [4, 2], [1, 1], [2, 2]]},
+        },
+        {
+            "capacity": [[2, 3, 99], [2, 4, 1.5]],
+            "demand": [
+                [[1, gb, hours] for gb in row]
+                for row, hours in zip([[3, 1], [4, 2], [1, 1], [2, 2]], [1, 0.5, 1, 0.25], strict=True)
+            ],
+        },
+    ),
     "eligible": (
         {"scores": [[None, 4], [8, 7], [6, 5], [3, 2]]},
         {"eligible": [[False, True], [True, True], [True, True], [True, True]]},
@@ -88,7 +102,9 @@ WAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 def test_every_parameter_of_assign_has_a_place() -> None:
-    assert set(WAYS) | HOW_TO_RUN == set(inspect.signature(solver.assign).parameters)
+    assert {name.partition(" ")[0] for name in WAYS} | HOW_TO_RUN == set(
+        inspect.signature(solver.assign).parameters
+    )
 
 
 @pytest.mark.parametrize("name", WAYS)
@@ -237,6 +253,39 @@ WRONG = {
     ),
     "nothing": ({"kind": "budget", "name": "l"}, "limits[0].at_most_usd: required, but missing"),
 }
+
+
+@pytest.mark.parametrize(
+    ("demand", "expected"),
+    [
+        (
+            {"gbb": 1},
+            "demand.gbb: expected slots or a resource that some model has, got 'gbb'; did you mean 'gb'?",
+        ),
+        ({"gb": [1, 2]}, "demand.gb: expected shape (4,) or (4, 2), got shape (2,)"),
+        (
+            {"gb": [[1, 1], [1, -2], [1, 1], [1, 1]]},
+            "demand.gb[1, 1]: expected a finite number >= 0, got -2.0",
+        ),
+        ({"gb": "3"}, "demand.gb: expected numbers, one per agent or per agent and model, got '3'"),
+        ({"gb": -1}, "demand.gb: expected a finite number >= 0, got -1.0"),
+        ({}, "demand: expected slots or resources by name, got none"),
+        ({"tokens": 3}, "demand.tokens: expected another name, as these are counted from input_tokens"),
+        ({"hours": 3}, "demand.hours: expected none, since agents say what they take in resources"),
+        ({1: 3}, "demand: expected names of resources, got 1"),
+        ({"gb": [[1, 2], [3]]}, "demand.gb: expected numbers, one per agent or per agent and model"),
+    ],
+)
+def test_a_wrong_demand_is_named(
+    tmp_path: Path, demand: dict[str, Any], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = of_each("resources", {"gb": 5, "hours": 9}, {})
+    asked = document(models=models, agents=of_each("resources", {"hours": 1}, {}, {}, {}), demand=demand)
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(asked))
+    assert main(["solve", str(tmp_path / "p.yaml")]) == 2
+    errors = " ".join(capsys.readouterr().err.split())
+    assert expected in errors
+    assert "p.yaml:" in errors
 
 
 @pytest.mark.parametrize("name", WRONG)
