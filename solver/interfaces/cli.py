@@ -88,6 +88,15 @@ def _notes(source: ProblemSource, *, quiet: bool) -> None:
             say(_err, f"note: {note}", style="dim")
 
 
+def _read(source: ProblemSource, *, quiet: bool) -> Problem:
+    """Return the problem; where it has errors, what the readers decided by themselves comes before them."""
+    try:
+        return source.read()
+    except SpecError:
+        _notes(source, quiet=quiet)
+        raise
+
+
 def _exit(code: int) -> NoReturn:
     raise typer.Exit(code)
 
@@ -159,7 +168,7 @@ def solve(
         _exit(show_stream(manifest, _out, _err, as_json=as_json, quiet=quiet))
     target = None if output is None else check_output(_assignments_in(output))
     with _working("reading", quiet=quiet or as_json) as step:
-        asked = source.read()
+        asked = _read(source, quiet=quiet)
         if target is not None:
             _check_not_read(target, source)
         # Importing engines is neither solving time nor part of a deadline.
@@ -265,7 +274,7 @@ def _verify(
         msg = f"expected a problem file and a plan, got {len(files)} files"
         raise SpecError(msg)
     source = replace(source, problem=files[0] if len(files) == 2 else None)
-    asked = source.read()
+    asked = _read(source, quiet=quiet)
     several = asked.agents.copies is not None or asked.agents.multiplicity is not None
     given = read_assignments(
         files[-1],
@@ -313,7 +322,7 @@ def explain(
         source.expect_nothing("--decision is given")
         _out.print(decision_report(decision, agent))
         return
-    plan = solver.solve(source.read(), engine=engine)
+    plan = solver.solve(_read(source, quiet=False), engine=engine)
     _notes(source, quiet=False)
     _out.print(explanation_report(solver.explain(plan, agent)))
 

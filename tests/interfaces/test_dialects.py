@@ -8,7 +8,8 @@ import gzip
 import io
 import itertools
 import json
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import Literal
 
 import openpyxl
 import pandas as pd
@@ -18,9 +19,7 @@ import zstandard
 
 from solver.interfaces.cli import main
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
+WORKBOOKS = Path(__file__).with_name("workbooks")
 ROWS = [
     ("ann", "large", 0.9),
     ("ann", "small", 0.25),
@@ -177,7 +176,20 @@ def _by_hand() -> dict[str, Dialect]:
     return found
 
 
-READ = {**_by_pandas(), **_by_polars(), **_by_hand()}
+def _by_libreoffice() -> dict[str, Dialect]:
+    """Files that LibreOffice 7.4 wrote, in ``workbooks/``."""
+    options = {
+        "quoted_cp1252.csv": ("--encoding", "cp1252"),
+        "wide.xlsx": ("--layout", "wide"),
+    }
+    names = ("formulas.xlsx", "percent.xlsx", "two_sheets.xlsx", "semicolon.csv", "tab_utf16.csv", *options)
+    return {
+        f"LibreOffice {name}": (name, (WORKBOOKS / name).read_bytes(), options.get(name, ()))
+        for name in names
+    }
+
+
+READ = {**_by_pandas(), **_by_polars(), **_by_hand(), **_by_libreoffice()}
 
 REFUSED: dict[str, tuple[str, bytes, tuple[str, ...], str]] = {
     "percent": ("s.csv", b"agent,model,score\na,x,95%\n", (), "s.csv:2: score: expected a number, got '95%'; write 0.95"),
@@ -224,6 +236,45 @@ REFUSED: dict[str, tuple[str, bytes, tuple[str, ...], str]] = {
 }  # fmt: skip
 
 
+WORKBOOKS_REFUSED = {
+    "error_cell.xlsx": ["error_cell.xlsx row 6: score: expected a number, got '#DIV/0!'"],
+    "merged_agents.xlsx": [
+        "note: ", "merged cells A2:A3, A4:A5: only the first cell of each holds a value", "row 3: agent: required",
+    ],
+    "title_row.xlsx": ["if they stand further down, delete what is above them"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WORKBOOKS_REFUSED)
+def test_workbooks_that_look_right_are_refused_with_the_reason(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["solve", "--scores", str(WORKBOOKS / name), "--slots", "1"]) == 2
+    errors = " ".join(capsys.readouterr().err.split())
+    assert all(text in errors for text in WORKBOOKS_REFUSED[name])
+
+
+def test_formulas_that_were_never_calculated_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    book = openpyxl.Workbook()
+    assert book.active is not None
+    for row in (["agent", "model", "score"], ["a", "x", "=1+1"]):
+        book.active.append(row)
+    book.save(tmp_path / "s.xlsx")
+    assert main(["solve", "--scores", str(tmp_path / "s.xlsx"), "--slots", "1"]) == 2
+    errors = " ".join(capsys.readouterr().err.split())
+    assert "C2: formulas without a value, read as empty; open the workbook in a spreadsheet program" in errors
+
+
+def test_dates_as_ids_keep_their_text(tmp_path: Path) -> None:
+    output = tmp_path / "plan.json"
+    command = ["solve", "--scores", str(WORKBOOKS / "date_ids.xlsx"), "--slots", "9", "-q", "-o", str(output)]
+    assert main(command) == 0
+    agents = [row["agent"] for row in json.loads(output.read_text())["assignments"]]
+    assert agents == ["2024-01-01", "2024-01-02", "2024-01-03"]
+
+
 def test_there_are_at_least_120() -> None:
     assert len(READ) + len(REFUSED) >= 120
 
@@ -250,7 +301,7 @@ def test_what_cannot_be_read_is_refused_with_a_hint(
     assert main(["solve", "--scores", str(tmp_path / file), "--slots", "1", *options]) == 2
     errors = capsys.readouterr().err
     assert expected in errors
-    assert all(line.startswith("error: ") for line in errors.splitlines())
+    assert all(line.startswith(("error: ", "note: ")) for line in errors.splitlines())
 
 
 @pytest.mark.parametrize(

@@ -216,7 +216,9 @@ class PairModel:
             self.rounding += steps * row.price / scale
         excess = self.model.new_int_var(0, int(np.ceil(row.most * scale)) + len(row.where) + 1, "")
         self.model.add(self._sum(row.where, whole.astype(np.int64)) <= round(right) + excess)
-        self._excess.append((excess, max(1, round(price))))
+        weight = max(1, round(price))
+        self.rounding += abs(price - weight) * row.most * scale / self.loss_scale
+        self._excess.append((excess, weight))
 
     def at_most(self, where: NDArray[np.intp], weights: NDArray[np.float64], bound: float) -> None:
         """Require that the weights of the chosen pairs among ``where`` add up to at most ``bound``.
@@ -372,7 +374,8 @@ def _joint_scale(
 ) -> tuple[Scaled, tuple[float, ...]]:
     """Return the scaled losses and one scale per soft row, such that a step of each row costs whole units of loss.
 
-    Powers of ten where these make everything whole. Else a step of a row costs one unit of loss, or a few.
+    Powers of ten where these make everything whole. Else a row of whole
+    numbers keeps them and its price is rounded, where that loses less, and a step of any other costs whole units.
     """
     if not soft:
         return scale_to_integers(loss, terms=agents, sum_limit=_LARGEST_OBJECTIVE), ()
@@ -390,4 +393,8 @@ def _joint_scale(
     finest = [row.price * float(scale) for row in soft]
     sums = [float(np.abs(row.weights).sum()) + abs(row.bound) for row in soft]
     coarser = [max(1.0, np.ceil(fine * total / _LARGEST)) for fine, total in zip(finest, sums, strict=True)]
-    return scaled, tuple(fine / units for fine, units in zip(finest, coarser, strict=True))
+    scales = []
+    for row, step, fine, units in zip(soft, steps, finest, coarser, strict=True):
+        keeps = step.exact and row.most * step.scale <= min(len(row.where), agents) and fine >= step.scale
+        scales.append(step.scale if keeps else fine / units)
+    return scaled, tuple(scales)

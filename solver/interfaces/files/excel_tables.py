@@ -25,6 +25,8 @@ EXCEL_SUFFIXES = (".xlsx", ".xlsm")
 """File endings of workbooks."""
 
 _MB = 1_000_000
+_EXPLAINED_MB = 2  # workbooks up to this size are read again to say why cells are empty
+_NAMED = 5
 _RATIO = 200  # of decompressed to compressed size, from which a workbook is no workbook
 
 
@@ -56,6 +58,8 @@ def read_excel(path: Path, reading: Reading, kinds: ColumnKinds, first_name: str
     if not rows:
         msg = f"{path}: sheet {describe(sheet.title)}: expected a row with the names of the columns, got nothing"
         raise SpecError(msg)
+    if any(value is None for _, row in rows for value in row) and len(data) <= _EXPLAINED_MB * _MB:
+        _note_lost_values(path, data, sheet.title, reading)
     first, header = rows[0]
     body = rows[1:]
     width = max(len(row) for _, row in rows)
@@ -73,6 +77,37 @@ def read_excel(path: Path, reading: Reading, kinds: ColumnKinds, first_name: str
         for position, name in names.items()
     }
     return Table(table, len(body), lambda row: f"{path} row {body[row][0] if row >= 0 else first}")
+
+
+def _note_lost_values(path: Path, data: bytes, title: str, reading: Reading) -> None:
+    """Say which cells look filled to whoever opens the workbook and are read as empty."""
+    import openpyxl  # an extra
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        formulas = openpyxl.load_workbook(io.BytesIO(data))[title]
+        values = openpyxl.load_workbook(io.BytesIO(data), data_only=True)[title]
+    lost = [
+        cell.coordinate
+        for row in formulas.iter_rows()
+        for cell in row
+        if cell.data_type == "f" and values[cell.coordinate].value is None
+    ]
+    if lost:
+        reading.note(
+            f"{path}: {_cells(lost)}: formulas without a value, read as empty; open the workbook in a spreadsheet "
+            "program and save it again"
+        )
+    merged = sorted(str(area) for area in formulas.merged_cells.ranges)
+    if merged:
+        reading.note(
+            f"{path}: merged cells {_cells(merged)}: only the first cell of each holds a value, the others are empty"
+        )
+
+
+def _cells(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 def _check_archive(path: Path, data: bytes, reading: Reading) -> None:

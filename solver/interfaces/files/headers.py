@@ -72,6 +72,10 @@ def named_columns(
             reading.note(f"{path}: column 1 has no name and is taken for {first_name!r}")
         else:
             lines.append(f"{where}: {label} has no name, but holds {describe(filled[0])}")
+    if lines and len(names) == 1:
+        lines.append(
+            f"{where}: expected the names of the columns; if they stand further down, delete what is above them"
+        )
     if not names and not lines:
         lines.append(f"{where}: expected a header line with the names of the columns, got nothing")
     seen: set[str] = set()

@@ -25,7 +25,15 @@ _JSON_LINES = (".jsonl", ".ndjson")
 TABLE_SUFFIXES = (*CSV_SUFFIXES, *_JSON_LINES, *PARQUET_SUFFIXES, *EXCEL_SUFFIXES)
 """File endings of tables; those of text may be followed by ``.gz`` or ``.zst``."""
 
-_ALIENS = {".xls": "save it as .xlsx or CSV", ".ods": "save it as .xlsx or CSV", ".zip": "unpack it first"}
+_ALIENS = (
+    dict.fromkeys(
+        (".xls", ".xlsb", ".ods", ".fods", ".numbers", ".html", ".htm", ".xml"), "save it as .xlsx or CSV"
+    )
+    | dict.fromkeys((".zip", ".tar", ".tgz", ".7z", ".bz2", ".xz"), "unpack it first")
+    | dict.fromkeys(
+        (".feather", ".arrow", ".orc", ".avro", ".pkl", ".rds", ".dta", ".sav"), "save it as Parquet or CSV"
+    )
+)
 _REPEATABLE = re.compile(r'"(?:[^"\\]|\\.)*"\s*:')
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _NESTED_FIELD = "resources"  # of an agent in JSON, which a table has a column each for
