@@ -124,7 +124,13 @@ def create_app(service: Service, access: Access | None = None) -> ASGIApp:
         return Response((_PAGE / "index.html").read_bytes(), media_type="text/html; charset=utf-8")
 
     app.mount("/static", StaticFiles(directory=_PAGE), name="static")
-    return Gate(app, access=access or Access(), limits=service.limits, observe=metrics.observe)
+    return Gate(
+        app,
+        access=access or Access(),
+        limits=service.limits,
+        observe=metrics.observe,
+        find=endpoints.find,
+    )
 
 
 def _add_health(endpoints: Endpoints, metrics: ServiceMetrics) -> None:

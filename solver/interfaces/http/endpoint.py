@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import json
-from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import ValidationError
+from starlette.routing import compile_path
 
 from solver.errors import SpecError, Violation, ViolationKind
 from solver.interfaces.http.access import ANYBODY, Caller, Role, require
-from solver.interfaces.http.problem_details import MEDIA_TYPE, RequestRefused, refusal_of, retry_after
+from solver.interfaces.http.idempotency import RepeatedRequests
+from solver.interfaces.http.json_codec import to_json
+from solver.interfaces.http.problem_details import MEDIA_TYPE, RequestRefused, refusal_of
 from solver.problem.values import violations_of
 
 if TYPE_CHECKING:
+    import re
     from collections.abc import Awaitable, Callable
 
-    from solver.interfaces.http.limits import ServiceLimits
+    from starlette.types import Scope
+
     from solver.interfaces.http.service import Service
     from solver.problem.values import Frozen
 
-__all__ = ["Call", "Endpoints", "Reply", "json_reply"]
+    Handler = Callable[["Call"], Awaitable["Reply | Response"]]
+
+__all__ = ["Call", "Endpoint", "Endpoints", "Reply", "json_reply"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +47,8 @@ class Call:
         The body as it came.
     path : dict
         Parameters of the path.
-    query : mapping
-        Parameters of the query.
+    query : bytes
+        The query as it came.
     """
 
     service: Service
@@ -53,11 +56,10 @@ class Call:
     body: Any
     raw: bytes
     path: dict[str, Any]
-    query: Any
+    query: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """An answer as bytes, which can be given again."""
 
     status: int
@@ -72,65 +74,67 @@ class Reply:
 
 def json_reply(document: Any, status: int = 200, headers: dict[str, str] | None = None) -> Reply:
     """Return a document as JSON."""
-    body = json.dumps(document, allow_nan=False, separators=(",", ":")).encode()
-    return Reply(status, body, tuple((headers or {}).items()))
+    return Reply(status, to_json(document), () if headers is None else tuple(headers.items()))
 
 
-class RepeatedRequests:
-    """Answers to requests with an ``Idempotency-Key``, given again when the same request is repeated.
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One method of one path.
 
     Parameters
     ----------
-    limits : ServiceLimits
-        How many are kept, and how long.
+    service : Service
+        What it is about.
+    repeated : RepeatedRequests
+        Answers to requests with a key.
+    method, path : str
+        The path with its parameters in braces.
+    role : Role
+        What the caller has to be allowed.
+    body : type of Frozen or None
+        What its body is checked against.
+    required : bool
+        Whether there has to be one.
+    handle : callable
+        Answers it.
     """
 
-    def __init__(self, limits: ServiceLimits) -> None:
-        self._limits = limits
-        self._kept: OrderedDict[tuple[str, ...], tuple[float, bytes, asyncio.Future[Reply]]] = OrderedDict()
-        self._bytes = 0
+    service: Service
+    repeated: RepeatedRequests
+    method: str
+    path: str
+    role: Role
+    body: type[Frozen] | None
+    required: bool
+    handle: Handler
 
-    async def answer(
-        self, key: tuple[str, ...], body: bytes, now_s: float, make: Callable[[], Awaitable[Reply]]
-    ) -> Reply:
-        """Return the answer of the first such request, or make it."""
-        digest = hashlib.sha256(body).digest()
-        self._drop_old(now_s)
-        found = self._kept.get(key)
-        if found is not None:
-            if found[1] != digest:
-                raise RequestRefused(422, "this Idempotency-Key was used for another request")
-            if not found[2].done():
-                raise RequestRefused(
-                    409, "the first request with this key is still running", headers=retry_after(1)
-                )
-            first = found[2].result()
-            return Reply(first.status, first.body, (*first.headers, ("Idempotency-Replayed", "true")))
-        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._kept[key] = (now_s, digest, future)
-        try:
-            reply = await make()
-        except BaseException:
-            self._kept.pop(key, None)
-            future.cancel()
-            raise
-        future.set_result(reply)
-        if reply.status == 429 or reply.status >= 500:  # trying again is what the client is asked to do
-            self._kept.pop(key, None)
-        else:
-            self._bytes += len(reply.body)
-        return reply
+    async def answer(self, scope: Scope, parameters: dict[str, Any]) -> Reply | Response:
+        """Answer a request that the gate let in.
 
-    def _drop_old(self, now_s: float) -> None:
-        limits = self._limits
-        while self._kept:
-            key, (since_s, _, future) = next(iter(self._kept.items()))
-            full = len(self._kept) >= limits.idempotency_kept or self._bytes > limits.idempotency_bytes
-            if not future.done() or (now_s - since_s < limits.idempotency_s and not full):
-                return
-            del self._kept[key]
-            if not future.cancelled():
-                self._bytes -= len(future.result().body)
+        Raises
+        ------
+        RequestRefused, SpecError, StoreDownError
+            What is answered as problem details.
+        """
+        state = scope["state"]
+        caller: Caller = state.get("caller", ANYBODY)
+        require(caller, self.role)
+        raw: bytes = state.get("body", b"")
+        checked = None if self.body is None else _checked(self.body, raw, self.required)
+        call = Call(self.service, caller, checked, raw, parameters, scope["query_string"])
+        key: str | None = state["headers"].get("idempotency-key")
+        if key is None or self.method == "GET":
+            return await self.handle(call)
+        if not 0 < len(key) <= 200:
+            raise RequestRefused(400, "expected an Idempotency-Key of 1 to 200 characters")
+
+        async def make() -> Reply:
+            reply = await self.handle(call)
+            assert isinstance(reply, Reply)
+            return reply
+
+        where = (caller.name, self.method, scope["path"], key)
+        return await self.repeated.answer(where, raw, self.service.tracker.clock.now(), make)
 
 
 class Endpoints:
@@ -147,6 +151,8 @@ class Endpoints:
         self.schemas: dict[str, Any] = {}
         self._service = service
         self._repeated = RepeatedRequests(service.limits)
+        self._fixed: dict[tuple[str, str], Endpoint] = {}
+        self._templates: list[tuple[re.Pattern[str], Endpoint]] = []
 
     def add(
         self,
@@ -161,12 +167,27 @@ class Endpoints:
         example: Any = None,
         tag: str = "routing",
         produces: str = "application/json",
-    ) -> Callable[[Callable[[Call], Awaitable[Reply | Response]]], None]:
-        """Register a function for a method and a path."""
+        direct: bool = False,
+    ) -> Callable[[Handler], None]:
+        """Register a function for a method and a path; ``direct`` ones are found without the web framework."""
 
-        def register(handle: Callable[[Call], Awaitable[Reply | Response]]) -> None:
+        def register(handle: Handler) -> None:
+            endpoint = Endpoint(self._service, self._repeated, method, path, role, body, required, handle)
+            if direct and "{" in path:
+                self._templates.append((compile_path(path)[0], endpoint))
+            elif direct:
+                self._fixed[method, path] = endpoint
+
             async def run(request: Request) -> Response:
-                return await self._run(request, role, body, required, handle)
+                try:
+                    reply = await endpoint.answer(request.scope, request.path_params)
+                except Exception as error:
+                    refused = refusal_of(error)
+                    if refused is None:
+                        raise
+                    content = refused.body(request.scope["state"]["request_id"])
+                    return Response(content, refused.status, refused.headers, MEDIA_TYPE)
+                return reply.response() if isinstance(reply, Reply) else reply
 
             run.__name__ = handle.__name__
             self.router.add_api_route(
@@ -183,33 +204,15 @@ class Endpoints:
 
         return register
 
-    async def _run(
-        self,
-        request: Request,
-        role: Role,
-        body: type[Frozen] | None,
-        required: bool,
-        handle: Callable[[Call], Awaitable[Reply | Response]],
-    ) -> Response:
-        state = request.scope["state"]
-        caller: Caller = state.get("caller", ANYBODY)
-        try:
-            require(caller, role)
-            raw: bytes = state.get("body", b"")
-            checked = None if body is None else _checked(body, raw, required)
-            call = Call(self._service, caller, checked, raw, request.path_params, request.query_params)
-            key = request.headers.get("idempotency-key")
-            if key is None or request.method == "GET":
-                reply = await handle(call)
-            else:
-                reply = await self._once(key, request, caller, raw, handle, call)
-        except Exception as error:
-            refused = refusal_of(error)
-            if refused is None:
-                raise
-            content = refused.body(state["request_id"])
-            return Response(content, refused.status, refused.headers, MEDIA_TYPE)
-        return reply.response() if isinstance(reply, Reply) else reply
+    def find(self, method: str, path: str) -> tuple[Endpoint, dict[str, str]] | None:
+        """Return the direct endpoint of a request with the parameters of its path; None: ask the framework."""
+        fixed = self._fixed.get((method, path))
+        if fixed is not None:
+            return fixed, {}
+        for pattern, endpoint in self._templates:
+            if endpoint.method == method and (found := pattern.match(path)):
+                return endpoint, found.groupdict()
+        return None
 
     def _body_schema(
         self, body: type[Frozen] | None, raw_body: dict[str, Any] | None, required: bool, example: Any
@@ -225,26 +228,6 @@ class Endpoints:
         if example is not None:
             media["example"] = example
         return {"requestBody": {"required": required, "content": {"application/json": media}}}
-
-    async def _once(
-        self,
-        key: str,
-        request: Request,
-        caller: Caller,
-        raw: bytes,
-        handle: Callable[[Call], Awaitable[Reply | Response]],
-        call: Call,
-    ) -> Reply:
-        if not 0 < len(key) <= 200:
-            raise RequestRefused(400, "expected an Idempotency-Key of 1 to 200 characters")
-
-        async def make() -> Reply:
-            reply = await handle(call)
-            assert isinstance(reply, Reply)
-            return reply
-
-        where = (caller.name, request.method, request.url.path, key)
-        return await self._repeated.answer(where, raw, self._service.tracker.clock.now(), make)
 
 
 def _checked(body: type[Frozen], raw: bytes, required: bool) -> Frozen:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from solver.interfaces.http.json_codec import to_json
 from solver.interfaces.http.problem_details import RequestRefused, retry_after
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class EventHub:
 
     def _deliver(self, kind: str, data: Any) -> None:
         self._number += 1
-        text = f"id: {self._number}\nevent: {kind}\ndata: {json.dumps(data, allow_nan=False)}\n\n".encode()
+        text = b"id: %d\nevent: %s\ndata: %s\n\n" % (self._number, kind.encode(), to_json(data))
         for queue in tuple(self._queues):
             try:
                 queue.put_nowait(text)
@@ -75,7 +75,7 @@ class EventHub:
             raise RequestRefused(429, "too many open event streams", headers=retry_after(5.0))
         queue: asyncio.Queue[bytes | None] = asyncio.Queue(_WAITING)
         self._queues.add(queue)
-        head = f"retry: 1000\nevent: state\ndata: {json.dumps(first, allow_nan=False)}\n\n".encode()
+        head = b"retry: 1000\nevent: state\ndata: %s\n\n" % to_json(first)
         return self._read(queue, head)
 
     async def _read(self, queue: asyncio.Queue[bytes | None], head: bytes) -> AsyncIterator[bytes]:

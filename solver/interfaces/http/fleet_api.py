@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from fastapi.responses import StreamingResponse
+from starlette.datastructures import QueryParams
 
 from solver.errors import SpecError, Violation
 from solver.interfaces.http.access import Role, require
 from solver.interfaces.http.endpoint import Call, Endpoints, Reply, json_reply
+from solver.interfaces.http.json_codec import to_json
 from solver.interfaces.http.problem_details import RequestRefused
 from solver.interfaces.http.requests import CapacityRequest, DrainRequest
 from solver.load.lease import Ask, Lease
@@ -164,8 +165,7 @@ async def _commit(service: Service, answer: BatchAnswer) -> Reply:
         for agent_id, model, score, reason in answer.rows
     ]
     document = answer.summary | {"committed": True, "refused": len(refused), "assignments": rows}
-    text = await service.off_loop(lambda: json.dumps(document, allow_nan=False))
-    return Reply(200, text.encode())
+    return Reply(200, await service.off_loop(lambda: to_json(document)))
 
 
 async def load(call: Call) -> Reply:
@@ -289,7 +289,7 @@ async def audit(call: Call) -> Reply:
 
 async def decisions(call: Call) -> Reply:
     """Return the latest decisions, newest first; `limit` says how many, 100 by default."""
-    text = call.query.get("limit", "100")
+    text = QueryParams(call.query).get("limit", "100")
     if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= 1000):
         raise SpecError(Violation("limit", "expected a whole number from 1 to 1000", text))
     return json_reply({"decisions": call.service.decisions.latest(int(text))})

@@ -8,8 +8,9 @@ import logging
 import re
 import secrets
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from solver.interfaces.http.endpoint import Reply
 from solver.interfaces.http.problem_details import MEDIA_TYPE, RequestRefused, refusal_of, retry_after
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from solver.interfaces.http.access import Access
+    from solver.interfaces.http.endpoint import Endpoint
     from solver.interfaces.http.limits import ServiceLimits
 
 __all__ = ["BATCH_PATHS", "PUBLIC_PATHS", "Gate"]
@@ -34,6 +36,7 @@ _PAGE_POLICY = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     b"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+_BODIED = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -42,6 +45,7 @@ _HEADERS = [
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"content-security-policy", _PAGE_POLICY),
 ]
+_NOT_STORED = (b"cache-control", b"no-store")
 
 
 class Gate:
@@ -58,6 +62,9 @@ class Gate:
         Bounds of bodies.
     observe : callable
         Called with (route, method, status, seconds) of every request.
+    find : callable
+        Returns the endpoint of a method and a path, with the parameters of the path, where it is to be answered
+        without the web framework.
     """
 
     def __init__(
@@ -67,8 +74,10 @@ class Gate:
         access: Access,
         limits: ServiceLimits,
         observe: Callable[[str, str, int, float], object],
+        find: Callable[[str, str], tuple[Endpoint, dict[str, str]] | None],
     ) -> None:
-        self._app, self._access, self._limits, self._observe = app, access, limits, observe
+        self._app, self._access, self._limits = app, access, limits
+        self._observe, self._find = observe, find
         self._in_flight = 0
         self._prefix, self._numbers = secrets.token_hex(6), itertools.count()
 
@@ -79,37 +88,42 @@ class Gate:
             return
         started = time.perf_counter()
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        wanted = headers.get("x-request-id", "")
-        request_id = wanted if _REQUEST_ID.fullmatch(wanted) else f"{self._prefix}-{next(self._numbers)}"
+        wanted = headers.get("x-request-id")
+        if wanted is None or not _REQUEST_ID.fullmatch(wanted):
+            wanted = f"{self._prefix}-{next(self._numbers)}"
+        request_id, path = wanted, scope["path"]
         state = scope.setdefault("state", {})
-        state["request_id"] = request_id
+        state["request_id"], state["headers"] = request_id, headers
         status = 0
 
         async def answer(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message.setdefault("headers", [])
-                message["headers"] = [
-                    *message["headers"],
-                    *_HEADERS,
-                    (b"x-request-id", request_id.encode()),
-                ]
-                if not scope["path"].startswith("/static/"):
-                    message["headers"].append((b"cache-control", b"no-store"))
+                given = [*message.get("headers", ()), *_HEADERS, (b"x-request-id", request_id.encode())]
+                if not path.startswith("/static/"):
+                    given.append(_NOT_STORED)
+                message["headers"] = given
             await send(message)
 
         held = 0
         try:
             self._check_origin(headers)
-            if scope["path"] not in PUBLIC_PATHS and not scope["path"].startswith("/static/"):
+            if path not in PUBLIC_PATHS and not path.startswith("/static/"):
                 state["caller"] = self._access.caller(headers.get("authorization"))
-            if scope["method"] in ("POST", "PUT", "PATCH", "DELETE"):
-                held = self._reserved(scope["path"], headers)
-                body = await self._body(scope["path"], headers, receive)
+            if scope["method"] in _BODIED:
+                held = self._reserved(path, headers)
+                body = await self._body(path, headers, receive)
                 state["body"] = body
-                receive = _replayed(body, receive)
-            await self._app(scope, receive, answer)
+            found = self._find(scope["method"], path)
+            if found is not None:
+                endpoint, parameters = found
+                scope["route"] = endpoint
+                reply = await endpoint.answer(scope, parameters)
+                assert isinstance(reply, Reply)
+                await _send(reply, answer)
+            else:
+                await self._app(scope, _replayed(body, receive) if "body" in state else receive, answer)
         except _Disconnected:
             status = status or 499
         except Exception as error:  # whatever it is, the client is told
@@ -125,20 +139,8 @@ class Gate:
             route = getattr(scope.get("route"), "path", "other")
             seconds = time.perf_counter() - started
             self._observe(route, scope["method"], status, seconds)
-            caller = state.get("caller")
-            _LOG.info(
-                "%s %s %d",
-                scope["method"],
-                scope["path"],
-                status,
-                extra={
-                    "request_id": request_id,
-                    "route": route,
-                    "status": status,
-                    "duration_ms": round(1000.0 * seconds, 3),
-                    "caller": None if caller is None else caller.name,
-                },
-            )
+            if _LOG.isEnabledFor(logging.INFO):
+                _log_request(scope, request_id, route, status, seconds)
 
     def _check_origin(self, headers: dict[str, str]) -> None:
         """Refuse what another web site makes a browser send."""
@@ -204,17 +206,37 @@ class _Disconnected(Exception):
     """The client went away before its request was complete."""
 
 
+def _log_request(scope: Scope, request_id: str, route: str, status: int, seconds: float) -> None:
+    caller = scope["state"].get("caller")
+    _LOG.info(
+        "%s %s %d",
+        scope["method"],
+        scope["path"],
+        status,
+        extra={
+            "request_id": request_id,
+            "route": route,
+            "status": status,
+            "duration_ms": round(1000.0 * seconds, 3),
+            "caller": None if caller is None else caller.name,
+        },
+    )
+
+
+async def _send(reply: Reply, send: Send) -> None:
+    headers = [
+        (b"content-type", reply.media_type.encode()),
+        (b"content-length", b"%d" % len(reply.body)),
+    ]
+    headers += [(name.lower().encode(), value.encode()) for name, value in reply.headers]
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": reply.body})
+
+
 async def refuse(refused: RequestRefused, request_id: str, send: Send) -> None:
     """Answer with problem details."""
     body = refused.body(request_id)
-    headers: list[tuple[bytes, bytes]] = [
-        (b"content-type", MEDIA_TYPE.encode()),
-        (b"content-length", str(len(body)).encode()),
-    ]
-    headers += [(name.lower().encode(), value.encode()) for name, value in refused.headers.items()]
-    start: dict[str, Any] = {"type": "http.response.start", "status": refused.status, "headers": headers}
-    await send(start)
-    await send({"type": "http.response.body", "body": body})
+    await _send(Reply(refused.status, body, tuple(refused.headers.items()), MEDIA_TYPE), send)
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

@@ -21,6 +21,14 @@ class ServiceLimits:
         Bodies of all requests that are being read, together.
     body_s : float
         Seconds in which a body has to arrive.
+    head_bytes : int
+        Largest head of a request: its first line and headers.
+    head_s : float
+        Seconds in which a head has to arrive, and a new connection has to begin one.
+    unread_s : float
+        Seconds for which a client may leave waiting data unread.
+    connections : int
+        Most connections at one time; requests on further ones are refused with status 503.
     deadline_ms : float
         Time limit of a batch that names none, milliseconds.
     longest_deadline_ms : float
@@ -53,6 +61,10 @@ class ServiceLimits:
     batch_body_bytes: int = 64 << 20
     bytes_in_flight: int = 256 << 20
     body_s: float = 20.0
+    head_bytes: int = 64 << 10
+    head_s: float = 10.0
+    unread_s: float = 30.0
+    connections: int = 4_000
     deadline_ms: float = 10_000.0
     longest_deadline_ms: float = 120_000.0
     batch_agents: int = 10_000

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from solver.errors import SolverError, SpecError, StoreDownError
+from solver.interfaces.http.json_codec import to_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -53,11 +53,16 @@ class RequestRefused(SolverError):
         self.headers = dict(headers or {})
         self.fields = fields
 
+    @property
+    def title(self) -> str:
+        """Name of the status."""
+        return HTTPStatus(self.status).phrase
+
     def body(self, request_id: str) -> bytes:
         """Return the problem details as JSON."""
         document: dict[str, Any] = {
             "type": "about:blank",
-            "title": HTTPStatus(self.status).phrase,
+            "title": self.title,
             "status": self.status,
             "detail": self.detail,
             "request_id": request_id,
@@ -65,7 +70,21 @@ class RequestRefused(SolverError):
         if self.violations:
             document["violations"] = [one.to_dict() for one in self.violations[:_VIOLATIONS_LISTED]]
             document["violation_count"] = len(self.violations)
-        return json.dumps(document).encode()
+        return to_json(document)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let it cross from a solver process to the service."""
+        return _restored, (self.status, self.detail, self.violations, self.headers, self.fields)
+
+
+def _restored(
+    status: int,
+    detail: str,
+    violations: tuple[Violation, ...],
+    headers: dict[str, str],
+    fields: dict[str, Any],
+) -> RequestRefused:
+    return RequestRefused(status, detail, violations=violations, headers=headers, **fields)
 
 
 def retry_after(seconds: float | None) -> dict[str, str]:

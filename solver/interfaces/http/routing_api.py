@@ -54,6 +54,7 @@ def add_routing(endpoints: Endpoints) -> None:
         body=DecideRequest,
         summary="Choose a model for one agent and reserve it",
         example={"agent": _AGENT},
+        direct=True,
     )(decide)
     endpoints.add(
         "POST",
@@ -63,6 +64,7 @@ def add_routing(endpoints: Endpoints) -> None:
         required=False,
         summary="Give capacity back, and say how it went",
         example={"latency_ms": 812.0, "tokens": 310, "success": True},
+        direct=True,
     )(release)
     endpoints.add(
         "POST",
@@ -72,6 +74,7 @@ def add_routing(endpoints: Endpoints) -> None:
         required=False,
         summary="Let a lease live longer",
         example={"ttl_s": 60},
+        direct=True,
     )(renew)
     endpoints.add(
         "POST",

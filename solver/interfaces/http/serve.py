@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import ipaddress
-import json
 import logging
+import os
+import resource
 import signal
+import socket
 import sys
 from typing import TYPE_CHECKING
 
@@ -20,7 +23,9 @@ except ImportError as error:
 
 from solver.interfaces.http.access import Access, read_tokens
 from solver.interfaces.http.app import create_app
+from solver.interfaces.http.connections import BoundedConnection, bounded_by
 from solver.interfaces.http.demo import demo_fleet, demo_load
+from solver.interfaces.http.json_codec import to_json
 from solver.interfaces.http.service import Service
 
 if TYPE_CHECKING:
@@ -32,6 +37,8 @@ if TYPE_CHECKING:
 __all__ = ["serve"]
 
 _LOG = logging.getLogger("solver.http")
+_BACKLOG = 2048  # connections that may wait to be accepted
+_SWITCH_S = 0.0005  # the thread of the event loop waits no longer than that for one that computes prices
 _RECORD_FIELDS = ("request_id", "route", "status", "duration_ms", "caller", "audit", "alert")
 
 
@@ -49,7 +56,7 @@ class _JsonLines(logging.Formatter):
         }
         if record.exc_info:
             entry["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(entry, default=str)
+        return to_json(entry, default=str).decode()
 
 
 class _Server(uvicorn.Server):
@@ -59,6 +66,21 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._service, self._drain_s = service, drain_s
         self._ending: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and leave what lives as long as the process out of garbage collections: 30 ms each with it."""
+        await super().startup(sockets)
+        gc.collect()
+        gc.freeze()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Look once a second for connections that keep the service waiting."""
+        if counter % 10 == 0:
+            now_s = asyncio.get_running_loop().time()
+            for connection in tuple(self.server_state.connections):
+                if isinstance(connection, BoundedConnection):
+                    connection.check(now_s)
+        return await super().on_tick(counter)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -110,6 +132,28 @@ def _log_to_stderr(level: str, *, as_json: bool) -> None:
     logger.propagate = False
 
 
+def _listening(host: str, port: int) -> socket.socket:
+    """Return a socket that listens, or say why there is none."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OverflowError:
+        raise SpecError(Violation("port", "expected 0 to 65535", port)) from None
+    except OSError as error:
+        where = f"{host}:{port}"
+        raise SpecError(
+            Violation("port", f"expected one that is free ({os.strerror(error.errno or 0)})", shown=where)
+        ) from None
+
+
+def _allow_open_files(count: int) -> None:
+    """Raise the soft limit on open files as far as it is needed and allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def _redis_store(url: str, replicas: int, name: str | None) -> Store:
     from solver.load.store.redis import RedisStore
 
@@ -146,6 +190,7 @@ def serve(
         raise SpecError(Violation("replica", "only with --redis", replica))
     access = Access() if tokens is None else read_tokens(tokens)
     _log_to_stderr(log_level, as_json=log_json)
+    listening = _listening(host, port)
     try:
         service = Service(
             store=None if redis is None else _redis_store(redis, replicas, replica),
@@ -160,25 +205,30 @@ def serve(
         create_app(service, access),
         host=host,
         port=port,
+        http=bounded_by(service.limits),
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nothing here depends on the client's address
         timeout_keep_alive=30,
         timeout_graceful_shutdown=10,
-        h11_max_incomplete_event_size=64 * 1024,
-        backlog=2048,
+        limit_concurrency=service.limits.connections,
+        backlog=_BACKLOG,
     )
     server = _Server(config, service, drain_s)
 
     async def run() -> None:
         load = asyncio.create_task(demo_load(service)) if demo else None
         try:
-            await server.serve()
+            await server.serve(sockets=[listening])
         finally:
             if load is not None:
                 load.cancel()
 
     shown = f"[{host}]" if ":" in host else host
+    _allow_open_files(service.limits.connections + 256)
+    sys.setswitchinterval(_SWITCH_S)
     sys.stderr.write(f"solver serves http://{shown}:{port}/ (Ctrl+C ends it)\n")
     sys.stderr.flush()
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:

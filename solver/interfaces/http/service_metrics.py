@@ -79,12 +79,18 @@ class ServiceMetrics:
             buckets=_BUCKETS_S,
             registry=self._registry,
         )
+        self._series: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}  # by label: quick to find
 
     def observe(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count one request. Labels are bounded: routes as they are registered, and known methods."""
-        self._requests.labels(route, method if method in _METHODS else "other", str(status)).inc()
+        key = (route, method if method in _METHODS else "other", status)
+        found = self._series.get(key)
+        if found is None:
+            found = self._requests.labels(route, key[1], str(status)), self._seconds.labels(route)
+            self._series[key] = found
+        found[0].inc()
         if route != "/v1/events":  # as long as a page is open
-            self._seconds.labels(route).observe(seconds)
+            found[1].observe(seconds)
 
     def text(self) -> bytes:
         """Return all metrics."""

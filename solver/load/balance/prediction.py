@@ -27,6 +27,7 @@ _RIDGE = 1e-3  # requests' worth of belief that a coefficient is what it was ass
 _SCALE = np.array([1.0, 1000.0, 1000.0])  # tokens enter in thousands: a well-conditioned normal matrix
 _INSTANT_MS = 1e-9  # of a request that takes no time: others are compared with it by division
 _DEFAULT_MS = np.array([500.0, 20.0, 20_000.0])  # nothing known at all: half a second and 50 tokens a second
+_FLEETS = 4  # tuples of models whose tables are kept: a router's, and those of a few balancers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,24 +52,117 @@ class Calibration:
 
 
 class _Line:
-    """Decayed normal equations of ``latency = a + b·input + c·output`` for one model, and its past errors."""
+    """Decayed normal equations of ``latency = a + b·input + c·output`` for one model, and its past errors.
 
-    __slots__ = ("at_s", "count", "error", "matrix", "solved", "vector")
+    Plain floats: three unknowns are solved for several times faster than numpy's calls begin.
+    """
 
-    def __init__(self, at_s: float) -> None:
-        self.at_s = at_s
-        self.matrix = np.zeros((3, 3))
-        self.vector = np.zeros(3)
+    __slots__ = ("absolute", "at_s", "count", "judged", "left", "right", "row", "signed", "solved", "squared")
+
+    def __init__(self, row: int, at_s: float) -> None:
+        self.row, self.at_s = row, at_s
+        self.left = (
+            0.0,
+            0.0,
+            0.0,
+            0.0,
+            0.0,
+            0.0,
+        )  # sums of 1, x, y, x², xy, y²: tokens in and out, thousands
+        self.right = (0.0, 0.0, 0.0)  # sums of latency times 1, x, y
         self.count = 0.0
-        self.error = np.zeros(4)  # predictions, sum of |error|, of error, of error²; and the mean via vector
-        self.solved: NDArray[np.float64] | None = None
+        self.judged = self.absolute = self.signed = self.squared = (
+            0.0  # predictions, and sums of their errors
+        )
+        self.solved: tuple[float, float, float] | None = None
 
     def age(self, factor: float, now_s: float) -> None:
-        self.matrix *= factor
-        self.vector *= factor
-        self.error *= factor
+        self.left = tuple([factor * value for value in self.left])  # type: ignore[assignment]  # six floats
+        self.right = tuple([factor * value for value in self.right])  # type: ignore[assignment]  # three
         self.count *= factor
+        self.judged *= factor
+        self.absolute *= factor
+        self.signed *= factor
+        self.squared *= factor
         self.at_s = now_s
+
+    def judge(self, error_ms: float) -> None:
+        self.judged += 1.0
+        self.absolute += abs(error_ms)
+        self.signed += error_ms
+        self.squared += error_ms * error_ms
+
+    def learn(self, x: float, y: float, latency_ms: float) -> None:
+        one, to_x, to_y, xx, xy, yy = self.left
+        self.left = (one + 1.0, to_x + x, to_y + y, xx + x * x, xy + x * y, yy + y * y)
+        by_one, by_x, by_y = self.right
+        self.right = (by_one + latency_ms, by_x + x * latency_ms, by_y + y * latency_ms)
+        self.count += 1.0
+        self.solved = None
+
+    def coefficients(self) -> tuple[float, float, float]:
+        """Return milliseconds a request and a thousand tokens in and out, none below zero."""
+        if self.solved is None:
+            answer = _ridge(self.left, self.right, (True, True, True))
+            free = [True, True, True]
+            while (lowest := min(answer)) < 0.0:  # leave out the most negative until none is left
+                free[answer.index(lowest)] = False
+                answer = _ridge(self.left, self.right, free)
+            self.solved = answer
+        return self.solved
+
+
+def _ridge(
+    left: tuple[float, float, float, float, float, float],
+    right: tuple[float, float, float],
+    free: Sequence[bool],
+) -> tuple[float, float, float]:
+    """Solve the normal equations for the free coefficients, those left out being 0.
+
+    A weak prior expects the mean latency and no effect of tokens. Elimination without pivoting: the matrix is
+    symmetric and, with the prior, positive definite.
+    """
+    one, x, y, xx, xy, yy = left
+    mean = right[0] / max(one, 1e-12)
+    a, b, c = (one + _RIDGE, x, y) if free[0] else (1.0, 0.0, 0.0)
+    d, e = (xx + _RIDGE, xy) if free[1] else (1.0, 0.0)
+    f = yy + _RIDGE if free[2] else 1.0
+    r = right[0] + _RIDGE * mean if free[0] else 0.0
+    s = right[1] if free[1] else 0.0
+    t = right[2] if free[2] else 0.0
+    if not free[1]:
+        b = e = 0.0
+    if not free[2]:
+        c = e = 0.0
+    by, cy = b / a, c / a
+    d, e, f = d - by * b, e - by * c, f - cy * c
+    s, t = s - by * r, t - cy * r
+    ey = e / d
+    third = (t - ey * s) / (f - ey * e)
+    second = (s - e * third) / d
+    return ((r - b * second - c * third) / a, second, third)
+
+
+class _Fleet:
+    """Where the models of one fleet stand in the arrays of what was learned."""
+
+    __slots__ = ("lines", "models", "row", "stated", "unknown")
+
+    def __init__(self, models: tuple[Model, ...]) -> None:
+        self.models = models
+        self.stated = np.array([_stated(model) for model in models], np.float64).reshape(-1, 3)
+        self.lines = -1
+        self.row = np.zeros(len(models), np.intp)
+        self.unknown = np.ones(len(models), np.bool_)
+
+    def find(self, lines: dict[str, _Line]) -> None:
+        """Look the models up again; lines are never dropped, so that their number tells whether any is new."""
+        if len(lines) == self.lines:
+            return
+        found = [lines.get(model.id) for model in self.models]
+        self.row = np.array([0 if line is None else line.row for line in found], np.intp)
+        self.unknown = np.array([line is None for line in found], np.bool_)
+        self.lines = len(lines)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,7 +170,7 @@ class _Table:
     """What is known of the models of a fleet, as arrays."""
 
     version: int
-    models: tuple[Model, ...]
+    fleet: _Fleet
     coefficients: NDArray[np.float64]
     deviation: NDArray[np.float64]
     per_unit: NDArray[np.float64]
@@ -106,43 +200,30 @@ class CompletionPredictor:
         self._clock = clock or MonotonicClock()
         self._lock = threading.Lock()
         self._lines: dict[str, _Line] = {}
+        self._unsolved: set[str] = set()
+        self._learned = np.zeros((8, 3))  # coefficients by row of a line
+        self._spread = np.zeros(8)  # standard deviation of the errors likewise, NaN before the first
         self._version = 0
-        self._table: _Table | None = None
+        self._tables: dict[int, _Table] = {}
 
     def observe(self, outcome: Outcome) -> None:
         """Learn from one finished request; failed ones say nothing about completion times."""
         if not outcome.success:
             return
-        size = np.array([1.0, outcome.input_tokens or 0, outcome.output_tokens or 0]) / _SCALE
+        x, y = (outcome.input_tokens or 0) / 1000.0, (outcome.output_tokens or 0) / 1000.0
         with self._lock:
             now = self._clock.now()
-            line = self._lines.setdefault(outcome.model, _Line(now))
+            line = self._lines.get(outcome.model)
+            if line is None:
+                line = self._lines[outcome.model] = _Line(len(self._lines), now)
             if now > line.at_s:
                 line.age(0.5 ** ((now - line.at_s) / self._half_life_s), now)
             if line.count > 0:  # judge the prediction before learning the answer
-                error = float(self._solved(line) @ size) - outcome.latency_ms
-                line.error += (1.0, abs(error), error, error * error)
-            line.matrix += np.outer(size, size)
-            line.vector += size * outcome.latency_ms
-            line.count += 1.0
-            line.solved = None
+                a, b, c = line.coefficients()
+                line.judge(a + b * x + c * y - outcome.latency_ms)
+            line.learn(x, y, outcome.latency_ms)
+            self._unsolved.add(outcome.model)
             self._version += 1
-
-    def _solved(self, line: _Line, prior: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
-        """Return the coefficients of a line, ms and ms per thousand tokens, none below zero."""
-        if line.solved is None:
-            mean = line.vector[0] / max(line.matrix[0, 0], 1e-12)
-            belief = np.array([mean, 0.0, 0.0]) if prior is None else prior
-            free = np.ones(3, np.bool_)
-            for _ in range(3):  # drop the most negative coefficient until none is left
-                matrix = line.matrix[np.ix_(free, free)] + _RIDGE * np.eye(int(free.sum()))
-                answer = np.zeros(3)
-                answer[free] = np.linalg.solve(matrix, line.vector[free] + _RIDGE * belief[free])
-                if (answer >= 0).all():
-                    break
-                free[int(np.argmin(answer))] = False
-            line.solved = np.maximum(answer, 0.0)
-        return line.solved
 
     def coefficients(self, models: tuple[Model, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the coefficients of each model and the spread of its errors.
@@ -154,27 +235,42 @@ class CompletionPredictor:
         return table.coefficients, table.deviation
 
     def _current(self, models: tuple[Model, ...]) -> _Table:
-        """Return what is known now, the same object until something is observed."""
-        cached = self._table
-        if cached is not None and cached.version == self._version and cached.models is models:
-            return cached
-        version = self._version
+        """Return what is known now, the same object until something is observed. O(m) after that."""
+        table = self._tables.get(id(models))
+        if table is not None and table.version == self._version and table.fleet.models is models:
+            return table
         with self._lock:
-            known = {name: self._solved(line) for name, line in self._lines.items() if line.count > 0}
-            spread = {
-                name: math.sqrt(line.error[3] / line.error[0])
-                for name, line in self._lines.items()
-                if line.error[0] > 0
-            }
-        average = np.mean(list(known.values()), axis=0) if known else _DEFAULT_MS
-        coefficients = np.array([known.get(model.id, _stated(model, average)) for model in models])
-        typical = float(np.mean(list(spread.values()))) if spread else 0.0
-        deviation = np.array([spread.get(model.id, typical) for model in models])
-        per_unit = np.ascontiguousarray((coefficients / _SCALE).T)
-        np.maximum(per_unit[0], _INSTANT_MS, out=per_unit[0])
-        table = _Table(version, models, coefficients, deviation, per_unit)
-        self._table = table
+            self._solve()
+            fleet = _Fleet(models) if table is None or table.fleet.models is not models else table.fleet
+            fleet.find(self._lines)
+            count, row = len(self._lines), fleet.row
+            known, spread = self._learned[:count], self._spread[:count]
+            average = np.add.reduce(known) / count if count else _DEFAULT_MS
+            judged = spread[spread == spread]  # not NaN
+            typical = float(np.add.reduce(judged)) / len(judged) if len(judged) else 0.0
+            coefficients = np.where(fleet.stated == fleet.stated, fleet.stated, average)
+            deviation = np.full(len(models), typical)
+            if count:
+                coefficients = np.where(fleet.unknown[:, None], coefficients, known[row])
+                deviation = np.where(fleet.unknown | (spread[row] != spread[row]), typical, spread[row])
+            per_unit = np.ascontiguousarray((coefficients / _SCALE).T)
+            np.maximum(per_unit[0], _INSTANT_MS, out=per_unit[0])
+            table = _Table(self._version, fleet, coefficients, deviation, per_unit)
+            while len(self._tables) >= _FLEETS and id(models) not in self._tables:
+                del self._tables[next(iter(self._tables))]
+            self._tables[id(models)] = table
         return table
+
+    def _solve(self) -> None:
+        """Bring the arrays up to date with what was observed. Under the lock."""
+        while len(self._learned) < len(self._lines):
+            self._learned = np.concatenate([self._learned, np.zeros_like(self._learned)])
+            self._spread = np.concatenate([self._spread, np.zeros_like(self._spread)])
+        for name in self._unsolved:
+            line = self._lines[name]
+            self._learned[line.row] = line.coefficients()
+            self._spread[line.row] = math.sqrt(line.squared / line.judged) if line.judged > 0 else math.nan
+        self._unsolved.clear()
 
     def predict_ms(
         self,
@@ -200,22 +296,21 @@ class CompletionPredictor:
         with self._lock:
             report = {}
             for name, line in self._lines.items():
-                judged, absolute, signed, _ = line.error.tolist()
-                if judged <= 0:
+                if line.judged <= 0:
                     continue
-                mean = float(line.vector[0] / line.matrix[0, 0])
+                mean, off = line.right[0] / line.left[0], line.absolute / line.judged
                 report[name] = Calibration(
-                    requests=judged,
+                    requests=line.judged,
                     mean_ms=mean,
-                    absolute_error_ms=absolute / judged,
-                    bias_ms=signed / judged,
-                    relative_error=absolute / judged / mean if mean > 0 else 0.0,
+                    absolute_error_ms=off,
+                    bias_ms=line.signed / line.judged,
+                    relative_error=off / mean if mean > 0 else 0.0,
                 )
             return report
 
 
-def _stated(model: Model, otherwise: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the coefficients that a model's stated facts imply, ``otherwise`` filling the gaps."""
-    request_ms = otherwise[0] if model.latency_s is None else 1000.0 * model.latency_s
+def _stated(model: Model) -> tuple[float, float, float]:
+    """Return the coefficients that a model's stated facts imply, NaN where it states none."""
+    request_ms = math.nan if model.latency_s is None else 1000.0 * model.latency_s
     speed = model.output_tokens_per_second
-    return np.array([request_ms, otherwise[1], otherwise[2] if speed is None else 1e6 / speed])
+    return request_ms, math.nan, math.nan if speed is None else 1e6 / speed

@@ -1,0 +1,124 @@
+"""Connections that cannot be held open for nothing: bounds on heads, on trailers, and on readers that stop reading."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from solver.errors import MissingExtraError
+from solver.interfaces.http.problem_details import MEDIA_TYPE, RequestRefused
+
+try:
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+except ImportError as error:
+    raise MissingExtraError("httptools", "service") from error
+
+if TYPE_CHECKING:
+    from asyncio import Transport
+
+    from solver.interfaces.http.limits import ServiceLimits
+
+__all__ = ["BoundedConnection", "bounded_by"]
+
+_TRAILERS = 32  # fields after a body in chunks; more is an attempt to fill the memory
+
+
+class BoundedConnection(HttpToolsProtocol):
+    """One connection of a client, closed when it exceeds a bound. See :func:`bounded_by`.
+
+    The web server itself bounds neither the size of a head nor the time in which it has to arrive, and waits for a
+    reader for ever. Time is checked by :meth:`check`, once a second for all connections, because a timer of its
+    own for each request costs more than the request's head.
+    """
+
+    limits: ServiceLimits
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._head_since: float | None = None
+        self._body_since: float | None = None
+        self._unread_since: float | None = None
+        self._head_bytes = self._trailers = 0
+
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as the server has it
+        """Begin to count."""
+        super().connection_made(transport)
+        self._head_since = self.loop.time()
+
+    def on_message_begin(self) -> None:
+        """Begin a request's head."""
+        super().on_message_begin()
+        self._head_since = self.loop.time()
+        self._trailers = 0
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has arrived."""
+        if self._head_since is not None:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self._head_since is not None and self._head_bytes > self.limits.head_bytes:
+            self._refuse(431, f"expected a head of at most {self.limits.head_bytes:,} bytes")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a field of the head; those after the body are of no use here."""
+        if self._head_since is not None:
+            super().on_header(name, value)
+            return
+        self._trailers += 1
+        if self._trailers > _TRAILERS:
+            self.transport.abort()
+
+    def on_headers_complete(self) -> None:
+        """End the head and begin the body."""
+        self._head_since, self._head_bytes = None, 0
+        self._body_since = self.loop.time()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """End the body."""
+        self._body_since = None
+        super().on_message_complete()
+
+    def pause_writing(self) -> None:
+        """Note since when the client reads nothing of what is waiting for it."""
+        super().pause_writing()
+        self._unread_since = self.loop.time()
+
+    def resume_writing(self) -> None:
+        """Note that it reads again."""
+        super().resume_writing()
+        self._unread_since = None
+
+    def check(self, now_s: float) -> None:
+        """Close the connection if a head, the rest of a refused body, or a reader keeps it waiting for too long."""
+        limits = self.limits
+        if self._unread_since is not None and now_s - self._unread_since > limits.unread_s:
+            self.transport.abort()
+        elif self._head_since is not None and now_s - self._head_since > limits.head_s:
+            if self._head_bytes:
+                self._refuse(408, f"the head did not arrive within {limits.head_s:g} s")
+            else:
+                self.transport.close()
+        elif self._body_since is not None and now_s - self._body_since > 1.5 * limits.body_s:
+            self.transport.abort()  # the request was answered with status 408, and the client still goes on
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP."""
+        self._refuse(400, msg)
+
+    def _refuse(self, status: int, detail: str) -> None:
+        if self.transport.is_closing():
+            return
+        refused = RequestRefused(status, detail)
+        body = refused.body("none")
+        head = (
+            f"HTTP/1.1 {status} {refused.title}\r\ncontent-type: {MEDIA_TYPE}\r\n"
+            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()
+        self._head_since = self._body_since = None
+
+
+def bounded_by(limits: ServiceLimits) -> type[BoundedConnection]:
+    """Return the class of connections with these bounds, as the web server is given it."""
+    return type("BoundedConnection", (BoundedConnection,), {"limits": limits})
