@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
+from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated, Any, Self, overload
 
 import numpy as np
@@ -204,10 +205,7 @@ class AgentTable(Sequence[Agent]):
             raise SpecError(*doubled)
         profiles: dict[tuple[Any, ...], int] = {}
         tenants: dict[str | None, int] = {}
-        codes = [
-            profiles.setdefault(tuple(getattr(agent, name) for name in PROFILE_FIELDS), len(profiles))
-            for agent in checked
-        ]
+        codes = [profiles.setdefault(key, len(profiles)) for key in map(attrgetter(*PROFILE_FIELDS), checked)]
         owners = [tenants.setdefault(agent.tenant, len(tenants)) for agent in checked]
         return cls(
             ids=_id_array([agent.id for agent in checked]),

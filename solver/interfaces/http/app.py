@@ -20,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from solver.interfaces.http.access import Access, Role
+from solver.interfaces.http.assignments_api import add_assignments
 from solver.interfaces.http.endpoint import Call, Endpoints, Reply, json_reply
 from solver.interfaces.http.fleet_api import add_fleet
 from solver.interfaces.http.gate import Gate
@@ -95,6 +96,7 @@ def create_app(service: Service, access: Access | None = None) -> ASGIApp:
     metrics = ServiceMetrics(service)
     endpoints = Endpoints(service)
     add_routing(endpoints)
+    add_assignments(endpoints)
     add_fleet(endpoints)
     _add_health(endpoints, metrics)
     app.include_router(endpoints.router)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import random
 import secrets
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import quote
+from functools import update_wrapper
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
 from solver.errors import MissingExtraError, SolverError
-from solver.problem.agents import Agent
-from solver.problem.spec import Problem
+from solver.interfaces.http import operations
+from solver.interfaces.http.operations import Operation, Routed
 
 try:
     import httpx
@@ -20,11 +20,15 @@ except ImportError as error:
     raise MissingExtraError("httpx", "service") from error
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine
 
 __all__ = ["AsyncClient", "Client", "Routed", "ServiceError"]
 
-_RETRIED = frozenset({429, 502, 503, 504})
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_RETRIED = frozenset({409, 429, 502, 503, 504})  # 409 with Retry-After: the first attempt is still running
+_LONGEST_BACKOFF_S = 2.0
 
 
 class ServiceError(SolverError):
@@ -49,81 +53,78 @@ class ServiceError(SolverError):
         self.status, self.detail, self.problem, self.retry_after_s = status, detail, problem, retry_after_s
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Routed:
-    """A decision of the service.
+class _Attempts:
+    """One request until it is answered for good: what is sent each time, and how long to wait between.
 
     Parameters
     ----------
-    decision_id : str
-        For :meth:`solver.Client.explain`.
-    model, lease_id : str
-        Who serves the agent, and the lease that holds the capacity.
-    ttl_s : float
-        Seconds until the lease expires unless renewed.
-    score, price : float
-        Of the pair, and what the capacity is worth to others.
-    runner_up : str or None
-        The next best model.
-    margin : float or None
-        By how much it was beaten.
-    reason : str
-        In words.
+    client : _Settings
+        How patient to be.
+    operation : Operation
+        What is asked.
     """
 
-    decision_id: str
-    model: str
-    lease_id: str
-    ttl_s: float
-    score: float
-    price: float
-    runner_up: str | None
-    margin: float | None
-    reason: str
+    def __init__(self, client: _Settings, operation: Operation[Any]) -> None:
+        self._client = client
+        self._number = 0
+        self._waited_s = 0.0
+        headers = dict(client.headers)
+        if operation.body is not None:  # repeated, such a request is answered once
+            headers["Idempotency-Key"] = secrets.token_hex(16)
+        self.sent: dict[str, Any] = {
+            "method": operation.method,
+            "url": operation.path,
+            "json": operation.body,
+            "headers": headers,
+        }
 
+    def wait_s(self, answer: httpx.Response | None, lost: httpx.TransportError | None) -> float | None:
+        """Return how long to wait before the next attempt; None: the answer is final.
 
-class _Requests:
-    """What both clients have in common: how requests are written, answers read, and retries timed."""
-
-    def __init__(
-        self,
-        token: str | None,
-        retries: int,
-        longest_wait_s: float,
-    ) -> None:
-        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        self._retries, self._longest_wait_s = retries, longest_wait_s
-
-    def _key(self) -> dict[str, str]:
-        """Return a header that makes a repeated request harmless: the service answers it once."""
-        return {"Idempotency-Key": secrets.token_hex(16)}
-
-    def _wait_s(self, attempt: int, answer: httpx.Response | None) -> float | None:
-        """Return how long to wait before the next attempt; None: this was the last."""
-        if answer is not None and answer.status_code not in _RETRIED:
-            return None
-        if attempt >= self._retries:
-            return None
+        Raises
+        ------
+        ServiceError
+            If the service cannot be reached, and has been tried for long enough.
+        """
+        client = self._client
+        self._number += 1
         told = None if answer is None else _retry_after_s(answer)
+        if answer is not None:
+            if answer.status_code not in _RETRIED or (answer.status_code == 409 and told is None):
+                return None
+            if self._number > client.retries or (told is not None and told > client.longest_wait_s):
+                return None
+        elif self._number > client.retries and self._waited_s >= client.unreachable_s:
+            raise ServiceError(None, f"the service cannot be reached: {type(lost).__name__}: {lost}", {})
         if told is None:
-            return float(min(0.1 * 2**attempt, 5.0) * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
-        if told > self._longest_wait_s:
-            return None
-        return told * random.uniform(1.0, 1.1)  # noqa: S311 - so that those turned away do not come back at once
+            # Half of it at random, so that clients that lost the same service do not come back at once.
+            told = min(0.1 * 2.0 ** min(self._number - 1, 10), _LONGEST_BACKOFF_S)
+            wait_s = told * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+        else:
+            wait_s = told * random.uniform(1.0, 1.1)  # noqa: S311 - likewise
+        self._waited_s += wait_s
+        return wait_s
 
-    @staticmethod
-    def _document(answer: httpx.Response) -> dict[str, Any]:
-        if answer.is_success:
-            document: dict[str, Any] = answer.json()
-            return document
-        try:
-            problem = answer.json()
-        except ValueError:
-            problem = {}
-        if not isinstance(problem, dict):
-            problem = {}
-        detail = str(problem.get("detail", answer.reason_phrase))
-        raise ServiceError(answer.status_code, detail, problem, _retry_after_s(answer))
+
+class _Settings:
+    """What both clients are told."""
+
+    def __init__(self, token: str | None, retries: int, longest_wait_s: float, unreachable_s: float) -> None:
+        self.headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self.retries, self.longest_wait_s, self.unreachable_s = retries, longest_wait_s, unreachable_s
+
+
+def _result(operation: Operation[T], answer: httpx.Response) -> T:
+    if answer.is_success:
+        return operation.read(answer.json())
+    try:
+        problem = answer.json()
+    except ValueError:
+        problem = {}
+    if not isinstance(problem, dict):
+        problem = {}
+    detail = str(problem.get("detail", answer.reason_phrase))
+    raise ServiceError(answer.status_code, detail, problem, _retry_after_s(answer))
 
 
 def _retry_after_s(answer: httpx.Response) -> float | None:
@@ -131,43 +132,45 @@ def _retry_after_s(answer: httpx.Response) -> float | None:
     return float(text) if text.isascii() and text.isdigit() else None
 
 
-def _plain(value: Agent | Problem | Mapping[str, Any]) -> dict[str, Any]:
-    if isinstance(value, Agent | Problem):
-        return value.model_dump(mode="json", exclude_defaults=True)
-    return dict(value)
+def _describe(call: Callable[..., Any], make: Callable[..., Operation[Any]]) -> None:
+    """Give a method the name, parameters and documentation of its operation."""
+    update_wrapper(call, make)
+    signature = inspect.signature(make)
+    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    result = str(signature.return_annotation).removeprefix("Operation[").removesuffix("]")
+    call.__signature__ = signature.replace(  # type: ignore[attr-defined]  # as inspect reads it
+        parameters=[own, *signature.parameters.values()], return_annotation=result
+    )
 
 
-def _decide(agent: Agent | Mapping[str, Any] | None, scores: Any, options: dict[str, Any]) -> dict[str, Any]:
-    body = {key: value for key, value in options.items() if value is not None}
-    if agent is not None:
-        body["agent"] = _plain(agent)
-    if scores is not None:
-        body["scores"] = dict(scores)
-    return body
+def _plain(make: Callable[P, Operation[T]]) -> Callable[Concatenate[Client, P], T]:
+    """Return the method of the plain client that carries an operation out."""
+
+    def call(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._send(make(*args, **kwargs))
+
+    _describe(call, make)
+    return call
 
 
-def _batch(agents: Sequence[Agent | Mapping[str, Any]], options: dict[str, Any]) -> dict[str, Any]:
-    body = {key: value for key, value in options.items() if value is not None}
-    body["agents"] = [_plain(agent) for agent in agents]
-    return body
+def _asynchronous(
+    make: Callable[P, Operation[T]],
+) -> Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]]:
+    """Return the method of the asynchronous client that carries an operation out."""
+
+    async def call(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._send(make(*args, **kwargs))
+
+    _describe(call, make)
+    return call
 
 
-def _routed(document: dict[str, Any]) -> Routed:
-    return Routed(**{name: document[name] for name in Routed.__slots__})
-
-
-def _lease(lease: Routed | str) -> str:
-    return quote(lease if isinstance(lease, str) else lease.lease_id, safe="")
-
-
-_BATCH = "/api/v1/model-router/auto-assign-all"
-
-
-class Client(_Requests):
+class Client(_Settings):
     """A client of ``solver serve``.
 
     Requests that change something carry a key, so that a retry after a lost answer changes nothing twice.
-    Status 429 and 503 are retried after the time the service names.
+    Status 429 and 503 are retried after the time the service names; a service that cannot be reached, because
+    it is being started again, is tried for a while.
 
     Parameters
     ----------
@@ -181,6 +184,8 @@ class Client(_Requests):
         Attempts after the first.
     longest_wait_s : float
         A service that names a longer wait is not waited for.
+    unreachable_s : float
+        How long a service that gives no answer is waited for, seconds.
     sleep : callable, optional
         Waits; for tests.
 
@@ -198,9 +203,10 @@ class Client(_Requests):
         timeout_s: float = 30.0,
         retries: int = 5,
         longest_wait_s: float = 30.0,
+        unreachable_s: float = 20.0,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
-        super().__init__(token, retries, longest_wait_s)
+        super().__init__(token, retries, longest_wait_s, unreachable_s)
         self._http = httpx.Client(base_url=url, timeout=timeout_s)
         self._sleep = sleep
 
@@ -214,115 +220,41 @@ class Client(_Requests):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def decide(
-        self,
-        agent: Agent | Mapping[str, Any] | None = None,
-        *,
-        scores: Mapping[str, float] | None = None,
-        tokens: int | None = None,
-        tenant: str | None = None,
-        ttl_s: float | None = None,
-    ) -> Routed:
-        """Choose a model for one agent and reserve it. Waits and tries again while nothing has room."""
-        body = _decide(agent, scores, {"tokens": tokens, "tenant": tenant, "ttl_s": ttl_s})
-        return _routed(self._request("POST", "/v1/decide", body))
+    decide = _plain(operations.decide)
+    release = _plain(operations.release)
+    renew = _plain(operations.renew)
+    assign = _plain(operations.assign)
+    auto_assign_all = _plain(operations.auto_assign_all)
+    assignments = _plain(operations.assignments)
+    override = _plain(operations.override)
+    load = _plain(operations.load)
+    alerts = _plain(operations.alerts)
+    explain = _plain(operations.explain)
+    set_capacity = _plain(operations.set_capacity)
+    drain = _plain(operations.drain)
+    undrain = _plain(operations.undrain)
 
-    def release(
-        self,
-        lease: Routed | str,
-        *,
-        latency_ms: float | None = None,
-        tokens: int | None = None,
-        cost_usd: float | None = None,
-        success: bool = True,
-    ) -> str:
-        """Give capacity back and say how it went; return the outcome, ``"released"`` the first time."""
-        body = {"latency_ms": latency_ms, "tokens": tokens, "cost_usd": cost_usd, "success": success}
-        answer = self._request("POST", f"/v1/leases/{_lease(lease)}:release", body)
-        return str(answer["outcome"])
-
-    def renew(self, lease: Routed | str, *, ttl_s: float = 30.0) -> str:
-        """Let a lease live ``ttl_s`` seconds from now; return its state."""
-        answer = self._request("POST", f"/v1/leases/{_lease(lease)}:renew", {"ttl_s": ttl_s})
-        return str(answer["state"])
-
-    def assign(
-        self,
-        problem: Problem | Mapping[str, Any],
-        *,
-        deadline_ms: float | None = None,
-        commit: bool = False,
-        ttl_s: float | None = None,
-    ) -> dict[str, Any]:
-        """Solve a whole problem; a problem without models is about the fleet. With ``commit``, reserve it."""
-        body: dict[str, Any] = {"problem": _plain(problem), "deadline_ms": deadline_ms, "commit": commit}
-        return self._request("POST", "/v1/assign", body | {"ttl_s": ttl_s})
-
-    def auto_assign_all(
-        self,
-        agents: Sequence[Agent | Mapping[str, Any]],
-        models: Sequence[Mapping[str, Any]] | None = None,
-        *,
-        strategy: str = "optimal",
-        enable_load_balancing: bool = True,
-    ) -> dict[str, Any]:
-        """Assign agents at once, with their capacity reserved."""
-        options = {"strategy": strategy, "enable_load_balancing": enable_load_balancing}
-        given = None if models is None else [dict(model) for model in models]
-        return self._request("POST", _BATCH, _batch(agents, options | {"models": given}))
-
-    def load(self) -> dict[str, Any]:
-        """Return the live load of every model."""
-        return self._request("GET", "/v1/load")
-
-    def explain(self, decision: Routed | str) -> dict[str, Any]:
-        """Return a decision with the score of every model."""
-        name = decision if isinstance(decision, str) else decision.decision_id
-        return self._request("GET", f"/v1/explain/{quote(name, safe='')}")
-
-    def drain(self, model: str, *, reason: str = "") -> dict[str, Any]:
-        """Keep new work away from a model."""
-        return self._request("POST", f"/v1/models/{quote(model)}:drain", {"reason": reason})
-
-    def undrain(self, model: str) -> dict[str, Any]:
-        """Let new work in again."""
-        return self._request("POST", f"/v1/models/{quote(model)}:undrain", {})
-
-    def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        headers = self._headers if body is None else self._headers | self._key()
-        for attempt in range(self._retries + 1):
-            answer, lost = None, ""
+    def _send(self, operation: Operation[T]) -> T:
+        attempts = _Attempts(self, operation)
+        while True:
+            answer, lost = None, None
             try:
-                answer = self._http.request(method, path, json=body, headers=headers)
+                answer = self._http.request(**attempts.sent)
             except httpx.TransportError as error:
-                lost = f"{type(error).__name__}: {error}"
-            wait_s = self._wait_s(attempt, answer)
-            if wait_s is None:
-                if answer is None:
-                    raise ServiceError(None, f"the service cannot be reached: {lost}", {})
-                return self._document(answer)
-            self._sleep(wait_s)
-        raise AssertionError("the last attempt returns or raises")
+                lost = error
+            wait_s = attempts.wait_s(answer, lost)
+            if answer is not None and wait_s is None:
+                return _result(operation, answer)
+            self._sleep(wait_s or 0.0)
 
 
-class AsyncClient(_Requests):
-    """The asynchronous client of ``solver serve``, for one event loop.
-
-    Requests that change something carry a key, so that a retry after a lost answer changes nothing twice.
-    Status 429 and 503 are retried after the time the service names.
+class AsyncClient(_Settings):
+    """The asynchronous client of ``solver serve``, for one event loop: the methods of :class:`solver.Client`.
 
     Parameters
     ----------
-    url : str
-        Where the service is, such as ``http://localhost:8080``.
-    token : str, optional
-        Bearer token.
-    timeout_s : float
-        For each attempt, seconds.
-    retries : int
-        Attempts after the first.
-    longest_wait_s : float
-        A service that names a longer wait is not waited for.
+    url, token, timeout_s, retries, longest_wait_s, unreachable_s
+        As for :class:`solver.Client`.
     sleep : callable, optional
         Waits; for tests.
 
@@ -340,9 +272,10 @@ class AsyncClient(_Requests):
         timeout_s: float = 30.0,
         retries: int = 5,
         longest_wait_s: float = 30.0,
+        unreachable_s: float = 20.0,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
-        super().__init__(token, retries, longest_wait_s)
+        super().__init__(token, retries, longest_wait_s, unreachable_s)
         self._http = httpx.AsyncClient(base_url=url, timeout=timeout_s)
         self._sleep = sleep
 
@@ -356,92 +289,29 @@ class AsyncClient(_Requests):
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
-    async def decide(
-        self,
-        agent: Agent | Mapping[str, Any] | None = None,
-        *,
-        scores: Mapping[str, float] | None = None,
-        tokens: int | None = None,
-        tenant: str | None = None,
-        ttl_s: float | None = None,
-    ) -> Routed:
-        """Choose a model for one agent and reserve it. Waits and tries again while nothing has room."""
-        body = _decide(agent, scores, {"tokens": tokens, "tenant": tenant, "ttl_s": ttl_s})
-        return _routed(await self._request("POST", "/v1/decide", body))
+    decide = _asynchronous(operations.decide)
+    release = _asynchronous(operations.release)
+    renew = _asynchronous(operations.renew)
+    assign = _asynchronous(operations.assign)
+    auto_assign_all = _asynchronous(operations.auto_assign_all)
+    assignments = _asynchronous(operations.assignments)
+    override = _asynchronous(operations.override)
+    load = _asynchronous(operations.load)
+    alerts = _asynchronous(operations.alerts)
+    explain = _asynchronous(operations.explain)
+    set_capacity = _asynchronous(operations.set_capacity)
+    drain = _asynchronous(operations.drain)
+    undrain = _asynchronous(operations.undrain)
 
-    async def release(
-        self,
-        lease: Routed | str,
-        *,
-        latency_ms: float | None = None,
-        tokens: int | None = None,
-        cost_usd: float | None = None,
-        success: bool = True,
-    ) -> str:
-        """Give capacity back and say how it went; return the outcome, ``"released"`` the first time."""
-        body = {"latency_ms": latency_ms, "tokens": tokens, "cost_usd": cost_usd, "success": success}
-        answer = await self._request("POST", f"/v1/leases/{_lease(lease)}:release", body)
-        return str(answer["outcome"])
-
-    async def renew(self, lease: Routed | str, *, ttl_s: float = 30.0) -> str:
-        """Let a lease live ``ttl_s`` seconds from now; return its state."""
-        answer = await self._request("POST", f"/v1/leases/{_lease(lease)}:renew", {"ttl_s": ttl_s})
-        return str(answer["state"])
-
-    async def assign(
-        self,
-        problem: Problem | Mapping[str, Any],
-        *,
-        deadline_ms: float | None = None,
-        commit: bool = False,
-        ttl_s: float | None = None,
-    ) -> dict[str, Any]:
-        """Solve a whole problem; a problem without models is about the fleet. With ``commit``, reserve it."""
-        body: dict[str, Any] = {"problem": _plain(problem), "deadline_ms": deadline_ms, "commit": commit}
-        return await self._request("POST", "/v1/assign", body | {"ttl_s": ttl_s})
-
-    async def auto_assign_all(
-        self,
-        agents: Sequence[Agent | Mapping[str, Any]],
-        models: Sequence[Mapping[str, Any]] | None = None,
-        *,
-        strategy: str = "optimal",
-        enable_load_balancing: bool = True,
-    ) -> dict[str, Any]:
-        """Assign agents at once, with their capacity reserved."""
-        options = {"strategy": strategy, "enable_load_balancing": enable_load_balancing}
-        given = None if models is None else [dict(model) for model in models]
-        return await self._request("POST", _BATCH, _batch(agents, options | {"models": given}))
-
-    async def load(self) -> dict[str, Any]:
-        """Return the live load of every model."""
-        return await self._request("GET", "/v1/load")
-
-    async def explain(self, decision: Routed | str) -> dict[str, Any]:
-        """Return a decision with the score of every model."""
-        name = decision if isinstance(decision, str) else decision.decision_id
-        return await self._request("GET", f"/v1/explain/{quote(name, safe='')}")
-
-    async def drain(self, model: str, *, reason: str = "") -> dict[str, Any]:
-        """Keep new work away from a model."""
-        return await self._request("POST", f"/v1/models/{quote(model)}:drain", {"reason": reason})
-
-    async def undrain(self, model: str) -> dict[str, Any]:
-        """Let new work in again."""
-        return await self._request("POST", f"/v1/models/{quote(model)}:undrain", {})
-
-    async def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        headers = self._headers if body is None else self._headers | self._key()
-        for attempt in range(self._retries + 1):
-            answer, lost = None, ""
+    async def _send(self, operation: Operation[T]) -> T:
+        attempts = _Attempts(self, operation)
+        while True:
+            answer, lost = None, None
             try:
-                answer = await self._http.request(method, path, json=body, headers=headers)
+                answer = await self._http.request(**attempts.sent)
             except httpx.TransportError as error:
-                lost = f"{type(error).__name__}: {error}"
-            wait_s = self._wait_s(attempt, answer)
-            if wait_s is None:
-                if answer is None:
-                    raise ServiceError(None, f"the service cannot be reached: {lost}", {})
-                return self._document(answer)
-            await self._sleep(wait_s)
-        raise AssertionError("the last attempt returns or raises")
+                lost = error
+            wait_s = attempts.wait_s(answer, lost)
+            if answer is not None and wait_s is None:
+                return _result(operation, answer)
+            await self._sleep(wait_s or 0.0)

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from fastapi.responses import StreamingResponse
 from starlette.datastructures import QueryParams
 
 from solver.errors import SpecError, Violation
-from solver.interfaces.http.access import Role, require
+from solver.interfaces.http.access import Role
 from solver.interfaces.http.endpoint import Call, Endpoints, Reply, json_reply
 from solver.interfaces.http.json_codec import to_json
 from solver.interfaces.http.problem_details import RequestRefused
 from solver.interfaces.http.requests import CapacityRequest, DrainRequest
-from solver.load.lease import Ask, Lease
+from solver.interfaces.http.solves import BatchAnswer, BatchTerms
+from solver.load.lease import ONE_SLOT, Ask, Demand, Lease
 from solver.problem.spec import Capacity, Problem
 from solver.problem.values import did_you_mean
 
 if TYPE_CHECKING:
     from solver.interfaces.http.service import Service
-    from solver.interfaces.http.solves import BatchAnswer
     from solver.load.store.base import Limits
 
 __all__ = ["add_fleet"]
@@ -122,47 +123,54 @@ async def assign(call: Call) -> Reply:
     A what-if question by default: nothing is reserved. With `commit` the problem has no models of its own, the
     token needs the role route, and each agent that is served gets a lease.
     """
-    service = call.service
+    service, limits = call.service, call.service.limits
     service.admit()
-    models = None if service.fleet is None else service.fleet.models
-    ids = () if service.fleet is None else service.fleet.ids
-    current = await service.on_store(lambda: {model: service.tracker.current_load(model) for model in ids})
-    limits = service.limits
-    answer = await service.solvers.solve(
-        call.raw, models, current, limits.deadline_ms, limits.longest_deadline_ms
+    arrived_s = time.monotonic()
+    fleet = service.fleet
+    ids = () if fleet is None else fleet.ids
+    terms = BatchTerms(
+        models=None if fleet is None else fleet.models,
+        load=await service.on_store(lambda: {model: service.tracker.current_load(model) for model in ids}),
+        deadline_ms=limits.deadline_ms,
+        longest_ms=limits.longest_deadline_ms,
+        longest_ttl_s=limits.longest_ttl_s,
+        may_commit=call.caller.role >= Role.ROUTE,
+        arrived_s=arrived_s,
     )
-    if not answer.commit:
-        return Reply(200, answer.body)
-    require(call.caller, Role.ROUTE)
-    if answer.ttl_s > limits.longest_ttl_s:
-        raise SpecError(
-            Violation("ttl_s", f"expected at most {limits.longest_ttl_s:g} seconds", answer.ttl_s)
-        )
-    return await _commit(service, answer)
+    answer = await service.solvers.solve(call.raw, terms)
+    return await _commit(service, answer) if answer.commit else Reply(200, answer.body)
 
 
 async def _commit(service: Service, answer: BatchAnswer) -> Reply:
     """Reserve what was planned; what others took meanwhile is listed as refused."""
-    served = [row for row in answer.rows if row[1] is not None]
-    asks = [Ask(model=model, ttl_s=answer.ttl_s) for _, model, _, _ in served if model is not None]
+    served = [row for row in answer.rows if row.model_id is not None]
+    asks = [
+        Ask(
+            model=row.model_id,
+            demand=Demand(tokens=row.tokens, cost_usd=row.cost_usd) if row.tokens else ONE_SLOT,
+            ttl_s=answer.ttl_s,
+        )
+        for row in served
+        if row.model_id is not None
+    ]
     leases = await service.off_loop(lambda: service.tracker.acquire_many(asks))
     lease_of: dict[str, str] = {}
     refused: dict[str, str] = {}
-    for (agent_id, _, _, _), lease in zip(served, leases, strict=True):
+    for row, lease in zip(served, leases, strict=True):
         if isinstance(lease, Lease):
-            service.hold(lease, agent_id)
-            lease_of[agent_id] = lease.lease_id
+            service.hold(lease, row.agent_id)
+            lease_of[row.agent_id] = lease.lease_id
         else:
-            refused[agent_id] = lease.reason.value
+            refused[row.agent_id] = lease.reason.value
     rows = [
         {
-            "agent": agent_id,
-            "model": model if agent_id in lease_of else None,
-            "score": score,
-            "reason": f"refused: {refused[agent_id]}" if agent_id in refused else reason,
-            "lease_id": lease_of.get(agent_id),
+            "agent": row.agent_id,
+            "model": row.model_id if row.agent_id in lease_of else None,
+            "score": row.score,
+            "reason": f"refused: {refused[row.agent_id]}" if row.agent_id in refused else row.reason,
+            "lease_id": lease_of.get(row.agent_id),
         }
-        for agent_id, model, score, reason in answer.rows
+        for row in answer.rows
     ]
     document = answer.summary | {"committed": True, "refused": len(refused), "assignments": rows}
     return Reply(200, await service.off_loop(lambda: to_json(document)))
@@ -170,7 +178,7 @@ async def _commit(service: Service, answer: BatchAnswer) -> Reply:
 
 async def load(call: Call) -> Reply:
     """Return slots, queues, utilization, latencies of the last minute, prices and stops of every model."""
-    return json_reply(await call.service.on_store(call.service.load))
+    return json_reply(await call.service.off_loop(call.service.load))
 
 
 def _capacities(service: Service) -> list[dict[str, Any]]:
@@ -230,7 +238,7 @@ async def set_capacity(call: Call) -> Reply:
         return next(one for one in _capacities(service) if one["model"] == model)
 
     after = await service.on_store(change)
-    service.note(call.caller.name, "capacity", model, **asked.model_dump(exclude_unset=True))
+    service.journal.note(call.caller.name, "capacity", model, **asked.model_dump(exclude_unset=True))
     return json_reply(after)
 
 
@@ -243,7 +251,7 @@ async def drain(call: Call) -> Reply:
         service.tracker.stop(model, "drain", reason=asked.reason, for_s=asked.for_s)
 
     await service.on_store(stop)
-    service.note(call.caller.name, "drain", model, reason=asked.reason)
+    service.journal.note(call.caller.name, "drain", model, reason=asked.reason)
     return json_reply({"model": model, "accepting": False})
 
 
@@ -257,7 +265,7 @@ async def undrain(call: Call) -> Reply:
         return not service.tracker.stops(model)
 
     accepting = await service.on_store(resume)
-    service.note(call.caller.name, "undrain", model)
+    service.journal.note(call.caller.name, "undrain", model)
     return json_reply({"model": model, "accepting": accepting})
 
 
@@ -272,19 +280,19 @@ async def forget(call: Call) -> Reply:
         service.tracker.forget(model)
 
     await service.on_store(remove)
-    service.note(call.caller.name, "forget", model)
+    service.journal.note(call.caller.name, "forget", model)
     return json_reply({"model": model, "forgotten": True})
 
 
 async def alerts(call: Call) -> Reply:
     """Return the alerts that stand, and the latest that were raised or cleared, newest first."""
-    service = call.service
-    return json_reply({"standing": list(service.standing.values()), "log": list(service.alert_log)[::-1]})
+    journal = call.service.journal
+    return json_reply({"standing": list(journal.standing.values()), "log": journal.alerts()[::-1]})
 
 
 async def audit(call: Call) -> Reply:
     """Return what operators did through this service, newest first."""
-    return json_reply({"audit": list(call.service.audit)[::-1]})
+    return json_reply({"audit": call.service.journal.audit()[::-1]})
 
 
 async def decisions(call: Call) -> Reply:
@@ -341,5 +349,5 @@ async def events(call: Call) -> StreamingResponse:
     """Stream server-sent events: `state` at first, then `load` and `decisions` once a second, `alert`, `audit`."""
     service = call.service
     service.admit()
-    stream = service.events.stream(await service.on_store(service.state))
+    stream = service.journal.events.stream(service.state(await service.off_loop(service.load)))
     return StreamingResponse(stream, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})

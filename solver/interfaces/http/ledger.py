@@ -1,18 +1,20 @@
-"""What the service remembers of decisions: leases that are held, and the log that explanations are made from."""
+"""What the service remembers of decisions: leases, assignments, and the log that explanations are made from."""
 
 from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from solver.interfaces.http.journal import now_text
 
 if TYPE_CHECKING:
     from solver.load.lease import Lease
     from solver.online.decision import Decision
     from solver.problem.spec import Agent
 
-__all__ = ["DecisionLog", "Held", "HeldLeases"]
+__all__ = ["Assignments", "DecisionLog", "Held", "HeldLeases", "Placed"]
 
 
 @dataclass(slots=True, eq=False)
@@ -74,6 +76,83 @@ class HeldLeases:
             if held is not None and held.expires_s <= now_s:
                 gone.append(self._held.pop(lease_id))
         return gone
+
+
+@dataclass(slots=True, eq=False)
+class Placed:
+    """An assignment that ``auto-assign-all`` made, or an operator.
+
+    Parameters
+    ----------
+    agent_id : str
+        Whom it is about.
+    model_id : str or None
+        Who serves the agent; None: nobody.
+    score : float
+        Of the pair.
+    reason : str
+        In words.
+    lease : Lease or None
+        The capacity held.
+    at : str
+        When it was made, ISO 8601.
+    overridden_by : str or None
+        The operator who made it by hand.
+    """
+
+    agent_id: str
+    model_id: str | None
+    score: float
+    reason: str
+    lease: Lease | None = None
+    at: str = field(default_factory=now_text)
+    overridden_by: str | None = None
+    lease_id: str | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        if self.lease is not None:
+            self.lease_id = self.lease.lease_id  # as the client knows it, wherever the lease is moved
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the assignment as clients get it; a lease that was moved says where it is now."""
+        return {
+            "agent_id": self.agent_id,
+            "model_id": self.model_id if self.lease is None else self.lease.model,
+            "score": self.score,
+            "reason": self.reason,
+            "lease_id": self.lease_id,
+            "at": self.at,
+            "overridden_by": self.overridden_by,
+        }
+
+
+class Assignments:
+    """Assignments whose leases are held, by agent, in the order they were made. For one thread."""
+
+    def __init__(self) -> None:
+        self._placed: dict[str, Placed] = {}
+
+    def __len__(self) -> int:
+        return len(self._placed)
+
+    def add(self, placed: Placed) -> None:
+        """Note an assignment in place of the agent's last."""
+        self._placed.pop(placed.agent_id, None)
+        self._placed[placed.agent_id] = placed
+
+    def get(self, agent_id: str) -> Placed | None:
+        """Return the assignment of an agent."""
+        return self._placed.get(agent_id)
+
+    def ended(self, agent_id: str | None, lease: Lease) -> None:
+        """Forget an assignment whose lease was released or has expired."""
+        placed = None if agent_id is None else self._placed.get(agent_id)
+        if placed is not None and placed.lease is lease:
+            del self._placed[placed.agent_id]
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """Return all assignments as clients get them."""
+        return [placed.to_dict() for placed in self._placed.values()]
 
 
 class DecisionLog:

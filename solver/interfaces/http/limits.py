@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["ServiceLimits"]
+from solver.errors import SpecError, Violation
+
+__all__ = ["ServiceLimits", "checked_ttl"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,3 +82,16 @@ class ServiceLimits:
     idempotency_s: float = 3_600.0
     subscribers: int = 64
     tick_s: float = 1.0
+
+
+def checked_ttl(limits: ServiceLimits, ttl_s: float | None) -> float | None:
+    """Return a time to live that is within the bound.
+
+    Raises
+    ------
+    SpecError
+        If it is not.
+    """
+    if ttl_s is not None and ttl_s > limits.longest_ttl_s:
+        raise SpecError(Violation("ttl_s", f"expected at most {limits.longest_ttl_s:g} seconds", ttl_s))
+    return ttl_s

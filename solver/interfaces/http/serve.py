@@ -108,7 +108,7 @@ class _Server(uvicorn.Server):
             async with asyncio.timeout(self._drain_s):
                 while len(self._service.held):
                     await asyncio.sleep(0.05)
-        self._service.events.close()
+        self._service.journal.events.close()
         self.should_exit = True
 
 

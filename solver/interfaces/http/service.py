@@ -6,69 +6,41 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from solver.errors import SpecError
-from solver.interfaces.http.events import EventHub
 from solver.interfaces.http.fleet import Fleet, read_fleet
-from solver.interfaces.http.ledger import DecisionLog, Held, HeldLeases
+from solver.interfaces.http.journal import FLEET_FILE, Journal, now_text
+from solver.interfaces.http.ledger import Assignments, DecisionLog, Held, HeldLeases
 from solver.interfaces.http.limits import ServiceLimits
+from solver.interfaces.http.load_report import finite_or_none, load_report
 from solver.interfaces.http.problem_details import RequestRefused, retry_after
 from solver.interfaces.http.solves import SolverProcesses
+from solver.interfaces.http.watch import Watch
 from solver.load.balance.balancer import LoadBalancer
 from solver.load.balance.prediction import CompletionPredictor
-from solver.load.control.alerts import Alert, AlertMonitor, AlertRule
-from solver.load.control.capacity import CapacityManager
-from solver.load.observe.trends import Trends
 from solver.load.tracker import LoadTracker
+from solver.online.parameters import RefreshParams
 from solver.online.router import OptimalRouter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from solver.load.control.capacity import CapacityEvent, ScalingRule
+    from solver.load.lease import Lease
     from solver.load.store.base import Store
     from solver.online.decision import Decision
     from solver.problem.spec import Agent
 
-__all__ = ["ALERT_RULES", "Placed", "Service", "now_text"]
+__all__ = ["Service"]
 
 _LOG = logging.getLogger("solver.http")
 _T = TypeVar("_T")
 
-ALERT_RULES = (
-    AlertRule(name="high utilization", metric="utilization", threshold=0.95, clear=0.85, hold_s=10.0),
-    AlertRule(name="slow", metric="p99_ms", threshold=30_000.0, hold_s=30.0),
-    AlertRule(name="failing", metric="failure_rate", threshold=0.2, clear=0.1, hold_s=10.0),
-)
-"""Alerts of a service that is not told otherwise."""
-
-
-def now_text() -> str:
-    """Return the time as text: UTC, ISO 8601."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-@dataclass(slots=True, eq=False)
-class Placed:
-    """An assignment that ``auto-assign-all`` made, or an operator."""
-
-    agent_id: str
-    model_id: str | None
-    score: float
-    reason: str
-    lease_id: str | None = None
-    at: str = field(default_factory=now_text)
-    overridden_by: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the assignment as clients get it."""
-        return asdict(self)
+# The thread that computes prices shares an interpreter with the event loop: a tenth of it is what decisions can
+# spare. Chosen by benchmarks/bench_service.py.
+_REFRESH = RefreshParams(largest_share=0.1)
 
 
 class Service:
@@ -88,8 +60,11 @@ class Service:
         Processes that solve batches.
     replicas : int
         Services that share the store, this one included.
-    alert_rules, scaling_rules : sequence, optional
-        What to watch.
+
+    Attributes
+    ----------
+    assigning : asyncio.Lock
+        Held while assignments of ``auto-assign-all`` and by hand change, so that no agent is given two places.
     """
 
     def __init__(
@@ -101,35 +76,28 @@ class Service:
         limits: ServiceLimits | None = None,
         solver_processes: int = 1,
         replicas: int = 1,
-        alert_rules: Sequence[AlertRule] = ALERT_RULES,
-        scaling_rules: Sequence[ScalingRule] = (),
     ) -> None:
         self.limits = limits or ServiceLimits()
         self.tracker = LoadTracker(store)
-        self.trends = Trends(clock=self.tracker.clock)
         self.predictor = CompletionPredictor(clock=self.tracker.clock)
-        self.tracker.listen(self.trends.observe)
         self.tracker.listen(self.predictor.observe)
-        self.fleet_file = fleet_file
-        self._file_seen: tuple[int, int] | None = None
-        self._replicas = replicas
-        self.fleet: Fleet | None = None
-        self.router: OptimalRouter | None = None
+        self.journal = Journal(self.limits)
+        self.watch = Watch(self.tracker, self.journal)
         self.held = HeldLeases()
         self.decisions = DecisionLog(self.limits.decisions_kept)
-        self.assignments: dict[str, Placed] = {}
-        self.audit: deque[dict[str, Any]] = deque(maxlen=self.limits.audit_kept)
-        self.alert_log: deque[dict[str, Any]] = deque(maxlen=self.limits.alerts_kept)
-        self.standing: dict[tuple[str, str], dict[str, Any]] = {}
-        self.events = EventHub(self.limits.subscribers)
-        self.monitor = AlertMonitor(alert_rules, [self._note_alert], clock=self.tracker.clock)
-        self.manager = CapacityManager(scaling_rules, self.tracker.clock, sink=self._note_scaling)
+        self.assignments = Assignments()
+        self.assigning = asyncio.Lock()
         self.solvers = SolverProcesses(solver_processes, self.limits.waiting_solves)
+        self.draining = self.ready = False
+        self._fleet_file = fleet_file
+        self._file_seen: tuple[int, int] | None = None
+        self._replicas = replicas
+        self._installed: tuple[Fleet, OptimalRouter] | None = None
         self._threads = ThreadPoolExecutor(8, thread_name_prefix="service")
+        self._watching = ThreadPoolExecutor(1, thread_name_prefix="service-watch")
         self._balancers: dict[tuple[str, str, bool], LoadBalancer] = {}
         self._decision_prefix = secrets.token_hex(4)
         self._told = 0
-        self.draining = self.ready = False
         self._tasks: list[asyncio.Task[None]] = []
         if fleet_file is not None:
             self._file_seen = _stamp(fleet_file)
@@ -146,7 +114,7 @@ class Service:
     async def stop(self) -> None:
         """End everything that runs by itself."""
         self.draining = True
-        self.events.close()
+        self.journal.events.close()
         for task in self._tasks:
             task.cancel()
         for task in self._tasks:
@@ -155,7 +123,8 @@ class Service:
         self.solvers.close()
         if self.router is not None:
             self.router.close()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._watching, self._threads):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     async def _warm(self) -> None:
         await self.solvers.warm()
@@ -176,8 +145,26 @@ class Service:
 
     # -- fleet
 
+    @property
+    def fleet(self) -> Fleet | None:
+        """What is routed to; None: there is none."""
+        return None if self._installed is None else self._installed[0]
+
+    @property
+    def router(self) -> OptimalRouter | None:
+        """Who routes to it."""
+        return None if self._installed is None else self._installed[1]
+
+    def routing(self) -> tuple[Fleet, OptimalRouter]:
+        """Return fleet and router, or refuse where there is none."""
+        if self._installed is None:
+            raise RequestRefused(409, "the service has no fleet: start it with --fleet FILE")
+        return self._installed
+
     def install(self, fleet: Fleet) -> None:
-        """Route to a fleet from now on. Models that are gone take nothing new; what runs on them ends as usual.
+        """Route to a fleet from now on, and go by its rules. In any thread.
+
+        Models that are gone take nothing new; what runs on them ends as usual.
 
         Raises
         ------
@@ -194,81 +181,42 @@ class Service:
             task_types=fleet.task_types,
             predictor=self.predictor,
             replicas=self._replicas,
+            refresh=_REFRESH,
         )
-        before, old = self.fleet, self.router
-        changed = {} if before is None else {model.id: model for model in before.models}
+        old = self._installed
+        before = {} if old is None else {model.id: model for model in old[0].models}
         for model in fleet.models:
-            if changed.get(model.id, model) != model:
+            if old is not None and before.get(model.id) != model:
                 self.tracker.set_capacity(
                     model.id,
                     model.capacity,
                     requests_per_minute=model.requests_per_minute,
                     tokens_per_minute=model.tokens_per_minute,
                 )
-        for gone in changed.keys() - set(fleet.ids):
+        for gone in before.keys() - set(fleet.ids):
             self.tracker.stop(gone, "drain", name="fleet", reason="no longer in the fleet file")
-        for back in set(fleet.ids):
-            self.tracker.resume(back, "drain", name="fleet")
-        self.fleet, self.router = fleet, router
+        for model_id in fleet.ids:
+            self.tracker.resume(model_id, "drain", name="fleet")
+        self._installed = fleet, router
+        if old is None or (old[0].objective, old[0].task_types) != (fleet.objective, fleet.task_types):
+            self._balancers = {}
+        self.watch.use(fleet.alert_rules, fleet.scaling_rules)
         if old is not None:
-            old.close()
-
-    def routing(self) -> tuple[Fleet, OptimalRouter]:
-        """Return fleet and router, or refuse where there is none."""
-        if self.fleet is None or self.router is None:
-            raise RequestRefused(409, "the service has no fleet: start it with --fleet FILE")
-        return self.fleet, self.router
+            old[1].close()
 
     def _reload(self) -> None:
         """Take a changed fleet file; keep the fleet and raise an alert where it is not right."""
-        path = self.fleet_file
+        path = self._fleet_file
         if path is None or (seen := _stamp(path)) == self._file_seen:
             return
         self._file_seen = seen
-        key = ("fleet file", "")
         try:
             self.install(read_fleet(path))
         except (SpecError, OSError) as error:
-            self._alert(*key, raised=True, detail=str(error)[:2_000])
+            self.journal.alert(FLEET_FILE, "", raised=True, detail=str(error)[:2_000])
         else:
-            if key in self.standing:
-                self._alert(*key, raised=False, detail="the fleet file is right again")
-            self.note("fleet file", "reloaded", str(path.name))
-
-    # -- logs
-
-    def note(self, who: str, action: str, what: str, **details: Any) -> None:
-        """Add a line to the audit trail."""
-        entry = {"at": now_text(), "who": who, "action": action, "what": what} | details
-        self.audit.append(entry)
-        self.events.publish("audit", entry)
-        _LOG.warning("%s %s %s", who, action, what, extra={"audit": entry})
-
-    def _alert(self, rule: str, model: str, *, raised: bool, detail: str, **figures: Any) -> None:
-        entry = {"at": now_text(), "rule": rule, "model": model, "raised": raised, "detail": detail} | figures
-        if raised:
-            self.standing[rule, model] = entry
-        else:
-            self.standing.pop((rule, model), None)
-        self.alert_log.append(entry)
-        self.events.publish("alert", entry)
-        _LOG.warning("alert %s %s %s", rule, model, "raised" if raised else "cleared", extra={"alert": entry})
-
-    def _note_alert(self, alert: Alert) -> None:
-        detail = f"{alert.metric} {alert.value:.4g}, threshold {alert.threshold:.4g}"
-        self._alert(
-            alert.rule,
-            alert.model,
-            raised=alert.raised,
-            detail=detail,
-            metric=alert.metric,
-            value=alert.value,
-            threshold=alert.threshold,
-        )
-
-    def _note_scaling(self, event: CapacityEvent) -> None:
-        detail = f"utilization {event.utilization:.2f}" + (f", {event.slots} slots" if event.slots else "")
-        self._alert(f"scaling: {event.action.value}", event.model, raised=event.active, detail=detail)
+            self.journal.clear(FLEET_FILE, "", "the fleet file is right again")
+            self.journal.note("fleet file", "reloaded", str(path.name))
 
     # -- decisions and leases
 
@@ -276,6 +224,11 @@ class Service:
         """Remember a lease that is being given out."""
         expires_s = self.tracker.clock.now() + lease.ttl_s
         self.held.add(Held(lease, agent_id, decision, expires_s))
+
+    def release_later(self, leases: Sequence[Lease]) -> None:
+        """Give leases back that no client will ever hear of, without waiting for it."""
+        for lease in leases:
+            self._threads.submit(lease.release)
 
     def log_decision(self, decision: Decision, agent: Agent | None) -> dict[str, Any]:
         """Add a decision to the log and return it as clients get it."""
@@ -291,111 +244,95 @@ class Service:
             "score": decision.score,
             "price": decision.price,
             "runner_up": decision.runner_up,
-            "margin": _finite(decision.margin),
+            "margin": finite_or_none(decision.margin),
             "reason": decision.reason,
         }
         if refusal is not None:
-            entry["retry_after_s"] = _finite(refusal.retry_after_s)
+            entry["retry_after_s"] = finite_or_none(refusal.retry_after_s)
         self.decisions.add(entry, agent)
         return entry
 
     def balancer(self, strategy: str, routing: str, *, queue: bool, blind: bool) -> LoadBalancer:
         """Return the balancer of these strategies; a blind one looks at an empty fleet of its own."""
-        if blind:
-            return LoadBalancer(LoadTracker(), strategy, routing, load_weight=0.0, queue=queue)
         key = (strategy, routing, queue)
-        if key not in self._balancers:
-            self._balancers[key] = LoadBalancer(
-                self.tracker, strategy, routing, queue=queue, predictor=self.predictor
+        found = None if blind else self._balancers.get(key)
+        if found is None:
+            fleet = self.fleet
+            found = LoadBalancer(
+                LoadTracker() if blind else self.tracker,
+                strategy,
+                routing,
+                load_weight=0.0 if blind else None,
+                queue=queue,
+                predictor=self.predictor,
+                task_types=None if fleet is None else fleet.task_types,
+                objective=None if fleet is None else fleet.objective,
             )
-        return self._balancers[key]
+            if not blind:
+                self._balancers[key] = found
+        return found
 
     # -- once a second
 
     async def _tick(self) -> None:
+        loop, events = asyncio.get_running_loop(), self.journal.events
         while True:
             try:
-                await self.on_store(self._sample)
+                # Percentiles of hundreds of models take longer than a decision may wait.
+                report = await loop.run_in_executor(self._watching, self._look)
                 self._expire()
-                if len(self.events):
-                    self.events.publish("load", await self.on_store(self.load))
+                if report is not None:
+                    events.publish("load", report)
                     new = min(self.decisions.count - self._told, 50)
                     if new > 0:
-                        self.events.publish("decisions", self.decisions.latest(new))
+                        events.publish("decisions", self.decisions.latest(new))
                 self._told = self.decisions.count
             except Exception:  # noqa: BLE001 - logged; the next second may go well
                 _LOG.exception("sampling the load failed")
             await asyncio.sleep(self.limits.tick_s)
 
-    def _sample(self) -> None:
+    def _look(self) -> dict[str, Any] | None:
+        """Check files and rules; return the live load where somebody listens."""
         self._reload()
-        self.trends.sample(self.tracker.snapshot())
-        self.monitor.check(self.tracker, self.trends)
-        self.manager.enforce(self.tracker)
+        self.watch.sample(_EveryBalancer(tuple(self._balancers.values())))
+        return self.load() if len(self.journal.events) else None
 
     def _expire(self) -> None:
         for held in self.held.expired(self.tracker.clock.now()):
             if held.decision is not None:
-                decision = held.decision
-                self._threads.submit(
-                    decision.release
-                )  # settles what the router counts; the slot is free already
-            placed = self.assignments.get(held.agent_id or "")
-            if placed is not None and placed.lease_id == held.lease.lease_id:
-                del self.assignments[placed.agent_id]
+                # Settles what the router counts; the slot is free already.
+                self._threads.submit(held.decision.release)
+            self.assignments.ended(held.agent_id, held.lease)
 
     def load(self) -> dict[str, Any]:
-        """Return the live load of every model, as clients get it. O(m)."""
-        snapshot = self.tracker.snapshot()
-        prices = {} if self.router is None else self.router.prices()
-        fleet = set() if self.fleet is None else set(self.fleet.ids)
-        now_s = self.tracker.clock.now()
-        models = []
-        for j, model in enumerate(snapshot.models):
-            latency = self.trends.latency(model)
-            models.append(
-                {
-                    "model": model,
-                    "in_fleet": model in fleet,
-                    "active_requests": int(snapshot.active[j]),
-                    "queue_depth": int(snapshot.queued[j]),
-                    "max_concurrent": int(snapshot.max_concurrent[j]),
-                    "max_queue": int(snapshot.max_queue[j]),
-                    "utilization": float(snapshot.utilization[j]),
-                    "target_utilization": float(snapshot.target[j]),
-                    "accepting": bool(snapshot.accepting[j]),
-                    "slot_price": prices.get(model),
-                    "requests_60s": latency.requests,
-                    "success_rate": latency.success_rate,
-                    "p50_ms": latency.p50_ms,
-                    "p95_ms": latency.p95_ms,
-                    "p99_ms": latency.p99_ms,
-                    "stops": [
-                        {
-                            "owner": stop.owner.value,
-                            "name": stop.name,
-                            "reason": stop.reason,
-                            "ends_in_s": _finite(max(0.0, stop.until_s - now_s)),
-                        }
-                        for stop in snapshot.stops.get(model, ())
-                    ],
-                }
-            )
-        return {"at": now_text(), "models": models}
+        """Return the live load of every model, as clients get it. O(m), in any thread."""
+        fleet, router = self.fleet, self.router
+        return load_report(
+            self.tracker,
+            self.watch.trends,
+            prices={} if router is None else router.prices(),
+            fleet=frozenset() if fleet is None else frozenset(fleet.ids),
+        )
 
-    def state(self) -> dict[str, Any]:
+    def state(self, load: dict[str, Any]) -> dict[str, Any]:
         """Return what a page shows at first: load, alerts, decisions and the audit trail."""
         return {
-            "load": self.load(),
-            "alerts": list(self.standing.values()),
+            "load": load,
+            "alerts": list(self.journal.standing.values()),
             "decisions": self.decisions.latest(50),
-            "audit": list(self.audit)[-50:],
+            "audit": self.journal.audit(50),
             "draining": self.draining,
         }
 
 
-def _finite(value: float | None) -> float | None:
-    return None if value is None or not abs(value) < float("inf") else float(value)
+class _EveryBalancer:
+    """Redistributes through whichever balancer knows the work that waits."""
+
+    def __init__(self, balancers: tuple[LoadBalancer, ...]) -> None:
+        self._balancers = balancers
+
+    def redistribute(self, model: str) -> list[str]:
+        return [agent for balancer in self._balancers for agent in balancer.redistribute(model)]
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

@@ -41,8 +41,8 @@ class _State(Collector):
         yield price
         for name, text, value in (
             ("solver_leases_held", "Leases given out by this process and not yet ended", len(service.held)),
-            ("solver_alerts_standing", "Alerts that stand", len(service.standing)),
-            ("solver_event_streams", "Open event streams", len(service.events)),
+            ("solver_alerts_standing", "Alerts that stand", len(service.journal.standing)),
+            ("solver_event_streams", "Open event streams", len(service.journal.events)),
             ("solver_batches_pending", "Batches being solved or waiting", service.solvers.busy),
             ("solver_draining", "1 while the service shuts down", int(service.draining)),
         ):

@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import multiprocessing
 import os
 import signal
 import threading
+import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.connection import wait
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from solver.clock import Deadline
 from solver.errors import SpecError, Violation, ViolationKind
+from solver.interfaces.http.json_codec import from_json, to_json
 from solver.interfaces.http.problem_details import RequestRefused, retry_after
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from solver.load.snapshot import ModelLoad
-    from solver.problem.spec import Model
+    from solver.problem.spec import Model, Problem
+    from solver.solution.plan import Plan
 
-__all__ = ["BatchAnswer", "SolverProcesses", "solve_batch"]
+__all__ = ["BatchAnswer", "BatchTerms", "SolverProcesses", "solve_batch"]
 
 _FIELDS = ("problem", "deadline_ms", "engine", "seed", "commit", "use_load", "ttl_s")
+
+
+class BatchRow(NamedTuple):
+    """One agent of a plan that is to be reserved."""
+
+    agent_id: str
+    model_id: str | None
+    score: float
+    reason: str
+    tokens: int
+    cost_usd: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +51,7 @@ class BatchAnswer:
         The whole answer as JSON; empty where leases are still to be taken.
     summary : dict
         Certificate and totals.
-    rows : list of (agent, model or None, score, reason)
+    rows : list of BatchRow
         The assignment, where leases are to be taken.
     commit : bool
         Whether they are.
@@ -49,98 +61,151 @@ class BatchAnswer:
 
     body: bytes
     summary: dict[str, Any]
-    rows: list[tuple[str, str | None, float, str]]
+    rows: list[BatchRow]
     commit: bool
     ttl_s: float
 
 
-def solve_batch(
-    body: bytes,
-    models: Sequence[Model] | None,
-    load: dict[str, ModelLoad | None],
-    deadline_ms: float,
-    longest_ms: float,
-) -> BatchAnswer:
-    """Read, solve and write one batch. Runs in a solver process.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchTerms:
+    """On what terms a batch is solved: the fleet as it is, and what the client may ask for.
 
     Parameters
     ----------
-    body : bytes
-        JSON: ``{problem, deadline_ms, engine, seed, commit, use_load, ttl_s}``.
     models : sequence of Model, optional
         The fleet, for problems that state no models.
     load : mapping of str to ModelLoad
         Live load by model.
     deadline_ms, longest_ms : float
         Time limit of a batch that names none, and the longest it may ask for, milliseconds.
+    longest_ttl_s : float
+        Longest time to live of its leases, seconds.
+    may_commit : bool
+        Whether the client may take capacity.
+    arrived_s : float
+        When the request came, by the machine's monotonic clock: waiting counts against its time limit.
+    """
+
+    models: Sequence[Model] | None
+    load: dict[str, ModelLoad | None]
+    deadline_ms: float
+    longest_ms: float
+    longest_ttl_s: float
+    may_commit: bool
+    arrived_s: float
+
+
+def solve_batch(body: bytes, terms: BatchTerms) -> BatchAnswer:
+    """Read, solve and write one batch. Runs in a solver process.
+
+    Parameters
+    ----------
+    body : bytes
+        JSON: ``{problem, deadline_ms, engine, seed, commit, use_load, ttl_s}``.
+    terms : BatchTerms
+        The fleet, and what is allowed.
 
     Raises
     ------
     SpecError
         If the body breaks a rule.
+    RequestRefused
+        If it is not JSON, or commits what the client may not.
     """
     from solver.problem.spec import Problem
-    from solver.solution.plan import finite
     from solver.solution.solving import solve
 
+    started_s = time.monotonic()
     request = _document(body)
-    asked = request.get("deadline_ms")
-    limit_ms = deadline_ms if asked is None else _number(request, "deadline_ms", 1e-3, longest_ms)
-    deadline = Deadline.after(limit_ms)
-    given = request.get("problem")
-    if not isinstance(given, dict):
-        raise SpecError(
-            Violation(
-                "problem", "expected a mapping with the fields of a problem", given, kind=ViolationKind.TYPE
-            )
-        )
-    commit, use_load = _flag(request, "commit", False), _flag(request, "use_load", True)
-    ttl_s = 60.0 if request.get("ttl_s") is None else _number(request, "ttl_s", 1e-3, 86_400.0)
+    asked = _asked(request, terms)
+    given: dict[str, Any] = request["problem"]
     own_models = given.get("models") is not None
-    if not own_models and models is not None:
-        given = {**given, "models": tuple(models)}
-    if commit and own_models:
+    if not own_models and terms.models is not None:
+        given = {**given, "models": tuple(terms.models)}
+    if asked.commit and own_models:
         raise SpecError(
             Violation(
                 "problem.models", "expected none with commit: capacity is taken of the fleet", shown="some"
             )
         )
+    try:
+        problem = Problem.model_validate(given)
+    except SpecError as error:
+        raise SpecError(*(one.within("problem") for one in error.violations)) from None
+    if asked.commit and (problem.agents.copies is not None or problem.agents.multiplicity is not None):
+        raise SpecError(Violation("commit", "expected agents of one model each, without copies or count"))
+    waited_ms = 1000.0 * (time.monotonic() - min(terms.arrived_s, started_s))
+    known = {model: terms.load.get(model) for model in problem.model_ids}
+    plan = solve(
+        problem,
+        deadline_ms=max(asked.deadline_ms - waited_ms, 0.1),
+        engine=asked.engine,
+        seed=asked.seed,
+        threads=1,
+        load=known if asked.use_load and not own_models else None,
+    )
+    if asked.commit:
+        pairs = list(_rows_of(problem, plan))
+        return BatchAnswer(body=b"", summary=plan.summary(), rows=pairs, commit=True, ttl_s=asked.ttl_s)
+    columns = {name: column.tolist() for name, column in plan.to_columns().items()}
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    text = to_json(plan.summary() | {"committed": False, "assignments": rows})
+    return BatchAnswer(body=text, summary={}, rows=[], commit=False, ttl_s=asked.ttl_s)
+
+
+def _rows_of(problem: Problem, plan: Plan) -> Iterator[BatchRow]:
+    """Yield what is to be reserved for each agent, in their order."""
+    models = {model.id: model for model in problem.models}
+    taken, made = problem.agents.input_tokens.tolist(), problem.agents.output_tokens.tolist()
+    for one, tokens_in, tokens_out in zip(plan.assignments, taken, made, strict=True):
+        usd = 0.0
+        if one.model_id is not None:
+            model = models[one.model_id]
+            usd += 1e-6 * tokens_in * (model.usd_per_million_input_tokens or 0.0)
+            usd += 1e-6 * tokens_out * (model.usd_per_million_output_tokens or 0.0)
+        yield BatchRow(one.agent_id, one.model_id, one.score, one.reason, tokens_in + tokens_out, usd)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """What stands beside the problem in a request."""
+
+    deadline_ms: float
+    engine: str
+    seed: int
+    commit: bool
+    use_load: bool
+    ttl_s: float
+
+
+def _asked(request: dict[str, Any], terms: BatchTerms) -> _Asked:
+    """Return the options of a request, checked before anything is solved."""
+    commit = _flag(request, "commit", False)
+    if commit and not terms.may_commit:
+        raise RequestRefused(403, "commit needs the role route")
+    if not isinstance(request.get("problem"), dict):
+        rule = "expected a mapping with the fields of a problem"
+        raise SpecError(Violation("problem", rule, request.get("problem"), kind=ViolationKind.TYPE))
     seed = request.get("seed", 0)
     if type(seed) is not int or not 0 <= seed < 2**63:
         raise SpecError(Violation("seed", "expected a whole number >= 0", seed))
     engine = request.get("engine", "auto")
     if not isinstance(engine, str):
         raise SpecError(Violation("engine", "expected text", engine, kind=ViolationKind.TYPE))
-    try:
-        problem = Problem.model_validate(given)
-    except SpecError as error:
-        raise SpecError(*(one.within("problem") for one in error.violations)) from None
-    if commit and (problem.agents.copies is not None or problem.agents.multiplicity is not None):
-        raise SpecError(Violation("commit", "expected agents of one model each, without copies or count"))
-    known = {model: load.get(model) for model in problem.model_ids}
-    left_ms = max(deadline.remaining_s() * 1000.0, 0.1)
-    plan = solve(
-        problem,
-        deadline_ms=left_ms,
+    return _Asked(
+        deadline_ms=_number(request, "deadline_ms", 1e-3, terms.longest_ms, terms.deadline_ms),
         engine=engine,
         seed=seed,
-        threads=1,
-        load=known if use_load and not own_models else None,
+        commit=commit,
+        use_load=_flag(request, "use_load", True),
+        ttl_s=_number(request, "ttl_s", 1e-3, terms.longest_ttl_s, min(60.0, terms.longest_ttl_s)),
     )
-    summary = finite(plan.summary())
-    if not commit:
-        columns = {name: column.tolist() for name, column in plan.to_columns().items()}
-        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-        text = json.dumps(finite(summary | {"committed": False, "assignments": rows}), allow_nan=False)
-        return BatchAnswer(body=text.encode(), summary={}, rows=[], commit=False, ttl_s=ttl_s)
-    pairs = [(one.agent_id, one.model_id, one.score, one.reason) for one in plan.assignments]
-    return BatchAnswer(body=b"", summary=summary, rows=pairs, commit=True, ttl_s=ttl_s)
 
 
 def _document(body: bytes) -> dict[str, Any]:
     try:
-        request = json.loads(body, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
+        request = from_json(body)
+    except ValueError as error:
         raise RequestRefused(400, f"the body is not JSON: {str(error)[:200]}") from None
     if not isinstance(request, dict):
         raise SpecError(Violation("", "expected a mapping", request, kind=ViolationKind.TYPE))
@@ -151,11 +216,6 @@ def _document(body: bytes) -> dict[str, Any]:
     return request
 
 
-def _no_constant(name: str) -> float:
-    msg = f"{name} is no number of JSON"
-    raise ValueError(msg)
-
-
 def _flag(request: dict[str, Any], name: str, default: bool) -> bool:
     value = request.get(name, default)
     if not isinstance(value, bool):
@@ -163,8 +223,11 @@ def _flag(request: dict[str, Any], name: str, default: bool) -> bool:
     return value
 
 
-def _number(request: dict[str, Any], name: str, low: float, high: float) -> float:
-    value = request[name]
+def _number(request: dict[str, Any], name: str, low: float, high: float, default: float) -> float:
+    """Return a number within bounds, the default where it is left out or null."""
+    value = request.get(name)
+    if value is None:
+        return default
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise SpecError(Violation(name, f"expected a number from {low:g} to {high:g}", value))
     return float(value)
@@ -200,14 +263,14 @@ class SolverProcesses:
         """Batches being solved or waiting."""
         return self._busy
 
-    async def solve(self, *arguments: Any) -> BatchAnswer:
-        """Return :func:`solve_batch` of the arguments; refuse where too many wait, or a process died of it."""
+    async def solve(self, body: bytes, terms: BatchTerms) -> BatchAnswer:
+        """Return :func:`solve_batch` of a request; refuse where too many wait, or a process died of it."""
         if self._busy >= self._most:
             raise RequestRefused(429, "too many batches are waiting", headers=retry_after(1.0 + self._busy))
         self._busy += 1
         pool = self._pool
         try:
-            return await asyncio.get_running_loop().run_in_executor(pool, solve_batch, *arguments)
+            return await asyncio.get_running_loop().run_in_executor(pool, solve_batch, body, terms)
         except BrokenProcessPool:
             if pool is self._pool:
                 self._pool = self._new_pool()

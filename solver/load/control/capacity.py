@@ -21,7 +21,6 @@ from solver.solution.solving import assign
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from solver.load.balance.balancer import LoadBalancer
     from solver.load.balance.decision import Decision
     from solver.load.snapshot import ModelLoad
     from solver.load.tracker import LoadTracker
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CapacityEvent",
     "CapacityManager",
+    "Redistributor",
     "ScalingAction",
     "ScalingRule",
     "dry_run",
@@ -158,6 +158,13 @@ class _Observed(Protocol):
     def utilization(self) -> float: ...
 
 
+class Redistributor(Protocol):
+    """Whoever can move work that waits: a :class:`~solver.LoadBalancer`, or several behind one method."""
+
+    def redistribute(self, model: str) -> list[str]:
+        """Move what waits for a model and fits elsewhere; return the ids of the agents moved."""
+
+
 class _RuleState:
     """How far one rule has come for one model."""
 
@@ -265,7 +272,7 @@ class CapacityManager:
         self,
         tracker: LoadTracker,
         *,
-        balancer: LoadBalancer | None = None,
+        balancer: Redistributor | None = None,
         decision: Decision | None = None,
     ) -> list[CapacityEvent]:
         """Check every model and carry out what is due.
@@ -280,7 +287,7 @@ class CapacityManager:
         ----------
         tracker : LoadTracker
             Whose models.
-        balancer : LoadBalancer, optional
+        balancer : LoadBalancer or another Redistributor, optional
             Needed to redistribute: it knows which agents wait. Without it the event says 0 leases moved.
         decision : Decision, optional
             A recent batch: its shadow prices say how many slots are worth adding. Without it, as many as
