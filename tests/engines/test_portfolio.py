@@ -7,7 +7,10 @@ import pytest
 
 import solver
 from solver import SpecError, Status
+from solver.clock import Deadline
 from solver.engines import kernels
+from solver.engines.portfolio import PortfolioParams, run
+from solver.problem.build import build_instance
 from solver.problem.generate import generate_scores
 
 
@@ -93,7 +96,15 @@ def test_the_last_resort_takes_no_time_that_a_deadline_has_not() -> None:
     assert not any("lsap" in note for note in solution.notes)
 
 
-def test_an_engine_asked_for_by_name_has_all_the_time_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("solver.engines.portfolio._LAST_RESORT_S", 0.0)
-    scores, capacity = generate_scores(200, 5, seed=0)
-    assert solver.assign(scores, capacity, engine="lsap", deadline_ms=60_000).engine == "lsap"
+def test_an_engine_asked_for_by_name_has_all_the_time_there_is() -> None:
+    instance = build_instance(*generate_scores(200, 5, seed=0))
+    params = PortfolioParams(lsap_last_resort_s=0.0)
+    answer = run(instance, deadline=Deadline.after(60_000), engine="lsap", params=params)
+    assert answer.engine == "lsap"
+
+
+def test_thresholds_out_of_range_are_named() -> None:
+    with pytest.raises(
+        solver.SpecError, match=r"PortfolioParams\.service_share: expected a number from 0 to 1, got 2"
+    ):
+        PortfolioParams(service_share=2.0)

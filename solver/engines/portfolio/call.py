@@ -1,0 +1,278 @@
+"""One call of the portfolio: incumbent, engines in turn, and service before score where both are hard."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from solver.engines.base import ENGINES, Claim, StopReason, load_engine
+from solver.engines.certificate import certify, verification_seconds
+from solver.engines.portfolio.choice import (
+    Step,
+    answers_before_greedy,
+    coupled_steps,
+    engines_by_shape,
+    is_coupled,
+)
+from solver.engines.portfolio.incumbent import (
+    Answer,
+    CallSettings,
+    answer_past_deadline,
+    better_verified,
+    greedy_incumbent,
+    unsolved,
+)
+from solver.engines.portfolio.params import PortfolioParams
+from solver.engines.service import fixed_service, service_instance, service_order
+from solver.errors import SpecError
+from solver.problem.instance import UNASSIGNED, Instance
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from solver.clock import Deadline
+    from solver.engines.lagrangian.engine import LagrangianEngine
+
+__all__ = ["run", "warm_up"]
+
+_RESERVING = "lagrangian", "cpsat", "lsap"
+"""Engines that use up the time they are given."""
+
+
+def warm_up(*engines: str) -> None:
+    """Import engines, so that the first deadline need not pay for it.
+
+    Parameters
+    ----------
+    *engines : str
+        Names; all of them by default.
+    """
+    for name in engines or ENGINES:
+        load_engine(name)
+
+
+def run(
+    instance: Instance,
+    *,
+    deadline: Deadline,
+    engine: str = "auto",
+    hint: Claim | None = None,
+    seed: int = 0,
+    threads: int | None = 1,
+    params: PortfolioParams | None = None,
+) -> Answer:
+    """Solve an instance with one engine, or with the best for its shape and the time left.
+
+    Parameters
+    ----------
+    instance : Instance
+        The problem.
+    deadline : Deadline
+        Shared by everything that happens in the call.
+    engine : str
+        ``"auto"`` or a name from :data:`solver.engines.base.ENGINES`.
+    hint : Claim, optional
+        Choice and prices of a similar instance.
+    seed : int
+        Same seed and one thread: same answer.
+    threads : int, optional
+        Most threads an engine may use. None: one, and all cores where a deadline presses on a large instance.
+    params : PortfolioParams, optional
+        Thresholds.
+
+    Returns
+    -------
+    Answer
+
+    Raises
+    ------
+    SpecError
+        If the engine is unknown or cannot handle this kind of instance at all.
+    """
+    params = params or PortfolioParams()
+    if engine == "auto":
+        names = engines_by_shape(instance, deadline, params)
+    elif engine in ENGINES:
+        names = (engine,)
+        reason = load_engine(engine).unsupported_reason(instance, remaining_s=np.inf)
+        if reason is not None:
+            raise SpecError(f"engine: cannot solve this instance: {reason}")
+    else:
+        raise SpecError(f"engine: expected auto, {', '.join(ENGINES)}, got {engine!r}")
+    if threads is None:
+        presses = deadline.limited and instance.is_slots and instance.n * instance.m > params.large_pairs
+        threads = (os.cpu_count() or 1) if presses else 1
+    call = _Call(deadline=deadline, seed=seed, threads=threads, named=engine != "auto", params=params)
+    if deadline.expired() and not call.named:
+        return answer_past_deadline(instance, call)
+    if not is_coupled(instance):
+        return call.attempt(instance, [Step(name) for name in names], hint)
+    if call.named:
+        steps = [Step(name) for name in names]
+        split = instance.serve_first and engine in ("cpsat", "lagrangian")
+    else:
+        steps = coupled_steps(instance, deadline, params)
+        split = instance.serve_first
+        if steps[0].engine == "flow":  # limits that are a network: solved at once, or not at all
+            answer = call.attempt(instance, steps[:1], hint)
+            if answer.infeasible or answer.certificate.optimal:
+                return answer
+            steps, hint = steps[1:], hint if answer.certificate.violations else answer.claim
+    if not split or instance.n * instance.m > params.split_pairs:
+        return call.attempt(instance, steps, hint)
+    return call.serve_first(instance, steps, hint)
+
+
+class _Call(CallSettings):
+    """Attempts with one or several engines, under the settings of one call."""
+
+    def attempt(
+        self,
+        instance: Instance,
+        steps: Sequence[Step],
+        hint: Claim | None = None,
+        *,
+        best: Answer | None = None,
+        deadline: Deadline | None = None,
+        incumbent: bool = True,
+    ) -> Answer:
+        """Run engines in turn until the answer is proven or time is up, and return the best that was verified."""
+        deadline = deadline or self.deadline
+        notes: list[str] = []
+        stop: StopReason | None = None
+        if (
+            incumbent
+            and best is None
+            and deadline.limited
+            and steps[0].engine != "greedy"
+            and not answers_before_greedy(instance, steps[0].engine, deadline, self.params)
+        ):
+            best = greedy_incumbent(instance, deadline, self)
+        for step in steps:
+            if best is not None and best.certificate.optimal:
+                break
+            found = best is not None and not best.certificate.violations
+            if step.last_resort and found and not deadline.limited:
+                break
+            name = step.engine
+            candidate = load_engine(name)
+            own = step.within(deadline)
+            if name in _RESERVING:
+                own = _less_verification(instance, own, self.params)
+            patience_s = own.remaining_s() - self.params.margin_s
+            if not self.named and name == "lsap":
+                patience_s = min(patience_s, self.params.lsap_last_resort_s)
+            reason = candidate.unsupported_reason(instance, remaining_s=patience_s)
+            if reason is not None:
+                notes.append(f"skipped {reason}")
+                continue
+            start = best.claim if best is not None else hint
+            claim = candidate.solve(instance, deadline=own, hint=start, seed=self.seed, threads=self.threads)
+            if claim is None:
+                notes.append(f"{name}: nothing found")
+                continue
+            if claim.infeasible:
+                return Answer(
+                    claim=claim,
+                    certificate=certify(instance, claim),
+                    engine=name,
+                    infeasible=True,
+                    notes=(*notes, f"{name}: proved that no assignment serves every agent"),
+                    stopped_by=StopReason.INFEASIBLE,
+                )
+            stop = claim.stopped_by
+            if stop is StopReason.ENGINE_LIMIT:
+                notes.append(f"{name}: stopped at its own limit of time; a deadline replaces it")
+            best = better_verified(instance, claim, name, best, self, deadline)
+            best = self._priced(instance, best, deadline)
+        best = best or greedy_incumbent(instance, deadline, self) or unsolved(instance, self)
+        return replace(best, notes=tuple(notes), stopped_by=self._stop_reason(best, stop, deadline))
+
+    def _priced(self, instance: Instance, answer: Answer, deadline: Deadline) -> Answer:
+        """Return an answer proven by enumeration or CP-SAT together with multipliers for the report."""
+        claim = answer.claim
+        if not answer.certificate.optimal or claim.prices is not None or not is_coupled(instance):
+            return answer
+        pricing_s = self.params.pricing_s + self.params.pricing_s_per_pair * instance.n * instance.m
+        if deadline.remaining_s() < pricing_s:
+            return answer
+        pricer = cast("LagrangianEngine", load_engine("lagrangian"))
+        asked = instance
+        if instance.serve_first and (claim.choice == UNASSIGNED).any():
+            asked = fixed_service(instance, service_order(instance), claim.choice)
+        priced = pricer.priced(instance, claim, asked=asked, deadline=deadline, seed=self.seed)
+        certificate = certify(instance, priced, threads=self.threads)
+        return replace(answer, claim=priced, certificate=certificate) if certificate.optimal else answer
+
+    def serve_first(self, instance: Instance, steps: Sequence[Step], hint: Claim | None) -> Answer:
+        """Serve as well as possible, with a proof if there is time for one, then find the best score among those."""
+        deadline, order = self.deadline, service_order(instance)
+        best = greedy_incumbent(instance, deadline, self) if deadline.limited else None
+        notes: tuple[str, ...] = ()
+        engines = {step.engine for step in steps}
+        if "enumeration" in engines:
+            answer = self.attempt(instance, [steps[0]], hint, best=best, incumbent=False)
+            if answer.infeasible or answer.certificate.optimal:
+                return answer
+            best = answer if not answer.certificate.violations and answer.engine != "none" else best
+            steps = steps[1:]
+        if steps[0].engine == "lagrangian":  # one weighted problem is a good start, and often serves everyone
+            share = 1.0 if best is not None and (best.claim.choice >= 0).all() else self.params.weighted_share
+            own = Step("lagrangian", share=share).within(deadline)
+            answer = self.attempt(instance, steps, hint, best=best, deadline=own, incumbent=False)
+            if answer.infeasible or answer.certificate.optimal:
+                return answer
+            best, notes = answer, answer.notes
+            if (best.claim.choice >= 0).all() and not best.certificate.violations:
+                return best if not deadline.limited else self.attempt(instance, steps, hint, best=best)
+        own = Step("", share=self.params.service_share).within(deadline)
+        service = self.attempt(
+            service_instance(instance, order), steps, best.claim if best else hint, deadline=own
+        )
+        if service.infeasible:
+            return replace(service, certificate=certify(instance, service.claim))
+        if service.certificate.violations:
+            return replace(best or unsolved(instance, self), notes=(*notes, *service.notes))
+        proven = service.certificate.optimal and order.exact
+        served = Claim(choice=service.claim.choice, serves_most=proven)
+        first = better_verified(instance, served, service.engine, best, self, deadline)
+        asked = fixed_service(instance, order, first.claim.choice)
+        score = self.attempt(asked, steps, first.claim)
+        if score.infeasible or score.certificate.violations:
+            return replace(first, notes=(*notes, *score.notes), stopped_by=score.stopped_by)
+        prices = score.claim.limit_prices
+        count = 0 if instance.limits is None else instance.limits.count
+        claim = replace(
+            score.claim,
+            limit_prices=prices[:count] if count and prices is not None else None,
+            score_prices=None if best is None else best.claim.score_prices,
+            score_limit_prices=None if best is None else best.claim.score_limit_prices,
+            bound=score.certificate.bound,
+            serves_most=proven,
+        )
+        answer = better_verified(instance, claim, score.engine, first, self, deadline)
+        stopped_by = self._stop_reason(answer, score.stopped_by, deadline)
+        return replace(answer, notes=(*notes, *score.notes), stopped_by=stopped_by)
+
+    def _stop_reason(self, answer: Answer, last: StopReason | None, deadline: Deadline) -> StopReason:
+        """Return why a call ended that did not prove infeasibility."""
+        if answer.certificate.optimal:
+            return StopReason.PROVEN
+        if last is not None:
+            return last
+        used = deadline.clock.now() - deadline.started_s
+        if deadline.limited and used > self.params.used_up_share * (deadline.ends_s - deadline.started_s):
+            return StopReason.DEADLINE
+        return StopReason.EXHAUSTED
+
+
+def _less_verification(instance: Instance, deadline: Deadline, params: PortfolioParams) -> Deadline:
+    """Return the deadline less what verifying an answer takes, and at most a good part of what is left."""
+    if not deadline.limited:
+        return deadline
+    left_s = max(0.0, deadline.remaining_s())
+    reserve_s = min(verification_seconds(instance) + params.way_out_s, params.most_reserved_share * left_s)
+    return replace(deadline, ends_s=deadline.ends_s - reserve_s)

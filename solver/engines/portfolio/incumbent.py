@@ -1,0 +1,204 @@
+"""The best verified answer so far: claims are judged here, and the better of two answers is kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from solver.engines.base import Claim, StopReason, load_engine
+from solver.engines.certificate import Certificate, certify, verification_seconds
+from solver.engines.limit_repair import repaired
+from solver.engines.network_terms import claimed_flow
+from solver.errors import EngineError, ViolationKind
+from solver.problem.instance import UNASSIGNED, Instance
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from solver.clock import Deadline
+    from solver.engines.portfolio.params import PortfolioParams
+
+__all__ = [
+    "Answer",
+    "CallSettings",
+    "answer_past_deadline",
+    "better_verified",
+    "greedy_incumbent",
+    "unsolved",
+]
+
+_TIE = 1e-12
+"""Relative difference below which two objectives differ by rounding."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """The best verified claim, its certificate, whose it is, and what was tried.
+
+    Parameters
+    ----------
+    claim : Claim
+        Best claim.
+    certificate : Certificate
+        What was recomputed from it.
+    engine : str
+        Engine that found the choice.
+    infeasible : bool
+        An exact engine proved that no feasible assignment exists.
+    notes : tuple of str
+        Engines skipped, and why.
+    stopped_by : StopReason
+        Why the call ended.
+    """
+
+    claim: Claim
+    certificate: Certificate
+    engine: str
+    infeasible: bool = False
+    notes: tuple[str, ...] = ()
+    stopped_by: StopReason = StopReason.EXHAUSTED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallSettings:
+    """What all attempts of one call share.
+
+    Parameters
+    ----------
+    deadline : Deadline
+        Of the whole call.
+    seed : int
+        For engines that draw random numbers.
+    threads : int
+        Most threads an engine may use.
+    named : bool
+        Whether the caller asked for one engine by name.
+    params : PortfolioParams
+        Thresholds.
+    """
+
+    deadline: Deadline
+    seed: int
+    threads: int
+    named: bool
+    params: PortfolioParams
+
+
+def better_verified(
+    instance: Instance,
+    claim: Claim | None,
+    name: str,
+    best: Answer | None,
+    call: CallSettings,
+    deadline: Deadline,
+) -> Answer:
+    """Verify a claim and return the better of it and the incumbent, with the tighter of the two bounds.
+
+    Where no time is left for a pass over all pairs, the bound is what the largest score allows.
+    """
+    needed_s = verification_seconds(instance, claim)
+    quick = needed_s > call.params.short_pass_s and deadline.limited and deadline.remaining_s() < needed_s
+    nothing = claim is None
+    if claim is None:
+        claim = Claim(choice=np.full(instance.n, UNASSIGNED, np.int64))
+    certificate = certify(instance, claim, threads=call.threads, quick=quick)
+    broken = [
+        found for found in certificate.violations if not nothing and found.kind is not ViolationKind.UNSERVED
+    ]
+    if broken:
+        raise EngineError(
+            f"engine {name} claimed an assignment that fails verification: {'; '.join(broken[:3])}"
+        )
+    answer = Answer(claim=claim, certificate=certificate, engine=name)
+    if best is None:
+        return answer
+    ours, theirs = _rank(instance, answer), _rank(instance, best)
+    same_service = ours[:-1] == theirs[:-1]
+    close = _TIE * max(abs(answer.certificate.objective), abs(best.certificate.objective))
+    if same_service and not certificate.violations and abs(ours[-1] - theirs[-1]) <= close:
+        winner, other = (answer, best) if certificate.bound <= best.certificate.bound else (best, answer)
+    else:
+        winner, other = (answer, best) if ours > theirs else (best, answer)
+    if quick or winner.certificate.optimal or winner.certificate.violations:
+        return winner
+    bounds_hold = (same_service or not instance.serve_first) and not other.certificate.violations
+    return _with_proofs_of(other, winner, instance, call.threads, bounds_hold=bounds_hold)
+
+
+def _with_proofs_of(
+    other: Answer, winner: Answer, instance: Instance, threads: int, *, bounds_hold: bool
+) -> Answer:
+    """Return the winner with what another engine proved: prices and bounds are about the instance, not the choice."""
+    proofs: dict[str, Any] = {}
+    if other.claim.prices is not None:
+        names = ("prices", "limit_prices", "score_prices", "score_limit_prices", "response")
+        proofs = {name: getattr(other.claim, name) for name in names}
+    if bounds_hold:
+        bounds = [bound for bound in (winner.claim.bound, other.claim.bound) if bound is not None]
+        most = winner.claim.serves_most or other.claim.serves_most
+        proofs |= {"bound": min(bounds, default=None), "serves_most": most}
+    if not proofs:
+        return winner
+    shared = replace(winner.claim, **proofs)
+    joint = certify(instance, shared, threads=threads)
+    better = joint.bound < winner.certificate.bound or joint.optimal
+    return replace(winner, claim=shared, certificate=joint) if better else winner
+
+
+def unsolved(instance: Instance, call: CallSettings) -> Answer:
+    """Return the answer that serves nobody."""
+    return better_verified(instance, None, "none", None, call, call.deadline)
+
+
+def greedy_incumbent(instance: Instance, deadline: Deadline, call: CallSettings) -> Answer | None:
+    """Return greedy's answer, put right where there are limits, or None where that does not lead anywhere."""
+    greedy = load_engine("greedy")
+    limits = instance.limits
+    free = instance.without_limits()
+    if greedy.unsupported_reason(free, remaining_s=deadline.remaining_s()) is not None:
+        return None
+    claim = greedy.solve(free, deadline=deadline)
+    if claim is None:
+        return None
+    if limits is not None:
+        choice = repaired(instance, claim.choice, deadline)
+        if choice is None:
+            return None
+        claim = Claim(choice=choice)
+    return better_verified(instance, claim, "greedy", None, call, deadline)
+
+
+def answer_past_deadline(instance: Instance, call: CallSettings) -> Answer:
+    """Return whatever takes no time, where the deadline has passed before any engine could start."""
+    deadline = call.deadline
+    late = (
+        f"skipped every search: reading the input took {deadline.elapsed_ms():.0f} ms "
+        f"of a deadline of {(deadline.ends_s - deadline.started_s) * 1e3:g} ms"
+    )
+    best = greedy_incumbent(instance, deadline, call) or unsolved(instance, call)
+    return replace(best, notes=(*best.notes, late))
+
+
+def _rank(instance: Instance, answer: Answer) -> tuple[Any, ...]:
+    """Return a sort key: feasible first, then service where it comes first, then the objective."""
+    value = answer.certificate.objective
+    if instance.network is not None:
+        left = instance.network.supply - claimed_flow(answer.claim).served(instance.n)
+        return (not answer.certificate.violations, value + _service_value(instance, left))
+    if not instance.serve_first:
+        return (not answer.certificate.violations, value)
+    served = answer.claim.choice != UNASSIGNED
+    ranks: tuple[int, ...] = ()
+    if instance.rank is not None:
+        ranks = tuple(
+            np.bincount(instance.rank[served], minlength=int(instance.rank.max()) + 1)[::-1].tolist()
+        )
+    return (not answer.certificate.violations, int(served.sum()), ranks, value)
+
+
+def _service_value(instance: Instance, left: NDArray[np.int64]) -> float:
+    """Return the value of leaving (n,) units out, where the objective does not count it."""
+    some = np.flatnonzero(left)
+    return float(instance.unserved[some] @ left[some]) if instance.serve_first and len(some) else 0.0
