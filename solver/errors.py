@@ -35,9 +35,14 @@ __all__ = [
     "describe",
 ]
 
-_LISTED = 20  # violations spelled out in a message; the rest are counted
-_SHOWN = 60  # characters of an offending value that an error repeats
-_LONG_BITS = 1_000  # integers beyond are described, not shown: their digits take quadratic time
+_LISTED_VIOLATIONS = 20
+"""Violations spelled out in the message of an error; the rest are counted."""
+
+_SHOWN_CHARACTERS = 60
+"""Characters of an offending value that an error repeats."""
+
+_LONG_BITS = 1_000
+"""Bits from which an integer is described instead of shown: writing its digits takes quadratic time."""
 
 
 def _bounded_repr() -> reprlib.Repr:
@@ -45,7 +50,7 @@ def _bounded_repr() -> reprlib.Repr:
     bounded = reprlib.Repr()
     bounded.maxlevel = 4
     bounded.maxlist = bounded.maxtuple = bounded.maxdict = bounded.maxset = bounded.maxarray = 20
-    bounded.maxstring = bounded.maxlong = bounded.maxother = 4 * _SHOWN
+    bounded.maxstring = bounded.maxlong = bounded.maxother = 4 * _SHOWN_CHARACTERS
     return bounded
 
 
@@ -67,7 +72,7 @@ def describe(value: object) -> str:
 
 def cut(text: str) -> str:
     """Return a text without what is beyond the length that an error shows."""
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."
 
 
 class ViolationKind(StrEnum):
@@ -233,9 +238,9 @@ class SpecError(SolverError, ValueError):
         self.violations: tuple[Violation, ...] = tuple(
             line if isinstance(line, Violation) else Violation("", line) for line in violations
         )
-        shown: list[str] = list(self.violations[:_LISTED])
-        if len(violations) > _LISTED:
-            shown.append(f"... and {len(violations) - _LISTED} more")
+        shown: list[str] = list(self.violations[:_LISTED_VIOLATIONS])
+        if len(violations) > _LISTED_VIOLATIONS:
+            shown.append(f"... and {len(violations) - _LISTED_VIOLATIONS} more")
         super().__init__("\n".join(shown))
 
     @classmethod

@@ -39,7 +39,8 @@ __all__ = ["app", "main"]
 
 INFEASIBLE, NO_FULL_ASSIGNMENT, INTERRUPTED = 3, 4, 130
 
-_TINY_BATCH = 60  # agents up to which scipy's assignment may be the fastest engine
+_TINY_BATCH = 60
+"""Agents up to which SciPy's assignment may be the fastest engine and is warmed up."""
 
 app = typer.Typer(
     name="solver",

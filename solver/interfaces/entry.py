@@ -9,7 +9,9 @@ from __future__ import annotations
 import _signal as signal  # type: ignore[import-not-found]  # without the enumerations of signal, which take 8 ms
 import os
 
-TYPE_CHECKING = False  # as typing has it, which takes longer to load than everything here
+TYPE_CHECKING = False
+"""False at run time, as in `typing`, whose import takes longer than this whole module."""
+
 if TYPE_CHECKING:
     from types import FrameType
 

@@ -18,8 +18,11 @@ __all__ = ["BAD_INPUT", "UNEXPECTED", "report_failure", "say"]
 
 UNEXPECTED, BAD_INPUT = 1, 2
 
-_MAX_ERRORS = 20  # printed; a file with a wrong column has one error per row
+_PRINTED_ERRORS = 20
+"""Errors printed at most: a table with a wrong column has one for every row."""
+
 _TRACEBACK = "SOLVER_TRACEBACK"
+"""Environment variable that asks for tracebacks of unexpected errors."""
 
 
 def say(console: Console, text: str, **options: Any) -> None:
@@ -36,10 +39,10 @@ def report_failure(error: Exception, console: Console) -> int:
     """
     if isinstance(error, SpecError | MissingExtraError):
         lines = error.violations if isinstance(error, SpecError) else (str(error),)
-        for line in lines[:_MAX_ERRORS]:
+        for line in lines[:_PRINTED_ERRORS]:
             say(console, f"error: {line}")
-        if len(lines) > _MAX_ERRORS:
-            say(console, f"and {len(lines) - _MAX_ERRORS:,} more of the kind", style="red")
+        if len(lines) > _PRINTED_ERRORS:
+            say(console, f"and {len(lines) - _PRINTED_ERRORS:,} more of the kind", style="red")
         return BAD_INPUT
     if isinstance(error, BrokenPipeError):
         silence_stdout()

@@ -24,9 +24,15 @@ if TYPE_CHECKING:
 __all__ = ["Yardstick", "explanation_report", "headline", "number", "plan_report", "progress_report"]
 
 _BAR_CELLS = 12
-_BOTTLENECKS = 5  # models spelled out; the table above holds the price of all
-_REASONS = 8
-_PRICE_NOISE = 1e-6  # of the largest score: limits priced below this cost nothing
+_NAMED_BOTTLENECKS = 5
+"""Bottlenecks spelled out; the table above them holds the price of every model."""
+
+_NAMED_REASONS = 8
+"""Reasons of unassigned agents spelled out."""
+
+_LIMIT_PRICE_NOISE = 1e-6
+"""Price of a limit, relative to the largest score, below which the limit costs nothing."""
+
 _UNITS = {
     "agents": ("agents", "agent"),
     "tokens": ("tokens", "token"),
@@ -216,7 +222,7 @@ def _limits(plan: Plan) -> list[RenderableType]:
         for limit in plan.limits
         if limit.is_exceeded
     ]
-    noise = _PRICE_NOISE * float(np.abs(plan.scores).max(initial=0.0))
+    noise = _LIMIT_PRICE_NOISE * float(np.abs(plan.scores).max(initial=0.0))
     gain = "saves about {}" if plan.instance.sense == "minimize" else "adds about {} to the total"
     for limit in sorted(plan.limits, key=lambda one: -one.price):
         if limit.price > noise:
@@ -254,7 +260,7 @@ def _bottlenecks(plan: Plan) -> list[RenderableType]:
         )
         for model in plan.models
         if model.serves_more and model.price == 0 and model.slot_change is not None
-    ][:_BOTTLENECKS]
+    ][:_NAMED_BOTTLENECKS]
     if not found and served:
         return [Text(), *served]
     if not found:
@@ -265,10 +271,10 @@ def _bottlenecks(plan: Plan) -> list[RenderableType]:
     lines: list[RenderableType] = [Text(f"\nbottlenecks: one more unit {worth}", style="bold")]
     lines += [
         Text(f"  {number(price):>10}  on {where}, {share:.0%} used")
-        for price, where, share in found[:_BOTTLENECKS]
+        for price, where, share in found[:_NAMED_BOTTLENECKS]
     ]
-    if len(found) > _BOTTLENECKS:
-        lines.append(Text(f"  and {len(found) - _BOTTLENECKS} more", style="dim"))
+    if len(found) > _NAMED_BOTTLENECKS:
+        lines.append(Text(f"  and {len(found) - _NAMED_BOTTLENECKS} more", style="dim"))
     return [*lines, *served]
 
 
@@ -279,10 +285,11 @@ def _unassigned(plan: Plan) -> list[RenderableType]:
     total = sum(reasons.values())
     lines: list[RenderableType] = [Text(f"\nnot served: {_count(total, 'agent')}", style="bold")]
     lines += [
-        Text(f"  {count:>10,}  {printable(reason)}") for reason, count in list(reasons.items())[:_REASONS]
+        Text(f"  {count:>10,}  {printable(reason)}")
+        for reason, count in list(reasons.items())[:_NAMED_REASONS]
     ]
-    if len(reasons) > _REASONS:
-        lines.append(Text(f"  and {len(reasons) - _REASONS} other reasons", style="dim"))
+    if len(reasons) > _NAMED_REASONS:
+        lines.append(Text(f"  and {len(reasons) - _NAMED_REASONS} other reasons", style="dim"))
     return lines
 
 

@@ -35,8 +35,11 @@ if TYPE_CHECKING:
 
 __all__ = ["large_batch", "show_stream", "show_verification", "solve_stream", "streaming_report"]
 
-_SHOWN = 20
-_INFEASIBLE = 3  # exit code
+_PRINTED_VIOLATIONS = 20
+"""Violations printed at most."""
+
+_EXIT_INFEASIBLE = 3
+"""Exit code of a batch without a feasible assignment."""
 
 
 def solve_stream(
@@ -72,7 +75,7 @@ def show_stream(manifest: Manifest | None, out: Console, err: Console, *, as_jso
     if manifest is None:
         if not quiet:
             say(err, "infeasible: not every agent who must be served can be; nothing was written")
-        return _INFEASIBLE
+        return _EXIT_INFEASIBLE
     if as_json:
         sys.stdout.write(json.dumps(finite(asdict(manifest.certificate))) + "\n")
     elif not quiet:
@@ -88,7 +91,7 @@ def show_verification(folder: Path, out: Console, *, as_json: bool, quiet: bool)
         sys.stdout.write(json.dumps(finite(document)) + "\n")
     elif not quiet:
         out.print(streaming_report(found.certificate, found.violations))
-    return 0 if found.feasible else _INFEASIBLE
+    return 0 if found.feasible else _EXIT_INFEASIBLE
 
 
 def large_batch(source: ProblemSource) -> LargeBatch:
@@ -175,7 +178,7 @@ def streaming_report(certificate: PlanCertificate, violations: Sequence[str] | N
     grid.add_row("objective", number(certificate.objective))
     grid.add_row("bound", number(certificate.bound))
     grid.add_row("gap", f"{certificate.gap:.4%}")
-    lines = [Text(printable(f"  {line}"), style="red") for line in wrong[:_SHOWN]]
-    if len(wrong) > _SHOWN:
-        lines.append(Text(f"  and {len(wrong) - _SHOWN:,} more", style="red"))
+    lines = [Text(printable(f"  {line}"), style="red") for line in wrong[:_PRINTED_VIOLATIONS]]
+    if len(wrong) > _PRINTED_VIOLATIONS:
+        lines.append(Text(f"  and {len(wrong) - _PRINTED_VIOLATIONS:,} more", style="red"))
     return Group(head, grid, *lines)

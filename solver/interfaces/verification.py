@@ -36,8 +36,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Verification", "verify_assignments"]
 
-_SHOWN = 20
-_NAMED = 5  # agents of a group spelled out
+_PRINTED_VIOLATIONS = 20
+"""Violations printed at most."""
+
+_NAMED_MEMBERS = 5
+"""Agents of a group spelled out in a violation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,9 +103,9 @@ class Verification:
             grid.add_row("gap", f"{self.gap:.4%}")
         if self.more_served:
             head.append(f", {self.more_served:,} more could be", style="yellow")
-        lines = [Text(printable(f"  {line}"), style="red") for line in self.violations[:_SHOWN]]
-        if len(self.violations) > _SHOWN:
-            lines.append(Text(f"  and {len(self.violations) - _SHOWN:,} more", style="red"))
+        lines = [Text(printable(f"  {line}"), style="red") for line in self.violations[:_PRINTED_VIOLATIONS]]
+        if len(self.violations) > _PRINTED_VIOLATIONS:
+            lines.append(Text(f"  and {len(self.violations) - _PRINTED_VIOLATIONS:,} more", style="red"))
         return Group(head, grid, *lines)
 
 
@@ -152,7 +155,7 @@ def verify_assignments(
         several = np.flatnonzero(served > 1)
         unknown += [
             Violation(f"model of {problem.agents.ids[i]}", "expected one", served[i])
-            for i in several[:_SHOWN]
+            for i in several[:_PRINTED_VIOLATIONS]
         ]
     if unknown:
         raise SpecError(*unknown)
@@ -210,9 +213,13 @@ def _limits_in_ids(
             yield found
         elif found.kind is ViolationKind.TOGETHER:
             at = flow.model[np.isin(flow.agent, found.position)]
-            agents = ", ".join(map(str, (problem.agents.ids[i] for i in found.position[:_NAMED])))
+            agents = ", ".join(map(str, (problem.agents.ids[i] for i in found.position[:_NAMED_MEMBERS])))
             models = ", ".join(problem.model_ids[j] for j in np.unique(at).tolist())
-            more = f" and {len(found.position) - _NAMED:,} more" if len(found.position) > _NAMED else ""
+            more = (
+                f" and {len(found.position) - _NAMED_MEMBERS:,} more"
+                if len(found.position) > _NAMED_MEMBERS
+                else ""
+            )
             shown = models or "none for some of them"
             rule = f"expected one model for agents {agents}{more}"
             yield Violation(found.path, rule, shown=shown, kind=found.kind, position=found.position)

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["AsyncTracker"]
 
 _T = TypeVar("_T")
-_THREADS = 8  # operations on a remote store that one tracker awaits at once; a hung server blocks no others
+_THREADS_PER_TRACKER = 8
+"""Operations on a remote store that one tracker awaits at once, so that a store that hangs does not block others."""
 
 
 class AsyncTracker:
@@ -62,7 +63,7 @@ class AsyncTracker:
         import asyncio  # most processes that import this package never need it
 
         if self._threads is None:
-            self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="solver-store")
+            self._threads = ThreadPoolExecutor(_THREADS_PER_TRACKER, thread_name_prefix="solver-store")
         return asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     async def try_acquire_async(

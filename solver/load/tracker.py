@@ -49,7 +49,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LoadTracker"]
 
-_LATENCY_WEIGHT = 0.2  # of the newest sample in the running mean
+_LATENCY_WEIGHT = 0.2
+"""Weight of the newest sample in the moving average of latencies."""
 
 
 class LoadTracker(AsyncTracker):

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Candidates", "Choice"]
 
-_TRIES = 3  # the best model and, where a reservation is lost to another client, two more
+_RESERVATION_ATTEMPTS = 3
+"""Models tried: the best one and, where a reservation is lost to another client, two more."""
 
 
 class Choice(NamedTuple):
@@ -67,7 +68,7 @@ class Candidates:
         self.kept = net.copy() if keep else None
         self._row, self._pricing, self._net = row, pricing, net
         self._planned: Choice | None = None
-        self._tries = _TRIES
+        self._tries = _RESERVATION_ATTEMPTS
         self._column = int(net.argmax())
         self._best = float(net[self._column])
         self.refusal = RouteRefusalReason.FULL
@@ -100,7 +101,7 @@ class Candidates:
         if not self._tries or best == -np.inf:
             return None
         if not self._pricing.worth_it(self._row, column, best):
-            if self._tries == _TRIES:
+            if self._tries == _RESERVATION_ATTEMPTS:
                 self.refusal = RouteRefusalReason.NOT_WORTH_ITS_PRICE
             self._tries = 0
             return None

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["place_jointly"]
 
-_LARGEST = 4_000_000  # cells of the assignment problem; beyond, agents go one by one
+_MOST_JOINT_CELLS = 4_000_000
+"""Cells of the assignment problem up to which agents at one moment are placed together; beyond, one by one."""
 
 
 def place_jointly(rows: Sequence[AgentRow], pricing: Pricing, load: LiveLoad) -> list[int]:
@@ -37,7 +38,7 @@ def place_jointly(rows: Sequence[AgentRow], pricing: Pricing, load: LiveLoad) ->
         return []
     free = np.maximum(load.limit - load.taken(), 0)
     copies = np.minimum(free, len(rows))
-    if len(rows) < 2 or len(rows) * int(copies.sum()) > _LARGEST:
+    if len(rows) < 2 or len(rows) * int(copies.sum()) > _MOST_JOINT_CELLS:
         return [-1] * len(rows)
     from scipy.optimize import linear_sum_assignment  # 0.4 s to import: only where it is used
 

@@ -27,8 +27,11 @@ if TYPE_CHECKING:
 
 __all__ = ["occupancy_prices"]
 
-_MOST_POLICIES = 20
-_LEAST_RATE = 1e-12  # of admissions, so that every state has a finite weight in logarithms
+_MOST_ITERATIONS = 20
+"""Iterations of policy improvement; it converges after a few."""
+
+_LEAST_RATE = 1e-12
+"""Least admission rate, so that every state has a finite weight in logarithms."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +191,7 @@ def _policy_iteration(
     inside = np.arange(top) < full[:, None]
     before: NDArray[np.intp] | None = None
     chance = np.empty((len(cost), top + 1))
-    for _ in range(_MOST_POLICIES):
+    for _ in range(_MOST_ITERATIONS):
         position, value, service = advantage.admitted(cost + fee)
         if before is not None and (position == before)[inside].all():
             break

@@ -25,10 +25,14 @@ if TYPE_CHECKING:
 
 __all__ = ["HorizonPricing", "Pricing", "SteadyPricing"]
 
-_GREEDY_LOAD_WEIGHT = 0.3  # before the first prices: score × (1 − 0.3 × utilization), as the balancer does
+_GREEDY_LOAD_WEIGHT = 0.3
+"""Load weight before the first prices: score × (1 − 0.3 × utilization), as in the balancer."""
 
-_TOGETHER_S = 1e-3  # arrivals closer than this are one group
-_FEW_GROUPS = 5  # below, a whole service time is the shortest span that says anything about a rate
+_GROUP_S = 1e-3
+"""Seconds within which arrivals count as one group."""
+
+_FEW_GROUPS = 5
+"""Groups below which an arrival rate is measured over a whole service time at least."""
 
 
 class Pricing(Protocol):
@@ -251,7 +255,7 @@ class SteadyPricing:
     def arrived(self, now_s: float) -> None:
         """Count an arrival; those of one millisecond came together."""
         self._count += 1
-        if self._groups and now_s - self._groups[-1][0] < _TOGETHER_S:
+        if self._groups and now_s - self._groups[-1][0] < _GROUP_S:
             self._groups[-1][1] += 1
         else:
             self._groups.append([now_s, 1])

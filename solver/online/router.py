@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
 __all__ = ["OptimalRouter"]
 
-_LEFT_OUT_OF_SAMPLE = 4096  # arrivals kept for the next refresh; older ones are dropped
+_PENDING_ARRIVALS = 4096
+"""Arrivals kept for the next refresh; older ones are dropped."""
 
 
 class OptimalRouter(AsyncRouting):
@@ -344,8 +345,8 @@ class OptimalRouter(AsyncRouting):
         self._arrived.append(row)
         if self._background is not None and self._pricing.due(now):
             self._background.wake()
-        if len(self._arrived) > 2 * _LEFT_OUT_OF_SAMPLE:
-            del self._arrived[:_LEFT_OUT_OF_SAMPLE]
+        if len(self._arrived) > 2 * _PENDING_ARRIVALS:
+            del self._arrived[:_PENDING_ARRIVALS]
 
     def _candidates(self, row: AgentRow) -> Candidates:
         """Return the models worth trying. Under the lock."""

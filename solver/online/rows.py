@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RowMaker"]
 
-_TYPICAL_TOKENS = ([500.0], [250.0])  # of a request nothing is known about: in and out
+_TYPICAL_TOKENS = ([500.0], [250.0])
+"""Input and output tokens of a request that states neither."""
 
 
 class RowMaker:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SteadyLimits", "SteadyPrices", "steady_prices"]
 
-_POOLED_FROM = 20  # agents that must have had equal scores on two models before these count as replicas
+_REPLICA_EVIDENCE = 20
+"""Agents with equal scores on two models from which the two count as replicas."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -219,7 +220,7 @@ def _replicas(
     """Return the pool of each model and one model of each pool: equal columns are replicas of one model."""
     n, m = scores.shape
     alone = np.arange(m)
-    if n < _POOLED_FROM:
+    if n < _REPLICA_EVIDENCE:
         return alone, alone
     mix = np.cos(np.arange(1.0, n + 1.0))  # any fixed weights: equal columns have equal sums
     sums = mix @ np.maximum(scores, -1e6) + np.pi * (mix @ service)

@@ -24,12 +24,24 @@ if TYPE_CHECKING:
 
 __all__ = ["WindowPrices", "window_prices"]
 
-_MOST_STEPS = 40
-_TOLERANCE = 2e-3  # of the use of each priced resource; prices of a window are not known better
-_LEAST_STEP = 1e-3
-_DECREASE = 1e-4  # share of the predicted decrease that a step must reach (Armijo)
-_LONGEST_MOVE = 0.25  # of the range of scores, for one price in one step
-_RIDGE = 1e-6
+_MOST_NEWTON_STEPS = 40
+"""Newton steps at most."""
+
+_USE_TOLERANCE = 2e-3
+"""Relative error of the use of each priced resource at which prices are accepted; a window does not tell them
+better."""
+
+_SHORTEST_STEP = 1e-3
+"""Step length below which the line search ends."""
+
+_ARMIJO_SHARE = 1e-4
+"""Share of the predicted decrease that a step must reach (Armijo 1966)."""
+
+_LONGEST_MOVE = 0.25
+"""Longest change of one price in one step, relative to the range of scores."""
+
+_CURVATURE_RIDGE = 1e-6
+"""Added to the diagonal of the second derivative, relative to the mean of its entries."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -172,15 +184,15 @@ def window_prices(
     span = float(np.ptp(np.append(finite, unserved.min()))) if finite.size else 0.0
     longest = _LONGEST_MOVE * max(span, 1e-12)
     value, shares = dual.value(prices)
-    for _ in range(_MOST_STEPS):
+    for _ in range(_MOST_NEWTON_STEPS):
         uses = dual.uses(shares)
         use = dual.weights @ uses
         slope = np.where(dual.limited, dual.rates - use, 0.0)
         free = np.flatnonzero(dual.limited & ((prices > 1e-12) | (slope < 0)))
-        if not free.size or (np.abs(slope[free]) <= _TOLERANCE * (dual.rates[free] + use[free])).all():
+        if not free.size or (np.abs(slope[free]) <= _USE_TOLERANCE * (dual.rates[free] + use[free])).all():
             break
         matrix = dual.hessian(shares, uses)[np.ix_(free, free)]
-        matrix[np.diag_indices(free.size)] += _RIDGE * np.trace(matrix) / free.size + 1e-12
+        matrix[np.diag_indices(free.size)] += _CURVATURE_RIDGE * np.trace(matrix) / free.size + 1e-12
         move = np.zeros(len(prices))
         move[free] = -np.linalg.solve(matrix, slope[free])
         move *= min(1.0, longest / max(float(np.abs(move).max()), 1e-300))
@@ -188,8 +200,8 @@ def window_prices(
         while True:
             trial = np.maximum(prices + step * move, 0.0)
             reached, trial_shares = dual.value(trial)
-            enough = value + _DECREASE * float(slope @ (trial - prices)) + 1e-12 * abs(value)
-            if reached <= enough or step < _LEAST_STEP:
+            enough = value + _ARMIJO_SHARE * float(slope @ (trial - prices)) + 1e-12 * abs(value)
+            if reached <= enough or step < _SHORTEST_STEP:
                 break
             step *= 0.4
         prices, value, shares = trial, reached, trial_shares

@@ -52,12 +52,18 @@ NUMBER_FIELDS = (
     "count",
 )
 
-_NAMED = 20  # offending rows spelled out per rule
+_MOST_NAMED_ROWS = 20
+"""Offending rows spelled out for each rule."""
+
 _COUNTS = ("min_context_tokens", "input_tokens", "output_tokens", "copies", "count")
 _POSITIVE = ("copies", "count")
 _DEFAULTS = {"priority": 1.0, "min_score": np.nan, "unassigned_penalty": np.nan, "copies": 1, "count": 1}
-_FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-_RESOURCE = "resources."  # what the names of columns of resources begin with
+_FLAG_TEXTS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+"""Texts that stand for true and false."""
+
+_RESOURCE_PREFIX = "resources."
+"""First part of the names of columns that hold resources."""
+
 _SEPARATOR = re.compile(r"[;|]")
 
 
@@ -108,11 +114,13 @@ def agent_table(columns: Mapping[str, Column]) -> AgentTable:
             hint=did_you_mean(name, Agent.model_fields),
         )
         for name in columns
-        if name not in Agent.model_fields and not name.startswith(_RESOURCE)
+        if name not in Agent.model_fields and not name.startswith(_RESOURCE_PREFIX)
     ]
     if "resources" in columns:
         lines.append(
-            Violation("agents.resources", f"expected one column for each, such as {_RESOURCE}memory_gb")
+            Violation(
+                "agents.resources", f"expected one column for each, such as {_RESOURCE_PREFIX}memory_gb"
+            )
         )
     if "id" not in columns:
         msg = Violation("agents.id", "required, but missing", kind=ViolationKind.MISSING)
@@ -130,9 +138,9 @@ def agent_table(columns: Mapping[str, Column]) -> AgentTable:
     tenants, tenant = _parsed("tenant", columns.get("tenant"), n, _text, lines)
     profiles, profile = _profiles(columns, n, lines)
     resources = {
-        name.removeprefix(_RESOURCE): _numbers(name, column, n, lines)
+        name.removeprefix(_RESOURCE_PREFIX): _numbers(name, column, n, lines)
         for name, column in columns.items()
-        if name.startswith(_RESOURCE)
+        if name.startswith(_RESOURCE_PREFIX)
     }
     if lines:
         raise SpecError(*lines)
@@ -161,8 +169,8 @@ def list_rows(
 ) -> list[Violation]:
     """Return a violation for each of the first offending rows, and one that counts the others."""
     found = list(rows)
-    shown = [line(int(i)) for i in found[:_NAMED]]
-    return shown if len(found) <= _NAMED else [*shown, more(len(found) - _NAMED)]
+    shown = [line(int(i)) for i in found[:_MOST_NAMED_ROWS]]
+    return shown if len(found) <= _MOST_NAMED_ROWS else [*shown, more(len(found) - _MOST_NAMED_ROWS)]
 
 
 def _ids(column: Column, lines: list[Violation]) -> NDArray[np.object_]:
@@ -236,7 +244,7 @@ def _numbers(name: str, column: Column, n: int, lines: list[Violation]) -> NDArr
         elif name == "unassigned_penalty":
             good = values >= 0
             rule = "expected a number >= 0, or inf"
-        elif name.startswith(_RESOURCE):
+        elif name.startswith(_RESOURCE_PREFIX):
             good &= values >= 0
             rule = "expected a finite number >= 0"
     if missing is not None:
@@ -398,7 +406,7 @@ def read_flag(value: Any) -> bool:
         return False
     if isinstance(value, bool | np.bool_):
         return bool(value)
-    known = _FLAGS.get(str(value).strip().lower()) if isinstance(value, str | int) else None
+    known = _FLAG_TEXTS.get(str(value).strip().lower()) if isinstance(value, str | int) else None
     if known is None:
         msg = "expected true or false"
         raise ValueError(msg)

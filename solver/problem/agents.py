@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Agent", "AgentTable", "Profile", "several", "stated"]
 
-_NAMED = 20  # offending rows spelled out per rule
+_MOST_NAMED_ROWS = 20
+"""Offending rows spelled out for each rule."""
 
 
 class Agent(Frozen):
@@ -344,6 +345,9 @@ def _duplicates(ids: list[Any]) -> list[Violation]:
             lines.append(Violation(f"agents[{i}].id", "expected unique ids", name, shown=again, kind=kind))
     return (
         lines
-        if len(lines) <= _NAMED
-        else [*lines[:_NAMED], Violation("agents", f"{len(lines) - _NAMED} more repeated ids")]
+        if len(lines) <= _MOST_NAMED_ROWS
+        else [
+            *lines[:_MOST_NAMED_ROWS],
+            Violation("agents", f"{len(lines) - _MOST_NAMED_ROWS} more repeated ids"),
+        ]
     )

@@ -26,8 +26,12 @@ if TYPE_CHECKING:
 
 __all__ = ["FleetScorer", "PairScorer", "PairTerms", "ProfileMatch"]
 
-_ROUNDING = 1e-9  # a quality that misses a minimum by the last bits of its sum meets it
-_CLASSES_KEPT = 4096  # agent classes remembered; when there are more, the memory starts afresh
+_MINIMUM_ROUNDING = 1e-9
+"""A quality that misses a required minimum by less than this meets it: the sum behind it is rounded."""
+
+_CACHED_CLASSES = 4096
+"""Agent classes whose rows are kept; when there are more, the cache starts afresh."""
+
 _class_of = attrgetter("min_context_tokens", *PROFILE_FIELDS)
 
 
@@ -284,7 +288,7 @@ class FleetScorer:
         least = np.where(np.isnan(own), default, own)
         if not (least > -np.inf).any():
             return None
-        return least - _ROUNDING * np.maximum(1.0, np.abs(np.where(np.isfinite(least), least, 0.0)))
+        return least - _MINIMUM_ROUNDING * np.maximum(1.0, np.abs(np.where(np.isfinite(least), least, 0.0)))
 
     def terms_of(
         self,
@@ -376,7 +380,7 @@ class FleetScorer:
         )
         for array in match.arrays():
             array.flags.writeable = False
-        if len(self._classes) >= _CLASSES_KEPT:
+        if len(self._classes) >= _CACHED_CLASSES:
             self._classes = {}
         self._classes[kind] = match
         return match

@@ -29,8 +29,7 @@ GapType = Literal["A", "B", "C", "D", "E"]
 GAP_TYPES: tuple[GapType, ...] = ("A", "B", "C", "D", "E")
 """The families of generalized assignment instances, the first two the easiest."""
 
-# Task type -> (share of the batch, median input tokens, median output tokens, share that calls tools).
-_WORK = {
+_WORK_MIX = {
     "coding": (0.24, 1800, 700, 0.35),
     "general": (0.20, 350, 250, 0.05),
     "question_answering": (0.16, 1200, 180, 0.15),
@@ -40,7 +39,11 @@ _WORK = {
     "reasoning": (0.07, 900, 1200, 0.1),
     "arabic": (0.03, 500, 450, 0.0),
 }
-_SPREAD = 0.7  # standard deviation of the logarithm of token counts
+"""Task type: share of the batch, median input tokens, median output tokens, share that calls tools."""
+
+_TOKEN_SPREAD = 0.7
+"""Standard deviation of the logarithm of token counts."""
+
 _PRIORITIES = ((1.0, 2.0, 5.0), (0.80, 0.15, 0.05))
 _PREFERRED = ((), ("low_latency",), ("high_accuracy",))
 _TENANTS = ("evaluation", "research", "support", "documents")
@@ -63,8 +66,8 @@ def generate_agents(n: int, *, seed: int = 0) -> AgentTable:
     """
     _at_least_one("agents", n)
     rng = np.random.default_rng([seed, 1])
-    kinds = list(_WORK)
-    shares, inputs, outputs, tools = (np.array(column) for column in zip(*_WORK.values(), strict=True))
+    kinds = list(_WORK_MIX)
+    shares, inputs, outputs, tools = (np.array(column) for column in zip(*_WORK_MIX.values(), strict=True))
     kind = rng.choice(len(kinds), n, p=shares)
     input_tokens = _tokens(rng, inputs[kind])
     output_tokens = _tokens(rng, outputs[kind])
@@ -92,7 +95,7 @@ def generate_agents(n: int, *, seed: int = 0) -> AgentTable:
 
 
 def _tokens(rng: np.random.Generator, median: NDArray[np.int64]) -> NDArray[np.int64]:
-    drawn = median * np.exp(_SPREAD * rng.standard_normal(len(median)))
+    drawn = median * np.exp(_TOKEN_SPREAD * rng.standard_normal(len(median)))
     return np.clip(np.rint(drawn), 16, 100_000).astype(np.int64)
 
 

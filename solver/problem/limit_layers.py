@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["packed_layers"]
 
-_CROSSED_PAIRS = 5_000_000  # agents · models up to which layers are packed pair by pair
+_PACKED_PAIRS = 5_000_000
+"""Agents times models up to which layers are packed pair by pair."""
 
 
 def packed_layers(pieces: Sequence[RowPiece], n: int, m: int) -> tuple[Layer, ...]:
@@ -30,7 +31,7 @@ def packed_layers(pieces: Sequence[RowPiece], n: int, m: int) -> tuple[Layer, ..
     first = 0
     for piece in pieces:
         at = next((k for k, (used, _) in enumerate(packed) if not used[piece.agents].any()), None)
-        if at is None and piece.row.shape[1] == m and n * m <= _CROSSED_PAIRS:
+        if at is None and piece.row.shape[1] == m and n * m <= _PACKED_PAIRS:
             at = next((k for k in range(len(packed)) if _fits(piece, packed[k], crossed, k, (n, m))), None)
         if at is None:
             packed.append((np.zeros(n, bool), []))

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 __all__ = ["limit_rules"]
 
-_NAMED = 20  # offending names spelled out per field
+_MOST_NAMED_ROWS = 20
+"""Offending names spelled out for each field."""
+
 _FACTS = {
     "usd": ("usd_per_million_input_tokens", "usd_per_million_output_tokens"),
     "latency_s": ("latency_s", "output_tokens_per_second"),
@@ -88,9 +90,11 @@ def _unknown_names(problem: Problem, limit: LimitSpec) -> Iterator[Violation]:
                 *_previous("the id of a model", agent, model, columns),
             )
         ]
-        yield from bad[:_NAMED]
-        if len(bad) > _NAMED:
-            yield Violation("previous", f"{len(bad) - _NAMED} more unknown names", kind=ViolationKind.UNKNOWN)
+        yield from bad[:_MOST_NAMED_ROWS]
+        if len(bad) > _MOST_NAMED_ROWS:
+            yield Violation(
+                "previous", f"{len(bad) - _MOST_NAMED_ROWS} more unknown names", kind=ViolationKind.UNKNOWN
+            )
 
 
 def _names(field: str, what: str, names: tuple[str, ...] | None, known: Iterable[str]) -> Iterator[Violation]:
@@ -100,7 +104,7 @@ def _names(field: str, what: str, names: tuple[str, ...] | None, known: Iterable
         yield Violation(field, "expected at least one, or nothing for all", shown="none")
     known = set(known)
     unknown = [(k, name) for k, name in enumerate(names) if name not in known]
-    for k, name in unknown[:_NAMED]:
+    for k, name in unknown[:_MOST_NAMED_ROWS]:
         yield Violation(
             f"{field}[{k}]",
             f"expected {what}",
@@ -108,14 +112,16 @@ def _names(field: str, what: str, names: tuple[str, ...] | None, known: Iterable
             kind=ViolationKind.UNKNOWN,
             hint=did_you_mean(name, known),
         )
-    if len(unknown) > _NAMED:
-        yield Violation(field, f"{len(unknown) - _NAMED} more unknown names", kind=ViolationKind.UNKNOWN)
+    if len(unknown) > _MOST_NAMED_ROWS:
+        yield Violation(
+            field, f"{len(unknown) - _MOST_NAMED_ROWS} more unknown names", kind=ViolationKind.UNKNOWN
+        )
     again = [name for name, count in Counter(names).items() if count > 1]
     yield from (
         Violation(
             field, "expected every name once", name, shown=f"{name!r} again", kind=ViolationKind.DUPLICATE
         )
-        for name in again[:_NAMED]
+        for name in again[:_MOST_NAMED_ROWS]
     )
 
 

@@ -273,7 +273,7 @@ class StayPutSpec(LimitSpec):
     cost_per_move: Amount
 
 
-_KINDS: dict[str, type[LimitSpec]] = {
+_SPEC_OF_KIND: dict[str, type[LimitSpec]] = {
     str(spec.model_fields["kind"].default): spec
     for spec in (
         BudgetSpec,
@@ -311,16 +311,16 @@ def _read(value: object) -> tuple[LimitSpec, ...]:
             lines.append(
                 Violation(
                     f"{path}.kind",
-                    f"required, one of {', '.join(_KINDS)}, but missing",
+                    f"required, one of {', '.join(_SPEC_OF_KIND)}, but missing",
                     kind=ViolationKind.MISSING,
                 )
             )
-        elif not isinstance(kind, str) or kind not in _KINDS:
-            hint = did_you_mean(kind, _KINDS)
+        elif not isinstance(kind, str) or kind not in _SPEC_OF_KIND:
+            hint = did_you_mean(kind, _SPEC_OF_KIND)
             lines.append(
                 Violation(
                     f"{path}.kind",
-                    f"expected one of {', '.join(_KINDS)}",
+                    f"expected one of {', '.join(_SPEC_OF_KIND)}",
                     kind,
                     kind=ViolationKind.UNKNOWN,
                     hint=hint,
@@ -328,7 +328,7 @@ def _read(value: object) -> tuple[LimitSpec, ...]:
             )
         else:
             try:
-                specs.append(_KINDS[kind].model_validate(dict(entry)))
+                specs.append(_SPEC_OF_KIND[kind].model_validate(dict(entry)))
             except SpecError as error:
                 lines.extend(found.within(path) for found in error.violations)
     if lines:

@@ -26,8 +26,11 @@ if TYPE_CHECKING:
 
 __all__ = ["NetworkShape", "UnitFlow", "floor_limits", "network_shape"]
 
-_MOST_UNITS = 2**40  # of all agents together: whole numbers stay exact in float64 and in the flow's int64
-_NAMED = 5  # offending entries spelled out per rule
+_MOST_UNITS = 2**40
+"""Units of all agents together at most: whole numbers stay exact in float64 and in the flow's int64."""
+
+_MOST_NAMED = 5
+"""Offending entries spelled out for each rule."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -297,7 +300,7 @@ def _whole(
     good = np.isfinite(array) & (array >= least) & (array <= _MOST_UNITS)
     if whole:
         good &= np.floor(array) == array
-    for i in np.flatnonzero(~good)[:_NAMED]:
+    for i in np.flatnonzero(~good)[:_MOST_NAMED]:
         where = f"{name}[{i}]" if given.ndim else name
         rule = "whole number" if whole else "finite number"
         problems.append(

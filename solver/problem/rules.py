@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["broken_rules", "objective_rules", "repeated_ids"]
 
-_NAMED = 20  # offending entries spelled out per rule
+_MOST_NAMED_ROWS = 20
+"""Offending entries spelled out for each rule."""
+
 _NO_MINIMUM = "expected none where scores are costs to be minimised"
 
 
@@ -178,17 +180,18 @@ def _score_rules(problem: Problem, scores: ScoreTable) -> Iterator[Violation]:
             Violation(
                 f"scores[{i}, {j}]", "expected a finite number, or null to forbid the pair", values[i, j]
             )
-            for i, j in pairs[:_NAMED]
+            for i, j in pairs[:_MOST_NAMED_ROWS]
         )
-        if len(pairs) > _NAMED:
-            yield Violation("scores", f"{len(pairs) - _NAMED} more entries are not finite")
+        if len(pairs) > _MOST_NAMED_ROWS:
+            yield Violation("scores", f"{len(pairs) - _MOST_NAMED_ROWS} more entries are not finite")
     else:
         bad = np.flatnonzero(~np.isfinite(values))
         yield from (
-            Violation(f"scores[{k}].score", "expected a finite number", values[k]) for k in bad[:_NAMED]
+            Violation(f"scores[{k}].score", "expected a finite number", values[k])
+            for k in bad[:_MOST_NAMED_ROWS]
         )
-        if len(bad) > _NAMED:
-            yield Violation("scores", f"{len(bad) - _NAMED} more entries are not finite")
+        if len(bad) > _MOST_NAMED_ROWS:
+            yield Violation("scores", f"{len(bad) - _MOST_NAMED_ROWS} more entries are not finite")
         yield from _repeated_pairs(scores)
 
 
@@ -196,7 +199,7 @@ def _strangers(
     what: str, ids: Sequence[str], known: dict[str, object] | dict[str, int], names: list[str]
 ) -> Iterator[Violation]:
     unknown = [name for name in ids if name not in known]
-    for name in unknown[:_NAMED]:
+    for name in unknown[:_MOST_NAMED_ROWS]:
         yield Violation(
             "scores",
             f"expected the id of one of the {what}s",
@@ -204,9 +207,9 @@ def _strangers(
             kind=ViolationKind.UNKNOWN,
             hint=did_you_mean(name, names),
         )
-    if len(unknown) > _NAMED:
+    if len(unknown) > _MOST_NAMED_ROWS:
         yield Violation(
-            "scores", f"{len(unknown) - _NAMED} more unknown {what} ids", kind=ViolationKind.UNKNOWN
+            "scores", f"{len(unknown) - _MOST_NAMED_ROWS} more unknown {what} ids", kind=ViolationKind.UNKNOWN
         )
 
 
@@ -218,7 +221,7 @@ def _repeated_pairs(scores: ScoreTable) -> Iterator[Violation]:
     pair = scores.agent_codes * len(scores.model_ids) + scores.model_codes
     order = np.argsort(pair, kind="stable")
     again = np.sort(order[1:][pair[order[1:]] == pair[order[:-1]]])
-    for k in again[:_NAMED]:
+    for k in again[:_MOST_NAMED_ROWS]:
         agent, model = scores.agent_ids[scores.agent_codes[k]], scores.model_ids[scores.model_codes[k]]
         yield Violation(
             f"scores[{k}]",
@@ -226,15 +229,15 @@ def _repeated_pairs(scores: ScoreTable) -> Iterator[Violation]:
             shown=f"agent {agent!r}, model {model!r} again",
             kind=ViolationKind.DUPLICATE,
         )
-    if len(again) > _NAMED:
-        yield Violation("scores", f"{len(again) - _NAMED} more repeated pairs")
+    if len(again) > _MOST_NAMED_ROWS:
+        yield Violation("scores", f"{len(again) - _MOST_NAMED_ROWS} more repeated pairs")
 
 
 def _penalty_rules(problem: Problem) -> Iterator[Violation]:
     """Check that every agent has a penalty where some have one of their own."""
     own = problem.agents.unassigned_penalty
     if own is not None and problem.objective.unassigned_penalty is None:
-        for i in np.flatnonzero(np.isnan(own))[:_NAMED]:
+        for i in np.flatnonzero(np.isnan(own))[:_MOST_NAMED_ROWS]:
             yield (
                 Violation(
                     f"agents[{i}].unassigned_penalty",
@@ -271,7 +274,7 @@ def _shape_rules(problem: Problem) -> Iterator[Violation]:
                     shown=got,
                 )
     if problem.objective.sense == "minimize":
-        for i in np.flatnonzero(~np.isnan(problem.agents.min_score))[:_NAMED]:
+        for i in np.flatnonzero(~np.isnan(problem.agents.min_score))[:_MOST_NAMED_ROWS]:
             yield Violation(f"agents[{i}].min_score", _NO_MINIMUM, float(problem.agents.min_score[i]))
 
 
@@ -296,7 +299,7 @@ def _demand_array_rules(
             kind=ViolationKind.TYPE,
         )
     elif not (np.isfinite(demand) & (demand >= 0)).all():
-        for where in np.argwhere(~(np.isfinite(demand) & (demand >= 0)))[:_NAMED]:
+        for where in np.argwhere(~(np.isfinite(demand) & (demand >= 0)))[:_MOST_NAMED_ROWS]:
             index = ", ".join(map(str, where))
             amount = float(demand[tuple(where)])
             place = f"{path}[{index}]" if index else path

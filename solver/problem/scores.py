@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ScoreTable"]
 
-_NAMED = 20  # offending entries spelled out per rule
+_MOST_NAMED_ROWS = 20
+"""Offending entries spelled out for each rule."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

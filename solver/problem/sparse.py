@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = ["CompressedScores", "compress", "maxima", "name_unfit"]
 
-_NAMED = 5  # offending entries spelled out
-_CHUNK_PAIRS = 1 << 16  # a pass over so many stays in the second-level cache
+_MOST_NAMED = 5
+"""Offending entries spelled out for each rule."""
+
+_CHUNK_PAIRS = 1 << 16
+"""Stored pairs of one block: a pass over them stays in the second-level cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,10 +159,10 @@ def name_unfit(pair: NDArray[np.intp], values: NDArray[Any], m: int, problems: l
     """Note scores that are NaN or +inf, given as row·m + model."""
     problems.extend(
         Violation(f"scores[{k // m}, {k % m}]", "expected a finite number or -inf", value)
-        for k, value in zip(pair[:_NAMED], values[:_NAMED], strict=True)
+        for k, value in zip(pair[:_MOST_NAMED], values[:_MOST_NAMED], strict=True)
     )
-    if len(pair) > _NAMED:
-        problems.append(Violation("scores", f"{len(pair) - _NAMED} more entries are NaN or +inf"))
+    if len(pair) > _MOST_NAMED:
+        problems.append(Violation("scores", f"{len(pair) - _MOST_NAMED} more entries are NaN or +inf"))
 
 
 def compress(

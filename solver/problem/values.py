@@ -30,9 +30,15 @@ __all__ = [
     "violations_of",
 ]
 
-_SHOWN = 60  # characters of an offending value that an error repeats
-_COMPARED = 2_000  # known names that a misspelt one is compared with
-_HINTS = 20  # unknown fields that are compared with the known ones
+_SHOWN_CHARACTERS = 60
+"""Characters of an offending value that an error repeats."""
+
+_COMPARED_NAMES = 2_000
+"""Known names that a misspelt one is compared with."""
+
+_HINTED_FIELDS = 20
+"""Unknown fields that are compared with the known ones."""
+
 _THOUSANDS = re.compile(
     r"[+-]?\d{1,3}(?:,\d{3})+\.\d+|[+-]?\d{1,3}(?:,\d{3}){2,}|[+-]?\d{1,3}(?:['\s\u00a0\u202f_]\d{3})+(?:\.\d+)?"
 )
@@ -49,9 +55,9 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     "; did you mean 'capabilities'?"
     """
     text = str(name)
-    if len(text) > _SHOWN:
+    if len(text) > _SHOWN_CHARACTERS:
         return ""
-    close = difflib.get_close_matches(text, list(itertools.islice(known, _COMPARED)), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(text, list(itertools.islice(known, _COMPARED_NAMES)), n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
@@ -62,7 +68,7 @@ def number_hint(value: object) -> str:
     ('; write 0.95, without the percent sign', '; write 1234.5, without separators of thousands')
     """
     text = value.strip() if isinstance(value, str) else ""
-    if not text or len(text) > _SHOWN:
+    if not text or len(text) > _SHOWN_CHARACTERS:
         return ""
     if _plain_number(text) is not None and "_" not in text:
         return "; it is text, or its decimal mark is not that of the table"
@@ -198,7 +204,7 @@ def violations_of(
             lines.extend(cause.violations)
             continue
         path = _path((*prefix, *detail["loc"]))
-        if len(lines) > _HINTS and detail["type"] == "extra_forbidden":
+        if len(lines) > _HINTED_FIELDS and detail["type"] == "extra_forbidden":
             lines.append(Violation(path, "unknown field", kind=ViolationKind.UNKNOWN))
         else:
             lines.append(_violation(path, detail, schema))

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["WrittenPiece", "checksum", "file_name", "write_piece"]
 
-_READ_AT_ONCE = 1 << 20  # bytes
+_PIECE_BYTES = 1 << 20
+"""Bytes read at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +115,6 @@ def checksum(path: Path) -> tuple[str, int]:
     """Return the CRC-32 of a file in hexadecimal, and its size."""
     crc = size = 0
     with path.open("rb") as file:
-        while data := file.read(_READ_AT_ONCE):
+        while data := file.read(_PIECE_BYTES):
             crc, size = zlib.crc32(data, crc), size + len(data)
     return f"{crc:08x}", size

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LargeBatch", "solve_files"]
 
-_MAX_MODELS = 5_000
+_MOST_STREAMED_MODELS = 5_000
+"""Models at most: prices of samples take memory for the square of their number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +71,8 @@ class LargeBatch:
         """
         m = len(self.columns.models)
         lines = []
-        if not 0 < m <= _MAX_MODELS:
-            lines.append(Violation("models", f"expected 1 to {_MAX_MODELS:,} models", m))
+        if not 0 < m <= _MOST_STREAMED_MODELS:
+            lines.append(Violation("models", f"expected 1 to {_MOST_STREAMED_MODELS:,} models", m))
         if len(self.capacity) != m:
             lines.append(
                 Violation("capacity", f"expected one number for each of {m} models", len(self.capacity))

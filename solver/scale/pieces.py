@@ -20,11 +20,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Block", "Piece", "ScoreColumns", "arrow", "files_of", "pieces_of", "read_batches", "read_blocks"]
 
-_BLOCK_ROWS = 1 << 15  # rows decoded at a time: at twenty models of float32, 2.6 MB
-_PIECE_ROWS = (
-    1 << 20
-)  # rows of consecutive row groups up to which they are one piece, with one file of its own
-_NAMED = 5  # entries spelled out in an error
+_BLOCK_ROWS = 1 << 15
+"""Rows decoded at a time: 2.6 MB at twenty models of float32."""
+
+_PIECE_ROWS = 1 << 20
+"""Rows up to which consecutive row groups are one piece, with one file of its own."""
+
+_MOST_NAMED = 5
+"""Entries spelled out in an error."""
 
 
 def arrow() -> tuple[Any, Any]:
@@ -191,7 +194,9 @@ def pieces_of(files: Sequence[str], columns: ScoreColumns) -> list[Piece]:
             first += held
         reader.close()
     if not lines and not pieces:
-        lines.append(Violation(", ".join(files[:_NAMED]), "expected at least one agent (row)", shown="none"))
+        lines.append(
+            Violation(", ".join(files[:_MOST_NAMED]), "expected at least one agent (row)", shown="none")
+        )
     if lines:
         raise SpecError(*lines)
     return pieces

@@ -21,10 +21,15 @@ if TYPE_CHECKING:
 
 __all__ = ["RayFleet", "start_local"]
 
-# On Linux Ray binds to the interface of the network, unless clusters of several machines are switched off.
-_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-_READY_S = 60.0  # seconds that a cluster has to start the actors
-_RESTARTS = 20  # of one actor, after which its host is taken to be unfit: out of memory, say
+_LOOPBACK_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Environment variable that makes Ray bind to the loopback interface on Linux: it switches clusters of several
+machines off."""
+
+_READY_S = 60.0
+"""Seconds that a cluster has to start the actors."""
+
+_MOST_RESTARTS = 20
+"""Restarts of one actor after which its host is given up, as one without enough memory is."""
 
 
 class RayFleet:
@@ -70,7 +75,9 @@ class RayFleet:
         self.actors: list[Any] = []
         try:
             self._connect(address, len(self._parts))
-            actor = self._ray.remote(num_cpus=1, max_restarts=_RESTARTS, max_task_retries=_RESTARTS)(Shard)
+            actor = self._ray.remote(
+                num_cpus=1, max_restarts=_MOST_RESTARTS, max_task_retries=_MOST_RESTARTS
+            )(Shard)
             self.actors = [actor.remote(part, columns, closed) for part in self._parts]
             self._await([one.ready.remote() for one in self.actors], ready_s)
         except BaseException:
@@ -147,8 +154,10 @@ def start_local(workers: int) -> Any:
     SpecError
         When the process imported Ray before, without the variable that keeps it to the loopback interface.
     """
-    if "ray" in sys.modules and os.environ.get(_LOOPBACK) != "0":
-        rule = f"expected {_LOOPBACK}=0 in the environment before ray is imported, or a cluster that runs already"
+    if "ray" in sys.modules and os.environ.get(_LOOPBACK_VARIABLE) != "0":
+        rule = (
+            f"expected {_LOOPBACK_VARIABLE}=0 in the environment before ray is imported, or a running cluster"
+        )
         raise SpecError(Violation("ray", rule))
     ray = _imported(local=True)
     ray.init(address="local", num_cpus=workers, include_dashboard=False, log_to_driver=False)
@@ -162,7 +171,7 @@ def start_local(workers: int) -> Any:
 def _imported(*, local: bool) -> Any:
     """Return the module, told to keep to the loopback interface where it starts a cluster of one machine."""
     if local and "ray" not in sys.modules:
-        os.environ.setdefault(_LOOPBACK, "0")
+        os.environ.setdefault(_LOOPBACK_VARIABLE, "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:

@@ -247,7 +247,8 @@ def _joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
     return np.concatenate(parts)
 
 
-_PROBED = 64  # rows that rule out nearly all pairs of columns before a block is compared in full
+_PROBED_ROWS = 64
+"""Rows that rule out nearly all pairs of columns as duplicates before a block is compared in full."""
 
 
 def _first_equal(score: NDArray[Any], first: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -256,7 +257,7 @@ def _first_equal(score: NDArray[Any], first: NDArray[np.int64]) -> NDArray[np.in
     if (first == np.arange(m)).all():
         return first
     left = first
-    for rows in (score[:_PROBED], score):
+    for rows in (score[:_PROBED_ROWS], score):
         split = np.arange(m)
         for j in range(1, m):
             for k in np.flatnonzero(left[:j] == left[j]):

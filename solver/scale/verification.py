@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FileVerification", "verify_plan"]
 
-_SAME = 1e-12  # relative: how far a recomputed objective may be from that of the manifest
+_OBJECTIVE_TOLERANCE = 1e-12
+"""Relative difference allowed between a recomputed objective and that of the manifest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +86,7 @@ def verify_plan(folder: str | Path) -> FileVerification:
     )
     certificate = _judged(folder, manifest, batch, pieces, shape, valuation, closed, lines)
     said = manifest.certificate
-    if abs(certificate.objective - said.objective) > _SAME * max(1.0, abs(said.objective)):
+    if abs(certificate.objective - said.objective) > _OBJECTIVE_TOLERANCE * max(1.0, abs(said.objective)):
         lines.append(f"objective: {certificate.objective!r}, but the manifest says {said.objective!r}")
     return FileVerification(certificate=certificate, violations=(*certificate.violations, *lines))
 

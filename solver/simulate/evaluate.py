@@ -24,8 +24,11 @@ BASELINES = ("greedy", "first-come", "constant", "random")
 """Rules that the joint assignment is compared with: globally best pair first, each agent in its turn its best
 model with room, the model with the best mean score as far as it has room, and any model with room."""
 
-_EXACT = 1e-9  # relative; a rival's cost summed in another order
-_BISECTIONS = 14  # halvings of the interval of a budget's multiplier
+_COST_ROUNDING = 1e-9
+"""Relative difference that the order of summation may make to the cost of a rival."""
+
+_BISECTIONS = 14
+"""Halvings of the interval that holds a budget's multiplier."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,7 +290,7 @@ def _matched(
         free = np.asarray(assign(known, slots).choice)
     if spending is None:
         return free
-    amount = _total(spending, rival) * (1 + _EXACT)
+    amount = _total(spending, rival) * (1 + _COST_ROUNDING)
     if _total(spending, free) <= amount:
         return free
     finite = known[known > -np.inf]

@@ -16,8 +16,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Population", "Quality", "capability_population", "group_means"]
 
-_AGENT_SPREAD, _PAIR_SPREAD = 0.10, 0.05  # of simulated outcomes around a capability, which is 0 to 1
-_LEARNED_FROM = 4000  # simulated past agents that predictions are learned from
+_AGENT_SPREAD = 0.10
+"""Standard deviation of simulated outcomes between agents, on the scale of capabilities from 0 to 1."""
+
+_PAIR_SPREAD = 0.05
+"""The same between agents and models."""
+
+_PAST_AGENTS = 4000
+"""Simulated past agents that predictions are learned from."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -99,7 +105,7 @@ def capability_population(fleet: Fleet, *, seed: int) -> Population:
             for name in names
         ]
     )
-    group = rng.integers(len(names), size=_LEARNED_FROM * 2)
+    group = rng.integers(len(names), size=_PAST_AGENTS * 2)
     noise = rng.normal(0.0, _AGENT_SPREAD, (len(group), 1)) + rng.normal(
         0.0, _PAIR_SPREAD, (len(group), len(fleet))
     )

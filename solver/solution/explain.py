@@ -18,9 +18,14 @@ from solver.solution.solving import solve_instance
 if TYPE_CHECKING:
     from solver.solution.plan import Plan
 
-_SOLVED_AGAIN_PAIRS = 400  # agents · models up to which a threshold is found by solving again
-_SOLVED_AGAIN_MS = 500.0  # for each other model,
-_RIVALS = 8  # and at most so many of them
+_SOLVED_AGAIN_PAIRS = 400
+"""Agents times models up to which a threshold is found by solving again."""
+
+_SOLVED_AGAIN_MS = 500.0
+"""Milliseconds for each such solve."""
+
+_MOST_RIVALS = 8
+"""Other models at most for which this is done."""
 
 __all__ = ["Candidate", "Explanation", "explain"]
 
@@ -148,7 +153,7 @@ def _coupled_change(plan: Plan, row: int, chosen: Candidate | None, rivals: list
     columns = {model.id: j for j, model in enumerate(plan.problem.models)}
     served = int((plan.solution.choice != UNASSIGNED).sum())
     found: list[tuple[float, str]] = []
-    for rival in rivals[:_RIVALS]:
+    for rival in rivals[:_MOST_RIVALS]:
         j = columns[rival.model_id]
         score = np.array(instance.score, dtype=np.float64)
         score[row, np.arange(instance.m) != j] = -np.inf

@@ -29,9 +29,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Conflict", "Relief", "explain_infeasibility"]
 
-_IRREDUCIBLE_ROWS = 60  # conflicts up to this size are reduced until nothing can be left out
-_NOISE = 1e-7  # of a row's scale
-_PAIRS_PER_SECOND = 1e6  # set up this fast at least; a linear program is not begun with less time than that
+_IRREDUCIBLE_ROWS = 60
+"""Rows up to which a conflict is reduced until nothing can be left out."""
+
+_ROW_TOLERANCE = 1e-7
+"""Amount relative to a row's scale that is rounding of the linear program."""
+
+_PAIRS_PER_SECOND = 1e6
+"""Lower estimate of how fast a linear program is set up; none is begun with less time than that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +144,7 @@ def explain_infeasibility(instance: Instance, *, deadline: Deadline | None = Non
     excess, in_conflict = closest
     reliefs = tuple(
         Relief(what=names[k], amount=float(excess[k]))
-        for k in np.flatnonzero(excess > _NOISE * program.scale)
+        for k in np.flatnonzero(excess > _ROW_TOLERANCE * program.scale)
     )
     if not reliefs:
         return Conflict(agents=unservable, rows=(), irreducible=False, reliefs=())
@@ -229,7 +234,7 @@ class _Program:
             return None
         excess = np.zeros(self.rows)
         excess[rows] = solved.x[pairs:]
-        priced = np.abs(solved.ineqlin.marginals) * self.scale[rows] > _NOISE
+        priced = np.abs(solved.ineqlin.marginals) * self.scale[rows] > _ROW_TOLERANCE
         return excess, rows[priced]
 
     def reduce(self, rows: NDArray[np.intp]) -> tuple[NDArray[np.intp], bool]:
@@ -243,6 +248,6 @@ class _Program:
             if closest is None:
                 return np.array(kept, dtype=np.intp), False
             rest_excess, _ = closest
-            if (rest_excess > _NOISE * self.scale).any():
+            if (rest_excess > _ROW_TOLERANCE * self.scale).any():
                 kept = rest.tolist()
         return np.array(kept, dtype=np.intp), True

@@ -26,9 +26,15 @@ if TYPE_CHECKING:
 
 __all__ = ["ModelReport", "Plan", "finite"]
 
-_NAMED_MODELS = 3  # models spelled out in a reason
-_PRICE_NOISE = 1e-9  # of the largest score: prices below this are float64 rounding
-_SEARCH_NOISE = 1e-6  # likewise, where prices come from an iterative search
+_NAMED_MODELS = 3
+"""Models spelled out in a reason."""
+
+_PRICE_NOISE = 1e-9
+"""Price relative to the largest score below which it is float64 rounding."""
+
+_SEARCH_PRICE_NOISE = 1e-6
+"""The same where prices come from an iterative search."""
+
 _BEST = "highest score"
 _CHEAPEST = "lowest cost"
 
@@ -316,7 +322,7 @@ class Plan:
     @property
     def _price_noise(self) -> float:
         """Prices up to this are rounding, or what an iterative search has not settled yet."""
-        noise = _PRICE_NOISE if self.instance.has_exact_prices else _SEARCH_NOISE
+        noise = _PRICE_NOISE if self.instance.has_exact_prices else _SEARCH_PRICE_NOISE
         return noise * float(np.abs(self.scores).max(initial=0.0))
 
     @property

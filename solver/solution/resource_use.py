@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ResourceReport", "resource_reports", "too_large"]
 
-_ROUNDING = 1e-9  # relative
+_BOUND_ROUNDING = 1e-9
+"""Relative excess over a capacity that rounding of sums explains."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +79,7 @@ def too_large(problem: Problem, instance: Instance, left: NDArray[np.intp]) -> N
     for block in chunks(len(left), instance.m):
         rows = left[block]
         eligible = np.isfinite(instance.score[rows])
-        over = instance.demand[rows] > instance.capacity * (1 + _ROUNDING)
+        over = instance.demand[rows] > instance.capacity * (1 + _BOUND_ROUNDING)
         alone = eligible.any(axis=1) & ~(eligible & ~over.any(axis=2)).any(axis=1)
         texts = np.full(len(rows), "", object)
         texts[alone] = "asks for more than any eligible model has"

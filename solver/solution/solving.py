@@ -37,9 +37,14 @@ if TYPE_CHECKING:
 
 __all__ = ["assign", "solve", "solve_instance"]
 
-_EXPLAINING_S = 5.0  # most that looking for the reason of infeasibility may take, besides the deadline
-_EXPLAINING_MARGIN_S = 0.005  # kept back for the way out
-_PAIR_MARGIN_S = 5e-7  # likewise per pair: a linear program that is being set up cannot be stopped
+_EXPLAINING_S = 5.0
+"""Seconds at most for finding the reason of infeasibility, besides the deadline."""
+
+_EXPLAINING_MARGIN_S = 0.005
+"""Seconds of the deadline kept back for returning."""
+
+_PAIR_MARGIN_S = 5e-7
+"""Seconds per pair kept back: a linear program that is being set up cannot be interrupted."""
 
 
 def assign(

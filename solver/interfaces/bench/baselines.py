@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["yardsticks"]
 
-_MAX_PAIRS = 4_000_000  # comparing must not cost more than solving
+_MOST_COMPARED_PAIRS = 4_000_000
+"""Agents times models above which baselines are left out: comparing must not cost more than solving."""
 
 
 def yardsticks(plan: Plan) -> tuple[Yardstick, ...]:
@@ -28,7 +29,7 @@ def yardsticks(plan: Plan) -> tuple[Yardstick, ...]:
     Nothing for large instances, and for plans that are not worth comparing.
     """
     instance = plan.instance
-    if plan.status in (Status.INFEASIBLE, Status.UNKNOWN) or instance.n * instance.m > _MAX_PAIRS:
+    if plan.status in (Status.INFEASIBLE, Status.UNKNOWN) or instance.n * instance.m > _MOST_COMPARED_PAIRS:
         return ()
     claims = {}
     engine = load_engine("greedy")

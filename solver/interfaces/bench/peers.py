@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PEERS", "Peer", "gap_by_cpsat", "gap_by_highs"]
 
-_FLOW_SCALE = 10**6  # plain users scale by a million and round
+_FLOW_SCALE = 10**6
+"""Factor by which scores are multiplied before rounding, as users of the flow solver usually do."""
 
 
 @dataclass(frozen=True, slots=True)

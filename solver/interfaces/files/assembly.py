@@ -30,11 +30,18 @@ DOCUMENT_SUFFIXES = (".yaml", ".yml", ".json")
 """File endings of problem files and of lists of agents, models or scores."""
 
 _TABLE_OPTIONS = ("columns", "ignore_columns", *READING_FIELDS)
-_PREFIXES = ("resources", "capabilities", "capacity")  # of columns named like resources.memory_gb
+_NESTED_PREFIXES = ("resources", "capabilities", "capacity")
+"""First parts of column names that stand for a nested field, such as `resources.memory_gb`."""
+
 _FAULTY_AGENT = re.compile(r"agents\[(\d+)\]\.(\w+)")
-_LONGEST_PATH = 4096  # characters; no system opens longer ones
-_DIGITS = 10  # of an index; longer ones are part of a name
-_STEP = re.compile(r"\[(\d+)(?:, *\d+)*\]|\.?([^.\[\]]+)")
+_LONGEST_PATH = 4096
+"""Characters above which a text is no path: no system opens longer ones."""
+
+_INDEX_DIGITS = 10
+"""Digits up to which a number in brackets is an index; longer ones are part of a name."""
+
+_PATH_STEP = re.compile(r"\[(\d+)(?:, *\d+)*\]|\.?([^.\[\]]+)")
+"""One step of a violation's path: an index in brackets, or a field."""
 
 
 class _PlacedError(SpecError):
@@ -331,7 +338,9 @@ class Assembly:
 def _steps(path: str) -> list[str | int]:
     """Return the steps of a path such as ``agents[3].tokens``; at least one, empty for an empty path."""
     steps: list[str | int] = [
-        int(index) if index else name for index, name in _STEP.findall(path) if len(index) < _DIGITS
+        int(index) if index else name
+        for index, name in _PATH_STEP.findall(path)
+        if len(index) < _INDEX_DIGITS
     ]
     return steps or [""]
 
@@ -394,7 +403,7 @@ def _column_options(
             hint=did_you_mean(name, fields),
         )
         for name in columns
-        if name not in fields and name.partition(".")[0] not in _PREFIXES
+        if name not in fields and name.partition(".")[0] not in _NESTED_PREFIXES
     )
     ignored = options.get("ignore_columns", [])
     if ignored != "all" and not (

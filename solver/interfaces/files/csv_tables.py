@@ -28,9 +28,13 @@ _SEPARATOR_OF = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".psv": "|", ".txt": "
 CSV_SUFFIXES = tuple(_SEPARATOR_OF)
 """File endings of text tables."""
 
-_CANDIDATES = (",", ";", "\t", "|")
+_SEPARATORS = (",", ";", "\t", "|")
+"""Separators that are recognised without being named."""
+
 _NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
-_SAMPLE = 20  # rows looked at to find the separator
+_SAMPLE_ROWS = 20
+"""Rows read to recognise the separator."""
+
 _EXCEL_LINE = re.compile(r'"?sep=(.)"?\r?\n', re.IGNORECASE)
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d*,\d+(?:[eE][+-]?\d+)?\s*")
 _THOUSANDS_LIKE = re.compile(r"\s*[+-]?[1-9]\d{0,2},\d{3}\s*")
@@ -155,14 +159,14 @@ def _found_separator(content: str, default: str) -> str:
     def merit(separator: str) -> tuple[int, int, bool]:
         reader = csv.reader(io.StringIO(content, newline=""), delimiter=separator)
         try:
-            rows = [row for row, _ in zip(reader, range(_SAMPLE), strict=False)]
+            rows = [row for row, _ in zip(reader, range(_SAMPLE_ROWS), strict=False)]
         except csv.Error:
             return (0, 0, separator == default)
         width = len(rows[0]) if rows else 0
         same = sum(len(row) == width for row in rows)
         return (width, same if width > 1 else 0, separator == default)
 
-    return max(_CANDIDATES, key=merit)
+    return max(_SEPARATORS, key=merit)
 
 
 def _frame(text: _Text, reading: Reading, kinds: ColumnKinds, decimal: str) -> Any:

@@ -26,11 +26,18 @@ __all__ = ["DocumentLines", "check_plain", "parse_json", "read_document"]
 MAX_DEPTH = 32
 """Levels of nesting a document may have; problem files need six."""
 
-_MAX_MB = 100.0  # of a document: YAML takes a second for every 5 MB
-_LOCATED = 5_000_000  # characters of a document that is parsed again to find line numbers
-_EXPANDED = 100_000  # values that aliases may add, besides ten times those that are written
+_LARGEST_DOCUMENT_MB = 100.0
+"""Megabytes of a document above which it is refused: YAML takes a second for every five."""
+
+_LOCATED_CHARACTERS = 5_000_000
+"""Characters up to which a document is parsed a second time to find the line numbers of errors."""
+
+_ALIAS_VALUES = 100_000
+"""Values that aliases may add, besides ten times those that are written out."""
+
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-_LONG_DIGITS = re.compile(r"\d{4301,}")  # what int() refuses to read, for it would take quadratic time
+_LONG_DIGITS = re.compile(r"\d{4301,}")
+"""Digits that `int()` refuses to read because it would take quadratic time."""
 
 _CORE = "tag:yaml.org,2002:"
 _SCALARS: tuple[tuple[str, str, str], ...] = (
@@ -64,7 +71,9 @@ def _bounded(reading: Reading | None) -> Reading:
     reading = Reading() if reading is None else reading
     if reading.max_mb != Reading().max_mb:
         return reading
-    return Reading(encoding=reading.encoding, max_mb=_MAX_MB, notes=reading.notes, files=reading.files)
+    return Reading(
+        encoding=reading.encoding, max_mb=_LARGEST_DOCUMENT_MB, notes=reading.notes, files=reading.files
+    )
 
 
 class _RepeatedKeyError(ValueError):
@@ -96,7 +105,7 @@ def parse_json(text: str, path: Path, *, line: int = 1) -> Any:
         msg = f"{path}:{line + error.lineno - 1}: broken JSON at column {error.colno}: {error.msg}"
     except _RepeatedKeyError as error:
         # Parsed once more as YAML, which knows the line; what is no YAML is reported where it starts.
-        if len(text) <= _LOCATED and line == 1:
+        if len(text) <= _LOCATED_CHARACTERS and line == 1:
             try:
                 _parse_yaml(text, path, "JSON")
             except SpecError as located:
@@ -218,7 +227,7 @@ class _Values:
             For tags, keys, aliases and numbers that have no plain meaning, with their line.
         """
         value, size = self._value(root, 0)
-        if size > _EXPANDED + 10 * self._written:
+        if size > _ALIAS_VALUES + 10 * self._written:
             raise self._error(root, f"aliases repeat values too often: {size:,} of {self._written:,} written")
         return value
 
@@ -322,7 +331,7 @@ class DocumentLines:
     def _root(self) -> Any:
         try:
             text = read_text(self._path, _bounded(self._reading))
-            return _compose(text, self._path) if len(text) <= _LOCATED else None
+            return _compose(text, self._path) if len(text) <= _LOCATED_CHARACTERS else None
         except SpecError:  # changed meanwhile, or JSON that is not YAML, such as one indented by tabs
             return None
 

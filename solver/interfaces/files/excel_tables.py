@@ -25,9 +25,14 @@ EXCEL_SUFFIXES = (".xlsx", ".xlsm")
 """File endings of workbooks."""
 
 _MB = 1_000_000
-_EXPLAINED_MB = 2  # workbooks up to this size are read again to say why cells are empty
-_NAMED = 5
-_RATIO = 200  # of decompressed to compressed size, from which a workbook is no workbook
+_EXPLAINED_MB = 2
+"""Megabytes up to which a workbook is read a second time to say why cells are empty."""
+
+_NAMED_CELLS = 5
+"""Cells named in an error."""
+
+_LARGEST_RATIO = 200
+"""Ratio of decompressed to compressed size from which a file is refused as a decompression bomb."""
 
 
 def read_excel(path: Path, reading: Reading, kinds: ColumnKinds, first_name: str | None) -> Table:
@@ -106,8 +111,8 @@ def _note_lost_values(path: Path, data: bytes, title: str, reading: Reading) -> 
 
 
 def _cells(names: list[str]) -> str:
-    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+    more = f" and {len(names) - _NAMED_CELLS:,} more" if len(names) > _NAMED_CELLS else ""
+    return ", ".join(names[:_NAMED_CELLS]) + more
 
 
 def _check_archive(path: Path, data: bytes, reading: Reading) -> None:
@@ -118,7 +123,7 @@ def _check_archive(path: Path, data: bytes, reading: Reading) -> None:
     except (zipfile.BadZipFile, ValueError, OSError):
         msg = f"{path}: not a readable Excel workbook; save it as .xlsx or as CSV"
         raise SpecError(msg) from None
-    if size > reading.max_mb * _MB or size > max(50 * _MB, _RATIO * len(data)):
+    if size > reading.max_mb * _MB or size > max(50 * _MB, _LARGEST_RATIO * len(data)):
         msg = f"{path}: expected a workbook, got {len(data):,} bytes that grow to {size:,}; save it as CSV"
         raise SpecError(msg)
 

@@ -29,7 +29,8 @@ __all__ = ["Sense", "format_gap", "read_gap"]
 
 Sense = Literal["minimize", "maximize"]
 
-_MAX_SETS = 1000  # problem sets of one file; the library's own hold five
+_MOST_SETS = 1000
+"""Problem sets of one file at most; the library's own files hold five."""
 
 
 def read_gap(
@@ -91,7 +92,7 @@ def _one_set(numbers: NDArray[np.float64]) -> list[NDArray[np.float64]] | None:
 def _many_sets(numbers: NDArray[np.float64]) -> list[NDArray[np.float64]] | None:
     """Return the sets of a file that begins with their number, with or without an optimum behind each."""
     count = numbers[0]
-    if not (1 <= count <= _MAX_SETS and count == np.floor(count)):
+    if not (1 <= count <= _MOST_SETS and count == np.floor(count)):
         return None
     for between in (0, 1):
         at = 1

@@ -35,8 +35,11 @@ RESULT_SUFFIXES = (".csv", ".json", ".parquet")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What a cell begins with that a spreadsheet takes for a formula."""
 
-_LONGEST_NAME = 240  # bytes of a file's name, less what the name of a temporary file adds
-_BLOCK = 50_000  # rows turned into JSON text at a time
+_LONGEST_NAME_BYTES = 240
+"""Bytes of a file's name at most, so that the name of a temporary file still fits."""
+
+_ROWS_PER_BLOCK = 50_000
+"""Rows turned into JSON text at a time."""
 
 
 def check_output(path: str | Path, *, suffixes: Sequence[str] | None = RESULT_SUFFIXES) -> Path:
@@ -56,7 +59,7 @@ def check_output(path: str | Path, *, suffixes: Sequence[str] | None = RESULT_SU
     """
     path = Path(path)
     folder = path.parent
-    if "\0" in str(path) or len(os.fsencode(path.name)) > _LONGEST_NAME:
+    if "\0" in str(path) or len(os.fsencode(path.name)) > _LONGEST_NAME_BYTES:
         msg = f"{str(path)[:60]!r}: expected the name of a file"
         raise SpecError(msg)
     try:
@@ -256,8 +259,8 @@ def _write_json(target: IO[bytes], columns: Mapping[str, Any]) -> None:
     names = list(columns)
     n = len(columns[names[0]]) if names else 0
     target.write(b'{"assignments": [\n')
-    for start in range(0, n, _BLOCK):
-        block = [_plain(_finite(columns[name])[start : start + _BLOCK]) for name in names]
+    for start in range(0, n, _ROWS_PER_BLOCK):
+        block = [_plain(_finite(columns[name])[start : start + _ROWS_PER_BLOCK]) for name in names]
         rows = [
             json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False, allow_nan=False)
             for row in zip(*block, strict=True)

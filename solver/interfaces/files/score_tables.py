@@ -32,7 +32,8 @@ SCORE_FIELDS = ("agent", "model", "score", "layout", "ignore_columns", "choices"
 """Options of a score table in a problem file, beside its path."""
 
 _NUMBER = re.compile(r"\d+")
-_MANY = 12  # columns named in an error
+_NAMED_COLUMNS = 12
+"""Columns named in an error."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +183,7 @@ def _option(layout: ScoreLayout, name: str) -> str:
 def _layout_hint(table: Table, layout: ScoreLayout, missing: Sequence[str]) -> str:
     """Return which other layout the columns there are speak for."""
     names = list(table.columns)
-    shown = f"; the columns are {describe(names[:_MANY])}" if len(names) <= _MANY else ""
+    shown = f"; the columns are {describe(names[:_NAMED_COLUMNS])}" if len(names) <= _NAMED_COLUMNS else ""
     if layout.layout == "long" and len(missing) >= 2 and len(names) > 1:
         if len(_numbered(names)) > 1:
             return f"{shown}; choices in columns are read with --layout ranked"
@@ -271,7 +272,7 @@ def _choices(table: Table, layout: ScoreLayout, lines: list[Violation]) -> list[
             Violation(
                 f"{table.where(-1)}",
                 "expected columns of choices such as pref1, pref2, ..., or their names as choices",
-                list(table.columns)[:_MANY],
+                list(table.columns)[:_NAMED_COLUMNS],
             )
         )
     return found
@@ -297,7 +298,7 @@ def _ranked(table: Table, layout: ScoreLayout, lines: list[Violation]) -> ScoreT
                 choice.values[choice.codes[row]],
                 kind=ViolationKind.UNKNOWN,
             )
-            for row in np.flatnonzero(np.isin(choice.codes, bad))[:_MANY]
+            for row in np.flatnonzero(np.isin(choice.codes, bad))[:_NAMED_COLUMNS]
         )
         places = np.array(
             [-1 if text is None else models.setdefault(text, len(models)) for text in texts] + [-1]
@@ -309,7 +310,9 @@ def _ranked(table: Table, layout: ScoreLayout, lines: list[Violation]) -> ScoreT
         values.append(np.full(len(chosen), float(len(names) - place)))
     if not models:
         lines.append(
-            Violation(f"{table.where(-1)}", f"expected choices in {describe(names[:_MANY])}", shown="none")
+            Violation(
+                f"{table.where(-1)}", f"expected choices in {describe(names[:_NAMED_COLUMNS])}", shown="none"
+            )
         )
         return ScoreTable(values=np.zeros((table.rows, 0)))
     row, column = np.concatenate(rows), np.concatenate(columns)
@@ -324,7 +327,7 @@ def _ranked(table: Table, layout: ScoreLayout, lines: list[Violation]) -> ScoreT
             shown=f"{describe(ids[column[k]])} twice",
             kind=ViolationKind.DUPLICATE,
         )
-        for k in twice[:_MANY]
+        for k in twice[:_NAMED_COLUMNS]
     )
     return ScoreTable(
         values=np.concatenate(values),

@@ -22,16 +22,26 @@ if TYPE_CHECKING:
 __all__ = ["READING_FIELDS", "Reading", "content_suffix", "open_file", "read_bytes", "read_text", "too_large"]
 
 _MB = 1_000_000
-_PIECE = 1 << 20  # bytes read or decompressed at a time
-_FRAME_PIECE = 1024  # compressed bytes taken at a time, of which each three may stand for 128 kB
-_BOMB_BYTES = 50 * _MB  # decompressed size from which the ratio is looked at
-_BOMB_RATIO = 200  # tables shrink tenfold, columns of one value a hundredfold
+_PIECE_BYTES = 1 << 20
+"""Bytes read or decompressed at a time."""
+
+_FRAME_PIECE_BYTES = 1024
+"""Compressed bytes of a Zstandard frame taken at a time: three of them may stand for 128 kB."""
+
+_BOMB_BYTES = 50 * _MB
+"""Decompressed size from which the compression ratio is checked."""
+
+_BOMB_RATIO = 200
+"""Compression ratio above which a file is refused. Tables reach ten, columns of one value a hundred."""
+
 _COMPRESSED = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd"}
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
 )  # fmt: skip
-_SIBLINGS = 1000  # names in a folder looked through for a similar one
+_SIMILAR_NAMES = 1000
+"""Names of a folder among which a similar one is looked for."""
+
 _SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "\\t": "\t"}
 
 READING_FIELDS = ("encoding", "separator", "decimal", "sheet")
@@ -206,7 +216,7 @@ def _reason(path: Path, error: OSError) -> str:
 def _similar(path: Path) -> str:
     """Return the name in the same folder that a misspelt one may mean."""
     try:
-        names = [entry.name for entry, _ in zip(os.scandir(path.parent), range(_SIBLINGS), strict=False)]
+        names = [entry.name for entry, _ in zip(os.scandir(path.parent), range(_SIMILAR_NAMES), strict=False)]
     except OSError:
         return f"; there is no folder {_shown(path.parent)} either"
     return did_you_mean(path.name, names)
@@ -253,7 +263,7 @@ def read_bytes(path: Path, reading: Reading) -> bytes:
 
 def _gunzipped(data: bytes) -> Iterator[bytes]:
     with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
-        while piece := file.read(_PIECE):
+        while piece := file.read(_PIECE_BYTES):
             yield piece
 
 
@@ -271,8 +281,8 @@ def _unzstd(data: bytes) -> Iterator[bytes]:
     while rest:
         frame = zstandard.ZstdDecompressor().decompressobj()
         try:
-            for start in range(0, len(rest), _FRAME_PIECE):
-                yield frame.decompress(rest[start : start + _FRAME_PIECE])
+            for start in range(0, len(rest), _FRAME_PIECE_BYTES):
+                yield frame.decompress(rest[start : start + _FRAME_PIECE_BYTES])
                 if frame.eof:
                     break
         except zstandard.ZstdError as error:
@@ -280,7 +290,7 @@ def _unzstd(data: bytes) -> Iterator[bytes]:
         if not frame.eof:
             msg = "it ends too early"
             raise _BrokenDataError(msg)
-        rest = frame.unused_data + rest[start + _FRAME_PIECE :]
+        rest = frame.unused_data + rest[start + _FRAME_PIECE_BYTES :]
 
 
 def read_text(path: Path, reading: Reading | None = None) -> str:

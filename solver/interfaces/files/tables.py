@@ -36,7 +36,8 @@ _ALIENS = (
 )
 _REPEATABLE = re.compile(r'"(?:[^"\\]|\\.)*"\s*:')
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-_NESTED_FIELD = "resources"  # of an agent in JSON, which a table has a column each for
+_NESTED_FIELD = "resources"
+"""Field of an agent in JSON that holds a mapping; a table has one column for each of its keys."""
 
 
 def is_table(path: Path) -> bool:

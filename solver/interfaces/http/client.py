@@ -27,8 +27,11 @@ __all__ = ["AsyncClient", "Client", "Routed", "ServiceError"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_RETRIED = frozenset({409, 429, 502, 503, 504})  # 409 with Retry-After: the first attempt is still running
+_RETRIED_STATUSES = frozenset({409, 429, 502, 503, 504})
+"""Statuses after which a request is repeated; a 409 with Retry-After says that the first attempt still runs."""
+
 _LONGEST_BACKOFF_S = 2.0
+"""Longest pause between two attempts."""
 
 
 class ServiceError(SolverError):
@@ -90,7 +93,7 @@ class _Attempts:
         self._number += 1
         told = None if answer is None else _retry_after_s(answer)
         if answer is not None:
-            if answer.status_code not in _RETRIED or (answer.status_code == 409 and told is None):
+            if answer.status_code not in _RETRIED_STATUSES or (answer.status_code == 409 and told is None):
                 return None
             if self._number > client.retries or (told is not None and told > client.longest_wait_s):
                 return None

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["BoundedConnection", "bounded_by"]
 
-_TRAILERS = 32  # fields after a body in chunks; more is an attempt to fill the memory
+_MOST_TRAILERS = 32
+"""Trailer fields after a chunked body at most; more would be an attempt to fill the memory."""
 
 
 class BoundedConnection(HttpToolsProtocol):
@@ -64,7 +65,7 @@ class BoundedConnection(HttpToolsProtocol):
             super().on_header(name, value)
             return
         self._trailers += 1
-        if self._trailers > _TRAILERS:
+        if self._trailers > _MOST_TRAILERS:
             self.transport.abort()
 
     def on_headers_complete(self) -> None:

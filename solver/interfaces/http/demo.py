@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 __all__ = ["demo_fleet", "demo_load"]
 
 _TASKS = ("coding", "math", "reasoning", "general", "summarization", "translation")
-_WAVE_S = 60.0  # seconds of one swing of the arrival rate
-_BUSY = 0.9  # highest mean utilization of the swing: at its crest some models are full
+_WAVE_S = 60.0
+"""Seconds of one oscillation of the arrival rate."""
+
+_PEAK_UTILIZATION = 0.9
+"""Mean utilization at the peak of the oscillation, at which some models are full."""
 
 # name, strengths (coding, math, reasoning, general, multilingual), slots, seconds a request takes, USD per million
 _MODELS = (
@@ -66,7 +69,7 @@ async def demo_load(service: Service, *, seed: int = 0) -> None:
     for number in itertools.count():
         age_s = service.tracker.clock.now() - started
         swing = 0.55 + 0.45 * math.sin(2.0 * math.pi * age_s / _WAVE_S)
-        await asyncio.sleep(rng.exponential(1.0 / (full_rate * _BUSY * max(0.1, swing))))
+        await asyncio.sleep(rng.exponential(1.0 / (full_rate * _PEAK_UTILIZATION * max(0.1, swing))))
         if service.draining or service.router is None:
             return
         agent = Agent(

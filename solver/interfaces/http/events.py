@@ -14,8 +14,11 @@ if TYPE_CHECKING:
 
 __all__ = ["EventHub"]
 
-_WAITING = 32  # events a reader may be behind by
+_BUFFERED_EVENTS = 32
+"""Events that a reader may fall behind before it is disconnected."""
+
 _HEARTBEAT_S = 15.0
+"""Seconds between two comments on an idle stream, which keep proxies from closing it."""
 
 
 class EventHub:
@@ -73,7 +76,7 @@ class EventHub:
             raise RequestRefused(503, "the service is shutting down", headers=retry_after(2.0))
         if len(self._queues) >= self._most:
             raise RequestRefused(429, "too many open event streams", headers=retry_after(5.0))
-        queue: asyncio.Queue[bytes | None] = asyncio.Queue(_WAITING)
+        queue: asyncio.Queue[bytes | None] = asyncio.Queue(_BUFFERED_EVENTS)
         self._queues.add(queue)
         head = b"retry: 1000\nevent: state\ndata: %s\n\n" % to_json(first)
         return self._read(queue, head)

@@ -18,7 +18,8 @@ __all__ = ["MEDIA_TYPE", "RequestRefused", "refusal_of", "retry_after"]
 
 MEDIA_TYPE = "application/problem+json"
 
-_VIOLATIONS_LISTED = 100  # the rest are counted
+_VIOLATIONS_LISTED = 100
+"""Violations listed in a problem document; the rest are counted."""
 
 
 class RequestRefused(SolverError):

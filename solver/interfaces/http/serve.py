@@ -37,8 +37,12 @@ if TYPE_CHECKING:
 __all__ = ["serve"]
 
 _LOG = logging.getLogger("solver.http")
-_BACKLOG = 2048  # connections that may wait to be accepted
-_SWITCH_S = 0.0005  # the thread of the event loop waits no longer than that for one that computes prices
+_BACKLOG = 2048
+"""Connections that may wait to be accepted."""
+
+_SWITCH_INTERVAL_S = 0.0005
+"""Seconds for which a thread that computes prices may keep the interpreter from the event loop."""
+
 _RECORD_FIELDS = ("request_id", "route", "status", "duration_ms", "caller", "audit", "alert")
 
 
@@ -228,7 +232,7 @@ def serve(
 
     shown = f"[{host}]" if ":" in host else host
     _allow_open_files(service.limits.connections + 256)
-    sys.setswitchinterval(_SWITCH_S)
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     sys.stderr.write(f"solver serves http://{shown}:{port}/ (Ctrl+C ends it)\n")
     sys.stderr.flush()
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:

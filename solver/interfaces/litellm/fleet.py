@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 _CHARACTERS_PER_TOKEN = 4
+"""Characters per token, where only the length of a text is known."""
 
 
 @dataclass(frozen=True, kw_only=True)

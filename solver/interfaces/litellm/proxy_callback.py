@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ProxyStrategy", "proxy"]
 
-_REMEMBERED = 10_000  # refused requests whose headers are still to be sent
+_REMEMBERED_REFUSALS = 10_000
+"""Refused requests whose headers are still to be sent."""
 
 
 class ProxyStrategy(OptimalStrategy):
@@ -79,7 +80,7 @@ class ProxyStrategy(OptimalStrategy):
         call_id = request.get("litellm_call_id")
         if call_id:
             self._waits[call_id] = error.response.headers["retry-after"]  # type: ignore[attr-defined]
-            while len(self._waits) > _REMEMBERED:
+            while len(self._waits) > _REMEMBERED_REFUSALS:
                 self._waits.popitem(last=False)
         return error
 

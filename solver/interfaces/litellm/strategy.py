@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 __all__ = ["OptimalStrategy", "install"]
 
 _log = logging.getLogger(__name__)
-_TRACE = "litellm_trace_id"
+_TRACE_KEY = "litellm_trace_id"
+"""Key of LiteLLM's trace id in the metadata of a request."""
+
 _INSTANCES = itertools.count()
 _CALLBACK_LISTS = (
     "callbacks",
@@ -120,7 +122,7 @@ class OptimalStrategy(CustomRoutingStrategyBase, CustomLogger):  # type: ignore[
         )
         if isinstance(found, dict):
             return await self._reserve_async([found], model, request, messages, input)
-        if _TRACE not in request:  # a poll or a look-up, not a call
+        if _TRACE_KEY not in request:  # a poll or a look-up, not a call
             return found[0] if found else None
         return await self._reserve_async(found, model, request, messages, input)
 
@@ -132,9 +134,9 @@ class OptimalStrategy(CustomRoutingStrategyBase, CustomLogger):  # type: ignore[
         messages: Any,
         text: Any,
     ) -> Any:
-        if _TRACE not in request or not found:
+        if _TRACE_KEY not in request or not found:
             return found[0] if found else None
-        trace = request[_TRACE]
+        trace = request[_TRACE_KEY]
         self.selector.ledger.forget_selections(trace, owner())
         router, arguments, of_pool = self.selector.prepare(found, request, messages, text)
         return self._chosen(await router.route_async(**arguments), of_pool, model, request)
@@ -158,9 +160,9 @@ class OptimalStrategy(CustomRoutingStrategyBase, CustomLogger):  # type: ignore[
             specific_deployment=specific_deployment,
         )
         found = [found] if isinstance(found, dict) else found
-        if _TRACE not in request or not found:
+        if _TRACE_KEY not in request or not found:
             return found[0] if found else None
-        self.selector.ledger.forget_selections(request[_TRACE], owner())
+        self.selector.ledger.forget_selections(request[_TRACE_KEY], owner())
         router, arguments, of_pool = self.selector.prepare(found, request, messages, input)
         return self._chosen(router.route(**arguments), of_pool, model, request)
 
@@ -175,7 +177,7 @@ class OptimalStrategy(CustomRoutingStrategyBase, CustomLogger):  # type: ignore[
         if decision.model is None:
             raise self._refused(decision, model, request)
         deployment = of_pool[decision.model]
-        self.selector.keep(decision, deployment, request[_TRACE])
+        self.selector.keep(decision, deployment, request[_TRACE_KEY])
         return deployment
 
     def _refused(self, decision: Decision, model: str, request: Mapping[str, Any]) -> Exception:
@@ -200,7 +202,7 @@ class OptimalStrategy(CustomRoutingStrategyBase, CustomLogger):  # type: ignore[
         info = kwargs.get("model_info") or {}
         try:
             self.selector.ledger.bind(
-                kwargs.get(_TRACE),
+                kwargs.get(_TRACE_KEY),
                 info.get("original_model_id") or info.get("id") or "",
                 kwargs.get("litellm_call_id") or "",
                 kwargs.get("litellm_logging_obj"),
@@ -244,7 +246,7 @@ class OptimalStrategy(CustomRoutingStrategyBase, CustomLogger):  # type: ignore[
 
     def log_pre_api_call(self, model: Any, messages: Any, kwargs: dict[str, Any]) -> None:
         """Tie the reservation to a synchronous call; an asynchronous one was tied before."""
-        trace, info = kwargs.get(_TRACE) or _params(kwargs).get(_TRACE), _info(kwargs)
+        trace, info = kwargs.get(_TRACE_KEY) or _params(kwargs).get(_TRACE_KEY), _info(kwargs)
         self.selector.ledger.bind(trace, info.get("id") or "", kwargs.get("litellm_call_id") or "", None)
 
     def log_success_event(self, kwargs: Any, response_obj: Any, start_time: Any, end_time: Any) -> None:

@@ -22,11 +22,32 @@ if TYPE_CHECKING:
 
 __all__ = ["ScoreMatrix", "read_groups", "read_score_matrix"]
 
-_MODEL = ("model", "model_id", "model_name", "llm", "generator")
-_AGENT = ("agent", "agent_id", "prompt_id", "prompt", "query_id", "query", "request_id", "id", "question_id")
-_SCORE = ("score", "win_prob", "win_rate", "quality", "reward", "outcome", "accuracy", "correct", "value")
-_COST = ("cost_usd", "cost", "usd", "price")
-_SIZE = ("output_tokens", "output_chars", "tokens")  # a stand-in for money, in its own unit
+_MODEL_COLUMNS = ("model", "model_id", "model_name", "llm", "generator")
+_AGENT_COLUMNS = (
+    "agent",
+    "agent_id",
+    "prompt_id",
+    "prompt",
+    "query_id",
+    "query",
+    "request_id",
+    "id",
+    "question_id",
+)
+_SCORE_COLUMNS = (
+    "score",
+    "win_prob",
+    "win_rate",
+    "quality",
+    "reward",
+    "outcome",
+    "accuracy",
+    "correct",
+    "value",
+)
+_COST_COLUMNS = ("cost_usd", "cost", "usd", "price")
+_SIZE_COLUMNS = ("output_tokens", "output_chars", "tokens")
+"""Names of columns that stand in for cost, in a unit of their own."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -80,14 +101,14 @@ def read_score_matrix(
     table = read_table(path, ColumnKinds(number=lambda _: False), reading=reading)
     if not table.rows:
         raise SpecError(f"{path}: expected at least one score, got none")
-    agent_name = _found(path, table, agent, _AGENT) or next(iter(table.columns))
-    model_name = _found(path, table, model, _MODEL)
+    agent_name = _found(path, table, agent, _AGENT_COLUMNS) or next(iter(table.columns))
+    model_name = _found(path, table, model, _MODEL_COLUMNS)
     if model_name is None:
         return _wide(table, agent_name, reading)
-    score_name = _found(path, table, score, _SCORE)
+    score_name = _found(path, table, score, _SCORE_COLUMNS)
     if score_name is None:
         raise SpecError(f"{path}: no column of scores found; there are {', '.join(table.columns)}")
-    cost_name = _found(path, table, cost, (*_COST, *_SIZE))
+    cost_name = _found(path, table, cost, (*_COST_COLUMNS, *_SIZE_COLUMNS))
     agents, rows = _codes(table.columns[agent_name])
     models, columns = _codes(table.columns[model_name])
     pair = rows * len(models) + columns
@@ -180,7 +201,7 @@ def read_groups(
         When an agent is missing, or a column.
     """
     table = read_table(path, ColumnKinds(number=lambda _: False), reading=reading)
-    name = _found(path, table, agent, _AGENT) or next(iter(table.columns))
+    name = _found(path, table, agent, _AGENT_COLUMNS) or next(iter(table.columns))
     column = _found(path, table, column, ("task_type", "group", "dataset", "category"))
     if column is None:
         raise SpecError(f"{path}: no column of task types found; name it with --group-column")

@@ -28,7 +28,8 @@ __all__ = ["check_new", "read_fleet", "simulate"]
 _DEFAULT_POLICIES = (
     "weighted-optimal,optimal-router,blind-greedy,least-tokens,route-balance,round-robin,random"
 )
-_STRAINED = 0.98  # of capacity: queues only grow from here on
+_OVERLOADED_FROM = 0.98
+"""Share of the fleet's capacity from which on queues only grow."""
 
 
 def read_fleet(path: Path, reading: Reading) -> tuple[Model, ...]:
@@ -202,7 +203,7 @@ def _population(path: Path, fleet: Fleet, reading: Reading) -> Population:
 def _strain(fleet: Fleet, traffic: Traffic, load: float | None) -> list[str]:
     """Return a warning where the fleet is too small for the traffic."""
     share = load if load is not None else traffic.rate_per_s / fleet.capacity_per_s(traffic.output_tokens)
-    if share <= _STRAINED or not traffic.span_s:
+    if share <= _OVERLOADED_FROM or not traffic.span_s:
         return []
     return [
         f"the fleet is too small: arrivals are {share:.0%} of what it serves when full; some will be refused"

@@ -49,8 +49,11 @@ _EPOCHS = (
     (1e8, "s"),
 )  # seconds since 1970 are above 1e8 since 1973
 _CHARS_PER_TOKEN = 4
-_BATCH_ANSWER_TOKENS = 256  # of a batch request without max_tokens
-_SHOWN = 3  # faulty rows spelled out per rule
+_BATCH_ANSWER_TOKENS = 256
+"""Output tokens of a batch request that states no `max_tokens`."""
+
+_NAMED_FAULTS = 3
+"""Faulty rows spelled out for each rule."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,9 +142,9 @@ def _complain(table: Table, name: str, rule: str, bad: NDArray[np.bool_]) -> Non
     if not len(rows):
         return
     values = cells_of(table.columns[name])
-    lines = [Violation(f"{table.where(int(i))}: {name}", rule, values[i]) for i in rows[:_SHOWN]]
-    if len(rows) > _SHOWN:
-        lines.append(Violation(name, rule, shown=f"{len(rows) - _SHOWN} more rows like these"))
+    lines = [Violation(f"{table.where(int(i))}: {name}", rule, values[i]) for i in rows[:_NAMED_FAULTS]]
+    if len(rows) > _NAMED_FAULTS:
+        lines.append(Violation(name, rule, shown=f"{len(rows) - _NAMED_FAULTS} more rows like these"))
     raise SpecError(*lines)
 
 

@@ -45,10 +45,16 @@ if TYPE_CHECKING:
 
 __all__ = ["LoadBalancer"]
 
-_FEEDBACK_AGE_S = 0.25  # statistics that old still route; reading 500 models anew costs a whole decision
-_SHORTEST_LEASE_S = 5.0  # of a predicted duration: a lease that ends too early admits one too many
+_FEEDBACK_AGE_S = 0.25
+"""Age up to which statistics are used for routing; reading those of 500 models anew costs as much as a decision."""
+
+_SHORTEST_LEASE_S = 5.0
+"""Shortest lease where its length follows a predicted duration: a lease that ends too early admits one request too
+many."""
+
 _NO_DEADLINE = Deadline(0.0)
-_FLEETS_KEPT = 64  # fleets that alternate without being compiled anew
+_CACHED_FLEETS = 64
+"""Fleets that can alternate without being compiled anew."""
 
 
 class _Waiting(NamedTuple):
@@ -521,7 +527,7 @@ class LoadBalancer:
                         requests_per_minute=model.requests_per_minute,
                         tokens_per_minute=model.tokens_per_minute,
                     )
-        if len(self._pools) >= _FLEETS_KEPT:
+        if len(self._pools) >= _CACHED_FLEETS:
             self._pools = {}
         self._pools[key] = (fleet, pool)
         return pool

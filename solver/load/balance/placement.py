@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 
 __all__ = ["ROUTINGS", "Placement", "place_balanced", "place_greedy", "place_one", "place_optimal"]
 
-_MOST_CELLS = 200_000  # agents × slots that are solved slot by slot
-_TIE = 1e-9  # values closer than this share of their size are equal: which one is taken is left to chance
+_MOST_SLOT_CELLS = 200_000
+"""Agents times slots up to which a placement is solved slot by slot."""
+
+_PLACEMENT_TIE = 1e-9
+"""Relative difference below which two values are equal and the choice between them is random."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -90,7 +93,7 @@ def place_optimal(
         return _solved(work, value, work.room, rng, deadline_ms)
     n = len(work.quality)
     room = np.minimum(work.room, n)
-    if not strategy.needs_prediction or int(room.sum()) * n > _MOST_CELLS:
+    if not strategy.needs_prediction or int(room.sum()) * n > _MOST_SLOT_CELLS:
         room = _level_room(work)
     owner = np.repeat(np.arange(len(room)), room)
     if not len(owner):
@@ -108,7 +111,7 @@ def place_optimal(
         unassigned_penalty=_penalty(work),
         deadline_ms=deadline_ms,
         # single slots are what lsap is made for: three to seven times as fast here as what "auto" takes
-        engine="lsap" if value.size <= _MOST_CELLS else "auto",
+        engine="lsap" if value.size <= _MOST_SLOT_CELLS else "auto",
     )
     choice = np.where(solution.choice == UNASSIGNED, UNASSIGNED, owner[solution.choice])
     prices = np.zeros(len(room))
@@ -127,7 +130,7 @@ def place_one(
         level = work.active + 1.0
         level /= work.divisor
         level[out] = np.inf
-        out |= level > level[level.argmin()] * (1.0 + _TIE)
+        out |= level > level[level.argmin()] * (1.0 + _PLACEMENT_TIE)
     value[out] = -np.inf  # out of the question
     j = _best(value, rng)
     if j == UNASSIGNED or (work.penalty is not None and value[j] < work.left_out(0)):
@@ -156,7 +159,7 @@ def _best(value: NDArray[np.float64], rng: np.random.Generator) -> int:
     best = float(value[first])
     if best == -np.inf:
         return UNASSIGNED
-    ties = value >= best - _TIE * max(1.0, abs(best))
+    ties = value >= best - _PLACEMENT_TIE * max(1.0, abs(best))
     if np.count_nonzero(ties) == 1:
         return first
     equal = ties.nonzero()[0]
@@ -165,7 +168,7 @@ def _best(value: NDArray[np.float64], rng: np.random.Generator) -> int:
 
 def _shaken(value: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
     """Return values with ties broken by chance."""
-    scale = _TIE * max(1.0, float(np.abs(value).max(initial=0.0)))
+    scale = _PLACEMENT_TIE * max(1.0, float(np.abs(value).max(initial=0.0)))
     return value + scale * rng.random(value.shape)
 
 

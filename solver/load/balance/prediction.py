@@ -23,11 +23,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Calibration", "CompletionPredictor"]
 
-_RIDGE = 1e-3  # requests' worth of belief that a coefficient is what it was assumed to be
-_SCALE = np.array([1.0, 1000.0, 1000.0])  # tokens enter in thousands: a well-conditioned normal matrix
-_INSTANT_MS = 1e-9  # of a request that takes no time: others are compared with it by division
-_DEFAULT_MS = np.array([500.0, 20.0, 20_000.0])  # nothing known at all: half a second and 50 tokens a second
-_FLEETS = 4  # tuples of models whose tables are kept: a router's, and those of a few balancers
+_PRIOR_WEIGHT = 1e-3
+"""Prior weight of the assumed coefficients, in pseudo-observations."""
+
+_TOKEN_SCALE = np.array([1.0, 1000.0, 1000.0])
+"""Units of the regressors: tokens enter in thousands, so that the normal matrix is well conditioned."""
+
+_LEAST_DURATION_MS = 1e-9
+"""Duration of a request that takes no time: others are divided by it."""
+
+_DEFAULT_MS = np.array([500.0, 20.0, 20_000.0])
+"""Coefficients before anything is known: half a second to the first token, then 50 tokens a second."""
+
+_CACHED_TABLES = 4
+"""Tuples of models whose tables are kept: those of one router and a few balancers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,10 +133,10 @@ def _ridge(
     """
     one, x, y, xx, xy, yy = left
     mean = right[0] / max(one, 1e-12)
-    a, b, c = (one + _RIDGE, x, y) if free[0] else (1.0, 0.0, 0.0)
-    d, e = (xx + _RIDGE, xy) if free[1] else (1.0, 0.0)
-    f = yy + _RIDGE if free[2] else 1.0
-    r = right[0] + _RIDGE * mean if free[0] else 0.0
+    a, b, c = (one + _PRIOR_WEIGHT, x, y) if free[0] else (1.0, 0.0, 0.0)
+    d, e = (xx + _PRIOR_WEIGHT, xy) if free[1] else (1.0, 0.0)
+    f = yy + _PRIOR_WEIGHT if free[2] else 1.0
+    r = right[0] + _PRIOR_WEIGHT * mean if free[0] else 0.0
     s = right[1] if free[1] else 0.0
     t = right[2] if free[2] else 0.0
     if not free[1]:
@@ -253,10 +262,10 @@ class CompletionPredictor:
             if count:
                 coefficients = np.where(fleet.unknown[:, None], coefficients, known[row])
                 deviation = np.where(fleet.unknown | (spread[row] != spread[row]), typical, spread[row])
-            per_unit = np.ascontiguousarray((coefficients / _SCALE).T)
-            np.maximum(per_unit[0], _INSTANT_MS, out=per_unit[0])
+            per_unit = np.ascontiguousarray((coefficients / _TOKEN_SCALE).T)
+            np.maximum(per_unit[0], _LEAST_DURATION_MS, out=per_unit[0])
             table = _Table(self._version, fleet, coefficients, deviation, per_unit)
-            while len(self._tables) >= _FLEETS and id(models) not in self._tables:
+            while len(self._tables) >= _CACHED_TABLES and id(models) not in self._tables:
                 del self._tables[next(iter(self._tables))]
             self._tables[id(models)] = table
         return table

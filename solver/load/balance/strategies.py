@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = ["STRATEGIES", "LeastLoaded", "LoadStrategy", "Predictive", "Weighted", "Work"]
 
-_TRACE = 1e-5  # of a score point, against a percentage point of utilization
+_TIE_WEIGHT = 1e-5
+"""Weight of a score point against a percentage point of utilization, so that scores only break ties."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -129,9 +130,9 @@ class LeastLoaded:
         free /= work.divisor
         free *= -100.0
         free += 100.0
-        value = work.quality[rows] * (work.sign * _TRACE)
+        value = work.quality[rows] * (work.sign * _TIE_WEIGHT)
         if work.charge is not None:
-            value -= _TRACE * work.charge[rows]
+            value -= _TIE_WEIGHT * work.charge[rows]
         value += free
         return value
 

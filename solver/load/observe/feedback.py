@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["AdaptiveScorer"]
 
-_LARGEST_SUM = 1e300  # sums stay finite whatever is recorded
+_LARGEST_SUM = 1e300
+"""Largest sum that is kept, so that every mean stays finite whatever is recorded."""
+
 _FORMAT = 1
 _RECENT_KEPT = 64
 

@@ -24,9 +24,14 @@ __all__ = ["WINDOWS_S", "LatencySummary", "Trends", "UtilizationSummary"]
 WINDOWS_S = (60.0, 300.0, 3600.0)
 """Lengths of the windows, seconds."""
 
-_PARTS = 12  # steps a window; a summary covers between 11/12 and all of it
-_ACCURACY = 0.01  # relative error of a percentile (DDSketch; Masson, Rim and Lee 2019)
-_BINS = 1024  # covers a factor of 7e8 between the lowest and the highest latency before bins are merged
+_PARTS_PER_WINDOW = 12
+"""Steps of a window; a summary covers between 11/12 of a window and all of it."""
+
+_RELATIVE_ACCURACY = 0.01
+"""Relative error of a percentile (DDSketch; Masson, Rim and Lee 2019)."""
+
+_MOST_BINS = 1024
+"""Bins of a sketch: a factor of 7e8 between the lowest and the highest latency before bins are merged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +83,9 @@ class _Step:
         self.requests = 0
         self.successes = 0
         self.total_ms = 0.0
-        self.sketch = LogCollapsingLowestDenseDDSketch(relative_accuracy=_ACCURACY, bin_limit=_BINS)
+        self.sketch = LogCollapsingLowestDenseDDSketch(
+            relative_accuracy=_RELATIVE_ACCURACY, bin_limit=_MOST_BINS
+        )
 
 
 class Trends:
@@ -108,9 +115,11 @@ class Trends:
             now = self._clock.now()
             rings = self._latency.get(outcome.model)
             if rings is None:
-                rings = self._latency[outcome.model] = tuple(deque(maxlen=_PARTS) for _ in WINDOWS_S)
+                rings = self._latency[outcome.model] = tuple(
+                    deque(maxlen=_PARTS_PER_WINDOW) for _ in WINDOWS_S
+                )
             for ring, window_s in zip(rings, WINDOWS_S, strict=True):
-                number = int(now // (window_s / _PARTS))
+                number = int(now // (window_s / _PARTS_PER_WINDOW))
                 if not ring or ring[-1].number < number:
                     ring.append(_Step(number))
                 step = ring[-1]
@@ -139,7 +148,7 @@ class Trends:
         place = _window(window_s)
         with self._lock:
             rings = self._latency.get(model)
-            oldest = int(self._clock.now() // (window_s / _PARTS)) - _PARTS
+            oldest = int(self._clock.now() // (window_s / _PARTS_PER_WINDOW)) - _PARTS_PER_WINDOW
             steps = [step for step in rings[place] if step.number > oldest] if rings else []
             requests = sum(step.requests for step in steps)
             if not requests:
@@ -149,7 +158,9 @@ class Trends:
             first, seen, summary = self._summaries.get((model, place), (0, 0, None))
             if summary is not None and (first, seen) == (steps[0].number, requests):
                 return summary  # nothing has come or gone since: rules and pages ask for the same figures
-            merged = LogCollapsingLowestDenseDDSketch(relative_accuracy=_ACCURACY, bin_limit=_BINS)
+            merged = LogCollapsingLowestDenseDDSketch(
+                relative_accuracy=_RELATIVE_ACCURACY, bin_limit=_MOST_BINS
+            )
             for step in steps:
                 merged.merge(step.sketch)
             summary = LatencySummary(
@@ -177,11 +188,11 @@ class _UtilizationRing:
     """Time-weighted sums of every model's utilization, one row a step."""
 
     def __init__(self, window_s: float) -> None:
-        self._step_s = window_s / _PARTS
-        self._number = np.full(_PARTS, -1, np.int64)
-        self._weighted = np.zeros((_PARTS, 0))
-        self._seconds = np.zeros((_PARTS, 0))
-        self._highest = np.zeros((_PARTS, 0))
+        self._step_s = window_s / _PARTS_PER_WINDOW
+        self._number = np.full(_PARTS_PER_WINDOW, -1, np.int64)
+        self._weighted = np.zeros((_PARTS_PER_WINDOW, 0))
+        self._seconds = np.zeros((_PARTS_PER_WINDOW, 0))
+        self._highest = np.zeros((_PARTS_PER_WINDOW, 0))
 
     def add(self, start_s: float, end_s: float, busy: NDArray[np.float64]) -> None:
         """Count utilizations, NaN for unknown, as lasting from one moment to another."""
@@ -194,8 +205,8 @@ class _UtilizationRing:
         known = ~np.isnan(busy)
         value = np.where(known, busy, 0.0)
         last = int(end_s // self._step_s)
-        for number in range(max(int(start_s // self._step_s), last - _PARTS + 1), last + 1):
-            row = number % _PARTS
+        for number in range(max(int(start_s // self._step_s), last - _PARTS_PER_WINDOW + 1), last + 1):
+            row = number % _PARTS_PER_WINDOW
             if self._number[row] != number:
                 self._number[row] = number
                 self._weighted[row], self._seconds[row], self._highest[row] = 0.0, 0.0, 0.0
@@ -207,7 +218,7 @@ class _UtilizationRing:
 
     def summary(self, column: int, now_s: float) -> UtilizationSummary:
         """Return what is known of one model in the window that ends now."""
-        recent = self._number > int(now_s // self._step_s) - _PARTS
+        recent = self._number > int(now_s // self._step_s) - _PARTS_PER_WINDOW
         if column >= self._seconds.shape[1]:
             return UtilizationSummary(covered_s=0.0, mean=None, highest=None)
         covered = float(self._seconds[recent, column].sum())

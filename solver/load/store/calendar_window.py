@@ -52,7 +52,7 @@ class CalendarWindow:
             self._period += 1
             self.used = array("q", bytes(self.used.itemsize * len(self.used)))
         # At most a minute ahead, since the two clocks may drift or be set apart.
-        self.leaves_s = now_s + min(self._ends_s - wall_s, _LOOKED_AT_EVERY_S)
+        self.leaves_s = now_s + min(self._ends_s - wall_s, _ROLLOVER_CHECK_S)
 
     def charge(self, model: int, amount: int, now_s: float) -> int:
         """Count an amount as used now; return the period to refund it to."""
@@ -76,4 +76,5 @@ class CalendarWindow:
         return max(0.0, self._ends_s - self._wall_s())
 
 
-_LOOKED_AT_EVERY_S = 60.0
+_ROLLOVER_CHECK_S = 60.0
+"""Seconds between two checks of whether a calendar period has ended."""

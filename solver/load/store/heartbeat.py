@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Heartbeat"]
 
-_RENEWALS = 3.0  # in a time to live: two may be lost
+_RENEWALS_PER_TTL = 3.0
+"""Renewals within one time to live: two may be lost."""
+
 _LOG = logging.getLogger("solver.load")
 
 
@@ -59,7 +61,7 @@ class Heartbeat:
     def keep(self, lease_id: str, ttl_s: float, alive: Callable[[], bool]) -> None:
         """Renew a lease from now on, a third of its time to live at a time."""
         with self._lock:
-            due_s = self._clock.now() + ttl_s / _RENEWALS
+            due_s = self._clock.now() + ttl_s / _RENEWALS_PER_TTL
             self._kept[lease_id] = _Kept(ttl_s, alive, due_s)
             self._next_s = min(self._next_s, due_s)
             if self._thread is None:
@@ -97,7 +99,7 @@ class Heartbeat:
             for lease_id, kept in due:
                 if renew is None or not kept.alive():
                     del self._kept[lease_id]
-                kept.due_s = now + kept.ttl_s / _RENEWALS
+                kept.due_s = now + kept.ttl_s / _RENEWALS_PER_TTL
             self._next_s = min((kept.due_s for kept in self._kept.values()), default=float("inf"))
         for lease_id, kept in due:
             if renew is None or self._kept.get(lease_id) is not kept:

@@ -28,9 +28,14 @@ if TYPE_CHECKING:
 
 __all__ = ["MemoryStore"]
 
-_KEPT_EXPIRED = 10_000  # expired leases remembered, so that late releases can settle what was really used
-_SPARE_DEADLINES = 1024  # outdated entries of the expiry heap tolerated before it is rebuilt
-_EXPIRED_AT_ONCE = 2048  # leases that one operation ends at most: a few milliseconds
+_REMEMBERED_EXPIRED = 10_000
+"""Expired leases remembered, so that a late release can still settle what was really used."""
+
+_SPARE_DEADLINES = 1024
+"""Outdated entries of the expiry heap that are tolerated before it is rebuilt."""
+
+_EXPIRED_AT_ONCE = 2048
+"""Leases that one operation ends at most, which takes a few milliseconds."""
 
 
 class MemoryStore:
@@ -521,7 +526,7 @@ class MemoryStore:
 
     def _remember(self, held: HeldLease) -> None:
         self._expired[held.lease_id] = held
-        if len(self._expired) > _KEPT_EXPIRED:
+        if len(self._expired) > _REMEMBERED_EXPIRED:
             self._expired.popitem(last=False)
 
 

@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Charge", "Meters", "Window"]
 
-_KINDS = ("requests", "tokens", "cost_usd")
-_REASONS = (RefusalReason.REQUESTS, RefusalReason.TOKENS, RefusalReason.BUDGET)
+_METERED_KINDS = ("requests", "tokens", "cost_usd")
+"""What is metered, in the order of the arrays."""
+
+_METERED_REASONS = (RefusalReason.REQUESTS, RefusalReason.TOKENS, RefusalReason.BUDGET)
+"""Reason of a refusal by each meter."""
 
 Window = SlidingWindow | CalendarWindow
 """Where usage is counted."""
@@ -79,7 +82,7 @@ class Meters:
         self.limited[i] = [(kind, window, limit) for window, (kind, limit) in counted.items()]
 
     def _further(self, limit: UsageLimit) -> tuple[int, Window, int]:
-        kind = _KINDS.index(limit.resource)
+        kind = _METERED_KINDS.index(limit.resource)
         amount = nano_usd(limit.amount) if limit.resource == "cost_usd" else int(limit.amount)
         return kind, self._window(kind, limit.window, len(self.limited)), amount
 
@@ -130,7 +133,7 @@ class Meters:
     def _refusal(self, i: int, model: str, amounts: tuple[int, int, int], now_s: float) -> Refusal:
         """Return why amounts do not fit: the limit that lasts longest of those of the first resource."""
         over = [
-            _over(window, i, model, _REASONS[kind], amounts[kind], limit, now_s)
+            _over(window, i, model, _METERED_REASONS[kind], amounts[kind], limit, now_s)
             for kind, window, limit in self.limited[i]
             if window.used[i] + amounts[kind] > limit
         ]

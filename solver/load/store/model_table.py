@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["HeldLease", "ModelTable"]
 
 
-_HOLD_WEIGHT = 0.1  # of the newest lease in the mean time for which leases run
+_HOLD_WEIGHT = 0.1
+"""Weight of the newest lease in the moving average of how long leases run."""
 
 
 class HeldLease:

@@ -36,9 +36,15 @@ SCHEMA = "1"
 
 _ONCE_ONLY = frozenset(
     {"acquire", "acquire_many", "move", "configure", "end_leases", "forget", "stop", "resume"}
-)  # what does harm when a copy of it comes after something else; adjust and observe answer copies themselves
-_ATTEMPTS = 3  # a restart, and a second one while joining
-_SLACK_S = 1.0  # what the server may take to begin with a request, beyond the time-out
+)
+"""Commands that do harm when a delayed copy arrives after something else; the others answer a copy as the first."""
+
+_ATTEMPTS_PER_COMMAND = 3
+"""Attempts of one command: a restart of the server, and a second one while joining again."""
+
+_START_ALLOWANCE_S = 1.0
+"""Seconds that the server may take to begin with a request, beyond the time-out."""
+
 _LOG = logging.getLogger("solver.load")
 
 
@@ -225,7 +231,7 @@ class RedisLink:
             If the store has another schema, or the operation concerns an unknown model.
         """
         name = f"{self._process}-{next(self._operations)}" if operation in _ONCE_ONLY else ""
-        for attempt in range(1, _ATTEMPTS + 1):
+        for attempt in range(1, _ATTEMPTS_PER_COMMAND + 1):
             if not self.up:
                 self._join()
             try:
@@ -252,7 +258,7 @@ class RedisLink:
         raise StoreDownError(self.detail)
 
     def _run(self, operation: str, name: str, attempt: int, *arguments: str | float) -> list[Any]:
-        for _ in range(_ATTEMPTS):
+        for _ in range(_ATTEMPTS_PER_COMMAND):
             reply = self._exchange(operation, name, attempt, *arguments)
             if not reply or reply[0] != "late":
                 return reply
@@ -270,7 +276,7 @@ class RedisLink:
         elif self._seen is not None:
             server_s, asked_s, came_s = self._seen
             earliest = repr(server_s + sent_s - came_s)
-            latest = repr(server_s + sent_s - asked_s + self._timeout_s + _SLACK_S)
+            latest = repr(server_s + sent_s - asked_s + self._timeout_s + _START_ALLOWANCE_S)
         reply = self._client.evalsha(
             self._sha,
             1,

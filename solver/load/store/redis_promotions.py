@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PromotionChannel"]
 
-_PAUSE_S = 0.5  # between two attempts to subscribe, and between looks at whether the store is still there
+_RESUBSCRIBE_S = 0.5
+"""Seconds between two attempts to subscribe, and between checks of whether the store still exists."""
 
 
 class PromotionChannel:
@@ -75,15 +76,15 @@ class PromotionChannel:
         try:
             self._link.call("state", "")  # joins, which chooses the name
         except StoreDownError:
-            closing.wait(_PAUSE_S)
+            closing.wait(_RESUBSCRIBE_S)
             return
         subscription = self._link.subscribe(f"promoted:{self._link.replica.name}")
         try:
-            subscription.get_message(timeout=_PAUSE_S)  # the server's word that it has begun
+            subscription.get_message(timeout=_RESUBSCRIBE_S)  # the server's word that it has begun
             self._catch_up()
             self.subscribed.set()
             while not closing.is_set() and this() is not None:
-                message = subscription.get_message(timeout=_PAUSE_S)
+                message = subscription.get_message(timeout=_RESUBSCRIBE_S)
                 if message is not None:
                     self._promoted(message["data"].decode())
         finally:
@@ -115,5 +116,5 @@ def _run(this: weakref.ref[PromotionChannel], closing: threading.Event) -> None:
         try:
             channel.hear(closing, this)
         except (redis.exceptions.RedisError, StoreDownError, OSError, ValueError):
-            closing.wait(_PAUSE_S)  # the link logs what is wrong with the server
+            closing.wait(_RESUBSCRIBE_S)  # the link logs what is wrong with the server
         del channel

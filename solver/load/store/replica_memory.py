@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["METER_WINDOW_S", "KnownLease", "ReplicaMemory", "share_of"]
 
 METER_WINDOW_S = 60.0
-_LIFTED_KEPT = 1000  # lifted stops remembered, so that no other replica brings them back
+_REMEMBERED_RESUMES = 1000
+"""Stops that were lifted and are remembered, so that no other replica brings them back."""
 
 
 @dataclass(slots=True)
@@ -112,7 +113,7 @@ class ReplicaMemory:
             self._lifted[model, key] = at_s
         kept = [stop for stop in self.stops.get(model, ()) if f"{stop.owner}:{stop.name}" not in keys]
         self.stops[model] = tuple(kept)
-        while len(self._lifted) > _LIFTED_KEPT:
+        while len(self._lifted) > _REMEMBERED_RESUMES:
             self._lifted.pop(next(iter(self._lifted)))
 
     def note_stop(self, model: str, stop: Stop) -> None:

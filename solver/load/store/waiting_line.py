@@ -21,7 +21,8 @@ __all__ = ["QueueRules", "WaitingLine"]
 _PART_OF_FREE_PLACES = 4
 """A tenant may hold as many places as this times those that are free: alone 4 of 5, and never all."""
 
-_TENANTS_KEPT = 1024  # whose account is remembered while they do not wait
+_REMEMBERED_TENANTS = 1024
+"""Tenants whose share of service is remembered while none of their requests waits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,7 +184,7 @@ class WaitingLine:
 
     def _forget_idle(self) -> None:
         """Drop the accounts of tenants that do not wait, once there are too many of them."""
-        if len(self._served) > _TENANTS_KEPT + len(self._of):
+        if len(self._served) > _REMEMBERED_TENANTS + len(self._of):
             self._served = {tenant: self._served[tenant] for tenant in self._of}
 
     def _weight(self, tenant: str | None) -> float:

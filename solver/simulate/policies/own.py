@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["BlindBalancer", "RoutedOneByOne", "TrackedBalancer"]
 
-_TTL_S = 1e8  # holders keep their leases alive until they end, which a replay need not act out
+_ENDLESS_TTL_S = 1e8
+"""Time to live of leases in a replay, where renewals are not acted out."""
 
 
 def _agents(scene: Scene) -> list[Agent]:
@@ -61,7 +62,7 @@ class TrackedBalancer:
                 routing,
                 predictor=predictor,
                 queue=queue,
-                ttl_s=_TTL_S,
+                ttl_s=_ENDLESS_TTL_S,
                 seed=scene.seed,
             )
             for queue in ((False, True) if scene.fleet.queue_places.any() else (False,))
@@ -82,7 +83,7 @@ class TrackedBalancer:
             for i, reservation in zip(pending, reserved, strict=True):
                 if reservation.lease is not None:
                     if self._renews:
-                        reservation.lease.renew(ttl_s=_TTL_S)
+                        reservation.lease.renew(ttl_s=_ENDLESS_TTL_S)
                     self._leases[i] = reservation.lease
                     chosen[i] = self._column[reservation.lease.model]
             pending = [i for i in pending if chosen[i] < 0]
@@ -134,7 +135,7 @@ class RoutedOneByOne:
             queue=bool(scene.fleet.queue_places.any()),
             wait_cost_per_s=wait_cost * float(np.ptp(predicted)),
             predictor=self._predictor,
-            ttl_s=_TTL_S,
+            ttl_s=_ENDLESS_TTL_S,
             seed=scene.seed,
         )
         self._decisions: dict[int, Decision] = {}

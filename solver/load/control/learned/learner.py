@@ -14,6 +14,7 @@ from solver.load.control.learned.parameters import LearnParameters
 __all__ = ["LearnedCapacity", "LearnedState"]
 
 _LONGEST_PAUSE_S = 60.0
+"""Longest pause after a refusal, whatever its Retry-After says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
