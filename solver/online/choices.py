@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -50,14 +50,33 @@ class Candidates:
         Why there is no model, or no further one.
     kept : (m,) float64 or None
         Net values, ``-inf`` where there is no room.
+    tentative : bool
+        Whether a refusal is followed by another attempt.
     """
 
-    __slots__ = ("_best", "_column", "_net", "_planned", "_pricing", "_row", "_tries", "kept", "refusal")
+    __slots__ = (
+        "_best",
+        "_column",
+        "_net",
+        "_planned",
+        "_pricing",
+        "_row",
+        "_tries",
+        "kept",
+        "refusal",
+        "tentative",
+    )
 
     def __init__(
-        self, row: AgentRow, pricing: Pricing, load: LiveLoad, left_usd: float | None, *, keep: bool = False
+        self,
+        row: AgentRow,
+        pricing: Pricing[Any],
+        load: LiveLoad,
+        left_usd: float | None,
+        *,
+        keep: bool = False,
     ) -> None:
-        net = pricing.net(row, load)
+        net = pricing.net(row, pricing.level(load))
         if load.metered:
             load.forbid_metered(net, row.tokens, row.cost_usd)
         poor = False
@@ -68,9 +87,10 @@ class Candidates:
         self.kept = net.copy() if keep else None
         self._row, self._pricing, self._net = row, pricing, net
         self._planned: Choice | None = None
+        self.tentative = False
         self._tries = _RESERVATION_ATTEMPTS
         self._column = int(net.argmax())
-        self._best = float(net[self._column])
+        self._best = net.item(self._column)
         self.refusal = RouteRefusalReason.FULL
         if self._best == -np.inf:
             self._tries = 0
@@ -78,18 +98,18 @@ class Candidates:
 
     def begin_with(self, column: int) -> bool:
         """Put a jointly placed model first, -1 for none; False where it is full by now."""
-        net = -np.inf if column < 0 else float(self._net[column])
+        net = -np.inf if column < 0 else self._net.item(column)
         if net == -np.inf:
             return False
         self._planned = Choice(column, net, -1, 0.0)
         self._net[column] = -np.inf
         self._column = int(self._net.argmax())
-        self._best = float(self._net[self._column])
+        self._best = self._net.item(self._column)
         return True
 
     def only(self, column: int) -> bool:
         """Try a jointly placed model and no other; False where it is full by now, or there is none."""
-        self._tries = 0
+        self._tries, self.tentative = 0, True
         return self.begin_with(column)
 
     def following(self) -> Choice | None:
@@ -108,14 +128,14 @@ class Candidates:
         self._tries -= 1
         net[column] = -np.inf
         self._column = runner_up = int(net.argmax())
-        self._best = second = float(net[runner_up])
+        self._best = second = net.item(runner_up)
         nobody = self._pricing.nobody(self._row)
         if second == -np.inf:
             return Choice(column, best, -1, best - nobody if nobody > -np.inf else np.inf)
         return Choice(column, best, runner_up, best - max(second, nobody))
 
 
-def _why_none(row: AgentRow, pricing: Pricing, *, poor: bool) -> RouteRefusalReason:
+def _why_none(row: AgentRow, pricing: Pricing[Any], *, poor: bool) -> RouteRefusalReason:
     if not np.isfinite(row.scores).any():
         return RouteRefusalReason.NO_ELIGIBLE_MODEL
     if poor:

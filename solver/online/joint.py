@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,7 +19,7 @@ _MOST_JOINT_CELLS = 4_000_000
 """Cells of the assignment problem up to which agents at one moment are placed together; beyond, one by one."""
 
 
-def place_jointly(rows: Sequence[AgentRow], pricing: Pricing, load: LiveLoad) -> list[int]:
+def place_jointly(rows: Sequence[AgentRow], pricing: Pricing[Any], load: LiveLoad) -> list[int]:
     """Return the column of each agent, -1 for nobody.
 
     Model j is offered in as many copies as it has places, the k-th at the price it has with k more let in.
@@ -42,9 +42,9 @@ def place_jointly(rows: Sequence[AgentRow], pricing: Pricing, load: LiveLoad) ->
         return [-1] * len(rows)
     from scipy.optimize import linear_sum_assignment  # 0.4 s to import: only where it is used
 
-    layers = np.array(
-        [[pricing.net(row, load, more) for more in range(int(copies.max()))] for row in rows]
-    ).reshape(len(rows), -1, len(free))
+    levels = [pricing.level(load, more) for more in range(int(copies.max()))]
+    layers = np.array([[pricing.net(row, level) for level in levels] for row in rows])
+    layers = layers.reshape(len(rows), -1, len(free))
     offered = np.argwhere(np.arange(layers.shape[1])[:, None] < copies)
     value = layers[:, offered[:, 0], offered[:, 1]]
     nobody = np.array([pricing.nobody(row) for row in rows])

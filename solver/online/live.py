@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from solver.load.store.base import nano_usd
+from solver.load.store.memory import MemoryStore
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -50,13 +51,26 @@ class LiveLoad:
         self._since = np.zeros(len(ids), np.int64)
         self.slots = np.zeros(len(ids), np.int64)
         self.limit = self.slots
-        self._view = tracker.store.view()
+        store = tracker.store
+        self._counts = store.counts if isinstance(store, MemoryStore) else None
+        self._settings: object = None
+        self._view = store.view()
+        self._taken = self._view.active
         self._read(self._view)
 
     def look(self) -> None:
         """Read the store, unless that would cost a round trip."""
-        if not self._remote:
+        if self._remote:
+            return
+        if self._counts is None:
             self._read(self._tracker.store.view())
+            return
+        settings, active, queued = self._counts()
+        if settings is self._settings and not self._view.metered:
+            self._count(active, queued)
+            return
+        self._settings = settings
+        self._read(self._tracker.store.view())
 
     def fetch(self) -> tuple[StoreView, NDArray[np.int64]]:
         """Return the state of the store, over the network where it is remote, and what was noted before."""
@@ -81,12 +95,17 @@ class LiveLoad:
             self._where = None if view.models == self._ids else np.array([index[name] for name in self._ids])
             self._slots_seen = None
         self._view = view
+        self._count(view.active, view.queued)
         if view.max_concurrent is not self._slots_seen or view.accepting is not self._accepting_seen:
             self._slots_seen, self._accepting_seen = view.max_concurrent, view.accepting
             slots = self._mine(np.where(view.accepting, view.max_concurrent, 0))
             limit = slots + self._mine(view.max_queue) * (slots > 0) if self._queue else slots
             if not (np.array_equal(slots, self.slots) and np.array_equal(limit, self.limit)):
                 self.slots, self.limit = slots, limit
+
+    def _count(self, active: NDArray[np.int64], queued: NDArray[np.int64]) -> None:
+        taken = active + queued if self._queue else active
+        self._taken = taken if self._where is None else taken[self._where]
 
     def _mine(self, array: NDArray[Any]) -> NDArray[Any]:
         return array if self._where is None else array[self._where]
@@ -98,11 +117,7 @@ class LiveLoad:
 
     def taken(self) -> NDArray[np.int64]:
         """Return the slots and queue places taken, (m,) int64; not to be written to."""
-        view = self._view
-        taken = view.active + view.queued if self._queue else view.active
-        if self._where is not None:
-            taken = taken[self._where]
-        return np.maximum(taken + self._since, 0) if self._remote else taken
+        return np.maximum(self._taken + self._since, 0) if self._remote else self._taken
 
     def forbid_metered(
         self, net: NDArray[np.float64], tokens: float, cost_usd: NDArray[np.float64] | None

@@ -13,25 +13,63 @@ Policy iteration (Howard 1960) solves them: for a given admission policy g is a 
 distribution, and D follows by recursion, upwards where arrivals outweigh departures and downwards above,
 the direction in which errors shrink. State-dependent prices of loss networks: Ott and Krishnan (1992); Key
 (1990); Kelly (1991).
+
+Mean prices of the others are wrong at any one moment: whoever a full model turns away goes to models whose prices
+are now those of their present occupancy. To first order this adds ``b_j(n) · Σ_k W_jk (p_k(now) − p̄_k)`` to the
+price of model j, where b_j(n), the agents that one more admission displaces later, obeys the same equations with
+a reward of 1 an admission, and W_jk is the service that an agent displaced from j takes of its next best model k.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["occupancy_prices"]
+__all__ = ["Alternatives", "OccupancyPrices", "occupancy_prices"]
 
 _MOST_ITERATIONS = 20
 """Iterations of policy improvement; it converges after a few."""
 
 _LEAST_RATE = 1e-12
 """Least admission rate, so that every state has a finite weight in logarithms."""
+
+
+class Alternatives(NamedTuple):
+    """What present prices of the other models do to the price of each.
+
+    Parameters
+    ----------
+    displaced : (m, k) float64
+        Later agents that one more admission displaces, at each occupancy, 0 to 1.
+    service : (m, m) float64
+        ``[j, k]``: service of model k taken by an agent displaced from j, over the mean service at j.
+    mean_price : (m,) float64
+        Prices of a second at which the tables were computed.
+    """
+
+    displaced: NDArray[np.float64]
+    service: NDArray[np.float64]
+    mean_price: NDArray[np.float64]
+
+
+class OccupancyPrices(NamedTuple):
+    """Prices of every model by occupancy.
+
+    Parameters
+    ----------
+    table : (m, max(slots + queue) + 1) float64
+        Score per second of service; ``inf`` where nobody more is let in.
+    alternatives : Alternatives or None
+        None unless asked for.
+    """
+
+    table: NDArray[np.float64]
+    alternatives: Alternatives | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +140,8 @@ def occupancy_prices(
     wait_cost_per_s: float = 0.0,
     rounds: int = 3,
     largest_pool: int = 256,
-) -> NDArray[np.float64]:
+    alternatives: bool = False,
+) -> OccupancyPrices:
     """Return the price of a second of service of each model at each occupancy.
 
     Parameters
@@ -127,11 +166,8 @@ def occupancy_prices(
         How often the prices of the others are updated.
     largest_pool : int
         States computed; a larger pool is computed in units of several slots.
-
-    Returns
-    -------
-    (m, max(slots + queue) + 1) float64
-        Score per second of service; ``inf`` where nobody more is let in.
+    alternatives : bool
+        Whether to compute what present prices of other models do to each. O(n m²).
     """
     open_models = slots > 0
     real = np.maximum(slots, 1)
@@ -153,13 +189,48 @@ def occupancy_prices(
     cost = np.repeat((price * mean_s)[:, None], top, axis=1)
     for last in [False] * (rounds - 1) + [True]:
         advantage = _Advantage.of(_over_others(scores, service_s * price, unserved), relative, weights)
-        cost, chance = _policy_iteration(advantage, cost, fee, arrivals, departures, full)
+        cost, chance, births = _policy_iteration(advantage, cost, fee, arrivals, departures, full)
         if not last:
             charged = np.concatenate([cost + fee, np.zeros((len(full), 1))], axis=1)
             charged[np.arange(len(full)), full] = charged[np.arange(len(full)), full - 1]
             price = (chance * charged).sum(axis=1) / mean_s
     table = np.maximum.accumulate(cost + fee, axis=1) / mean_s[:, None]
-    return _spread(table, unit, real, np.where(open_models, real + queue, 0), full)
+    limit = np.where(open_models, real + queue, 0)
+    other = None
+    if alternatives:
+        flow = (chance[:, :top] * births).sum(axis=1)
+        displaced = np.minimum(_relative_costs(flow, births, births, departures, full), 1.0)
+        taken = _service_elsewhere(scores, service_s, price, unserved, weights, shares)
+        other = Alternatives(_spread(displaced, unit, real, limit, full), taken / mean_s[:, None], price)
+    return OccupancyPrices(_spread(table, unit, real, limit, full), other)
+
+
+def _service_elsewhere(
+    scores: NDArray[np.float64],
+    service_s: NDArray[np.float64],
+    price: NDArray[np.float64],
+    unserved: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    shares: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Return (m, m), seconds of service that an agent displaced from j takes of its next best model k."""
+    net = scores - service_s * price
+    n, m = net.shape
+    rows = np.arange(n)
+    served = weights[:, None] * shares
+    total = np.maximum(served.sum(axis=0), 1e-12)
+    best = net.argmax(axis=1)
+    to_best = np.zeros((n, m))
+    to_best[rows, best] = np.where(net[rows, best] > unserved, service_s[rows, best], 0.0)
+    taken: NDArray[np.float64] = served.T @ to_best
+    np.fill_diagonal(taken, 0.0)
+    net[rows, best] = -np.inf
+    second = net.argmax(axis=1)
+    worth_it = net[rows, second] > unserved
+    moved = served[rows, best] * service_s[rows, second] * worth_it
+    np.add.at(taken, (best, second), moved)
+    taken /= total[:, None]
+    return taken
 
 
 def _over_others(
@@ -185,12 +256,12 @@ def _policy_iteration(
     arrivals: NDArray[np.float64],
     departures: NDArray[np.float64],
     full: NDArray[np.int64],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return D, (m, F), and the stationary distribution, (m, F + 1), of every model at once."""
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return D, (m, F), the stationary distribution, (m, F + 1), and admissions a second, (m, F), of every model."""
     top = cost.shape[1]
     inside = np.arange(top) < full[:, None]
     before: NDArray[np.intp] | None = None
-    chance = np.empty((len(cost), top + 1))
+    chance, births = np.empty((len(cost), top + 1)), np.empty_like(cost)
     for _ in range(_MOST_ITERATIONS):
         position, value, service = advantage.admitted(cost + fee)
         if before is not None and (position == before)[inside].all():
@@ -207,7 +278,7 @@ def _policy_iteration(
         chance /= chance.sum(axis=1, keepdims=True)
         gain = (chance[:, :top] * reward).sum(axis=1)
         cost = np.maximum.accumulate(_relative_costs(gain, births, reward, departures, full), axis=1)
-    return cost, chance
+    return cost, chance, births
 
 
 def _relative_costs(

@@ -42,7 +42,8 @@ class PriceParams:
         nearest to it is crossed off; the rows that are left weigh 1.
     unserved_margin : float
         For an objective without ``unassigned_penalty`` in steady traffic: how far below the worst score
-        seen the value of serving nobody lies, as a share of the range of scores.
+        seen the value of serving nobody lies at least, as a share of the range of scores; it is never above
+        0, since who is turned away gets nothing.
     rate_limit_share : float
         Share of tokens and requests per minute that prices plan for. Load fluctuates, and a window that
         is planned full turns agents away.
@@ -50,6 +51,9 @@ class PriceParams:
         How often occupancy tables and the mean prices they imply for the other models are recomputed.
     largest_pool : int
         Occupancy states computed for one model; larger pools are computed in units of several slots.
+    most_alternatives : int
+        Pools up to which the price of each takes the present occupancy of the others into account. It matters
+        where agents have few alternatives, and costs a product of a matrix with a vector in each decision.
     """
 
     smoothing: float = 0.005
@@ -60,10 +64,11 @@ class PriceParams:
     rate_limit_share: float = 0.95
     coupling_rounds: int = 3
     largest_pool: int = 256
+    most_alternatives: int = 32
 
     def __post_init__(self) -> None:
         values = {name: float(getattr(self, name)) for name in self.__slots__}
-        free = ("held_back_slots", "caution", "crossed_off_weight", "unserved_margin")
+        free = ("held_back_slots", "caution", "crossed_off_weight", "unserved_margin", "most_alternatives")
         _check_positive(values, zero_allowed=free)
 
 

@@ -5,23 +5,17 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from solver.errors import SpecError, Violation
 from solver.load.balance.prediction import CompletionPredictor
-from solver.load.lease import ONE_SLOT, Demand, Lease, ReleaseOutcome
-from solver.online.async_routing import LASTING, AsyncRouting
-from solver.online.choices import Candidates, Choice
-from solver.online.decision import Decision, RouteRefusal, RouteRefusalReason
 from solver.online.gathering import Gathering
 from solver.online.joint import place_jointly
 from solver.online.live import LiveLoad
 from solver.online.parameters import PriceParams, RefreshParams
-from solver.online.pricing import HorizonPricing, Pricing, SteadyPricing
+from solver.online.price_process import PriceProcess
 from solver.online.refresher import Refresher
+from solver.online.reservation import Reservations
 from solver.online.router_status import RouterStatus
 from solver.online.rows import RowMaker
-from solver.online.setup import announce, check_parameters, open_log, per_second
+from solver.online.setup import announce, check_parameters, new_pricing, open_log
 from solver.online.spending import Spending
 from solver.online.window import AgentRow, History, Window
 from solver.problem.spec import Objective
@@ -29,12 +23,12 @@ from solver.problem.spec import Objective
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
-    from typing import Self
+    from typing import Literal, Self
 
     from numpy.typing import ArrayLike
 
-    from solver.load.refusal import Refusal
     from solver.load.tracker import LoadTracker
+    from solver.online.decision import Decision
     from solver.online.decision_log import DecisionLog
     from solver.problem.spec import Agent, Model
 
@@ -44,7 +38,7 @@ _PENDING_ARRIVALS = 4096
 """Arrivals kept for the next refresh; older ones are dropped."""
 
 
-class OptimalRouter(AsyncRouting):
+class OptimalRouter:
     """Routes agents one at a time by the prices that capacity has for those still to come.
 
     A decision is one subtraction and an arg-max; prices are computed in the background from a window of
@@ -68,8 +62,9 @@ class OptimalRouter(AsyncRouting):
         Money for the horizon, or for each ``budget_period_s``; never exceeded by expected costs.
     history : (N, m) array_like or History, optional
         Scores of past agents, or more about them.
-    background : bool
-        Whether prices are computed in a thread. False: inside :meth:`route`, deterministic.
+    background : bool or "process"
+        Whether prices are computed in a thread; ``"process"``: in a process of their own, which that thread
+        waits for. False: inside :meth:`route`, deterministic.
     seed : int
         Of the order in which replicas of one model are preferred.
     budget_period_s : float, optional
@@ -77,7 +72,8 @@ class OptimalRouter(AsyncRouting):
     tenant_shares : mapping of str to float, optional
         Most of the fleet's slot time that a tenant should get, 0 to 1: a price, not a hard limit.
     queue : bool
-        Whether queue places count as room; a queued lease becomes running by itself.
+        Whether queue places count as room; a queued lease becomes running by itself, tenants in fair shares and
+        in order of priority, except over a store that serves in turn.
     wait_cost_per_s : float
         Score lost per second waited, >= 0.
     ttl_s : float
@@ -121,7 +117,7 @@ class OptimalRouter(AsyncRouting):
         horizon: int | None = None,
         budget_usd: float | None = None,
         history: ArrayLike | History | None = None,
-        background: bool = True,
+        background: bool | Literal["process"] = True,
         seed: int = 0,
         *,
         budget_period_s: float | None = None,
@@ -137,9 +133,11 @@ class OptimalRouter(AsyncRouting):
         decision_log: DecisionLog | str | Path | None = None,
     ) -> None:
         shares = dict(tenant_shares or {})
-        check_parameters(horizon, budget_usd, budget_period_s, wait_cost_per_s, ttl_s, replicas, shares)
+        check_parameters(
+            horizon, budget_usd, budget_period_s, wait_cost_per_s, ttl_s, replicas, shares, background
+        )
         self._tracker, self._clock = tracker, tracker.clock
-        self._ttl_s, self._queue = float(ttl_s), queue
+        self._ttl_s = float(ttl_s)
         if predictor is None:
             predictor = CompletionPredictor(clock=tracker.clock)
             tracker.listen(predictor.observe)
@@ -162,8 +160,18 @@ class OptimalRouter(AsyncRouting):
         )
         if history is not None and not isinstance(history, History):
             history = History(scores=history)
-        self._pricing: Pricing = self._new_pricing(
-            horizon, shares, wait_cost_per_s, replicas, params, pace, seed
+        self._pricing = new_pricing(
+            self._rows, horizon, self._spending, shares, wait_cost_per_s, replicas, params, pace, seed
+        )
+        self._reservations = Reservations(
+            tracker,
+            self._ids,
+            pricing=self._pricing,
+            load=self._load,
+            spending=self._spending,
+            log=self._log,
+            queue=queue,
+            lock=self._lock,
         )
         self._window = Window(
             len(self._ids),
@@ -177,38 +185,12 @@ class OptimalRouter(AsyncRouting):
         self._arrivals = self._refreshes = self._failures = 0
         self._refresh_ms = 0.0
         self._last_error: str | None = None
-        self._background = Refresher(self, pace.largest_share) if background else None
+        self._process: PriceProcess | None = None
         if len(self._window):
             self.refresh()
-
-    def _new_pricing(
-        self,
-        horizon: int | None,
-        shares: Mapping[str, float],
-        wait_cost_per_s: float,
-        replicas: int,
-        params: PriceParams,
-        pace: RefreshParams,
-        seed: int,
-    ) -> Pricing:
-        models = self._rows.pool.models
-        if horizon is not None:
-            slots = np.array([model.capacity.batch_slots for model in models], np.int64)
-            return HorizonPricing(
-                slots, horizon, budget=self._spending is not None, params=params, refresh=pace
-            )
-        return SteadyPricing(
-            typical_service_s=self._rows.typical_service_s,
-            requests_per_s=per_second([model.requests_per_minute for model in models]),
-            tokens_per_s=per_second([model.tokens_per_minute for model in models]),
-            tenant_shares=np.array(list(shares.values()), np.float64),
-            wait_cost_per_s=float(wait_cost_per_s),
-            replicas=replicas,
-            budget_left_s=(lambda _: np.inf) if self._spending is None else self._spending.left_s,
-            params=params,
-            refresh=pace,
-            tie_break=np.random.default_rng(seed).permutation(len(models)) / len(models),
-        )
+        self._background = Refresher(self, pace.largest_share) if background else None
+        if background == "process":
+            self._process = PriceProcess()
 
     # -- deciding
 
@@ -254,34 +236,36 @@ class OptimalRouter(AsyncRouting):
             If neither or both of agent and scores are given, or a value is out of range.
         """
         row = self._rows.of_one(agent, scores, cost_usd, service_s, tokens, tenant, priority)
-        ttl = self._ttl_s if ttl_s is None else ttl_s
         self._refresh_if_due()
         with self._lock:
             self._note_arrival(row)
-            self._load.look()
-            candidates = self._candidates(row)
-        return self._logged(agent, row, candidates, self._reserve(agent, row, candidates, ttl))
+            candidates = self._reservations.look(row)
+        return self._reservations.reserve(agent, row, candidates, self._ttl_s if ttl_s is None else ttl_s)
 
-    def _reserve(self, agent: Agent | None, row: AgentRow, candidates: Candidates, ttl_s: float) -> Decision:
-        """Reserve the best model that is not lost to another client meanwhile."""
-        last: Refusal | None = None
-        while (choice := candidates.following()) is not None:
-            if not self._claim(choice.column, row):
-                continue
-            try:
-                answer = self._tracker.try_acquire(
-                    self._ids[choice.column], self._demand(row, choice.column), ttl_s, queue=self._queue
-                )
-            except BaseException:
-                self._unclaim(choice.column, row)
-                raise
-            if isinstance(answer, Lease):
-                return self._decision(agent, row, choice, answer)
-            self._unclaim(choice.column, row)
-            last = answer
-            if answer.reason in LASTING:
-                break
-        return self._refused(agent, row, candidates.refusal, last)
+    async def route_async(
+        self,
+        agent: Agent | None = None,
+        *,
+        scores: ArrayLike | None = None,
+        cost_usd: ArrayLike | None = None,
+        service_s: ArrayLike | None = None,
+        tokens: int = 0,
+        tenant: str | None = None,
+        priority: float = 1.0,
+        ttl_s: float | None = None,
+    ) -> Decision:
+        """Do :meth:`route` without blocking the event loop on a remote store.
+
+        Tasks that wait in the same pass of the event loop are placed jointly, as by :meth:`route_many`. When the
+        awaiting task is cancelled meanwhile, whatever is granted is released again.
+        """
+        row = self._rows.of_one(agent, scores, cost_usd, service_s, tokens, tenant, priority)
+        self._refresh_if_due()
+        column = await self._gathering.column(row)
+        candidates = self._reservations.look_again(row)
+        candidates.begin_with(column)
+        ttl = self._ttl_s if ttl_s is None else ttl_s
+        return await self._reservations.reserve_async(agent, row, candidates, ttl)
 
     def _place_waiting(self, rows: list[AgentRow]) -> list[int]:
         """Count arrivals that wait together and place them jointly."""
@@ -324,19 +308,17 @@ class OptimalRouter(AsyncRouting):
         self._refresh_if_due()
         ttl = self._ttl_s if ttl_s is None else ttl_s
         decisions: list[Decision | None] = [None] * len(rows)
+        reservations = self._reservations
         for i, column in enumerate(self._place_waiting(rows)):
-            candidates = self._candidates_now(rows[i])
-            if candidates.only(column) and (taken := self._reserve(who[i], rows[i], candidates, ttl)):
-                decisions[i] = self._logged(who[i], rows[i], candidates, taken)
-        return [
-            self._late(who[i], rows[i], ttl) if decision is None else decision
-            for i, decision in enumerate(decisions)
-        ]
-
-    def _late(self, agent: Agent | None, row: AgentRow, ttl_s: float) -> Decision:
-        """Decide alone on an agent that the joint placement left out; its arrival is counted already."""
-        candidates = self._candidates_now(row)
-        return self._logged(agent, row, candidates, self._reserve(agent, row, candidates, ttl_s))
+            candidates = reservations.look_again(rows[i])
+            if candidates.only(column):
+                decisions[i] = reservations.reserve(who[i], rows[i], candidates, ttl) or None
+        for i, decision in enumerate(
+            decisions
+        ):  # those left out decide alone, now that the others hold theirs
+            if decision is None:
+                decisions[i] = reservations.reserve(who[i], rows[i], reservations.look_again(rows[i]), ttl)
+        return [decision for decision in decisions if decision is not None]
 
     def _note_arrival(self, row: AgentRow) -> None:
         now = self._clock.now()
@@ -347,113 +329,6 @@ class OptimalRouter(AsyncRouting):
             self._background.wake()
         if len(self._arrived) > 2 * _PENDING_ARRIVALS:
             del self._arrived[:_PENDING_ARRIVALS]
-
-    def _candidates(self, row: AgentRow) -> Candidates:
-        """Return the models worth trying. Under the lock."""
-        left_usd = None if self._spending is None else self._spending.left_usd(self._clock.now())
-        return Candidates(row, self._pricing, self._load, left_usd, keep=self._log is not None)
-
-    def _candidates_now(self, row: AgentRow) -> Candidates:
-        """Look at the live load, and return the models worth trying."""
-        with self._lock:
-            self._load.look()
-            return self._candidates(row)
-
-    def _logged(
-        self, agent: Agent | None, row: AgentRow, candidates: Candidates, decision: Decision
-    ) -> Decision:
-        """Note a decision in the log, where there is one, and return it."""
-        if self._log is not None and candidates.kept is not None:
-            self._log.decided(self._clock.now(), agent, row, candidates.kept, decision)
-        return decision
-
-    def _claim(self, column: int, row: AgentRow) -> bool:
-        """Take a slot of the horizon and the money before anything is reserved; False when it is gone."""
-        with self._lock:
-            if not self._pricing.claim(column):
-                return False
-            if self._spending is not None and not self._spending.spend(_cost(row, column), self._clock.now()):
-                self._pricing.unclaim(column)
-                return False
-            self._load.note(column, 1)
-            return True
-
-    def _unclaim(self, column: int, row: AgentRow) -> None:
-        with self._lock:
-            self._pricing.unclaim(column)
-            if self._spending is not None:
-                self._spending.give_back(_cost(row, column))
-            self._load.note(column, -1)
-
-    def _demand(self, row: AgentRow, column: int) -> Demand:
-        if not row.tokens and row.cost_usd is None:
-            return ONE_SLOT
-        return Demand(tokens=int(row.tokens), cost_usd=_cost(row, column))
-
-    def _decision(self, agent: Agent | None, row: AgentRow, choice: Choice, lease: Lease) -> Decision:
-        score = float(row.scores[choice.column])
-        runner_up = self._ids[choice.runner_up] if choice.runner_up >= 0 else None
-        return Decision(
-            None if agent is None else agent.id,
-            lease.model,
-            lease,
-            score,
-            score - choice.net,
-            runner_up,
-            choice.margin,
-            "best after price",
-            None,
-            self,
-            choice.column,
-            _cost(row, choice.column),
-        )
-
-    def _refused(
-        self, agent: Agent | None, row: AgentRow, reason: RouteRefusalReason, cause: Refusal | None
-    ) -> Decision:
-        if cause is not None and cause.reason in LASTING:
-            reason = RouteRefusalReason.STORE_UNAVAILABLE
-        retry = None if cause is None else cause.retry_after_s
-        if retry is None and reason is RouteRefusalReason.FULL:
-            retry = float(self._pricing.next_release_s(row))
-        if retry is None and reason is RouteRefusalReason.BUDGET and self._spending is not None:
-            left = self._spending.left_s(self._clock.now())
-            retry = left if left < np.inf else None
-        refusal = RouteRefusal(reason=reason, retry_after_s=retry, cause=cause)
-        name = None if agent is None else agent.id
-        return Decision(name, None, None, 0.0, 0.0, None, 0.0, reason.value, refusal)
-
-    def settle(
-        self,
-        decision: Decision,
-        *,
-        latency_ms: float | None,
-        tokens: int | None,
-        cost_usd: float | None,
-        success: bool,
-    ) -> ReleaseOutcome | None:
-        """Release a decision's lease, settle its cost and record its outcome, once. See ``Decision.release``."""
-        lease = decision.lease
-        if lease is None:
-            return None
-        if latency_ms is not None and not 0 <= latency_ms < np.inf:
-            raise SpecError(Violation("latency_ms", "expected a finite number >= 0", latency_ms))
-        outcome = lease.release(tokens=tokens, cost_usd=cost_usd)
-        with self._lock:
-            if decision._released:  # noqa: SLF001 - a decision is this router's own record
-                return outcome
-            decision._released = True  # noqa: SLF001
-            self._load.note(decision._column, -1)  # noqa: SLF001
-            if self._spending is not None and cost_usd is not None:
-                self._spending.correct(cost_usd - decision._expected_usd)  # noqa: SLF001
-        if self._log is not None:
-            facts = {"latency_ms": latency_ms, "tokens": tokens, "cost_usd": cost_usd, "success": success}
-            self._log.released(self._clock.now(), lease.lease_id, {**facts, "outcome": outcome.value})
-        if latency_ms is not None:
-            self._tracker.record(
-                lease.model, latency_ms=latency_ms, success=success, output_tokens=tokens, cost_usd=cost_usd
-            )
-        return outcome
 
     # -- refreshing
 
@@ -475,9 +350,10 @@ class OptimalRouter(AsyncRouting):
             if not len(self._window):
                 return
             usd_left = None if self._spending is None else self._spending.left_usd(started)
-            install = self._pricing.compute(self._window.sample(), self._load, usd_left, started)
+            question = self._pricing.question(self._window.sample(), self._load, usd_left, started)
+            prices = question() if self._process is None else self._process.answer(question)
             with self._lock:
-                install()
+                self._pricing.install(prices, self._load)
             self._refreshes += 1
             self._refresh_ms = 1000.0 * (self._clock.now() - started)
 
@@ -507,9 +383,11 @@ class OptimalRouter(AsyncRouting):
         return dict(zip(self._ids, price.tolist(), strict=True))
 
     def close(self) -> None:
-        """Stop the background thread and write the log. Routing goes on with the last prices."""
+        """Stop the background work and write the log. Routing goes on with the last prices."""
         if self._background is not None:
             self._background.stop()
+        if self._process is not None:
+            self._process.close()
         if self._log is not None:
             self._log.close()
 
@@ -518,7 +396,3 @@ class OptimalRouter(AsyncRouting):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _cost(row: AgentRow, column: int) -> float:
-    return 0.0 if row.cost_usd is None else float(row.cost_usd[column])

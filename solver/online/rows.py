@@ -86,6 +86,8 @@ class RowMaker:
             cost,
             float(agent.input_tokens + agent.output_tokens),
             self.tenant(agent.tenant),
+            float(agent.priority),
+            agent.tenant,
         )
 
     def of_arrays(
@@ -119,6 +121,8 @@ class RowMaker:
             None if cost_usd is None else _amounts("cost_usd", cost_usd, m),
             float(tokens),
             self.tenant(tenant),
+            priority,
+            tenant,
         )
 
     def of_one(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from solver.errors import SpecError, Violation, ViolationKind
 from solver.load.checks import money_problems, positive_problems, whole_problems
+from solver.online.horizon_pricing import HorizonPricing
+from solver.online.steady_pricing import SteadyPricing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,9 +19,13 @@ if TYPE_CHECKING:
 
     from solver.load.tracker import LoadTracker
     from solver.online.decision_log import DecisionLog
+    from solver.online.parameters import PriceParams, RefreshParams
+    from solver.online.pricing import Pricing
+    from solver.online.rows import RowMaker
+    from solver.online.spending import Spending
     from solver.problem.spec import Model
 
-__all__ = ["announce", "check_parameters", "open_log", "per_second"]
+__all__ = ["announce", "check_parameters", "new_pricing", "open_log"]
 
 
 def open_log(
@@ -35,9 +41,39 @@ def open_log(
     return opened
 
 
-def per_second(limits: list[int | None]) -> NDArray[np.float64]:
+def _per_second(limits: list[int | None]) -> NDArray[np.float64]:
     """Return limits per minute as limits per second, (m,), ``inf`` where there is none."""
     return np.array([np.inf if limit is None else limit / 60.0 for limit in limits], np.float64)
+
+
+def new_pricing(
+    rows: RowMaker,
+    horizon: int | None,
+    spending: Spending | None,
+    shares: Mapping[str, float],
+    wait_cost_per_s: float,
+    replicas: int,
+    params: PriceParams,
+    pace: RefreshParams,
+    seed: int,
+) -> Pricing[Any]:
+    """Return how a router prices capacity: for a horizon where one is given, else for steady traffic."""
+    models = rows.pool.models
+    if horizon is not None:
+        slots = np.array([model.capacity.batch_slots for model in models], np.int64)
+        return HorizonPricing(slots, horizon, budget=spending is not None, params=params, refresh=pace)
+    return SteadyPricing(
+        typical_service_s=rows.typical_service_s,
+        requests_per_s=_per_second([model.requests_per_minute for model in models]),
+        tokens_per_s=_per_second([model.tokens_per_minute for model in models]),
+        tenant_shares=np.array(list(shares.values()), np.float64),
+        wait_cost_per_s=float(wait_cost_per_s),
+        replicas=replicas,
+        budget_left_s=(lambda _: np.inf) if spending is None else spending.left_s,
+        params=params,
+        refresh=pace,
+        tie_break=np.random.default_rng(seed).permutation(len(models)) / len(models),
+    )
 
 
 def announce(tracker: LoadTracker, models: tuple[Model, ...]) -> None:
@@ -61,9 +97,12 @@ def check_parameters(
     ttl_s: float,
     replicas: int,
     shares: Mapping[str, float],
+    background: object,
 ) -> None:
     """Raise one error that lists every parameter out of range."""
     problems = positive_problems("ttl_s", ttl_s) + whole_problems("replicas", replicas, low=1)
+    if not (isinstance(background, bool) or background == "process"):
+        problems.append(Violation("background", "expected True, False or 'process'", background))
     if horizon is not None:
         problems += whole_problems("horizon", horizon, low=1)
     if budget_usd is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.online.horizon import range_of_scores, value_of_nobody
-from solver.online.occupancy import occupancy_prices
+from solver.online.occupancy import Alternatives, occupancy_prices
 from solver.online.window_prices import window_prices
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ __all__ = ["SteadyLimits", "SteadyPrices", "steady_prices"]
 
 _REPLICA_EVIDENCE = 20
 """Agents with equal scores on two models from which the two count as replicas."""
+
+_STEADY_SMOOTHING = 1.6
+"""Temperature in steady traffic over that of a horizon; here a share of the range from nobody to the best score."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -67,6 +70,8 @@ class SteadyPrices:
         Score a second of service costs a tenant, for its share.
     unserved : float
         Value of serving nobody, for agents whose objective names none.
+    alternatives : Alternatives or None
+        Of the pools; None for mean prices alone.
     """
 
     table: NDArray[np.float64]
@@ -77,6 +82,7 @@ class SteadyPrices:
     dollar: float
     tenant_second: NDArray[np.float64]
     unserved: float
+    alternatives: Alternatives | None = None
 
 
 def steady_prices(
@@ -119,7 +125,8 @@ def steady_prices(
     tokens: NDArray[np.float64] = np.bincount(pool, limits.tokens_per_s, count).astype(np.float64)
     scores, service, cost = scores[:, lead], service[:, lead], sample.cost_usd[:, lead]
     lowest, span = range_of_scores(sample.scores)
-    unserved, stand_in = value_of_nobody(sample.unserved, lowest - params.unserved_margin * span)
+    least = min(lowest - params.unserved_margin * span, 0.0)
+    unserved, stand_in = value_of_nobody(sample.unserved, least)
     of_models: list[NDArray[np.float64] | None] = [service]
     rates = [np.maximum(slots, 1e-3)]
     for limit, use in (
@@ -145,7 +152,9 @@ def steady_prices(
         of_models=of_models,
         shared=shared,
         start=_start(before, lead, kinds, limits, requests, tokens),
-        temperature=2.0 * params.smoothing * span,
+        temperature=_STEADY_SMOOTHING
+        * params.smoothing
+        * (lowest + span - min(float(unserved.min()), lowest)),
     )
     request, token, dollar, tenant = _named(found.of_models, found.shared, limits, requests, tokens)
     net = scores - request - token * sample.tokens[:, None]
@@ -153,7 +162,7 @@ def steady_prices(
         net -= dollar * cost
     if tenant.size:
         net -= service * np.append(tenant, 0.0)[sample.tenant][:, None]
-    table = occupancy_prices(
+    occupied = occupancy_prices(
         net,
         service,
         weights=sample.weights,
@@ -166,9 +175,10 @@ def steady_prices(
         wait_cost_per_s=wait_cost_per_s,
         rounds=params.coupling_rounds,
         largest_pool=params.largest_pool,
+        alternatives=1 < count <= params.most_alternatives,
     )
     return SteadyPrices(
-        table=table,
+        table=occupied.table,
         pool=pool,
         second=found.of_models[0][pool],
         request=request[pool],
@@ -176,6 +186,7 @@ def steady_prices(
         dollar=dollar,
         tenant_second=tenant,
         unserved=stand_in,
+        alternatives=occupied.alternatives,
     )
 
 

@@ -32,6 +32,10 @@ class AgentRow(NamedTuple):
         Tokens counted against rate limits.
     tenant : int
         Position among the tenants with a share, -1 for others.
+    priority : float
+        In a queue, higher runs first among those of one account.
+    account : str or None
+        On whose account; in a queue, accounts share fairly.
     """
 
     scores: NDArray[np.float64]
@@ -40,6 +44,8 @@ class AgentRow(NamedTuple):
     cost_usd: NDArray[np.float64] | None = None
     tokens: float = 0.0
     tenant: int = -1
+    priority: float = 1.0
+    account: str | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -242,8 +242,9 @@ def test_flexible_requests_leave_room_for_those_with_one_choice() -> None:
         with routed(fleet) as (router, strategy):
             served = asyncio.run(main())
         assert min(served) >= 10
-        # The best of LiteLLM's own strategies serves 15; all 20 are the aim, 17 and 18 were measured on a busy machine.
-        assert sorted(served[6:])[len(served[6:]) // 2] >= 16
+        # LiteLLM's own strategies serve 10 to 15. Once the mix has been seen, 95 of 100 rounds serve all.
+        seen = served[6:]
+        assert sum(count == 20 for count in seen) >= 0.95 * len(seen), served
 
 
 def test_two_routers_and_changed_deployments_are_followed() -> None:

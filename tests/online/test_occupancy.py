@@ -31,7 +31,7 @@ def single(value: Any, service: Any, rate: Any, slots: Any, queue: Any = 0, wait
         slots=np.array([slots]),
         queue=np.array([queue]),
         wait_cost_per_s=wait_cost,
-    )[0]
+    ).table[0]
 
 
 @pytest.mark.parametrize("load", [0.3, 0.9, 1.4])
@@ -100,10 +100,40 @@ def test_large_pools_and_closed_models_have_finite_sorted_prices() -> None:
         rate_per_s=1300.0,
         slots=slots,
         queue=np.array([10, 0, 2]),
-    )
+    ).table
     assert table.shape == (3, 1211)
     assert np.isinf(table[1]).all()
     for j, limit in ((0, 1210), (2, 9)):
         assert np.isfinite(table[j, :limit]).all()
         assert np.isinf(table[j, limit:]).all()
         assert (np.diff(table[j, :limit]) >= 0).all()
+
+
+def test_first_order_prices_meet_tables_computed_at_those_prices() -> None:
+    """Let the other model be empty or nearly full, and compute the table of one by its own program at that price."""
+    rng = np.random.default_rng(3)
+    n, slots, rate = 400, np.array([6, 6]), 5.0
+    scores = np.stack([rng.uniform(0.6, 1.0, n), rng.uniform(0.2, 0.6, n)], axis=1)
+    shared: dict[str, Any] = {
+        "weights": np.full(n, 1.0 / n),
+        "unserved": np.full(n, -1.0),
+        "shares": np.tile([1.0, 0.0], (n, 1)),
+        "rate_per_s": rate,
+        "queue": np.zeros(2, np.int64),
+        "rounds": 1,
+    }
+
+    def tables(price: float, **extra: Any) -> Any:
+        charged = np.array([0.0, price])
+        return occupancy_prices(scores, np.ones((n, 2)), mean_price=charged, slots=slots, **shared, **extra)
+
+    mean = tables(0.2, alternatives=True)
+    others = mean.alternatives
+    assert others is not None
+    assert ((others.displaced[:, :6] >= 0) & (others.displaced[:, :6] <= 1)).all()
+    assert others.service[0] == pytest.approx([0.0, 1.0])
+    for now in (0.1, 0.3):
+        first_order = mean.table[0, :6] + others.displaced[0, :6] * (now - 0.2) * others.service[0, 1]
+        exact = tables(now).table[0, :6]
+        change = np.abs(exact - mean.table[0, :6])
+        assert (np.abs(first_order - exact) <= 0.15 * change + 1e-3).all()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
+import os
+import signal
 import threading
 import weakref
 from typing import Any
@@ -13,9 +16,14 @@ import pytest
 
 import solver
 from solver.clock import ManualClock
+from solver.errors import SolverError, SpecError
 from solver.load.lease import ReleaseOutcome
 from solver.online.decision import RouteRefusalReason
+from solver.online.price_process import PriceProcess
 from solver.online.window import History
+
+NOTHING: Any = {"cost_usd": None, "service_s": None, "tokens": 0, "tenant": None, "priority": 1.0}
+"""Of an agent of whom scores alone are known."""
 
 
 def new_router(*given: Any, **named: Any) -> Any:
@@ -484,7 +492,7 @@ def test_a_failing_refresh_is_counted_and_routing_goes_on(monkeypatch: Any, capl
         raise ZeroDivisionError("broken on purpose")
 
     monkeypatch.setattr(router, "note_failure", note)
-    monkeypatch.setattr(router._pricing, "compute", broken)
+    monkeypatch.setattr(router._pricing, "question", broken)
     router.route(scores=[1.0]).release()
     assert failed.wait(10)
     assert router.route(scores=[1.0]).model == "m0"
@@ -503,3 +511,64 @@ def test_a_router_that_is_dropped_ends_its_thread() -> None:
     thread.join(10)
     assert ref() is None
     assert not thread.is_alive()
+
+
+# -- alternatives, and prices from another process
+
+
+def test_agents_with_a_choice_leave_room_for_those_without() -> None:
+    """Ten agents may use either model, the ten that follow only the second: ten and ten slots suffice for all."""
+    rng = np.random.default_rng(0)
+    load = tracker()
+    router = new_router(load, fleet([10, 10]), background=False, ttl_s=1e6)
+    served = []
+    for _ in range(30):
+        service = 0.5 + 0.01 * rng.standard_normal(2)
+        either = 1.0 - 0.05 * service
+        second = np.array([-np.inf, either[1]])
+        decisions = []
+        for scores in (either, second):
+            decisions += router.route_many(
+                scores=np.tile(scores, (10, 1)), service_s=np.tile(service, (10, 1))
+            )
+            load.clock.seconds += 0.02
+        served.append(sum(decision.model is not None for decision in decisions))
+        load.clock.seconds += 0.5
+        for decision in decisions:
+            decision.release()
+    assert served[5:] == [20] * 25
+
+
+def test_prices_of_another_process_are_those_of_this_one_and_it_is_replaced_when_it_dies() -> None:
+    scores = correlated_scores(np.random.default_rng(0), 300, 4)
+    prices = []
+    for background in (True, "process"):
+        router = new_router(tracker(), fleet([20] * 4), horizon=300, background=background)
+        router._arrived += [router._rows.of_arrays(row, **NOTHING) for row in scores]
+        router.refresh()
+        prices.append(router.prices())
+        if background == "process":
+            os.kill(router._process.pid, signal.SIGKILL)
+            with pytest.raises(SolverError, match="has ended"):
+                router.refresh()
+            assert router.prices() == prices[-1]
+            router.refresh()
+            assert router.status().refreshes == 2
+        router.close()
+    assert prices[0] == prices[1]
+    assert any(prices[0].values())
+
+
+def test_an_error_in_the_process_is_an_error_here() -> None:
+    process = PriceProcess()
+    try:
+        with pytest.raises(SolverError, match="ZeroDivisionError: integer division or modulo by zero"):
+            process.answer(functools.partial(divmod, 1, 0))
+        assert process.answer(functools.partial(divmod, 7, 2)) == (3, 1)
+    finally:
+        process.close()
+
+
+def test_background_is_a_flag_or_a_process() -> None:
+    with pytest.raises(SpecError, match="background: expected True, False or 'process', got 'thread'"):
+        new_router(tracker(), fleet([1]), background="thread")

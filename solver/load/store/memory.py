@@ -24,6 +24,8 @@ from solver.load.store.usage_limits import wall_time
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from numpy.typing import NDArray
+
     from solver.load.store.base import Limits, StoreRow, StoreView
 
 __all__ = ["MemoryStore"]
@@ -410,6 +412,20 @@ class MemoryStore:
         if self._promoted:
             self._report()
         return view
+
+    def counts(self) -> tuple[object, NDArray[np.int64], NDArray[np.int64]]:
+        """Return settings, and the slots and queue places taken, (m,) each: what changes with every request.
+
+        The settings are another object once limits, stops or the set of models have changed; :meth:`view` says
+        to what.
+        """
+        with self._lock:
+            self._advance()
+            table = self._table
+            counts = table.settings(), *table.counts()
+        if self._promoted:
+            self._report()
+        return counts
 
     def listen(self, promoted: Callable[[str], object]) -> None:
         """Call ``promoted`` with the id of every lease that leaves the queue and runs."""

@@ -281,9 +281,7 @@ class ModelTable:
 
     def view(self, now_s: float) -> StoreView:
         """Return the state of every model. O(m) copies, no loop."""
-        settings = self._settings
-        if settings is None:
-            settings = self._settings = self._read_settings()
+        settings = self.settings()
         used, most = settings.no_usage, settings.meter_limit
         if settings.meters:
             used = used.copy()
@@ -294,12 +292,13 @@ class ModelTable:
                     limited = limited & (limit - now_used <= most[kind] - used[kind])
                     np.copyto(most[kind], limit, where=limited)
                 np.copyto(used[kind], now_used, where=limited)
+        active, queued = self.counts()
         return StoreView(
             models=self.models,
             version=self.version,
             now_s=now_s,
-            active=np.frombuffer(self.active.tobytes(), np.int64),
-            queued=np.frombuffer(self.queued.tobytes(), np.int64),
+            active=active,
+            queued=queued,
             accepting=settings.accepting,
             heard_s=np.frombuffer(self.heard_s.tobytes(), np.float64),
             max_concurrent=settings.max_concurrent,
@@ -309,6 +308,16 @@ class ModelTable:
             metered=settings.metered,
             stops=settings.stops,
         )
+
+    def counts(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return copies of the slots and queue places taken, (m,) each."""
+        return np.frombuffer(self.active.tobytes(), np.int64), np.frombuffer(self.queued.tobytes(), np.int64)
+
+    def settings(self) -> _Settings:
+        """Return what rarely changes; a new object once it has."""
+        if self._settings is None:
+            self._settings = self._read_settings()
+        return self._settings
 
     def _read_settings(self) -> _Settings:
         m = len(self.models)

@@ -1,0 +1,251 @@
+"""From a decision to a lease, and from the lease to what became of it. The tracker decides; money never overruns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from solver.errors import SpecError, Violation
+from solver.load.lease import ONE_SLOT, Demand, Lease, RefusalReason, ReleaseOutcome
+from solver.online.choices import Candidates, Choice
+from solver.online.decision import Decision, RouteRefusal, RouteRefusalReason
+
+if TYPE_CHECKING:
+    import threading
+
+    from solver.load.refusal import Refusal
+    from solver.load.tracker import LoadTracker
+    from solver.online.decision_log import DecisionLog
+    from solver.online.live import LiveLoad
+    from solver.online.pricing import Pricing
+    from solver.online.spending import Spending
+    from solver.online.window import AgentRow
+    from solver.problem.spec import Agent
+
+__all__ = ["Reservations"]
+
+_LASTING = frozenset({RefusalReason.STORE_UNAVAILABLE, RefusalReason.RECOVERING})
+"""Refusals that no other model would answer differently."""
+
+
+class Reservations:
+    """Reserves what is decided, tries the runner-up where another client was faster, and settles in the end.
+
+    Thread-safe, but for :meth:`look`, which its owner calls under the lock.
+
+    Parameters
+    ----------
+    tracker : LoadTracker
+        Grants or refuses.
+    ids : tuple of str
+        Models, in column order.
+    pricing : Pricing
+        Present prices, and what is left of a horizon.
+    load : LiveLoad
+        Occupancy.
+    spending : Spending or None
+        A budget.
+    log : DecisionLog or None
+        Where decisions are noted.
+    queue : bool
+        Whether queue places count as room.
+    lock : Lock
+        Guards pricing, load and spending.
+    """
+
+    def __init__(
+        self,
+        tracker: LoadTracker,
+        ids: tuple[str, ...],
+        *,
+        pricing: Pricing[Any],
+        load: LiveLoad,
+        spending: Spending | None,
+        log: DecisionLog | None,
+        queue: bool,
+        lock: threading.Lock,
+    ) -> None:
+        self._tracker, self._clock, self._ids = tracker, tracker.clock, ids
+        self._pricing, self._load, self._spending, self._log = pricing, load, spending, log
+        self._lock = lock
+        self._claims = pricing.uses_up or spending is not None or tracker.store.remote
+        self._queue = queue
+        self._ordered = queue and tracker.store.orders_queue
+
+    def look(self, row: AgentRow) -> Candidates:
+        """Return the models worth trying at the present load. Under the lock."""
+        load = self._load
+        load.look()
+        left_usd = None if self._spending is None else self._spending.left_usd(self._clock.now())
+        return Candidates(row, self._pricing, load, left_usd, keep=self._log is not None)
+
+    def look_again(self, row: AgentRow) -> Candidates:
+        """Do :meth:`look`, taking the lock."""
+        with self._lock:
+            return self.look(row)
+
+    # -- reserving
+
+    def reserve(self, agent: Agent | None, row: AgentRow, candidates: Candidates, ttl_s: float) -> Decision:
+        """Reserve the best model that is not lost to another client meanwhile."""
+        last: Refusal | None = None
+        while (choice := self._next(row, candidates, last)) is not None:
+            try:
+                answer = self._tracker.try_acquire(*self._ask(row, choice), ttl_s, **self._place(row))
+            except BaseException:
+                self._unclaim(choice.column, row)
+                raise
+            if isinstance(answer, Lease):
+                return self._granted(agent, row, candidates, choice, answer)
+            last = self._lost(choice, row, answer)
+        return self._refused(agent, row, candidates, last)
+
+    async def reserve_async(
+        self, agent: Agent | None, row: AgentRow, candidates: Candidates, ttl_s: float
+    ) -> Decision:
+        """Do :meth:`reserve` without blocking the event loop on a remote store."""
+        last: Refusal | None = None
+        while (choice := self._next(row, candidates, last)) is not None:
+            try:
+                answer = await self._tracker.try_acquire_async(
+                    *self._ask(row, choice), ttl_s, **self._place(row)
+                )
+            except BaseException:  # cancelled, too: the tracker releases what it still grants
+                self._unclaim(choice.column, row)
+                raise
+            if isinstance(answer, Lease):
+                return self._granted(agent, row, candidates, choice, answer)
+            last = self._lost(choice, row, answer)
+        return self._refused(agent, row, candidates, last)
+
+    def _next(self, row: AgentRow, candidates: Candidates, last: Refusal | None) -> Choice | None:
+        """Return the next model to try, its slot of the horizon and its money claimed; None when none is left."""
+        if last is not None and last.reason in _LASTING:
+            return None
+        while (choice := candidates.following()) is not None:
+            if not self._claims or self._claim(choice.column, row):
+                return choice
+        return None
+
+    def _claim(self, column: int, row: AgentRow) -> bool:
+        """Take a slot of the horizon and the money before anything is reserved; False when it is gone."""
+        with self._lock:
+            if not self._pricing.claim(column):
+                return False
+            if self._spending is not None and not self._spending.spend(_cost(row, column), self._clock.now()):
+                self._pricing.unclaim(column)
+                return False
+            self._load.note(column, 1)
+            return True
+
+    def _unclaim(self, column: int, row: AgentRow) -> None:
+        if not self._claims:
+            return
+        with self._lock:
+            self._pricing.unclaim(column)
+            if self._spending is not None:
+                self._spending.give_back(_cost(row, column))
+            self._load.note(column, -1)
+
+    def _lost(self, choice: Choice, row: AgentRow, answer: Refusal) -> Refusal:
+        self._unclaim(choice.column, row)
+        return answer
+
+    def _ask(self, row: AgentRow, choice: Choice) -> tuple[str, Demand]:
+        model = self._ids[choice.column]
+        if not row.tokens and row.cost_usd is None:
+            return model, ONE_SLOT
+        return model, Demand(tokens=int(row.tokens), cost_usd=_cost(row, choice.column))
+
+    def _place(self, row: AgentRow) -> dict[str, Any]:
+        """Return the terms on which a request may wait; a shared queue is first come, first served."""
+        if self._ordered:
+            return {"queue": True, "priority": row.priority, "tenant": row.account}
+        return {"queue": self._queue}
+
+    # -- answering
+
+    def _granted(
+        self, agent: Agent | None, row: AgentRow, candidates: Candidates, choice: Choice, lease: Lease
+    ) -> Decision:
+        column, net, runner_up, margin = choice
+        score = row.scores.item(column)
+        decision = Decision(
+            None if agent is None else agent.id,
+            lease.model,
+            lease,
+            score,
+            score - net,
+            self._ids[runner_up] if runner_up >= 0 else None,
+            margin,
+            "best after price",
+            None,
+            self,
+            column,
+            _cost(row, column),
+        )
+        if candidates.kept is not None:
+            self._note(agent, row, candidates, decision)
+        return decision
+
+    def _refused(
+        self, agent: Agent | None, row: AgentRow, candidates: Candidates, cause: Refusal | None
+    ) -> Decision:
+        reason = candidates.refusal
+        if cause is not None and cause.reason in _LASTING:
+            reason = RouteRefusalReason.STORE_UNAVAILABLE
+        retry = None if cause is None else cause.retry_after_s
+        if retry is None and reason is RouteRefusalReason.FULL:
+            retry = float(self._pricing.next_release_s(row))
+        if retry is None and reason is RouteRefusalReason.BUDGET and self._spending is not None:
+            left = self._spending.left_s(self._clock.now())
+            retry = left if left < np.inf else None
+        refusal = RouteRefusal(reason=reason, retry_after_s=retry, cause=cause)
+        name = None if agent is None else agent.id
+        decision = Decision(name, None, None, 0.0, 0.0, None, 0.0, reason.value, refusal)
+        if not candidates.tentative:
+            self._note(agent, row, candidates, decision)
+        return decision
+
+    def _note(self, agent: Agent | None, row: AgentRow, candidates: Candidates, decision: Decision) -> None:
+        if self._log is not None and candidates.kept is not None:
+            self._log.decided(self._clock.now(), agent, row, candidates.kept, decision)
+
+    # -- settling
+
+    def settle(
+        self,
+        decision: Decision,
+        *,
+        latency_ms: float | None,
+        tokens: int | None,
+        cost_usd: float | None,
+        success: bool,
+    ) -> ReleaseOutcome | None:
+        """Release a decision's lease, settle its cost and record its outcome, once. See ``Decision.release``."""
+        lease = decision.lease
+        if lease is None:
+            return None
+        if latency_ms is not None and not 0 <= latency_ms < np.inf:
+            raise SpecError(Violation("latency_ms", "expected a finite number >= 0", latency_ms))
+        outcome = lease.release(tokens=tokens, cost_usd=cost_usd)
+        with self._lock:
+            if decision._released:  # noqa: SLF001 - a decision is this object's own record
+                return outcome
+            decision._released = True  # noqa: SLF001
+            self._load.note(decision._column, -1)  # noqa: SLF001
+            if self._spending is not None and cost_usd is not None:
+                self._spending.correct(cost_usd - decision._expected_usd)  # noqa: SLF001
+        if self._log is not None:
+            facts = {"latency_ms": latency_ms, "tokens": tokens, "cost_usd": cost_usd, "success": success}
+            self._log.released(self._clock.now(), lease.lease_id, {**facts, "outcome": outcome.value})
+        if latency_ms is not None:
+            self._tracker.record(
+                lease.model, latency_ms=latency_ms, success=success, output_tokens=tokens, cost_usd=cost_usd
+            )
+        return outcome
+
+
+def _cost(row: AgentRow, column: int) -> float:
+    return 0.0 if row.cost_usd is None else row.cost_usd.item(column)
