@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,12 @@ from solver.clock import Deadline, ManualClock
 from solver.engines.base import Claim
 from solver.engines.certificate import certify, reduced_scores
 from solver.engines.greedy import GreedyEngine
-from solver.engines.lagrangian import LagrangianEngine, large, smoothed_dual
+from solver.engines.lagrangian import LagrangianEngine, smoothed_dual
 from solver.engines.lagrangian.candidate_models import NearArcs, Survey, survey, typical_prices
 from solver.engines.lagrangian.core_problem import restrict, solve_core
 from solver.engines.lagrangian.interior_point import relax
 from solver.engines.lagrangian.large import Large
+from solver.engines.lagrangian.params import LagrangianParams, LargeParams
 from solver.engines.lagrangian.smoothed_dual import SmoothedOptimum, minimise_smoothed_dual
 from solver.engines.standard_form import build_form
 from solver.problem.build import build_instance
@@ -201,8 +203,14 @@ def test_a_core_without_room_for_somebody_has_no_answer() -> None:
     assert answer is None
 
 
+SMALL = LagrangianParams(
+    large=LargeParams(least_agents=500, sample_agents=500, large_sample_agents=1000, core_agents=400)
+)
+"""Everything is large that has a few thousand agents."""
+
+
 def solve(instance: Instance, tolerance: float = 1e-4) -> tuple[Large, float]:
-    solver = Large(instance, deadline=Deadline.after(20_000), rng=np.random.default_rng(0))
+    solver = Large(instance, deadline=Deadline.after(20_000), rng=np.random.default_rng(0), params=SMALL)
     solver.run(tolerance)
     assert solver.best is not None
     limit_prices = solver.limit_prices if len(solver.limit_prices) else None
@@ -213,14 +221,6 @@ def solve(instance: Instance, tolerance: float = 1e-4) -> tuple[Large, float]:
     return solver, certificate.gap
 
 
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make everything large that has a few thousand agents."""
-    for name, value in {"_LEAST": 500, "_SAMPLE": 500, "_LARGE_SAMPLE": 1000, "_CORE": 400}.items():
-        monkeypatch.setattr(large, name, value)
-
-
-@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize(
     "instance",
     [
@@ -237,7 +237,6 @@ def test_many_agents_are_solved_within_a_tenth_of_a_percent(instance: Instance) 
     assert gap < 1e-3
 
 
-@pytest.mark.usefixtures("small")
 def test_closed_models_forbidden_pairs_and_single_precision() -> None:
     base = tokens(4000, 8)
     score = np.asarray(base.score).astype(np.float32)
@@ -251,7 +250,6 @@ def test_closed_models_forbidden_pairs_and_single_precision() -> None:
     assert found.prices.max() < 1e6
 
 
-@pytest.mark.usefixtures("small")
 def test_short_capacity_serves_whom_it_can() -> None:
     base = tokens(2000, 8)
     assert base.demand is not None
@@ -262,16 +260,14 @@ def test_short_capacity_serves_whom_it_can() -> None:
     assert 0.4 < (found.best != UNASSIGNED).mean() < 1
 
 
-@pytest.mark.usefixtures("small")
 def test_a_sample_that_asks_for_too_much_gets_more_room() -> None:
     instance = tokens(4000, 8, capacity=np.full(8, 10_000.0))
-    found = Large(instance, deadline=Deadline.after(2_000), rng=np.random.default_rng(0))
+    found = Large(instance, deadline=Deadline.after(2_000), rng=np.random.default_rng(0), params=SMALL)
     found.run(1e-3)
     assert found.best is None
     assert np.isfinite(found.prices).all()
 
 
-@pytest.mark.usefixtures("small")
 def test_an_agent_that_must_be_served_and_fits_nowhere_is_a_proof() -> None:
     base = tokens(2000, 6)
     score = np.array(base.score)
@@ -280,45 +276,41 @@ def test_an_agent_that_must_be_served_and_fits_nowhere_is_a_proof() -> None:
     instance = build_instance(
         score, base.capacity[:, 0], demand=base.demand[:, :, 0], unassigned_penalty=np.inf
     )
-    claim = LagrangianEngine().solve(instance, deadline=Deadline.after(50))
+    claim = LagrangianEngine(SMALL).solve(instance, deadline=Deadline.after(50))
     assert claim is not None
     assert claim.infeasible
 
 
-@pytest.mark.usefixtures("small")
 def test_without_time_the_hint_comes_back() -> None:
     instance = tokens(4000, 8, capacity=np.full(8, 1e9))
     clock = ManualClock()
     deadline = Deadline.after(10, clock=clock)
     clock.advance(0.0099)
     hint = Claim(choice=np.arange(4000) % 8)
-    claim = LagrangianEngine().solve(instance, deadline=deadline, hint=hint)
+    claim = LagrangianEngine(SMALL).solve(instance, deadline=deadline, hint=hint)
     assert claim is not None
     np.testing.assert_array_equal(claim.choice, hint.choice)
     full = tokens(4000, 8, capacity=np.full(8, 1e4))
-    assert LagrangianEngine().solve(full, deadline=deadline, hint=hint) is None
+    assert LagrangianEngine(SMALL).solve(full, deadline=deadline, hint=hint) is None
 
 
-@pytest.mark.usefixtures("small")
 def test_where_agents_may_stay_out_a_better_hint_is_improved_on() -> None:
     base = tokens(2000, 8)
     assert base.demand is not None
     demand = base.demand[:, :, 0]
     instance = build_instance(base.score, 0.4 * base.capacity[:, 0], demand=demand)
     greedy = GreedyEngine().solve(instance, deadline=Deadline.after(10_000))
-    claim = LagrangianEngine().solve(instance, deadline=Deadline.after(700), hint=greedy)
+    claim = LagrangianEngine(SMALL).solve(instance, deadline=Deadline.after(700), hint=greedy)
     assert claim is not None
     assert greedy is not None
     assert certify(instance, claim).violations == ()
     assert (claim.choice != UNASSIGNED).sum() >= (greedy.choice != UNASSIGNED).sum()
 
 
-@pytest.mark.usefixtures("small")
-def test_prices_that_miss_models_go_back_on_a_shorter_leash(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(large, "_NEAREST", 2)
-    monkeypatch.setattr(large, "_WIDE", 8.0)
+def test_prices_that_miss_models_go_back_with_a_smaller_trust_radius() -> None:
+    params = LagrangianParams(large=replace(SMALL.large, near_models=2, wide_margin=8.0))
     instance = type_d(3000, 10)
-    found = Large(instance, deadline=Deadline.after(3_000), rng=np.random.default_rng(0))
+    found = Large(instance, deadline=Deadline.after(3_000), rng=np.random.default_rng(0), params=params)
     found.run(1e-2)
     assert found.best is not None
     assert np.isfinite(found.bound)

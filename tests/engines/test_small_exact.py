@@ -9,7 +9,7 @@ import solver
 from solver import Average, Budget, Quota, Status, StopReason
 from solver.clock import Deadline
 from solver.engines.base import load_engine
-from solver.engines.lagrangian.engine import LagrangianEngine, LagrangianParams
+from solver.engines.lagrangian import LagrangianEngine, LagrangianParams
 from solver.problem.build import build_instance
 from tests.fuzz_small import run
 

@@ -6,5 +6,6 @@ best of them), :mod:`rounding` (a feasible answer), :mod:`ejection_chains` (comp
 """
 
 from solver.engines.lagrangian.engine import LagrangianEngine
+from solver.engines.lagrangian.params import LagrangianParams
 
-__all__ = ["LagrangianEngine"]
+__all__ = ["LagrangianEngine", "LagrangianParams"]

@@ -14,6 +14,7 @@ import numpy as np
 
 from solver.engines.certificate import OPTIMALITY_TOLERANCE
 from solver.engines.cpsat.model import is_loaded
+from solver.engines.lagrangian.params import CampaignParams
 from solver.engines.lagrangian.rounding import relocate, serve_all
 from solver.engines.lagrangian.search import Search
 from solver.engines.lagrangian.weak_duality import reduced_losses
@@ -23,24 +24,10 @@ if TYPE_CHECKING:
 
     from solver.clock import Deadline
     from solver.engines.lagrangian.interior_point import Relaxation
+    from solver.engines.lagrangian.params import SearchParams
     from solver.engines.standard_form import Form
 
 __all__ = ["Campaign"]
-
-_POOL = 8  # elite assignments that are crossed with each other
-_SHORT_S = 0.5  # below this much time CP-SAT is only asked for a kernel small enough
-_KERNEL_PAIRS, _KERNEL_PAIRS_SHORT = 1500, 450
-_FIRST_PATIENCE, _PATIENCE = 40, 25  # local optima without improvement in the first descent, and later
-_WHOLE_PAIRS = 30_000  # pairs of a form that CP-SAT is asked about as a whole
-_SECONDS_PER_PAIR = 15e-6  # building a model in Python
-_FEASIBLE_SHARE, _FEASIBLE_SHARE_SHORT = (
-    0.3,
-    0.7,
-)  # of the time, before CP-SAT is asked whether anything feasible exists
-_FALL_BACK_AFTER = 0.9  # of the time, without anything better than the bids at hand
-_LEAST_CPSAT_S = 0.03  # a call returns no faster than about this
-_WIDTH = 60  # partial moves the beam keeps per level where there is time
-_REWARD = 20.0  # weight of a try that brought a new incumbent, against 1 for one that did not
 
 
 class Campaign:
@@ -58,6 +45,8 @@ class Campaign:
         Source of all randomness.
     gap_tolerance : float
         Relative gap of the objective at which to be satisfied.
+    params, search_params
+        Tuning constants.
     """
 
     def __init__(
@@ -68,10 +57,13 @@ class Campaign:
         deadline: Deadline,
         rng: np.random.Generator,
         gap_tolerance: float = 0.0,
+        params: CampaignParams | None = None,
+        search_params: SearchParams | None = None,
     ) -> None:
+        self.params = params or CampaignParams()
         self.form, self.relaxation, self.deadline, self.rng = form, relaxation, deadline, rng
         self.budget_s = max(deadline.remaining_s(), 1e-3)
-        self.search = Search(form, relaxation, rng=rng)
+        self.search = Search(form, relaxation, rng=rng, params=search_params)
         self.search.on_better = self._note
         self.bound = relaxation.bound
         if form.integral:
@@ -116,9 +108,9 @@ class Campaign:
             self._bid(rounded if converged else None)
         if converged or self.fallback is None:
             if self.fallback is not None:
-                left_s = _FALL_BACK_AFTER * max(0.0, self.deadline.remaining_s())
+                left_s = self.params.fallback_share * max(0.0, self.deadline.remaining_s())
                 stop_s = min(stop_s, self.deadline.clock.now() + left_s)
-            self._descend(rounded, patience=_FIRST_PATIENCE, feasible_stop_s=stop_s)
+            self._descend(rounded, patience=self.params.first_patience, feasible_stop_s=stop_s)
         if self.search.best is None and self.fallback is not None:
             self._fall_back()
 
@@ -138,17 +130,19 @@ class Campaign:
             columns = relocate(form, columns, self.deadline)
         self.search.keep(columns)
         self._note()
-        self._descend(columns, patience=_FIRST_PATIENCE)
+        self._descend(columns, patience=self.params.first_patience)
 
     def find_feasible(self) -> None:
-        """Find a feasible assignment, or prove that there is none: hunt, ask CP-SAT, hunt on."""
+        """Find a feasible assignment, or prove that there is none: descend, ask CP-SAT, descend again."""
         left_s = self.deadline.remaining_s()
         pairs = self.form.loss.size
-        most = _WHOLE_PAIRS if left_s >= _SHORT_S else _KERNEL_PAIRS_SHORT
-        askable = pairs <= most and (is_loaded() or left_s >= _SHORT_S)
-        building_s = pairs * _SECONDS_PER_PAIR
-        askable = askable and left_s > 2 * building_s + _LEAST_CPSAT_S
-        share = _FEASIBLE_SHARE if left_s >= _SHORT_S else _FEASIBLE_SHARE_SHORT
+        most = self.params.whole_pairs if left_s >= self.params.short_s else self.params.kernel_pairs_short
+        askable = pairs <= most and (is_loaded() or left_s >= self.params.short_s)
+        building_s = pairs * self.params.building_s_per_pair
+        askable = askable and left_s > 2 * building_s + self.params.least_cpsat_s
+        share = (
+            self.params.descent_share if left_s >= self.params.short_s else self.params.descent_share_short
+        )
         now = self.deadline.clock.now()
         self.start(stop_s=now + (share * (left_s - building_s) if askable else np.inf))
         if self.search.best is None and askable:
@@ -160,7 +154,7 @@ class Campaign:
                 self._note()
             self.infeasible = reply.columns is None and reply.complete and reply.exact
         if self.search.best is None and not self.infeasible:
-            self._descend(self.search.beam.column[:-1], patience=40)
+            self._descend(self.search.beam.column[:-1], patience=self.params.first_patience)
 
     def run(self) -> None:
         """Go on until proven, satisfied or out of time."""
@@ -171,7 +165,7 @@ class Campaign:
             before, start_s = self.search.best_loss, now()
             kind = "neighbourhood" if self._cpsat_next() else "descend"
             hit_limit = self._ask_cpsat() if kind == "neighbourhood" else self._restart()
-            value = _REWARD if self.search.best_loss < before else (0.1 if hit_limit else 1.0)
+            value = self.params.reward if self.search.best_loss < before else (0.1 if hit_limit else 1.0)
             self._worth[kind] = 0.8 * self._worth[kind] + 0.2 * value
             self._spent[kind] += now() - start_s
 
@@ -189,7 +183,7 @@ class Campaign:
         if found is not None and all((found != other).any() for _, other in self._pool):
             self._pool.append((loss, found))
             self._pool.sort(key=lambda entry: entry[0])
-            del self._pool[_POOL:]
+            del self._pool[self.params.elite :]
 
     def _note(self) -> None:
         if self.search.best is not None:
@@ -217,10 +211,10 @@ class Campaign:
             columns[moved] = beam.near[moved, rng.integers(0, min(3, beam.nearest), len(moved))]
         beam = self.search.beam
         beam.depth = int(rng.choice([5, 6]))
-        if self.budget_s > _SHORT_S:
-            beam.width = _WIDTH
+        if self.budget_s > self.params.short_s:
+            beam.width = self.params.beam_width
         longest = max(0.1, 0.15 * self.budget_s)
-        self._descend(columns, patience=_PATIENCE, stop_s=self.deadline.clock.now() + longest)
+        self._descend(columns, patience=self.params.patience, stop_s=self.deadline.clock.now() + longest)
         return False
 
     def _sample(self) -> NDArray[np.int64]:
@@ -253,14 +247,14 @@ class Campaign:
         return within
 
     def _cpsat_next(self) -> bool:
-        if self.search.best is None or self.deadline.remaining_s() <= _LEAST_CPSAT_S:
+        if self.search.best is None or self.deadline.remaining_s() <= self.params.least_cpsat_s:
             return False
-        long = self.budget_s >= _SHORT_S
+        long = self.budget_s >= self.params.short_s
         if not long and not is_loaded():
             return False
         if self._kernel_due:
             pairs = int(self._kernel().sum())  # fewer with every improvement
-            if pairs <= (_KERNEL_PAIRS if long else _KERNEL_PAIRS_SHORT):
+            if pairs <= (self.params.kernel_pairs if long else self.params.kernel_pairs_short):
                 return True
         return long and self.form.models <= 3
 
@@ -273,11 +267,17 @@ class Campaign:
         left = self.deadline.remaining_s()
         kernel = self._kernel()
         pairs = int(kernel.sum())
-        most = _KERNEL_PAIRS if self.budget_s >= _SHORT_S else _KERNEL_PAIRS_SHORT
+        most = (
+            self.params.kernel_pairs
+            if self.budget_s >= self.params.short_s
+            else self.params.kernel_pairs_short
+        )
         whole = (self._kernel_due and pairs <= most) or self._models_freed >= form.models
         if whole:
             self._kernel_due = False
-            limit_s = min(0.8 * left, 0.25 * self.budget_s) if self.budget_s >= _SHORT_S else 0.8 * left
+            limit_s = (
+                min(0.8 * left, 0.25 * self.budget_s) if self.budget_s >= self.params.short_s else 0.8 * left
+            )
             free = np.arange(form.n)
         else:
             chosen = np.zeros(form.columns, bool)

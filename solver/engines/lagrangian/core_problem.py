@@ -15,6 +15,7 @@ import numpy as np
 
 from solver.engines.lagrangian.candidate_models import NearArcs, survey, typical_prices
 from solver.engines.lagrangian.interior_point import Relaxation
+from solver.engines.lagrangian.params import CoreParams
 from solver.engines.lagrangian.rounding import drop_to_fit, insert_unassigned
 from solver.engines.lagrangian.search import Search
 from solver.engines.lagrangian.smoothed_dual import minimise_smoothed_dual
@@ -25,14 +26,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.clock import Deadline
+    from solver.engines.lagrangian.params import SearchParams
 
 __all__ = ["CoreAnswer", "restrict", "solve_core"]
-
-_NEAREST = 8  # models per agent
-_JITTER = 5e-4  # of what agents pay: breaks ties, so that cold prices decide nearly everybody
-_HOT, _COLD = 1e-3, 2e-5  # temperatures
-_TRUST_RADIUS = 2.0  # prices of a core may be far from those of the whole
-_SETTLING_SHARE, _FEASIBLE_SHARE = 0.3, 0.6  # of the time left
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -97,8 +93,10 @@ def solve_core(
     deadline: Deadline,
     stop_s: float,
     rng: np.random.Generator,
+    params: CoreParams | None = None,
+    search_params: SearchParams | None = None,
 ) -> CoreAnswer | None:
-    """Settle the prices of a core, round, and search. Milliseconds to settle, then as long as it pays.
+    """Balance the loads of a core by prices, round, and search. Milliseconds, then as long as the search pays.
 
     Parameters
     ----------
@@ -120,31 +118,38 @@ def solve_core(
         Reading of its clock at which to stop improving.
     rng : numpy.random.Generator
         Source of all randomness.
+    params, search_params
+        Tuning constants.
 
     Returns
     -------
     CoreAnswer or None
         None where some agent that must be served fits nowhere.
     """
+    params = params or CoreParams()
     form = build_form(core, leave=leave)
     cells = core.capacity.size
     seen = survey(
-        core, price[:cells].reshape(core.capacity.shape), price[cells:], nearest=_NEAREST, leave=leave
+        core,
+        price[:cells].reshape(core.capacity.shape),
+        price[cells:],
+        nearest=params.near_models,
+        leave=leave,
     )
     if not form.n or (not leave and len(form.unservable)):
         return None
     scale = typical_prices(core, seen)
     arcs = NearArcs(core, seen, scale=scale, reach=np.inf)
-    arcs.perturb(_JITTER, rng)
+    arcs.perturb(params.jitter, rng)
     arcs.tighten(slack)
     optimum = minimise_smoothed_dual(
         arcs,
-        temperature=_HOT,
-        coldest=_COLD,
+        temperature=params.hottest,
+        coldest=params.coldest,
         scale=scale,
-        trust_radius=_TRUST_RADIUS,
+        trust_radius=params.trust_radius,
         deadline=deadline,
-        stop_s=deadline.clock.now() + _SETTLING_SHARE * max(0.0, deadline.remaining_s()),
+        stop_s=deadline.clock.now() + params.pricing_share * max(0.0, deadline.remaining_s()),
         rng=rng,
     )
     start = form.columns_of(arcs.drawn(optimum.weight, float(rng.random())))
@@ -160,7 +165,7 @@ def solve_core(
         infeasible=False,
         iterations=optimum.steps,
     )
-    search = Search(form, relaxation, rng=rng)
+    search = Search(form, relaxation, rng=rng, params=search_params)
     if leave:
         search.keep(insert_unassigned(form, drop_to_fit(form, start), deadline))
     columns = form.columns_of(given)
@@ -171,7 +176,7 @@ def solve_core(
         start,
         deadline=deadline,
         stop_s=stop_s,
-        feasible_stop_s=now + _FEASIBLE_SHARE * max(0.0, deadline.remaining_s()),
+        feasible_stop_s=now + params.first_feasible_share * max(0.0, deadline.remaining_s()),
         patience=patience,
     )
     choice = None if search.best is None else form.choice(search.best)

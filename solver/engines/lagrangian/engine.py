@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,10 +12,10 @@ from solver.engines.base import Claim, StopReason
 from solver.engines.lagrangian.campaign import Campaign
 from solver.engines.lagrangian.interior_point import Relaxation, relax
 from solver.engines.lagrangian.large import Large
+from solver.engines.lagrangian.params import LagrangianParams
 from solver.engines.lagrangian.rounding import drop_to_fit, insert_unassigned
 from solver.engines.lagrangian.violation_agents import with_violation_agents
 from solver.engines.standard_form import Form, build_form
-from solver.errors import SpecError
 from solver.problem.instance import UNASSIGNED
 
 if TYPE_CHECKING:
@@ -24,35 +24,24 @@ if TYPE_CHECKING:
     from solver.engines.base import Engine
     from solver.problem.instance import Instance
 
-__all__ = ["LagrangianEngine", "LagrangianParams"]
-
-# What it takes before the clock is looked at: arrays of columns by agents, and a search's own.
-_FORM_TERMS, _LAYER_TERMS, _SECONDS_PER_TERM, _OVERHEAD_S = 4, 3, 2.5e-8, 0.002
-_SECONDS_PER_PAIR_LARGE = 1e-8  # of a look at everybody, which cores of a large instance begin with
-_USED = 0.97  # of the time left, so that returning and certifying still fit
-_SHORT_S = 0.08  # below this the search needs the larger part of what is left
-_LARGE = 40_000  # pairs × coupling layers per 0.1 s above which the relaxation is solved in float32
-_LARGE_GAP = 1e-6  # relative: at a hundred thousand agents, closer than this is good enough
-_CANCELLED = 1e-6  # relative: what is left of a difference below this is rounding
-_FEASIBLE_SHARE = 0.4  # of the time, for serving everybody before some are left out
+__all__ = ["LagrangianEngine"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LagrangianParams:
-    """Where the engine stops by itself.
+_FORM_TERMS = 4
+"""Arrays of columns by agents that are made before the clock is first read."""
 
-    Parameters
-    ----------
-    own_limit_s : float
-        Seconds of search without a deadline, unless the answer is proven before. Longer hardly pays on the
-        instances of ``benchmarks/bench_gap.py``. Any deadline replaces it, shorter or longer.
-    """
+_LAYER_TERMS = 3
+"""The same for each layer of limit rows."""
 
-    own_limit_s: float = 10.0
+_SECONDS_PER_TERM = 2.5e-8
+_OVERHEAD_S = 0.002
+"""Upper estimates of what each of those arrays takes per pair, and of the call itself."""
 
-    def __post_init__(self) -> None:
-        if not self.own_limit_s > 0:
-            raise SpecError(f"own_limit_s: expected > 0, got {self.own_limit_s!r}")
+_SECONDS_PER_PAIR_LARGE = 1e-8
+"""Upper estimate of one pass over all pairs, with which the cores of a large instance begin."""
+
+_CANCELLATION = 1e-6
+"""Difference, relative to the numbers it is the difference of, below which it is rounding."""
 
 
 class LagrangianEngine:
@@ -61,7 +50,7 @@ class LagrangianEngine:
     Parameters
     ----------
     params : LagrangianParams, optional
-        Where it stops by itself.
+        Tuning constants, of every stage.
     """
 
     name = "lagrangian"
@@ -76,7 +65,7 @@ class LagrangianEngine:
         if instance.load_cost is not None:
             return "lagrangian: does not know load costs"
         layers = 0 if instance.limits is None else len(instance.limits.layers)
-        if Large.is_for(instance, budget_s=remaining_s):
+        if Large.is_for(instance, budget_s=remaining_s, params=self._params.large):
             estimate = instance.n * instance.m * _SECONDS_PER_PAIR_LARGE * (1 + layers)
         else:
             terms = instance.r + _FORM_TERMS + _LAYER_TERMS * layers
@@ -110,16 +99,17 @@ class LagrangianEngine:
             Not used: one thread.
         """
         now = deadline.clock.now()
-        budget_s = deadline.remaining_s() * _USED - 0.001 if deadline.limited else self._params.own_limit_s
+        limited_s = deadline.remaining_s() * self._params.used_share - 0.001
+        budget_s = limited_s if deadline.limited else self._params.own_limit_s
         inner = Deadline(deadline.started_s, now + budget_s, deadline.clock)
         stop = StopReason.DEADLINE if deadline.limited else StopReason.ENGINE_LIMIT
         rng = np.random.default_rng(seed)
         agents = with_violation_agents(instance)
         if agents is None:
-            return _Solve(instance, inner, rng, hint, stop).claim()
+            return _Solve(instance, inner, rng, hint, stop, self._params).claim()
         if hint is not None and not hint.infeasible:
             hint = replace(hint, choice=agents.extended(hint.choice))
-        claim = _Solve(agents.instance, inner, rng, hint, stop).claim()
+        claim = _Solve(agents.instance, inner, rng, hint, stop, self._params).claim()
         return None if claim is None else agents.reduced(claim)
 
     def priced(
@@ -189,8 +179,9 @@ class _Solve:
         rng: np.random.Generator,
         hint: Claim | None,
         stop: StopReason,
+        params: LagrangianParams,
     ) -> None:
-        self.stop = stop
+        self.stop, self.params = stop, params
         self.instance, self.deadline, self.rng, self.hint = instance, deadline, rng, hint
         self.progress: list[tuple[float, float, float]] = []
 
@@ -198,7 +189,7 @@ class _Solve:
         """Decide whom may be left out, then search."""
         instance = self.instance
         penalty = instance.penalty
-        if Large.is_for(instance, budget_s=self.deadline.remaining_s()):
+        if Large.is_for(instance, budget_s=self.deadline.remaining_s(), params=self.params.large):
             return self._large()
         if penalty is not None and np.isfinite(penalty).any():
             return self._with_leaving()
@@ -213,7 +204,9 @@ class _Solve:
         campaign = self._campaign(form, relaxation)
         if instance.serve_first:
             now = self.deadline.clock.now()
-            campaign.start(stop_s=now + _FEASIBLE_SHARE * max(0.0, self.deadline.remaining_s()))
+            campaign.start(
+                stop_s=now + self.params.full_service_share * max(0.0, self.deadline.remaining_s())
+            )
             if campaign.search.best is None:
                 return self._with_leaving(campaign)
         else:
@@ -224,8 +217,8 @@ class _Solve:
     def _large(self) -> Claim | None:
         """Solve by prices and cores."""
         hint = self.hint.choice if self.hint is not None and not self.hint.infeasible else None
-        large = Large(self.instance, deadline=self.deadline, rng=self.rng, hint=hint)
-        large.run(_LARGE_GAP)
+        large = Large(self.instance, deadline=self.deadline, rng=self.rng, hint=hint, params=self.params)
+        large.run(self.params.large_gap)
         if large.infeasible:
             return self._nothing()
         if large.best is None:
@@ -241,14 +234,14 @@ class _Solve:
     def _relax(self, form: Form) -> Relaxation:
         budget_s = max(self.deadline.remaining_s(), 1e-3)
         work = form.loss.size * (form.resources + len(form.row))
-        single = work > _LARGE * budget_s / 0.1
+        single = work > self.params.single_precision_work * budget_s
         change = None
         if form.leave and self.instance.serve_first:  # towards a higher value of service
             change = _towards_service(form)
         return relax(
             form,
             deadline=self.deadline,
-            share=0.5 if self.deadline.remaining_s() > _SHORT_S else 0.35,
+            share=0.5 if self.deadline.remaining_s() > self.params.short_s else 0.35,
             tolerance=1e-4 if single else 1e-6,
             rng=self.rng,
             single=single,
@@ -256,7 +249,14 @@ class _Solve:
         )
 
     def _campaign(self, form: Form, relaxation: Relaxation) -> Campaign:
-        return Campaign(form, relaxation, deadline=self.deadline, rng=self.rng)
+        return Campaign(
+            form,
+            relaxation,
+            deadline=self.deadline,
+            rng=self.rng,
+            params=self.params.campaign,
+            search_params=self.params.search,
+        )
 
     def _with_leaving(self, tried: Campaign | None = None) -> Claim | None:
         """Solve with agents allowed to stay unassigned where the instance allows it."""
@@ -338,7 +338,7 @@ def _in_score(
 
     def rest(value: NDArray[np.float64], service: NDArray[np.float64]) -> NDArray[np.float64]:
         score = value - service
-        return np.where(score > _CANCELLED * (np.abs(value) + np.abs(service)), score, 0.0)
+        return np.where(score > _CANCELLATION * (np.abs(value) + np.abs(service)), score, 0.0)
 
     return rest(price, change), rest(row_price, row_change)
 

@@ -16,6 +16,7 @@ import numpy as np
 from solver.engines.lagrangian.candidate_models import NearArcs, coupling_entries, survey, typical_prices
 from solver.engines.lagrangian.core_problem import restrict, solve_core
 from solver.engines.lagrangian.interior_point import relax
+from solver.engines.lagrangian.params import LagrangianParams, LargeParams
 from solver.engines.lagrangian.smoothed_dual import minimise_smoothed_dual
 from solver.engines.standard_form import build_form
 from solver.problem.instance import UNASSIGNED
@@ -29,31 +30,6 @@ if TYPE_CHECKING:
     from solver.problem.instance import Instance
 
 __all__ = ["Large"]
-
-_LEAST = 8000  # agents: fewer are relaxed as a whole
-_MOST_ROWS = 200  # limit rows: of more, the relaxation as a whole looks only at those that bind
-_SECONDS_PER_PAIR = 4e-7  # to relax a form as a whole, per resource or limit layer
-_MOST_WORK = 1_000_000  # pairs × layers: beyond, cores bring more than the whole in any time
-_SAMPLE, _SAMPLE_ITERATIONS = 2000, 25  # agents whose relaxation gives the first prices
-_SAMPLE_TOLERANCE, _SAMPLE_JITTER = 1e-3, 1e-3
-_SAMPLE_SHARE = 0.15  # of the time left
-_EASES = 0.0, 0.2, 1.0  # more than its share, where a sample alone is infeasible
-_MEASURED = 8  # models whose demands tell the share of a sample
-_LARGE_SAMPLE = 20_000  # agents whose loads are balanced before everybody's
-_NEAREST = 8  # models per agent that prices may still choose between
-_ROUNDS = 5  # of finding near models and settling their prices
-_TEMPERATURE, _LUKEWARM, _COLDEST = 0.03, 1e-3, 2e-4  # relative price change that changes an agent's mind
-_TEPID = 5e-3  # the warmest that everybody is looked at with
-_SHORTER = 0.2  # of trust radius and temperature, after a move that missed models
-_REHEATED = 0.1  # of the first temperature, where near models have to be looked for again
-_WIDE, _NARROW = 1.0, 0.1  # of what it pays: margin beyond which an agent is decided
-_MISSED = 1e-6  # of the bound: more than this above what near models promised, and they are looked for again
-_LEAST_PASSES = 3  # over all pairs that must still fit in the time left
-_UNSETTLED = 0.02  # of all capacity exceeded: more than a core can mend
-_PRICING_SHARE = 0.5  # of the time left; half of it for samples
-_FIRST_SLACK = 0.1  # typical demands kept free after rounding without slack led nowhere; tripled each time
-_PATIENCE = 6  # local optima without improvement before a core is given up, at first
-_CORE, _LARGEST_CORE = 4000, 20_000  # agents released together, at first and at most
 
 
 class Large:
@@ -69,6 +45,8 @@ class Large:
         Source of all randomness.
     hint : (n,) int64, optional
         A choice to start from where prices lead to a worse one.
+    params : LagrangianParams, optional
+        Tuning constants.
     """
 
     def __init__(
@@ -78,7 +56,10 @@ class Large:
         deadline: Deadline,
         rng: np.random.Generator,
         hint: NDArray[np.int64] | None = None,
+        params: LagrangianParams | None = None,
     ) -> None:
+        stages = params or LagrangianParams()
+        self.params, self.core_params, self.search_params = stages.large, stages.core, stages.search
         self.instance, self.deadline, self.rng, self.hint = instance, deadline, rng, hint
         self.leave = instance.penalty is None or bool(np.isfinite(instance.penalty).any())
         limits = instance.limits
@@ -96,15 +77,16 @@ class Large:
         self._core_s = 0.0
 
     @staticmethod
-    def is_for(instance: Instance, *, budget_s: float) -> bool:
+    def is_for(instance: Instance, *, budget_s: float, params: LargeParams | None = None) -> bool:
         """Return whether the instance is better not relaxed as a whole, or not in the time left."""
+        params = params or LargeParams()
         layers = 0 if instance.limits is None else len(instance.limits.layers)
-        if instance.limits is not None and instance.limits.count > _MOST_ROWS:
+        if instance.limits is not None and instance.limits.count > params.most_limit_rows:
             return False
-        if instance.n < _LEAST or (instance.limits is not None and instance.limits.together):
+        if instance.n < params.least_agents or (instance.limits is not None and instance.limits.together):
             return False
         work = instance.n * instance.m * (instance.r + layers)
-        return work > _MOST_WORK or _SECONDS_PER_PAIR * work > 0.3 * budget_s
+        return work > params.most_relaxed_work or params.relaxation_s_per_pair * work > 0.3 * budget_s
 
     def run(self, gap_tolerance: float) -> None:
         """Find prices, round, and solve cores until the gap is closed or time is up; else keep the hint."""
@@ -118,7 +100,7 @@ class Large:
         self._find_prices()
         if self.infeasible or self._seen is None:
             return
-        if self.leave and self._excess() > _UNSETTLED:
+        if self.leave and self._excess() > self.params.most_excess:
             # The prices have not converged. Where agents may stay out, something feasible is a better place to start.
             self._drop_to_fit()
             if self.hint is not None:
@@ -126,7 +108,7 @@ class Large:
             self._consider(self.choice)
             self.choice = self.choice if self.best is None else self.best.copy()
         self._consider(self.choice)
-        size, patience = _CORE, _PATIENCE
+        size, patience = self.params.core_agents, self.params.first_patience
         while self.deadline.remaining_s() > 2 * self._pass_s + self._core_s:
             if self.best is not None and self._gap() <= gap_tolerance:
                 break
@@ -135,33 +117,37 @@ class Large:
             self._consider(self.choice)
             self._core_s = max(self._core_s, self.deadline.clock.now() - start_s)
             if self.best is None:
-                self._slack = max(_FIRST_SLACK, 3 * self._slack)
+                self._slack = max(self.params.first_slack, 3 * self._slack)
             elif not self.best_value > before:
-                size, patience = min(2 * size, _LARGEST_CORE, self.instance.n), 2 * patience
+                size, patience = min(2 * size, self.params.largest_core_agents, self.instance.n), 2 * patience
 
     def _gap(self) -> float:
         return (self.bound - self.best_value) / max(abs(self.bound), abs(self.best_value), 1e-300)
 
     def _find_prices(self) -> None:
-        """Settle the loads of ever more agents; leave everybody at a model, by lot where in doubt."""
+        """Balance the loads of ever more agents; give everybody a model, drawn at random where several are as good."""
         instance = self.instance
         now, left = self.deadline.clock.now(), max(0.0, self.deadline.remaining_s())
-        part = self._drawn(min(_LARGE_SAMPLE, instance.n // 2))
+        part = self._drawn(min(self.params.large_sample_agents, instance.n // 2))
         self.prices, self.limit_prices = prices = self._sample_prices()
         start_s = self.deadline.clock.now()
-        seen = survey(part, *prices, nearest=_NEAREST, leave=self.leave)
+        seen = survey(part, *prices, nearest=self.params.near_models, leave=self.leave)
         self._pass_s = (self.deadline.clock.now() - start_s) * instance.n / part.n
-        if self.deadline.remaining_s() < _LEAST_PASSES * self._pass_s:
+        if self.deadline.remaining_s() < self.params.least_passes * self._pass_s:
             return
-        stop_s = now + 0.5 * _PRICING_SHARE * left
-        _, optimum = self._minimise_near(part, seen, _TEMPERATURE, _LUKEWARM, _WIDE, stop_s)
-        seen = self._look(*self._split(optimum.price), nearest=_NEAREST)
+        params = self.params
+        pricing_s = params.pricing_share * left
+        stop_s = now + 0.5 * pricing_s
+        _, optimum = self._minimise_near(
+            part, seen, params.hottest, params.lukewarm, params.wide_margin, stop_s
+        )
+        seen = self._look(*self._split(optimum.price), nearest=params.near_models)
         self.infeasible = bool(seen.unservable.any()) and not instance.serve_first
         if self.infeasible:
             return
-        temperature = min(optimum.temperature, _TEPID)
+        temperature = min(optimum.temperature, params.hottest_whole)
         arcs, optimum = self._minimise_near(
-            instance, seen, temperature, _COLDEST, _NARROW, now + _PRICING_SHARE * left
+            instance, seen, temperature, params.coldest, params.narrow_margin, now + pricing_s
         )
         self.choice = arcs.drawn(optimum.weight, self.rng.random())
 
@@ -174,13 +160,14 @@ class Large:
         reach: float,
         stop_s: float,
     ) -> tuple[NearArcs, SmoothedOptimum]:
-        """Settle the prices of all or a part of the agents, looking for near models again as they move.
+        """Balance loads by prices for all or a part of the agents, and look up near models again as prices move.
 
-        Prices are leashed to where the near models were looked for. They move on from there if they were held
-        or if models had been missed, and go back, with a smaller trust radius, if those missed made things worse.
+        A trust region keeps prices close to where the near models were looked up. The next one is centred where
+        prices ended if they reached its boundary or if models had been missed. If the models missed made the bound
+        worse, prices return to the last centre, with a smaller radius.
         """
         whole = instance is self.instance
-        for at in range(_ROUNDS):
+        for at in range(self.params.rounds):
             scale = typical_prices(instance, seen)
             arcs = NearArcs(instance, seen, scale=scale, reach=reach)
             optimum = minimise_smoothed_dual(
@@ -193,27 +180,27 @@ class Large:
                 stop_s=stop_s,
                 rng=self.rng,
             )
-            if self.deadline.remaining_s() < _LEAST_PASSES * self._pass_s:
+            if self.deadline.remaining_s() < self.params.least_passes * self._pass_s:
                 break
-            late = at == _ROUNDS - 1 or self.deadline.clock.now() > stop_s
+            late = at == self.params.rounds - 1 or self.deadline.clock.now() > stop_s
             if not whole and (late or not optimum.held):
                 break
             prices = self._split(optimum.price)
             if whole:
-                after = self._look(*prices, nearest=_NEAREST)
+                after = self._look(*prices, nearest=self.params.near_models)
             else:
-                after = survey(instance, *prices, nearest=_NEAREST, leave=self.leave)
+                after = survey(instance, *prices, nearest=self.params.near_models, leave=self.leave)
             missed = after.bound - arcs.dual(optimum.price)
-            if late or not (optimum.held or missed > _MISSED * abs(after.bound)):
+            if late or not (optimum.held or missed > self.params.missed_tolerance * abs(after.bound)):
                 break
             if after.bound > seen.bound and missed > 0.5 * (after.bound - seen.bound):
-                reach, temperature = _SHORTER * reach, _SHORTER * temperature
+                reach, temperature = self.params.shrink * reach, self.params.shrink * temperature
                 continue
             seen = after
             if optimum.held:
                 reach, temperature = 2 * reach, optimum.temperature
             else:
-                temperature = max(_REHEATED * temperature, coldest)
+                temperature = max(self.params.reheat * temperature, coldest)
         return arcs, optimum
 
     def _split(self, price: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -224,19 +211,19 @@ class Large:
     def _sample_prices(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the prices of a small sample, with more than its share of all capacities if it needs more."""
         prices = self.prices, self.limit_prices
-        for ease in _EASES:
-            form = build_form(self._drawn(_SAMPLE, ease), leave=self.leave)
+        for ease in self.params.eases:
+            form = build_form(self._drawn(self.params.sample_agents, ease), leave=self.leave)
             if not form.n:
                 break
             relaxation = relax(
                 form,
                 deadline=self.deadline,
-                share=_SAMPLE_SHARE,
-                tolerance=_SAMPLE_TOLERANCE,
-                jitter=_SAMPLE_JITTER,
+                share=self.params.sample_share,
+                tolerance=self.params.sample_tolerance,
+                jitter=self.params.sample_jitter,
                 rng=self.rng,
                 single=True,
-                most_iterations=_SAMPLE_ITERATIONS,
+                most_iterations=self.params.sample_iterations,
             )
             # Nobody in the sample can use a model that is closed or too small: its price means nothing.
             local = np.where(form.demand.any(axis=2), relaxation.price, 0.0)
@@ -252,7 +239,7 @@ class Large:
         """
         instance = self.instance
         agents = np.sort(self.rng.permutation(instance.n)[:size])
-        columns = slice(None, None, max(1, instance.m // _MEASURED))
+        columns = slice(None, None, max(1, instance.m // self.params.measured_models))
         share = np.full(instance.r, len(agents) / instance.n)
         if instance.demand is not None:
             part = instance.demand[agents, columns].sum(axis=(0, 1))
@@ -300,6 +287,8 @@ class Large:
             deadline=self.deadline,
             stop_s=self.deadline.ends_s - 2.5 * self._pass_s,
             rng=self.rng,
+            params=self.core_params,
+            search_params=self.search_params,
         )
         if answer is None:
             return

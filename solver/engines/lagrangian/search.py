@@ -15,6 +15,7 @@ import numpy as np
 
 from solver.engines import kernels
 from solver.engines.lagrangian.ejection_chains import IMPROVEMENT, Beam
+from solver.engines.lagrangian.params import SearchParams
 from solver.engines.lagrangian.row_prices import RowPrices
 from solver.engines.lagrangian.weak_duality import reduced_losses
 
@@ -30,15 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Search"]
 
-_FEW, _MANY = 16, 64  # moves looked at per level, with and without a feasible assignment at hand
-_RISE, _INFEASIBLE_RISE, _FALL = 1.2, 1.5, 0.8
-_JITTER = 0.1  # of the logarithm of the penalties, drawn anew at every local optimum
-_TEMPERATURE = 0.01  # noise of the beam's keys, of the mean price an agent pays
-_MOST_RISES = 20  # of the toll on a tiny overload
-_TINY = 0.05  # an overload below this part of a typical demand is made to cost as much as a real one
-_PAUSE = 0.12  # of the whole time: a longer step is a pause of the process, and is not expected to recur at the end
-_SAME = 1e-9  # relative: losses closer than this are equal
-
 
 class Search:
     """The incumbent, the current assignment and the penalties between them.
@@ -51,10 +43,19 @@ class Search:
         Its dual prices guide every move.
     rng : numpy.random.Generator
         Source of all randomness.
+    params : SearchParams, optional
+        Tuning constants.
     """
 
-    def __init__(self, form: Form, relaxation: Relaxation, *, rng: np.random.Generator) -> None:
-        self.form, self.rng = form, rng
+    def __init__(
+        self,
+        form: Form,
+        relaxation: Relaxation,
+        *,
+        rng: np.random.Generator,
+        params: SearchParams | None = None,
+    ) -> None:
+        self.form, self.rng, self.params = form, rng, params or SearchParams()
         reduced = reduced_losses(form, relaxation.price, relaxation.row_price)
         reduced -= reduced.min(axis=0)
         self.reduced = reduced
@@ -73,7 +74,7 @@ class Search:
         cheapest = reduced.argmin(axis=0)
         agents = np.arange(form.n)
         paid = (price[:, cheapest] * form.demand[:, cheapest, agents]).sum(axis=0)
-        beam.temperature = _TEMPERATURE * float(paid.mean()) or 1e-3 * spread
+        beam.temperature = self.params.key_temperature * float(paid.mean()) or 1e-3 * spread
         self.rows = RowPrices(form, relaxation.row_price, beam, pull=spread) if form.rows else None
         self.compiled = self.rows is None and kernels.available()
         self.step_s = 0.0  # longest of the last steps: another one is begun only if it can end in time
@@ -86,7 +87,8 @@ class Search:
         if not self.form.feasible(columns):
             return False
         loss = self.form.value(columns)
-        if not loss < self.best_loss - _SAME * (1 + abs(self.best_loss if self.best is not None else 0.0)):
+        size = 1 + (0.0 if self.best is None else abs(self.best_loss))
+        if not loss < self.best_loss - self.params.loss_tolerance * size:
             return False
         self.best_loss, self.best = loss, columns.copy()
         return True
@@ -111,6 +113,7 @@ class Search:
             Loss and columns of the best feasible assignment met on this way; (inf, None) without one.
         """
         beam, form, rows = self.beam, self.form, self.rows
+        tolerance = self.params.loss_tolerance
         beam.place(columns)
         no_incumbent = self.best is None
         base = self.start_penalty * (3 if no_incumbent else 1)
@@ -120,68 +123,81 @@ class Search:
             rows.refresh()
         idle, crossed = 0, False
         local, found = np.inf, None
-        now = deadline.clock.now
-        before = now()
-        limit = min(stop_s, deadline.ends_s)
-        longest_s = _PAUSE * (deadline.ends_s - deadline.started_s)
+        clock = _StepClock(self, deadline)
         while idle < patience or self.best is None:
-            entered = now()
-            feasible_limit = min(deadline.ends_s, feasible_stop_s)
-            if entered + self.step_s > (limit if self.best is not None else feasible_limit):
+            ends_s = min(deadline.ends_s, feasible_stop_s if self.best is None else stop_s)
+            if not clock.has_time_until(ends_s):
                 break
             if self.compiled:
-                made = beam.steps
-                end_s = (limit if self.best is not None else feasible_limit) - self.step_s
+                until_s = clock.monotonic_end(ends_s)
                 stop, crossed = beam.improve(
-                    crossed=crossed, local=local, tolerance=_SAME, until_s=time.monotonic() + end_s - entered
+                    crossed=crossed, local=local, tolerance=tolerance, until_s=until_s
                 )
-                before, spent_s = entered, now() - entered
-                self.step_s = min(max(0.9 * self.step_s, spent_s / max(1, beam.steps - made)), longest_s)
+                clock.note_compiled_steps()
                 if stop is kernels.Stop.OUT_OF_TIME:
                     break
                 improved = stop is kernels.Stop.BETTER
             else:
-                self.step_s = min(max(0.9 * self.step_s, entered - before), longest_s)
-                before = entered
                 improved = self._improve(crossed=crossed)
                 crossed = crossed or (improved and self._within())
-            if improved:
-                current = beam.column[:-1]
-                loss = form.value(current) if self._within() else np.inf
-                if loss < local - _SAME * loss and form.feasible(current):
-                    local, found, idle = loss, current.copy(), 0
-                    if loss < self.best_loss - _SAME * loss:
-                        self.best_loss, self.best = loss, found
-                        if self.on_better is not None:
-                            self.on_better()
-                        if no_incumbent:
-                            no_incumbent = False
-                            base = self.start_penalty.copy()
-                            beam.penalty = base.copy()
-                elif self.compiled:  # within by float32 loads alone
-                    local = min(local, loss)
+            if not improved:
+                idle += 1
+                self._swing_penalties(base, idle, crossed=crossed)
+                crossed = False
                 continue
-            idle += 1
-            beam.refresh()
-            overloaded = beam.use > beam.room
-            rise = _INFEASIBLE_RISE if self.best is None else _RISE
-            fall = _FALL if crossed or self._within() else 1.0
-            crossed = False
-            base[overloaded] *= rise
-            base *= fall
-            np.clip(base, 0.3 * self.start_penalty, self.most_penalty, out=base)
-            noise = _JITTER * self.rng.standard_normal(base.shape)
-            beam.penalty = base * np.exp(noise).astype(np.float32)
-            tiny = overloaded & (beam.use - beam.room < _TINY * self.typical)
-            # While nothing feasible is known a tiny overload costs more at every local optimum it survives.
-            toll = self.spread * (_INFEASIBLE_RISE ** min(idle, _MOST_RISES) if self.best is None else 1.0)
-            beam.penalty[tiny] = np.maximum(beam.penalty, toll / np.maximum(beam.use - beam.room, 1e-30))[
-                tiny
-            ]
-            if rows is not None:
-                rows.refresh()
-                rows.swing(rise=rise, fall=fall, noise=_JITTER * self.rng.standard_normal(form.rows))
+            current = beam.column[:-1]
+            loss = form.value(current) if self._within() else np.inf
+            if loss < local - tolerance * loss and form.feasible(current):
+                local, found, idle = loss, current.copy(), 0
+                if self._take(loss, found) and no_incumbent:
+                    no_incumbent = False
+                    base = self.start_penalty.copy()
+                    beam.penalty = base.copy()
+            elif self.compiled:  # within capacity by float32 loads alone
+                local = min(local, loss)
         return local, found
+
+    def _take(self, loss: float, columns: NDArray[np.int64]) -> bool:
+        """Take a feasible assignment of a descent as the incumbent if it is better, and report it."""
+        if not loss < self.best_loss - self.params.loss_tolerance * loss:
+            return False
+        self.best_loss, self.best = loss, columns
+        if self.on_better is not None:
+            self.on_better()
+        return True
+
+    def _swing_penalties(self, base: NDArray[np.float32], idle: int, *, crossed: bool) -> None:
+        """Raise the penalties of overloaded columns at a local optimum, lower all once the border was crossed.
+
+        Parameters
+        ----------
+        base : (r, c) float32
+            Penalties without noise; updated.
+        idle : int
+            Local optima since the last improvement.
+        crossed : bool
+            Whether an assignment without overload was seen since the last local optimum.
+        """
+        params, beam, rows = self.params, self.beam, self.rows
+        beam.refresh()
+        overloaded = beam.use > beam.room
+        rise = params.infeasible_rise if self.best is None else params.rise
+        fall = params.fall if crossed or self._within() else 1.0
+        base[overloaded] *= rise
+        base *= fall
+        np.clip(base, 0.3 * self.start_penalty, self.most_penalty, out=base)
+        noise = params.penalty_jitter * self.rng.standard_normal(base.shape)
+        beam.penalty = base * np.exp(noise).astype(np.float32)
+        excess = beam.use - beam.room
+        tiny = overloaded & (excess < params.tiny_overload_share * self.typical)
+        # While nothing feasible is known a tiny overload costs more at every local optimum it survives.
+        rises = min(idle, params.most_toll_rises) if self.best is None else 0
+        toll = self.spread * params.infeasible_rise**rises
+        beam.penalty[tiny] = np.maximum(beam.penalty, toll / np.maximum(excess, 1e-30))[tiny]
+        if rows is not None:
+            rows.refresh()
+            row_noise = params.penalty_jitter * self.rng.standard_normal(self.form.rows)
+            rows.swing(rise=rise, fall=fall, noise=row_noise)
 
     def _within(self) -> bool:
         """Whether the current assignment exceeds nothing, as far as float32 loads tell."""
@@ -192,7 +208,7 @@ class Search:
     def _improve(self, *, crossed: bool) -> bool:
         """Make the best move, and while still far from feasible all that do not touch each other."""
         beam, rows = self.beam, self.rows
-        most = _FEW if crossed or self.best is not None else _MANY
+        most = self.params.few_moves if crossed or self.best is not None else self.params.many_moves
         if rows is None:
             moves = beam.moves(most)
             touched: set[int] = set()
@@ -205,8 +221,8 @@ class Search:
             return bool(moves)
         rows.reprice()
         # Few proposals are cheap to value; if none of them holds, more are looked at before giving up.
-        return self._improve_exactly(beam.moves(_FEW), crossed) or self._improve_exactly(
-            beam.moves(_MANY), crossed
+        return self._improve_exactly(beam.moves(self.params.few_moves), crossed) or self._improve_exactly(
+            beam.moves(self.params.many_moves), crossed
         )
 
     def _improve_exactly(self, moves: list[Move], crossed: bool) -> bool:
@@ -229,3 +245,41 @@ class Search:
             beam.apply(move)
             rows.use += deltas[at]
         return bool(touched)
+
+
+class _StepClock:
+    """Whether another step of a search can end in time, judged by the longest of its last steps.
+
+    Parameters
+    ----------
+    search : Search
+        Its ``step_s`` is kept up to date.
+    deadline : Deadline
+        Of the descent.
+    """
+
+    def __init__(self, search: Search, deadline: Deadline) -> None:
+        self._search, self._now = search, deadline.clock.now
+        self._entered_s = self._now()
+        self._steps = search.beam.steps
+        self._longest_s = search.params.longest_step_share * (deadline.ends_s - deadline.started_s)
+
+    def has_time_until(self, ends_s: float) -> bool:
+        """Whether a step that begins now ends by then. The step before has ended now, if it was not compiled."""
+        search, entered_s = self._search, self._now()
+        in_time = entered_s + search.step_s <= ends_s
+        if not search.compiled:
+            self._note(entered_s - self._entered_s)
+        self._entered_s, self._steps = entered_s, search.beam.steps
+        return in_time
+
+    def monotonic_end(self, ends_s: float) -> float:
+        """Return when compiled steps must end, a step before ``ends_s``, as the system's clock has it."""
+        return time.monotonic() + ends_s - self._search.step_s - self._entered_s
+
+    def note_compiled_steps(self) -> None:
+        """Note that one call of the kernel has made some steps."""
+        self._note((self._now() - self._entered_s) / max(1, self._search.beam.steps - self._steps))
+
+    def _note(self, spent_s: float) -> None:
+        self._search.step_s = min(max(0.9 * self._search.step_s, spent_s), self._longest_s)

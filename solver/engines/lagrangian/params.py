@@ -1,0 +1,257 @@
+"""Tuning constants of the Lagrangian engine, by the stage they belong to.
+
+Measured by ``solver bench --gap FOLDER`` (the OR-Library instances at 0.1, 1 and 10 s), ``benchmarks/bench_gap.py``
+(a hundred thousand agents) and ``benchmarks/bench_deadlines.py``. A *pair* is one agent and one model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from solver.errors import SpecError, Violation
+from solver.params import Params
+
+__all__ = ["CampaignParams", "CoreParams", "LagrangianParams", "LargeParams", "SearchParams"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchParams(Params):
+    """Strategic oscillation, see :mod:`solver.engines.lagrangian.search`.
+
+    Parameters
+    ----------
+    few_moves, many_moves : int
+        Moves proposed per level with a feasible assignment at hand, and without one.
+    rise, infeasible_rise : float
+        Factor on the penalties of overloaded columns at a local optimum; the second while nothing feasible is known.
+    fall : float
+        Factor on all penalties once an assignment without overload has been seen.
+    penalty_jitter : float
+        Standard deviation of the logarithm of the penalties, drawn anew at every local optimum.
+    key_temperature : float
+        Noise of the keys by which moves are ranked, relative to the mean price an agent pays.
+    tiny_overload_share : float
+        Share of a typical demand below which an overload is charged as if it were a typical one.
+    most_toll_rises : int
+        Rises of that charge at most.
+    longest_step_share : float
+        Cap on the step-time estimate, as a share of the whole time, so that one operating-system stall does not end
+        the search.
+    loss_tolerance : float
+        Relative difference below which two losses are equal.
+    """
+
+    few_moves: int = 16
+    many_moves: int = 64
+    rise: float = 1.2
+    infeasible_rise: float = 1.5
+    fall: float = 0.8
+    penalty_jitter: float = 0.1
+    key_temperature: float = 0.01
+    tiny_overload_share: float = 0.05
+    most_toll_rises: int = 20
+    longest_step_share: float = 0.12
+    loss_tolerance: float = 1e-9
+
+
+@dataclass(frozen=True, kw_only=True)
+class CampaignParams(Params):
+    """What is tried next, see :mod:`solver.engines.lagrangian.campaign`.
+
+    Parameters
+    ----------
+    elite : int
+        Assignments kept for crossing with each other.
+    short_s : float
+        Seconds below which CP-SAT is asked only about kernels of at most ``kernel_pairs_short`` pairs.
+    kernel_pairs, kernel_pairs_short : int
+        Pairs up to which the kernel is given to CP-SAT as a whole.
+    first_patience, patience : int
+        Local optima without improvement after which the first descent ends, and a later one.
+    whole_pairs : int
+        Pairs up to which CP-SAT is asked whether anything feasible exists.
+    building_s_per_pair : float
+        Upper estimate of the seconds to build a CP-SAT model.
+    descent_share, descent_share_short : float
+        Share of the time for descents before CP-SAT is asked whether anything feasible exists.
+    fallback_share : float
+        Share of the time after which the assignment by bids is taken, if nothing better was found.
+    least_cpsat_s : float
+        Seconds that a call of CP-SAT takes at least.
+    beam_width : int
+        Partial moves kept per level where the time is not short.
+    reward : float
+        Weight of an attempt that brought a new incumbent, against 1 for one that did not.
+    """
+
+    elite: int = 8
+    short_s: float = 0.5
+    kernel_pairs: int = 1500
+    kernel_pairs_short: int = 450
+    first_patience: int = 40
+    patience: int = 25
+    whole_pairs: int = 30_000
+    building_s_per_pair: float = 15e-6
+    descent_share: float = 0.3
+    descent_share_short: float = 0.7
+    fallback_share: float = 0.9
+    least_cpsat_s: float = 0.03
+    beam_width: int = 60
+    reward: float = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoreParams(Params):
+    """One core of a large instance, see :mod:`solver.engines.lagrangian.core_problem`.
+
+    Parameters
+    ----------
+    near_models : int
+        Models per agent that the prices of a core may choose between.
+    jitter : float
+        Noise on the losses, relative to what agents pay: breaks ties, so that cold prices decide nearly everybody.
+    hottest, coldest : float
+        Temperatures of the smoothed dual at the beginning and at the end.
+    trust_radius : float
+        How far prices may move; those of a core may be far from those of the whole.
+    pricing_share : float
+        Share of the time left for balancing loads by prices.
+    first_feasible_share : float
+        Share of the time left for finding a first feasible assignment.
+    """
+
+    near_models: int = 8
+    jitter: float = 5e-4
+    hottest: float = 1e-3
+    coldest: float = 2e-5
+    trust_radius: float = 2.0
+    pricing_share: float = 0.3
+    first_feasible_share: float = 0.6
+
+
+@dataclass(frozen=True, kw_only=True)
+class LargeParams(Params):
+    """Prices and cores of large instances, see :mod:`solver.engines.lagrangian.large`.
+
+    Parameters
+    ----------
+    least_agents : int
+        Agents below which the form is relaxed as a whole.
+    most_limit_rows : int
+        Limit rows above which it is too, with those rows alone that bind.
+    relaxation_s_per_pair : float
+        Seconds to relax a form as a whole, per pair and per resource or limit layer.
+    most_relaxed_work : int
+        Pairs times layers above which cores bring more than the whole in any time.
+    sample_agents, sample_iterations : int
+        Agents whose relaxation gives the first prices, and its iterations.
+    sample_tolerance, sample_jitter : float
+        Relative accuracy of that relaxation, and the noise on its losses that breaks ties.
+    sample_share : float
+        Share of the time left for it.
+    eases : tuple of float
+        Additions to the sample's share of capacity that are tried in turn where the sample alone is infeasible.
+    measured_models : int
+        Models whose demands tell the sample's share of capacity.
+    large_sample_agents : int
+        Agents whose loads are balanced before everybody's.
+    near_models : int
+        Models per agent that prices may still choose between.
+    rounds : int
+        Times that near models are looked up and their prices balanced.
+    hottest, lukewarm, coldest : float
+        Temperatures: relative price changes that change an agent's choice. The sample is balanced from the first
+        down to the second, everybody down to the third.
+    hottest_whole : float
+        Temperature from which everybody is balanced at most.
+    shrink : float
+        Factor on trust radius and temperature after a step that missed models.
+    reheat : float
+        Factor on the temperature where near models have to be looked up again.
+    wide_margin, narrow_margin : float
+        Margin, relative to what an agent pays, beyond which its choice is taken as decided.
+    missed_tolerance : float
+        Relative distance of the true bound above that of the near models at which they are looked up again.
+    least_passes : int
+        Passes over all pairs that must still fit in the time left.
+    most_excess : float
+        Share of all capacity exceeded above which cores cannot repair the rounded prices.
+    pricing_share : float
+        Share of the time left for prices, half of it for samples.
+    first_slack : float
+        Typical demands kept free after rounding without any slack failed; tripled each further time.
+    first_patience : int
+        Local optima without improvement after which a core is left, at first.
+    core_agents, largest_core_agents : int
+        Agents released together, at first and at most.
+    """
+
+    least_agents: int = 8000
+    most_limit_rows: int = 200
+    relaxation_s_per_pair: float = 4e-7
+    most_relaxed_work: int = 1_000_000
+    sample_agents: int = 2000
+    sample_iterations: int = 25
+    sample_tolerance: float = 1e-3
+    sample_jitter: float = 1e-3
+    sample_share: float = 0.15
+    eases: tuple[float, ...] = (0.0, 0.2, 1.0)
+    measured_models: int = 8
+    large_sample_agents: int = 20_000
+    near_models: int = 8
+    rounds: int = 5
+    hottest: float = 0.03
+    lukewarm: float = 1e-3
+    coldest: float = 2e-4
+    hottest_whole: float = 5e-3
+    shrink: float = 0.2
+    reheat: float = 0.1
+    wide_margin: float = 1.0
+    narrow_margin: float = 0.1
+    missed_tolerance: float = 1e-6
+    least_passes: int = 3
+    most_excess: float = 0.02
+    pricing_share: float = 0.5
+    first_slack: float = 0.1
+    first_patience: int = 6
+    core_agents: int = 4000
+    largest_core_agents: int = 20_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class LagrangianParams:
+    """The whole engine.
+
+    Parameters
+    ----------
+    own_limit_s : float
+        Seconds of search without a deadline, unless the answer is proven before. Longer hardly pays on the
+        instances of ``benchmarks/bench_gap.py``. Any deadline replaces it, shorter or longer.
+    used_share : float
+        Share of the time left that is used, so that returning and certifying still fit.
+    short_s : float
+        Seconds below which the search needs the larger part of what is left, and the relaxation gets less.
+    single_precision_work : float
+        Pairs times coupling layers per second above which the relaxation is solved in float32.
+    large_gap : float
+        Relative gap at which a large instance is left.
+    full_service_share : float
+        Share of the time for serving everybody before agents may be left out.
+    search, campaign, core, large
+        Parameters of the stages.
+    """
+
+    own_limit_s: float = 10.0
+    used_share: float = 0.97
+    short_s: float = 0.08
+    single_precision_work: float = 400_000.0
+    large_gap: float = 1e-6
+    full_service_share: float = 0.4
+    search: SearchParams = field(default_factory=SearchParams)
+    campaign: CampaignParams = field(default_factory=CampaignParams)
+    core: CoreParams = field(default_factory=CoreParams)
+    large: LargeParams = field(default_factory=LargeParams)
+
+    def __post_init__(self) -> None:
+        if not self.own_limit_s > 0:
+            raise SpecError(Violation("own_limit_s", "expected > 0", self.own_limit_s))
