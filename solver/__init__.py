@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from solver.interfaces.http.client import AsyncClient, Client
     from solver.load.balance.balancer import LoadBalancer
     from solver.load.control.capacity import CapacityManager, ScalingAction, ScalingRule
-    from solver.load.lease import Lease
+    from solver.load.lease import Demand, Lease
     from solver.load.observe.feedback import AdaptiveScorer
     from solver.load.snapshot import ModelLoad
+    from solver.load.store.usage_limits import UsageLimit
+    from solver.load.store.waiting_line import QueueRules
     from solver.load.tracker import LoadTracker
     from solver.online.router import OptimalRouter
     from solver.problem.instance import UNASSIGNED
@@ -60,6 +62,7 @@ __all__ = [
     "Changes",
     "Client",
     "Commitment",
+    "Demand",
     "EngineError",
     "Explanation",
     "Lease",
@@ -73,6 +76,7 @@ __all__ = [
     "OptimalRouter",
     "Plan",
     "Problem",
+    "QueueRules",
     "Quota",
     "ScalingAction",
     "ScalingRule",
@@ -85,6 +89,7 @@ __all__ = [
     "StopReason",
     "Together",
     "UnsolvedError",
+    "UsageLimit",
     "Violation",
     "ViolationKind",
     "assign",
@@ -111,9 +116,11 @@ _HOMES = {
         "ScalingAction",
         "ScalingRule",
     ),
-    "solver.load.lease": ("Lease",),
+    "solver.load.lease": ("Demand", "Lease"),
     "solver.load.observe.feedback": ("AdaptiveScorer",),
     "solver.load.snapshot": ("ModelLoad",),
+    "solver.load.store.usage_limits": ("UsageLimit",),
+    "solver.load.store.waiting_line": ("QueueRules",),
     "solver.load.tracker": ("LoadTracker",),
     "solver.online.router": ("OptimalRouter",),
     "solver.problem.instance": ("UNASSIGNED",),

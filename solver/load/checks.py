@@ -15,6 +15,7 @@ __all__ = [
     "amount_problems",
     "money_problems",
     "name_problems",
+    "names_problems",
     "positive_problems",
     "whole_problems",
 ]
@@ -70,6 +71,13 @@ def name_problems(path: str, value: Any) -> list[Violation]:
     if isinstance(value, str) and value:
         return []
     return [Violation(path, "expected text that is not empty", value, kind=ViolationKind.TYPE)]
+
+
+def names_problems(path: str, value: Any) -> list[Violation]:
+    """Return the violations of a sequence of names: a single text is none."""
+    if isinstance(value, str):
+        return [Violation(path, "expected a sequence of names", value, kind=ViolationKind.TYPE)]
+    return [problem for k, name in enumerate(value) for problem in name_problems(f"{path}[{k}]", name)]
 
 
 def _float_of(value: Any) -> float:

@@ -54,12 +54,15 @@ class Refusal:
         that end by themselves.
     stops : tuple of Stop
         With ``NOT_ACCEPTING``: every stop that stands, in the order in which they were set.
+    pool : str or None
+        The shared pool whose limit stood in the way; None: it was the model's own.
     """
 
     model: str
     reason: RefusalReason
     retry_after_s: float | None = None
     stops: tuple[Stop, ...] = ()
+    pool: str | None = None
 
     def __bool__(self) -> bool:
         """Return False: a refusal is not a lease."""

@@ -125,9 +125,12 @@ class LoadSnapshot:
 
     @cached_property
     def free_slots(self) -> NDArray[np.int64]:
-        """(m,) int64, slots that an acquisition could take now; none where work is being rejected."""
+        """(m,) int64, slots that an acquisition could take now, of the model and of each pool it draws on.
+
+        None where work is being rejected. Models that share a pool share what is left in it.
+        """
         free: NDArray[np.int64] = np.maximum(self.open_slots - self.view.active, 0)
-        return free
+        return free if self.view.pool_free is None else np.minimum(free, self.view.pool_free)
 
     @cached_property
     def free_queue(self) -> NDArray[np.int64]:
@@ -158,6 +161,8 @@ class LoadSnapshot:
             Count queue places as room.
         """
         room: NDArray[Any] = np.maximum(self.open_slots - self.view.active, 0)
+        if self.view.pool_free is not None:
+            room = np.minimum(room, self.view.pool_free)
         if demand.slots > 1:
             room //= demand.slots
         if queue:

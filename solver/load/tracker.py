@@ -18,9 +18,11 @@ from solver.clock import Clock, MonotonicClock
 from solver.errors import SpecError, Violation, ViolationKind
 from solver.load.async_tracker import AsyncTracker
 from solver.load.checks import (
+    LARGEST,
     amount_problems,
     money_problems,
     name_problems,
+    names_problems,
     positive_problems,
     whole_problems,
 )
@@ -35,6 +37,7 @@ from solver.load.snapshot import LoadSnapshot, ModelLoad, utilization_of
 from solver.load.stops import Stop, StopOwner
 from solver.load.store.base import Limits, nano_usd
 from solver.load.store.memory import MemoryStore
+from solver.load.store.usage_limits import usage_limits, usage_problems
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,7 +45,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.load.control.learned.learner import LearnedState
-    from solver.load.store.base import Store
+    from solver.load.store.base import Store, StoreRow
     from solver.load.store.usage_limits import UsageLimit
     from solver.load.store.waiting_line import QueueRules
     from solver.problem.spec import Capacity
@@ -150,6 +153,7 @@ class LoadTracker(AsyncTracker):
         budget_period_s: float | None = None,
         rules: QueueRules | None = None,
         limits: Sequence[UsageLimit] = (),
+        pools: Sequence[str] = (),
     ) -> None:
         """Set what a model can take, now or again. What is running keeps running.
 
@@ -166,10 +170,12 @@ class LoadTracker(AsyncTracker):
         budget_period_s : float, optional
             Seconds; None: the budget is spent once.
         rules : QueueRules, optional
-            In which order waiting requests start; a shared store takes none.
+            In which order waiting requests start.
         limits : sequence of UsageLimit, optional
             Further limits, of a second, a day, or the calendar's day, week or month; all hold at once. Set
-            again with another amount, a limit keeps what was used of it. A shared store takes none.
+            again with another amount, a limit keeps what was used of it.
+        pools : sequence of str
+            Pools of :meth:`set_pool` that every lease on it draws on, too.
 
         Raises
         ------
@@ -177,25 +183,15 @@ class LoadTracker(AsyncTracker):
             One line per limit that is out of range.
         """
         problems = name_problems("model", model)
-        if requests_per_minute is not None:
-            problems += whole_problems("requests_per_minute", requests_per_minute)
-        if tokens_per_minute is not None:
-            problems += whole_problems("tokens_per_minute", tokens_per_minute)
-        if budget_usd is not None:
-            problems += money_problems("budget_usd", budget_usd)
-        if budget_period_s is not None:
-            problems += positive_problems("budget_period_s", budget_period_s)
-        if problems:
+        usage = usage_problems(requests_per_minute, tokens_per_minute, budget_usd, budget_period_s)
+        if problems := problems + usage + names_problems("pools", pools):
             raise SpecError(*problems)
-        enforced = Limits(
+        enforced = replace(
+            usage_limits(requests_per_minute, tokens_per_minute, budget_usd, budget_period_s, limits),
             max_concurrent=self._learned.configure(model, capacity),
             max_queue=capacity.max_queue,
-            requests=None if requests_per_minute is None else int(requests_per_minute),
-            tokens=None if tokens_per_minute is None else int(tokens_per_minute),
-            budget_nano_usd=None if budget_usd is None else nano_usd(budget_usd),
-            budget_period_s=budget_period_s if budget_usd is not None else None,
             rules=rules,
-            further=tuple(limits),
+            pools=tuple(pools),
         )
         self._store.configure(model, enforced)
         self._upstream.forget(model)
@@ -211,9 +207,71 @@ class LoadTracker(AsyncTracker):
     def reset_usage(self, model: str) -> None:
         """Count what a model has used of its rates and budgets from nothing again, whatever the period.
 
-        Requests in flight are settled as ever; what they use counts no more. A shared store refuses.
+        What requests in flight were charged with before is not taken back when they end.
         """
         self._store.reset_usage(model)
+
+    # -- pools
+
+    def set_pool(
+        self,
+        pool: str,
+        *,
+        max_concurrent: int | None = None,
+        requests_per_minute: int | None = None,
+        tokens_per_minute: int | None = None,
+        budget_usd: float | None = None,
+        budget_period_s: float | None = None,
+        limits: Sequence[UsageLimit] = (),
+        within: Sequence[str] = (),
+    ) -> None:
+        """Set limits that several models share, such as one provider's quota behind many deployments.
+
+        A lease on a model whose ``pools`` name this one draws on the model and on the pool in one atomic
+        step, or on neither; it is renewed, moved, settled and released as one. A refusal names the pool.
+
+        Parameters
+        ----------
+        pool : str
+            Its name.
+        max_concurrent : int, optional
+            Most slots of all its models together.
+        requests_per_minute, tokens_per_minute, budget_usd, budget_period_s, limits
+            As in :meth:`set_capacity`, for all its models together.
+        within : sequence of str
+            Pools that this one draws on in turn, set before.
+
+        Raises
+        ------
+        SpecError
+            If a value is out of range, a pool is unknown, or one would draw on itself.
+        """
+        problems = name_problems("pool", pool)
+        if max_concurrent is not None:
+            problems += whole_problems("max_concurrent", max_concurrent)
+        problems += usage_problems(requests_per_minute, tokens_per_minute, budget_usd, budget_period_s)
+        if problems := problems + names_problems("within", within):
+            raise SpecError(*problems)
+        self._store.configure_pool(
+            pool,
+            replace(
+                usage_limits(requests_per_minute, tokens_per_minute, budget_usd, budget_period_s, limits),
+                max_concurrent=LARGEST if max_concurrent is None else int(max_concurrent),
+                pools=tuple(within),
+            ),
+        )
+
+    def pool(self, pool: str) -> StoreRow:
+        """Return what a pool limits, what is taken of it, and how many wait on its models."""
+        return self._store.pool_row(pool)
+
+    def reset_pool(self, pool: str) -> None:
+        """Do :meth:`reset_usage` for a pool."""
+        self._store.reset_pool(pool)
+
+    def forget_pool(self, pool: str) -> None:
+        """Remove a pool; nothing happens when it is unknown. SpecError while models or pools draw on it."""
+        self._store.forget_pool(pool)
 
     def forget(self, model: str) -> None:
         """Remove a model: its capacity, leases, usage, stops and latencies; releasing its leases is harmless.
@@ -632,6 +690,7 @@ class LoadTracker(AsyncTracker):
         active_requests: int,
         queue_depth: int = 0,
         ttl_s: float | None = None,
+        age_s: float = 0.0,
     ) -> None:
         """Set what was measured at the model itself; what exceeds the leases counts as work from outside.
 
@@ -644,18 +703,26 @@ class LoadTracker(AsyncTracker):
         ttl_s : float, optional
             Seconds after which the excess is forgotten, so that a monitor that dies leaves no phantom load
             behind; ``inf`` for never. Default: the tracker's ``stale_after_s``.
+        age_s : float
+            How old the measurement is, seconds: it is compared with the leases of that time, so that requests
+            that have ended since do not count as work from outside. Leases are remembered from the first
+            measurement with an age on, for as long as they go on to come.
         """
         ttl_s = self._stale_after_s if ttl_s is None else ttl_s
         problems = whole_problems("active_requests", active_requests)
         problems += whole_problems("queue_depth", queue_depth)
         problems += [] if ttl_s == math.inf else positive_problems("ttl_s", ttl_s)
+        problems += amount_problems("age_s", age_s)
         if problems:
             raise SpecError(*problems)
+        if age_s >= ttl_s:
+            return  # it would be forgotten at once
         self._store.observe(
             model,
             active=int(active_requests),
             queue=int(queue_depth),
-            ttl_s=None if ttl_s == math.inf else float(ttl_s),
+            ttl_s=None if ttl_s == math.inf else float(ttl_s - age_s),
+            age_s=float(age_s),
         )
 
     def current_load(self, model: str) -> ModelLoad | None:
@@ -685,6 +752,8 @@ class LoadTracker(AsyncTracker):
         """Return whether there is no room for one more; with ``queue``, not even to wait."""
         row = self._store.row(model)
         if not row.accepting:
+            return True
+        if row.pool_free == 0 and not (queue and row.queued < row.limits.max_queue):
             return True
         return row.active >= row.limits.max_concurrent and not (queue and row.queued < row.limits.max_queue)
 

@@ -66,7 +66,7 @@ class LiveLoad:
             self._read(self._tracker.store.view())
             return
         settings, active, queued = self._counts()
-        if settings is self._settings and not self._view.metered:
+        if settings is self._settings and not self._view.metered and self._view.pool_free is None:
             self._count(active, queued)
             return
         self._settings = settings
@@ -95,7 +95,10 @@ class LiveLoad:
             self._where = None if view.models == self._ids else np.array([index[name] for name in self._ids])
             self._slots_seen = None
         self._view = view
-        self._count(view.active, view.queued)
+        active = view.active
+        if view.pool_free is not None and not self._queue:  # what is taken of a pool is taken of its models
+            active = np.maximum(active, view.max_concurrent - view.pool_free)
+        self._count(active, view.queued)
         if view.max_concurrent is not self._slots_seen or view.accepting is not self._accepting_seen:
             self._slots_seen, self._accepting_seen = view.max_concurrent, view.accepting
             slots = self._mine(np.where(view.accepting, view.max_concurrent, 0))

@@ -71,7 +71,6 @@ class Reservations:
         self._lock = lock
         self._claims = pricing.uses_up or spending is not None or tracker.store.remote
         self._queue = queue
-        self._ordered = queue and tracker.store.orders_queue
 
     def look(self, row: AgentRow) -> Candidates:
         """Return the models worth trying at the present load. Under the lock."""
@@ -160,7 +159,7 @@ class Reservations:
 
     def _place(self, row: AgentRow) -> dict[str, Any]:
         """Return the terms on which a request may wait; a shared queue is first come, first served."""
-        if self._ordered:
+        if self._queue:
             return {"queue": True, "priority": row.priority, "tenant": row.account}
         return {"queue": self._queue}
 

@@ -205,24 +205,22 @@ def test_counts_hold_over_random_histories(seed: int) -> None:
     assert (tracker.store.row("m").active, tracker.store.row("m").queued) == (0, 0)
 
 
-def test_a_shared_store_says_what_its_queue_cannot(redis_server: RedisServer) -> None:
+def test_a_shared_store_orders_its_queue_alike(redis_server: RedisServer) -> None:
     from solver.load.store.redis import RedisStore
 
     store = RedisStore(redis_server.url, replicas=1, namespace="queue-rules")
     tracker = solver.LoadTracker(store)
-    one = solver.Capacity(max_concurrent=1, max_queue=2)
-    with pytest.raises(SpecError, match="rules: expected None: the queue of a shared store"):
-        tracker.set_capacity("m", one, rules=QueueRules())
-    tracker.set_capacity("m", one)
-    with pytest.raises(SpecError, match="tenant: expected None: the queue of a shared store"):
-        tracker.try_acquire("m", queue=True, tenant="a")
-    with pytest.raises(SpecError, match="priority: expected 1: the queue of a shared store"):
-        tracker.try_acquire("m", queue=True, priority=2.0)
-    held = [tracker.acquire("m", queue=True) for _ in range(3)]
-    assert held[2] is not None
-    place = held[2].place()
-    assert place is not None
-    assert place.position == 2
+    one = solver.Capacity(max_concurrent=1, max_queue=6)
+    tracker.set_capacity("m", one, rules=QueueRules(weights={"b": 2.0}))
+    running = tracker.acquire("m", tenant="a")
+    batch = [tracker.acquire("m", queue=True, tenant="a") for _ in range(2)]
+    urgent = tracker.acquire("m", queue=True, tenant="a", priority=5.0)
+    other = tracker.acquire("m", queue=True, tenant="b")
+    assert None not in (running, *batch, urgent, other)
+    places = {lease: lease.place() for lease in (*batch, urgent, other) if lease is not None}
+    assert [places[lease].position for lease in (other, urgent, *batch)] == [1, 2, 3, 4]  # type: ignore[union-attr,index]
+    running.release()  # type: ignore[union-attr]
+    assert other.state() is LeaseState.RUNNING  # type: ignore[union-attr]
     store.close()
 
 

@@ -123,7 +123,7 @@ def test_queue_places_and_promotion_in_order(store: Store) -> None:
 
 
 def test_nobody_overtakes_a_waiting_lease(store: Store) -> None:
-    rules = QueueRules(passes=0) if store.orders_queue else None
+    rules = QueueRules(passes=0)
     store.configure("a", Limits(max_concurrent=3, max_queue=5, rules=rules))
     store.acquire(ask("x", slots=2))
     store.acquire(ask("wide", slots=2, queue=True))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
+import redis
 
 import solver
 from solver.clock import ManualClock
@@ -138,14 +140,44 @@ def test_bad_limits_are_named() -> None:
         UsageLimit(resource="cats", amount=1, period=1)  # type: ignore[arg-type]
 
 
-def test_a_shared_store_refuses_them(redis_server: RedisServer) -> None:
+def test_a_shared_store_holds_to_them_too(redis_server: RedisServer) -> None:
     from solver.load.store.redis import RedisStore
 
-    store = RedisStore(redis_server.url, replicas=1, namespace="usage-limits")
-    tracker = solver.LoadTracker(store)
-    with pytest.raises(SpecError, match="limits: expected none: a shared store knows limits a minute"):
-        tracker.set_capacity("m", WIDE, limits=[UsageLimit(resource="tokens", amount=1, period=1)])
-    tracker.set_capacity("m", WIDE)
-    with pytest.raises(SpecError, match="expected a store of one process"):
-        tracker.reset_usage("m")
+    clock = at(2026, 3, 31, 23)
+    store = RedisStore(redis_server.url, replicas=1, namespace="usage-limits", clock=clock)
+    tracker = solver.LoadTracker(store, clock=clock)
+    month = UsageLimit(resource="cost_usd", amount=10, period="month", time_zone="UTC")
+    second = UsageLimit(resource="requests", amount=2, period=1.0)
+    tracker.set_capacity("m", WIDE, limits=[month, second])
+    assert spend(tracker, 9.0)
+    refused = spend(tracker, 2.0)
+    assert isinstance(refused, Refusal)
+    assert refused.reason is RefusalReason.BUDGET
+    assert refused.retry_after_s == pytest.approx(3600.0)
+    assert spend(tracker, 0.0)
+    assert not spend(tracker, 0.0)  # a third one in the same second
+    tracker.set_capacity("m", WIDE, limits=[replace(month, amount=12), second])
+    clock.advance(2.0)
+    assert spend(tracker, 2.0)  # what was spent is kept, the budget is larger
+    clock.advance(3600.0)
+    assert spend(tracker, 12.0)  # the first of April
+    tracker.reset_usage("m")
+    assert spend(tracker, 12.0)
+    store.close()
+
+
+def test_what_was_used_of_a_day_outlives_the_servers_memory(redis_server: RedisServer) -> None:
+    from solver.load.store.redis import RedisStore
+
+    clock = at(2026, 3, 31)
+    store = RedisStore(redis_server.url, replicas=1, namespace="usage-told", clock=clock, retry_s=1e-6)
+    tracker = solver.LoadTracker(store, clock=clock)
+    tracker.set_capacity("m", WIDE, limits=[UsageLimit(resource="requests", amount=3, period="day")])
+    leases = [tracker.acquire("m") for _ in range(2)]
+    assert None not in leases
+    with redis.Redis(port=redis_server.port) as client:
+        for key in client.keys("solver:{usage-told}:*"):
+            client.delete(key)
+    assert tracker.acquire("m")
+    assert not tracker.acquire("m")
     store.close()

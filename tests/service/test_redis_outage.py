@@ -367,7 +367,7 @@ def test_a_store_of_another_version_is_refused(
     with contextlib.closing(redis.Redis(port=shared_server.port)) as client:
         client.hset(f"solver:{{{namespace}}}:meta", "schema", "99")
     store = make(shared_server, namespace=namespace)
-    with pytest.raises(SpecError, match=r"store\.schema: expected version 1, got '99'"):
+    with pytest.raises(SpecError, match=r"store\.schema: expected version 2, got '99'"):
         store.configure("a", Limits(max_concurrent=1))
 
 

@@ -89,7 +89,7 @@ class LoadBalancer:
         Whether a model counts as full at its limit, or at its target utilization already.
     queue : bool
         Whether queue places count as room. In the queue, ``Agent.tenant`` shares fairly with the others and
-        ``Agent.priority`` decides among its own, with a store of one process; a shared one serves in turn.
+        ``Agent.priority`` decides among its own.
     ttl_s : float
         Time to live of reservations, seconds. The predictive strategy reserves for as long as it expects
         the request to take, with a margin, up to ten times this.
@@ -428,9 +428,7 @@ class LoadBalancer:
         )
 
     def _place(self, agent: Agent) -> dict[str, Any]:
-        """Return what decides on an agent's place in a queue, where the store orders queues by that."""
-        if not self._tracker.store.orders_queue:
-            return {}
+        """Return what decides on an agent's place in a queue."""
         return {"priority": float(agent.priority), "tenant": agent.tenant}
 
     def _share(self, model: str) -> float:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from solver.load.store.usage_limits import UsageLimit
     from solver.load.store.waiting_line import QueueRules
 
-__all__ = ["METER_NAMES", "WINDOW_PARTS", "Limits", "Store", "StoreRow", "StoreView", "nano_usd"]
+__all__ = ["METER_NAMES", "WINDOW_PARTS", "Limits", "MeterRow", "Store", "StoreRow", "StoreView", "nano_usd"]
 
 METER_NAMES = ("requests", "tokens", "cost")
 """The metered resources, in the order in which they are checked and reported."""
@@ -57,6 +57,8 @@ class Limits:
         In which order waiting leases start; None: the store's default.
     further : tuple of UsageLimit
         Limits over other periods, all of which hold at the same time.
+    pools : tuple of str
+        Pools of limits that it draws on besides its own.
     """
 
     max_concurrent: int
@@ -67,10 +69,30 @@ class Limits:
     budget_period_s: float | None = None
     rules: QueueRules | None = None
     further: tuple[UsageLimit, ...] = ()
+    pools: tuple[str, ...] = ()
 
     def meters(self) -> tuple[tuple[int | None, float | None], ...]:
         """Return (limit, window in seconds) of each of ``METER_NAMES``, without the further ones."""
         return (self.requests, 60.0), (self.tokens, 60.0), (self.budget_nano_usd, self.budget_period_s)
+
+
+class MeterRow(NamedTuple):
+    """What was used of one limit.
+
+    Parameters
+    ----------
+    resource : {"requests", "tokens", "cost_usd"}
+        What is counted.
+    period : float, str or None
+        Seconds of the sliding window, the calendar's period, or None for a budget that is spent once.
+    limit, used : float
+        Most of it, and what is used now; US dollars for ``cost_usd``.
+    """
+
+    resource: str
+    period: float | str | None
+    limit: float
+    used: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +113,10 @@ class StoreRow:
         What keeps new work away, in the order in which it was set.
     hold_s : float or None
         Mean time for which leases ran lately, seconds, where the store knows it.
+    pool_free : int or None
+        Slots left in the fullest of the pools that the model draws on; None: no pool limits them.
+    meters : tuple of MeterRow
+        Every limit on usage, with what is used.
     """
 
     active: int
@@ -100,6 +126,8 @@ class StoreRow:
     limits: Limits
     stops: tuple[Stop, ...] = ()
     hold_s: float | None = None
+    pool_free: int | None = None
+    meters: tuple[MeterRow, ...] = ()
 
 
 class StoreView(NamedTuple):
@@ -124,11 +152,14 @@ class StoreView(NamedTuple):
     max_concurrent, max_queue : (m,) int64
         The limits. As long as nobody changes them, a store may answer with the same array objects.
     meter_limit, meter_used : (3, m) float64
-        Limits (``inf`` for none) and usage of ``METER_NAMES``: requests, tokens, billionths of a dollar.
+        Limits (``inf`` for none) and usage of ``METER_NAMES``: requests, tokens, billionths of a dollar. Of
+        several limits on one resource, of the model and of its pools, the one with the least left.
     metered : tuple of int
         Positions in ``METER_NAMES`` of the resources that some model limits.
     stops : mapping of str to tuple of Stop
         What keeps new work away from a model, in the order in which it was set; open models are not in it.
+    pool_free : (m,) int64 or None
+        Slots left in the fullest of the pools that each model draws on; None: there are no pools.
     """
 
     models: tuple[str, ...]
@@ -144,6 +175,7 @@ class StoreView(NamedTuple):
     meter_used: NDArray[np.float64]
     metered: tuple[int, ...]
     stops: Mapping[str, tuple[Stop, ...]] = MappingProxyType({})
+    pool_free: NDArray[np.int64] | None = None
 
     @property
     def age_s(self) -> NDArray[np.float64]:
@@ -156,15 +188,11 @@ class Store(Protocol):
 
     A lease expires ``ttl_s`` after its grant or last renewal, by the store's own clock, and gives back what
     it took. When slots come free, queued leases become running, in the order of the model's
-    :class:`~solver.load.store.waiting_line.QueueRules` where the store has them, otherwise first come, first
-    served, and then nobody overtakes a waiting lease. Counts never go below zero.
+    :class:`~solver.load.store.waiting_line.QueueRules`. Counts never go below zero.
     """
 
     remote: bool
     """Whether operations may block on a network."""
-
-    orders_queue: bool
-    """Whether the queue knows priorities, tenants and rules; otherwise asks that wait must not name them."""
 
     def configure(self, model: str, limits: Limits) -> None:
         """Set the limits of a model, new or known; what is running keeps running."""
@@ -172,6 +200,25 @@ class Store(Protocol):
 
     def limits(self, model: str) -> Limits:
         """Return the limits of a model, or raise SpecError when it is unknown."""
+        ...
+
+    def configure_pool(self, pool: str, limits: Limits) -> None:
+        """Set the limits of a pool, new or known, and the pools that it draws on in turn.
+
+        Models that name it in their limits draw on it with every lease. Its queue places mean nothing.
+        """
+        ...
+
+    def forget_pool(self, pool: str) -> None:
+        """Remove a pool; nothing happens when it is unknown. Raise SpecError while anything draws on it."""
+        ...
+
+    def pool_row(self, pool: str) -> StoreRow:
+        """Return the state of a pool, or raise SpecError when it is unknown."""
+        ...
+
+    def reset_pool(self, pool: str) -> None:
+        """Do :meth:`reset_usage` for a pool."""
         ...
 
     def acquire(self, ask: Ask) -> LeaseState | Refusal:
@@ -230,10 +277,13 @@ class Store(Protocol):
         """Add to the work reported from outside (not under leases), with a floor at zero."""
         ...
 
-    def observe(self, model: str, *, active: int, queue: int, ttl_s: float | None = None) -> None:
+    def observe(
+        self, model: str, *, active: int, queue: int, ttl_s: float | None = None, age_s: float = 0.0
+    ) -> None:
         """Set totals measured from outside; what exceeds the leases counts as work from outside.
 
-        Without a further measurement the excess is forgotten after ``ttl_s``; None: it stays.
+        Without a further measurement the excess is forgotten after ``ttl_s``; None: it stays. What was
+        measured ``age_s`` ago is compared with the leases of that time, as far as they are known.
         """
         ...
 

@@ -59,10 +59,15 @@ class CalendarWindow:
         self.used[model] += amount
         return self._period
 
-    def refund(self, model: int, amount: int, step: int) -> None:
-        """Take back an amount charged in a period; nothing happens when that has ended."""
-        if step == self._period:
-            self.used[model] -= min(amount, self.used[model])
+    def refund(self, model: int, amount: int, step: int) -> int:
+        """Take back an amount charged in a period; return how much: nothing when that has ended."""
+        taken = min(amount, self.used[model]) if step == self._period else 0
+        self.used[model] -= taken
+        return taken
+
+    def put_back(self, model: int, amount: int, step: int) -> None:
+        """Undo a refund of the same instant."""
+        self.used[model] += amount
 
     def take(self, model: int) -> int:
         """Forget all that one model has used, and return how much that was."""

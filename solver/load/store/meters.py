@@ -6,10 +6,10 @@ import math
 from typing import TYPE_CHECKING
 
 from solver.load.refusal import Refusal, RefusalReason
-from solver.load.store.base import UNLIMITED, WINDOW_PARTS, Limits, nano_usd
+from solver.load.store.base import UNLIMITED, WINDOW_PARTS, Limits, MeterRow, nano_usd
 from solver.load.store.calendar_window import CalendarWindow
 from solver.load.store.sliding_window import SlidingWindow
-from solver.load.store.usage_limits import Calendar, UsageLimit
+from solver.load.store.usage_limits import RESOURCES, Calendar, UsageLimit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from solver.load.lease import Demand
 
 __all__ = ["Charge", "Meters", "Window"]
-
-_METERED_KINDS = ("requests", "tokens", "cost_usd")
-"""What is metered, in the order of the arrays."""
 
 _METERED_REASONS = (RefusalReason.REQUESTS, RefusalReason.TOKENS, RefusalReason.BUDGET)
 """Reason of a refusal by each meter."""
@@ -43,12 +40,14 @@ class Meters:
         self._windows: dict[float | Calendar, dict[int, Window]] = {}
         self._moving: tuple[Window, ...] = ()  # those that usage leaves again
         self._of: list[list[tuple[Window, int]]] = []
+        self._former: list[list[Window]] = []  # over which a budget that has another period now was counted
         self.limited: list[list[tuple[int, Window, int]]] = []
         """(kind, window, limit) of each resource of a model that has a limit: only these are charged."""
 
     def add(self, limits: Limits) -> None:
         """Make room for one more model, without limits until :meth:`configure`."""
         self.limited.append([])
+        self._former.append([])
         for kinds in self._windows.values():
             for window in kinds.values():
                 window.grow()
@@ -72,6 +71,7 @@ class Meters:
         for (old, _), (new, _) in zip(before, self._of[i], strict=True):
             if old is not new:
                 new.charge(i, old.take(i), now_s)
+                self._former[i] = [*(each for each in self._former[i] if each is not new), old]
         counted: dict[Window, tuple[int, int]] = {}
         for kind, (window, limit) in enumerate(self._of[i]):
             if limit != UNLIMITED:
@@ -82,18 +82,19 @@ class Meters:
         self.limited[i] = [(kind, window, limit) for window, (kind, limit) in counted.items()]
 
     def _further(self, limit: UsageLimit) -> tuple[int, Window, int]:
-        kind = _METERED_KINDS.index(limit.resource)
+        kind = RESOURCES.index(limit.resource)
         amount = nano_usd(limit.amount) if limit.resource == "cost_usd" else int(limit.amount)
         return kind, self._window(kind, limit.window, len(self.limited)), amount
 
     def reset(self, i: int) -> None:
         """Count what a model has used from nothing again."""
-        for _, window, _ in self.limited[i]:
-            window.take(i)
+        for kinds in self._windows.values():  # also over periods that are not limited now
+            for window in kinds.values():
+                window.take(i)
 
     def remove(self, i: int) -> None:
         """Forget a model; the models after it move up by one."""
-        del self._of[i], self.limited[i]
+        del self._of[i], self._former[i], self.limited[i]
         for kinds in self._windows.values():
             for window in kinds.values():
                 window.remove(i)
@@ -148,14 +149,40 @@ class Meters:
         for kind, window, estimate, step in charges:
             actual = actuals[kind]
             if actual is not None and actual > estimate:
-                window.charge(i, actual - estimate, now_s)
+                self._now_counted(i, window).charge(i, actual - estimate, now_s)
             elif actual is not None:
                 window.refund(i, estimate - actual, step)
 
-    def refund(self, i: int, charges: list[Charge]) -> None:
-        """Take charges back as if they had never been made."""
-        for _, window, amount, step in charges:
-            window.refund(i, amount, step)
+    def rows(self, i: int) -> tuple[MeterRow, ...]:
+        """Return every limit of a model with what is used of it."""
+        rows = []
+        for kind, window, limit in self.limited[i]:
+            period = next(
+                period
+                for period, kinds in self._windows.items()
+                if any(each is window for each in kinds.values())
+            )
+            over = period.period if isinstance(period, Calendar) else None if period == math.inf else period
+            unit = 1e9 if kind == 2 else 1.0
+            rows.append(MeterRow(RESOURCES[kind], over, limit / unit, window.used[i] / unit))
+        return tuple(rows)
+
+    def _now_counted(self, i: int, window: Window) -> Window:
+        """Return where what was charged to a window counts now: a budget may have another period since."""
+        if any(each is window for each in self._former[i]):
+            return self._of[i][2][0]
+        return window
+
+    def refund(self, i: int, charges: list[Charge]) -> list[Charge]:
+        """Take charges back as if they had never been made; return what of them was still counted."""
+        return [
+            (kind, window, window.refund(i, amount, step), step) for kind, window, amount, step in charges
+        ]
+
+    def put_back(self, i: int, refunded: list[Charge]) -> None:
+        """Undo a refund of the same instant."""
+        for _, window, amount, step in refunded:
+            window.put_back(i, amount, step)
 
 
 def _wait(retry_after_s: float | None) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 from array import array
+from collections import deque
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ import numpy as np
 
 from solver.errors import SpecError, Violation
 from solver.load.store.base import Limits, StoreRow, StoreView
-from solver.load.store.meters import Charge, Meters, Window
+from solver.load.store.meters import Meters, Window
 from solver.load.store.waiting_line import QueueRules, WaitingLine
 
 if TYPE_CHECKING:
@@ -21,58 +22,43 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from solver.load.lease import Ask
     from solver.load.stops import Stop, StopKey
+    from solver.load.store.held_lease import HeldLease
+    from solver.load.store.pools import Pool
 
-__all__ = ["HeldLease", "ModelTable"]
+__all__ = ["ModelTable"]
 
+
+_REMEMBERED_CHANGES = 4096
+"""Changes of what is leased that a measured model remembers."""
+
+_HISTORY_S = 600.0
+"""Seconds since the last measurement with an age for which such changes go on to be noted."""
 
 _HOLD_WEIGHT = 0.1
 """Weight of the newest lease in the moving average of how long leases run."""
 
 
-class HeldLease:
-    """A live lease."""
+class LeaseHistory:
+    """How many slots were leased when, so that an old measurement can be understood."""
 
-    __slots__ = (
-        "alive",
-        "charged",
-        "expires_s",
-        "fill_to",
-        "lease_id",
-        "model",
-        "passed",
-        "priority",
-        "running",
-        "since_s",
-        "slots",
-        "tenant",
-        "ttl_s",
-        "turn",
-        "work",
-    )
+    def __init__(self) -> None:
+        self.until_s = -math.inf
+        """Until when changes are noted: nobody measures the model any more."""
+        self._times: deque[float] = deque(maxlen=_REMEMBERED_CHANGES)
+        self._leased: deque[int] = deque(maxlen=_REMEMBERED_CHANGES)
 
-    def __init__(self, ask: Ask, model: int, now_s: float, running: bool) -> None:
-        demand = ask.demand
-        self.lease_id = ask.lease_id
-        self.model = model
-        self.slots = demand.slots
-        self.expires_s = now_s + ask.ttl_s
-        self.running = running
-        self.since_s = now_s
-        """When it began to run, or to wait."""
-        self.fill_to = ask.fill_to
-        self.priority = ask.priority
-        self.tenant = ask.tenant
-        self.work = max(demand.tokens, demand.slots)
-        """What its tenant is charged with in the queue: tokens, at least one for each slot."""
-        self.passed = 0
-        """Slots that passed it while it waited."""
-        self.turn = (0.0, 0)
-        self.charged: list[Charge] = []
-        self.alive: Callable[[], bool] | None = None
-        """With a holder that keeps it: whether that is still there when the time to live is over."""
-        self.ttl_s = 0.0
+    def note(self, now_s: float, leased: int) -> None:
+        """Note how many are leased from now on."""
+        self._times.append(now_s)
+        self._leased.append(leased)
+
+    def at(self, moment_s: float, default: int) -> int:
+        """Return how many were leased at a moment, or what is given where that is not known. O(changes)."""
+        for at_s, leased in zip(reversed(self._times), reversed(self._leased), strict=True):
+            if at_s <= moment_s:
+                return leased
+        return default
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -90,6 +76,8 @@ class _Settings:
     several: bool
     """Whether a model has several limits on one resource."""
     stops: Mapping[str, tuple[Stop, ...]]
+    pools: tuple[tuple[Pool, NDArray[np.intp]], ...]
+    """(pool, rows of the models that draw on it)."""
 
 
 class ModelTable:
@@ -110,6 +98,9 @@ class ModelTable:
         self.held_back = array("b")  # stops that hold the queue
         self.heard_s = array("d")
         self.waiting: list[WaitingLine] = []
+        self.chains: list[tuple[Pool, ...]] = []
+        """Per model, the pools that it draws on."""
+        self._histories: dict[str, LeaseHistory] = {}
         self.hold_s = array("d")  # mean time for which leases run, NaN before the first has ended
         self.meters = Meters(wall_s)
         self.version = 0
@@ -158,6 +149,7 @@ class ModelTable:
         self.accepting.append(1)
         self.heard_s.append(0.0)
         self.waiting.append(WaitingLine())
+        self.chains.append(())
         self.hold_s.append(math.nan)
         self._adjusted.append([0, 0])
         self._observed.append([0, 0])
@@ -174,12 +166,43 @@ class ModelTable:
         for column in (self.max_concurrent, self.max_queue, self.active, self.queued, self.held_back):
             del column[i]
         del self.accepting[i], self.heard_s[i], self.limits[i], self.waiting[i], self.hold_s[i]
+        del self.chains[i]
+        self._histories.pop(model, None)
         del self._adjusted[i], self._observed[i], self._observed_until[i], self._stops[i]
         self.meters.remove(i)
         self.timers = [timer for timer in self.timers if timer[1] != model]
         heapq.heapify(self.timers)
         self._settings = None
         self.version += 1
+
+    def settings_changed(self) -> None:
+        """Note that limits, or what they draw on, have changed."""
+        self._settings = None
+        self.version += 1
+
+    def take(self, held: HeldLease, now_s: float) -> None:
+        """Count the slots of a lease that runs now, here and in its pools."""
+        self.active[held.model] += held.slots
+        for pool in held.pools:
+            pool.active += held.slots
+        if self._histories:
+            self._note_history(held.model, now_s)
+
+    def give(self, held: HeldLease, now_s: float) -> None:
+        """Count the slots of a lease that ran as free, here and in its pools."""
+        self.active[held.model] -= held.slots
+        for pool in held.pools:
+            pool.active -= held.slots
+        if self._histories:
+            self._note_history(held.model, now_s)
+
+    def _leased(self, i: int) -> int:
+        return self.active[i] - self._adjusted[i][0] - self._observed[i][0]
+
+    def _note_history(self, i: int, now_s: float) -> None:
+        history = self._histories.get(self.models[i])
+        if history is not None and history.until_s >= now_s:
+            history.note(now_s, self._leased(i))
 
     def note_hold(self, i: int, hold_s: float) -> None:
         """Note for how long a lease ran."""
@@ -198,10 +221,19 @@ class ModelTable:
             now_s,
         )
 
-    def observe(self, i: int, active: int, queued: int, ttl_s: float | None, now_s: float) -> None:
-        """Set totals measured from outside; what exceeds the leases counts as work from outside."""
+    def observe(
+        self, i: int, active: int, queued: int, ttl_s: float | None, age_s: float, now_s: float
+    ) -> None:
+        """Set totals measured from outside; what exceeds the leases of that time counts as work from outside."""
         added, observed = self._adjusted[i], self._observed[i]
-        leased = self.active[i] - added[0] - observed[0]
+        leased = self._leased(i)
+        if age_s > 0.0:
+            history = self._histories.get(self.models[i])
+            if history is None or history.until_s < now_s:
+                history = self._histories[self.models[i]] = LeaseHistory()
+            leased = history.at(now_s - age_s, leased)
+            history.until_s = now_s + _HISTORY_S
+            history.note(now_s, self._leased(i))
         waiting = self.queued[i] - added[1] - observed[1]
         self._set_outside(i, [0, 0], [max(0, active - leased), max(0, queued - waiting)], now_s)
         self._observed_until[i] = math.inf if ttl_s is None else now_s + ttl_s
@@ -277,12 +309,14 @@ class ModelTable:
             limits=self.limits[i],
             stops=self.stops(i),
             hold_s=None if math.isnan(self.hold_s[i]) else self.hold_s[i],
+            pool_free=min((pool.free for pool in self.chains[i]), default=None),
+            meters=self.meters.rows(i),
         )
 
     def view(self, now_s: float) -> StoreView:
         """Return the state of every model. O(m) copies, no loop."""
         settings = self.settings()
-        used, most = settings.no_usage, settings.meter_limit
+        used, most, free = settings.no_usage, settings.meter_limit, None
         if settings.meters:
             used = used.copy()
             most = most.copy() if settings.several else most
@@ -293,6 +327,8 @@ class ModelTable:
                     np.copyto(most[kind], limit, where=limited)
                 np.copyto(used[kind], now_used, where=limited)
         active, queued = self.counts()
+        if settings.pools:
+            used, most, free = self._with_pools(settings, used, most, now_s)
         return StoreView(
             models=self.models,
             version=self.version,
@@ -307,7 +343,21 @@ class ModelTable:
             meter_used=used,
             metered=settings.metered,
             stops=settings.stops,
+            pool_free=free,
         )
+
+    def _with_pools(
+        self, settings: _Settings, used: NDArray[np.float64], most: NDArray[np.float64], now_s: float
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+        """Return usage and limits with those of pools that have less left, and the slots left in pools."""
+        used, most = used.copy(), most.copy()
+        free = np.full(len(self.models), np.iinfo(np.int64).max, np.int64)
+        for pool, rows in settings.pools:
+            free[rows] = np.minimum(free[rows], pool.free)
+            for kind, limit, spent in pool.left(now_s):
+                tighter = rows[limit - spent < most[kind, rows] - used[kind, rows]]
+                most[kind, tighter], used[kind, tighter] = limit, spent
+        return used, most, free
 
     def counts(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return copies of the slots and queue places taken, (m,) each."""
@@ -332,18 +382,24 @@ class ModelTable:
                 entry[2][i], entry[3][i] = True, min(entry[3][i], most)
         if several:
             limit = np.full((3, m), np.inf)
+        drawn: dict[Pool, list[int]] = {}
+        for i, chain in enumerate(self.chains):
+            for pool in chain:
+                drawn.setdefault(pool, []).append(i)
+        in_pools = {kind for pool in drawn for kind, _, _ in pool.meters.limited[0]}
         return _Settings(
             accepting=_read_only(np.array(self.accepting, np.bool_)),
             max_concurrent=_read_only(np.array(self.max_concurrent, np.int64)),
             max_queue=_read_only(np.array(self.max_queue, np.int64)),
             meter_limit=_read_only(limit),
             no_usage=_read_only(np.zeros((3, m))),
-            metered=tuple(sorted({kind for kind, _, _, _ in meters.values()})),
+            metered=tuple(sorted({kind for kind, _, _, _ in meters.values()} | in_pools)),
             meters=tuple(meters.values()),
             several=several,
             stops=MappingProxyType(
                 {self.models[i]: tuple(stops.values()) for i, stops in enumerate(self._stops) if stops}
             ),
+            pools=tuple((pool, np.array(rows, np.intp)) for pool, rows in drawn.items()),
         )
 
 

@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import json
 import math
+from functools import lru_cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from solver.load.stops import Stop, StopOwner
-from solver.load.store.base import UNLIMITED, Limits, StoreRow, StoreView, nano_usd
+from solver.load.store.base import UNLIMITED, Limits, MeterRow, StoreRow, StoreView, nano_usd
+from solver.load.store.usage_limits import RESOURCES, Calendar, UsageLimit
+from solver.load.store.waiting_line import QueueRules
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
     from solver.load.lease import Ask
 
-__all__ = ["ask_fields", "limit_fields", "read_row", "read_stops", "read_view"]
+__all__ = ["Usage", "ask_fields", "limit_fields", "read_row", "read_stops", "read_usage", "read_view"]
+
+_PERIODS_TOLD = 400  # ends of a calendar's periods that the server is told: more than a year of days
+_LENGTHS_S = {"day": 86400.0, "week": 7 * 86400.0, "month": 30.5 * 86400.0}
+_UNITS = (1.0, 1.0, 1e9)  # of each resource: money is counted in billionths of a dollar
 
 
 def ask_fields(ask: Ask) -> tuple[str | int | float, ...]:
-    """Return an ask as nine arguments of the script."""
+    """Return an ask as eleven arguments of the script."""
     demand = ask.demand
     return (
         ask.lease_id,
@@ -31,38 +42,171 @@ def ask_fields(ask: Ask) -> tuple[str | int | float, ...]:
         repr(float(ask.ttl_s)),
         int(ask.queue),
         repr(float(ask.fill_to)),
+        repr(float(ask.priority)),
+        ask.tenant or "",
     )
 
 
-def limit_fields(model: str, limits: Limits) -> tuple[str | int | float, ...]:
-    """Return the limits of a model as seven arguments of the script."""
+def limit_fields(kind: str, name: str, limits: Limits, wall_s: float) -> list[str]:
+    """Return the limits of a model (``"m"``) or pool (``"p"``) as twelve arguments of the script.
+
+    ``wall_s`` is Unix time: the server is told when the periods of calendars end, which it cannot work out.
+    """
     amounts = (limits.requests, limits.tokens, limits.budget_nano_usd)
-    return (
-        model,
-        limits.max_concurrent,
-        limits.max_queue,
-        *(UNLIMITED if amount is None else amount for amount in amounts),
+    calendars = {_name_of(limit.window) for limit in limits.further if isinstance(limit.window, Calendar)}
+    ends = {name: _period_ends(name, wall_s) for name in sorted(calendars)}
+    rules = limits.rules
+    return [
+        kind,
+        name,
+        str(limits.max_concurrent),
+        str(limits.max_queue),
+        *(str(UNLIMITED if amount is None else amount) for amount in amounts),
         "0" if limits.budget_period_s is None else repr(float(limits.budget_period_s)),
+        json.dumps(_further(limits.further)) if limits.further else "",
+        json.dumps(limits.pools) if limits.pools else "",
+        ""
+        if rules is None
+        else json.dumps({"aging": rules.aging_s, "passes": rules.passes, "weights": dict(rules.weights)}),
+        json.dumps(ends) if ends else "",
+    ]
+
+
+def _further(limits: Sequence[UsageLimit]) -> list[dict[str, Any]]:
+    """Return further limits as the script reads them; of two over the same period the lower one counts."""
+    entries: dict[str, dict[str, Any]] = {}
+    for limit in limits:
+        kind, window = RESOURCES.index(limit.resource), limit.window
+        calendar = _name_of(window) if isinstance(window, Calendar) else None
+        key = f"{kind}@{calendar or repr(window)}"
+        amount = nano_usd(limit.amount) if kind == 2 else int(limit.amount)
+        entry = entries.setdefault(
+            key, {"key": key, "kind": kind, "window": 1.0, "limit": amount, "given": []}
+        )
+        entry["limit"] = min(entry["limit"], amount)
+        entry["given"].append([limit.resource, limit.amount, limit.period, limit.time_zone])
+        if isinstance(window, Calendar):
+            entry["calendar"], entry["length"] = calendar, _LENGTHS_S[window.period]
+        else:
+            entry["window"] = window
+    return list(entries.values())
+
+
+def _name_of(calendar: Calendar) -> str:
+    return f"{calendar.period}/{calendar.time_zone}"
+
+
+def _period_ends(name: str, wall_s: float) -> list[float]:
+    """Return Unix times at which the current period and those after it end."""
+    period, _, zone = name.partition("/")
+    _, end_s = Calendar(period=period, time_zone=zone).around(wall_s)
+    return _ends_from(period, zone, end_s)
+
+
+@lru_cache(maxsize=64)
+def _ends_from(period: str, zone: str, end_s: float) -> list[float]:
+    calendar, ends = Calendar(period=period, time_zone=zone), [end_s]
+    while len(ends) < _PERIODS_TOLD:
+        ends.append(calendar.around(ends[-1] + 1.0)[1])
+    return ends
+
+
+class Usage(NamedTuple):
+    """What the server says was used of a model or pool.
+
+    Parameters
+    ----------
+    subject : str
+        ``m:`` or ``p:`` and the name.
+    changes, resets : int
+        How often it has changed, and was reset: more are newer figures.
+    used : dict of str to int
+        By the script's name of each meter.
+    """
+
+    subject: str
+    changes: int
+    resets: int
+    used: dict[str, int]
+
+
+def read_usage(fields: list[str]) -> list[Usage]:
+    """Return what the end of a reply says was used, of a model and of each pool it draws on."""
+    usages, at = [], 0
+    while at < len(fields):
+        subject, changes, resets, count = fields[at : at + 4]
+        at += 4
+        used = {fields[k]: int(fields[k + 1]) for k in range(at, at + 2 * int(count), 2)}
+        usages.append(Usage(subject, int(changes), int(resets), used))
+        at += 2 * int(count)
+    return usages
+
+
+class _Row(NamedTuple):
+    """A row of the script's, decoded."""
+
+    fields: list[Any]
+    limits: Limits
+    meters: list[tuple[int, float, float, MeterRow]]
+    """(kind, limit, used, the same for people); money in billionths of a dollar in the first two."""
+
+    @property
+    def active(self) -> int:
+        return int(self.fields[0])
+
+
+def _read(fields: list[Any]) -> _Row:
+    amounts = [int(value) for value in fields[6:9]]
+    period = float(fields[9]) or None
+    further = json.loads(fields[12]) if fields[12] else []
+    rules = json.loads(fields[14]) if fields[14] else None
+    limits = Limits(
+        max_concurrent=int(fields[4]),
+        max_queue=int(fields[5]),
+        requests=None if amounts[0] == UNLIMITED else amounts[0],
+        tokens=None if amounts[1] == UNLIMITED else amounts[1],
+        budget_nano_usd=None if amounts[2] == UNLIMITED else amounts[2],
+        budget_period_s=period,
+        rules=None
+        if rules is None
+        else QueueRules(aging_s=rules["aging"], passes=rules["passes"], weights=dict(rules["weights"])),
+        further=tuple(
+            UsageLimit(resource=resource, amount=amount, period=period, time_zone=zone)
+            for entry in further
+            for resource, amount, period, zone in entry["given"]
+        ),
+        pools=tuple(json.loads(fields[13])) if fields[13] else (),
     )
+    used = dict(zip(fields[10][::2], map(float, fields[10][1::2]), strict=True)) if fields[10] else {}
+    kinds: list[tuple[int, str, float, float | str | None]] = [
+        (kind, str(kind), amounts[kind], 60.0 if kind < 2 else period)
+        for kind in range(3)
+        if amounts[kind] != UNLIMITED
+    ]
+    kinds += [
+        (entry["kind"], entry["key"], entry["limit"], over if isinstance(over, str) else float(over))
+        for entry in further
+        for over in (entry["given"][0][2],)
+    ]
+    meters = []
+    for kind, key, most, over in kinds:
+        spent, unit = used.get(key, 0.0), _UNITS[kind]
+        meters.append((kind, float(most), spent, MeterRow(RESOURCES[kind], over, most / unit, spent / unit)))
+    return _Row(fields, limits, meters)
 
 
-def read_row(fields: list[Any]) -> StoreRow:
-    """Return the state of one model from a reply."""
-    amounts = [None if int(value) == UNLIMITED else int(value) for value in fields[6:9]]
+def read_row(text: str) -> StoreRow:
+    """Return the state of one model or pool from a reply."""
+    row = _read(json.loads(text))
+    fields = row.fields
     return StoreRow(
-        active=int(fields[0]),
+        active=row.active,
         queued=int(fields[1]),
         accepting=fields[2] == "1",
         age_s=float(fields[3]),
-        limits=Limits(
-            max_concurrent=int(fields[4]),
-            max_queue=int(fields[5]),
-            requests=amounts[0],
-            tokens=amounts[1],
-            budget_nano_usd=amounts[2],
-            budget_period_s=float(fields[9]) or None,
-        ),
-        stops=read_stops(fields[13]),
+        limits=row.limits,
+        stops=read_stops(fields[11]),
+        meters=tuple(meter for _, _, _, meter in row.meters),
     )
 
 
@@ -81,12 +225,35 @@ def read_stops(texts: list[str] | dict[str, Any]) -> tuple[Stop, ...]:
     )
 
 
+def chain_of(names: Sequence[str], pools: Mapping[str, Limits]) -> list[str]:
+    """Return the pools that something draws on, with those that they draw on in turn."""
+    chain = list(dict.fromkeys(names))
+    for name in chain:  # it grows while it is read
+        chain += [each for each in pools[name].pools if each not in chain] if name in pools else []
+    return chain
+
+
 def read_view(reply: list[Any]) -> StoreView:
     """Return the state of every model from a reply."""
-    version, now, text = reply
+    version, now, text, pool_text = reply
     rows = list(json.loads(text))  # no model at all is encoded as an empty mapping
-    table = np.array([[float(value) for value in entry[1:14]] for entry in rows]).reshape(len(rows), 13)
-    limit = table[:, 6:9].T
+    pool_rows = {entry[0]: _read(entry[1:]) for entry in list(json.loads(pool_text))}
+    table = np.array([[float(value) for value in entry[1:7]] for entry in rows]).reshape(len(rows), 6)
+    limit, used = np.full((3, len(rows)), np.inf), np.zeros((3, len(rows)))
+    free = np.full(len(rows), np.iinfo(np.int64).max, np.int64) if pool_rows else None
+    pool_limits = {name: row.limits for name, row in pool_rows.items()}
+    for j, entry in enumerate(rows):
+        meters = []
+        if entry[7:10] != ["-1", "-1", "-1"] or entry[13]:
+            meters = _read(entry[1:]).meters
+        names = chain_of(json.loads(entry[14]), pool_limits) if entry[14] else []
+        for pool in (pool_rows[name] for name in names if name in pool_rows):
+            meters = meters + pool.meters
+            if free is not None:
+                free[j] = min(free[j], max(0, pool.limits.max_concurrent - pool.active))
+        for kind, most, spent, _ in meters:
+            if most - spent < limit[kind, j] - used[kind, j]:
+                limit[kind, j], used[kind, j] = most, spent
     return StoreView(
         models=tuple(entry[0] for entry in rows),
         version=int(version),
@@ -97,8 +264,14 @@ def read_view(reply: list[Any]) -> StoreView:
         heard_s=float(now) - table[:, 3],
         max_concurrent=table[:, 4].astype(np.int64),
         max_queue=table[:, 5].astype(np.int64),
-        meter_limit=np.where(limit == UNLIMITED, np.inf, limit),
-        meter_used=np.ascontiguousarray(table[:, 10:13].T),
-        metered=tuple(np.flatnonzero((limit != UNLIMITED).any(axis=1)).tolist()),
-        stops=MappingProxyType({entry[0]: read_stops(entry[14]) for entry in rows if entry[14]}),
+        meter_limit=limit,
+        meter_used=used,
+        metered=tuple(np.flatnonzero((limit != np.inf).any(axis=1)).tolist()),
+        stops=MappingProxyType({entry[0]: read_stops(entry[12]) for entry in rows if entry[12]}),
+        pool_free=_some(free),
     )
+
+
+def _some(free: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
+    """Return what is left in pools, None where no model draws on one."""
+    return None if free is None or (free == np.iinfo(np.int64).max).all() else free

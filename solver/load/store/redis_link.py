@@ -31,11 +31,23 @@ except ImportError as error:
 
 __all__ = ["SCHEMA", "LinkState", "OutageCause", "RedisLink", "StoreDownError", "StoreFullError"]
 
-SCHEMA = "1"
+SCHEMA = "2"
 """Version of the layout of keys; stores of another version are refused."""
 
 _ONCE_ONLY = frozenset(
-    {"acquire", "acquire_many", "move", "configure", "end_leases", "forget", "stop", "resume"}
+    {
+        "acquire",
+        "acquire_many",
+        "move",
+        "configure",
+        "end_leases",
+        "forget",
+        "forget_pool",
+        "reset_usage",
+        "reset_pool",
+        "stop",
+        "resume",
+    }
 )
 """Commands that do harm when a delayed copy arrives after something else; the others answer a copy as the first."""
 
@@ -254,6 +266,8 @@ class RedisLink:
             self.last_answer_s = self.clock.now()
             if reply and reply[0] == "unknown_model":
                 raise SpecError(Violation("model", "expected one whose capacity is set", reply[2]))
+            if reply and reply[0] == "unknown_pool" and operation != "configure":
+                raise SpecError(Violation("pool", "expected one that was set before", reply[2]))
             return reply, attempt
         raise StoreDownError(self.detail)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from solver.load.lease import Ask, LeaseState
 from solver.load.store.base import Limits, nano_usd
 from solver.load.store.memory import MemoryStore
-from solver.load.store.redis_codec import limit_fields
+from solver.load.store.redis_codec import Usage, limit_fields, read_usage
+from solver.load.store.usage_limits import wall_time
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,6 +47,9 @@ class KnownLease:
             "here": self.here,
             "amounts": [demand.requests, demand.tokens, nano_usd(demand.cost_usd)],
             "fill": repr(float(self.ask.fill_to)),
+            "priority": self.ask.priority,
+            "tenant": self.ask.tenant or "",
+            "work": max(demand.tokens, demand.slots),
         }
 
 
@@ -60,16 +64,19 @@ class ReplicaMemory:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self._wall_s = wall_time(clock)
         self.limits: dict[str, Limits] = {}
-        self.unsent_limits: set[str] = set()
+        self.pools: dict[str, Limits] = {}
+        self.unsent_limits: dict[tuple[str, str], None] = {}
+        """(``m`` or ``p``, name) whose limits the server has not been told."""
         self.stops: dict[str, tuple[Stop, ...]] = {}
         self.outside: dict[str, tuple[int, int, int]] = {}
         """Per model, what this replica has added to active and queued work, and how often that has changed."""
         self.observed: dict[str, tuple[int, int, float]] = {}
         """Per model, what this replica measured last beyond the leases, and until when that counts."""
         self._lifted: dict[tuple[str, str], float] = {}
-        self._used: dict[str, tuple[tuple[int, int, int, int], float]] = {}
-        """Per model, what was used of each meter, the number of changes so far, and when that was heard."""
+        self._used: dict[str, tuple[Usage, float]] = {}
+        """Per model or pool, what was used of each meter, and when that was heard."""
         self.version = 0
         self.begin_process()
 
@@ -98,9 +105,17 @@ class ReplicaMemory:
         """Have a lease that the server may have granted taken back when it answers again."""
         self.unsent_drops[lease_id] = None
 
-    def note_usage(self, model: str, used: list[str]) -> None:
-        """Remember what the server says was used of a model."""
-        self._used[model] = ((int(used[0]), int(used[1]), int(used[2]), int(used[3])), self._clock.now())
+    def note_usage(self, fields: list[str]) -> None:
+        """Remember what the end of a reply says was used."""
+        now = self._clock.now()
+        for usage in read_usage(fields):
+            self._used[usage.subject] = usage, now
+
+    def limits_of(self, kind: str, name: str) -> list[str]:
+        """Return the limits of a model (``m``) or pool (``p``) as arguments of the script."""
+        return limit_fields(
+            kind, name, self.limits[name] if kind == "m" else self.pools[name], self._wall_s()
+        )
 
     def note_outside(self, model: str, active: int, queued: int, changes: int) -> None:
         """Remember what this replica has added to the work from outside, all in all, unless newer is known."""
@@ -126,15 +141,22 @@ class ReplicaMemory:
         """Remember every stop that stands; forget models that somebody has removed."""
         self.stops = dict(models)
         self.version = version
-        for model in self.limits.keys() - known - self.unsent_limits:
+        for model in self.limits.keys() - known - {name for kind, name in self.unsent_limits if kind == "m"}:
             self.forget(model)
 
     def forget(self, model: str) -> None:
         """Forget a model and all that concerns it."""
-        for known in (self.limits, self.stops, self.outside, self.observed, self._used):
+        for known in (self.limits, self.stops, self.outside, self.observed):
             known.pop(model, None)
-        self.unsent_limits.discard(model)
+        self._used.pop(f"m:{model}", None)
+        self.unsent_limits.pop(("m", model), None)
         self.end_leases(model)
+
+    def forget_pool(self, pool: str) -> None:
+        """Forget a pool."""
+        self.pools.pop(pool, None)
+        self._used.pop(f"p:{pool}", None)
+        self.unsent_limits.pop(("p", pool), None)
 
     def end_leases(self, model: str) -> None:
         """Forget the leases of a model."""
@@ -146,18 +168,22 @@ class ReplicaMemory:
     def order(self) -> dict[str, Any]:
         """Return what the server must know of this replica when it joins."""
         now = self._clock.now()
-        models = []
-        for model, limits in list(self.limits.items()):
-            used, at_s = self._used.get(model, ((0, 0, 0, 0), now))
+        used = []
+        for subject, (usage, at_s) in list(self._used.items()):
             recent = now - at_s < 2 * METER_WINDOW_S
-            models.append(
-                {
-                    "limits": [str(value) for value in limit_fields(model, limits)],
-                    "used": [used[0] if recent else 0, used[1] if recent else 0, *used[2:]],
-                }
-            )
+            kept = {
+                key: amount
+                for key, amount in usage.used.items()
+                if recent or key not in ("0", "1")  # windows of a minute
+            }
+            used.append([subject, usage.changes, usage.resets, kept])
         return {
-            "models": models,
+            "limits": [
+                self.limits_of(kind, name)
+                for kind, names in (("p", _parents_first(self.pools)), ("m", list(self.limits)))
+                for name in names
+            ],
+            "used": used,
             "leases": [
                 held.fields(now)
                 for held in list(self.held.values())
@@ -210,8 +236,10 @@ class ReplicaMemory:
         """
         local = MemoryStore(clock=self._clock, per_process=True)
         now = self._clock.now()
-        for model in self.limits:
-            local.configure(model, Limits(max_concurrent=2**53, max_queue=2**53))
+        for pool in _parents_first(self.pools):
+            local.configure_pool(pool, Limits(max_concurrent=2**53, pools=self.pools[pool].pools))
+        for model, limits in self.limits.items():
+            local.configure(model, Limits(max_concurrent=2**53, max_queue=2**53, pools=limits.pools))
         for lease_id, held in self.held.items():
             if held.until_s > now and held.ask.model in self.limits and held.state is LeaseState.RUNNING:
                 local.acquire(
@@ -222,6 +250,8 @@ class ReplicaMemory:
                         lease_id=lease_id,
                     )
                 )
+        for pool in _parents_first(self.pools):
+            local.configure_pool(pool, share_of(self.pools[pool], replicas))
         for model, limits in self.limits.items():
             local.configure(model, share_of(limits, replicas))
             active, queued, _ = self.outside.get(model, (0, 0, 0))
@@ -233,7 +263,10 @@ class ReplicaMemory:
 
 
 def share_of(limits: Limits, replicas: int) -> Limits:
-    """Return one replica's share of the limits. Money is not shared: what others spent is unknown."""
+    """Return one replica's share of the limits.
+
+    Of money, and of what may be used in more than a minute, there is none: what others have used is unknown.
+    """
     return Limits(
         max_concurrent=limits.max_concurrent // replicas,
         max_queue=limits.max_queue // replicas,
@@ -241,4 +274,32 @@ def share_of(limits: Limits, replicas: int) -> Limits:
         tokens=None if limits.tokens is None else limits.tokens // replicas,
         budget_nano_usd=None if limits.budget_nano_usd is None else 0,
         budget_period_s=limits.budget_period_s,
+        rules=limits.rules,
+        further=tuple(
+            replace(
+                limit,
+                amount=limit.amount // replicas
+                if limit.resource != "cost_usd"
+                and not isinstance(limit.period, str)
+                and limit.period <= METER_WINDOW_S
+                else 0,
+            )
+            for limit in limits.further
+        ),
+        pools=limits.pools,
     )
+
+
+def _parents_first(pools: Mapping[str, Limits]) -> list[str]:
+    """Return the names of pools so that each comes after those that it draws on."""
+    order: dict[str, None] = {}
+
+    def add(name: str) -> None:
+        if name in pools and name not in order:
+            for parent in pools[name].pools:
+                add(parent)
+            order[name] = None
+
+    for name in pools:
+        add(name)
+    return list(order)

@@ -62,7 +62,7 @@ class SlidingWindow:
         self.used[model] += amount
         if self._endless:
             return 0
-        step = int(now_s // self._step_s)
+        step = math.floor(now_s / self._step_s)  # as the script of the shared store does it
         steps = self._steps
         if steps and steps[-1][0] == step:
             amounts = steps[-1][1]
@@ -73,19 +73,28 @@ class SlidingWindow:
             self._note_oldest()
         return step
 
-    def refund(self, model: int, amount: int, step: int) -> None:
-        """Take back an amount charged in ``step``; nothing happens when that has left the window."""
+    def refund(self, model: int, amount: int, step: int) -> int:
+        """Take back an amount charged in ``step``; return how much of it had not left the window."""
         if self._endless:
-            self.used[model] -= min(amount, self.used[model])
-            return
+            taken = min(amount, self.used[model])
+            self.used[model] -= taken
+            return taken
         for number, amounts in reversed(self._steps):  # recent steps first: at most parts + 2 of them
             if number == step:
                 taken = min(amount, amounts.get(model, 0))
                 amounts[model] = amounts.get(model, 0) - taken
                 self.used[model] -= taken
-                return
+                return taken
             if number < step:
-                return
+                break
+        return 0
+
+    def put_back(self, model: int, amount: int, step: int) -> None:
+        """Undo a refund of the same instant."""
+        self.used[model] += amount
+        for number, amounts in self._steps:
+            if number == step and not self._endless:
+                amounts[model] = amounts.get(model, 0) + amount
 
     def take(self, model: int) -> int:
         """Forget all that one model has used, and return how much that was. O(parts)."""

@@ -14,7 +14,7 @@ from solver.load.lease import slots_up_to
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from solver.load.store.model_table import HeldLease
+    from solver.load.store.held_lease import HeldLease
 
 __all__ = ["QueueRules", "WaitingLine"]
 
@@ -139,6 +139,10 @@ class WaitingLine:
         if not mine:
             del self._of[held.tenant]
 
+    def _standing(self, tenant: str | None) -> tuple[tuple[float, int], tuple[float, int]]:
+        """Return by what tenants are ordered: account, then whose first request came first."""
+        return self._account(tenant), self._of[tenant][0][:2]
+
     def _account(self, tenant: str | None) -> tuple[float, int]:
         return self._served.get(tenant, (0.0, 0))
 
@@ -151,13 +155,24 @@ class WaitingLine:
         if active >= room:
             return None
         passed: list[HeldLease] = []
-        for tenant in sorted(self._of, key=self._account):
+        for tenant in sorted(self._of, key=self._standing):
             for _, _, held in self._of[tenant]:
-                if active + held.slots > slots_up_to(held.fill_to, room):
+                if active + held.slots > slots_up_to(held.fill_to, room) or not held.fits_pools():
                     passed.append(held)
                 elif all(self._may_pass(held, before) for before in passed):
                     return held, passed
         return None
+
+    def next_with(self, held: HeldLease, active: int, room: int) -> list[HeldLease] | None:
+        """Return whom a lease that does not wait would pass if it came now and ran next; None: it would wait."""
+        self.add(held)
+        first = self.next(active, room)
+        self.remove(held)
+        return first[1] if first is not None and first[0] is held else None
+
+    def head(self) -> tuple[float, int]:
+        """Return the place of whoever came first, by arrival less what priorities are worth."""
+        return min(waiting[0][:2] for waiting in self._of.values())
 
     def _may_pass(self, held: HeldLease, before: HeldLease) -> bool:
         if held.fill_to > before.fill_to:
@@ -195,8 +210,12 @@ class WaitingLine:
         at = dict.fromkeys(self._of, 0)
         account = {tenant: self._account(tenant) for tenant in self._of}
         turns = self._turns
+
+        def standing(tenant: str | None) -> tuple[tuple[float, int], tuple[float, int]]:
+            return account[tenant], self._of[tenant][at[tenant]][:2]
+
         while at:
-            tenant = min(at, key=account.__getitem__)
+            tenant = min(at, key=standing)
             held = self._of[tenant][at[tenant]][2]
             yield held
             turns += 1

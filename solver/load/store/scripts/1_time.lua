@@ -19,25 +19,30 @@
 -- Reply: {time, answer}. A script is not rolled back when a call fails, so nothing here relies on a key
 -- that somebody may have deleted, and every number is written in full.
 --
--- Keys: meta (hash), joined (set), processes (hash: replica -> process and number of its last joining),
---       lifted (hash: stop -> second, while recovering), members (zset), models (zset: by order of arrival), forgotten (zset),
---       expiry (zset: lease -> second), timers (zset: what ends by itself -> second),
---       trash (zset: key to be deleted -> second), recent (zset: attempt at an operation -> second when it is forgotten), m:<model> (hash), s:<model> (hash: stop -> JSON),
+-- A subject is a model, m:<model>, or a pool of limits that several models share, p:<pool>. What is read of it
+-- and of the store's own state is kept in tables, and written back once, at the end.
+--
+-- Keys: meta (hash: epoch, state, run_id, schema), joined (set),
+--       processes (hash: replica -> process and number of its last joining),
+--       lifted (hash: stop -> second, while recovering), members (zset), forgotten (zset),
+--       models, pools (zset: by order of arrival), expiry (zset: lease -> second),
+--       timers (zset: what ends by itself -> second), trash (zset: key to be deleted -> second),
+--       recent (zset: attempt at an operation -> second when it is forgotten), c:<calendar> (zset: ends of its periods),
+--       <subject> (hash: state, limits, further, pools, rules, meters), s:<model> (hash: stop -> JSON),
 --       o:<model> (hash: replica -> active and queued work that it has added from outside, and how often),
---       w:<model>:<meter> (hash: step -> amount), q:<model> (zset: waiting leases),
---       l:<lease> (hash), op:<operation id> (string: its answer)
+--       w:<subject>:<meter> (hash: step -> amount), q:<model> (zset: waiting leases), v:<model> (hash: tenant ->
+--       work served over weight, and its latest turn), h:<model> (zset: slots leased -> second, while it is measured),
+--       l:<lease> (string), op:<operation id> (string: its answer)
 
 local call, prefix = redis.call, KEYS[1]
-local META, EXPIRY, MODELS = prefix .. 'meta', prefix .. 'expiry', prefix .. 'models'
+local META, EXPIRY, MODELS, POOLS = prefix .. 'meta', prefix .. 'expiry', prefix .. 'models', prefix .. 'pools'
 local TIMERS, TRASH, JOINED = prefix .. 'timers', prefix .. 'trash', prefix .. 'joined'
-local RECENT = prefix .. 'recent'
-local FORGOTTEN, MEMBERS = prefix .. 'forgotten', prefix .. 'members'
+local FORGOTTEN, MEMBERS, RECENT = prefix .. 'forgotten', prefix .. 'members', prefix .. 'recent'
 local PARTS = 60       -- steps a window
 local SETTLE_S = 600   -- how long an expired lease can still be settled, and an operation recognised
 local RECENT_S = 10    -- how long an attempt is remembered beyond the time at which it would be late anyway
 local LEAP_S = 3000    -- a clock of the caller's (in tests) that moves on by more at once was set
 local AT_ONCE = 1000   -- leases that one operation ends at most: about ten milliseconds
-local REASONS = {[0] = 'requests', 'tokens', 'budget'}
 local op, replica = ARGV[1], ARGV[4]
 local peers, absent_s = tonumber(ARGV[5]), tonumber(ARGV[6])
 local missing = 0      -- peers that are silent, and may be granting their share on their own
@@ -67,27 +72,33 @@ if not wall then
   wall = tonumber(time[1]) + tonumber(time[2]) / 1e6
 end
 
-local meta = call('HMGET', META, 'epoch', 'wall', 'now', 'lag', 'recovering_until', 'max_gap', 'leases', 'models',
-                  'peak', 'peak_now', 'due', 'doubt', 'doubt_until')
+local STATE = 'ddddddddddddddd'
+local meta = call('HMGET', META, 'epoch', 'state')
+local has_state = meta[2] ~= false
 local now, lag, peak, peak_now, late = wall, 0, wall, wall, false
-local doubt, doubt_until = 0, 0
-if meta[2] then
-  local before, step = num(meta[3], wall), math.max(0, wall - num(meta[2], wall))
+local doubt, doubt_until = 0, 0                      -- time left out for want of somebody who vouches, and until when it counts
+local leases, models, version, ticket = 0, 0, 0, 0   -- how many there are; numbers that only grow
+local due, due_alive = math.huge, math.huge          -- before that, nothing ends by itself, and no lease
+local recovering_until, longest_s = 0, 0
+if has_state then
+  local before_wall, before
+  before_wall, before, lag, peak, peak_now, doubt, doubt_until, leases, models, version, ticket, due, due_alive,
+    recovering_until, longest_s = struct.unpack(STATE, meta[2])
+  local step = math.max(0, wall - before_wall)
   local earliest, latest, set = tonumber(ARGV[7]), tonumber(ARGV[8]), string.match(ARGV[8], '^set(.*)$')
-  local max_gap = by_caller and LEAP_S or num(meta[6], 0)
-  doubt, doubt_until = num(meta[12], 0), num(meta[13], 0)
-  now, lag, peak, peak_now = before + step, num(meta[4], 0), num(meta[9], wall), num(meta[10], now)
+  local max_gap = by_caller and LEAP_S or longest_s
+  now = before + step
   if meta[1] ~= ARGV[2] then earliest, set = nil, nil end -- another epoch may have another time
   local vouched = set and earliest + math.max(0, wall - tonumber(set))
-  if vouched and vouched >= before then -- else others have seen more of the time than the caller
-    now = vouched
+  if vouched then -- others may have seen more of the time than the caller
+    now = math.max(before, vouched)
   elseif earliest and not set then
     late = now > latest
-    if earliest > now and wall >= num(meta[2], wall) then -- time that was lost before: leases may be younger
+    if earliest > now and wall >= before_wall then -- time that was lost before: leases may be younger
       lag = lag + earliest - now
     end
     now = math.max(now, earliest)
-  elseif num(meta[2], wall) < peak and wall >= peak and wall - peak <= max_gap then -- set back, and now right
+  elseif before_wall < peak and wall >= peak and wall - peak <= max_gap then -- set back, and now right
     now = math.max(before, peak_now + wall - peak)
   elseif step > max_gap then
     lag = lag + step
@@ -99,53 +110,32 @@ if meta[2] then
   if wall > peak then peak, peak_now = wall, now end
 end
 local alive = now - lag
-local recovering = alive < num(meta[5], 0)
+local recovering = alive < recovering_until
 
--- What ends by itself at some second: nobody looks for it before.
-local due = num(meta[11], math.huge)
 local function expect(set, second, member)
-  call('ZADD', set, second, member)
-  local at = tonumber(second) + (set == TRASH and lag or 0)
-  if at < due then
-    due = at
-    call('HSET', META, 'due', exact(due))
-  end
+  call('ZADD', set, exact(second), member)
+  due = math.min(due, second + (set == TRASH and lag or 0))
 end
 
-local function note_time()
-  call('HSET', META, 'wall', exact(wall), 'now', exact(now), 'lag', exact(lag), 'peak', exact(peak),
-       'peak_now', exact(peak_now), 'doubt', exact(doubt), 'doubt_until', exact(doubt_until))
+local function next_ticket()
+  ticket = ticket + 1
+  return ticket
 end
 
-local function model_key(model) return prefix .. 'm:' .. model end
-local function outside_key(model) return prefix .. 'o:' .. model end
-local function stops_key(model) return prefix .. 's:' .. model end
 local function lease_key(id) return prefix .. 'l:' .. id end
+local function stops_key(model) return prefix .. 's:' .. model end
+local function outside_key(model) return prefix .. 'o:' .. model end
 local function queue_key(model) return prefix .. 'q:' .. model end
-local function window_key(model, kind) return prefix .. 'w:' .. model .. ':' .. kind end
-
-local function touch(model)
-  call('HSET', model_key(model), 'heard', exact(now))
-  call('HINCRBY', META, 'version', 1)
-end
-
-local function empty_trash()
-  local keys = call('ZRANGEBYSCORE', TRASH, '-inf', exact(alive), 'LIMIT', 0, 200)
-  for _, key in ipairs(keys) do
-    call('DEL', prefix .. key)
-    call('ZREM', TRASH, key)
-  end
-end
+local function served_key(model) return prefix .. 'v:' .. model end
+local function history_key(model) return prefix .. 'h:' .. model end
+local function window_key(subject, meter) return prefix .. 'w:' .. subject .. ':' .. meter end
 
 -- Whether this message is a copy of one that was carried out, or is followed by a later attempt.
 local function is_copy()
   local id, attempt = ARGV[9], tonumber(ARGV[10])
   if id == '' then return false end
   local forgotten = exact((tonumber(ARGV[8]) or now) + RECENT_S)
-  if due > now + RECENT_S then
-    due = now + RECENT_S
-    call('HSET', META, 'due', exact(due))
-  end
+  due = math.min(due, now + RECENT_S)
   local is_new = call('ZADD', RECENT, forgotten, id) == 1
   if attempt == 1 then return not is_new end
   return call('ZADD', RECENT, forgotten, id .. '#' .. ARGV[10]) == 0
@@ -155,4 +145,100 @@ end
 local function granted_here(limit)
   if missing == 0 or limit < 0 then return limit end
   return limit - math.floor(limit / peers) * missing
+end
+
+-- Subjects --------------------------------------------------------------------------------------------
+
+local SUBJECT = 'dddddddddddddddddddddd'
+local LIMITS = 'dddddd'
+local NOTHING = {}
+local loaded = {}
+
+-- A model or pool as it is kept, or false when it is unknown.
+local function load(subject)
+  local m = loaded[subject]
+  if m ~= nil then return m end
+  local kept = call('HMGET', prefix .. subject, 'limits', 'state', 'further', 'pools', 'rules', 'meters')
+  if not kept[1] then
+    loaded[subject] = false
+    return false
+  end
+  m = {subject = subject, name = string.sub(subject, 3), used = {}, oldest = {}, further = NOTHING, pools = NOTHING}
+  m.slots, m.places, m.limit0, m.limit1, m.limit2, m.period = struct.unpack(LIMITS, kept[1])
+  local used, oldest = m.used, m.oldest
+  if kept[2] then
+    m.active, m.waiting, m.out_active, m.out_queued, m.added_a, m.added_q, m.seen_a, m.seen_q, m.accepting, m.held,
+      m.heard, used['0'], used['1'], used['2'], oldest['0'], oldest['1'], oldest['2'], m.usage, m.resets, m.level,
+      m.turns, m.measured = struct.unpack(SUBJECT, kept[2])
+  else
+    m.active, m.waiting, m.out_active, m.out_queued, m.added_a, m.added_q, m.seen_a, m.seen_q = 0, 0, 0, 0, 0, 0, 0, 0
+    m.accepting, m.held, m.heard, m.usage, m.resets, m.level, m.turns, m.measured = 1, 0, now, 0, 0, 0, 0, -1
+    used['0'], used['1'], used['2'], oldest['0'], oldest['1'], oldest['2'] = 0, 0, 0, -1, -1, -1
+  end
+  if kept[3] then m.further_text, m.further = kept[3], cjson.decode(kept[3]) end
+  if kept[4] then m.pools_text, m.pools = kept[4], cjson.decode(kept[4]) end
+  if kept[5] then m.rules_text, m.rules = kept[5], cjson.decode(kept[5]) end
+  if kept[6] then
+    for key, entry in pairs(cmsgpack.unpack(kept[6])) do used[key], oldest[key] = entry[1], entry[2] end
+  end
+  m.metered = m.limit0 >= 0 or m.limit1 >= 0 or m.limit2 >= 0 or #m.further > 0
+  loaded[subject] = m
+  return m
+end
+
+local function load_model(model) return load('m:' .. model) end
+local function load_pool(pool) return load('p:' .. pool) end
+
+local function touch(m)
+  m.heard, m.changed = now, true
+  version = version + 1
+end
+
+local function write_back()
+  for subject, m in pairs(loaded) do
+    if m and m.changed then
+      local used, oldest = m.used, m.oldest
+      local state = struct.pack(SUBJECT, m.active, m.waiting, m.out_active, m.out_queued, m.added_a, m.added_q, m.seen_a,
+        m.seen_q, m.accepting, m.held, m.heard, used['0'], used['1'], used['2'], oldest['0'], oldest['1'], oldest['2'],
+        m.usage, m.resets, m.level, m.turns, m.measured)
+      if m.further ~= NOTHING then
+        local meters = {}
+        for key, amount in pairs(used) do
+          if #key > 1 then meters[key] = {amount, oldest[key]} end
+        end
+        call('HSET', prefix .. subject, 'state', state, 'meters', cmsgpack.pack(meters))
+      else
+        call('HSET', prefix .. subject, 'state', state)
+      end
+    end
+  end
+  call('HSET', META, 'state', struct.pack(STATE, wall, now, lag, peak, peak_now, doubt, doubt_until, leases, models, version,
+    ticket, due, due_alive, recovering_until, longest_s))
+end
+
+-- The pools a model or pool draws on, with those that they draw on in turn; nil when one has been deleted.
+local function chain_of(m)
+  if m.chain then return m.chain end
+  if #m.pools == 0 then
+    m.chain = NOTHING
+    return NOTHING
+  end
+  local chain, seen, k = {}, {}, 0
+  local function add(names)
+    for _, name in ipairs(names) do
+      if not seen[name] then
+        seen[name] = true
+        chain[#chain + 1] = load_pool(name)
+        if not chain[#chain] then return false end
+      end
+    end
+    return true
+  end
+  if not add(m.pools) then return nil end
+  while k < #chain do
+    k = k + 1
+    if not add(chain[k].pools) then return nil end
+  end
+  m.chain = chain
+  return chain
 end

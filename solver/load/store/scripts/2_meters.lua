@@ -1,70 +1,162 @@
--- Meters: what was used in sliding windows -------------------------------------------------------------
+-- Meters: what was used in sliding windows, and in the periods of calendars ------------------------------
+--
+-- A meter is {key, kind, window, limit, calendar, length}: kinds are 0 requests, 1 tokens, 2 money. A window of
+-- 0 seconds never leaves. Of a calendar, 'oldest' is the end of the current period.
 
-local function window_of(kind, period) if kind < 2 then return 60 end return period end -- 0: never leaves
+local REASONS = {[0] = 'requests', 'tokens', 'budget'}
 
-local function charge(model, kind, amount, window)
+local function primary(m, kind)
+  if kind == 2 then return {'2', 2, m.period, m.limit2} end
+  return {int(kind), kind, 60, kind == 0 and m.limit0 or m.limit1}
+end
+
+-- The meters of a subject that have a limit.
+local function meters_of(m)
+  if m.meters then return m.meters end
+  local meters = {}
+  if m.limit0 >= 0 then meters[1] = {'0', 0, 60, m.limit0} end
+  if m.limit1 >= 0 then meters[#meters + 1] = {'1', 1, 60, m.limit1} end
+  if m.limit2 >= 0 then meters[#meters + 1] = {'2', 2, m.period, m.limit2} end
+  for _, entry in ipairs(m.further) do
+    meters[#meters + 1] = {entry.key, entry.kind, entry.window, entry.limit, entry.calendar, entry.length}
+    if not m.used[entry.key] then m.used[entry.key], m.oldest[entry.key] = 0, -1 end
+  end
+  m.meters = meters
+  return meters
+end
+
+local function meter_named(m, key)
+  for _, meter in ipairs(meters_of(m)) do
+    if meter[1] == key then return meter end
+  end
+  if #key == 1 then return primary(m, tonumber(key)) end
+end
+
+local function period_end(meter)
+  local ends = call('ZRANGEBYSCORE', prefix .. 'c:' .. meter[5], '(' .. exact(wall), '+inf', 'LIMIT', 0, 1)
+  return tonumber(ends[1]) or wall + meter[6]
+end
+
+local function charge(m, meter, amount)
+  local key = meter[1]
   if amount == 0 then return 0 end
-  local key = model_key(model)
-  call('HINCRBY', key, 'used' .. kind, int(amount))
-  call('HINCRBY', key, 'usage', 1)
-  if window == 0 then return 0 end
-  local step = math.floor(now / (window / PARTS))
-  call('HINCRBY', window_key(model, kind), int(step), int(amount))
-  call('HSETNX', key, 'oldest' .. kind, int(step))
+  m.used[key], m.usage, m.changed = m.used[key] + amount, m.usage + 1, true
+  if meter[5] then return m.oldest[key] end
+  if meter[3] == 0 then return 0 end
+  local step = math.floor(now / (meter[3] / PARTS))
+  call('HINCRBY', window_key(m.subject, key), int(step), int(amount))
+  if m.oldest[key] < 0 then m.oldest[key] = step end
   return step
 end
 
-local function advance_meter(model, kind, window)
-  local key = model_key(model)
-  local state = call('HMGET', key, 'used' .. kind, 'oldest' .. kind)
-  local used, step_s = num(state[1], 0), window / PARTS
-  if window == 0 then return used end
+-- Forget what has left a meter, and return what it still holds.
+local function advance(m, meter)
+  local key, window = meter[1], meter[3]
+  local used, oldest = m.used[key], m.oldest[key]
+  if meter[5] then
+    if wall >= oldest then
+      m.used[key], m.oldest[key], m.changed = 0, period_end(meter), true
+    end
+    return m.used[key]
+  end
+  if window == 0 or oldest < 0 then return used end
+  local step_s = window / PARTS
   local function left(step) return (step + 1) * step_s + window <= now end
-  if not state[2] or not left(num(state[2], 0)) then return used end
-  local steps, oldest, left_over = call('HGETALL', window_key(model, kind)), nil, 0
+  if not left(oldest) then return used end
+  local steps, first, left_over = call('HGETALL', window_key(m.subject, key)), nil, 0
+  m.changed = true
   if #steps == 0 and used > 0 then -- somebody has deleted it: count what was used from now on
-    call('HDEL', key, 'used' .. kind, 'oldest' .. kind)
-    charge(model, kind, used, window)
+    m.used[key], m.oldest[key] = 0, -1
+    charge(m, meter, used)
     return used
   end
   for k = 1, #steps, 2 do
     local step = num(steps[k], 0)
     if left(step) then
-      call('HDEL', window_key(model, kind), steps[k])
+      call('HDEL', window_key(m.subject, key), steps[k])
     else
       left_over = left_over + num(steps[k + 1], 0)
-      if not oldest or step < oldest then oldest = step end
+      if not first or step < first then first = step end
     end
   end
-  call('HSET', key, 'used' .. kind, int(left_over))
-  if oldest then call('HSET', key, 'oldest' .. kind, int(oldest)) else call('HDEL', key, 'oldest' .. kind) end
+  m.used[key], m.oldest[key] = left_over, first or -1
   return left_over
 end
 
-local function refund(model, kind, amount, step, window)
-  local key = model_key(model)
-  amount = math.min(amount, num(call('HGET', key, 'used' .. kind), 0))
-  if window ~= 0 then amount = math.min(amount, num(call('HGET', window_key(model, kind), step), 0)) end
-  if amount <= 0 then return end -- it has left the window
-  if window ~= 0 then call('HINCRBY', window_key(model, kind), step, int(-amount)) end
-  call('HINCRBY', key, 'used' .. kind, int(-amount))
-  call('HINCRBY', key, 'usage', 1)
+-- How much of a charge is still counted.
+local function counted(m, meter, amount, step)
+  local key = meter[1]
+  amount = math.min(amount, m.used[key] or 0)
+  if meter[5] then return step == m.oldest[key] and amount or 0 end
+  if meter[3] == 0 then return step == 0 and amount or 0 end -- else it was charged to a window
+  return amount > 0 and math.min(amount, num(call('HGET', window_key(m.subject, key), int(step)), 0)) or 0
 end
 
-local function wait_s(model, kind, over, window)
-  if window == 0 then return '' end
-  local steps, order = call('HGETALL', window_key(model, kind)), {}
+local function refund(m, meter, amount, step)
+  local key = meter[1]
+  amount = counted(m, meter, amount, step)
+  if amount <= 0 then return end -- it has left the window
+  if not meter[5] and meter[3] ~= 0 then call('HINCRBY', window_key(m.subject, key), int(step), int(-amount)) end
+  m.used[key], m.usage, m.changed = m.used[key] - amount, m.usage + 1, true
+end
+
+local function wait_s(m, meter, over)
+  if meter[5] then return exact(math.max(0, m.oldest[meter[1]] - wall)) end
+  if meter[3] == 0 then return '' end
+  local steps, order = call('HGETALL', window_key(m.subject, meter[1])), {}
   for k = 1, #steps, 2 do order[#order + 1] = {num(steps[k], 0), num(steps[k + 1], 0)} end
   table.sort(order, function(a, b) return a[1] < b[1] end)
   for _, entry in ipairs(order) do
     over = over - entry[2]
-    if over <= 0 then return exact((entry[1] + 1) * (window / PARTS) + window - now) end
+    if over <= 0 then return exact((entry[1] + 1) * (meter[3] / PARTS) + meter[3] - now) end
   end
   return ''
 end
 
--- What was used, and the number of its changes, which tells newer figures from older ones.
-local function used_of(model)
-  local used = call('HMGET', model_key(model), 'used0', 'used1', 'used2', 'usage')
-  return used[1] or '0', used[2] or '0', used[3] or '0', used[4] or '0'
+-- Why amounts do not fit a subject: of its limits on the first resource that is over, the one that lasts longest.
+local function refusal_of(m, amounts, credit)
+  local answer, longest
+  for _, meter in ipairs(meters_of(m)) do
+    local kind, limit = meter[2], granted_here(meter[4])
+    local used = advance(m, meter) - (credit and credit[m.subject .. ' ' .. meter[1]] or 0)
+    local over = used + amounts[kind] - limit
+    if over > 0 then
+      local reason = amounts[kind] > meter[4] and 'too_large' or REASONS[kind]
+      if not answer or answer[1] == reason then
+        local wait = reason == 'too_large' and '' or wait_s(m, meter, over)
+        local lasts = tonumber(wait) or math.huge
+        if not answer or lasts > longest then answer, longest = {reason, wait, '', m.subject}, lasts end
+      end
+    end
+  end
+  return answer
+end
+
+-- Charge a subject with what it limits; charges are {subject, meter, amount, step, resets before} in a row.
+local CHARGE = 5
+
+local function charge_all(m, amounts, charges)
+  for _, meter in ipairs(meters_of(m)) do
+    local n = #charges
+    charges[n + 1], charges[n + 2], charges[n + 3] = m.subject, meter[1], amounts[meter[2]]
+    charges[n + 4], charges[n + 5] = charge(m, meter, amounts[meter[2]]), m.resets
+  end
+end
+
+-- What was used of a subject: name, changes, resets, number of meters, and meter and amount of each. More changes
+-- are newer figures.
+local function tell_usage(m, into)
+  local n, count = #into, 0
+  into[n + 1], into[n + 2], into[n + 3], into[n + 4] = m.subject, int(m.usage), int(m.resets), ''
+  for _, meter in ipairs(meters_of(m)) do
+    into[#into + 1], into[#into + 2] = meter[1], int(m.used[meter[1]])
+    count = count + 1
+  end
+  into[n + 4] = int(count)
+end
+
+-- The subject and the meter of the charge at some place, unless usage was counted from nothing again since.
+local function charged(charges, k)
+  local m = load(charges[k])
+  if m and m.resets == charges[k + 4] then return m, meter_named(m, charges[k + 1]) end
 end

@@ -11,25 +11,31 @@ function operations.acquire() return acquire(FIRST) end
 
 function operations.renew()
   local id, ttl = ARGV[FIRST], num(ARGV[FIRST + 1], 0)
-  local state = live_state(id)
+  local lease = read_lease(id)
+  local state = live(id, lease)
   if state ~= 'gone' then
-    call('ZADD', EXPIRY, exact(alive + ttl), id)
-    touch(call('HGET', lease_key(id), 'model') or '')
+    list_lease(id, ttl)
+    local m = load_model(lease.model)
+    if m then touch(m) end
     return {state}
   end
   -- Somebody has deleted its key, and it still counts: the caller may tell what it was.
-  if ARGV[FIRST + 2] and call('EXISTS', lease_key(id)) == 0 and call('ZSCORE', EXPIRY, id) then
-    local lease = cjson.decode(ARGV[FIRST + 2])
-    call('HSET', lease_key(id), 'model', lease.model, 'state', lease.state, 'slots', int(lease.slots),
-         'owner', replica, 'fill', lease.fill, 'a0', 0, 'a1', 0, 'a2', 0, 's0', 0, 's1', 0, 's2', 0)
-    call('ZADD', EXPIRY, exact(alive + ttl), id)
+  if ARGV[FIRST + 2] and not lease and call('ZSCORE', EXPIRY, id) then
+    local told = cjson.decode(ARGV[FIRST + 2])
+    local m = load_model(told.model)
+    write_lease(id, {model = told.model, state = told.state, slots = told.slots, owner = replica, fill = num(told.fill, 1),
+                     since = now, ticket = next_ticket(), priority = told.priority, passed = 0, work = told.work,
+                     tenant = told.tenant ~= '' and told.tenant or nil, pools = m and names_of(chain_of(m) or NOTHING) or nil})
+    list_lease(id, ttl)
     damaged = true -- it may have been promoted meanwhile: counts follow what it is now
-    return {lease.state}
+    return {told.state}
   end
   return {'gone'}
 end
 
-function operations.release() return release(ARGV[FIRST], {[1] = ARGV[FIRST + 1], [2] = ARGV[FIRST + 2]}) end
+function operations.release()
+  return release(ARGV[FIRST], {[1] = tonumber(ARGV[FIRST + 1]), [2] = tonumber(ARGV[FIRST + 2])})
+end
 
 function operations.drop()
   if live_state(ARGV[FIRST]) ~= 'gone' then drop(ARGV[FIRST]) end
@@ -39,15 +45,16 @@ end
 function operations.state() return {live_state(ARGV[FIRST])} end
 
 local TAKES_MEMORY = {acquire = true, acquire_many = true, move = true, configure = true, join = true}
+local begun = false
 
 -- What comes before any operation but joining; returns the answer when the operation cannot be carried out.
 local function begin()
   if meta[1] ~= ARGV[2] then return {'epoch'} end
-  if call('ZCARD', EXPIRY) ~= num(meta[7], 0) or call('ZCARD', MODELS) ~= num(meta[8], 0) then
-    call('HDEL', META, 'epoch') -- a part is missing that cannot be made anew here: let every replica tell
+  begun = true
+  if call('ZCARD', EXPIRY) ~= leases then
+    broken = true -- a part is missing that cannot be made anew here: let every replica tell
     return {'epoch'}
   end
-  note_time()
   if peers > 0 then
     call('ZADD', MEMBERS, exact(now), replica)
     local present = call('ZCOUNT', MEMBERS, exact(now - absent_s), '+inf')
@@ -59,19 +66,20 @@ end
 
 local function finish(answer)
   if answer[1] == 'unknown_model' and call('ZSCORE', MODELS, answer[3]) then
-    call('HDEL', META, 'epoch') -- it is known, and somebody has deleted it
+    broken = true -- it is known, and somebody has deleted it
+  end
+  if damaged and not broken then recount() end
+  if begun then write_back() end
+  if broken then
+    call('HDEL', META, 'epoch')
     answer = {'epoch'}
   end
-  if damaged then recount() end
   return {exact(now), answer}
 end
 
--- A server that is full refuses what takes memory before anything is written. What only gives back has to
--- get through: after one harmless deletion the server lets the rest of a script write.
-if not TAKES_MEMORY[op] and not late then call('ZREM', EXPIRY, '') end
 if late then return {exact(now), {'late', exact(wall)}} end
-if operations[op] and now < due then
-  local refused = begin()
-  if damaged then recount() end
-  return finish(refused or operations[op]())
-end
+-- A server that is full refuses what takes memory before anything is written. What only gives back has to
+-- get through: after one harmless deletion the server lets the rest of a script write. A release begins with one.
+local is_quick = operations[op] and now < due and alive < due_alive
+if not TAKES_MEMORY[op] and not (is_quick and op == 'release') then call('ZREM', EXPIRY, '') end
+if is_quick then return finish(begin() or operations[op]()) end

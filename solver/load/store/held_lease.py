@@ -1,0 +1,107 @@
+"""A live lease of one process's store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from solver.load.lease import LeaseState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from solver.load.lease import Ask
+    from solver.load.store.meters import Charge, Meters
+    from solver.load.store.pools import Pool
+
+__all__ = ["HeldLease", "refund", "take_back"]
+
+
+class HeldLease:
+    """A live lease."""
+
+    __slots__ = (
+        "alive",
+        "charged",
+        "expires_s",
+        "fill_to",
+        "lease_id",
+        "model",
+        "passed",
+        "pool_charged",
+        "pools",
+        "priority",
+        "running",
+        "since_s",
+        "slots",
+        "tenant",
+        "ttl_s",
+        "turn",
+        "work",
+    )
+
+    def __init__(
+        self, ask: Ask, model: int, now_s: float, running: bool, pools: tuple[Pool, ...] = ()
+    ) -> None:
+        demand = ask.demand
+        self.lease_id = ask.lease_id
+        self.model = model
+        self.slots = demand.slots
+        self.expires_s = now_s + ask.ttl_s
+        self.running = running
+        self.since_s = now_s
+        """When it began to run, or to wait."""
+        self.fill_to = ask.fill_to
+        self.priority = ask.priority
+        self.tenant = ask.tenant
+        self.work = max(demand.tokens, demand.slots)
+        """What its tenant is charged with in the queue: tokens, at least one for each slot."""
+        self.passed = 0
+        """Slots that passed it while it waited."""
+        self.turn = (0.0, 0)
+        self.charged: list[Charge] = []
+        self.alive: Callable[[], bool] | None = None
+        """With a holder that keeps it: whether that is still there when the time to live is over."""
+        self.ttl_s = 0.0
+        self.pools = pools
+        """That it draws on, as they were at the grant."""
+        self.pool_charged: list[tuple[Pool, list[Charge]]] = []
+
+    @property
+    def state(self) -> LeaseState:
+        """Running, or queued."""
+        return LeaseState.RUNNING if self.running else LeaseState.QUEUED
+
+    def fits_pools(self) -> bool:
+        """Return whether the pools have room for its slots."""
+        return all(pool.active + self.slots <= pool.limits.max_concurrent for pool in self.pools)
+
+
+def refund(held: HeldLease, meters: Meters) -> None:
+    """Take all that a lease was charged with back, as if it had never been granted."""
+    meters.refund(held.model, held.charged)
+    for pool, charges in held.pool_charged:
+        pool.refund(charges)
+
+
+def take_back(held: HeldLease) -> Callable[[], None]:
+    """Take a lease out of its pools, for another that takes its place; return what puts it back at once."""
+    pools, charged = held.pools, held.pool_charged
+
+    def count(sign: int) -> None:
+        for pool in pools:
+            if held.running:
+                pool.active += sign * held.slots
+            else:
+                pool.waiting += sign
+
+    count(-1)
+    refunded = [(pool, pool.refund(charges)) for pool, charges in charged]
+    held.pools, held.pool_charged = (), []
+
+    def restore() -> None:
+        held.pools, held.pool_charged = pools, charged
+        count(1)
+        for pool, charges in refunded:
+            pool.put_back(charges)
+
+    return restore

@@ -1,0 +1,216 @@
+"""Both stores answer one history alike: limits of all kinds, pools, tenants, priorities and moves."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from solver.clock import ManualClock
+from solver.load.lease import Ask, Demand
+from solver.load.refusal import Refusal
+from solver.load.store.base import Limits
+from solver.load.store.memory import MemoryStore
+from solver.load.store.redis import RedisStore
+from solver.load.store.usage_limits import UsageLimit
+from solver.load.store.waiting_line import QueueRules
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from solver.load.store.base import Store
+    from tests.redis_server import RedisServer
+
+COUNT = int(os.environ.get("SOLVER_AGREEMENTS", "12"))
+NAMESPACES = itertools.count()
+MODELS = ("a", "b", "c")
+START_S = 1_777_000_000.0  # a day in April
+
+
+def random_limits(rng: random.Random, pools: tuple[str, ...], *, pool: bool = False) -> Limits:
+    def some(*values: Any) -> Any:
+        return rng.choice((None, None, *values))
+
+    further = tuple(
+        UsageLimit(resource="requests", amount=rng.randrange(1, 12), period=rng.choice((1, 7.5, 90.0, 86400)))
+        for _ in range(rng.choice((0, 0, 1, 2)))
+    )
+    if rng.random() < 0.3:
+        period: Any = rng.choice(("day", "week", "month"))
+        further += (
+            UsageLimit(
+                resource=rng.choice(("tokens", "cost_usd")),
+                amount=rng.choice((30, 200)),
+                period=period,
+                time_zone="Europe/Berlin",
+            ),
+        )
+    return Limits(
+        max_concurrent=rng.randrange(1, 6),
+        max_queue=0 if pool else rng.randrange(0, 5),
+        requests=some(3, 20),
+        tokens=some(50, 400),
+        budget_nano_usd=some(5 * 10**9, 40 * 10**9),
+        budget_period_s=some(100.0, 1000.0),
+        rules=None
+        if pool or rng.random() < 0.5
+        else QueueRules(
+            aging_s=rng.choice((5.0, 30.0)), passes=rng.choice((0.0, 1.0, 4.0)), weights={"t1": 2.0}
+        ),
+        further=further,
+        pools=tuple(rng.sample(pools, rng.randrange(len(pools) + 1))),
+    )
+
+
+class History:
+    """One random history; every step is carried out on each store, and the answers are compared."""
+
+    def __init__(self, seed: int, stores: list[Store], clock: ManualClock) -> None:
+        self.rng, self.stores, self.clock = random.Random(seed), stores, clock  # noqa: S311 # replays
+        self.ids = itertools.count()
+        self.held: list[str] = []
+        self.log: list[str] = []
+
+    def both(self, what: str, step: Callable[[Store], Any]) -> Any:
+        answers = []
+        for store in self.stores:
+            try:
+                answers.append(plain(step(store)))
+            except Exception as error:  # noqa: BLE001 # errors have to agree, too
+                answers.append(f"{type(error).__name__}: {error}")
+        self.log.append(f"{self.clock.now() - START_S:.3f} {what} -> {answers[0]}")
+        assert answers[0] == answers[1], "\n".join(
+            [*self.log[-40:], f"first: {answers[0]}", f"second: {answers[1]}"]
+        )
+        return answers[0]
+
+    def configure(self, model: str, limits: Limits) -> None:
+        self.both(f"configure {model} {limits}", lambda store: store.configure(model, limits))
+
+    def set_pool(self, pool: str, limits: Limits) -> None:
+        self.both(f"pool {pool} {limits}", lambda store: store.configure_pool(pool, limits))
+
+    def ask(self) -> Ask:
+        rng = self.rng
+        return Ask(
+            model=rng.choice(MODELS),
+            demand=Demand(
+                slots=rng.choice((1, 1, 2, 3)),
+                tokens=rng.randrange(0, 60),
+                cost_usd=rng.randrange(0, 3000) / 1e3,
+            ),
+            ttl_s=rng.uniform(5.0, 100.0),
+            queue=rng.random() < 0.6,
+            lease_id=f"l{next(self.ids)}",
+            fill_to=rng.choice((1.0, 1.0, 0.5)),
+            priority=rng.choice((1.0, 1.0, 0.0, 3.0)),
+            tenant=rng.choice((None, "t1", "t2", "t3")),
+        )
+
+    def step(self) -> None:
+        rng = self.rng
+        kind = rng.choices(range(10), weights=(30, 8, 20, 6, 6, 4, 2, 2, 2, 12))[0]
+        lease = rng.choice(self.held[-12:]) if self.held else "none"
+        if kind == 0:
+            ask = self.ask()
+            self.both(f"acquire {ask}", lambda store: store.acquire(ask))
+            self.held.append(ask.lease_id)
+        elif kind == 1:
+            asks, whole = [self.ask() for _ in range(3)], rng.random() < 0.5
+            self.both(f"many {asks}", lambda store: store.acquire_many(asks, whole_plan=whole))
+            self.held += [ask.lease_id for ask in asks]
+        elif kind == 2:
+            used = (rng.choice((None, rng.randrange(80))), rng.choice((None, rng.randrange(4 * 10**9))))
+            self.both(
+                f"release {lease} {used}",
+                lambda store: store.release(lease, tokens=used[0], cost_nano_usd=used[1]),
+            )
+        elif kind == 3:
+            ttl = rng.uniform(1.0, 100.0)
+            self.both(f"renew {lease}", lambda store: store.renew(lease, ttl))
+        elif kind == 4:
+            ask = self.ask()
+            self.both(f"move {lease} {ask}", lambda store: store.move(lease, ask))
+            self.held.append(ask.lease_id)
+        elif kind == 5:
+            model, active, age = rng.choice(MODELS), rng.randrange(5), rng.choice((0.0, 0.0, 3.0, 20.0))
+            self.both(
+                f"observe {model} {active} {age}",
+                lambda store: store.observe(model, active=active, queue=0, ttl_s=30.0, age_s=age),
+            )
+        elif kind == 6:
+            model, limits = rng.choice(MODELS), random_limits(rng, ("p", "q"))
+            self.configure(model, limits)
+        elif kind == 7:
+            pool = rng.choice(("p", "q"))
+            limits = random_limits(rng, ("q",) if pool == "p" else (), pool=True)
+            self.set_pool(pool, limits)
+        elif kind == 8:
+            what = rng.choice(("reset_usage", "end_leases"))
+            model = rng.choice(MODELS)
+            self.both(f"{what} {model}", lambda store: getattr(store, what)(model))
+        else:
+            seconds = rng.choice((0.1, 1.0, 10.0, 61.0, 2900.0)) * rng.random()
+            self.clock.advance(seconds)
+            if seconds > 100.0:  # a server settles what has ended for ten minutes, a process the last 10,000
+                self.held.clear()
+        model = rng.choice(MODELS)
+        self.both(f"queued {model}", lambda store: store.queued_leases(model))
+        self.both(f"before {lease}", lambda store: store.slots_before(model, lease))
+        self.both(f"row {model}", lambda store: store.row(model))
+        self.both("view", lambda store: store.view())
+        self.both("pool", lambda store: store.pool_row("q"))
+
+
+def plain(answer: Any) -> Any:
+    """Return an answer as something that compares, times rounded."""
+    if isinstance(answer, list):
+        return [plain(each) for each in answer]
+    if isinstance(answer, Refusal):
+        wait = answer.retry_after_s
+        return (answer.model, answer.reason, None if wait is None else round(wait, 5), answer.pool)
+    if hasattr(answer, "meter_used"):
+        left = answer.meter_limit - answer.meter_used
+        free = None if answer.pool_free is None else answer.pool_free.tolist()
+        return (
+            answer.models,
+            answer.active.tolist(),
+            answer.queued.tolist(),
+            np.round(left, 3).tolist(),
+            free,
+        )
+    if hasattr(answer, "limits"):
+        meters = sorted(str(each) for each in answer.meters)
+        return (answer.active, answer.queued, str(answer.limits), answer.pool_free, meters)
+    return answer
+
+
+@pytest.fixture
+def agree(redis_server: RedisServer) -> Callable[[int], None]:
+    def run(seed: int) -> None:
+        clock = ManualClock(START_S)
+        shared = RedisStore(
+            redis_server.url, replicas=1, namespace=f"agree-{next(NAMESPACES)}", clock=clock, timeout_s=5.0
+        )
+        history = History(seed, [MemoryStore(clock=clock), shared], clock)
+        rng = random.Random(-seed)  # noqa: S311 # as above
+        for pool in ("q", "p"):
+            limits = random_limits(rng, ("q",) if pool == "p" else (), pool=True)
+            history.set_pool(pool, limits)
+        for model in MODELS:
+            limits = random_limits(rng, ("p", "q"))
+            history.configure(model, limits)
+        for _ in range(60):
+            history.step()
+        shared.close()
+
+    return run
+
+
+def test_any_history_has_one_answer(agree: Callable[[int], None]) -> None:
+    for seed in range(COUNT):
+        agree(seed)
