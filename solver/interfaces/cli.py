@@ -52,6 +52,25 @@ app = typer.Typer(
 _out = make_console()
 _err = make_console(stderr=True)
 
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        _out.print(f"solver {version('batch-assignment-solver')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+) -> None:
+    """Decide which model serves which agent, for a whole batch at once, with a proof."""
+
+
 Engine = Annotated[str, typer.Option(help="auto, or one engine by name.")]
 DeadlineMs = Annotated[
     float | None, typer.Option("--deadline-ms", help="Hard wall-clock budget of the solve.")
@@ -175,7 +194,8 @@ def solve(
         # Importing engines is neither solving time nor part of a deadline.
         solver.warm_up(*(() if deadline_ms is not None else _likely_engines(asked)))
         step(f"solving {len(asked.agents):,} agents × {len(asked.models):,} models")
-        plan = solver.solve(asked, engine=engine, deadline_ms=deadline_ms, seed=seed, threads=threads)
+        with source.named_in_errors():
+            plan = solver.solve(asked, engine=engine, deadline_ms=deadline_ms, seed=seed, threads=threads)
         step("writing")
         written: list[Path] = []
         if target is not None:
@@ -285,7 +305,8 @@ def _verify(
         reading=source.reading,
     )
     plans = known_ids(given, asked.agents.positions, asked.model_ids, source.reading.note)
-    found = verify_assignments(asked, plans, with_bound=bound)
+    with source.named_in_errors(plan=files[-1]):
+        found = verify_assignments(asked, plans, with_bound=bound)
     _notes(source, quiet=quiet)
     if as_json:
         sys.stdout.write(json.dumps(finite(found.to_dict())) + "\n")
@@ -323,7 +344,9 @@ def explain(
         source.expect_nothing("--decision is given")
         _out.print(decision_report(decision, agent))
         return
-    plan = solver.solve(_read(source, quiet=False), engine=engine)
+    asked = _read(source, quiet=False)
+    with source.named_in_errors():
+        plan = solver.solve(asked, engine=engine)
     _notes(source, quiet=False)
     _out.print(explanation_report(solver.explain(plan, agent)))
 

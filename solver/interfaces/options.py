@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path  # noqa: TC003 - typer reads it at run time
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_type_hints
@@ -14,10 +16,11 @@ from solver.errors import SpecError
 from solver.interfaces.files.problem_file import read_parts, read_problem
 from solver.interfaces.files.score_tables import LAYOUTS
 from solver.interfaces.files.sources import Reading
+from solver.problem.instance import MAX_CAPACITY
 from solver.problem.values import describe, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from solver.problem.spec import Problem
 
@@ -26,6 +29,10 @@ __all__ = ["ProblemSource", "takes_problem"]
 _TABLES = "Tables instead of a problem file"
 _READING = "How files are read"
 _LIBRARY = "OR-Library files"
+_PART_OF_PLAN = re.compile(r"(agent|model of .*): ")
+_PART_OF_PROBLEM = re.compile(
+    r"(scores|demand|capacity|priority|unassigned_penalty|load_cost|opening_cost|min_load|copies|count|limits)\b"
+)
 
 
 def _option(*names: str, group: str, text: str, metavar: str | None = None) -> Any:
@@ -166,6 +173,27 @@ class ProblemSource:
             reading=self.reading,
         )
 
+    @contextmanager
+    def named_in_errors(self, plan: Path | None = None) -> Iterator[None]:
+        """Name the problem's file in errors about what it says that come up only when it is solved.
+
+        Parameters
+        ----------
+        plan : Path, optional
+            Named in errors about assignments.
+        """
+        try:
+            yield
+        except SpecError as error:
+            file = self.problem or self.gap_file or self.scores or self.agents
+            lines: list[str] = [
+                line.at(f"{file}: {line.path}") if _PART_OF_PROBLEM.match(line.path) else line
+                for line in error.violations
+            ]
+            if plan is not None:
+                lines = [f"{plan}: {line}" if _PART_OF_PLAN.match(line) else line for line in lines]
+            raise SpecError(*lines) from None
+
     def expect_nothing(self, because: str) -> None:
         """Raise where any option names a problem, or how to read one.
 
@@ -208,6 +236,8 @@ class ProblemSource:
             )
         if self.slots is not None and self.slots < 0:
             lines.append(f"--slots: expected a number >= 0, got {self.slots}")
+        if self.slots is not None and self.slots > MAX_CAPACITY:
+            lines.append(f"--slots: expected at most {MAX_CAPACITY}, got {describe(self.slots)}")
         if self.agents is not None and self.models is None and self.scores is None:
             lines.append("--models: required beside --agents: the fleet that serves them")
         if self.models is not None and self.agents is None and self.scores is None:

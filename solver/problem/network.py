@@ -32,6 +32,8 @@ _MOST_UNITS = 2**40
 _MOST_NAMED = 5
 """Offending entries spelled out for each rule."""
 
+_MOST_CHOICES = 100_000_000  # agents · most copies: entries of a choice, 800 MB
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class NetworkShape:
@@ -212,6 +214,9 @@ def network_shape(
                     name, f"expected none together with {' and '.join(clashes)}, which is not supported"
                 )
             )
+    if depth is not None and n * float(depth.max(initial=1)) > _MOST_CHOICES:
+        most = max(1, _MOST_CHOICES // n)
+        problems.append(Violation("copies", f"expected at most {most:,} each", float(depth.max())))
     if problems:
         return None, None
     floors_matter = floor is not None and bool(floor.any())

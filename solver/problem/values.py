@@ -44,6 +44,11 @@ _THOUSANDS = re.compile(
 )
 _EITHER = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
+_IN_BRACKETS = re.compile(r"\(\d+(\.\d+)?\)")  # a negative number, as accountants write it
+_PART = re.compile(r"[<>~≈≤≥]\s*\d+(\.\d+)?|\d+(\.\d+)?\s*(\*+|†|[^\W\d_][^\W\d]*)|\d+/\d+")
+_DIGITS = {ord(minus): "-" for minus in "−–—‑"} | {
+    zero + digit: str(digit) for zero in (0xFF10, 0x660, 0x6F0, 0x966) for digit in range(10)
+}
 _CURRENCY = re.compile("[$€£¥]")
 _NO_VALUES = frozenset({"na", "n/a", "n.a.", "nan", "null", "none", "nil", "-", "--", "?", "missing", "#n/a"})
 
@@ -70,8 +75,18 @@ def number_hint(value: object) -> str:
     text = value.strip() if isinstance(value, str) else ""
     if not text or len(text) > _SHOWN_CHARACTERS:
         return ""
+    if text.lower() in _NO_VALUES:
+        return "; leave the cell empty where there is no value"
     if _plain_number(text) is not None and "_" not in text:
+        if not text.isascii() or text != value:
+            return f"; write {text.translate(_DIGITS)}, in plain digits and without blanks"
         return "; it is text, or its decimal mark is not that of the table"
+    if (plain := text.translate(_DIGITS)) != text and _plain_number(plain) is not None:
+        return f"; write {plain}, with a plain minus sign"
+    if _IN_BRACKETS.fullmatch(text):
+        return f"; write -{text[1:-1]}"
+    if _PART.fullmatch(text):
+        return "; write the number alone, without unit, sign or fraction"
     if text.endswith("%"):
         share = _plain_number(text[:-1].strip())
         return "" if share is None else f"; write {share / 100:.12g}, without the percent sign"
@@ -84,8 +99,6 @@ def number_hint(value: object) -> str:
         return "; a decimal comma is read with --decimal , (decimal: ',' in a problem file)"
     if _CURRENCY.match(text) or _CURRENCY.match(text[-1]):
         return "; write it without the sign of a currency"
-    if text.lower() in _NO_VALUES:
-        return "; leave the cell empty where there is no value"
     return ""
 
 

@@ -166,6 +166,9 @@ def _by_hand() -> dict[str, Dialect]:
         "ranked ordinals": (
             RANKED.replace("Choice 1", "1st choice").replace("Choice 2", "2nd choice"), ("--layout", "ranked"),
         ),
+        "ranked in words": (
+            RANKED.replace("Choice 1", "First choice").replace("Choice 2", "Second choice"), ("--layout", "ranked"),
+        ),
         "ranked semicolons": (RANKED.replace(",", ";"), ("--layout", "ranked")),
     }  # fmt: skip
     found: dict[str, Dialect] = {}
@@ -201,6 +204,17 @@ REFUSED: dict[str, tuple[str, bytes, tuple[str, ...], str]] = {
     "mixed decimals": ("s.csv", b"agent;model;score\na;x;0,5\nb;x;1.5\n", (), "s.csv:3: score: expected a number"),
     "currency": ("s.csv", "agent,model,score\na,x,€5\n".encode(), (), "without the sign of a currency"),
     "n/a": ("s.csv", b"agent,model,score\na,x,n/a\n", (), "leave the cell empty"),
+    "not a number": ("s.csv", b"agent,model,score\na,x,nan\n", (), "leave the cell empty"),
+    "typographic minus": ("s.csv", "agent,model,score\na,x,−5\n".encode(), (), "write -5, with a plain minus sign"),
+    "wide digits": ("s.csv", "agent,model,score\na,x,５\n".encode(), (), "write 5, in plain digits"),
+    "a hard blank": ("s.csv", "agent,model,score\na,x,\u00a05\n".encode(), (), "write 5, in plain digits and without blanks"),
+    "brackets": ("s.csv", b"agent,model,score\na,x,(5)\n", (), "write -5"),
+    "unit": ("s.csv", b"agent,model,score\na,x,5 USD\n", (), "write the number alone"),
+    "footnote": ("s.csv", b"agent,model,score\na,x,4*\n", (), "write the number alone"),
+    "title above the header": ("s.csv", b"Scores of May\nagent,model,score\na,x,1\n", (), "s.csv:2: broken CSV: expected 1 fields, got 3; if the names of the columns stand further down"),
+    "mark and latin-1": ("s.csv", b"\xef\xbb\xbfagent,model,score\nb\xf6b,x,1\n", (), "s.csv:2: expected UTF-8 text, got byte 0xf6"),
+    "choices with a gap": ("s.csv", b"agent,pref1,pref3\na,x,y\n", ("--layout", "ranked"), "s.csv:1: expected columns of choices such as pref1"),
+    "OpenDocument": ("s.ods", b"PK", (), "save it as .xlsx or CSV"),
     "text": ("s.csv", b"agent,model,score\na,x,good\n", (), "s.csv:2: score: expected a number, got 'good'"),
     "cp1252 unsaid": ("s.csv", "agent,model,score\nböb,x,1\n".encode("cp1252"), (), "--encoding cp1252 (Windows) or latin-1 it reads 'böb,x,1'"),
     "utf-16 unmarked": ("s.csv", "agent,model,score\na,x,1\n".encode("utf-16-le"), (), "try --encoding utf-16-le"),

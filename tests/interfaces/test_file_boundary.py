@@ -7,6 +7,7 @@ import contextlib
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -368,3 +369,59 @@ def test_a_file_that_is_replaced_keeps_its_mode_and_its_link(tmp_path: Path) -> 
     assert link.is_symlink()
     assert real.stat().st_mode & 0o777 == 0o604
     assert real.read_text().startswith("agent,")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "agents: {a: {task_type: general}}",
+            "agents: expected a list of agents, each with its id as a field",
+        ),
+        ("scores: {a: {m: 1}}", "scores: expected a matrix, a list of {agent, model, score}"),
+        ("scores: {pth: s.csv}", "scores.pth: unknown field; did you mean 'path'?"),
+        ("scores: [[1.0e+308]]", "p.yaml: scores: expected at most 1e+100 in size"),
+        ("demand: [1.0e+200]", "p.yaml: demand[0]: expected at most 1e+100 in size"),
+        ("objective: {unassigned_penalty: 1.0e+200}", "p.yaml: unassigned_penalty[0]: expected at most"),
+        ("agents: [{id: a, copies: 100000000000}]", "p.yaml: copies: expected at most 100,000,000 each"),
+    ],
+)
+def test_values_that_come_up_late_name_their_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, expected: str
+) -> None:
+    parts = {"agents": "[{id: a}]", "models": "[{id: m, capacity: {max_concurrent: 2}}]"}
+    name, _, value = text.partition(": ")
+    parts[name] = value
+    (tmp_path / "p.yaml").write_text("".join(f"{part}: {given}\n" for part, given in parts.items()))
+    assert main(["solve", str(tmp_path / "p.yaml")]) == 2
+    assert expected in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_mapping_of_ids_is_a_plan_and_its_faults_name_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    problem, plan = tmp_path / "p.yaml", tmp_path / "plan.json"
+    problem.write_text("agents: [{id: a}, {id: b}]\nmodels: [{id: m, capacity: {max_concurrent: 2}}]\n")
+    plan.write_text('{"a": "m", "b": null}')
+    assert main(["verify", str(problem), str(plan)]) == 0
+    assert "1 of 2 agents assigned" in capsys.readouterr().out
+    plan.write_text('{"a": "m", "zz": "m"}')
+    assert main(["verify", str(problem), str(plan)]) == 2
+    assert f"{plan.name}: agent: not in the problem, got 'zz'" in capsys.readouterr().err.replace("\n", "")
+
+
+def test_pipes_and_standard_input_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    problem, pipe = tmp_path / "p.yaml", tmp_path / "pipe.csv"
+    problem.write_text("agents: [{id: a}]\nmodels: [{id: m, capacity: {max_concurrent: 2}}]\n")
+    os.mkfifo(pipe)
+    assert main(["solve", str(problem), "-o", str(pipe)]) == 2
+    assert pipe.is_fifo()
+    assert main(["solve", "-"]) == 2
+    errors = capsys.readouterr().err
+    assert "expected a file, got a pipe or a device" in errors
+    assert "standard input is not read" in errors
+
+
+def test_the_version_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert re.fullmatch(r"solver \d+(\.\w+)+\s*", capsys.readouterr().out)

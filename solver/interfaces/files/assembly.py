@@ -44,6 +44,13 @@ _PATH_STEP = re.compile(r"\[(\d+)(?:, *\d+)*\]|\.?([^.\[\]]+)")
 """One step of a violation's path: an index in brackets, or a field."""
 
 
+_EXPECTED = {
+    "agents": "expected a list of agents, each with its id as a field, or the path of a file",
+    "models": "expected a list of models, each with its id as a field, or the path of a file",
+    "scores": "expected a matrix, a list of {agent, model, score}, {agents, models, values}, or the path of a table",
+}
+
+
 class _PlacedError(SpecError):
     """Violations whose lines already name their file."""
 
@@ -179,12 +186,16 @@ class Assembly:
         """Return the file a part points to, and the options beside the path."""
         if isinstance(reference, str):
             reference = {"path": reference}
+        known = ["path", *options]
+        if "path" not in reference and not any(did_you_mean(key, known) for key in reference):
+            got = f"a mapping of {describe(next(iter(reference)))}" if reference else "an empty mapping"
+            raise SpecError(Violation(part, _EXPECTED[part], shown=got, kind=ViolationKind.TYPE))
         lines = [
             Violation(
                 f"{part}.{describe(key)[1:-1]}",
                 "unknown field",
                 kind=ViolationKind.UNKNOWN,
-                hint=did_you_mean(key, ["path", *options]),
+                hint=did_you_mean(key, known),
             )
             for key in reference
             if key not in {"path", *options}

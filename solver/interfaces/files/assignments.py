@@ -168,11 +168,23 @@ def _json_columns(
 ) -> tuple[dict[str, Any], Callable[[int], str]]:
     document = read_document(path, reading)
     rows = document.get("assignments") if isinstance(document, dict) else document
+    if rows is None and isinstance(document, dict) and document and _is_mapping_of_ids(document):
+        rows = [{names[0]: agent, names[1]: model} for agent, model in document.items()]
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        msg = f"{path}: expected a list of assignments, or an object with one as 'assignments'"
+        msg = (
+            f"{path}: expected a list of assignments, an object with one as 'assignments', "
+            "or an object with the model of each agent"
+        )
         raise SpecError(msg)
     named = dict.fromkeys(name for row in rows for name in row) or dict.fromkeys(names)
     return {name: [row.get(name) for row in rows] for name in named}, lambda i: f"{path}: assignments[{i}]"
+
+
+def _is_mapping_of_ids(document: dict[Any, Any]) -> bool:
+    """Return whether a document is the model of each agent, by id, and no report that lacks its assignments."""
+    return "status" not in document and all(
+        model is None or isinstance(model, str) for model in document.values()
+    )
 
 
 def known_ids(

@@ -225,7 +225,9 @@ def _fault(text: _Text) -> str | None:
                 width = len(row)
             elif row and len(row) != width:
                 line = text.first_line + reader.line_num - 1
-                hint = "; is the header one name short?" if len(row) == width + 1 else ""
+                hint = "; is the header one name short?" if len(row) == width + 1 > 2 else ""
+                if width == 1:
+                    hint = "; if the names of the columns stand further down, delete what is above them"
                 return f"{text.path}:{line}: broken CSV: expected {width} fields, got {len(row)}{hint}"
     except csv.Error as error:
         return f"{text.path}:{text.first_line + reader.line_num - 1}: broken CSV: {error}"

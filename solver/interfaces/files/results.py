@@ -72,6 +72,9 @@ def check_output(path: str | Path, *, suffixes: Sequence[str] | None = RESULT_SU
     if not folder.exists():
         msg = f"{path}: no such folder: {folder}"
         raise SpecError(msg)
+    if path.exists() and not path.is_dir() and not path.is_file():
+        msg = f"{path}: expected a file, got a pipe or a device"
+        raise SpecError(msg)
     if not folder.is_dir():
         msg = f"{path}: expected a folder, got a file: {folder}"
         raise SpecError(msg)

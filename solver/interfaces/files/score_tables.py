@@ -32,6 +32,8 @@ SCORE_FIELDS = ("agent", "model", "score", "layout", "ignore_columns", "choices"
 """Options of a score table in a problem file, beside its path."""
 
 _NUMBER = re.compile(r"\d+")
+_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+_ORDINAL = re.compile(rf"\b({'|'.join(_ORDINALS)})\b", re.IGNORECASE)
 _NAMED_COLUMNS = 12
 """Columns named in an error."""
 
@@ -251,8 +253,9 @@ def _numbered(names: Sequence[str]) -> list[str]:
     """Return the longest list of names that differ in one number only, from 1 on, in its order."""
     families: dict[str, dict[int, str]] = {}
     for name in names:
-        if len(found := _NUMBER.findall(name)) == 1 and len(found[0]) <= 4:
-            stem = re.sub(r"(?<=\0)(st|nd|rd|th)\b", "", _NUMBER.sub("\0", name).lower())
+        written = _ORDINAL.sub(lambda word: str(_ORDINALS.index(word[0].lower()) + 1), name)
+        if len(found := _NUMBER.findall(written)) == 1 and len(found[0]) <= 4:
+            stem = re.sub(r"(?<=\0)(st|nd|rd|th)\b", "", _NUMBER.sub("\0", written).lower())
             families.setdefault(stem, {}).setdefault(int(found[0]), name)
     runs = [
         [family[number] for number in range(1, len(family) + 1)]
@@ -309,11 +312,14 @@ def _ranked(table: Table, layout: ScoreLayout, lines: list[Violation]) -> ScoreT
         columns.append(where[chosen])
         values.append(np.full(len(chosen), float(len(names) - place)))
     if not models:
-        lines.append(
-            Violation(
-                f"{table.where(-1)}", f"expected choices in {describe(names[:_NAMED_COLUMNS])}", shown="none"
+        if names:
+            lines.append(
+                Violation(
+                    f"{table.where(-1)}",
+                    f"expected choices in {describe(names[:_NAMED_COLUMNS])}",
+                    shown="none",
+                )
             )
-        )
         return ScoreTable(values=np.zeros((table.rows, 0)))
     row, column = np.concatenate(rows), np.concatenate(columns)
     order = np.lexsort((column, row))

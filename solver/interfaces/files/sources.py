@@ -7,6 +7,7 @@ import errno
 import gzip
 import io
 import os
+import re
 import stat
 import zlib
 from dataclasses import dataclass, field, replace
@@ -39,6 +40,7 @@ _BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
 )  # fmt: skip
+_URL = re.compile(r"(https?|ftp|s3|gs):/")
 _SIMILAR_NAMES = 1000
 """Names of a folder among which a similar one is looked for."""
 
@@ -205,6 +207,10 @@ def _reason(path: Path, error: OSError) -> str:
     if error.errno == errno.ENOENT:
         if path.is_symlink():
             return "a symbolic link to a file that does not exist"
+        if str(path) == "-":
+            return "no such file; standard input is not read, write it to a file first"
+        if _URL.match(str(path)):
+            return "no such file; download it first"
         return f"no such file{_similar(path)}"
     if error.errno == errno.ELOOP:
         return "cannot be read: symbolic links that lead in a circle"
@@ -305,6 +311,8 @@ def read_text(path: Path, reading: Reading | None = None) -> str:
     data = read_bytes(path, reading)
     marked = next((name for mark, name in _BOMS if data.startswith(mark)), None)
     encoding = marked or reading.encoding or "utf-8"
+    if marked == "utf-8-sig":  # whose codec would count positions from behind the mark
+        data, encoding = data[len(codecs.BOM_UTF8) :], "utf-8"
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
