@@ -24,13 +24,20 @@ DENSE = ((20, 6_000), (300, 5_000), (500, 500), (1_000, 1_000), (2_000, 2_000), 
 SPARSE = (5_000, 20_000)
 SLOWER, OVERHEAD_MS = 1.3, 0.2  # than the best peer, at most
 VARIANTS = 8
+FLOW_PAIRS, POT_ROWS, HIGHS_ROWS = 1_500_000, 1_000, 5_000
+"""Up to which these peers are asked: beyond, they take tens of times as long as the best."""
 
 
 def dense_peers(scores: NDArray[np.float64]) -> dict[str, Callable[[], Any]]:
+    """Return the peers that take a dense matrix, each called on what it likes best, made ready before the clock."""
     from scipy.optimize import linear_sum_assignment
 
     runs: dict[str, Callable[[], Any]] = {"scipy LSA": lambda: linear_sum_assignment(scores, maximize=True)}
     n, m = scores.shape
+    if n * m <= FLOW_PAIRS:
+        runs["OR-Tools flow"] = flow_peer(scores)
+    if n == m <= POT_ROWS:
+        runs |= pot_peer(scores)
     try:
         import lap
     except ImportError:
@@ -42,6 +49,53 @@ def dense_peers(scores: NDArray[np.float64]) -> dict[str, Callable[[], Any]]:
         runs["lapx lapjvs, float32"] = lambda: lap.lapjvs(cost)
         runs["lapx lapjvs, float64"] = lambda: lap.lapjvs(cost, prefer_float32=False)
     return runs
+
+
+def flow_peer(scores: NDArray[np.float64]) -> Callable[[], Any]:
+    """Return a call of OR-Tools' flow with costs of 20 bits, network and all: it has no other interface."""
+    from ortools.graph.python.min_cost_flow import SimpleMinCostFlow
+
+    n, m = scores.shape
+    agent, model = np.repeat(np.arange(n), m), np.tile(np.arange(m), n) + n
+    cost = np.rint((scores.max() - scores) * 2**20).astype(np.int64).ravel()
+    ends = np.arange(n, n + m)
+
+    def run() -> None:
+        network = SimpleMinCostFlow()
+        add = network.add_arcs_with_capacity_and_unit_cost
+        add(agent, model, np.ones(n * m, np.int64), cost)
+        add(ends, np.full(m, n + m), np.ones(m, np.int64), np.zeros(m, np.int64))
+        supply = np.concatenate([np.ones(n, np.int64), np.zeros(m, np.int64), [-n]])
+        network.set_nodes_supplies(np.arange(n + m + 1), supply)
+        assert network.solve() == network.OPTIMAL
+
+    return run
+
+
+def pot_peer(scores: NDArray[np.float64]) -> dict[str, Callable[[], Any]]:
+    """Return POT's network simplex on a square."""
+    try:
+        import ot
+    except ImportError:
+        return {}
+    mass, cost = np.full(len(scores), 1.0 / len(scores)), scores.max() - scores
+    return {"POT emd": lambda: ot.emd(mass, mass, cost, numItermax=10_000_000)}
+
+
+def highs_peer(matrix: Any) -> dict[str, Callable[[], Any]]:
+    """Return HiGHS on the linear program of a sparse one-to-one assignment."""
+    from scipy.optimize import linprog
+    from scipy.sparse import csr_array
+
+    n, entries = matrix.shape[0], matrix.tocoo()
+    pairs = np.arange(entries.nnz)
+    place = np.concatenate([entries.row, entries.col + n])
+    rows: Any = csr_array(
+        (np.ones(2 * entries.nnz), (place, np.concatenate([pairs, pairs]))), shape=(2 * n, entries.nnz)
+    )
+    return {
+        "HiGHS": lambda: linprog(-entries.data, A_eq=rows, b_eq=np.ones(2 * n), bounds=(0, 1), method="highs")
+    }
 
 
 def medians(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
@@ -89,6 +143,8 @@ def bench_sparse(n: int) -> None:
         "ours": lambda: solver.assign(matrix, slots, unassigned_penalty=np.inf),
         "scipy sparse matching": lambda: min_weight_full_bipartite_matching(matrix, maximize=True),
     }
+    if n <= HIGHS_ROWS:
+        runs |= highs_peer(matrix)
     solution = solver.assign(matrix, slots, unassigned_penalty=np.inf)
     picked = min_weight_full_bipartite_matching(matrix, maximize=True)
     assert solution.status is solver.Status.OPTIMAL

@@ -104,6 +104,7 @@ def supported_claim(
     pairs: CompressedScores,
     *,
     deadline: Deadline | None = None,
+    known: NDArray[np.float64] | None = None,
     passes: int = 5,
 ) -> tuple[Claim, bool]:
     """Return an optimum of some pairs with its smallest multipliers, and whether they support it over all pairs.
@@ -118,6 +119,8 @@ def supported_claim(
         Some of the allowed pairs.
     deadline : Deadline, optional
         Checked between passes.
+    known : (m,) float64, optional
+        The smallest prices that support it among ``pairs``, if they are known.
     passes : int
         Passes over all pairs, beyond which the choice is taken not to be optimal.
 
@@ -130,11 +133,13 @@ def supported_claim(
     """
     load = np.bincount(choice[choice != UNASSIGNED], minlength=instance.m)
     full = np.flatnonzero((load >= instance.slots) & (load > 0))
-    price = np.zeros(instance.m)
+    price = np.zeros(instance.m) if known is None else known.copy()
     graph = Moves.between(instance, choice, full, pairs)
-    known = None
-    for _ in range(passes):
-        if not graph.raise_prices(price, deadline, work=_PATIENCE * (len(graph.loss) + len(full))):
+    for number in range(passes):
+        is_raised = number == 0 and known is not None
+        if not is_raised and not graph.raise_prices(
+            price, deadline, work=_PATIENCE * (len(graph.loss) + len(full))
+        ):
             break
         if known is None:
             known = price.copy()

@@ -1,17 +1,21 @@
 """The linear sum assignment problem: exact for slots where models are many, or everything is tiny.
 
-A model with C slots becomes C equal columns. Tiny instances and those that nothing simplifies go to scipy's
-``linear_sum_assignment`` as they are; sparse ones to its sparse matching, pair by stored pair; and dense ones with
-many models to the same on a core of the pairs, which their smallest prices then prove optimal over all pairs.
+Sparse instances are matched on their stored pairs; dense ones with about as many models as agents on a core of the
+pairs, which their smallest prices then prove optimal over all pairs; dense ones with many more slots than agents, and
+those that nothing simplifies, on all pairs. The compiled matching takes models with several slots as they are and
+returns prices with the optimum. Without it a model with C slots becomes C equal columns for scipy's sparse matching or
+``linear_sum_assignment``.
 """
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from solver.engines import kernels
 from solver.engines.base import Claim
 from solver.engines.duals import core_prices, priced_claim, supported_claim
 from solver.engines.matching import CoreParameters, core_pairs, match_pairs, replicated_pairs
@@ -34,6 +38,8 @@ _SECONDS_PER_PAIR = 1e-7  # for arranging them and pricing the result
 _SECONDS_PER_CELL = 1.6e-8  # for finding and checking a core
 _CORED = 150  # agents from which on a core is found faster than an optimum of all pairs
 _OVERHEAD_S = 1e-3
+_WIDE = 1.5  # slots per agent from which on few agents compete, and the compiled matching takes all pairs
+_SECONDS_PER_WIDE_CELL = 3e-9  # of the compiled matching there, which looks at the clock itself
 
 
 class LsapEngine:
@@ -55,6 +61,8 @@ class LsapEngine:
             if pairs > _MAX_PAIRS:
                 return f"lsap: {pairs:,} pairs once models are replicated, at most {_MAX_PAIRS:,}"
             estimate = pairs * (_SECONDS_PER_PAIR + instance.n * _SECONDS_PER_PAIR_ROW)
+        elif kernels.available() and _is_wide(instance):
+            estimate = instance.n * instance.m * _SECONDS_PER_WIDE_CELL
         elif _has_core(instance):
             pairs = CoreParameters().pairs_per_agent * int(instance.slots.sum()) * instance.n // instance.m
             pairs += instance.n
@@ -81,20 +89,56 @@ class LsapEngine:
         threads: int = 1,
     ) -> Claim | None:
         """Return an optimal choice with its minimal prices, or the proof that there is none."""
-        if isinstance(instance.score, CompressedScores):
-            outside = instance.unserved if instance.may_leave else None
-            choice = match_pairs(instance.score, instance.slots, outside)
+        score = instance.score
+        compiled = kernels.available()
+        if (
+            not isinstance(score, CompressedScores)
+            and _has_core(instance)
+            and not (compiled and _is_wide(instance))
+        ):
+            claim = _solve_core(instance, deadline)
+            if claim is not None:
+                return claim
+            needs_s = 0.0 if compiled else _dense_seconds(instance)
+            if _cells(instance) > _MAX_CELLS or needs_s > deadline.remaining_s():
+                return None
+        outside = instance.unserved if instance.may_leave else None
+        if compiled:
+            return _compiled_claim(instance, outside, deadline)
+        if isinstance(score, CompressedScores):
+            choice = match_pairs(score, instance.slots, outside)
         else:
-            if _has_core(instance):
-                claim = _solve_core(instance, deadline)
-                if claim is not None:
-                    return claim
-                if _cells(instance) > _MAX_CELLS or _dense_seconds(instance) > deadline.remaining_s():
-                    return None
             choice = _solve_dense(instance)
         if choice is None:
-            return Claim(choice=np.full(instance.n, UNASSIGNED, np.int64), infeasible=True)
+            return _nothing(instance)
         return priced_claim(instance, choice, deadline=deadline)
+
+
+def _nothing(instance: Instance) -> Claim:
+    return Claim(choice=np.full(instance.n, UNASSIGNED, np.int64), infeasible=True)
+
+
+def _compiled_claim(
+    instance: Instance, outside: NDArray[np.float64] | None, deadline: Deadline
+) -> Claim | None:
+    """Return the optimum of all pairs with its smallest prices, the proof that there is none, or None out of time."""
+    score = instance.score
+    score = score if isinstance(score, CompressedScores) else np.asarray(score, np.float64)
+    found = kernels.match(score, outside, instance.slots, until_s=_until_s(deadline))
+    if found.outcome is kernels.Outcome.INFEASIBLE:
+        return _nothing(instance)
+    if found.outcome is not kernels.Outcome.SOLVED:
+        return None
+    return Claim(choice=found.choice, prices=found.prices[:, None])
+
+
+def _until_s(deadline: Deadline) -> float:
+    return time.monotonic() + deadline.remaining_s() if deadline.limited else np.inf
+
+
+def _is_wide(instance: Instance) -> bool:
+    """Whether slots are so many that few agents compete."""
+    return int(instance.slots.sum()) >= _WIDE * instance.n
 
 
 def _cells(instance: Instance) -> int:
@@ -128,29 +172,51 @@ def _solve_core(instance: Instance, deadline: Deadline) -> Claim | None:
         core = core_pairs(instance, parameters, prices, pairs)
         pairs, started = core.pairs, prices is not None
         base = core.charge if base is None else base
-        if replicated_pairs(pairs, instance.slots) > _MAX_PAIRS or not np.isfinite(core.reach):
+        if not np.isfinite(core.reach) or _is_too_large(instance, pairs):
             return None
         charged, aside = core.charged(base), core.best - leaving * core.reach
-        choice = None if started and outside is None else match_pairs(pairs, instance.slots, outside)
+        choice = known = None
+        if not started or outside is not None:
+            choice, known = _match(pairs, instance, outside, deadline)
         if choice is None:
             # Who may stay out of the core at a loss tells the prices of what they compete for.
             if outside is not None or deadline.expired() or not np.isfinite(aside).all():
                 return None
-            choice = match_pairs(charged, instance.slots, aside)
+            choice, rent = _match(charged, instance, aside, deadline)
             left = instance.n if choice is None else int((choice == UNASSIGNED).sum())
             if choice is None or left > most_left * instance.n:
                 return None
+            if rent is None:
+                rent = core_prices(instance, choice, charged, aside)
+            known = base + rent
             if left:
                 leaving *= 2.0
-                prices = base + core_prices(instance, choice, charged, aside)
+                prices = known
                 continue
-        claim, proven = supported_claim(instance, choice, pairs, deadline=deadline)
+            if not np.isfinite(known).all() or known.min() < 0:
+                known = None
+        claim, proven = supported_claim(instance, choice, pairs, deadline=deadline, known=known)
         if proven or deadline.expired():
             return claim
         if not np.isfinite(base).all():
             return None
         prices = base + core_prices(instance, choice, charged, aside)
     return None
+
+
+def _is_too_large(instance: Instance, pairs: CompressedScores) -> bool:
+    """Whether scipy would need too much memory for some pairs once models are replicated."""
+    return not kernels.available() and replicated_pairs(pairs, instance.slots) > _MAX_PAIRS
+
+
+def _match(
+    pairs: CompressedScores, instance: Instance, outside: NDArray[np.float64] | None, deadline: Deadline
+) -> tuple[NDArray[np.int64] | None, NDArray[np.float64] | None]:
+    """Return an optimal choice among some pairs, if there is one, and its smallest prices, where they come for free."""
+    if not kernels.available():
+        return match_pairs(pairs, instance.slots, outside), None
+    found = kernels.match(pairs, outside, instance.slots, until_s=_until_s(deadline))
+    return (found.choice, found.prices) if found.outcome is kernels.Outcome.SOLVED else (None, None)
 
 
 def _solve_dense(instance: Instance) -> NDArray[np.int64] | None:

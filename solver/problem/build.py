@@ -175,7 +175,8 @@ def _broken_slot_rules(units: NDArray[np.float64]) -> list[Violation]:
     if units.shape[1] != 1:
         rule = "expected one amount per resource"
         found.append(Violation("demand", rule, shown=f"None for {units.shape[1]} resources"))
-    fractional = np.flatnonzero(units[:, 0] != np.floor(units[:, 0]))
+    one = units[:, 0]
+    fractional = np.flatnonzero(one != np.floor(one))
     rule = "expected a whole number of slots"
     found += [
         Violation(f"capacity[{j}]", rule, units[j, 0], shown=f"{units[j, 0]:g}")
@@ -195,6 +196,8 @@ def _capacity(capacity: ArrayLike, m: int, problems: list[Violation]) -> NDArray
             problems.append(wrong_shape("capacity", f"({m},) or ({m}, resources)", array.shape))
         return np.zeros((m, 1))
     units = array.reshape(m, -1)
+    if units.min() >= 0 and units.max() <= MAX_CAPACITY:
+        return units
     wrong = ~((units >= 0) & (units <= MAX_CAPACITY))
     for j, k in np.argwhere(wrong)[:_MOST_NAMED]:
         where = f"capacity[{j}]" if array.ndim == 1 else f"capacity[{j}, {k}]"

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.optimize import linear_sum_assignment
 
 import solver
 from solver import SpecError
@@ -22,6 +23,7 @@ from solver.engines.standard_form import build_form
 from solver.problem.build import build_instance
 from solver.problem.generate import generate_scores
 from solver.problem.instance import Instance
+from solver.problem.sparse import CompressedScores
 from tests.kernel_equality import difference, numpy_only
 
 compiled = pytest.mark.skipif(not kernels.available(), reason="the kernels were not built: no C compiler")
@@ -94,6 +96,80 @@ def test_large_instances_are_judged_alike() -> None:
 def test_the_kernel_looks_at_the_clock() -> None:
     scores = np.random.default_rng(0).integers(0, 3, (3_000, 300)).astype(float)
     found = kernels.transport(scores, np.full(3_000, -np.inf), np.full(300, 10), until_s=time.monotonic())
+    assert found.outcome is kernels.Outcome.OUT_OF_TIME
+
+
+def _matching_optimum(scores: Any, outside: Any, slots: Any) -> float | None:
+    """Return the optimum by scipy on replicated models, None where there is none."""
+    n = len(scores)
+    value = scores[:, np.repeat(np.arange(scores.shape[1]), slots)]
+    if outside is not None:
+        value = np.hstack([value, np.where(np.eye(n, dtype=bool), outside[:, None], -np.inf)])
+    if value.shape[1] < n:
+        return None
+    try:
+        rows, columns = linear_sum_assignment(value, maximize=True)
+    except ValueError:
+        return None
+    return float(value[rows, columns].sum())
+
+
+@compiled
+@pytest.mark.parametrize("seed", range(120))
+def test_the_matching_is_optimal_and_its_prices_are_what_one_more_slot_is_worth(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n, m = (int(size) for size in rng.integers(1, 20, 2))
+    m = n if seed % 4 == 0 else m
+    scores = rng.uniform(size=(n, m)) if seed % 3 else rng.integers(0, 4, (n, m)).astype(float)
+    if rng.random() < 0.5:
+        scores[rng.random((n, m)) < rng.choice([0.1, 0.5, 0.8])] = -np.inf
+    slots = rng.integers(0, 4, m) if seed % 2 else np.ones(m, np.int64)
+    outside = None if rng.random() < 0.5 else np.where(rng.random(n) < 0.3, -np.inf, rng.uniform(-1, 1, n))
+    optimum = _matching_optimum(scores, outside, slots)
+    row, model = np.nonzero(np.isfinite(scores))
+    stored = CompressedScores(scores[row, model], model, np.searchsorted(row, np.arange(n + 1)), m)
+    for given in (scores, stored):
+        found = kernels.match(given, outside, slots)
+        if optimum is None:
+            assert found.outcome is kernels.Outcome.INFEASIBLE
+            continue
+        assert found.outcome is kernels.Outcome.SOLVED
+        served = np.flatnonzero(found.choice >= 0)
+        value = float(scores[served, found.choice[served]].sum())
+        value += 0.0 if outside is None else float(outside[found.choice < 0].sum())
+        assert value == pytest.approx(optimum, rel=1e-9, abs=1e-9)
+        assert (np.bincount(found.choice[served], minlength=m) <= slots).all()
+        for j in range(m):
+            more = _matching_optimum(scores, outside, slots + (np.arange(m) == j))
+            assert more is not None
+            assert more - optimum == pytest.approx(found.prices[j], abs=1e-9)
+
+
+@compiled
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e308])
+def test_no_value_makes_the_matching_leave_its_arrays_or_loop(bad: float) -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.random((30, 30))
+    scores[rng.random(scores.shape) < 0.3] = bad
+    for outside in (None, np.full(30, bad)):
+        found = kernels.match(scores, outside, np.ones(30, np.int64))
+        if found.outcome is kernels.Outcome.SOLVED:
+            assert ((found.choice >= -1) & (found.choice < 30)).all()
+
+
+@compiled
+def test_a_matching_refuses_rows_that_do_not_fit() -> None:
+    data, model = np.ones(3), np.zeros(3, np.int64)
+    ones = np.ones(1, np.int64)
+    found = kernels.match(CompressedScores(data, model + 7, np.array([0, 2, 3]), 1), None, ones)
+    assert found.outcome is kernels.Outcome.BAD_INPUT
+    found = kernels.match(CompressedScores(data, model, np.array([0, 5, 3]), 1), None, ones)
+    assert found.outcome is kernels.Outcome.BAD_INPUT
+    with pytest.raises(ValueError, match="row starts"):
+        kernels.match(CompressedScores(data, model, np.array([0, 2, 4]), 1), None, ones)
+    found = kernels.match(
+        np.random.default_rng(0).random((900, 900)), None, np.ones(900, np.int64), until_s=0.0
+    )
     assert found.outcome is kernels.Outcome.OUT_OF_TIME
 
 

@@ -4,6 +4,7 @@
 kernel                     numpy twin
 =========================  ==============================================================================
 :func:`transport`          :class:`solver.engines.flow.engine.FlowEngine`, by OR-Tools
+:func:`match`              :func:`solver.engines.matching.match_pairs`, by scipy
 :func:`reduce_rows`        ``DenseRows._scan`` of :mod:`solver.engines.price.agent_rows`
 :class:`Chains`            ``Beam.moves`` of :mod:`solver.engines.lagrangian.ejection_chains`
 :func:`best_models`        the pass in :func:`solver.engines.certificate.best_response`
@@ -15,7 +16,18 @@ The C sources stand beside this file; the packaging back end compiles them where
 
 from solver.engines.kernels.chains import Chains, Stop
 from solver.engines.kernels.library import available
+from solver.engines.kernels.matching import match
 from solver.engines.kernels.passes import best_models, reduce_rows
 from solver.engines.kernels.transport import Outcome, Transported, transport
 
-__all__ = ["Chains", "Outcome", "Stop", "Transported", "available", "best_models", "reduce_rows", "transport"]
+__all__ = [
+    "Chains",
+    "Outcome",
+    "Stop",
+    "Transported",
+    "available",
+    "best_models",
+    "match",
+    "reduce_rows",
+    "transport",
+]

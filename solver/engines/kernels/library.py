@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["available", "load", "pointer"]
 
-_VERSION = 2
+_VERSION = 3
 """Of the C interface: a library of another version, left over from an older build, is not loaded."""
 
 
@@ -40,6 +40,7 @@ def load() -> ctypes.CDLL | None:
         return None
     size, scalar, array = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
     library.solver_transport.argtypes = [size, size, array, array, array, scalar, array, array]
+    library.solver_match.argtypes = [size, size, *[array] * 5, scalar, array, array]
     for kind in ("f32", "f64"):
         reduce = getattr(library, f"solver_reduce_{kind}")
         reduce.argtypes = [array, size, *[array] * 4, size, size, *[array] * 4]

@@ -41,6 +41,8 @@ __all__ = ["run", "warm_up"]
 _RESERVING = "lagrangian", "cpsat", "lsap"
 """Engines that use up the time they are given."""
 
+_DEFAULTS = PortfolioParams()
+
 
 def warm_up(*engines: str) -> None:
     """Import engines, so that the first deadline need not pay for it.
@@ -92,7 +94,7 @@ def run(
     SpecError
         If the engine is unknown or cannot handle this kind of instance at all.
     """
-    params = params or PortfolioParams()
+    params = params or _DEFAULTS
     if engine == "auto":
         names = engines_by_shape(instance, deadline, params)
     elif engine in ENGINES:
