@@ -47,7 +47,8 @@ def running(
     folder: Path, *options: str, tokens: bool = True, fleet: bool = True, port: int | None = None
 ) -> Iterator[HttpService]:
     port = port or free_port()
-    command = [sys.executable, "-m", "solver.interfaces.entry", "serve", "--port", str(port), *options]
+    command = [sys.executable, "-m", "solver.interfaces.entry", "serve", "--port", str(port)]
+    command += ["--drain-s", "1", *options]
     if fleet:
         (folder / "fleet.yaml").write_text(yaml.safe_dump(FLEET))
         command += ["--fleet", str(folder / "fleet.yaml")]

@@ -436,6 +436,10 @@ def serve(
     demo: Annotated[bool, typer.Option("--demo", help="Invent a load, and without --fleet a fleet.")] = False,
     solver_processes: Annotated[int, typer.Option(min=1, help="Processes that solve whole batches.")] = 1,
     drain_s: Annotated[float, typer.Option(min=0, help="Most seconds to wait for leases at the end.")] = 5.0,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Another bound, such as body_bytes=65536; may be repeated."),
+    ] = None,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "warning",
     log_json: Annotated[bool, typer.Option("--log-json", help="Log one JSON object a line.")] = False,
 ) -> None:
@@ -448,7 +452,10 @@ def serve(
       solver serve --port 8080 --fleet fleet.yaml --tokens tokens.yaml --host 0.0.0.0
 
       solver serve --fleet fleet.yaml --redis redis://localhost:6379/0 --replica a --replicas 2
+
+      solver serve --fleet fleet.yaml --limit batch_body_bytes=8000000 --limit deadline_ms=2000
     """
+    from solver.interfaces.http.limits import limits_of
     from solver.interfaces.http.serve import serve as run
 
     if log_level not in ("debug", "info", "warning", "error"):
@@ -465,6 +472,7 @@ def serve(
             demo=demo,
             solver_processes=solver_processes,
             drain_s=drain_s,
+            limits=limits_of(limit or ()),
             log_level=log_level,
             log_json=log_json,
         )

@@ -9,7 +9,15 @@ import operator
 import re
 from typing import TYPE_CHECKING, Annotated, Any, Self, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    WithJsonSchema,
+)
 
 from solver.errors import SpecError, Violation, ViolationKind, cut, describe
 from solver.problem.instance import MAX_CAPACITY
@@ -145,7 +153,12 @@ def _penalty(value: object) -> object:
 Text = Annotated[str, Field(strict=True, min_length=1)]
 """Text with at least one character."""
 
-Identifier = Annotated[str, Field(strict=True, min_length=1), BeforeValidator(_identifier)]
+Identifier = Annotated[
+    str,
+    Field(strict=True, min_length=1),
+    BeforeValidator(_identifier),
+    WithJsonSchema({"type": ["string", "integer"], "minLength": 1}),
+]
 """An id: text, or a whole number taken as its digits."""
 
 Count = Annotated[int, Field(strict=True, ge=0, le=MAX_CAPACITY), BeforeValidator(_count)]

@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 import pytest
 import yaml
 
-from tests.http_service import FLEET, HttpService, running
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from tests.http_service import FLEET, TOKENS, HttpService, running
 
 BATCH = "/api/v1/model-router/auto-assign-all"
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpService]:
-    with running(tmp_path_factory.mktemp("service")) as started:
-        yield started
-
-
-@pytest.fixture
-def client(service: HttpService) -> Iterator[httpx.Client]:
-    with service.client() as opened:
-        yield opened
+ASSIGNMENTS = "/api/v1/model-router/assignments"
 
 
 def active(client: httpx.Client) -> dict[str, int]:
@@ -252,6 +239,77 @@ def test_bodies_that_are_not_right_change_nothing(
     assert sum(active(client).values()) == 0
 
 
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        (b"{", 400),
+        (b"[" * 100_000, 400),
+        (b"\xff", 400),
+        (b'{"problem": NaN}', 400),
+        (b"[]", 422),
+        (b"", 400),
+    ],
+)
+def test_batches_that_are_not_right_are_refused_by_the_solver_process(
+    client: httpx.Client, content: bytes, status: int
+) -> None:
+    answer = client.post("/v1/assign", content=content, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+
+
+def test_a_reader_is_refused_before_anything_is_solved(service: HttpService) -> None:
+    body = {"problem": {"agents": "none of this is read"}, "commit": True}
+    with service.client("read") as reader:
+        assert reader.post("/v1/assign", json=body).status_code == 403
+        assert reader.post("/v1/assign", json=body | {"commit": False}).status_code == 422
+        late = reader.post("/v1/assign", json={"problem": {}, "ttl_s": 1e6})
+        assert late.json()["violations"][0]["path"] == "ttl_s"
+
+
+def test_a_key_that_is_used_at_the_same_time_takes_one_slot(service: HttpService) -> None:
+    async def together() -> list[httpx.Response]:
+        headers = {"Authorization": f"Bearer {TOKENS['route']}", "Idempotency-Key": "together"}
+        async with httpx.AsyncClient(base_url=service.url, headers=headers) as client:
+            asks = [client.post("/v1/decide", json={"agent": {"id": "one"}}) for _ in range(20)]
+            return list(await asyncio.gather(*asks))
+
+    answers = asyncio.run(together())
+    assert {one.status_code for one in answers} <= {200, 409}
+    assert len({one.json()["lease_id"] for one in answers if one.status_code == 200}) == 1
+    with service.client() as client:
+        assert sum(active(client).values()) == 1
+        lease = next(one.json()["lease_id"] for one in answers if one.status_code == 200)
+        client.post(f"/v1/leases/{lease}:release")
+
+
+def test_batches_at_the_same_time_give_an_agent_one_place(service: HttpService) -> None:
+    async def together() -> list[httpx.Response]:
+        headers = {"Authorization": f"Bearer {TOKENS['route']}"}
+        async with httpx.AsyncClient(base_url=service.url, headers=headers, timeout=30) as client:
+            body = {"agents": [{"id": "x"}, {"id": "y"}]}
+            return list(await asyncio.gather(*[client.post(BATCH, json=body) for _ in range(8)]))
+
+    assert {one.status_code for one in asyncio.run(together())} == {200}
+    with service.client() as client:
+        placed = client.get(ASSIGNMENTS).json()["assignments"]
+        assert sorted(one["agent_id"] for one in placed) == ["x", "y"]
+        assert sum(active(client).values()) == 2
+        for one in placed:
+            client.post(f"/v1/leases/{one['lease_id']}:release")
+
+
+def test_an_override_keeps_the_lease_and_its_holder(client: httpx.Client) -> None:
+    lease = client.post(BATCH, json={"agents": [{"id": "x"}]}).json()["assignments"][0]["lease_id"]
+    moved = client.put(f"{ASSIGNMENTS}/x", json={"model_id": "small", "reason": "asked for"}).json()
+    assert (moved["lease_id"], moved["model_id"], moved["overridden_by"]) == (lease, "small", "the operate")
+    assert active(client)["small"] == 1
+    for _ in range(2):  # a small model that is full changes nothing
+        client.put("/v1/capacity/large", json={"max_concurrent": 0})
+        assert client.put(f"{ASSIGNMENTS}/x", json={"model_id": "large"}).status_code == 429
+        client.put("/v1/capacity/large", json={"max_concurrent": 2})
+    assert client.post(f"/v1/leases/{lease}:release").json()["outcome"] == "released"
+
+
 def test_a_body_that_is_cut_off_changes_nothing(service: HttpService, client: httpx.Client) -> None:
     with socket.create_connection(("127.0.0.1", service.port)) as raw:
         head = "POST /v1/decide HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer token-of-a-router\r\n"
@@ -309,6 +367,63 @@ def test_the_fleet_file_is_read_again_and_a_wrong_one_raises_an_alert(
     path.write_text(yaml.safe_dump(FLEET))
     while decide_and_release(client) != "large":
         wait("load")
+
+
+def test_rules_and_objective_of_the_fleet_file(service: HttpService, client: httpx.Client) -> None:
+    path = service.folder / "fleet.yaml"
+
+    def standing() -> set[tuple[str, str]]:
+        return {(one["rule"], one["model"]) for one in client.get("/v1/alerts").json()["standing"]}
+
+    def reloads() -> int:
+        return sum(one["action"] == "reloaded" for one in client.get("/v1/audit").json()["audit"])
+
+    def until(wanted: set[tuple[str, str]], reloaded: int = 0) -> None:
+        with client.stream("GET", "/v1/events") as stream:  # once a second there is one
+            for seen, line in enumerate(stream.iter_lines()):
+                if line.startswith("event:") and standing() == wanted and reloads() >= reloaded:
+                    return
+                assert seen < 200, (standing(), reloads() - reloaded)
+
+    before = reloads()
+    dear, free = (
+        model | {"usd_per_million_input_tokens": usd, "usd_per_million_output_tokens": 0.0}
+        for model, usd in zip(FLEET, (1000.0, 0.0), strict=True)
+    )
+    rule = {
+        "threshold_utilization": 0.3,
+        "threshold_duration_ms": 0,
+        "cooldown_ms": 0,
+        "action": "reject_new",
+    }
+    alert = {"name": "in use", "metric": "utilization", "threshold": 0.001, "hold_s": 0}
+    fleet: dict[str, Any] = {"models": [dear, free], "objective": {"cost_weight": 100.0}}
+    path.write_text(yaml.safe_dump(fleet | {"scaling": [rule | {"model": "small"}], "alerts": [alert]}))
+    until(set(), before + 1)
+    # Quality 90 costs 100 × 1 USD: the batch goes by the objective, as decisions do.
+    placed = client.post(BATCH, json={"agents": [{"id": "x", "input_tokens": 1000}]}).json()["assignments"][0]
+    assert placed["model_id"] == "small"
+    until({("in use", "small"), ("scaling: reject_new", "small")})
+    stops = next(one["stops"] for one in client.get("/v1/load").json()["models"] if one["model"] == "small")
+    assert [stop["owner"] for stop in stops] == ["rule"]
+    path.write_text(yaml.safe_dump(FLEET))  # rules that are gone end what they began
+    until(set(), before + 2)
+    client.post(f"/v1/leases/{placed['lease_id']}:release")
+    # A batch that breaks a rule, here of an objective that needs scores, leaves the places of before alone.
+    placed = client.post(BATCH, json={"agents": [{"id": "x"}]}).json()["assignments"]
+    path.write_text(yaml.safe_dump({"models": FLEET, "objective": {"quality": "given"}}))
+    while (
+        client.post(BATCH, json={"agents": [{"id": "y"}], "enable_load_balancing": False}).status_code != 422
+    ):
+        until(set())
+    assert client.post(BATCH, json={"agents": [{"id": "x"}]}).status_code == 422
+    assert client.get(ASSIGNMENTS).json()["assignments"] == placed
+    client.post(f"/v1/leases/{placed[0]['lease_id']}:release")
+    path.write_text(yaml.safe_dump({"models": FLEET, "scaling": [rule | {"action": "explode"}]}))
+    until({("fleet file", "")})
+    assert "scaling[0].action" in client.get("/v1/alerts").json()["standing"][0]["detail"]
+    path.write_text(yaml.safe_dump(FLEET))
+    until(set(), before + 4)
 
 
 def decide_and_release(client: httpx.Client) -> str:

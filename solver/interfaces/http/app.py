@@ -157,8 +157,8 @@ def _add_health(endpoints: Endpoints, metrics: ServiceMetrics) -> None:
         return Reply(200, body, media_type=metrics.media_type)
 
     add = endpoints.add
-    add("GET", "/healthz", role=Role.READ, summary="Liveness", tag="health")(healthz)
-    add("GET", "/readyz", role=Role.READ, summary="Readiness", tag="health")(readyz)
+    add("GET", "/healthz", role=Role.READ, summary="Liveness", tag="health", public=True)(healthz)
+    add("GET", "/readyz", role=Role.READ, summary="Readiness", tag="health", public=True)(readyz)
     add(
         "GET",
         "/metrics",

@@ -15,6 +15,9 @@ except ImportError as error:
 if TYPE_CHECKING:
     from asyncio import Transport
 
+    from uvicorn._types import ASGI3Application
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
     from solver.interfaces.http.limits import ServiceLimits
 
 __all__ = ["BoundedConnection", "bounded_by"]
@@ -39,6 +42,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._body_since: float | None = None
         self._unread_since: float | None = None
         self._head_bytes = self._trailers = 0
+        self._answering: RequestResponseCycle | None = None
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as the server has it
         """Begin to count."""
@@ -78,6 +82,24 @@ class BoundedConnection(HttpToolsProtocol):
         """End the body."""
         self._body_since = None
         super().on_message_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the request being answered, which is not the last one that was read where several were sent at once."""
+        self.pipeline.clear()
+        if self._answering is not None and not self._answering.response_complete:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
+        super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        """Go on to the next request; nothing more is read as long as some that were read already wait."""
+        super().on_response_complete()
+        if self.pipeline and not self.transport.is_closing():
+            self.flow.pause_reading()
 
     def pause_writing(self) -> None:
         """Note since when the client reads nothing of what is waiting for it."""

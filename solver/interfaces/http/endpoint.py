@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,8 +19,7 @@ from solver.interfaces.http.problem_details import MEDIA_TYPE, RequestRefused, r
 from solver.problem.values import violations_of
 
 if TYPE_CHECKING:
-    import re
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from starlette.types import Scope
 
@@ -29,6 +29,14 @@ if TYPE_CHECKING:
     Handler = Callable[["Call"], Awaitable["Reply | Response"]]
 
 __all__ = ["Call", "Endpoint", "Endpoints", "Reply", "json_reply"]
+
+_PARAMETER = re.compile(r"\{(\w+)(?::path)?\}")
+_IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "The same request with the same key is carried out once; within the hour its answer is given again.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 200},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +176,16 @@ class Endpoints:
         tag: str = "routing",
         produces: str = "application/json",
         direct: bool = False,
+        public: bool = False,
+        query: Sequence[dict[str, Any]] = (),
     ) -> Callable[[Handler], None]:
         """Register a function for a method and a path; ``direct`` ones are found without the web framework."""
+        described = self._body_schema(body, raw_body, required, example)
+        described["parameters"] = [*_path_parameters(path), *query]
+        if method != "GET":
+            described["parameters"].append(_IDEMPOTENCY_KEY)
+        if public:
+            described["security"] = []
 
         def register(handle: Handler) -> None:
             endpoint = Endpoint(self._service, self._repeated, method, path, role, body, required, handle)
@@ -199,7 +215,7 @@ class Endpoints:
                 tags=[tag],
                 response_class=Response,
                 responses=_answers(produces, has_body=body is not None or raw_body is not None),
-                openapi_extra=self._body_schema(body, raw_body, required, example),
+                openapi_extra=described,
             )
 
         return register
@@ -228,6 +244,14 @@ class Endpoints:
         if example is not None:
             media["example"] = example
         return {"requestBody": {"required": required, "content": {"application/json": media}}}
+
+
+def _path_parameters(path: str) -> list[dict[str, Any]]:
+    """Return how OpenAPI describes the parameters of a path."""
+    return [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+        for name in _PARAMETER.findall(path)
+    ]
 
 
 def _checked(body: type[Frozen], raw: bytes, required: bool) -> Frozen:

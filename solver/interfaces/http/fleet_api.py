@@ -46,13 +46,19 @@ _ASSIGN_SCHEMA = {
             "type": "object",
             "description": "A problem as in a problem file; its models default to the fleet.",
         },
-        "deadline_ms": {"type": "number", "exclusiveMinimum": 0},
+        "deadline_ms": {"type": ["number", "null"], "exclusiveMinimum": 0},
         "engine": {"type": "string", "default": "auto"},
         "seed": {"type": "integer", "minimum": 0, "default": 0},
         "commit": {"type": "boolean", "default": False, "description": "Reserve the capacity of the fleet."},
         "use_load": {"type": "boolean", "default": True, "description": "Count the live load of the fleet."},
-        "ttl_s": {"type": "number", "exclusiveMinimum": 0, "default": 60},
+        "ttl_s": {"type": ["number", "null"], "exclusiveMinimum": 0, "default": 60},
     },
+}
+_LIMIT = {
+    "name": "limit",
+    "in": "query",
+    "description": "How many decisions.",
+    "schema": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100},
 }
 
 
@@ -105,7 +111,7 @@ def add_fleet(endpoints: Endpoints) -> None:
     )(forget)
     add("GET", "/v1/alerts", role=Role.READ, summary="Alerts that stand, and the latest", tag="fleet")(alerts)
     add("GET", "/v1/audit", role=Role.READ, summary="What operators did", tag="fleet")(audit)
-    add("GET", "/v1/decisions", role=Role.READ, summary="The latest decisions")(decisions)
+    add("GET", "/v1/decisions", role=Role.READ, summary="The latest decisions", query=[_LIMIT])(decisions)
     add("GET", "/v1/explain/{decision_id}", role=Role.READ, summary="Why an agent got its model")(explain)
     add(
         "GET",
@@ -298,7 +304,7 @@ async def audit(call: Call) -> Reply:
 async def decisions(call: Call) -> Reply:
     """Return the latest decisions, newest first; `limit` says how many, 100 by default."""
     text = QueryParams(call.query).get("limit", "100")
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= 1000):
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= 1000):
         raise SpecError(Violation("limit", "expected a whole number from 1 to 1000", text))
     return json_reply({"decisions": call.service.decisions.latest(int(text))})
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
 
-from solver.errors import SpecError, Violation
+from solver.errors import SpecError, Violation, ViolationKind
+from solver.problem.values import did_you_mean
 
-__all__ = ["ServiceLimits", "checked_ttl"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["ServiceLimits", "checked_ttl", "limits_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +49,8 @@ class ServiceLimits:
         Longest time to live of a lease, seconds.
     decisions_kept, audit_kept, alerts_kept : int
         Entries of the logs; the oldest are dropped.
+    explained_bytes : int
+        Largest request whose agent is kept with its decision, for `/v1/explain`.
     assignments_kept : int
         Most assignments of ``auto-assign-all`` at one time.
     models_known : int
@@ -75,6 +83,7 @@ class ServiceLimits:
     decisions_kept: int = 10_000
     audit_kept: int = 1_000
     alerts_kept: int = 500
+    explained_bytes: int = 8_192
     assignments_kept: int = 100_000
     models_known: int = 5_000
     idempotency_kept: int = 10_000
@@ -95,3 +104,41 @@ def checked_ttl(limits: ServiceLimits, ttl_s: float | None) -> float | None:
     if ttl_s is not None and ttl_s > limits.longest_ttl_s:
         raise SpecError(Violation("ttl_s", f"expected at most {limits.longest_ttl_s:g} seconds", ttl_s))
     return ttl_s
+
+
+def limits_of(stated: Iterable[str]) -> ServiceLimits:
+    """Return the bounds that ``NAME=VALUE`` texts state, the others being the defaults.
+
+    Raises
+    ------
+    SpecError
+        One line per text that names no bound, or a value that is not above zero.
+
+    Examples
+    --------
+    >>> limits_of(["body_s=5", "batch_agents=2000"]).batch_agents
+    2000
+    """
+    defaults = {one.name: one.default for one in fields(ServiceLimits)}
+    values: dict[str, Any] = {}
+    problems = []
+    for text in stated:
+        name, _, value = text.partition("=")
+        if name not in defaults:
+            rule = f"expected NAME=VALUE with one of {', '.join(defaults)}"
+            hint = did_you_mean(name, defaults)
+            problems.append(Violation("limit", rule, text, kind=ViolationKind.UNKNOWN, hint=hint))
+            continue
+        whole = isinstance(defaults[name], int)
+        try:
+            number = int(value.replace("_", "")) if whole else float(value)
+        except ValueError:
+            number = math.nan
+        if not 0 < number < math.inf:
+            problems.append(
+                Violation(f"limit {name}", f"expected a {'whole ' if whole else ''}number > 0", value)
+            )
+        values[name] = number
+    if problems:
+        raise SpecError(*problems)
+    return ServiceLimits(**values)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from solver.errors import SpecError, Violation, ViolationKind
 from solver.problem.agents import Agent  # noqa: TC001 - pydantic reads it at run time
 from solver.problem.spec import Capacity, Model
-from solver.problem.values import Count, Frozen, Identifier, Real, Text
+from solver.problem.values import Count, Frozen, Identifier, Text
 
 __all__ = [
     "AutoAssignRequest",
@@ -22,20 +22,35 @@ __all__ = [
     "RequestModel",
 ]
 
-Positive = Annotated[Real, Field(gt=0)]
-NonNegative = Annotated[Real, Field(ge=0)]
-Fraction = Annotated[Real, Field(ge=0, le=1)]
+_LONGEST_ID = 200
+
+# Bounds that OpenAPI shows. Numbers of numpy, which the values of problems take, do not come in JSON.
+Number = Annotated[float, Field(strict=True)]
+Positive = Annotated[float, Field(strict=True, gt=0)]
+NonNegative = Annotated[float, Field(strict=True, ge=0)]
+Fraction = Annotated[float, Field(strict=True, ge=0, le=1)]
+Name = Annotated[Identifier, Field(max_length=_LONGEST_ID)]
+Note = Annotated[str, Field(max_length=1_000)]
+Target = Annotated[float, Field(strict=True, gt=0, le=1)]
 Flag = Annotated[bool, Field(strict=True)]
+
+
+def _short_id(agent: Agent) -> Agent:
+    """Refuse ids that would fill the logs."""
+    if len(agent.id) > _LONGEST_ID:
+        msg = f"expected an id of at most {_LONGEST_ID} characters"
+        raise ValueError(msg)
+    return agent
 
 
 class RequestModel(Frozen):
     """A model as ``auto-assign-all`` takes it: the capacity beside the rest, capabilities listed or weighted."""
 
-    id: Identifier
+    id: Name
     capabilities: dict[Text, Fraction] = Field(default_factory=dict)
     max_concurrent: Count
     max_queue: Count = 0
-    target_utilization: Annotated[Real, Field(gt=0, le=1)] = 1.0
+    target_utilization: Target = 1.0
     context_tokens: Annotated[Count, Field(gt=0)] | None = None
     usd_per_million_input_tokens: NonNegative | None = None
     usd_per_million_output_tokens: NonNegative | None = None
@@ -68,7 +83,7 @@ class RequestModel(Frozen):
 class AutoAssignRequest(Frozen):
     """Agents to be assigned at once; without ``models``, to the fleet of the service."""
 
-    agents: tuple[Agent, ...]
+    agents: tuple[Annotated[Agent, AfterValidator(_short_id)], ...]
     models: tuple[RequestModel, ...] | None = None
     strategy: Literal["greedy", "balanced", "optimal"] = "optimal"
     enable_load_balancing: Flag = True
@@ -97,16 +112,20 @@ class AutoAssignRequest(Frozen):
 class OverrideRequest(Frozen):
     """The model an agent is moved to by hand, and why."""
 
-    model_id: Identifier
-    reason: str = ""
+    model_id: Name
+    reason: Note = ""
     ttl_s: Positive = 60.0
 
 
 class DecideRequest(Frozen):
     """One agent, described, or by its scores on each model."""
 
-    agent: Agent | None = None
-    scores: dict[Text, Real] | None = None
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [{"required": ["agent"]}, {"required": ["scores"]}]}
+    )
+
+    agent: Annotated[Agent, AfterValidator(_short_id)] | None = None
+    scores: dict[Text, Number] | None = None
     cost_usd: dict[Text, NonNegative] | None = None
     service_s: dict[Text, NonNegative] | None = None
     tokens: Count = 0
@@ -135,7 +154,7 @@ class CapacityRequest(Frozen):
 
     max_concurrent: Count | None = None
     max_queue: Count | None = None
-    target_utilization: Annotated[Real, Field(gt=0, le=1)] | None = None
+    target_utilization: Target | None = None
     requests_per_minute: Count | None = None
     tokens_per_minute: Count | None = None
     budget_usd: NonNegative | None = None
@@ -145,5 +164,5 @@ class CapacityRequest(Frozen):
 class DrainRequest(Frozen):
     """Why a model is kept from new work, and for how long."""
 
-    reason: str = ""
+    reason: Note = ""
     for_s: Positive | None = None

@@ -92,7 +92,8 @@ async def decide(call: Call) -> Reply:
         decision = router.route(asked.agent, ttl_s=ttl_s, **arrays)
     if decision.lease is not None:
         service.hold(decision.lease, decision.agent_id, decision)
-    entry = service.log_decision(decision, asked.agent)
+    explained = len(call.raw) <= service.limits.explained_bytes
+    entry = service.log_decision(decision, asked.agent if explained else None)
     refusal = decision.refusal
     if refusal is not None:
         status = _STATUS.get(refusal.reason, 429)

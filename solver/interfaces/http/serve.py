@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from solver.interfaces.http.limits import ServiceLimits
     from solver.load.store.base import Store
 
 __all__ = ["serve"]
@@ -176,6 +177,7 @@ def serve(
     demo: bool,
     solver_processes: int,
     drain_s: float,
+    limits: ServiceLimits,
     log_level: str,
     log_json: bool,
 ) -> int:
@@ -200,6 +202,7 @@ def serve(
             store=None if redis is None else _redis_store(redis, replicas, replica),
             fleet_file=fleet,
             fleet=demo_fleet() if demo and fleet is None else None,
+            limits=limits,
             solver_processes=solver_processes,
             replicas=replicas,
         )
