@@ -148,6 +148,9 @@ def solve(
     resume: Annotated[
         bool, typer.Option("--resume", help="With --stream: go on with an interrupted job.")
     ] = False,
+    unique_ids: Annotated[
+        bool, typer.Option("--unique-ids", help="With --stream: check that no agent occurs twice.")
+    ] = False,
     ray: Annotated[bool, typer.Option("--ray", help="With --stream: passes by actors of Ray.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="With --ray: actors, of one CPU each.")] = 2,
     ray_address: Annotated[
@@ -170,8 +173,8 @@ def solve(
 
       solver solve --scores 'batch/*.parquet' --models fleet.yaml --output plan/ --stream --ray
     """
-    if (ray or ray_address or resume) and not stream:
-        raise SpecError("--ray, --ray-address, --resume: only beside --stream")
+    if (ray or ray_address or resume or unique_ids) and not stream:
+        raise SpecError("--ray, --ray-address, --resume, --unique-ids: only beside --stream")
     if stream:
         from solver.interfaces.streaming import show_stream, solve_stream
 
@@ -181,6 +184,7 @@ def solve(
                 output,
                 seed=seed,
                 resume=resume,
+                unique_ids=unique_ids,
                 workers=workers if ray else 0,
                 address=ray_address,
                 report=step,

@@ -48,6 +48,7 @@ def solve_stream(
     *,
     seed: int,
     resume: bool,
+    unique_ids: bool,
     workers: int,
     address: str | None,
     report: Callable[[str], None],
@@ -63,11 +64,13 @@ def solve_stream(
         raise SpecError("--output: required beside --stream: the folder of the plan")
     batch = large_batch(source)
     if not workers:
-        return solve_files(batch, output, seed=seed, resume=resume, report=report)
+        return solve_files(batch, output, seed=seed, resume=resume, unique_ids=unique_ids, report=report)
     from solver.scale.ray_fleet import RayFleet
 
     fleet = partial(RayFleet, workers=workers, address=address)
-    return solve_files(batch, output, seed=seed, resume=resume, fleet=fleet, report=report)
+    return solve_files(
+        batch, output, seed=seed, resume=resume, unique_ids=unique_ids, fleet=fleet, report=report
+    )
 
 
 def show_stream(manifest: Manifest | None, out: Console, err: Console, *, as_json: bool, quiet: bool) -> int:

@@ -19,6 +19,7 @@ from solver.scale.judge import conclude
 from solver.scale.manifest import MANIFEST, Manifest, write_manifest
 from solver.scale.optimise import SampleBudget, finish_orders, optimise, take_survey
 from solver.scale.pieces import ScoreColumns, files_of, pieces_of
+from solver.scale.unique_ids import check_unique_ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -114,6 +115,7 @@ def solve_files(
     *,
     seed: int = 0,
     resume: bool = False,
+    unique_ids: bool = False,
     fleet: Callable[[Sequence[Piece], ScoreColumns, NDArray[np.bool_]], Fleet] = LocalFleet,
     budget: SampleBudget | None = None,
     report: Callable[[str], None] = lambda _: None,
@@ -132,6 +134,9 @@ def solve_files(
     resume : bool
         Go on with a job that was interrupted in this folder after its prices were found: files that it wrote stay
         as they are. Where there is none, start anew.
+    unique_ids : bool
+        Check first that no agent occurs twice in all files together, exactly: one pass over the ids, which takes 12
+        bytes an agent of the plan's folder meanwhile.
     fleet : callable
         Makes the workers that carry out the passes.
     budget : SampleBudget, optional
@@ -167,6 +172,10 @@ def solve_files(
     workers = fleet(pieces, batch.columns, closed)
     try:
         done: list[PieceAnswer] = []
+        if unique_ids and state is None:
+            report(f"looking for repeated ids among {agents:,} agents")
+            _make(folder)
+            check_unique_ids(workers, pieces, batch.columns.agent, folder)
         if state is None:
             report(f"surveying {agents:,} agents in {len(pieces):,} pieces")
             survey = take_survey(workers, agents, closed, batch.unassigned_penalty, seed=seed, budget=budget)

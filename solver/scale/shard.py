@@ -17,6 +17,7 @@ from solver.scale.finished import PieceAnswer, note_finished
 from solver.scale.judge import PieceCertificate, judge_block
 from solver.scale.pieces import read_blocks
 from solver.scale.survey import Survey, dense_rows
+from solver.scale.unique_ids import note_hashes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -119,6 +120,12 @@ class Shard:
             for block in read_blocks(piece, self._columns):
                 survey.add(block, drawn, common_penalty)
         return [survey]
+
+    def hash_ids(self, scratch: str, seed: int) -> list[int]:
+        """Leave hashes of all ids in files, see :mod:`solver.scale.unique_ids`."""
+        for piece in self._pieces:
+            note_hashes(piece, self._columns.agent, Path(scratch), seed)
+        return self.ready()
 
     def reduce(
         self,

@@ -116,3 +116,18 @@ def test_more_workers_than_pieces() -> None:
         for k in range(2)
     ]
     assert [[piece.number for piece in part] for part in shared_out(pieces, 5)] == [[0], [1]]
+
+
+def test_repeated_ids_are_found_over_workers(cluster: Any, tmp_path: Path) -> None:
+    for k in range(3):
+        ids = np.arange(k * 50, k * 50 + 50)
+        ids[7] = 7
+        table = pa.table({"agent": ids, "m": np.ones(50, np.float32)})
+        pq.write_table(table, tmp_path / f"{k}.parquet")
+    batch = LargeBatch(files=[str(tmp_path)], columns=ScoreColumns(models=("m",)), capacity=[500])
+    from solver.scale.ray_fleet import RayFleet
+
+    with pytest.raises(SpecError) as caught:
+        solve_files(batch, tmp_path / "plan", fleet=partial(RayFleet, workers=2), unique_ids=True)
+    assert len(caught.value.violations) == 2
+    assert not (tmp_path / "plan" / "manifest.json").exists()
