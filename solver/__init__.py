@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from importlib import import_module
 
-TYPE_CHECKING = False  # as typing has it, whose import takes longer than all of this module
+TYPE_CHECKING = False
+"""False at run time, as in ``typing``, whose import takes longer than this whole module."""
+
 if TYPE_CHECKING:
     from typing import Any
 
+    from solver.clock import ManualClock
     from solver.engines.portfolio import warm_up
     from solver.errors import (
         EngineError,
@@ -18,15 +21,22 @@ if TYPE_CHECKING:
         Violation,
         ViolationKind,
     )
+    from solver.interfaces.files.problem_file import read_problem
     from solver.interfaces.http.client import AsyncClient, Client
     from solver.load.balance.balancer import LoadBalancer
-    from solver.load.control.capacity import CapacityManager, ScalingAction, ScalingRule
+    from solver.load.control.alerts import AlertMonitor, AlertRule
+    from solver.load.control.capacity import CapacityManager, ScalingAction, ScalingRule, dry_run
+    from solver.load.control.sinks import LogSink
     from solver.load.lease import Demand, Lease
     from solver.load.observe.feedback import AdaptiveScorer
+    from solver.load.observe.trends import Trends
     from solver.load.snapshot import ModelLoad
+    from solver.load.store.memory import MemoryStore
+    from solver.load.store.redis import RedisStore
     from solver.load.store.usage_limits import UsageLimit
     from solver.load.store.waiting_line import QueueRules
     from solver.load.tracker import LoadTracker
+    from solver.online.decision_records import read_decisions
     from solver.online.router import OptimalRouter
     from solver.problem.instance import UNASSIGNED
     from solver.problem.limits import (
@@ -44,14 +54,18 @@ if TYPE_CHECKING:
     from solver.problem.spec import Agent, Capacity, Model, Objective, Problem
     from solver.solution.assignment import Assignment
     from solver.solution.explain import Explanation, explain
+    from solver.solution.infeasibility import explain_infeasibility
     from solver.solution.plan import Plan
     from solver.solution.solution import Solution, Status, StopReason
     from solver.solution.solving import assign, solve
+    from solver.solution.verification import Verification, verify_assignments
 
 __all__ = [
     "UNASSIGNED",
     "AdaptiveScorer",
     "Agent",
+    "AlertMonitor",
+    "AlertRule",
     "Apart",
     "Assignment",
     "AsyncClient",
@@ -69,6 +83,9 @@ __all__ = [
     "Limit",
     "LoadBalancer",
     "LoadTracker",
+    "LogSink",
+    "ManualClock",
+    "MemoryStore",
     "MissingExtraError",
     "Model",
     "ModelLoad",
@@ -78,6 +95,7 @@ __all__ = [
     "Problem",
     "QueueRules",
     "Quota",
+    "RedisStore",
     "ScalingAction",
     "ScalingRule",
     "Share",
@@ -88,17 +106,25 @@ __all__ = [
     "StayPut",
     "StopReason",
     "Together",
+    "Trends",
     "UnsolvedError",
     "UsageLimit",
+    "Verification",
     "Violation",
     "ViolationKind",
     "assign",
+    "dry_run",
     "explain",
+    "explain_infeasibility",
+    "read_decisions",
+    "read_problem",
     "solve",
+    "verify_assignments",
     "warm_up",
 ]
 
 _HOMES = {
+    "solver.clock": ("ManualClock",),
     "solver.engines.portfolio": ("warm_up",),
     "solver.errors": (
         "EngineError",
@@ -109,19 +135,22 @@ _HOMES = {
         "Violation",
         "ViolationKind",
     ),
+    "solver.interfaces.files.problem_file": ("read_problem",),
     "solver.interfaces.http.client": ("AsyncClient", "Client"),
     "solver.load.balance.balancer": ("LoadBalancer",),
-    "solver.load.control.capacity": (
-        "CapacityManager",
-        "ScalingAction",
-        "ScalingRule",
-    ),
+    "solver.load.control.alerts": ("AlertMonitor", "AlertRule"),
+    "solver.load.control.capacity": ("CapacityManager", "ScalingAction", "ScalingRule", "dry_run"),
+    "solver.load.control.sinks": ("LogSink",),
     "solver.load.lease": ("Demand", "Lease"),
     "solver.load.observe.feedback": ("AdaptiveScorer",),
+    "solver.load.observe.trends": ("Trends",),
     "solver.load.snapshot": ("ModelLoad",),
+    "solver.load.store.memory": ("MemoryStore",),
+    "solver.load.store.redis": ("RedisStore",),
     "solver.load.store.usage_limits": ("UsageLimit",),
     "solver.load.store.waiting_line": ("QueueRules",),
     "solver.load.tracker": ("LoadTracker",),
+    "solver.online.decision_records": ("read_decisions",),
     "solver.online.router": ("OptimalRouter",),
     "solver.problem.instance": ("UNASSIGNED",),
     "solver.problem.limits": (
@@ -136,28 +165,14 @@ _HOMES = {
         "StayPut",
         "Together",
     ),
-    "solver.problem.spec": (
-        "Agent",
-        "Capacity",
-        "Model",
-        "Objective",
-        "Problem",
-    ),
+    "solver.problem.spec": ("Agent", "Capacity", "Model", "Objective", "Problem"),
     "solver.solution.assignment": ("Assignment",),
-    "solver.solution.explain": (
-        "Explanation",
-        "explain",
-    ),
+    "solver.solution.explain": ("Explanation", "explain"),
+    "solver.solution.infeasibility": ("explain_infeasibility",),
     "solver.solution.plan": ("Plan",),
-    "solver.solution.solution": (
-        "Solution",
-        "Status",
-        "StopReason",
-    ),
-    "solver.solution.solving": (
-        "assign",
-        "solve",
-    ),
+    "solver.solution.solution": ("Solution", "Status", "StopReason"),
+    "solver.solution.solving": ("assign", "solve"),
+    "solver.solution.verification": ("Verification", "verify_assignments"),
 }
 """Module of each public name. Names load when they are first used, so that ``import solver`` costs a
 millisecond: the command line can handle an interrupt while the rest still loads."""

@@ -25,9 +25,10 @@ from solver.interfaces.report import explanation_report, plan_report, progress_r
 from solver.interfaces.simulation.evaluate_command import evaluate
 from solver.interfaces.simulation.simulate_command import simulate
 from solver.interfaces.terminal import make_console, printable
-from solver.interfaces.verification import verify_assignments
+from solver.interfaces.verification_report import verification_report
 from solver.solution.plan import finite
 from solver.solution.solution import Status
+from solver.solution.verification import verify_assignments
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -315,7 +316,7 @@ def _verify(
     if as_json:
         sys.stdout.write(json.dumps(finite(found.to_dict())) + "\n")
     elif not quiet:
-        _out.print(found.report())
+        _out.print(verification_report(found))
     _exit(0 if found.feasible else INFEASIBLE)
 
 
@@ -534,9 +535,3 @@ class _Steps:
 
 def _working(first: str, *, quiet: bool) -> _Steps:
     return _Steps(first, quiet=quiet)
-
-
-if __name__ == "__main__":
-    from solver.interfaces.entry import main as run_process
-
-    raise SystemExit(run_process())

@@ -66,8 +66,8 @@ class LoadTracker(AsyncTracker):
     ----------
     store : Store, optional
         Where counts and leases live; default: this process
-        (:class:`~solver.load.store.memory.MemoryStore`). Several processes share a
-        :class:`~solver.load.store.redis.RedisStore`.
+        (:class:`~solver.MemoryStore`). Several processes share a
+        :class:`~solver.RedisStore`.
     clock : Clock, optional
         Time of the default store and of recorded outcomes; default: the machine's monotonic clock.
     stale_after_s : float
@@ -419,7 +419,7 @@ class LoadTracker(AsyncTracker):
             In the queue, higher runs first among those of the same tenant; waiting adds to it.
         tenant : str, optional
             On whose account: in the queue, tenants share fairly, see
-            :class:`~solver.load.store.waiting_line.QueueRules`.
+            :class:`~solver.QueueRules`.
 
         Returns
         -------

@@ -130,7 +130,7 @@ def find_decision(path: str | Path, name: str) -> tuple[DecisionRecord, ReleaseR
     Raises
     ------
     SpecError
-        As :func:`read_decisions`, or if there is none.
+        As :func:`solver.read_decisions`, or if there is none.
     """
     found: DecisionRecord | None = None
     released: ReleaseRecord | None = None

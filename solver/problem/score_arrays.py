@@ -49,7 +49,13 @@ def read_scores(
         Whether large, thin scores may stay compressed.
     """
     sparse = hasattr(scores, "tocsr")
-    rows: Any = cast("SparseScores", scores).tocsr() if sparse else scores
+    rows: Any = scores
+    if sparse:
+        try:
+            rows = cast("SparseScores", scores).tocsr()
+        except ValueError:  # SciPy's vectors, which have no rows
+            problems.append(wrong_shape("scores", "(agents, models)", rows.shape))
+            return np.zeros((1, 1)), None
     values = real_array("scores", rows.data[: rows.indptr[-1]] if sparse else rows, problems)
     if values is None:
         return np.zeros((1, 1)), None

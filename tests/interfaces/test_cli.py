@@ -167,7 +167,7 @@ def test_ctrl_c_leaves_no_half_file(tmp_path: Path) -> None:
         [
             sys.executable,
             "-m",
-            "solver.interfaces.cli",
+            "solver.interfaces.entry",
             "solve",
             str(tmp_path / "problem.yaml"),
             "-o",

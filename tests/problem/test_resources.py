@@ -11,9 +11,9 @@ import pytest
 
 import solver
 from solver.interfaces.cli import main
-from solver.interfaces.verification import verify_assignments
 from solver.problem.agent_columns import agent_table
 from solver.problem.compile import compile_problem
+from solver.solution.verification import verify_assignments
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "resources.yaml"
 

@@ -11,9 +11,9 @@ import pytest
 import solver
 from solver.clock import Deadline
 from solver.interfaces.cli import main
-from solver.interfaces.verification import verify_assignments
 from solver.problem.compile import compile_problem
 from solver.solution.infeasibility import explain_infeasibility
+from solver.solution.verification import verify_assignments
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -25,7 +25,7 @@ _METRICS = Literal["utilization", "p50_ms", "p95_ms", "p99_ms", "mean_ms", "fail
 
 
 class AlertSpec(Frozen):
-    """An alert rule as a fleet file states it; fields as in :class:`~solver.load.control.alerts.AlertRule`."""
+    """An alert rule as a fleet file states it; fields as in :class:`~solver.AlertRule`."""
 
     name: Text
     metric: _METRICS

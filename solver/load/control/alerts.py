@@ -34,13 +34,13 @@ class AlertRule:
     name : str
         Names the rule in its alerts.
     metric : str
-        One of :data:`METRICS`.
+        One of ``METRICS`` of this module.
     threshold : float
         The alert is raised when the figure is at or above this.
     clear : float, optional
         It is cleared when the figure falls below this: hysteresis. Default: nine tenths of the threshold.
     window_s : float
-        Window of the figure, one of :data:`~solver.load.observe.trends.WINDOWS_S`.
+        Window of the figure, one of ``solver.load.observe.trends.WINDOWS_S``.
     hold_s : float
         Seconds the figure has to stay at or above the threshold before the alert is raised.
     """
@@ -120,8 +120,8 @@ class AlertMonitor:
     rules : sequence of AlertRule
         With unique names.
     sinks : sequence of callable
-        Each is called with every alert: a function of yours, a :class:`~solver.load.control.sinks.LogSink`, a
-        :class:`~solver.load.control.sinks.WebhookSink`. A sink that raises does not keep the others from being called.
+        Each is called with every alert: a function of yours, a :class:`~solver.LogSink`, a
+        ``WebhookSink``. A sink that raises does not keep the others from being called.
     clock : Clock, optional
         Default: the machine's monotonic clock.
     """
