@@ -66,8 +66,13 @@ class Demand:
     cost_usd : float
         Estimated cost in US dollars, counted against the budget; resolved to a billionth of a dollar.
     input_tokens : int or None
-        Prompt tokens alone, where known: a learned capacity tells prefill from decoding by them. Default:
-        ``tokens``.
+        Prompt tokens alone, where known: a learned capacity tells prefill from decoding by them, and lengths of
+        answers are learned from what is settled beyond them. Default: ``tokens``.
+    task_type : str or None
+        What the work is: lengths of answers are learned for each kind of task.
+    guessed_tokens : int
+        Part of ``tokens`` that stands for an answer of unknown length; given back when the lease is released
+        without saying what was used.
 
     Raises
     ------
@@ -80,6 +85,8 @@ class Demand:
     tokens: int = 0
     cost_usd: float = 0.0
     input_tokens: int | None = None
+    task_type: str | None = None
+    guessed_tokens: int = 0
 
     @property
     def prompt_tokens(self) -> int:

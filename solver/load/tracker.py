@@ -31,6 +31,7 @@ from solver.load.control.upstream import BUSY_STATUSES, BreakerParameters, Upstr
 from solver.load.learning import LearnedFleet
 from solver.load.lease import ONE_SLOT, Ask, Demand, Lease, LeaseState, QueuePlace, ReleaseOutcome
 from solver.load.listeners import tell
+from solver.load.observe.output_lengths import LengthParameters, OutputLengths
 from solver.load.outcome import Outcome
 from solver.load.refusal import Refusal
 from solver.load.snapshot import LoadSnapshot, ModelLoad, utilization_of
@@ -76,6 +77,8 @@ class LoadTracker(AsyncTracker):
         Returns a new unique id at each call; default: a random prefix and a count.
     breaker : BreakerParameters, optional
         When work is kept away from models whose requests fail, see :meth:`record`.
+    lengths : LengthParameters, optional
+        How much is reserved for answers whose length is unknown, see :meth:`demand_for`.
 
     Examples
     --------
@@ -98,6 +101,7 @@ class LoadTracker(AsyncTracker):
         *,
         lease_ids: Callable[[], str] | None = None,
         breaker: BreakerParameters | None = None,
+        lengths: LengthParameters | None = None,
     ) -> None:
         if stale_after_s != math.inf and (problems := positive_problems("stale_after_s", stale_after_s)):
             raise SpecError(*problems)
@@ -107,6 +111,7 @@ class LoadTracker(AsyncTracker):
         self._lease_ids = lease_ids
         self._learned = LearnedFleet(self._store, self._clock)
         self._upstream = UpstreamHealth(self._store, self._clock, breaker)
+        self._lengths = OutputLengths(lengths)
         self._line = RetryLine()
         self._limits: dict[str, Limits] = {}
         self._draining: dict[str, Callable[[str], object]] = {}
@@ -281,6 +286,7 @@ class LoadTracker(AsyncTracker):
         self._store.forget(model)
         self._learned.forget(model)
         self._upstream.forget(model)
+        self._lengths.forget(model)
         self._line.forget(model)
         with self._lock:
             self._limits.pop(model, None)
@@ -587,12 +593,18 @@ class LoadTracker(AsyncTracker):
             used = None if tokens is None else int(tokens)
             spent = None if cost_usd is None else nano_usd(cost_usd)
         lease_id = _id_of(lease)
+        if used is None and isinstance(lease, Lease) and lease.demand.guessed_tokens:
+            used = lease.demand.tokens - lease.demand.guessed_tokens
+            self._lengths.unsettled(lease.model)
         outcome = self._store.release(lease_id, tokens=used, cost_nano_usd=spent)
         if self._draining:
             for model in tuple(self._draining):
                 self.is_drained(model)
+        output = _output_of(lease, tokens, output_tokens)
+        if output > 0 and isinstance(lease, Lease):
+            self._lengths.observe(lease.model, lease.demand.task_type, output)
         if self._learned:
-            self._learned.ended(lease_id, _output_of(lease, tokens, output_tokens))
+            self._learned.ended(lease_id, output)
         if outcome is ReleaseOutcome.UNKNOWN and isinstance(lease, Lease):
             with self._move_lock:  # it may be on its way to another model, under another id
                 if lease.lease_id != lease_id:
@@ -646,6 +658,68 @@ class LoadTracker(AsyncTracker):
         if self._learned:
             self._learned.granted(lease)
         return lease
+
+    # -- answers of unknown length
+
+    def output_reserve(self, model: str | None, task_type: str | None = None) -> int | None:
+        """Return the output tokens to reserve, as learned from settled leases; None while nothing is known.
+
+        Without a model: what to expect of any.
+        """
+        return self._lengths.reserve(model, task_type)
+
+    def demand_for(
+        self,
+        model: str,
+        *,
+        input_tokens: int = 0,
+        max_tokens: int | None = None,
+        task_type: str | None = None,
+        usd_per_output_token: float = 0.0,
+        usd_per_input_token: float = 0.0,
+    ) -> Demand:
+        """Return what to reserve for a request whose answer nobody can measure beforehand.
+
+        Of the output tokens, a quantile of the latest answers to such tasks is reserved, at most ``max_tokens``,
+        and settled by ``release(tokens=…)`` at the end. While nothing is known, one request reserves all
+        that is left of the model's limits, or its ``max_tokens``: no more than one can be spent too much.
+
+        Parameters
+        ----------
+        model : str
+            Its id.
+        input_tokens : int
+            Of the prompt.
+        max_tokens : int, optional
+            Most the answer may have.
+        task_type : str, optional
+            What the work is; lengths are learned for each kind.
+        usd_per_output_token, usd_per_input_token : float
+            Prices, for limits on money.
+
+        Raises
+        ------
+        SpecError
+            If a value is out of range, or the model is unknown.
+        """
+        problems = [] if max_tokens is None else whole_problems("max_tokens", max_tokens, low=1)
+        if problems := problems + whole_problems("input_tokens", input_tokens):
+            raise SpecError(*problems)
+        output = self.output_reserve(model, task_type)
+        guessed = 0
+        if output is None:
+            row = self._store.row(model)
+            left = [meter.limit - meter.used for meter in row.meters if meter.resource == "tokens"]
+            guessed = output = max(1, int(min(left)) - input_tokens) if left else 0
+        if max_tokens is not None:
+            output = min(output, max_tokens)
+        return Demand(
+            tokens=input_tokens + output,
+            input_tokens=input_tokens,
+            cost_usd=input_tokens * usd_per_input_token + output * usd_per_output_token,
+            task_type=task_type,
+            guessed_tokens=min(guessed, output),
+        )
 
     # -- learned capacity
 

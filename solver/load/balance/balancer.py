@@ -25,9 +25,10 @@ from solver.load.balance.decision import (
 from solver.load.balance.fleet import ModelPool
 from solver.load.balance.placement import ROUTINGS, place_one
 from solver.load.balance.prediction import Calibration, CompletionPredictor
+from solver.load.balance.sizing import reserved_demand, usual_demand
 from solver.load.balance.strategies import STRATEGIES, LeastLoaded, LoadStrategy, Predictive, Weighted, Work
 from solver.load.checks import positive_problems, whole_problems
-from solver.load.lease import ONE_SLOT, Ask, Lease, LeaseState, Refusal, RefusalReason
+from solver.load.lease import Ask, Lease, LeaseState, Refusal, RefusalReason
 from solver.problem.instance import UNASSIGNED
 from solver.problem.spec import Objective
 from solver.solution.assignment import Assignment
@@ -323,7 +324,7 @@ class LoadBalancer:
         answers = list(explained(work, placement.choice, self._strategy))
         placed = [k for k, (j, _, _) in enumerate(answers) if j != UNASSIGNED]
         leases = self._tracker.acquire_many(
-            [self._ask(batch[k], pool, answers[k][0], work, k) for k in placed]
+            [self._ask(batch[k], pool, snapshot, answers[k][0], work, k) for k in placed]
         )
         granted = dict(zip(placed, leases, strict=True))
         again, progress = [], False
@@ -355,7 +356,8 @@ class LoadBalancer:
         for round_number in range(self._max_rounds):
             if round_number and deadline.expired():
                 break
-            work = self._work([agent], pool, self._snapshot(pool), quality)
+            snapshot = self._snapshot(pool)
+            work = self._work([agent], pool, snapshot, quality)
             refused = False
             while True:
                 with self._lock:
@@ -364,7 +366,7 @@ class LoadBalancer:
                     break
                 answer = self._tracker.try_acquire(
                     pool.ids[j],
-                    pool.demand(agent, j),
+                    reserved_demand(self._tracker, pool, snapshot, agent, j),
                     self._duration_s(pool, j, work, 0),
                     queue=self._queue,
                     fill_to=self._share(pool.ids[j]),
@@ -395,13 +397,14 @@ class LoadBalancer:
     ) -> Reservation:
         """Say why nobody serves an agent: ask its best models, and keep the answer with room soonest."""
         best: Refusal | None = None
+        snapshot = self._tracker.snapshot()
         told = reported_scores(work, self._strategy, 0)
         order = np.argsort(-work.sign * told, kind="stable")
         worthwhile = work.eligible[0] & (work.sign * told >= work.left_out(0))
         for j in order[worthwhile[order]][:_ASKED_FOR_REASON].tolist():
             answer = self._tracker.try_acquire(
                 pool.ids[j],
-                pool.demand(agent, j),
+                reserved_demand(self._tracker, pool, snapshot, agent, j),
                 self._duration_s(pool, j, work, 0),
                 queue=self._queue,
                 fill_to=self._share(pool.ids[j]),
@@ -417,10 +420,10 @@ class LoadBalancer:
                 best = answer
         return Reservation(agent.id, None, 0.0, reason, refusal=best)
 
-    def _ask(self, agent: Agent, pool: ModelPool, j: int, work: Work, k: int) -> Ask:
+    def _ask(self, agent: Agent, pool: ModelPool, snapshot: LoadSnapshot, j: int, work: Work, k: int) -> Ask:
         return Ask(
             model=pool.ids[j],
-            demand=pool.demand(agent, j),
+            demand=reserved_demand(self._tracker, pool, snapshot, agent, j),
             ttl_s=self._duration_s(pool, j, work, k),
             queue=self._queue,
             fill_to=self._share(pool.ids[j]),
@@ -625,9 +628,7 @@ class LoadBalancer:
         snapshot: LoadSnapshot,
         where: NDArray[np.intp] | slice,
     ) -> NDArray[np.int64]:
-        demand = ONE_SLOT
-        if snapshot.metered:  # count with the largest: then every subset fits
-            demand = pool.largest_demand(agents)
+        demand = usual_demand(self._tracker, pool, snapshot, agents)  # the largest: then every subset fits
         room = snapshot.room(demand, queue=self._queue)[where]
         if self._fill_to_target:
             limit = np.floor(snapshot.target[where] * snapshot.max_concurrent[where] + 1e-9)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,7 @@ from solver.load.lease import ONE_SLOT, Demand
 from solver.problem.fleet_scorer import FleetScorer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -100,20 +101,30 @@ class ModelPool:
             self._slots = (source, slots, divisor)
         return slots, divisor
 
-    def demand(self, agent: Agent, j: int) -> Demand:
-        """Return what an agent takes of model j: a slot, a request, its tokens, and their price."""
-        if not agent.input_tokens and not agent.output_tokens:
-            return ONE_SLOT
+    def demand(self, agent: Agent, j: int, output_tokens: int | None = None) -> Demand:
+        """Return what an agent takes of model j: a slot, a request, its tokens, and their price.
+
+        ``output_tokens`` are those to reserve where they are limited, instead of the agent's own.
+        """
+        if output_tokens is None:
+            output_tokens = agent.output_tokens
+            if not agent.input_tokens and not output_tokens:
+                return ONE_SLOT
         per_input, per_output = self._prices[j]
         return Demand(
-            tokens=agent.input_tokens + agent.output_tokens,
+            tokens=agent.input_tokens + output_tokens,
             input_tokens=agent.input_tokens,
-            cost_usd=agent.input_tokens * per_input + agent.output_tokens * per_output,
+            cost_usd=agent.input_tokens * per_input + output_tokens * per_output,
+            task_type=agent.task_type,
         )
 
-    def largest_demand(self, agents: Sequence[Agent]) -> Demand:
-        """Return the most that any of some agents takes of any model, each amount by itself."""
-        sizes = {(agent.input_tokens, agent.output_tokens) for agent in agents}
+    def unsized_demand(self, agent: Agent, j: int, guess: int) -> Demand:
+        """Return what an agent takes of model j when nothing is known of its output; the guess costs nothing."""
+        known = self.demand(agent, j, 0)
+        return replace(known, tokens=known.tokens + guess, guessed_tokens=guess)
+
+    def largest_demand(self, sizes: Collection[tuple[int, int]]) -> Demand:
+        """Return the most that input and output tokens take of any model, each amount by itself."""
         return Demand(
             tokens=max(taken + given for taken, given in sizes),
             cost_usd=max(

@@ -65,8 +65,8 @@ local function begin()
 end
 
 local function finish(answer)
-  if answer[1] == 'unknown_model' and call('ZSCORE', MODELS, answer[3]) then
-    broken = true -- it is known, and somebody has deleted it
+  if answer[1] == 'unknown_model' and (call('ZSCORE', MODELS, answer[3]) or call('ZCARD', MODELS) ~= models) then
+    broken = true -- it is known, or the list of those that are: somebody has deleted it
   end
   if damaged and not broken then recount() end
   if begun then write_back() end
