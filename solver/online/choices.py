@@ -20,12 +20,10 @@ _RESERVATION_ATTEMPTS = 3
 
 
 class Choice(NamedTuple):
-    """A model worth trying, with the figures it was chosen on."""
+    """A model worth trying, and what it is worth after its price."""
 
     column: int
     net: float
-    runner_up: int
-    margin: float
 
 
 class Candidates:
@@ -46,6 +44,8 @@ class Candidates:
 
     Attributes
     ----------
+    row : AgentRow
+        The agent.
     refusal : RouteRefusalReason
         Why there is no model, or no further one.
     kept : (m,) float64 or None
@@ -58,12 +58,13 @@ class Candidates:
         "_best",
         "_column",
         "_net",
-        "_planned",
+        "_nobody",
+        "_placed",
         "_pricing",
-        "_row",
         "_tries",
         "kept",
         "refusal",
+        "row",
         "tentative",
     )
 
@@ -85,26 +86,23 @@ class Candidates:
             poor = bool((dear & np.isfinite(net)).any())
             net[dear] = -np.inf
         self.kept = net.copy() if keep else None
-        self._row, self._pricing, self._net = row, pricing, net
-        self._planned: Choice | None = None
+        self.row, self._pricing, self._net = row, pricing, net
+        self._placed = -1
         self.tentative = False
         self._tries = _RESERVATION_ATTEMPTS
-        self._column = int(net.argmax())
-        self._best = net.item(self._column)
         self.refusal = RouteRefusalReason.FULL
+        self._nobody = pricing.nobody(row)
+        self._column = column = int(net.argmax())
+        self._best = net.item(column)
         if self._best == -np.inf:
             self._tries = 0
             self.refusal = _why_none(row, pricing, poor=poor)
 
     def begin_with(self, column: int) -> bool:
         """Put a jointly placed model first, -1 for none; False where it is full by now."""
-        net = -np.inf if column < 0 else self._net.item(column)
-        if net == -np.inf:
+        if column < 0 or self._net.item(column) == -np.inf:
             return False
-        self._planned = Choice(column, net, -1, 0.0)
-        self._net[column] = -np.inf
-        self._column = int(self._net.argmax())
-        self._best = self._net.item(self._column)
+        self._placed = column
         return True
 
     def only(self, column: int) -> bool:
@@ -114,25 +112,40 @@ class Candidates:
 
     def following(self) -> Choice | None:
         """Return the next model to try, None when none is left that is worth it."""
-        if self._planned is not None:
-            planned, self._planned = self._planned, None
-            return planned
-        column, best, net = self._column, self._best, self._net
-        if not self._tries or best == -np.inf:
+        column = self._placed
+        if column >= 0:
+            self._placed = -1
+            net = self._net.item(column)
+            self._taken(column)
+            return Choice(column, net)
+        if not self._tries:
             return None
-        if not self._pricing.worth_it(self._row, column, best):
+        column, best = self._column, self._best
+        if column < 0:
+            column = int(self._net.argmax())
+            best = self._net.item(column)
+        if best == -np.inf:
+            return None
+        if not self._pricing.worth_it(self.row, column, best):
             if self._tries == _RESERVATION_ATTEMPTS:
                 self.refusal = RouteRefusalReason.NOT_WORTH_ITS_PRICE
             self._tries = 0
             return None
         self._tries -= 1
-        net[column] = -np.inf
-        self._column = runner_up = int(net.argmax())
-        self._best = second = net.item(runner_up)
-        nobody = self._pricing.nobody(self._row)
+        self._taken(column)
+        return Choice(column, best)
+
+    def _taken(self, column: int) -> None:
+        self._net[column] = -np.inf
+        self._column = -1
+
+    def runner_up(self) -> tuple[int, float]:
+        """Return the best model that was not tried, -1 for none, and its net value or that of serving nobody."""
+        column = int(self._net.argmax())
+        second = self._net.item(column)
         if second == -np.inf:
-            return Choice(column, best, -1, best - nobody if nobody > -np.inf else np.inf)
-        return Choice(column, best, runner_up, best - max(second, nobody))
+            return -1, self._nobody
+        return column, max(second, self._nobody)
 
 
 def _why_none(row: AgentRow, pricing: Pricing[Any], *, poor: bool) -> RouteRefusalReason:

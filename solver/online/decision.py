@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from solver.load.lease import Lease, Refusal, ReleaseOutcome
+    from solver.online.choices import Candidates
 
 __all__ = ["Decision", "RouteRefusal", "RouteRefusalReason"]
 
@@ -55,7 +56,9 @@ class RouteRefusal:
 
 
 class _Settling(Protocol):
-    """What a decision needs of the router that made it."""
+    """What a decision needs of what made it."""
+
+    ids: tuple[str, ...]
 
     def settle(
         self,
@@ -68,11 +71,10 @@ class _Settling(Protocol):
     ) -> ReleaseOutcome | None: ...
 
 
-@dataclass(slots=True, eq=False)
 class Decision:
     """One routed agent. A context manager, plain or asynchronous, that releases on the way out.
 
-    Parameters
+    Attributes
     ----------
     agent_id : str or None
         Whom it is about.
@@ -82,31 +84,78 @@ class Decision:
         The capacity held; it expires by itself unless renewed.
     score : float
         Of the pair; 0 when refused.
-    price : float
-        What the capacity is worth to others, in score: ``score − price`` was maximal.
-    runner_up : str or None
-        The next best model.
-    margin : float
-        By how much the choice beat the runner-up, or serving nobody, in score.
     reason : str
         In words.
     refusal : RouteRefusal or None
         Why nobody serves the agent.
     """
 
-    agent_id: str | None
-    model: str | None
-    lease: Lease | None
-    score: float
-    price: float
-    runner_up: str | None
-    margin: float
-    reason: str
-    refusal: RouteRefusal | None = None
-    _router: _Settling | None = field(default=None, repr=False)
-    _column: int = field(default=-1, repr=False)
-    _expected_usd: float = field(default=0.0, repr=False)
-    _released: bool = field(default=False, repr=False)
+    __slots__ = (
+        "__weakref__",
+        "_candidates",
+        "_column",
+        "_net",
+        "_released",
+        "_router",
+        "agent_id",
+        "lease",
+        "model",
+        "reason",
+        "refusal",
+        "score",
+    )
+
+    def __init__(
+        self,
+        agent_id: str | None,
+        router: _Settling,
+        candidates: Candidates,
+        *,
+        lease: Lease | None = None,
+        column: int = -1,
+        net: float = 0.0,
+        reason: str = "best after price",
+        refusal: RouteRefusal | None = None,
+    ) -> None:
+        self.agent_id, self.lease, self.reason, self.refusal = agent_id, lease, reason, refusal
+        self._router, self._candidates, self._column, self._net = router, candidates, column, net
+        self._released = False
+        self.model: str | None
+        if lease is None:
+            self.model, self.score = None, 0.0
+        else:
+            self.model, self.score = lease.model, candidates.row.scores.item(column)
+
+    @property
+    def price(self) -> float:
+        """What the capacity is worth to others, in score: ``score − price`` was maximal. 0 when refused."""
+        return self.score - self._net
+
+    @property
+    def runner_up(self) -> str | None:
+        """The next best model; None where there is none, or nobody serves the agent."""
+        column = self._candidates.runner_up()[0] if self.lease is not None else -1
+        return None if column < 0 else self._router.ids[column]
+
+    @property
+    def margin(self) -> float:
+        """By how much the choice beat the runner-up, or serving nobody, in score; 0 when refused.
+
+        Infinite where there is no other way; below zero where agents were placed jointly, and others
+        needed the better model more.
+        """
+        return self._net - self._candidates.runner_up()[1] if self.lease is not None else 0.0
+
+    @property
+    def expected_usd(self) -> float:
+        """Expected cost in US dollars; 0 when refused, or where none was given."""
+        cost = self._candidates.row.cost_usd
+        return 0.0 if cost is None or self._column < 0 else cost.item(self._column)
+
+    def __repr__(self) -> str:
+        """Return what was decided."""
+        shown = ("agent_id", "model", "score", "price", "runner_up", "margin", "reason")
+        return f"Decision({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
 
     def __bool__(self) -> bool:
         """Return whether a model serves the agent."""
@@ -143,8 +192,6 @@ class Decision:
         SpecError
             If a figure is negative or not finite; nothing is released then.
         """
-        if self._router is None:
-            return None
         return self._router.settle(
             self, latency_ms=latency_ms, tokens=tokens, cost_usd=cost_usd, success=success
         )

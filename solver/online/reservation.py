@@ -28,6 +28,8 @@ __all__ = ["Reservations"]
 _LASTING = frozenset({RefusalReason.STORE_UNAVAILABLE, RefusalReason.RECOVERING})
 """Refusals that no other model would answer differently."""
 
+_NO_QUEUE: dict[str, Any] = {}
+
 
 class Reservations:
     """Reserves what is decided, tries the runner-up where another client was faster, and settles in the end.
@@ -66,7 +68,7 @@ class Reservations:
         queue: bool,
         lock: threading.Lock,
     ) -> None:
-        self._tracker, self._clock, self._ids = tracker, tracker.clock, ids
+        self._tracker, self._clock, self.ids = tracker, tracker.clock, ids
         self._pricing, self._load, self._spending, self._log = pricing, load, spending, log
         self._lock = lock
         self._claims = pricing.uses_up or spending is not None or tracker.store.remote
@@ -96,7 +98,7 @@ class Reservations:
                 self._unclaim(choice.column, row)
                 raise
             if isinstance(answer, Lease):
-                return self._granted(agent, row, candidates, choice, answer)
+                return self._granted(agent, candidates, choice, answer)
             last = self._lost(choice, row, answer)
         return self._refused(agent, row, candidates, last)
 
@@ -114,7 +116,7 @@ class Reservations:
                 self._unclaim(choice.column, row)
                 raise
             if isinstance(answer, Lease):
-                return self._granted(agent, row, candidates, choice, answer)
+                return self._granted(agent, candidates, choice, answer)
             last = self._lost(choice, row, answer)
         return self._refused(agent, row, candidates, last)
 
@@ -152,40 +154,30 @@ class Reservations:
         return answer
 
     def _ask(self, row: AgentRow, choice: Choice) -> tuple[str, Demand]:
-        model = self._ids[choice.column]
+        model = self.ids[choice.column]
         if not row.tokens and row.cost_usd is None:
             return model, ONE_SLOT
         return model, Demand(tokens=int(row.tokens), cost_usd=_cost(row, choice.column))
 
     def _place(self, row: AgentRow) -> dict[str, Any]:
-        """Return the terms on which a request may wait; a shared queue is first come, first served."""
-        if self._queue:
-            return {"queue": True, "priority": row.priority, "tenant": row.account}
-        return {"queue": self._queue}
+        """Return the terms on which a request may wait."""
+        if not self._queue:
+            return _NO_QUEUE
+        return {"queue": True, "priority": row.priority, "tenant": row.account}
 
     # -- answering
 
-    def _granted(
-        self, agent: Agent | None, row: AgentRow, candidates: Candidates, choice: Choice, lease: Lease
-    ) -> Decision:
-        column, net, runner_up, margin = choice
-        score = row.scores.item(column)
+    def _granted(self, agent: Agent | None, candidates: Candidates, choice: Choice, lease: Lease) -> Decision:
         decision = Decision(
             None if agent is None else agent.id,
-            lease.model,
-            lease,
-            score,
-            score - net,
-            self._ids[runner_up] if runner_up >= 0 else None,
-            margin,
-            "best after price",
-            None,
             self,
-            column,
-            _cost(row, column),
+            candidates,
+            lease=lease,
+            column=choice.column,
+            net=choice.net,
         )
         if candidates.kept is not None:
-            self._note(agent, row, candidates, decision)
+            self._note(agent, candidates, decision)
         return decision
 
     def _refused(
@@ -202,14 +194,14 @@ class Reservations:
             retry = left if left < np.inf else None
         refusal = RouteRefusal(reason=reason, retry_after_s=retry, cause=cause)
         name = None if agent is None else agent.id
-        decision = Decision(name, None, None, 0.0, 0.0, None, 0.0, reason.value, refusal)
+        decision = Decision(name, self, candidates, reason=reason.value, refusal=refusal)
         if not candidates.tentative:
-            self._note(agent, row, candidates, decision)
+            self._note(agent, candidates, decision)
         return decision
 
-    def _note(self, agent: Agent | None, row: AgentRow, candidates: Candidates, decision: Decision) -> None:
+    def _note(self, agent: Agent | None, candidates: Candidates, decision: Decision) -> None:
         if self._log is not None and candidates.kept is not None:
-            self._log.decided(self._clock.now(), agent, row, candidates.kept, decision)
+            self._log.decided(self._clock.now(), agent, candidates.row, candidates.kept, decision)
 
     # -- settling
 
@@ -228,14 +220,15 @@ class Reservations:
             return None
         if latency_ms is not None and not 0 <= latency_ms < np.inf:
             raise SpecError(Violation("latency_ms", "expected a finite number >= 0", latency_ms))
-        outcome = lease.release(tokens=tokens, cost_usd=cost_usd)
+        outcome = self._tracker.release(lease, tokens=tokens, cost_usd=cost_usd)
         with self._lock:
             if decision._released:  # noqa: SLF001 - a decision is this object's own record
                 return outcome
             decision._released = True  # noqa: SLF001
-            self._load.note(decision._column, -1)  # noqa: SLF001
+            if self._claims:
+                self._load.note(decision._column, -1)  # noqa: SLF001
             if self._spending is not None and cost_usd is not None:
-                self._spending.correct(cost_usd - decision._expected_usd)  # noqa: SLF001
+                self._spending.correct(cost_usd - decision.expected_usd)
         if self._log is not None:
             facts = {"latency_ms": latency_ms, "tokens": tokens, "cost_usd": cost_usd, "success": success}
             self._log.released(self._clock.now(), lease.lease_id, {**facts, "outcome": outcome.value})

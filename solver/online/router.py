@@ -73,7 +73,7 @@ class OptimalRouter:
         Most of the fleet's slot time that a tenant should get, 0 to 1: a price, not a hard limit.
     queue : bool
         Whether queue places count as room; a queued lease becomes running by itself, tenants in fair shares and
-        in order of priority, except over a store that serves in turn.
+        in order of priority.
     wait_cost_per_s : float
         Score lost per second waited, >= 0.
     ttl_s : float

@@ -51,6 +51,7 @@ class RowMaker:
         task_types: Mapping[str, tuple[str, ...]] | None = None,
     ) -> None:
         self.pool = ModelPool(models, objective=objective, task_types=task_types, measured_latency=True)
+        self._ones = np.ones(len(self.pool))
         self._predictor = predictor
         self._tenants = {tenant: t for t, tenant in enumerate(tenants)}
         penalty = objective.unassigned_penalty
@@ -105,9 +106,8 @@ class RowMaker:
         m = len(self.pool)
         if row.shape != (m,):
             _raise_shape("scores", f"({m},)", row)
-        if not np.maximum.reduce(row) < np.inf:  # NaN compares false
-            j = int(np.argmax(~(row < np.inf)))
-            raise SpecError(Violation(f"scores[{j}]", "expected a finite number or -inf", row[j]))
+        if not row.dot(self._ones) < np.inf:  # a sum, which NaN and inf survive; NaN compares false
+            _check_scores(row)
         if not 0 <= tokens < np.inf:
             raise SpecError(Violation("tokens", "expected a finite number >= 0", tokens))
         if not 0 < priority < np.inf:
@@ -172,6 +172,13 @@ class RowMaker:
             self.of_arrays(row, service_s=service, cost_usd=cost, tokens=0, tenant=None, priority=1.0)
             for row, service, cost in zip(given, *extra, strict=True)
         ]
+
+
+def _check_scores(row: NDArray[np.float64]) -> None:
+    wrong = ~(row < np.inf)
+    if wrong.any():
+        j = int(np.argmax(wrong))
+        raise SpecError(Violation(f"scores[{j}]", "expected a finite number or -inf", row[j]))
 
 
 def _raise_shape(name: str, expected: str, array: NDArray[np.float64]) -> NoReturn:
