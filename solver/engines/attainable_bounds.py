@@ -19,10 +19,17 @@ if TYPE_CHECKING:
 
 __all__ = ["attainable_bounds"]
 
-_MOST_ENTRIES = 5_000_000  # pairs times layers up to which coefficients are looked at
-_TOLERANCE = 1e-9  # relative, of what the certificate lets pass
-_LARGEST = 2.0**53
-_STEPS = "_row_steps"  # where an instance remembers the steps of its rows
+_MOST_STEP_ENTRIES = 5_000_000
+"""Pairs times layers up to which coefficients are searched for a common step."""
+
+_ATTAINED_TOLERANCE = 1e-9
+"""Relative excess that the certificate allows, and that a bound may therefore lie below a multiple."""
+
+_LARGEST_WHOLE = 2.0**53
+"""Whole numbers up to this are exact in float64."""
+
+_ROW_STEPS = "_row_steps"
+"""Name under which an instance keeps the steps of its rows."""
 
 
 def attainable_bounds(instance: Instance) -> NDArray[np.float64]:
@@ -36,14 +43,14 @@ def attainable_bounds(instance: Instance) -> NDArray[np.float64]:
     limits = instance.limits
     if limits is None:
         return np.zeros(0)
-    if instance.n * instance.m * len(limits.layers) > _MOST_ENTRIES:
+    if instance.n * instance.m * len(limits.layers) > _MOST_STEP_ENTRIES:
         return limits.bound
     known = vars(instance)
-    if _STEPS not in known:
-        known[_STEPS] = _row_steps(instance)
-    step: NDArray[np.float64] = known[_STEPS]
+    if _ROW_STEPS not in known:
+        known[_ROW_STEPS] = _row_steps(instance)
+    step: NDArray[np.float64] = known[_ROW_STEPS]
     ratio = limits.bound / np.where(step > 0, step, 1.0)
-    reached = step * np.floor(ratio + _TOLERANCE * np.maximum(np.abs(ratio), 1.0))
+    reached = step * np.floor(ratio + _ATTAINED_TOLERANCE * np.maximum(np.abs(ratio), 1.0))
     # Never above what the row says: what the certificate lets pass by rounding counts as the right-hand side.
     return np.where((step > 0) & limits.hard, np.minimum(reached, limits.bound), limits.bound)
 
@@ -63,8 +70,8 @@ def _row_steps(instance: Instance) -> NDArray[np.float64]:
         first = np.flatnonzero(np.diff(row, prepend=-1))
         least, most = np.minimum.reduceat(size, first), np.maximum.reduceat(size, first)
         step[row[first]] = np.where(least == most, most, 0.0)
-        whole = np.logical_and.reduceat((size == np.floor(size)) & (size < _LARGEST), first)
+        whole = np.logical_and.reduceat((size == np.floor(size)) & (size < _LARGEST_WHOLE), first)
         if (whole & (least != most)).any():
-            divisor = np.gcd.reduceat(np.where(size < _LARGEST, size, 0.0).astype(np.int64), first)
+            divisor = np.gcd.reduceat(np.where(size < _LARGEST_WHOLE, size, 0.0).astype(np.int64), first)
             step[row[first]] = np.where(whole & (least != most), divisor, step[row[first]])
     return step

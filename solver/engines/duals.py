@@ -28,14 +28,29 @@ if TYPE_CHECKING:
 
 __all__ = ["core_prices", "minimal_prices", "priced_claim", "supported_claim", "supporting_prices"]
 
-_ROUNDING = 1e-13  # of the largest score that counts, or price: what sums of losses along a path are off by
-_STEP = 4e-16  # of the same: a price is not raised by less, as a cycle of no gain could go on for ever
-_FEW = 150  # full models up to which all least losses are tabulated
-_NEAR_PAIRS = 12  # pairs per agent that are looked at first where models are many
-_SAMPLED = 32  # agents whose losses say which these are
-_TABULATED = 1_200  # full models up to which all losses are, where a few pairs do not price them
-_FEW_PASSES = 1  # over all pairs before that
-_PATIENCE = 20  # looks at each known move, after which the choice is taken not to be optimal
+_PATH_ROUNDING = 1e-13
+"""Error of sums of losses along a path, relative to the largest score or price on it."""
+
+_LEAST_PRICE_STEP = 4e-16
+"""Least rise of a price, relative to the same: without it a cycle of zero gain could go on for ever."""
+
+_TABULATED_AT_ONCE = 150
+"""Full models up to which the least loss between each two is tabulated at once."""
+
+_NEAR_PAIRS = 12
+"""Pairs per agent considered first where models are many."""
+
+_SAMPLED_AGENTS = 32
+"""Agents whose losses say which pairs these are."""
+
+_TABULATED_AT_LAST = 1_200
+"""Full models up to which all least losses are tabulated where a few pairs do not give the prices."""
+
+_FEW_PASSES = 1
+"""Passes over all pairs before that."""
+
+_VISITS_PER_MOVE = 20
+"""Visits of each known move after which the choice is taken not to be optimal."""
 
 
 def minimal_prices(
@@ -77,12 +92,12 @@ def priced_claim(instance: Instance, choice: NDArray[np.int64], *, deadline: Dea
     load = np.bincount(choice[choice != UNASSIGNED], minlength=m)
     full = np.flatnonzero((load >= instance.slots) & (load > 0))
     price, response = np.zeros(m), None
-    if len(full) <= _FEW and not isinstance(instance.score, CompressedScores):
+    if len(full) <= _TABULATED_AT_ONCE and not isinstance(instance.score, CompressedScores):
         price[full] = _longest_paths(_least_losses(instance, choice, full))[:-1]
     else:
         graph = Moves.between(instance, choice, full, _near_pairs(instance, choice))
-        tabulable = len(full) <= _TABULATED and not isinstance(instance.score, CompressedScores)
-        most = _PATIENCE * (len(graph.loss) + len(full)) if tabulable else np.inf
+        tabulable = len(full) <= _TABULATED_AT_LAST and not isinstance(instance.score, CompressedScores)
+        most = _VISITS_PER_MOVE * (len(graph.loss) + len(full)) if tabulable else np.inf
         for passes in count():
             if not graph.raise_prices(price, deadline, work=most) or (passes > _FEW_PASSES and tabulable):
                 break
@@ -138,7 +153,7 @@ def supported_claim(
     for number in range(passes):
         is_raised = number == 0 and known is not None
         if not is_raised and not graph.raise_prices(
-            price, deadline, work=_PATIENCE * (len(graph.loss) + len(full))
+            price, deadline, work=_VISITS_PER_MOVE * (len(graph.loss) + len(full))
         ):
             break
         if known is None:
@@ -170,7 +185,7 @@ def core_prices(
     own[served] = pairs[served, choice[served]]
     price = np.zeros(instance.m)
     graph = Moves.between(instance, choice, full, pairs, own)
-    graph.raise_prices(price, None, work=_PATIENCE * (len(graph.loss) + len(full)))
+    graph.raise_prices(price, None, work=_VISITS_PER_MOVE * (len(graph.loss) + len(full)))
     return price
 
 
@@ -185,7 +200,7 @@ def supporting_prices(instance: Instance, choice: NDArray[np.int64]) -> NDArray[
     served = np.flatnonzero(choice != UNASSIGNED)
     model = choice[served]
     own = instance.scores_of(served, model)
-    rounding = _ROUNDING * max(float(np.abs(own).max(initial=0.0)), float(price.max()))
+    rounding = _PATH_ROUNDING * max(float(np.abs(own).max(initial=0.0)), float(price.max()))
     idle = np.bincount(model, minlength=instance.m) < instance.slots
     if price[:-1][idle].max(initial=0.0) > rounding or (price[:, None] - loss - price).max() > rounding:
         return None
@@ -262,7 +277,7 @@ def _near_pairs(instance: Instance, choice: NDArray[np.int64]) -> CompressedScor
         return score
     n, m = instance.n, instance.m
     own = _earned(instance, choice)
-    sample = np.unique(np.linspace(0, n - 1, min(n, _SAMPLED)).astype(np.int64))
+    sample = np.unique(np.linspace(0, n - 1, min(n, _SAMPLED_AGENTS)).astype(np.int64))
     kept = min(_NEAR_PAIRS, m - 1)
     reach = float(np.median(np.partition(own[sample, None] - score[sample], kept, axis=1)[:, kept]))
     found, values = [], []
@@ -319,8 +334,8 @@ class Moves:
 
     def __post_init__(self) -> None:
         scale = float(np.abs(self.own).max(initial=0.0))
-        self._step = _STEP * scale
-        self._rounding = _ROUNDING * scale
+        self._step = _LEAST_PRICE_STEP * scale
+        self._rounding = _PATH_ROUNDING * scale
         self._group()
 
     @classmethod
@@ -386,7 +401,7 @@ class Moves:
         return bool((instance.unserved > value + self._tolerance(price)).any())
 
     def _tolerance(self, price: NDArray[np.float64]) -> float:
-        return self._rounding + _ROUNDING * float(price.max(initial=0.0))
+        return self._rounding + _PATH_ROUNDING * float(price.max(initial=0.0))
 
     def add_missed(self, price: NDArray[np.float64]) -> bool | None:
         """Look at all pairs for moves that gain at these prices and add every agent's best one.

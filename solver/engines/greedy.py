@@ -29,13 +29,20 @@ if TYPE_CHECKING:
 
 __all__ = ["GreedyEngine"]
 
-_SECONDS_PER_BID = 4e-7  # to sort and accept the bids of a round
+_SECONDS_PER_BID = 4e-7
+"""Seconds to sort and accept one bid of a round."""
 
-# Prices that rows with floors, copies or counts bid at, where time allows:
-_BALANCED_PAIRS = 100_000  # pairs looked at
+_BALANCED_PAIRS = 100_000
+"""Pairs looked at for the prices at which rows with floors, copies or counts bid, where time allows."""
+
 _BALANCING_ROUNDS = 30
+"""Rounds in which these prices are balanced."""
+
 _BALANCING_S_PER_PAIR = 2e-8
-_BALANCING_SHARE = 0.25  # of the time left
+"""Seconds per pair and round."""
+
+_BALANCING_SHARE = 0.25
+"""Share of the time left for it."""
 
 
 class GreedyEngine:

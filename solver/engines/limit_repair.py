@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 
 __all__ = ["repaired"]
 
-_ROUNDS = 8
-_OVERLOAD = 1e-9  # relative, what the certificate lets pass
+_LIMIT_REPAIR_ROUNDS = 8
+"""Rounds of repair at most."""
+
+_LIMIT_EXCESS = 1e-9
+"""Relative excess that the certificate allows."""
 
 
 def repaired(instance: Instance, choice: NDArray[np.int64], deadline: Deadline) -> NDArray[np.int64] | None:
@@ -52,10 +55,10 @@ def repaired(instance: Instance, choice: NDArray[np.int64], deadline: Deadline) 
     tied = np.arange(instance.n)
     for group in limits.together:
         tied[group] = group[0]
-    for _ in range(_ROUNDS):
+    for _ in range(_LIMIT_REPAIR_ROUNDS):
         served = np.flatnonzero(choice != UNASSIGNED)
         excess = np.where(limits.hard, limits.usage(choice) - limits.bound, 0.0)
-        broken = excess > _OVERLOAD * limits.magnitude(choice)
+        broken = excess > _LIMIT_EXCESS * limits.magnitude(choice)
         if not broken.any():
             stays = (choice != UNASSIGNED) | may_leave
             return choice if bool(stays.all()) else None

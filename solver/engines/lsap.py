@@ -30,16 +30,35 @@ if TYPE_CHECKING:
 
 __all__ = ["LsapEngine"]
 
-_MAX_CELLS = 50_000_000  # 400 MB of float64
-_MAX_PAIRS = 5_000_000  # of a sparse matching, once replicated: as much
-_SECONDS_PER_CELL_ROW = 4e-10  # of rows · cells: shortest augmenting paths, replicated columns tie heavily
-_SECONDS_PER_PAIR_ROW = 1.5e-10  # of rows · replicated pairs of a sparse matching
-_SECONDS_PER_PAIR = 1e-7  # for arranging them and pricing the result
-_SECONDS_PER_CELL = 1.6e-8  # for finding and checking a core
-_CORED = 150  # agents from which on a core is found faster than an optimum of all pairs
-_OVERHEAD_S = 1e-3
-_WIDE = 1.5  # slots per agent from which on few agents compete, and the compiled matching takes all pairs
-_SECONDS_PER_WIDE_CELL = 3e-9  # of the compiled matching there, which looks at the clock itself
+_MOST_CELLS = 50_000_000
+"""Agents times replicated models at most: 400 MB of float64."""
+
+_MOST_REPLICATED_PAIRS = 5_000_000
+"""Pairs of a sparse matching at most, once replicated, which take as much."""
+
+_DENSE_S_PER_CELL_ROW = 4e-10
+"""Seconds per row and cell: shortest augmenting paths, with replicated columns that tie heavily."""
+
+_SPARSE_S_PER_PAIR_ROW = 1.5e-10
+"""Seconds per row and replicated pair of a sparse matching."""
+
+_SPARSE_S_PER_PAIR = 1e-7
+"""Seconds per pair for arranging them and pricing the result."""
+
+_CORE_S_PER_CELL = 1.6e-8
+"""Seconds per cell for finding and checking a core."""
+
+_CORED_AGENTS = 150
+"""Agents from which a core is found faster than an optimum of all pairs."""
+
+_LSAP_OVERHEAD_S = 1e-3
+"""Seconds of the call itself."""
+
+_WIDE_SLOTS_PER_AGENT = 1.5
+"""Slots per agent from which few agents compete, and the compiled matching takes all pairs."""
+
+_WIDE_S_PER_CELL = 3e-9
+"""Seconds per cell of the compiled matching there, which reads the clock itself."""
 
 
 class LsapEngine:
@@ -58,22 +77,22 @@ class LsapEngine:
             return "lsap: slots must not cost by load"
         if isinstance(instance.score, CompressedScores):
             pairs = replicated_pairs(instance.score, instance.slots) + instance.n
-            if pairs > _MAX_PAIRS:
-                return f"lsap: {pairs:,} pairs once models are replicated, at most {_MAX_PAIRS:,}"
-            estimate = pairs * (_SECONDS_PER_PAIR + instance.n * _SECONDS_PER_PAIR_ROW)
+            if pairs > _MOST_REPLICATED_PAIRS:
+                return f"lsap: {pairs:,} pairs once models are replicated, at most {_MOST_REPLICATED_PAIRS:,}"
+            estimate = pairs * (_SPARSE_S_PER_PAIR + instance.n * _SPARSE_S_PER_PAIR_ROW)
         elif kernels.available() and _is_wide(instance):
-            estimate = instance.n * instance.m * _SECONDS_PER_WIDE_CELL
+            estimate = instance.n * instance.m * _WIDE_S_PER_CELL
         elif _has_core(instance):
             pairs = CoreParameters().pairs_per_agent * int(instance.slots.sum()) * instance.n // instance.m
             pairs += instance.n
-            if pairs > _MAX_PAIRS:
-                return f"lsap: about {pairs:,} pairs once models are replicated, at most {_MAX_PAIRS:,}"
-            estimate = instance.n * instance.m * _SECONDS_PER_CELL + _OVERHEAD_S
-            estimate += pairs * (_SECONDS_PER_PAIR + instance.n * _SECONDS_PER_PAIR_ROW)
+            if pairs > _MOST_REPLICATED_PAIRS:
+                return f"lsap: about {pairs:,} pairs once models are replicated, at most {_MOST_REPLICATED_PAIRS:,}"
+            estimate = instance.n * instance.m * _CORE_S_PER_CELL + _LSAP_OVERHEAD_S
+            estimate += pairs * (_SPARSE_S_PER_PAIR + instance.n * _SPARSE_S_PER_PAIR_ROW)
         else:
             cells = _cells(instance)
-            if cells > _MAX_CELLS:
-                return f"lsap: {cells:,} cells once columns are replicated, at most {_MAX_CELLS:,}"
+            if cells > _MOST_CELLS:
+                return f"lsap: {cells:,} cells once columns are replicated, at most {_MOST_CELLS:,}"
             estimate = _dense_seconds(instance)
         if estimate > remaining_s:
             return f"lsap: needs about {estimate * 1e3:.0f} ms, {max(remaining_s, 0) * 1e3:.0f} ms left"
@@ -100,7 +119,7 @@ class LsapEngine:
             if claim is not None:
                 return claim
             needs_s = 0.0 if compiled else _dense_seconds(instance)
-            if _cells(instance) > _MAX_CELLS or needs_s > deadline.remaining_s():
+            if _cells(instance) > _MOST_CELLS or needs_s > deadline.remaining_s():
                 return None
         outside = instance.unserved if instance.may_leave else None
         if compiled:
@@ -138,7 +157,7 @@ def _until_s(deadline: Deadline) -> float:
 
 def _is_wide(instance: Instance) -> bool:
     """Whether slots are so many that few agents compete."""
-    return int(instance.slots.sum()) >= _WIDE * instance.n
+    return int(instance.slots.sum()) >= _WIDE_SLOTS_PER_AGENT * instance.n
 
 
 def _cells(instance: Instance) -> int:
@@ -146,7 +165,7 @@ def _cells(instance: Instance) -> int:
 
 
 def _dense_seconds(instance: Instance) -> float:
-    return _cells(instance) * min(instance.n, int(instance.slots.sum())) * _SECONDS_PER_CELL_ROW
+    return _cells(instance) * min(instance.n, int(instance.slots.sum())) * _DENSE_S_PER_CELL_ROW
 
 
 def _alike(instance: Instance) -> bool:
@@ -159,7 +178,7 @@ def _alike(instance: Instance) -> bool:
 def _has_core(instance: Instance) -> bool:
     """Whether a core is worth looking for: dense scores, and slots for everybody."""
     slots = int(instance.slots.sum())
-    return slots >= instance.n >= _CORED and instance.m > CoreParameters().pairs_per_agent
+    return slots >= instance.n >= _CORED_AGENTS and instance.m > CoreParameters().pairs_per_agent
 
 
 def _solve_core(instance: Instance, deadline: Deadline) -> Claim | None:
@@ -206,7 +225,7 @@ def _solve_core(instance: Instance, deadline: Deadline) -> Claim | None:
 
 def _is_too_large(instance: Instance, pairs: CompressedScores) -> bool:
     """Whether scipy would need too much memory for some pairs once models are replicated."""
-    return not kernels.available() and replicated_pairs(pairs, instance.slots) > _MAX_PAIRS
+    return not kernels.available() and replicated_pairs(pairs, instance.slots) > _MOST_REPLICATED_PAIRS
 
 
 def _match(

@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 
 __all__ = ["balanced_prices"]
 
-_HOTTEST, _COLDEST = 0.1, 0.001  # temperatures at the beginning and at the end, in ranges of the scores
+_HOTTEST = 0.1
+"""Temperature at the beginning, in ranges of the scores."""
+
+_COLDEST = 0.001
+"""Temperature at the end."""
 
 
 def balanced_prices(instance: Instance, *, pairs: int, rounds: int) -> NDArray[np.float64]:

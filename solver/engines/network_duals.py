@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Exchanges", "exchange_prices", "network_exchanges", "network_prices", "supply_exchanges"]
 
-_DENSE_MODELS = 1_500  # up to which exchanges are a matrix over pairs of models
+_DENSE_MODELS = 1_500
+"""Models up to which exchanges are a matrix over pairs of models."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["NetworkTerms", "claimed_flow", "network_slack", "network_terms", "principal_choice"]
 
-_NAMED = 1000  # offending agents that are spelled out
+_MOST_NAMED_AGENTS = 1000
+"""Offending agents that are spelled out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -101,10 +102,12 @@ def unserved_agents(must: NDArray[np.bool_]) -> list[Violation]:
     rows, kind = np.flatnonzero(must).tolist(), ViolationKind.UNSERVED
     found = [
         Violation(f"choice[{i}]", f"agent {i} must be served", kind=kind, position=(i,))
-        for i in rows[:_NAMED]
+        for i in rows[:_MOST_NAMED_AGENTS]
     ]
-    if len(rows) > _NAMED:
-        found.append(Violation("choice", f"{len(rows) - _NAMED} more agents must be served", kind=kind))
+    if len(rows) > _MOST_NAMED_AGENTS:
+        found.append(
+            Violation("choice", f"{len(rows) - _MOST_NAMED_AGENTS} more agents must be served", kind=kind)
+        )
     return found
 
 
@@ -143,7 +146,7 @@ def _broken(
             int(flow.units[k]),
             position=(int(flow.agent[k]), int(flow.model[k])),
         )
-        for k in wide[:_NAMED]
+        for k in wide[:_MOST_NAMED_AGENTS]
     ]
     over, short = load > instance.capacity[:, 0], load < shape.floor
     half = (load > 0) & (load < shape.floor_if_open)
@@ -158,7 +161,7 @@ def _broken(
         ]
     broken += [
         Violation(f"choice[{i}]", f"agent {i} is served {-left[i]} times too often", position=(i,))
-        for i in np.flatnonzero(left < 0)[:_NAMED].tolist()
+        for i in np.flatnonzero(left < 0)[:_MOST_NAMED_AGENTS].tolist()
     ]
     if instance.penalty is not None:
         broken += unserved_agents((left > 0) & np.isposinf(instance.penalty))

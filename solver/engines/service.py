@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ServiceOrder", "fixed_service", "service_instance", "service_order"]
 
-_MOST_WEIGHT = 2.0**50  # of all weights together: sums of whole numbers below this are exact in float64
+_MOST_WEIGHT = 2.0**50
+"""Sum of all weights at most: sums of whole numbers below this are exact in float64."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Form", "build_form"]
 
-_ROW_NOISE = (
-    1e-13  # of a row's largest coefficient: what rounding alone may add to a sum that should be the bound
-)
-_REAL_TOLERANCE = 1e-9  # relative: what the certificate lets a resource measured in real numbers exceed
+_ROW_NOISE = 1e-13
+"""Error of a sum that should be the bound, relative to the row's largest coefficient, that rounding alone explains."""
+
+_REAL_TOLERANCE = 1e-9
+"""Relative excess that the certificate allows for resources measured in real numbers."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -51,8 +51,12 @@ _THOUSANDS = re.compile(
     r"[+-]?\d{1,3}(?:,\d{3})+\.\d+|[+-]?\d{1,3}(?:,\d{3}){2,}|[+-]?\d{1,3}(?:['\s\u00a0\u202f_]\d{3})+(?:\.\d+)?"
 )
 _EITHER = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
-_DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
-_IN_BRACKETS = re.compile(r"\(\d+(\.\d+)?\)")  # a negative number, as accountants write it
+_WITH_DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
+"""A number with a decimal comma."""
+
+_IN_BRACKETS = re.compile(r"\(\d+(\.\d+)?\)")
+"""A negative number as accountants write it."""
+
 _PART = re.compile(r"[<>~≈≤≥]\s*\d+(\.\d+)?|\d+(\.\d+)?\s*(\*+|†|[^\W\d_][^\W\d]*)|\d+/\d+")
 _DIGITS = {ord(minus): "-" for minus in "−–—‑"} | {
     zero + digit: str(digit) for zero in (0xFF10, 0x660, 0x6F0, 0x966) for digit in range(10)
@@ -103,7 +107,7 @@ def number_hint(value: object) -> str:
         return f"; write {plain}, without separators of thousands"
     if _EITHER.fullmatch(text):
         return "; for a decimal comma say --decimal , and else leave out the separator of thousands"
-    if _DECIMAL_COMMA.fullmatch(text):
+    if _WITH_DECIMAL_COMMA.fullmatch(text):
         return "; a decimal comma is read with --decimal , (decimal: ',' in a problem file)"
     if _CURRENCY.match(text) or _CURRENCY.match(text[-1]):
         return "; write it without the sign of a currency"

@@ -62,7 +62,7 @@ def test_a_table_of_few_models_and_the_moves_of_many_give_the_same_prices(
     instance = build_instance(scores_of("popular", 90, 70, seed=5), np.repeat([1, 2], 35))
     choice = solver.assign(instance.score, np.repeat([1, 2], 35), engine="lsap").choice
     table = minimal_prices(instance, choice)
-    monkeypatch.setattr("solver.engines.duals._FEW", 0)
+    monkeypatch.setattr("solver.engines.duals._TABULATED_AT_ONCE", 0)
     np.testing.assert_allclose(minimal_prices(instance, choice), table, atol=1e-9)
 
 

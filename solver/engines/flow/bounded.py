@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Arcs", "BoundedFlow", "cost_scale", "solve_bounded"]
 
-_BITS = 44  # most bits of a scaled cost, so that sums over millions of units stay within 63
-_WHOLE = 2**20  # whole costs below this are taken as they are
+_COST_BITS = 44
+"""Bits of a scaled cost at most, so that sums over millions of units stay within 63."""
+
+_EXACT_COSTS = 2**20
+"""Whole costs below this are not scaled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -158,7 +161,7 @@ def _tiers_above_floors(
 def cost_scale(costs: NDArray[np.float64], nodes: int) -> float:
     """Return the factor to whole numbers: 1 where costs are whole and small, else as fine as overflow allows."""
     highest = float(costs.max(initial=0.0))
-    if highest < _WHOLE and np.array_equal(np.rint(costs), costs):
+    if highest < _EXACT_COSTS and np.array_equal(np.rint(costs), costs):
         return 1.0
     room = 61 - math.ceil(math.log2(nodes))  # |cost| · nodes < 2**62
-    return 2.0 ** (min(_BITS, room) - math.ceil(math.log2(highest)))
+    return 2.0 ** (min(_COST_BITS, room) - math.ceil(math.log2(highest)))

@@ -25,16 +25,35 @@ if TYPE_CHECKING:
 
 __all__ = ["solve_core"]
 
-_GOLDEN = 0.6180339887498949  # multiples of it modulo one are spread evenly, and in no period that data have
-_SHARE_SAMPLED = 8  # one agent of so many
-_SAMPLED_PER_MODEL = 10  # and at least so many per model, below which their prices say too little
-_LARGEST_SAMPLE = 4  # but no more than one agent of so many: beyond, the flow on all arcs is as fast
-_LEVELS = 32  # whole costs below this have no core
-_TEMPERATURE = 1 / 30  # of the Newton step, in what a typical arc loses
-_LONGEST_STEP = 4.0  # temperatures
-_WIDTH = 1.25  # of the core, in lengths of the Newton step
-_LEAST_WIDTH = 0.25  # and in temperatures
-_ARCS_PER_AGENT = 2.0  # in the core, above which the flow on all arcs is as fast
+_GOLDEN = 0.6180339887498949
+"""The golden ratio less one: its multiples, modulo one, are spread evenly and with no period that data have."""
+
+_AGENTS_PER_SAMPLED = 8
+"""One agent of so many is sampled."""
+
+_SAMPLED_PER_MODEL = 10
+"""Sampled agents per model at least, with fewer of which their prices are too uncertain."""
+
+_LEAST_AGENTS_PER_SAMPLED = 4
+"""At most one agent of so many is sampled: beyond, the flow on all arcs is as fast."""
+
+_FEW_LEVELS = 32
+"""Range of whole costs below which there is no core."""
+
+_CORE_TEMPERATURE = 1 / 30
+"""Temperature of the Newton step, relative to what a typical arc loses."""
+
+_LONGEST_STEP = 4.0
+"""Longest Newton step, in temperatures."""
+
+_CORE_WIDTH = 1.25
+"""Width of the core, in lengths of the Newton step."""
+
+_LEAST_WIDTH = 0.25
+"""Least width of the core, in temperatures."""
+
+_ARCS_PER_AGENT = 2.0
+"""Arcs per agent in the core above which the flow on all arcs is as fast."""
 
 
 def solve_core(instance: Instance) -> NDArray[np.int64] | None:
@@ -56,8 +75,8 @@ def solve_core(instance: Instance) -> NDArray[np.int64] | None:
     O(n m²), in about the time of ten passes.
     """
     n, m, slots = instance.n, instance.m, instance.slots
-    size = max(n // _SHARE_SAMPLED, _SAMPLED_PER_MODEL * m)
-    if size > n // _LARGEST_SAMPLE or instance.forbids or (slots == 0).all():
+    size = max(n // _AGENTS_PER_SAMPLED, _SAMPLED_PER_MODEL * m)
+    if size > n // _LEAST_AGENTS_PER_SAMPLED or instance.forbids or (slots == 0).all():
         return None
     if instance.may_leave and not np.isfinite(instance.unserved).all():
         return None
@@ -73,7 +92,7 @@ def solve_core(instance: Instance) -> NDArray[np.int64] | None:
         prices = np.append(prices, 0.0)
     step = _newton_step(value, slots, prices, temperature)
     prices = prices + step
-    width = max(_WIDTH * float(np.abs(step).max()), _LEAST_WIDTH * temperature)
+    width = max(_CORE_WIDTH * float(np.abs(step).max()), _LEAST_WIDTH * temperature)
     loss = value - prices
     np.subtract(row_maxima(loss)[:, None], loss, out=loss)
     arc = np.flatnonzero(loss <= width)
@@ -118,11 +137,11 @@ def _sampled_prices(instance: Instance, size: int) -> tuple[NDArray[np.float64],
     )
     network = Network.of(sample)
     typical = float(np.median(network.cost))
-    tied = network.is_whole and network.highest < _LEVELS
+    tied = network.is_whole and network.highest < _FEW_LEVELS
     choice = None if tied or not typical > 0.0 else network.solve(COARSE_BITS)
     if choice is None:
         return None
-    return minimal_prices(sample, choice)[:, 0], _TEMPERATURE * typical
+    return minimal_prices(sample, choice)[:, 0], _CORE_TEMPERATURE * typical
 
 
 def _newton_step(

@@ -28,14 +28,32 @@ if TYPE_CHECKING:
 
 __all__ = ["FlowEngine"]
 
-_SMALL = 2_000  # agents: up to here 20 bits nearly always give the float64 optimum, and cost half the time
-_TINY = 2_000  # pairs: up to here a check costs more than the finer bits
-_CORED, _FEW = 5_000, 4  # pairs, and models, from which on a core is found faster than a flow on all arcs
-_SECONDS_PER_ARC = 1e-6  # generous: cost scaling slows down on ties, and cannot be interrupted
-_MANY_NODES = 10_000  # nodes by which the time per arc doubles
-_MAX_ARCS = 100_000_000
-_SECONDS_PER_PAIR = 3e-8  # generous: passes over all pairs of an instance with floors, copies or counts
-_SECONDS_PER_UNIT_ARC = 5e-6  # likewise: flows on the few arcs of each of its rows
+_COARSE_AGENTS = 2_000
+"""Agents up to which 20 bits nearly always give the float64 optimum, at half the time."""
+
+_UNCHECKED_PAIRS = 2_000
+"""Pairs up to which a check of the coarse answer costs more than the finer bits."""
+
+_CORED_PAIRS = 5_000
+"""Pairs from which a core is found faster than a flow on all arcs."""
+
+_CORED_MODELS = 4
+"""Models from which the same holds."""
+
+_FLOW_S_PER_ARC = 1e-6
+"""Upper estimate of a flow: cost scaling slows down on ties, and cannot be interrupted."""
+
+_MANY_NODES = 10_000
+"""Nodes by which the time per arc doubles."""
+
+_MOST_FLOW_ARCS = 100_000_000
+"""Arcs at most: more do not fit into memory."""
+
+_GENERATION_S_PER_PAIR = 3e-8
+"""Upper estimate of the passes over all pairs of an instance with floors, copies or counts."""
+
+_GENERATION_S_PER_ARC = 5e-6
+"""Upper estimate of the flows on the few arcs of each of its rows."""
 
 
 class FlowEngine:
@@ -56,9 +74,9 @@ class FlowEngine:
         score = instance.score
         pairs = len(score.data) if isinstance(score, CompressedScores) else instance.n * instance.m
         arcs = pairs + instance.n
-        if arcs > _MAX_ARCS:
-            return f"flow: up to {arcs:,} arcs, at most {_MAX_ARCS:,}"
-        estimate = arcs * _SECONDS_PER_ARC * (1 + (instance.n + instance.m) / _MANY_NODES)
+        if arcs > _MOST_FLOW_ARCS:
+            return f"flow: up to {arcs:,} arcs, at most {_MOST_FLOW_ARCS:,}"
+        estimate = arcs * _FLOW_S_PER_ARC * (1 + (instance.n + instance.m) / _MANY_NODES)
         if estimate > remaining_s:
             return f"flow: needs about {estimate * 1e3:.0f} ms, {max(remaining_s, 0) * 1e3:.0f} ms left"
         return None
@@ -77,14 +95,14 @@ class FlowEngine:
             return solve_laminar(instance, deadline)
         if instance.network is not None:
             return _network_claim(instance, deadline, hint)
-        if instance.n * instance.m >= _CORED and instance.m >= _FEW:
+        if instance.n * instance.m >= _CORED_PAIRS and instance.m >= _CORED_MODELS:
             choice = solve_core(instance)
             if choice is not None:
                 prices = supporting_prices(instance, choice)
                 if prices is not None:  # proven for all arcs, or all of them are tried
                     return Claim(choice=choice, prices=prices)
         network = Network.of(instance)
-        if instance.n <= _SMALL and instance.n * instance.m > _TINY:
+        if instance.n <= _COARSE_AGENTS and instance.n * instance.m > _UNCHECKED_PAIRS:
             choice = network.solve(COARSE_BITS)
             if choice is None:
                 return Claim(choice=np.full(instance.n, UNASSIGNED, np.int64), infeasible=True)
@@ -102,7 +120,7 @@ def _unsupported_network(instance: Instance, remaining_s: float) -> str | None:
     if instance.network is None:
         return None
     copies = float(instance.network.depth.sum())
-    estimate = instance.n * instance.m * _SECONDS_PER_PAIR + copies * _SECONDS_PER_UNIT_ARC
+    estimate = instance.n * instance.m * _GENERATION_S_PER_PAIR + copies * _GENERATION_S_PER_ARC
     if estimate > remaining_s:
         return f"flow: needs about {estimate * 1e3:.0f} ms, {max(remaining_s, 0) * 1e3:.0f} ms left"
     return None

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["GenerationParams", "NetworkOptimum", "solve_network"]
 
-_GOLDEN = 0.6180339887498949  # multiples of it modulo one are spread evenly, and in no period that data have
+_GOLDEN = 0.6180339887498949
+"""The golden ratio less one: its multiples, modulo one, are spread evenly and with no period that data have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,9 +21,14 @@ if TYPE_CHECKING:
 
 __all__ = ["NearArcs", "Survey", "coupling_entries", "survey", "typical_prices"]
 
-_LEAST_PAYMENT = 0.01  # of the mean: what an agent that pays nothing is taken to pay
+_LEAST_PAYMENT_SHARE = 0.01
+"""Payment assumed of an agent that pays nothing, relative to the mean payment."""
+
 _GOLDEN = 0.6180339887498949
-_MARGIN_SHARE = 0.25  # of the mean margin: what a row of average use may take where nobody pays anything
+"""The golden ratio less one: its multiples, modulo one, are spread evenly and with no period that data have."""
+
+_MARGIN_SHARE = 0.25
+"""Payment assumed of a row of average use where nobody pays anything, relative to the mean margin."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -215,7 +220,7 @@ class NearArcs:
         row, amount = coupling_entries(instance, everyone, seen.model[:2])
         least = np.append(np.maximum(self.price, scale), 0.0)
         paid = (least[row] * np.abs(amount)).sum(axis=0).mean(axis=0)
-        paid = np.maximum(paid, _LEAST_PAYMENT * float(paid.mean()) + np.finfo(np.float64).tiny)
+        paid = np.maximum(paid, _LEAST_PAYMENT_SHARE * float(paid.mean()) + np.finfo(np.float64).tiny)
         margin = seen.margin
         near = margin < reach * paid
         far = ~near & ~seen.unservable

@@ -31,12 +31,23 @@ __all__ = ["IMPROVEMENT", "Beam", "Move"]
 IMPROVEMENT = -3e-5
 """A move must change the penalised loss by less than this; the unit is the mean loss of a pair."""
 
-_NEVER = np.float32(1e9)  # loss of what is not possible
-_POSSIBLE = np.float32(1e8)
-_EXPANDED = 12_000  # candidate pairs per level above which only the cheapest ejections are looked at
-_NOISE = 1 << 16
-_MOST_NOISE = np.float32(4.0)  # the kernel's noise is cut off there, so that it can prune: one draw in fifty
+_IMPOSSIBLE_LOSS = np.float32(1e9)
+"""Loss of a move that is not possible."""
+
+_LARGEST_LOSS = np.float32(1e8)
+"""Losses below this are those of possible moves."""
+
+_MOST_EXPANDED = 12_000
+"""Candidate pairs per level above which only the cheapest ejections are considered."""
+
+_NOISE_DRAWS = 1 << 16
+"""Random numbers drawn in advance."""
+
+_MOST_NOISE = np.float32(4.0)
+"""Noise is cut off there, one draw in fifty, so that the kernel can prune."""
+
 _EXACT_FLOAT32 = 2**23
+"""Whole numbers below this are exact in float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +119,7 @@ class Beam:
         self.loss = np.zeros((n + 1, columns), np.float32)
         self.loss[:n] = loss.T / self.unit
         if form.allowed is not None:
-            self.loss[:n][~form.allowed.T] = _NEVER
+            self.loss[:n][~form.allowed.T] = _IMPOSSIBLE_LOSS
         self.demand = np.zeros((form.resources, n + 1, columns), np.float32)
         self.demand[:, :n] = form.demand.transpose(0, 2, 1)
         self.nearest = near = min(nearest, columns)
@@ -133,7 +144,7 @@ class Beam:
         """Use other (n + 1, c) losses, such as those with limit rows priced in."""
         self.priced = loss
         self.near_loss = loss.ravel()[self.flat]
-        self.near_loss[-1] = _NEVER  # the agent that pads the lists of members
+        self.near_loss[-1] = _IMPOSSIBLE_LOSS  # the agent that pads the lists of members
         self.near_key = self.near_loss.copy()
         for k in range(len(self.price)):
             self.near_key += self.price[k][self.near] * self.near_demand[k]
@@ -234,7 +245,7 @@ class Beam:
                 near_demand=self.near_demand,
                 price=self.price,
                 room=self.room,
-                noise=np.minimum(_gumbel_noise(_NOISE), _MOST_NOISE) * np.float32(self.temperature),
+                noise=np.minimum(_gumbel_noise(_NOISE_DRAWS), _MOST_NOISE) * np.float32(self.temperature),
                 improvement=IMPROVEMENT,
                 seed=int(self.rng.integers(1, 2**63)),
             )
@@ -292,7 +303,7 @@ class Beam:
         stay[-1] = True
         gain = relief - own_loss
         value = accept + gain[:, None]
-        value[stay] = _NEVER
+        value[stay] = _IMPOSSIBLE_LOSS
         found: list[Move] = []
         for at in _improving(value, most):
             agent = int(at) // self.nearest
@@ -300,11 +311,11 @@ class Beam:
             both = frozenset((int(self.column[agent]), target))
             found.append(Move(float(value.flat[at]), (agent,), (target,), both))
         exit_key = self.near_key.copy()
-        exit_key[stay] = _NEVER
+        exit_key[stay] = _IMPOSSIBLE_LOSS
         key = exit_key + (relief - credit)[:, None]
         key -= self._gumbel(key.shape)
         if self.form.leave:
-            key[self.near == self.form.models] = _NEVER
+            key[self.near == self.form.models] = _IMPOSSIBLE_LOSS
         picked = _smallest(key, self.width)
         mover = picked // self.nearest
         origin = self.column[mover]
@@ -367,7 +378,7 @@ class Beam:
             np.maximum(remains, 0, out=remains)
             remains *= self.penalty[k][open_end][entry]
             base += remains
-        most_ejected = _EXPANDED // near
+        most_ejected = _MOST_EXPANDED // near
         if len(ejected) > most_ejected:
             promise = base + partial.credit[entry]
             promise += cheapest_exit[ejected]
@@ -391,7 +402,7 @@ class Beam:
                 load = over[k][column] + self.near_demand[k].ravel()[pair] - partial.leaving[k][first]
                 closed += self.penalty[k][column] * np.maximum(load, 0)
             value.ravel()[cycle] = closed
-        np.copyto(value, _NEVER, where=barred)
+        np.copyto(value, _IMPOSSIBLE_LOSS, where=barred)
         for spot in _improving(value, most).tolist():
             row = spot // near
             first = entry[row]
@@ -407,7 +418,7 @@ class Beam:
         key = self.near_key.take(ejected, axis=0)
         key += (base + partial.credit[entry])[:, None]
         key -= self._gumbel(key.shape)
-        np.copyto(key, _NEVER, where=barred)
+        np.copyto(key, _IMPOSSIBLE_LOSS, where=barred)
         picked = _smallest(key, self.width)
         row = picked // near
         entry, agent = entry[row], ejected[row]
@@ -428,7 +439,7 @@ class Beam:
         """Return noise of the given shape, cut from a pool at a random place."""
         size = math.prod(shape)
         if self._noise is None or size >= self._noise.size:
-            self._noise = _gumbel_noise(max(_NOISE, 2 * size)) * np.float32(self.temperature)
+            self._noise = _gumbel_noise(max(_NOISE_DRAWS, 2 * size)) * np.float32(self.temperature)
         start = int(self.rng.random() * (self._noise.size - size))
         return self._noise[start : start + size].reshape(shape)
 
@@ -469,4 +480,4 @@ def _smallest(key: NDArray[np.float32], count: int) -> NDArray[np.intp]:
     flat = key.ravel()
     everything = flat.size <= count
     picked = np.arange(flat.size) if everything else np.argpartition(flat, count - 1)[:count]
-    return picked[flat[picked] < _POSSIBLE]
+    return picked[flat[picked] < _LARGEST_LOSS]

@@ -34,19 +34,41 @@ if TYPE_CHECKING:
 
 __all__ = ["Relaxation", "relax"]
 
-_SECONDS_PER_PAIR, _PAIR_TERMS, _LAYER_TERMS = (
-    1e-8,
-    12,
-    2,
-)  # of a step: passes over all pairs, and over layers
-_SECONDS_PER_PRODUCT = 2e-10  # of a step: dense algebra of the coupling rows
-_GROWTH = 1.5  # a relaxation with more rows takes as long as the one before, times this
-_LEAST_SPREAD = 0.05  # of the mean share: no column starts with less
-_SHORT_STEP, _SHORT_STEP_LIMITS = 0.4, 0.9  # below this a second correction pays for itself
-_PATIENT_STEPS = 35  # in float32, before a standstill is taken for the end
-_STEP = 0.99  # of the way to the boundary
-_CONVERGED = 1e-3  # complementarity, relative to the largest loss there is, from which on rounding pays
-_EASY_SLACK = 0.1  # the first slack is at least this, in units of the row's scale
+_STEP_S_PER_PAIR = 1e-8
+"""Seconds of a step for each pass over all pairs."""
+
+_PAIR_TERMS = 12
+"""Such passes of a step."""
+
+_LAYER_PASSES = 2
+"""Additional passes for each layer of limit rows."""
+
+_SECONDS_PER_PRODUCT = 2e-10
+"""Seconds of a step for each product in the dense algebra of the coupling rows."""
+
+_ROW_GROWTH = 1.5
+"""Factor on the time of the last relaxation, as an estimate for one with more rows."""
+
+_LEAST_SPREAD = 0.05
+"""Least weight of a column at the start, relative to the mean."""
+
+_SHORT_STEP = 0.4
+"""Step length below which a second correction pays for itself."""
+
+_SHORT_STEP_LIMITS = 0.9
+"""The same with limit rows."""
+
+_PATIENT_STEPS = 35
+"""Steps in float32 before a standstill is taken for the end."""
+
+_BOUNDARY_SHARE = 0.99
+"""Share of the way to the boundary that a step goes."""
+
+_ROUNDABLE = 1e-3
+"""Complementarity, relative to the largest loss, from which rounding pays."""
+
+_LEAST_SLACK = 0.1
+"""First slack of a row at least, in units of the row's scale."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -135,7 +157,7 @@ def relax(
     for _ in range(rows.rounds):
         began, now = now, deadline.clock.now()
         missing = np.setdiff1d(broken_rows(form, found.weight, rows.added), kept)
-        if found.infeasible or not len(missing) or now + _GROWTH * (now - began) > stop_s:
+        if found.infeasible or not len(missing) or now + _ROW_GROWTH * (now - began) > stop_s:
             break
         if not found.converged:
             break
@@ -173,9 +195,9 @@ def _seconds_per_step(form: Form) -> float:
     """Return about how long a Newton step takes."""
     layers = len(form.row)
     unknowns = form.capacity.size + form.rows
-    pairs = form.loss.size * (form.resources + _PAIR_TERMS + _LAYER_TERMS * layers * (layers + 1))
+    pairs = form.loss.size * (form.resources + _PAIR_TERMS + _LAYER_PASSES * layers * (layers + 1))
     cross = form.n * float(unknowns) ** 2
-    return pairs * _SECONDS_PER_PAIR + (cross + float(unknowns) ** 3) * _SECONDS_PER_PRODUCT
+    return pairs * _STEP_S_PER_PAIR + (cross + float(unknowns) ** 3) * _SECONDS_PER_PRODUCT
 
 
 def _unsolved(form: Form) -> Relaxation:
@@ -238,7 +260,7 @@ def _solved(
         iterations=iterations,
         price_change=changes[0],
         row_price_change=changes[1],
-        converged=newton.complementarity * newton.unit < _CONVERGED * form.worst,
+        converged=newton.complementarity * newton.unit < _ROUNDABLE * form.worst,
     )
 
 
@@ -275,7 +297,7 @@ class _Newton:
         self.x = ones * weight[:, None].astype(dtype)
         self.x /= self.x.sum(axis=0)
         self.price: NDArray[Any] = np.ones(len(self.bound), dtype)
-        self.slack = np.maximum(dtype(_EASY_SLACK), self.bound - self.act(self.x))
+        self.slack = np.maximum(dtype(_LEAST_SLACK), self.bound - self.act(self.x))
         self.reduced = self.loss + self.charge(self.price)
         self.level = self._least(self.reduced) - dtype(1)
         self.z = self.reduced - self.level
@@ -399,8 +421,10 @@ class _Newton:
         row_target = centring - slack * price - d_slack * d_price
         target = d_x
         d_x, d_slack, d_price, d_level, d_z, d_charge = direction(target, row_target)
-        primal_step = min(1.0, _STEP * min(self._longest(x, d_x), self._longest_flat(slack, d_slack)))
-        dual_step = min(1.0, _STEP * min(self._longest(z, d_z), self._longest_flat(price, d_price)))
+        primal_step = min(
+            1.0, _BOUNDARY_SHARE * min(self._longest(x, d_x), self._longest_flat(slack, d_slack))
+        )
+        dual_step = min(1.0, _BOUNDARY_SHARE * min(self._longest(z, d_z), self._longest_flat(price, d_price)))
         if min(primal_step, dual_step) < (_SHORT_STEP if self.limits is None else _SHORT_STEP_LIMITS):
             # Pull outlying complementarity products back and try to go further (Gondzio 1996).
             reach_x, reach_z = min(1.0, primal_step + 0.1), min(1.0, dual_step + 0.1)
@@ -414,10 +438,10 @@ class _Newton:
                 pull *= self.mask
             better = direction(target + pull, row_target + row_pull)
             longer_x = min(
-                1.0, _STEP * min(self._longest(x, better[0]), self._longest_flat(slack, better[1]))
+                1.0, _BOUNDARY_SHARE * min(self._longest(x, better[0]), self._longest_flat(slack, better[1]))
             )
             longer_z = min(
-                1.0, _STEP * min(self._longest(z, better[4]), self._longest_flat(price, better[2]))
+                1.0, _BOUNDARY_SHARE * min(self._longest(z, better[4]), self._longest_flat(price, better[2]))
             )
             if longer_x + longer_z > primal_step + dual_step + 0.01:
                 d_x, d_slack, d_price, d_level, d_z, d_charge = better

@@ -19,9 +19,14 @@ if TYPE_CHECKING:
 
 __all__ = ["drop_to_fit", "insert_unassigned", "relocate", "serve_all"]
 
-_ROUNDS = 12
-_RESERVED_S = 0.01  # left for returning when a deadline is near
-_EMPHASIS = (1.0, 1.03, 1.1, 1.3, 2.0, 5.0)  # on the prices: the larger, the more room is left over
+_REPAIR_ROUNDS = 12
+"""Rounds of repair at most."""
+
+_RESERVED_S = 0.01
+"""Seconds left for returning when a deadline is near."""
+
+_PRICE_FACTORS = (1.0, 1.03, 1.1, 1.3, 2.0, 5.0)
+"""Factors on the prices, tried in turn: the larger, the more room is left over."""
 
 
 def drop_to_fit(form: Form, columns: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -47,7 +52,7 @@ def drop_to_fit(form: Form, columns: NDArray[np.int64]) -> NDArray[np.int64]:
         members = np.flatnonzero(columns == c)
         freed = form.demand[k, c, members]
         _drop(form, columns, members, freed, float(freed.sum() - form.room[k, c]))
-    for _ in range(_ROUNDS if form.rows else 0):
+    for _ in range(_REPAIR_ROUNDS if form.rows else 0):
         excess = form.row_load(columns) - form.row_room
         broken = np.flatnonzero(excess > 0)
         if not len(broken):
@@ -95,7 +100,7 @@ def insert_unassigned(
     """
     columns = columns.copy()
     leave = form.models
-    for _ in range(_ROUNDS):
+    for _ in range(_REPAIR_ROUNDS):
         left = np.flatnonzero(columns == leave)
         if not len(left) or _late(deadline):
             break
@@ -168,7 +173,7 @@ def serve_all(
         if columns is not None:
             return columns
     charge = np.where(np.isfinite(priced), priced, 0.0) - np.where(np.isfinite(priced), form.loss, 0.0)
-    for emphasis in _EMPHASIS:
+    for emphasis in _PRICE_FACTORS:
         columns = _serve(form, priced + (emphasis - 1.0) * charge, None)
         if columns is not None:
             return columns
@@ -214,7 +219,7 @@ def relocate(form: Form, columns: NDArray[np.int64], deadline: Deadline | None =
     """
     columns = columns.copy()
     agents = np.arange(form.n)
-    for _ in range(_ROUNDS):
+    for _ in range(_REPAIR_ROUNDS):
         if _late(deadline):
             break
         spare = form.room - form.load(columns)

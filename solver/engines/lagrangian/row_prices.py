@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 
 __all__ = ["RowPrices"]
 
-_TINY = 0.05  # an excess below this part of a typical contribution is made to cost as much as a real one
-_NEAR = 4.0  # a row with less than so many typical contributions left counts as nearly used up
+_TINY_EXCESS_SHARE = 0.05
+"""Share of a typical contribution below which an excess is charged as if it were a typical one."""
+
+_NEARLY_USED_UP = 4.0
+"""Typical contributions left below which a row counts as nearly used up."""
 
 
 class RowPrices:
@@ -73,7 +76,7 @@ class RowPrices:
     def reprice(self) -> None:
         """Put the current multipliers into the beam's losses, if they have changed."""
         left = self.room - self.use
-        multiplier = np.where(left < _NEAR * self.typical, self.price, 0.0)
+        multiplier = np.where(left < _NEARLY_USED_UP * self.typical, self.price, 0.0)
         # A tiny excess has a huge penalty: as a price it would drown everything else a move does.
         steep = np.minimum(self.penalty, 2 * self.start)
         multiplier = np.where(left < 0, self.price + steep, multiplier)
@@ -122,5 +125,5 @@ class RowPrices:
         np.clip(self.base, 0.3 * self.start, self.most, out=self.base)
         self.penalty = self.base * np.exp(noise)
         excess = self.use - self.room
-        tiny = (excess > 0) & (excess < _TINY * self.typical)
+        tiny = (excess > 0) & (excess < _TINY_EXCESS_SHARE * self.typical)
         self.penalty[tiny] = np.maximum(self.penalty[tiny], self.pull / excess[tiny])

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RowSelectionParameters", "broken_rows", "first_rows", "with_rows"]
 
-_BROKEN = 1e-3  # of a row's bound, or of one typical contribution: more than rounding
+_BROKEN_FROM = 1e-3
+"""Excess that is more than rounding, relative to a row's bound or to one typical contribution."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +85,6 @@ def broken_rows(form: Form, weight: NDArray[Any], most: int) -> NDArray[np.intp]
         size += np.bincount(row.ravel(), np.abs(used), minlength=form.rows + 1)
     scale = np.maximum(np.abs(form.row_bound), np.maximum(size[:-1], 1e-12))
     excess = (load[:-1] - form.row_bound) / scale
-    broken = np.flatnonzero(excess > _BROKEN)
+    broken = np.flatnonzero(excess > _BROKEN_FROM)
     worst = broken[np.argsort(-excess[broken], kind="stable")]
     return np.sort(worst[:most])

@@ -30,15 +30,47 @@ if TYPE_CHECKING:
 
 __all__ = ["SmoothedOptimum", "minimise_smoothed_dual"]
 
-_COOLING = 0.4
-_MOST_STEPS = 40
-_DIVIDED = 1e-3  # an agent whose largest weight is closer to 1 does not bend the loads
-_MOST_DIVIDED = 8_000  # agents that the second derivative is summed over; more add only time
-_ENOUGH = 0.02  # expected gain of a step, relative to temperature × payments: below, the temperature falls
-_ARMIJO, _BACKTRACK, _TRIALS = 1e-4, 0.3, 5
-_DAMPING, _LEAST_DAMPING, _MOST_DAMPING = 1e-3, 1e-6, 1e3
-_FLAT = 1e-7  # of the largest diagonal entry, in scaled rows
-_FIRST_REACH, _HEATS = 0.1, 8.0  # a price may move by this part, or by so many temperatures, in a step
+_TEMPERATURE_FACTOR = 0.4
+"""Factor between two temperatures."""
+
+_MOST_DUAL_STEPS = 40
+"""Newton steps at most."""
+
+_UNDIVIDED_FROM = 1e-3
+"""Distance of the largest weight from 1 below which an agent does not add to the curvature."""
+
+_MOST_CURVED = 8_000
+"""Agents that the second derivative is summed over at most; more add only time."""
+
+_LEAST_GAIN = 0.02
+"""Expected gain of a step, relative to temperature times payments, below which the temperature falls."""
+
+_ARMIJO = 1e-4
+"""Share of the predicted gain that a step must reach (Armijo 1966)."""
+
+_SHORTENING = 0.3
+"""Factor on a step that does not."""
+
+_MOST_SHORTENINGS = 5
+"""Times that a step is shortened at most."""
+
+_FIRST_DAMPING = 1e-3
+"""Damping of the curvature at the beginning (Levenberg 1944)."""
+
+_LEAST_DAMPING = 1e-6
+"""Least damping."""
+
+_MOST_DAMPING = 1e3
+"""Largest damping."""
+
+_FLAT_CURVATURE = 1e-7
+"""Curvature, relative to the largest diagonal entry in scaled rows, below which a direction counts as flat."""
+
+_FIRST_REACH = 0.1
+"""Largest relative change of a price in one step."""
+
+_REACH_TEMPERATURES = 8.0
+"""The same in temperatures; the larger of the two holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -108,9 +140,9 @@ def minimise_smoothed_dual(
     point = _evaluate(arcs, arcs.price, temperature)
     around = trust_radius * np.maximum(arcs.price, scale)
     low, high = np.maximum(arcs.price - around, 0.0), arcs.price + around
-    damping, reach, steps = _DAMPING, max(_FIRST_REACH, _HEATS * temperature), 0
+    damping, reach, steps = _FIRST_DAMPING, max(_FIRST_REACH, _REACH_TEMPERATURES * temperature), 0
     stake = float(arcs.unit.sum())
-    while len(arcs.agents) and steps < _MOST_STEPS and deadline.clock.now() < stop_s:
+    while len(arcs.agents) and steps < _MOST_DUAL_STEPS and deadline.clock.now() < stop_s:
         steps += 1
         slope = arcs.right - arcs.load(point.weight)
         free = np.where(slope > 0, point.price > low, point.price < high)
@@ -118,25 +150,25 @@ def minimise_smoothed_dual(
         move = _direction(arcs, point, np.where(free, slope, 0.0), damping, limit, rng)
         gain, taken = -float(slope @ move), 0.0
         share = 1.0
-        for _ in range(_TRIALS if gain > 0 else 0):
+        for _ in range(_MOST_SHORTENINGS if gain > 0 else 0):
             price = np.clip(point.price + share * move, low, high)
             trial = _evaluate(arcs, price, temperature)
             if trial.value <= point.value + _ARMIJO * float(slope @ (price - point.price)):
                 point, taken = trial, share
                 break
-            share *= _BACKTRACK
+            share *= _SHORTENING
         if taken == 1.0:
             damping, reach = max(0.3 * damping, _LEAST_DAMPING), min(2 * reach, 1.0)
-        elif taken == 0.0 or taken < _BACKTRACK:
+        elif taken == 0.0 or taken < _SHORTENING:
             damping, reach = min(30 * damping, _MOST_DAMPING), max(0.3 * reach, temperature)
-        done = gain < _ENOUGH * temperature * temperature * stake
+        done = gain < _LEAST_GAIN * temperature * temperature * stake
         if not done and taken == 0.0 and damping >= _MOST_DAMPING:
             done = True
         if done:
             if temperature <= coldest or _at_end(point.price, low, high):
                 break
-            temperature = max(_COOLING * temperature, coldest)
-            reach = min(reach, _HEATS * temperature)
+            temperature = max(_TEMPERATURE_FACTOR * temperature, coldest)
+            reach = min(reach, _REACH_TEMPERATURES * temperature)
             point = _evaluate(arcs, point.price, temperature)
     return SmoothedOptimum(
         price=point.price,
@@ -184,7 +216,9 @@ def _direction(
     curve = unit[:, None] * curve * unit
     diagonal = curve.diagonal().copy()
     at = np.arange(len(free))
-    curve[at, at] += damping * diagonal + _FLAT * float(diagonal.max(initial=0.0)) + np.finfo(np.float64).tiny
+    curve[at, at] += (
+        damping * diagonal + _FLAT_CURVATURE * float(diagonal.max(initial=0.0)) + np.finfo(np.float64).tiny
+    )
     try:
         scaled = -np.linalg.solve(curve, unit * slope[free])
     except np.linalg.LinAlgError:
@@ -192,7 +226,7 @@ def _direction(
     scaled = np.clip(scaled, -1.0, 1.0)
     if float(scaled @ (unit * slope[free])) >= 0:
         scaled = -np.clip(
-            unit * slope[free] / np.maximum(diagonal, diagonal.max(initial=0.0) * _FLAT), -1.0, 1.0
+            unit * slope[free] / np.maximum(diagonal, diagonal.max(initial=0.0) * _FLAT_CURVATURE), -1.0, 1.0
         )
     move[free] = unit * scaled
     return move
@@ -201,11 +235,11 @@ def _direction(
 def _curvature(arcs: NearArcs, point: _Point, rng: np.random.Generator) -> NDArray[np.float64]:
     """Return the (K, K) second derivative, from a sample where very many agents are divided."""
     count = len(point.price) + 1
-    divided = np.flatnonzero(point.weight.max(axis=0) < 1 - _DIVIDED)
+    divided = np.flatnonzero(point.weight.max(axis=0) < 1 - _UNDIVIDED_FROM)
     represents = 1.0
-    if len(divided) > _MOST_DIVIDED:
-        represents = len(divided) / _MOST_DIVIDED
-        divided = rng.choice(divided, _MOST_DIVIDED, replace=False)
+    if len(divided) > _MOST_CURVED:
+        represents = len(divided) / _MOST_CURVED
+        divided = rng.choice(divided, _MOST_CURVED, replace=False)
     weight, heat = point.weight[:, divided], point.heat[divided]
     row, amount = arcs.row[:, :, divided], arcs.amount[:, :, divided]
     mean = np.zeros((len(divided), count), np.float32)  # only a direction: half the time of float64

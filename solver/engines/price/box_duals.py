@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 
 __all__ = ["BoxCosts", "BoxedFlow"]
 
-_SIDES_PER_GRID = 5.0  # sides of a box lie on fifths of a grid
-_NEVER = np.int64(1) << 58
+_SIDES_PER_GRID = 5.0
+"""Sides of a box lie on fifths of a grid."""
+
+_NO_PATH = np.int64(1) << 58
+"""Length of a path that does not exist."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,7 +200,7 @@ def _least_losses(
     source = np.repeat(used, degree)
     begin = contested.first[contested.owner[used]]
     target = np.arange(len(source)) + np.repeat(begin - (np.cumsum(degree) - degree), degree)
-    slack = np.full((m + 1, m + 1), _NEVER)
+    slack = np.full((m + 1, m + 1), _NO_PATH)
     pair = contested.model[source] * (m + 1) + contested.model[target]
     np.minimum.at(slack.reshape(-1), pair, cost[target] - cost[source])
     np.fill_diagonal(slack, 0)

@@ -25,10 +25,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Contested"]
 
-_SHORT, _FEW = 10_000, 4  # arcs, and arcs per position, from and up to which arcs are compared one by one
-_PROBED = 12_000  # arcs that second derivatives are estimated from
-_HASHED = 1000  # agents looked at before deciding whether merging pays
-_DISTINCT = 0.7  # share of distinct rows above which it does not
+_ARCWISE_FROM = 10_000
+"""Arcs from which the best of each position is found arc by arc."""
+
+_ARCWISE_PER_POSITION = 4
+"""Arcs per position up to which it is."""
+
+_CURVATURE_ARCS = 12_000
+"""Arcs from which second derivatives are estimated."""
+
+_PROBED_POSITIONS = 1000
+"""Agents looked at before deciding whether merging pays."""
+
+_MOST_DISTINCT_SHARE = 0.7
+"""Share of distinct rows above which it does not."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -126,7 +136,7 @@ class Contested:
     @cached_property
     def _probe(self) -> tuple[NDArray[np.int64], sparse.csr_array, float]:
         """Arcs of every s-th agent, their table, and s: enough of them for second derivatives."""
-        stride = max(1, -(-self.arcs // _PROBED))
+        stride = max(1, -(-self.arcs // _CURVATURE_ARCS))
         chosen = np.arange(0, self.groups, stride)
         degree = self.degree[chosen]
         first = np.concatenate(([0], np.cumsum(degree)))
@@ -221,7 +231,7 @@ class Contested:
         faster than a general segmented maximum.
         """
         starts = self.first[:-1]
-        if self.arcs < _SHORT or self.arcs > _FEW * self.groups:
+        if self.arcs < _ARCWISE_FROM or self.arcs > _ARCWISE_PER_POSITION * self.groups:
             best: NDArray[np.float64] = np.maximum.reduceat(values, starts)
             return best
         best = np.maximum(values[starts], values[starts + 1])
@@ -260,13 +270,13 @@ class Contested:
         """
         if self.groups < 8:
             return None
-        if self.groups > _HASHED:
-            probe = self._fingerprints(resolution, min(self.groups, _HASHED))
-            if len(np.unique(probe)) > _DISTINCT * len(probe):
+        if self.groups > _PROBED_POSITIONS:
+            probe = self._fingerprints(resolution, min(self.groups, _PROBED_POSITIONS))
+            if len(np.unique(probe)) > _MOST_DISTINCT_SHARE * len(probe):
                 return None
         prints = self._fingerprints(resolution, self.groups)
         _, chosen, home = np.unique(prints, return_index=True, return_inverse=True)
-        if len(chosen) > _DISTINCT * self.groups:
+        if len(chosen) > _MOST_DISTINCT_SHARE * self.groups:
             return None
         order = np.argsort(chosen)
         place = np.empty_like(order)

@@ -13,9 +13,11 @@ if TYPE_CHECKING:
 
 __all__ = ["find_twins", "share_out"]
 
-# Rows looked at before columns are compared in full; most of a sparse mask looks alike.
-_PROBED = 64, 512, 4096
-_FORBIDDEN = -1.618033988749895e7  # stands for -inf in a fingerprint
+_FINGERPRINT_ROWS = 64, 512, 4096
+"""Rows compared, in turn, before columns are compared in full; most of a sparse mask looks alike."""
+
+_FORBIDDEN_MARK = -1.618033988749895e7
+"""Number that stands for `-inf` in a fingerprint."""
 
 
 def find_twins(score: NDArray[Any]) -> NDArray[np.int64] | None:
@@ -24,7 +26,7 @@ def find_twins(score: NDArray[Any]) -> NDArray[np.int64] | None:
     A few rows rule out nearly all pairs; the rest are compared in full.
     """
     n, m = score.shape
-    for probed in _PROBED:
+    for probed in _FINGERPRINT_ROWS:
         kinds = _kinds(score[:: max(1, n // probed)][:probed])
         if kinds.max() == m - 1:
             return None
@@ -40,7 +42,7 @@ def find_twins(score: NDArray[Any]) -> NDArray[np.int64] | None:
 def _kinds(rows: NDArray[Any]) -> NDArray[np.int64]:
     """Return (m,) which columns have the same fingerprint, a randomly weighted sum; equal columns do."""
     weight = np.random.default_rng(0).random((len(rows), 1))
-    prints = (weight * np.where(rows == -np.inf, _FORBIDDEN, rows)).sum(axis=0)
+    prints = (weight * np.where(rows == -np.inf, _FORBIDDEN_MARK, rows)).sum(axis=0)
     return np.unique(prints, return_inverse=True)[1]
 
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Pool", "PoolTable", "charge_pools", "check_circle", "full_pool", "in_use", "too_large"]
 
-_ROW = 0  # of a pool in its own meters
+_POOL_ROW = 0
+"""Row of a pool in its own meters."""
 
 
 def check_circle(pool: str, limits: Limits, pools: Mapping[str, Limits]) -> None:
@@ -62,7 +63,7 @@ class Pool:
     def charge(self, demand: Demand, now_s: float) -> list[Charge] | Refusal:
         """Charge the pool with all that it limits, or with nothing and say why not."""
         self.meters.advance(now_s)
-        return self.meters.charge(_ROW, "", demand, now_s)
+        return self.meters.charge(_POOL_ROW, "", demand, now_s)
 
     def row(self, now_s: float) -> StoreRow:
         """Return the state of the pool."""
@@ -73,26 +74,28 @@ class Pool:
             accepting=True,
             age_s=0.0,
             limits=self.limits,
-            meters=self.meters.rows(_ROW),
+            meters=self.meters.rows(_POOL_ROW),
         )
 
     def settle(self, charges: list[Charge], tokens: int | None, nano_usd: int | None, now_s: float) -> None:
         """Replace the estimates of tokens and money by what was really used."""
         self.meters.advance(now_s)
-        self.meters.settle(_ROW, charges, tokens, nano_usd, now_s)
+        self.meters.settle(_POOL_ROW, charges, tokens, nano_usd, now_s)
 
     def refund(self, charges: list[Charge]) -> list[Charge]:
         """Take charges back as if they had never been made; return what of them was still counted."""
-        return self.meters.refund(_ROW, charges)
+        return self.meters.refund(_POOL_ROW, charges)
 
     def put_back(self, refunded: list[Charge]) -> None:
         """Undo a refund of the same instant."""
-        self.meters.put_back(_ROW, refunded)
+        self.meters.put_back(_POOL_ROW, refunded)
 
     def left(self, now_s: float) -> list[tuple[int, int, int]]:
         """Return (kind, limit, used) of each limit on usage."""
         self.meters.advance(now_s)
-        return [(kind, limit, window.used[_ROW]) for kind, window, limit in self.meters.limited[_ROW]]
+        return [
+            (kind, limit, window.used[_POOL_ROW]) for kind, window, limit in self.meters.limited[_POOL_ROW]
+        ]
 
 
 class PoolTable:
@@ -130,7 +133,7 @@ class PoolTable:
             pool = self._pools[name] = Pool(name, limits, self._wall_s)
         pool.limits = limits
         pool.meters.advance(now_s)
-        pool.meters.configure(_ROW, limits, now_s)
+        pool.meters.configure(_POOL_ROW, limits, now_s)
         for each in self._pools.values():
             each.chain = self.chain([each.name])
         return pool

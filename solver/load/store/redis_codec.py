@@ -24,9 +24,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Usage", "ask_fields", "limit_fields", "read_row", "read_stops", "read_usage", "read_view"]
 
-_PERIODS_TOLD = 400  # ends of a calendar's periods that the server is told: more than a year of days
+_PERIODS_TOLD = 400
+"""Ends of a calendar's periods that the server is told: more than a year of days."""
+
 _LENGTHS_S = {"day": 86400.0, "week": 7 * 86400.0, "month": 30.5 * 86400.0}
-_UNITS = (1.0, 1.0, 1e9)  # of each resource: money is counted in billionths of a dollar
+_WIRE_UNITS = (1.0, 1.0, 1e9)
+"""Factor of each resource on the wire: money is counted in billionths of a dollar."""
 
 
 def ask_fields(ask: Ask) -> tuple[str | int | float, ...]:
@@ -190,7 +193,7 @@ def _read(fields: list[Any]) -> _Row:
     ]
     meters = []
     for kind, key, most, over in kinds:
-        spent, unit = used.get(key, 0.0), _UNITS[kind]
+        spent, unit = used.get(key, 0.0), _WIRE_UNITS[kind]
         meters.append((kind, float(most), spent, MeterRow(RESOURCES[kind], over, most / unit, spent / unit)))
     return _Row(fields, limits, meters)
 
