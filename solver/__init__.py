@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from solver.clock import ManualClock
-    from solver.engines.portfolio import warm_up
     from solver.errors import (
         EngineError,
         MissingExtraError,
@@ -57,7 +56,7 @@ if TYPE_CHECKING:
     from solver.solution.infeasibility import explain_infeasibility
     from solver.solution.plan import Plan
     from solver.solution.solution import Solution, Status, StopReason
-    from solver.solution.solving import assign, solve
+    from solver.solution.solving import assign, solve, warm_up
     from solver.solution.verification import Verification, verify_assignments
 
 __all__ = [
@@ -125,7 +124,6 @@ __all__ = [
 
 _HOMES = {
     "solver.clock": ("ManualClock",),
-    "solver.engines.portfolio": ("warm_up",),
     "solver.errors": (
         "EngineError",
         "MissingExtraError",
@@ -171,7 +169,7 @@ _HOMES = {
     "solver.solution.infeasibility": ("explain_infeasibility",),
     "solver.solution.plan": ("Plan",),
     "solver.solution.solution": ("Solution", "Status", "StopReason"),
-    "solver.solution.solving": ("assign", "solve"),
+    "solver.solution.solving": ("assign", "solve", "warm_up"),
     "solver.solution.verification": ("Verification", "verify_assignments"),
 }
 """Module of each public name. Names load when they are first used, so that ``import solver`` costs a

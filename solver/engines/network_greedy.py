@@ -54,6 +54,8 @@ def greedy_flow(
             if not state.bid(limit, only_worthwhile=not floors):
                 break
             pace_s = deadline.clock.now() - began
+    if deadline.limited and shape.is_single and deadline.remaining_s() <= pace_s:
+        state.hand_out()
     if not state.parts:
         nothing = np.zeros(0, np.int64)
         return UnitFlow(agent=nothing, model=nothing, units=nothing)
@@ -110,3 +112,13 @@ class _State:
         self.need = np.maximum(self.need - used, 0)
         self.parts.append((rows, model, units))
         return True
+
+    def hand_out(self) -> None:
+        """Give free slots to rows that have none, by rank and then in order, where they gain. O(n + m)."""
+        rows = np.flatnonzero(self.left > 0)
+        rows = rows[np.argsort(-self.rank[rows], kind="stable")]
+        models = np.repeat(np.arange(len(self.room)), self.room)[: len(rows)]
+        rows = rows[: len(models)]
+        gains = self.value[rows, models] + self.prices[models] > self.unserved[rows]
+        rows, models = rows[gains], models[gains]
+        self.parts.append((rows, models, np.ones(len(rows), np.int64)))

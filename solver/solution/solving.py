@@ -10,7 +10,7 @@ import numpy as np
 
 from solver.clock import Deadline
 from solver.engines import portfolio
-from solver.engines.base import Claim
+from solver.engines.base import ENGINES, Claim, load_engine
 from solver.engines.network_terms import claimed_flow
 from solver.errors import SpecError, Violation, ViolationKind
 from solver.problem.build import build_instance
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from solver.problem.spec import Problem
     from solver.solution.infeasibility import Conflict
 
-__all__ = ["assign", "solve", "solve_instance"]
+__all__ = ["assign", "solve", "solve_instance", "warm_up"]
 
 _EXPLAINING_S = 5.0
 """Seconds at most for finding the reason of infeasibility, besides the deadline."""
@@ -45,6 +45,33 @@ _EXPLAINING_MARGIN_S = 0.005
 
 _PAIR_MARGIN_S = 5e-7
 """Seconds per pair kept back: a linear program that is being set up cannot be interrupted."""
+
+
+def warm_up(*engines: str) -> None:
+    """Load everything that solving needs and solve a tiny instance, so that the first deadline need not pay for it.
+
+    About a second, most of it for importing scipy and OR-Tools.
+
+    Parameters
+    ----------
+    *engines : str
+        Names of engines; all of them by default.
+
+    Raises
+    ------
+    SpecError
+        If an engine is unknown.
+    """
+    unknown = [name for name in engines if name not in ENGINES]
+    if unknown:
+        raise SpecError(Violation("engines", f"expected among {', '.join(ENGINES)}", unknown[0]))
+    slots = build_instance([[3.0, 1.0], [2.0, 2.0], [1.0, 3.0]], [2, 2])
+    demands = build_instance([[3.0, 1.0], [2.0, 2.0], [1.0, 3.0]], [2, 2], demand=[1.0, 2.0, 1.0])
+    for name in engines or ENGINES:
+        engine = load_engine(name)
+        for instance in (slots, demands):
+            if engine.unsupported_reason(instance, remaining_s=math.inf) is None:
+                solve_instance(instance, deadline=Deadline.after(None), engine=name)
 
 
 def assign(

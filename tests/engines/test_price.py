@@ -283,6 +283,7 @@ def test_out_of_time_the_answer_is_feasible_and_bounded(kind: str, fill: float) 
 
 
 def test_no_time_at_all_still_gives_a_bounded_answer() -> None:
+    solver.warm_up("price")
     scores, slots = generate_scores(60_000, 40, seed=5, fill=0.95)
     solution = solver.assign(scores, slots, deadline_ms=5.0, engine="price")
     assert len(solution.unassigned) == 0

@@ -14,6 +14,7 @@ from solver.engines.price.duplicate_columns import find_twins, share_out
 from solver.engines.price.repair import drop_overload
 from solver.engines.price.smoothed_dual import DenseDemand, newton_step
 from solver.engines.price.supply import Supply
+from solver.engines.price.time_left import NO_DEADLINE
 from solver.problem.build import build_instance
 
 
@@ -185,8 +186,8 @@ def test_twins_are_found_and_share_their_agents() -> None:
 def test_overload_moves_to_where_there_is_room() -> None:
     rng = np.random.default_rng(5)
     instance = build_instance(rng.random((1000, 4)), [300, 300, 300, 100])
-    moved = drop_overload(instance, np.zeros(1000, np.int64), np.zeros(4))
+    moved = drop_overload(instance, np.zeros(1000, np.int64), np.zeros(4), NO_DEADLINE)
     assert np.bincount(moved, minlength=5).tolist() == [300, 300, 300, 100, 0]
     crowded = build_instance(rng.random((1000, 2)), [100, 50])
-    left = drop_overload(crowded, np.zeros(1000, np.int64), np.zeros(2))
+    left = drop_overload(crowded, np.zeros(1000, np.int64), np.zeros(2), NO_DEADLINE)
     assert np.bincount(left, minlength=3).tolist() == [100, 50, 850]

@@ -105,3 +105,16 @@ def test_the_search_stops_at_its_own_limit_and_says_so() -> None:
     timed = load_engine("lagrangian").solve(instance, deadline=Deadline.after(200))
     assert timed is not None
     assert timed.stopped_by is StopReason.DEADLINE
+
+
+def test_rows_too_coarse_for_whole_numbers_are_still_proven() -> None:
+    """Averages of real values: rounded rows alone prove nothing, relaxed ones do."""
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        scores, value = rng.random((16, 5)), rng.random((16, 5))
+        limits = [
+            solver.Average(name="a", value=value, at_most=float(rng.uniform(0.3, 0.5))),
+            solver.Share(name="s", models=[0], at_least=0.25, use=rng.random((16, 1))),
+        ]
+        answer = solver.assign(scores, [5] * 5, limits=limits, engine="cpsat")
+        assert answer.status is solver.Status.OPTIMAL

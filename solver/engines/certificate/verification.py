@@ -55,6 +55,9 @@ _SECONDS_PER_AGENT = 5e-8
 _OVERHEAD_S = 2e-4
 """Upper estimates of what a certificate takes: per pair and term, per agent, and for the call itself."""
 
+_SECONDS_PER_RANKED, _SETS_OF_PRICES = 2.5e-7, 3
+"""What sorting an agent by rank takes, and how often: where service comes first and somebody is left out."""
+
 _LAYER_TERMS = 3
 """Terms that a layer of limit rows counts for: looking up the price of a row takes as long as three subtractions."""
 
@@ -162,7 +165,12 @@ def verification_seconds(instance: Instance, claim: Claim | None = None) -> floa
     terms = 1 + (0 if instance.demand is None else instance.r)
     if instance.limits is not None:
         terms += _LAYER_TERMS * len(instance.limits.layers)
-    return pairs * terms * _SECONDS_PER_TERM + instance.n * _SECONDS_PER_AGENT + _OVERHEAD_S
+    seconds = pairs * terms * _SECONDS_PER_TERM + instance.n * _SECONDS_PER_AGENT + _OVERHEAD_S
+    if instance.serve_first and claim is not None and claim.choice.min(initial=0) < 0:
+        # Who could be served at all, and the best of every rank at three sets of prices.
+        ranking_s = pairs * terms * _SECONDS_PER_TERM + instance.n * _SECONDS_PER_RANKED
+        seconds += pairs * _SECONDS_PER_TERM + _SETS_OF_PRICES * ranking_s
+    return seconds
 
 
 def _certify_flow(instance: Instance, shape: NetworkShape, claim: Claim, threads: int) -> Certificate:

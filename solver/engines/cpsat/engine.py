@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.engines.base import Claim
-from solver.engines.cpsat.model import PairModel, soft_rows
+from solver.engines.cpsat.model import Outcome, PairModel, is_loaded, soft_rows
 from solver.engines.cpsat.openings import OpeningModel
 from solver.engines.duals import minimal_prices
 from solver.engines.network_terms import claimed_flow, principal_choice
-from solver.engines.standard_form import build_form
+from solver.engines.standard_form import Form, build_form
 from solver.problem.instance import UNASSIGNED, Instance
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from solver.clock import Deadline
     from solver.engines.base import Engine
     from solver.problem.network import NetworkShape
@@ -30,6 +32,7 @@ _SECONDS_PER_ARC = 15e-6  # building the model in Python and handing it over
 _PATIENCE_S = (
     10.0  # for models that are opened at a cost, where no deadline ends the search; shown in the gap
 )
+_LOADING_S = 0.4  # for the library itself, once in a process
 _LEAST_SEARCH_S = 0.05  # CP-SAT overruns limits shorter than this
 
 
@@ -47,7 +50,7 @@ class CpSatEngine:
         arcs = instance.n * instance.m
         if arcs > _MAX_ARCS:
             return f"cpsat: up to {arcs:,} pairs, at most {_MAX_ARCS:,}"
-        estimate = arcs * _SECONDS_PER_ARC + _LEAST_SEARCH_S
+        estimate = arcs * _SECONDS_PER_ARC + _LEAST_SEARCH_S + (0.0 if is_loaded() else _LOADING_S)
         if estimate > remaining_s:
             left_ms = max(remaining_s, 0) * 1e3
             return f"cpsat: its model needs about {estimate * 1e3:.0f} ms, {left_ms:.0f} ms left"
@@ -75,25 +78,66 @@ class CpSatEngine:
             bound = form.judged(nothing, form.value(nothing))[1]
             return Claim(choice=nobody, bound=bound, infeasible=form.empty_violates_limits)
         agent, column = np.nonzero(np.isfinite(form.loss).T)
-        model = PairModel(agent, form.loss[column, agent], soft_rows(form, agent, column))
-        model.couple(form, agent, column)
+        pairs = _Pairs(form, agent, column)
         given = None if hint is None else form.columns_of(hint.choice)
-        if given is not None:
-            model.hint(column == given[agent])
-        left_s = max(0.01, 0.9 * deadline.remaining_s() - 0.01) if deadline.limited else None
-        outcome = model.solve(limit_s=left_s, seed=seed, threads=threads, confirm=True)
+        model, outcome = pairs.solved(given, deadline, seed=seed, threads=threads, outer=True)
         if outcome.picked is None:
-            # Rounding against the user can make a feasible instance infeasible: only exact models prove it.
-            return Claim(choice=nobody, infeasible=True) if outcome.complete and model.exact else None
-        columns = np.empty(form.n, np.int64)
-        columns[agent[outcome.picked]] = column[outcome.picked]
+            # Nothing feasible is lost in a relaxed model: no plan there is a proof.
+            return Claim(choice=nobody, infeasible=True) if outcome.complete else None
+        proves = outcome.bound > -np.inf
+        least = outcome.bound - model.rounding
+        columns = pairs.columns(outcome.picked)
+        if model.relaxed and not form.feasible(columns):
+            # It breaks a row by less than the rounding of that row: its loss is a bound, but another plan is needed.
+            _, inner = pairs.solved(given, deadline, seed=seed, threads=threads, outer=False)
+            if inner.picked is None:
+                return None
+            columns = pairs.columns(inner.picked)
         choice = form.choice(columns)
-        proves = model.exact and outcome.bound > -np.inf
-        proven = form.judged(columns, outcome.bound - model.rounding)[1] if proves else None
+        proven = float(form.judged(columns, least)[1]) if proves else None
         prices = minimal_prices(instance, choice) if instance.is_slots else None
         # With plain slots the weights of service are large enough for one weighted problem.
         most = instance.is_slots and proves and outcome.complete
         return Claim(choice=choice, prices=prices, bound=proven, serves_most=most)
+
+
+class _Pairs:
+    """The pairs of a form as models for CP-SAT.
+
+    Parameters
+    ----------
+    form : Form
+        The problem.
+    agent, column : (p,) int64
+        Allowed pairs, by agent.
+    """
+
+    def __init__(self, form: Form, agent: NDArray[np.int64], column: NDArray[np.int64]) -> None:
+        self.form, self.agent, self.column = form, agent, column
+
+    def solved(
+        self,
+        given: NDArray[np.int64] | None,
+        deadline: Deadline,
+        *,
+        seed: int,
+        threads: int,
+        outer: bool,
+    ) -> tuple[PairModel, Outcome]:
+        """Return a model and what CP-SAT says of it, starting from an (n,) choice of columns if there is one."""
+        form, agent, column = self.form, self.agent, self.column
+        model = PairModel(agent, form.loss[column, agent], soft_rows(form, agent, column), outer=outer)
+        model.couple(form, agent, column)
+        if given is not None:
+            model.hint(column == given[agent])
+        left_s = max(0.01, 0.9 * deadline.remaining_s() - 0.01) if deadline.limited else None
+        return model, model.solve(limit_s=left_s, seed=seed, threads=threads, confirm=outer)
+
+    def columns(self, picked: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Return the (n,) columns of the pairs picked."""
+        columns = np.empty(self.form.n, np.int64)
+        columns[self.agent[picked]] = self.column[picked]
+        return columns
 
 
 def _open_models(

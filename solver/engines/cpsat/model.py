@@ -23,7 +23,9 @@ _TOLERANCE = 1e-9  # relative overload of real-valued resources that the certifi
 # Of the scaled total loss. CP-SAT takes up to 63 bits, but answered wrongly on weights of 48 bits with parts of its
 # presolve switched off (OR-Tools 9.15); 42 bits leave twelve digits.
 _LARGEST_OBJECTIVE = 2.0**42
-_CONFIRMING_S, _CONFIRMING_TIMES = 0.1, 4.0  # a second run may take so long, or so many times the first
+# A second run may take so much of CP-SAT's deterministic time, about seconds, or so many times the first: how busy the
+# machine is does not decide what is proven.
+_CONFIRMING_WORK, _CONFIRMING_TIMES = 0.5, 4.0
 _LARGEST = 2.0**46  # of a scaled row
 
 
@@ -145,12 +147,15 @@ class Outcome:
         Lower bound on the loss of the model as scaled, in units of the loss.
     loss : float
         Loss of the pairs chosen, as scaled.
+    work : float
+        Deterministic time of CP-SAT.
     """
 
     picked: NDArray[np.bool_] | None
     complete: bool
     bound: float
     loss: float
+    work: float = 0.0
 
 
 class PairModel:
@@ -164,23 +169,35 @@ class PairModel:
         Loss of each pair.
     soft : sequence of SoftRow
         Rows whose excess is paid for.
+    outer : bool
+        Relax rows that have to be rounded too coarsely, instead of tightening them: nothing feasible is lost, but
+        what is found may break a row.
 
     Attributes
     ----------
     exact : bool
         No row lost a feasible assignment to rounding: an exhausted search is a proof.
+    relaxed : bool
+        Some row was relaxed: what is found has to be looked at.
     rounding : float
         Most that a total loss may be off by, in units of the loss.
     """
 
     def __init__(
-        self, agent: NDArray[np.int64], loss: NDArray[np.float64], soft: Sequence[SoftRow] = ()
+        self,
+        agent: NDArray[np.int64],
+        loss: NDArray[np.float64],
+        soft: Sequence[SoftRow] = (),
+        *,
+        outer: bool = False,
     ) -> None:
         from ortools.sat.python import cp_model
 
         self._cp = cp_model
         self.model: Any = cp_model.CpModel()
         self.exact = True
+        self.relaxed = False
+        self._outer = outer
         self.pairs = [self.model.new_bool_var("") for _ in range(len(agent))]
         starts = np.flatnonzero(np.diff(agent, prepend=-1))
         ends = np.append(starts[1:], len(agent)) if len(starts) else starts
@@ -226,7 +243,7 @@ class PairModel:
         Real weights are rounded to the nearest step and the bound is relaxed by what that may add up to, as
         long as this stays within half of what the certificate tolerates: nothing feasible is lost then, and
         whatever is found passes. Where steps would be too coarse, weights are rounded up, and the
-        model no longer proves anything.
+        model no longer proves anything; or else, in an outer model, the bound is relaxed all the same.
         """
         if not len(where):
             if bound < 0:
@@ -241,7 +258,8 @@ class PairModel:
         limit = bound * scaled.scale
         if scaled.exact:
             limit = limit + 1e-9 * max(1.0, abs(limit))
-        elif terms + 2 <= 0.5 * _TOLERANCE * size * scaled.scale:
+        elif self._outer or terms + 2 <= 0.5 * _TOLERANCE * size * scaled.scale:
+            self.relaxed = self.relaxed or not terms + 2 <= 0.5 * _TOLERANCE * size * scaled.scale
             limit = limit + 0.5 * terms + 1
         else:
             self.exact = False
@@ -331,13 +349,17 @@ class PairModel:
         first = self._run(limit_s=limit_s, seed=seed, threads=threads, quick=quick, presolve=True)
         if not (confirm and first.complete):
             return first
-        spent = now() - started
-        left = max(_CONFIRMING_S, _CONFIRMING_TIMES * spent)
-        if limit_s is not None:
-            left = min(left, limit_s - spent)
-        if left <= 0.0:
+        left_s = None if limit_s is None else limit_s - (now() - started)
+        if left_s is not None and left_s <= 0.0:
             return replace(first, complete=False, bound=-np.inf)
-        second = self._run(limit_s=left, seed=seed + 1, threads=threads, quick=False, presolve=False)
+        second = self._run(
+            limit_s=left_s,
+            seed=seed + 1,
+            threads=threads,
+            quick=False,
+            presolve=False,
+            most_work=max(_CONFIRMING_WORK, _CONFIRMING_TIMES * first.work),
+        )
         if second.complete and first.picked is None and second.picked is None:
             return first
         if second.complete and abs(first.loss - second.loss) <= 2 / self.loss_scale:
@@ -345,11 +367,22 @@ class PairModel:
         better = first if second.picked is None or second.loss >= first.loss else second
         return replace(better, complete=False, bound=-np.inf)
 
-    def _run(self, *, limit_s: float | None, seed: int, threads: int, quick: bool, presolve: bool) -> Outcome:
+    def _run(
+        self,
+        *,
+        limit_s: float | None,
+        seed: int,
+        threads: int,
+        quick: bool,
+        presolve: bool,
+        most_work: float | None = None,
+    ) -> Outcome:
         solver = self._cp.CpSolver()
         parameters = solver.parameters
         if limit_s is not None:
             parameters.max_time_in_seconds = max(limit_s, 0.001)
+        if most_work is not None:
+            parameters.max_deterministic_time = most_work
         parameters.num_workers = threads
         parameters.random_seed = seed % 2**31
         parameters.linearization_level = 2 if presolve else 1
@@ -359,14 +392,15 @@ class PairModel:
             parameters.cp_model_probing_level = 0
         status = solver.solve(self.model)
         complete = status in (self._cp.OPTIMAL, self._cp.INFEASIBLE)
+        work = float(solver.response_proto.deterministic_time)
         if status not in (self._cp.OPTIMAL, self._cp.FEASIBLE):
-            return Outcome(picked=None, complete=complete, bound=-np.inf, loss=np.inf)
+            return Outcome(picked=None, complete=complete, bound=-np.inf, loss=np.inf, work=work)
         picked = np.array([solver.boolean_value(v) for v in self.pairs], dtype=bool)
         loss = float(self._weights[picked].sum())
         loss += sum(weight * solver.value(excess) for excess, weight in self._excess)
         # The reported bound of an optimal answer carries more noise than the answer itself.
         proven = loss if complete else solver.best_objective_bound
-        return Outcome(picked, complete, proven / self.loss_scale, loss / self.loss_scale)
+        return Outcome(picked, complete, proven / self.loss_scale, loss / self.loss_scale, work)
 
 
 def _joint_scale(

@@ -30,6 +30,7 @@ __all__ = ["LaminarNetwork", "find_network", "recognition_seconds"]
 _SECONDS_PER_PAIR_AND_LAYER, _OVERHEAD_S = 6e-8, 1e-3  # of the recognition, generously
 _MOST_ENTRIES = 20_000_000  # pairs times layers beyond which memory is not spent on looking
 _WHOLE = 1e-9  # relative: a bound that close below a whole number of agents allows it, as certificates do
+_SAMPLED_FROM, _SAMPLED = 30_000, 64  # pairs from which so many agents are looked at first
 _FOUND = "_laminar_network"  # where an instance remembers the answer
 
 
@@ -149,11 +150,27 @@ def _find(instance: Instance) -> LaminarNetwork | None:
         return None
     if instance.n * instance.m * max(1, len(limits.layers)) > _MOST_ENTRIES:
         return None
+    if instance.n * instance.m > _SAMPLED_FROM and not _may_count(limits, instance.n):
+        return None
     allowed = np.isfinite(instance.score) & (instance.slots > 0)
     rows = _Rows(limits, allowed)
     if not rows.understand():
         return None
     return _assembled(instance, rows)
+
+
+def _may_count(limits: LimitRows, n: int) -> bool:
+    """Whether a look at some agents finds no row that weighs its pairs differently; such rows are seldom idle."""
+    some = np.arange(0, n, max(1, n // _SAMPLED))
+    for layer in limits.layers:
+        row, weight = layer.row[some], layer.coefficient[some]
+        row, weight = row[(row != NO_ROW) & (weight != 0)], weight[(row != NO_ROW) & (weight != 0)]
+        least, most = np.full(limits.count, np.inf), np.full(limits.count, -np.inf)
+        np.minimum.at(least, row, weight)
+        np.maximum.at(most, row, weight)
+        if ((least < most) & (limits.bound != 0)).any():
+            return False
+    return True
 
 
 class _Rows:
@@ -193,21 +210,15 @@ class _Rows:
     def understand(self) -> bool:
         """Turn every row into bounds on a number of agents; return False where one is nothing of the kind."""
         count = self.limits.count
-        order = np.argsort(self.row, kind="stable")
-        first = np.searchsorted(self.row[order], np.arange(count + 1))
-        size = np.diff(first)
-        self.idle = size == 0
+        low, high = np.full(count, np.inf), np.full(count, -np.inf)
+        np.minimum.at(low, self.row, self.weight)
+        np.maximum.at(high, self.row, self.weight)
+        self.idle = low > high
         self.infeasible = bool((self.limits.bound[self.idle] < 0).any())
-        some = np.flatnonzero(size)
-        low, high = np.zeros(count), np.zeros(count)
-        if len(some):
-            low[some] = np.minimum.reduceat(self.weight[order], first[:-1][some])
-            high[some] = np.maximum.reduceat(self.weight[order], first[:-1][some])
-        for g in some.tolist():
-            own = order[first[g] : first[g + 1]]
+        for g in np.flatnonzero(~self.idle).tolist():
             if low[g] == high[g]:
                 self._count(g, float(low[g]))
-            elif not self._is_simple(g, own, float(low[g])):
+            elif not self._is_simple(g, np.flatnonzero(self.row == g), float(low[g])):
                 return False
         if self.forbidding or self.idle.any():
             kept = ~self.idle[self.row]
@@ -263,14 +274,11 @@ def _assembled(instance: Instance, rows: _Rows) -> LaminarNetwork | None:
         return None
     may_leave = np.ones(n, bool) if instance.penalty is None else np.isfinite(instance.penalty)
 
-    agent, model = np.nonzero(allowed)
-    leaving = np.flatnonzero(may_leave)
-    agent, model = np.append(agent, leaving), np.append(model, np.full(len(leaving), m))
-    order = np.lexsort((model, agent))
-    agent, model = agent[order], model[order]
-
     # Sets of pairs of one column each: those on a model, and those of agents, seen as the pairs to the outside.
-    counted = on_model[rows.row]
+    whole = on_model & (
+        size == allowed.sum(axis=0)[np.minimum(column, m - 1)]
+    )  # around all others of their model
+    counted = (on_model & ~whole)[rows.row]
     optional = may_leave[person]
     row = np.concatenate([rows.row[counted], team[optional]])
     key = np.concatenate(
@@ -283,12 +291,19 @@ def _assembled(instance: Instance, rows: _Rows) -> LaminarNetwork | None:
     if nested is None:
         return None
     inner, inner_row, around = nested
+    agent, model = np.nonzero(np.append(allowed, may_leave[:, None], axis=1))
     node = model.copy()
     node[np.searchsorted(agent * (m + 1) + model, inner)] = number[inner_row]
     parent = np.full(m + 1 + len(sets) + int(of_models.sum()), 0, np.int64)
     sink = len(parent)
     column[of_agents] = m
-    parent[number[sets]] = np.where(around[sets] >= 0, number[around[sets]], column[sets])
+    innermost = np.arange(m + 1)  # of the sets that are whole columns, or the column itself
+    for g in np.flatnonzero(whole).tolist():
+        parent[number[g]], innermost[column[g]] = innermost[column[g]], number[g]
+    own = node <= m
+    node[own] = innermost[node[own]]
+    parts = np.flatnonzero((on_model & ~whole) | of_agents)
+    parent[number[parts]] = np.where(around[parts] >= 0, number[around[parts]], innermost[column[parts]])
 
     # Groups of models.
     groups = np.flatnonzero(of_models)
@@ -324,8 +339,7 @@ def _assembled(instance: Instance, rows: _Rows) -> LaminarNetwork | None:
         row_sign=sign,
         row_unit=rows.unit,
         forbidding=tuple(rows.forbidding),
-        whole_models=not (of_models | of_agents).any()
-        and bool((size[on_model] == allowed.sum(axis=0)[column[on_model]]).all()),
+        whole_models=not (of_models | of_agents).any() and bool((on_model == whole).all()),
         infeasible=rows.infeasible or bool((high < low).any() or (rows.least > size).any()),
     )
 

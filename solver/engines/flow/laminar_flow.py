@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 __all__ = ["solve_laminar", "unsupported_limits"]
 
-_SECONDS_PER_ARC, _MANY_NODES = 2e-6, 10_000  # generous; nodes by which the time per arc doubles
+_SECONDS_PER_ARC, _MANY_NODES = 1e-6, 50_000  # generous; nodes by which the time per arc doubles
+_OVERHEAD_S = 1e-3
 _MAX_ARCS = 5_000_000
 _GENERATED_PAIRS = 30_000  # pairs above which floors and capacities are left to column generation
-_PHASES = 3  # flows that serving as many as possible first may take
 _SECONDS_PER_PAIR = 2e-7  # of column generation and its certificate
 
 
@@ -42,16 +42,21 @@ def unsupported_limits(instance: Instance, remaining_s: float) -> str | None:
     network = find_network(instance)
     if network is None:
         return "flow: limits are not all counts of agents whose sets are nested"
-    arcs, nodes = len(network.agent), instance.n + network.nodes
+    arcs = len(network.agent)
     if arcs > _MAX_ARCS:
         return f"flow: up to {arcs:,} arcs, at most {_MAX_ARCS:,}"
-    estimate = arcs * _SECONDS_PER_ARC * (1 + nodes / _MANY_NODES)
-    if network.whole_models and instance.n * instance.m > _GENERATED_PAIRS:
-        estimate = instance.n * instance.m * _SECONDS_PER_PAIR + instance.n * _SECONDS_PER_ARC * 5
-    estimate *= _PHASES if instance.serve_first else 1
+    estimate = _seconds(instance, network)
     if estimate > remaining_s:
         return f"flow: needs about {estimate * 1e3:.0f} ms, {max(remaining_s, 0) * 1e3:.0f} ms left"
     return None
+
+
+def _seconds(instance: Instance, network: LaminarNetwork) -> float:
+    """Return about how long one flow takes, its prices included."""
+    if network.whole_models and instance.n * instance.m > _GENERATED_PAIRS:
+        return instance.n * (instance.m * _SECONDS_PER_PAIR + 5 * _SECONDS_PER_ARC) + _OVERHEAD_S
+    nodes = instance.n + network.nodes
+    return len(network.agent) * _SECONDS_PER_ARC * (1 + nodes / _MANY_NODES) + _OVERHEAD_S
 
 
 def solve_laminar(instance: Instance, deadline: Deadline) -> Claim | None:
@@ -108,7 +113,7 @@ def _infeasible(instance: Instance) -> Claim:
 
 def _best_service(instance: Instance, network: LaminarNetwork, deadline: Deadline) -> Claim | None:
     """Return the best score among the plans that serve as well as possible."""
-    if deadline.expired():
+    if deadline.remaining_s() < _seconds(instance, network):
         return None
     order = service_order(instance)
     outside = network.model == network.outside
@@ -118,7 +123,7 @@ def _best_service(instance: Instance, network: LaminarNetwork, deadline: Deadlin
     rank = np.zeros(instance.n, np.int64) if instance.rank is None else instance.rank
     left = np.bincount(rank[network.agent[served.used]], outside[served.used], rank.max() + 1)
     fixed = network.with_left(rank, left.astype(np.int64))
-    if fixed is None or deadline.expired():
+    if fixed is None or deadline.remaining_s() < _seconds(instance, network):
         return Claim(choice=_choice(network, served), serves_most=order.exact)
     solved = _solve(instance.n, fixed, _values(instance, fixed))
     if solved is None:

@@ -7,8 +7,8 @@ afterwards, the best verified answer so far is what is returned.
 the better answer, :mod:`call` runs one call.
 """
 
-from solver.engines.portfolio.call import run, warm_up
+from solver.engines.portfolio.call import run
 from solver.engines.portfolio.incumbent import Answer
 from solver.engines.portfolio.params import PortfolioParams
 
-__all__ = ["Answer", "PortfolioParams", "run", "warm_up"]
+__all__ = ["Answer", "PortfolioParams", "run"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from solver.engines.base import ENGINES, Claim, StopReason, load_engine
+from solver.engines.base import ENGINES, Claim, StopReason, load_engine, loading_seconds
 from solver.engines.certificate import certify, verification_seconds
 from solver.engines.portfolio.choice import (
     Step,
@@ -36,24 +36,13 @@ if TYPE_CHECKING:
     from solver.clock import Deadline
     from solver.engines.lagrangian.engine import LagrangianEngine
 
-__all__ = ["run", "warm_up"]
+__all__ = ["run"]
 
 _RESERVING = "lagrangian", "cpsat", "lsap"
 """Engines that use up the time they are given."""
 
 _DEFAULTS = PortfolioParams()
-
-
-def warm_up(*engines: str) -> None:
-    """Import engines, so that the first deadline need not pay for it.
-
-    Parameters
-    ----------
-    *engines : str
-        Names; all of them by default.
-    """
-    for name in engines or ENGINES:
-        load_engine(name)
+_LOADING = "skipped {name}: loading it takes about {ms:.0f} ms; solver.warm_up() does that beforehand"
 
 
 def run(
@@ -99,7 +88,9 @@ def run(
         names = engines_by_shape(instance, deadline, params)
     elif engine in ENGINES:
         names = (engine,)
-        reason = load_engine(engine).unsupported_reason(instance, remaining_s=np.inf)
+        reason = None
+        if loading_seconds(engine) <= max(0.0, deadline.remaining_s()):
+            reason = load_engine(engine).unsupported_reason(instance, remaining_s=np.inf)
         if reason is not None:
             raise SpecError(f"engine: cannot solve this instance: {reason}")
     else:
@@ -145,6 +136,7 @@ class _Call(CallSettings):
         deadline = deadline or self.deadline
         notes: list[str] = []
         stop: StopReason | None = None
+        looked = deadline.limited and not incumbent  # the caller has
         if (
             incumbent
             and best is None
@@ -152,7 +144,7 @@ class _Call(CallSettings):
             and steps[0].engine != "greedy"
             and not answers_before_greedy(instance, steps[0].engine, deadline, self.params)
         ):
-            best = greedy_incumbent(instance, deadline, self)
+            best, looked = greedy_incumbent(instance, deadline, self), True
         for step in steps:
             if best is not None and best.certificate.optimal:
                 break
@@ -160,8 +152,11 @@ class _Call(CallSettings):
             if step.last_resort and found and not deadline.limited:
                 break
             name = step.engine
-            candidate = load_engine(name)
             own = step.within(deadline)
+            if loading_seconds(name) > max(0.0, own.remaining_s()):
+                notes.append(_LOADING.format(name=name, ms=loading_seconds(name) * 1e3))
+                continue
+            candidate = load_engine(name)
             if name in _RESERVING:
                 own = _less_verification(instance, own, self.params)
             patience_s = own.remaining_s() - self.params.margin_s
@@ -190,7 +185,9 @@ class _Call(CallSettings):
                 notes.append(f"{name}: stopped at its own limit of time; a deadline replaces it")
             best = better_verified(instance, claim, name, best, self, deadline)
             best = self._priced(instance, best, deadline)
-        best = best or greedy_incumbent(instance, deadline, self) or unsolved(instance, self)
+        if best is None and not looked:
+            best = greedy_incumbent(instance, deadline, self)
+        best = best or unsolved(instance, self)
         return replace(best, notes=tuple(notes), stopped_by=self._stop_reason(best, stop, deadline))
 
     def _priced(self, instance: Instance, answer: Answer, deadline: Deadline) -> Answer:
@@ -230,6 +227,10 @@ class _Call(CallSettings):
             best, notes = answer, answer.notes
             if (best.claim.choice >= 0).all() and not best.certificate.violations:
                 return best if not deadline.limited else self.attempt(instance, steps, hint, best=best)
+        if best is not None:
+            judging_s = self.params.phases_left * verification_seconds(instance, best.claim)
+            if deadline.remaining_s() < judging_s:
+                return replace(best, notes=notes, stopped_by=self._stop_reason(best, None, deadline))
         own = Step("", share=self.params.service_share).within(deadline)
         service = self.attempt(
             service_instance(instance, order), steps, best.claim if best else hint, deadline=own

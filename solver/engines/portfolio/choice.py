@@ -9,7 +9,7 @@ import numpy as np
 
 from solver.clock import Deadline
 from solver.engines import kernels
-from solver.engines.base import load_engine
+from solver.engines.base import load_engine, loading_seconds
 
 if TYPE_CHECKING:
     from solver.engines.portfolio.params import PortfolioParams
@@ -62,10 +62,9 @@ def coupled_steps(instance: Instance, deadline: Deadline, params: PortfolioParam
     """Return what to try on an instance with demands or limits: exact engines first where it is small."""
     pairs = instance.n * instance.m
     steps = []
-    if instance.limits is not None and instance.demand is None:
-        patience_s = deadline.remaining_s() - params.margin_s
-        if load_engine("flow").unsupported_reason(instance, remaining_s=patience_s) is None:
-            steps.append(Step("flow"))
+    counts = instance.limits is not None and instance.demand is None
+    if counts and _flow_fits(instance, deadline.remaining_s() - params.margin_s):
+        steps.append(Step("flow"))
     if pairs <= params.enumerated_pairs:
         steps.append(Step("enumeration"))
     if pairs <= params.cpsat_first_pairs:
@@ -76,13 +75,20 @@ def coupled_steps(instance: Instance, deadline: Deadline, params: PortfolioParam
     return steps
 
 
+def _flow_fits(instance: Instance, patience_s: float) -> bool:
+    """Whether the flow engine takes the instance and ends in so many seconds, its import included."""
+    loading_s = loading_seconds("flow")
+    if patience_s <= loading_s:
+        return False
+    return load_engine("flow").unsupported_reason(instance, remaining_s=patience_s - loading_s) is None
+
+
 def answers_before_greedy(
     instance: Instance, engine: str, deadline: Deadline, params: PortfolioParams
 ) -> bool:
     """Whether the engine has an answer sooner than greedy would, or one where greedy seldom has any."""
     if instance.network is not None or (engine == "flow" and instance.limits is not None):
-        patience_s = params.flow_patience_share * deadline.remaining_s()
-        return load_engine("flow").unsupported_reason(instance, remaining_s=patience_s) is None
+        return _flow_fits(instance, params.flow_patience_share * deadline.remaining_s())
     if instance.is_slots:  # answered at prices, exactly or not
         return instance.n * instance.m > params.large_pairs
     if engine != "lagrangian" or instance.penalty is None or not np.isposinf(instance.penalty).all():

@@ -58,6 +58,8 @@ class PortfolioParams(Params):
         Pairs up to which service and score are solved one after the other, with demands or limits.
     weighted_share, service_share : float
         Shares of the time left for the weighted problem at the start, and for the service problem.
+    phases_left : int
+        Verifications for which time must be left to go on once the weighted problem has been tried.
     pricing_s, pricing_s_per_pair : float
         Upper estimate of what multipliers for the report of a proven answer take.
     used_up_share : float
@@ -93,6 +95,7 @@ class PortfolioParams(Params):
     split_pairs: int = 50_000
     weighted_share: float = 0.5
     service_share: float = 0.4
+    phases_left: int = 2
     pricing_s: float = 0.004
     pricing_s_per_pair: float = 5e-6
     used_up_share: float = 0.9

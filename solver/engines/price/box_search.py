@@ -11,10 +11,12 @@ from solver.engines.price.agent_rows import Reduction
 from solver.engines.price.box_flow import solve_boxed_flow
 from solver.engines.price.smoothed_dual import newton_step
 from solver.engines.price.ties import COLDEST, hand_out_ties
+from solver.engines.price.time_left import NO_DEADLINE, flow_seconds, take_time
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from solver.clock import Deadline
     from solver.engines.price.box_duals import BoxedFlow
     from solver.engines.price.contested_arcs import Contested
     from solver.engines.price.supply import Supply
@@ -105,6 +107,7 @@ def solve_in_box(
     span: float,
     grid: float | None = None,
     may_leave: bool = False,
+    deadline: Deadline = NO_DEADLINE,
 ) -> BoxOptimum | Elsewhere:
     """Minimise the dual over a box exactly and return an optimal assignment of the contested agents.
 
@@ -128,6 +131,13 @@ def solve_in_box(
         Unit of the scores if they are whole multiples of one.
     may_leave : bool
         Give up when Newton's method aims well beyond the box or ends at a side of it.
+    deadline : Deadline
+        No step is begun that would not end before it.
+
+    Raises
+    ------
+    OutOfTimeError
+        Where the next one would not.
 
     Returns
     -------
@@ -137,17 +147,19 @@ def solve_in_box(
     if grid is not None and not is_on_grid(contested.value, grid):
         grid = None
     nest = [_whole(contested)]
-    descent = _descend(nest, supply, prices, temperature, grid, may_leave=may_leave)
+    descent = _descend(nest, supply, prices, temperature, grid, may_leave=may_leave, deadline=deadline)
     if isinstance(descent, Elsewhere):
         return descent
-    return _settle(nest, supply, *descent, span=span, grid=grid)
+    return _settle(nest, supply, *descent, span=span, grid=grid, deadline=deadline)
 
 
-def solve_whole_box(contested: Contested, supply: Supply, *, span: float) -> BoxOptimum:
+def solve_whole_box(
+    contested: Contested, supply: Supply, *, span: float, deadline: Deadline = NO_DEADLINE
+) -> BoxOptimum:
     """Minimise the dual over a box exactly without an idea where in it the optimum is: by flows alone."""
     prices = (contested.low + contested.high) / 2
     radius = (contested.high - contested.low) / 2
-    return _settle([_whole(contested)], supply, prices, radius, span=span, grid=None)
+    return _settle([_whole(contested)], supply, prices, radius, span=span, grid=None, deadline=deadline)
 
 
 def _whole(contested: Contested) -> Reduction:
@@ -164,6 +176,7 @@ def _settle(
     *,
     span: float,
     grid: float | None,
+    deadline: Deadline,
 ) -> BoxOptimum:
     """Solve the innermost box by a flow; where it binds, widen it, up to the outermost one.
 
@@ -177,6 +190,7 @@ def _settle(
         box, edge = current.contested, outer.contested
         rough = grid is None and box.arcs > _LARGE_FLOW and attempt == 0
         rounding = _ROUGH * float(np.median(box.high - box.low)) if rough else 0.0
+        take_time(deadline, flow_seconds(box.arcs))
         optimum = _flow(current, supply, prices, span * RESOLUTION, grid, rounding)
         arcs += optimum.arcs
         wants = (optimum.rises & (box.high < edge.high)) | (optimum.falls & (box.low > edge.low))
@@ -235,6 +249,7 @@ def _descend(
     grid: float | None,
     *,
     may_leave: bool,
+    deadline: Deadline,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | Elsewhere:
     """Push ever smaller boxes onto the nest; return centre and half-widths of the last.
 
@@ -252,6 +267,7 @@ def _descend(
         contested = nest[-1].contested
         if contested.arcs <= _SMALL * contested.m:
             break
+        take_time(deadline, 0.0)
         response = contested.respond(prices, temperature)
         paid, offered, slope = supply.smooth(prices, temperature)
         value = response.value + paid

@@ -8,6 +8,7 @@ See ``docs/explanation/price-engine.md`` for the method, the theory and the refe
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -21,8 +22,9 @@ from solver.engines.price.duplicate_columns import find_twins, share_out
 from solver.engines.price.estimate import estimate_prices, probe_scale, recall_prices
 from solver.engines.price.optimum import Outcome, find_optimum, solve_everything
 from solver.engines.price.repair import drop_overload
-from solver.engines.price.scarce_prices import barely_short, price_tails
+from solver.engines.price.scarce_prices import barely_short, price_tails, tails_seconds
 from solver.engines.price.supply import Supply
+from solver.engines.price.time_left import flow_seconds, hasty_seconds, tail_seconds
 from solver.problem.blocks import chunks, row_maxima
 from solver.problem.instance import UNASSIGNED
 from solver.problem.sparse import CompressedScores
@@ -47,6 +49,7 @@ _SECONDS_PER_PAIR = 8e-9  # of one thread, for exactness and its verification at
 _SECONDS_PER_CUBE = 2.5e-8  # times m³, for the linear algebra of samples
 _FEW_MODELS, _MAX_MODELS = 64, 5_000  # up to which it always has time, and has memory for their squares
 _SECONDS_PER_FIRST_MODEL = 6e-4  # the first sample takes at least, where no step can follow
+_LARGE_PAIRS = 2_000_000  # above which rough prices are better than what greedy has time for, however late
 _MOMENT = 0.01  # seconds of it that are taken even where no time is left
 
 
@@ -56,9 +59,9 @@ class PriceEngine:
     name = "price"
 
     def unsupported_reason(self, instance: Instance, *, remaining_s: float) -> str | None:
-        """Return why not: no slots, or so many models that their linear algebra alone takes too long.
+        """Return why not: no slots, or too little time even for rough prices.
 
-        With few models it answers sooner than any other engine would, even out of time.
+        On large instances with few models it answers sooner than any other engine would, even out of time.
         """
         if not instance.is_slots:
             return "price: every agent must take exactly one slot"
@@ -66,7 +69,10 @@ class PriceEngine:
         if m > _MAX_MODELS:
             return f"price: {m:,} models, at most {_MAX_MODELS:,}"
         estimate = min(m**3 * _SECONDS_PER_CUBE, m * _SECONDS_PER_FIRST_MODEL)
-        if m > _FEW_MODELS and estimate > remaining_s:
+        small = _pairs(instance) <= _LARGE_PAIRS
+        if small:
+            estimate = max(estimate if m > _FEW_MODELS else 0.0, hasty_seconds(instance, _pairs(instance)))
+        if (small or m > _FEW_MODELS) and estimate > remaining_s:
             return f"price: needs about {estimate * 1e3:.0f} ms, {max(remaining_s, 0) * 1e3:.0f} ms left"
         return None
 
@@ -81,7 +87,7 @@ class PriceEngine:
     ) -> Claim | None:
         """Return the optimum with its smallest prices, or the proof that there is none.
 
-        With a deadline too short for exactness: a feasible choice and prices that bound it. Prices of a
+        With a deadline too short for exactness: a feasible choice, and prices that bound it. Prices of a
         ``hint`` replace the samples when a look at this instance does not contradict them.
         """
         n, m = instance.n, instance.m
@@ -99,22 +105,11 @@ class PriceEngine:
             pooled = pooled.anchored()
         rows = _rows(instance, outside, pooled.closed, threads)
         scale = probe_scale(rows, generator).with_costs(pooled.cost)
-        outcome: Outcome | None
-        arcs = n * m * scale.allowed + (0 if outside is None else n)
-        if arcs <= (_THIN if arcs <= _FEW * n else _SMALL):
-            outcome = solve_everything(rows, pooled, scale)
-        else:
-            most = _agents_in_haste(instance, deadline.remaining_s(), threads)
-            estimate = None
-            if hint is not None and hint.prices is not None and hint.prices.shape == (m, 1):
-                chosen = np.append(np.arange(m) if twins is None else twins, m)[hint.choice]
-                estimate = recall_prices(rows, pooled, scale, hint.prices[:, 0], chosen, generator)
-            if most is not None:
-                estimate = estimate or estimate_prices(rows, pooled, scale, generator, most=most)
-                outcome = Outcome(choice=None, prices=estimate.prices, exact=False)
-            else:
-                estimate = estimate or _estimated(instance, rows, pooled, scale, generator, threads)
-                outcome = find_optimum(rows, pooled, scale, estimate, deadline)
+        known = None
+        if hint is not None and hint.prices is not None and hint.prices.shape == (m, 1):
+            chosen = np.append(np.arange(m) if twins is None else twins, m)[hint.choice]
+            known = hint.prices[:, 0], chosen
+        outcome = _outcome(instance, rows, pooled, scale, generator, known, deadline, threads)
         if outcome is None:
             return Claim(choice=np.full(n, UNASSIGNED, np.int64), infeasible=True)
         prices = outcome.prices
@@ -134,7 +129,7 @@ class PriceEngine:
         if twins is not None:
             choice = share_out(choice, twins, supply)
         if not outcome.exact:
-            choice = drop_overload(instance, choice, prices)
+            choice = drop_overload(instance, choice, prices, deadline)
         elif pooled.anchor is not None and instance.load_cost is None and n * m <= _PRICED_AGAIN:
             choice[choice == m] = UNASSIGNED
             return priced_claim(instance, choice)
@@ -142,6 +137,42 @@ class PriceEngine:
             prices = _price_closed(instance, choice, prices, supply.closed)
         choice[choice == m] = UNASSIGNED
         return Claim(choice=choice, prices=prices[:, None], response=response)
+
+
+def _outcome(
+    instance: Instance,
+    rows: Rows,
+    supply: Supply,
+    scale: Scale,
+    generator: np.random.Generator,
+    known: tuple[NDArray[np.float64], NDArray[np.int64]] | None,
+    deadline: Deadline,
+    threads: int,
+) -> Outcome | None:
+    """Return the optimum, or prices if there is no time for it; None if not everyone who must be served can be.
+
+    ``known`` are the prices of a similar instance and what each agent had there.
+    """
+    n = instance.n
+    arcs = n * instance.m * scale.allowed + n * instance.may_leave
+    inner = deadline
+    if deadline.limited:  # what is left is kept for a feasible choice at the prices known then
+        tail_s = tail_seconds(instance, _pairs(instance)) / threads
+        inner = replace(deadline, ends_s=deadline.ends_s - tail_s)
+    if arcs <= (_THIN if arcs <= _FEW * n else _SMALL) and inner.remaining_s() >= flow_seconds(int(arcs)):
+        return solve_everything(rows, supply, scale)
+    most = _agents_in_haste(instance, inner.remaining_s(), threads)
+    estimate = None if known is None else recall_prices(rows, supply, scale, *known, generator)
+    if most is not None:
+        estimate = estimate or estimate_prices(rows, supply, scale, generator, most=most, deadline=inner)
+        return Outcome(choice=None, prices=estimate.prices, exact=False)
+    estimate = estimate or _estimated(instance, rows, supply, scale, generator, threads, inner)
+    return find_optimum(rows, supply, scale, estimate, inner)
+
+
+def _pairs(instance: Instance) -> int:
+    score = instance.score
+    return len(score.data) if isinstance(score, CompressedScores) else instance.n * instance.m
 
 
 def _rows(
@@ -154,8 +185,7 @@ def _rows(
 
 def _agents_in_haste(instance: Instance, left_s: float, threads: int) -> float | None:
     """Return how many agents samples may have, negative for no steps at all; None if there is time for exactness."""
-    score = instance.score
-    pairs = len(score.data) if isinstance(score, CompressedScores) else instance.n * instance.m
+    pairs = _pairs(instance)
     algebra_s = instance.m**3 * _SECONDS_PER_CUBE
     if left_s >= pairs * _SECONDS_PER_PAIR / threads + algebra_s:
         return None
@@ -171,14 +201,19 @@ def _estimated(
     scale: Scale,
     generator: np.random.Generator,
     threads: int,
+    deadline: Deadline,
 ) -> Estimate:
-    """Return prices from samples, put right where samples cannot see."""
+    """Return prices from samples, put right where samples cannot see and time allows."""
     short = barely_short(instance.n, supply) if instance.may_leave and not instance.forbids else 0
-    if not short:
-        return price_tails(rows, supply, estimate_prices(rows, supply, scale, generator), short=0)
-    enough = supply.scaled(instance.n / supply.total.sum()).anchored()
-    everyone = _rows(instance, None, supply.closed, threads)
-    return price_tails(rows, supply, estimate_prices(everyone, enough, scale, generator), short=short)
+    if short:
+        everyone = _rows(instance, None, supply.closed, threads)
+        enough = supply.scaled(instance.n / supply.total.sum()).anchored()
+        estimate = estimate_prices(everyone, enough, scale, generator, deadline=deadline)
+    else:
+        estimate = estimate_prices(rows, supply, scale, generator, deadline=deadline)
+    if deadline.limited and deadline.remaining_s() < tails_seconds(rows, supply):
+        return estimate
+    return price_tails(rows, supply, estimate, short=short)
 
 
 def _is_short(instance: Instance, outside: NDArray[np.float64] | None, supply: Supply, forbids: bool) -> bool:

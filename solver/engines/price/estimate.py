@@ -11,10 +11,12 @@ from solver.engines.price.box_flow import solve_boxed_flow
 from solver.engines.price.box_search import is_on_grid, price_box
 from solver.engines.price.smoothed_dual import DenseDemand, Estimate, newton_step, price_error, sample_prices
 from solver.engines.price.ties import COLDEST
+from solver.engines.price.time_left import NO_DEADLINE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from solver.clock import Deadline
     from solver.engines.price.agent_rows import Rows
     from solver.engines.price.supply import Supply
 
@@ -37,6 +39,8 @@ _PER_MODEL = 5  # agents of the first sample
 _DENSE_SAMPLE = 100_000  # and up to which a sample is not worth reducing
 _MOVES = 3  # boxes around a sample's prices
 _PROBED = 256
+_FEW_MODELS = 64
+_GROWN = 2.0  # times that a sample takes as long as the one before, at least
 _UNITS = (1.0, 0.1, 0.01, 0.001)
 _LEVELS = 3000  # more levels of a grid than this and ties no longer matter
 _SIGMAS = 3.0  # half-width of a box in standard deviations
@@ -114,12 +118,13 @@ def estimate_prices(
     generator: np.random.Generator,
     *,
     most: float = np.inf,
+    deadline: Deadline = NO_DEADLINE,
 ) -> Estimate:
     """Return prices from stratified samples of growing size, up to ``most`` agents; rough ones if negative.
 
     The first sample is solved by a flow, which needs no starting point. Each further one starts from the
     prices and errors of the one before, is reduced to the agents contested within three standard
-    deviations, and improves on them by Newton steps.
+    deviations, and improves on them by Newton steps. None is begun that would not end before the deadline.
     """
     n = rows.n
     first, *larger = _sample_sizes(n, rows.m)
@@ -138,17 +143,32 @@ def estimate_prices(
             is_sample=True,
         )
     demand = DenseDemand(*sample.dense())
+    began = deadline.remaining_s()
     estimate = sample_prices(
-        demand, share, prices, scale.spread / 30, coolest=scale.coolest, span=scale.span, population=n
+        demand,
+        share,
+        prices,
+        scale.spread / 30,
+        coolest=scale.coolest,
+        span=scale.span,
+        population=n,
+        deadline=deadline
+        if rows.m > _FEW_MODELS
+        else NO_DEADLINE,  # with few, milliseconds that are well spent
     )
     for size in (size for size in larger if size <= most):
-        estimate = _refine(
-            rows.sample(_stratified(n, size, generator)), supply.scaled(size / n), scale, estimate, n
-        )
+        left = deadline.remaining_s()
+        if deadline.limited and _GROWN * (began - left) > left:  # the next sample takes longer than the last
+            break
+        began = left
+        sample = rows.sample(_stratified(n, size, generator))
+        estimate = _refine(sample, supply.scaled(size / n), scale, estimate, n, deadline)
     return estimate
 
 
-def _refine(sample: Rows, share: Supply, scale: Scale, estimate: Estimate, population: int) -> Estimate:
+def _refine(
+    sample: Rows, share: Supply, scale: Scale, estimate: Estimate, population: int, deadline: Deadline
+) -> Estimate:
     """Improve on an estimate by a larger sample."""
     start = heat(estimate, 0.5)
     if sample.n * sample.m <= _DENSE_SAMPLE:
@@ -160,6 +180,7 @@ def _refine(sample: Rows, share: Supply, scale: Scale, estimate: Estimate, popul
             coolest=scale.coolest,
             span=scale.span,
             population=population,
+            deadline=deadline,
         )
     radius = price_radius(estimate, sample.n, scale.span)
     prices = estimate.prices
@@ -174,10 +195,11 @@ def _refine(sample: Rows, share: Supply, scale: Scale, estimate: Estimate, popul
             span=scale.span,
             population=population,
             bounds=(low, high),
+            deadline=deadline,
         )
         prices = refined.prices
         pressed = (prices >= high) | ((prices <= low) & (low > share.cheapest))
-        if not pressed[~share.closed].any():
+        if not pressed[~share.closed].any() or deadline.expired():
             break
         radius = np.where(pressed, 2.0 * radius, radius)
     return refined

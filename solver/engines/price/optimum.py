@@ -9,6 +9,7 @@ import numpy as np
 
 from solver.engines.price.box_search import Elsewhere, price_box, solve_in_box, solve_whole_box
 from solver.engines.price.estimate import heat, price_radius
+from solver.engines.price.time_left import NO_DEADLINE, OutOfTimeError, take_time
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,6 +25,7 @@ __all__ = ["Outcome", "find_optimum", "solve_everything"]
 _PASSES = 8
 _LOOKS = 3  # of them may end after a look at where the prices want to go
 _START = 0.25  # temperature of the first step, in standard deviations of the estimate
+_PASS_S_PER_PAIR = 2e-9  # of a reducing pass
 _COMPETITIVE = 0.6  # share of all arcs that may be spent on flows of boxes before one flow takes them all
 
 
@@ -66,7 +68,7 @@ def find_optimum(
     estimate : Estimate
         Prices from samples.
     deadline : Deadline
-        Checked between passes.
+        No pass, step or flow is begun that would not end before it.
 
     Returns
     -------
@@ -81,16 +83,21 @@ def find_optimum(
     began = deadline.remaining_s()
     for attempt in range(_PASSES):
         low, high = price_box(prices, radius, supply.cheapest, np.inf, scale.grid)
-        reduction = rows.reduce(low, high)
-        found = solve_in_box(
-            reduction.contested,
-            supply,
-            np.clip(prices, low, high),
-            temperature,
-            span=scale.spread,
-            grid=scale.grid,
-            may_leave=attempt < _LOOKS and scale.grid is None and not deadline.limited,
-        )
+        try:
+            take_time(deadline, rows.n * rows.m * _PASS_S_PER_PAIR)
+            reduction = rows.reduce(low, high)
+            found = solve_in_box(
+                reduction.contested,
+                supply,
+                np.clip(prices, low, high),
+                temperature,
+                span=scale.spread,
+                grid=scale.grid,
+                may_leave=attempt < _LOOKS and scale.grid is None and not deadline.limited,
+                deadline=deadline,
+            )
+        except OutOfTimeError:
+            return Outcome(choice=None, prices=prices, exact=False)
         if isinstance(found, Elsewhere):
             prices = found.prices
             radius = np.where(found.pressed, 6.0 * radius, radius)
@@ -109,31 +116,46 @@ def find_optimum(
             break
         prices = found.centre
         radius = radius * np.where(binds, 6.0, 1.0 if attempt < _LOOKS else 2.5)
-    return solve_everything(rows, supply, scale)
+    try:
+        return solve_everything(rows, supply, scale, deadline)
+    except OutOfTimeError:
+        return Outcome(choice=None, prices=prices, exact=False)
 
 
-def solve_everything(rows: Rows, supply: Supply, scale: Scale) -> Outcome | None:
+def solve_everything(
+    rows: Rows, supply: Supply, scale: Scale, deadline: Deadline = NO_DEADLINE
+) -> Outcome | None:
     """Solve one flow on all allowed arcs; None if that proves that not everyone can be served.
 
     Where every pair is allowed no price exceeds the range of the scores, which a sample gives a good guess of. In
     general none exceeds what a chain of re-assignments through all models can be worth; for that, a proof, the
     range of all scores counts.
+
+    Raises
+    ------
+    OutOfTimeError
+        If it would not end before the deadline.
     """
     low = np.where(np.isfinite(supply.cheapest), supply.cheapest, 0.0)
     extra = float(np.ptp(supply.cost))
     likely = 1.01 * scale.span + extra
-    found = _solve_below(rows, supply, low, low + likely, scale.spread)
+    found = _solve_below(rows, supply, low, low + likely, scale.spread, deadline)
     if found is None:
         certain = (rows.m + 2) * 2.0 * (rows.span() + extra)
-        found = _solve_below(rows, supply, low, low + max(likely, certain), scale.spread)
+        found = _solve_below(rows, supply, low, low + max(likely, certain), scale.spread, deadline)
     return found
 
 
 def _solve_below(
-    rows: Rows, supply: Supply, low: NDArray[np.float64], high: NDArray[np.float64], span: float
+    rows: Rows,
+    supply: Supply,
+    low: NDArray[np.float64],
+    high: NDArray[np.float64],
+    span: float,
+    deadline: Deadline,
 ) -> Outcome | None:
     reduction = rows.reduce(low, high)
-    found = solve_whole_box(reduction.contested, supply, span=span)
+    found = solve_whole_box(reduction.contested, supply, span=span, deadline=deadline)
     if found.rises.any():
         return None
     choice = reduction.choice

@@ -11,17 +11,22 @@ from solver.problem.blocks import row_maxima
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from solver.clock import Deadline
     from solver.problem.instance import Instance
 
 __all__ = ["drop_overload"]
 
 _CANDIDATES = 3  # agents looked at for each one that has to move
 _CANDIDATES_AT_LEAST = 500
+_SECONDS_PER_PAIR = 1e-8  # of a round
+_FEW_WAITING = (
+    0.1  # of the agents: up to so many are seated whatever the clock says, which takes less than a pass
+)
 _PAIRS_AT_ONCE = 4_000_000  # of those who wait
 
 
 def drop_overload(
-    instance: Instance, choice: NDArray[np.int64], prices: NDArray[np.float64]
+    instance: Instance, choice: NDArray[np.int64], prices: NDArray[np.float64], deadline: Deadline
 ) -> NDArray[np.int64]:
     """Move agents of over-used models to models with room, those that lose least among some candidates.
 
@@ -33,6 +38,8 @@ def drop_overload(
         Model of each agent, m for unassigned.
     prices : (m,) float64
         Prices at which losses are measured.
+    deadline : Deadline
+        Beyond it nobody who waits is seated any more.
 
     Returns
     -------
@@ -65,7 +72,7 @@ def drop_overload(
     # Prices that are not exact may have kept others out who would gain: whoever is unassigned may try.
     waiting = np.flatnonzero(choice == m) if (room > 0).any() else np.zeros(0, np.int64)
     for some in np.array_split(waiting, 1 + len(waiting) * m // _PAIRS_AT_ONCE):
-        _seat(instance, choice, prices, room, some)
+        _seat(instance, choice, prices, room, some, deadline)
     return choice
 
 
@@ -75,11 +82,19 @@ def _seat(
     prices: NDArray[np.float64],
     room: NDArray[np.int64],
     waiting: NDArray[np.int64],
+    deadline: Deadline,
 ) -> None:
     """Give unassigned agents the models with room that are best for them, who gains most first; updates both arrays."""
     m = instance.m
+    many = len(waiting) > _FEW_WAITING * instance.n
+    if many and deadline.remaining_s() < len(waiting) * m * _SECONDS_PER_PAIR:
+        return _fill(instance, choice, room, waiting)
     score, stay = instance.score.take(waiting, axis=0), instance.unserved[waiting]
-    while len(waiting) and (room > 0).any():
+    for _ in range(m + 1):  # a round fills a model or seats everyone
+        if not len(waiting) or not (room > 0).any():
+            return None
+        if many and deadline.remaining_s() < len(waiting) * m * _SECONDS_PER_PAIR:
+            return _fill(instance, choice, room, waiting)
         net = np.where(room > 0, score - prices, -np.inf)
         target = net.argmax(axis=1)
         able = np.flatnonzero(net[np.arange(len(net)), target] > -np.inf)
@@ -93,5 +108,16 @@ def _seat(
         seated, order = order[fits], order[~fits]
         choice[waiting[seated]] = target[seated]
         room -= np.bincount(target[seated], minlength=m)
-        # A round fills a model or seats everyone.
         waiting, score, stay = waiting[order], score[order], stay[order]
+    return None
+
+
+def _fill(
+    instance: Instance, choice: NDArray[np.int64], room: NDArray[np.int64], waiting: NDArray[np.int64]
+) -> None:
+    """Give unassigned agents the slots that are left as they come, where they gain; O(n), updates both arrays."""
+    offered = np.repeat(np.arange(instance.m), np.maximum(room, 0))[: len(waiting)]
+    agents = waiting[: len(offered)]
+    gains = instance.scores_of(agents, offered) > instance.unserved[agents]
+    choice[agents[gains]] = offered[gains]
+    room -= np.bincount(offered[gains], minlength=instance.m)

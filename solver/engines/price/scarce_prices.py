@@ -22,9 +22,13 @@ if TYPE_CHECKING:
     from solver.engines.price.smoothed_dual import Estimate
     from solver.engines.price.supply import Supply
 
-__all__ = ["barely_short", "price_tails"]
+__all__ = ["barely_short", "price_tails", "tails_seconds"]
 
 _TINY = 2.0  # slots of a model in the last sample: with fewer it says nothing of the price
+_SECONDS_PER_PAIR, _SECONDS_PER_TINY = (
+    6e-9,
+    3e-8,
+)  # of a look at everybody; of every agent's price of such a model
 _SHORT = 12.0  # agents too many in the last sample: with fewer it says little of the level
 
 
@@ -35,6 +39,12 @@ def barely_short(agents: int, supply: Supply) -> int:
     """
     short = agents - int(supply.total.sum())
     return short if 0 < short / GROWTH < _SHORT else 0
+
+
+def tails_seconds(rows: Rows, supply: Supply) -> float:
+    """Return about how long :func:`price_tails` takes where there is something to price."""
+    tiny = int(((supply.total > 0) & (supply.total / GROWTH < _TINY)).sum())
+    return rows.n * (rows.m * _SECONDS_PER_PAIR + tiny * _SECONDS_PER_TINY)
 
 
 def price_tails(rows: Rows, supply: Supply, estimate: Estimate, *, short: int) -> Estimate:

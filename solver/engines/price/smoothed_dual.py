@@ -23,11 +23,13 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from solver.engines.price.time_left import NO_DEADLINE
 from solver.problem.blocks import row_maxima
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from solver.clock import Deadline
     from solver.engines.price.supply import Supply
 
 __all__ = ["Demand", "DenseDemand", "Estimate", "Response", "newton_step", "price_error", "sample_prices"]
@@ -37,6 +39,7 @@ _NOISE = 3.0  # standard deviations: a stage ends with a step shorter than that,
 _BACKTRACK = 0.25
 _TRUST = 4.0  # longest step, in temperatures: beyond, the curvature seen at τ says nothing
 _STEPS_PER_TEMPERATURE = 8
+_MOST_TEMPERATURES = 60  # far below where float64 is exhausted
 _ACTIVE_SETS = 10
 _FLAT = 1e-100  # curvature below which nothing is known; its inverse can still be squared
 _RIDGE = 1e-9  # of the largest curvature: keeps the common shift of all prices solvable when fill is 1
@@ -200,6 +203,7 @@ def sample_prices(
     span: float,
     population: int,
     bounds: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
+    deadline: Deadline = NO_DEADLINE,
 ) -> Estimate:
     """Follow the minimisers of the smoothed dual down in temperature, until sampling noise dominates.
 
@@ -221,6 +225,8 @@ def sample_prices(
         Number of agents the sample was drawn from.
     bounds : pair of (m,) float64, optional
         Box the prices must stay in.
+    deadline : Deadline
+        Beyond it no temperature is begun, and the last one's prices are returned.
 
     Returns
     -------
@@ -230,7 +236,7 @@ def sample_prices(
     correction = k * k * max(1.0 / k - 1.0 / population, 0.0)
     previous = None
     started = temperature
-    while True:
+    for last in range(_MOST_TEMPERATURES, -1, -1):
         best, at = np.inf, prices
         step = np.zeros(len(prices))
         for _ in range(_STEPS_PER_TEMPERATURE):
@@ -270,7 +276,8 @@ def sample_prices(
         noise = float(np.median(error[priced])) if priced.any() else 0.0
         thin = priced.any() and float(np.median((margin / enough)[priced])) < 1.0
         enough_known = not priced.any() and temperature <= _IDLE * started
-        if enough_known or temperature <= coolest or temperature <= _BELOW_NOISE * noise or thin:
+        over = last == 0 or deadline.expired()
+        if over or enough_known or temperature <= coolest or temperature <= _BELOW_NOISE * noise or thin:
             return Estimate(
                 prices=prices,
                 error=error,
@@ -279,6 +286,7 @@ def sample_prices(
                 is_sample=correction > 0,
             )
         temperature = max(temperature * _COOLING, 0.9 * _BELOW_NOISE * noise, coolest)
+    raise AssertionError("the last temperature returns")
 
 
 def price_error(

@@ -304,6 +304,6 @@ def _end_with(sentinel: int) -> None:
 
 
 def _warm() -> None:
-    from solver.engines.portfolio import warm_up
+    from solver.solution.solving import warm_up
 
     warm_up()
