@@ -20,7 +20,7 @@ _CANDIDATES = 3  # agents looked at for each one that has to move
 _CANDIDATES_AT_LEAST = 500
 _SECONDS_PER_PAIR = 1e-8  # of a round
 _FEW_WAITING = (
-    0.1  # of the agents: up to so many are seated whatever the clock says, which takes less than a pass
+    0.25  # of the agents: up to so many are seated whatever the clock says; it takes a part of a pass
 )
 _PAIRS_AT_ONCE = 4_000_000  # of those who wait
 
