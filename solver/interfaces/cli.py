@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - typer reads it at run time
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -17,9 +17,11 @@ import typer
 import solver
 from solver.errors import SpecError
 from solver.interfaces.bench.baselines import yardsticks
+from solver.interfaces.bench.bench_command import bench
 from solver.interfaces.failures import report_failure, say
 from solver.interfaces.files.assignments import known_ids, read_assignments
 from solver.interfaces.files.results import check_output, summary_of, write_results
+from solver.interfaces.http.commands import serve, token
 from solver.interfaces.options import ProblemSource, takes_problem
 from solver.interfaces.report import explanation_report, plan_report, progress_report
 from solver.interfaces.simulation.evaluate_command import evaluate
@@ -386,131 +388,11 @@ def generate(
         _wrote(path)
 
 
-@app.command()
-def bench(
-    largest: Annotated[int, typer.Option(help="Largest number of agents on the ladder.")] = 100_000,
-    repeat: Annotated[int, typer.Option(min=1, help="Runs per rung and solver; the median is shown.")] = 3,
-    gap: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="GAP instances and their best_known.csv, instead.")
-    ] = None,
-    deadlines: Annotated[str, typer.Option(help="Deadlines in ms for --gap, comma-separated.")] = "100,1000",
-    peers: Annotated[bool, typer.Option(help="Run CP-SAT and HiGHS on the --gap instances too.")] = True,
-    seed: Seed = 0,
-) -> None:
-    """Time this machine: ours beside the usual tools, in the same run.
-
-    By default a ladder of sizes against scipy and plain OR-Tools flow. With --gap, generalized assignment
-    instances under deadlines, against CP-SAT and HiGHS: gaps to the best known costs.
-
-    [bold]Examples[/bold]
-
-      solver bench --largest 10000
-
-      solver bench --gap instances --deadlines 100,1000 --no-peers
-    """
-    from solver.interfaces.bench.gap_benchmark import gap_results, gap_table
-    from solver.interfaces.bench.size_benchmark import ladder_report
-
-    if gap is not None:
-        solver.warm_up()
-        results = []
-        for one in gap_results(gap, deadlines_ms=_milliseconds(deadlines), peers=peers, seed=seed):
-            results.append(one)
-            found = "nothing" if one.gap is None else f"{one.gap:.4%}"
-            _err.print(f"{one.instance} {one.solver} {one.deadline_ms:g} ms: {found}")
-        _out.print(gap_table(results))
-        return
-    _out.print(ladder_report(largest=largest, repeat=repeat, seed=seed, on_row=_err.print))
-
-
-@app.command()
-def serve(
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; beyond this machine only with --tokens.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8080,
-    fleet: Annotated[
-        Path | None, typer.Option(help="The models, as YAML or JSON; read again when the file changes.")
-    ] = None,
-    tokens: Annotated[Path | None, typer.Option(help="Bearer tokens, as made by `solver token`.")] = None,
-    redis: Annotated[
-        str | None, typer.Option(metavar="URL", help="Share live load through a Redis server.")
-    ] = None,
-    replica: Annotated[str | None, typer.Option(help="With --redis: a name that outlives restarts.")] = None,
-    replicas: Annotated[int, typer.Option(min=1, help="With --redis: services that share the load.")] = 1,
-    demo: Annotated[bool, typer.Option("--demo", help="Invent a load, and without --fleet a fleet.")] = False,
-    solver_processes: Annotated[int, typer.Option(min=1, help="Processes that solve whole batches.")] = 1,
-    drain_s: Annotated[float, typer.Option(min=0, help="Most seconds to wait for leases at the end.")] = 5.0,
-    limit: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="Another bound, such as body_bytes=65536; may be repeated."),
-    ] = None,
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "warning",
-    log_json: Annotated[bool, typer.Option("--log-json", help="Log one JSON object a line.")] = False,
-) -> None:
-    """Serve decisions, batches and a live page over HTTP.
-
-    [bold]Examples[/bold]
-
-      solver serve --demo
-
-      solver serve --port 8080 --fleet fleet.yaml --tokens tokens.yaml --host 0.0.0.0
-
-      solver serve --fleet fleet.yaml --redis redis://localhost:6379/0 --replica a --replicas 2
-
-      solver serve --fleet fleet.yaml --limit batch_body_bytes=8000000 --limit deadline_ms=2000
-    """
-    from solver.interfaces.http.limits import limits_of
-    from solver.interfaces.http.serve import serve as run
-
-    if log_level not in ("debug", "info", "warning", "error"):
-        raise SpecError(f"log_level: expected debug, info, warning or error, got {log_level!r}")
-    _exit(
-        run(
-            host=host,
-            port=port,
-            fleet=fleet,
-            tokens=tokens,
-            redis=redis,
-            replica=replica,
-            replicas=replicas,
-            demo=demo,
-            solver_processes=solver_processes,
-            drain_s=drain_s,
-            limits=limits_of(limit or ()),
-            log_level=log_level,
-            log_json=log_json,
-        )
-    )
-
-
-@app.command()
-def token(
-    name: Annotated[str, typer.Argument(help="Whose token: shown in logs and in the audit trail.")],
-    role: Annotated[str, typer.Option(help="read, route or operate.")] = "route",
-    tokens: Annotated[Path, typer.Option(help="File that holds the hashes.")] = Path("tokens.yaml"),
-) -> None:
-    """Make a bearer token for `solver serve`, print it once, and keep its hash.
-
-    [bold]Example[/bold]
-
-      solver token gateway --role route --tokens tokens.yaml
-    """
-    from solver.interfaces.http.access import add_token
-
-    sys.stdout.write(add_token(tokens, name, role) + "\n")
-
-
+app.command()(bench)
+app.command()(serve)
+app.command()(token)
 app.command()(simulate)
 app.command()(evaluate)
-
-
-def _milliseconds(text: str) -> list[float]:
-    """Return the deadlines of a comma-separated list."""
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise SpecError(f"deadlines: expected numbers separated by commas, got {text!r}") from None
 
 
 class _Steps:

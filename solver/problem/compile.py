@@ -9,8 +9,8 @@ import numpy as np
 
 from solver.errors import SpecError, Violation
 from solver.problem.build import build_instance
-from solver.problem.fleet_scorer import PairScorer
 from solver.problem.limit_arrays import LimitArrays
+from solver.problem.pair_scorer import PairScorer
 from solver.problem.resources import with_resources
 
 if TYPE_CHECKING:

@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from solver.problem.fleet_scorer import PairScorer
     from solver.problem.limit_specs import LimitSpec, Unit
+    from solver.problem.pair_scorer import PairScorer
     from solver.problem.spec import Problem
 
 __all__ = ["LimitArrays", "concerned_agents", "concerned_models"]

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from solver.problem.fleet_scorer import PairScorer
     from solver.problem.instance import Instance
     from solver.problem.limit_specs import LimitSpec
+    from solver.problem.pair_scorer import PairScorer
     from solver.problem.spec import Problem
     from solver.solution.infeasibility import Conflict
     from solver.solution.solution import Solution

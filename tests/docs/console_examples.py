@@ -88,7 +88,7 @@ def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run a command as a user would, on 80 columns, and return what it printed and its exit code."""
     words = shlex.split(command)
     if words[0] == "solver":
-        words[:1] = [sys.executable, "-m", "solver.interfaces.cli"]
+        words[:1] = [sys.executable, "-m", "solver"]
     environment = os.environ | {"COLUMNS": "80", "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
     return subprocess.run(
         words,

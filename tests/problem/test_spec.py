@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from solver.errors import SpecError
-from solver.problem.agent_columns import Coded, agent_table
+from solver.problem.agent_columns import agent_table
 from solver.problem.agents import Agent, AgentTable
+from solver.problem.column_values import Coded
 from solver.problem.spec import Capacity, Model, Objective, Problem
 
 ONE = {"id": "x", "capacity": {"max_concurrent": 1}}

@@ -10,7 +10,7 @@ from solver.errors import MissingExtraError, SpecError
 from solver.interfaces.files.columns import ColumnKinds, Table
 from solver.interfaces.files.headers import named_columns
 from solver.interfaces.files.sources import open_file, too_large
-from solver.problem.agent_columns import Coded
+from solver.problem.column_values import Coded
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,7 +14,7 @@ from solver.interfaces.files.columns import ColumnKinds
 from solver.interfaces.files.documents import read_document
 from solver.interfaces.files.sources import Reading, content_suffix
 from solver.interfaces.files.tables import read_table
-from solver.problem.agent_columns import Coded
+from solver.problem.column_values import Coded
 from solver.problem.values import describe, did_you_mean
 
 if TYPE_CHECKING:

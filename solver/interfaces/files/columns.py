@@ -54,7 +54,7 @@ class Table:
     Parameters
     ----------
     columns : dict of str to column
-        :class:`~solver.problem.agent_columns.Coded`, masked arrays, arrays or lists.
+        :class:`~solver.problem.column_values.Coded`, masked arrays, arrays or lists.
     rows : int
         Their length.
     where : callable

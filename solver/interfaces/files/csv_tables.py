@@ -13,7 +13,7 @@ import numpy as np
 from solver.errors import SpecError
 from solver.interfaces.files.headers import named_columns
 from solver.interfaces.files.sources import content_suffix, read_text
-from solver.problem.agent_columns import Coded
+from solver.problem.column_values import Coded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from solver.errors import SpecError, Violation, ViolationKind
 from solver.interfaces.files.columns import ColumnKinds, Table
-from solver.problem.agent_columns import read_flag
+from solver.problem.column_values import read_flag
 from solver.problem.spec import Capacity, Model
 from solver.problem.values import did_you_mean
 

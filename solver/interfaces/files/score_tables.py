@@ -11,7 +11,7 @@ import numpy as np
 from solver.errors import SpecError, Violation, ViolationKind
 from solver.interfaces.files.columns import ColumnKinds
 from solver.interfaces.files.tables import Table, read_table
-from solver.problem.agent_columns import Coded, coded, list_rows, split_numbers
+from solver.problem.column_values import Coded, coded, list_rows, split_numbers
 from solver.problem.scores import ScoreTable
 from solver.problem.values import describe, did_you_mean
 
