@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from solver.engines.price.supply import Supply
+from solver.engines.slot_supply import Supply
 from solver.errors import SpecError, Violation
 from solver.scale.assignment_files import file_name
 from solver.scale.checkpoint import Checkpoint, forget, read_checkpoint, write_checkpoint

@@ -11,7 +11,7 @@ from solver.clock import Deadline
 from solver.engines.price.estimate import estimate_prices, planned_samples, probe_scale
 from solver.engines.price.optimum import find_optimum, solve_everything
 from solver.engines.price.scarce_prices import barely_short, price_tails
-from solver.engines.price.supply import Supply
+from solver.engines.slot_supply import Supply
 from solver.errors import SpecError, Violation
 from solver.scale.rows import PieceChoice, PieceRows
 from solver.scale.shard import FinishOrder

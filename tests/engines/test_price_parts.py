@@ -12,9 +12,9 @@ from solver.engines.price.agent_rows import DenseRows
 from solver.engines.price.box_flow import solve_boxed_flow
 from solver.engines.price.duplicate_columns import find_twins, share_out
 from solver.engines.price.repair import drop_overload
-from solver.engines.price.smoothed_dual import DenseDemand, newton_step
-from solver.engines.price.supply import Supply
 from solver.engines.price.time_left import NO_DEADLINE
+from solver.engines.slot_supply import Supply
+from solver.engines.smoothed_demand import DenseDemand, newton_step
 from solver.problem.build import build_instance
 
 

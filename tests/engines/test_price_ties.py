@@ -14,8 +14,8 @@ from solver.engines.price.agent_rows import DenseRows
 from solver.engines.price.box_flow import solve_boxed_flow
 from solver.engines.price.scarce_prices import barely_short, price_tails
 from solver.engines.price.smoothed_dual import Estimate
-from solver.engines.price.supply import Supply
 from solver.engines.price.ties import hand_out_ties
+from solver.engines.slot_supply import Supply
 from solver.problem.build import build_instance
 from solver.problem.instance import UNASSIGNED
 

@@ -1,6 +1,6 @@
 """OR-Tools CP-SAT: small instances of any kind, all limits included, with a proof.
 
-Everything becomes an integer, see :mod:`solver.engines.cpsat.model`: exactly where a power of ten makes it one,
+Everything becomes an integer, see :mod:`solver.engines.pair_model`: exactly where a power of ten makes it one,
 else as finely as 64 bits allow; the claimed bound carries the rounding loss.
 """
 
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.engines.base import Claim
-from solver.engines.cpsat.model import Outcome, PairModel, is_loaded, soft_rows
 from solver.engines.cpsat.openings import OpeningModel
 from solver.engines.duals import minimal_prices
 from solver.engines.network_terms import claimed_flow, principal_choice
+from solver.engines.pair_model import Outcome, PairModel, is_loaded, soft_rows
 from solver.engines.standard_form import Form, build_form
 from solver.problem.instance import UNASSIGNED, Instance
 

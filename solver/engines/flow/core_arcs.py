@@ -15,8 +15,8 @@ import numpy as np
 
 from solver.engines.duals import minimal_prices
 from solver.engines.flow.network import COARSE_BITS, FINE_BITS, Network
-from solver.engines.price.smoothed_dual import DenseDemand, newton_step
-from solver.engines.price.supply import Supply
+from solver.engines.slot_supply import Supply
+from solver.engines.smoothed_demand import DenseDemand, newton_step
 from solver.problem.blocks import row_maxima
 from solver.problem.instance import UNASSIGNED, Instance
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.engines.certificate import OPTIMALITY_TOLERANCE
-from solver.engines.cpsat.model import is_loaded
 from solver.engines.lagrangian.params import CampaignParams
 from solver.engines.lagrangian.rounding import relocate, serve_all
 from solver.engines.lagrangian.search import Search
 from solver.engines.lagrangian.weak_duality import reduced_losses
+from solver.engines.pair_model import is_loaded
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

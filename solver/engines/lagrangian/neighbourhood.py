@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.engines.cpsat.model import PairModel
+from solver.engines.pair_model import PairModel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -19,7 +19,7 @@ from solver.errors import EngineError
 
 if TYPE_CHECKING:
     from solver.engines.price.contested_arcs import Contested
-    from solver.engines.price.supply import Supply
+    from solver.engines.slot_supply import Supply
 
 __all__ = ["solve_boxed_flow"]
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from solver.engines.price.agent_rows import Reduction
 from solver.engines.price.box_flow import solve_boxed_flow
-from solver.engines.price.smoothed_dual import newton_step
 from solver.engines.price.ties import COLDEST, hand_out_ties
 from solver.engines.price.time_left import NO_DEADLINE, flow_seconds, take_time
+from solver.engines.smoothed_demand import newton_step
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from solver.clock import Deadline
     from solver.engines.price.box_duals import BoxedFlow
     from solver.engines.price.contested_arcs import Contested
-    from solver.engines.price.supply import Supply
+    from solver.engines.slot_supply import Supply
 
 __all__ = [
     "RESOLUTION",
@@ -31,26 +31,65 @@ __all__ = [
     "solve_whole_box",
 ]
 
-_SMALL = 48  # arcs per model that a flow solves as fast as a further Newton step would take
-_ROUNDS = 24
-_COOLING = 0.2
-_SETTLED = 4.0
-_SHRINKS = 0.75  # a smaller box is worth having if it drops a quarter of the arcs
-_WORTHWHILE = 0.6  # median side of a box against the one around it
-_RETRIES = 6
-_WIDEN = 6.0
-_BACKTRACK = 0.25
-_REACH = 0.5  # sides of a box that a first step may aim at
-_BEYOND = 0.1  # part of a side by which a step must miss the box to make another box worth a pass
-_PRESSING = 3.0  # agents too many or too few at a side of the box, above which its optimum lies outside
-_TRUSTED = 8.0  # temperatures that a step may be long for a smaller box to be drawn around its end
-_LONELY = 1.0  # agents within a temperature of a model's boundary, below which a Newton step knows nothing
-RESOLUTION = 1e-13  # of an agent's range of scores: what costs are rounded to, where they fit into 61 bits
-_MANY_TIES = 6  # arcs per agent on a grid above which ties are handed out rather than solved for
-_LARGE_FLOW = 4_000  # arcs from which a flow with rounded costs goes first
-_ROUGH = 2.0**-24  # of a side of the box: what it rounds costs to
-_ROUGH_RADIUS = 30.0  # roundings: how far the prices it finds may be off, with models in a chain
-_MERGED = 100.0  # times that: values closer than this are the same when merging
+_FLOW_ARCS_PER_MODEL = 48
+"""Arcs per model that a flow solves as fast as a further Newton step would take."""
+
+_MOST_BOX_STEPS = 24
+"""Newton steps at most."""
+
+_BOX_COOLING = 0.2
+"""Factor between two temperatures."""
+
+_SETTLED_STEP = 4.0
+"""Step length, in temperatures, below which the temperature falls."""
+
+_WORTHWHILE_ARCS = 0.75
+"""Share of the arcs left by a smaller box up to which it is worth having."""
+
+_WORTHWHILE_SIDE = 0.6
+"""Median side of a box, relative to the one around it, up to which it is worth a reduction."""
+
+_MOST_WIDENINGS = 6
+"""Times that a box that binds is widened."""
+
+_WIDENING = 6.0
+"""Factor on the sides at which it binds."""
+
+_BOX_SHORTENING = 0.25
+"""Factor on a step that did not lower the dual."""
+
+_REACH = 0.5
+"""Sides of a box that a first step may aim at."""
+
+_BEYOND = 0.1
+"""Share of a side by which a step must miss the box for another box to be worth a pass."""
+
+_PRESSING = 3.0
+"""Agents too many or too few at a side of the box above which its optimum lies outside."""
+
+_TRUSTED_STEP = 8.0
+"""Step length, in temperatures, up to which a smaller box is drawn around its end."""
+
+_UNINFORMED_BELOW = 1.0
+"""Agents within a temperature of a model's boundary below which a Newton step has no information."""
+
+RESOLUTION = 1e-13
+"""Unit that costs are rounded to where they fit into 61 bits, relative to an agent's range of scores."""
+
+_MANY_TIES = 6
+"""Arcs per agent on a grid above which ties are handed out rather than solved for."""
+
+_LARGE_FLOW = 4_000
+"""Arcs from which a flow with rounded costs is solved first."""
+
+_ROUGH_UNIT = 2.0**-24
+"""Unit of those costs, relative to a side of the box."""
+
+_ROUGH_RADIUS = 30.0
+"""Units by which the prices of that flow may be off, with models in a chain."""
+
+_MERGED_UNITS = 100.0
+"""Units of the resolution within which values are the same when agents are merged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,18 +224,22 @@ def _settle(
     """
     outer = nest[0]
     arcs = 0
-    for attempt in range(_RETRIES + 1):
+    for attempt in range(_MOST_WIDENINGS + 1):
         current = nest[-1]
         box, edge = current.contested, outer.contested
         rough = grid is None and box.arcs > _LARGE_FLOW and attempt == 0
-        rounding = _ROUGH * float(np.median(box.high - box.low)) if rough else 0.0
+        rounding = _ROUGH_UNIT * float(np.median(box.high - box.low)) if rough else 0.0
         take_time(deadline, flow_seconds(box.arcs))
         optimum = _flow(current, supply, prices, span * RESOLUTION, grid, rounding)
         arcs += optimum.arcs
         wants = (optimum.rises & (box.high < edge.high)) | (optimum.falls & (box.low > edge.low))
         prices = optimum.centre
         if wants.any():
-            wider = np.inf if attempt >= _RETRIES // 2 else np.maximum(_WIDEN * radius, 1.5 * (grid or 0.0))
+            wider = (
+                np.inf
+                if attempt >= _MOST_WIDENINGS // 2
+                else np.maximum(_WIDENING * radius, 1.5 * (grid or 0.0))
+            )
             radius = np.where(wants, wider, 1.5 * radius)
         elif not optimum.exact:
             radius = np.full(len(prices), _ROUGH_RADIUS * rounding)
@@ -205,7 +248,7 @@ def _settle(
         low, high = price_box(prices, radius, edge.low, edge.high, grid)
         while len(nest) > 1 and not _covers(nest[-1].contested, low, high):
             nest.pop()
-        nest.append(outer if attempt == _RETRIES - 1 else nest[-1].inside(low, high))
+        nest.append(outer if attempt == _MOST_WIDENINGS - 1 else nest[-1].inside(low, high))
     return replace(optimum, arcs=arcs)
 
 
@@ -263,16 +306,16 @@ def _descend(
     at = prices
     step = excess = np.zeros(len(prices))
     stalled = 0
-    for attempt in range(_ROUNDS):
+    for attempt in range(_MOST_BOX_STEPS):
         contested = nest[-1].contested
-        if contested.arcs <= _SMALL * contested.m:
+        if contested.arcs <= _FLOW_ARCS_PER_MODEL * contested.m:
             break
         take_time(deadline, 0.0)
         response = contested.respond(prices, temperature)
         paid, offered, slope = supply.smooth(prices, temperature)
         value = response.value + paid
         if value > best + 1e-12 * abs(best):
-            step = step * _BACKTRACK
+            step = step * _BOX_SHORTENING
             prices = at + step
             continue
         best, at = value, prices
@@ -289,12 +332,12 @@ def _descend(
         ).any():  # drawn too small: back to the one around it
             nest.pop()
             contested = nest[-1].contested
-            radius = np.where(pinned, _WIDEN * radius, radius)
+            radius = np.where(pinned, _WIDENING * radius, radius)
         low, high = contested.low - prices, contested.high - prices
         if supply.anchor is not None:
             low[supply.anchor] = high[supply.anchor] = 0.0
         # Balanced to an agent or two with nobody near the boundary: the flow will settle it, few arcs are open.
-        lonely = (curvature.diagonal() * temperature < _LONELY) & (np.abs(excess) <= 2.0)
+        lonely = (curvature.diagonal() * temperature < _UNINFORMED_BELOW) & (np.abs(excess) <= 2.0)
         low[lonely] = high[lonely] = 0.0
         step = newton_step(curvature, excess, low, high)
         prices = prices + step
@@ -303,12 +346,12 @@ def _descend(
         # Room for the whole step, so that going back stays inside; a step far beyond what T shows says nothing.
         reach = np.abs(step)
         shorter = np.minimum(radius, reach + 3.0 * temperature + spread)
-        radius = np.where(reach <= _TRUSTED * temperature, shorter, np.maximum(radius, reach))
-        settled = np.abs(step).max() <= (_SETTLED if temperature > coolest else 1.0) * temperature
+        radius = np.where(reach <= _TRUSTED_STEP * temperature, shorter, np.maximum(radius, reach))
+        settled = np.abs(step).max() <= (_SETTLED_STEP if temperature > coolest else 1.0) * temperature
         ratio = float(np.median(2 * radius / np.maximum(contested.high - contested.low, 1e-300)))
-        if ratio <= _WORTHWHILE:
+        if ratio <= _WORTHWHILE_SIDE:
             smaller = nest[-1].inside(*price_box(prices, radius, contested.low, contested.high, grid))
-            if smaller.contested.arcs < _SHRINKS * contested.arcs:
+            if smaller.contested.arcs < _WORTHWHILE_ARCS * contested.arcs:
                 nest.append(smaller)
                 stalled = 0
             else:
@@ -318,7 +361,7 @@ def _descend(
         if settled or (stalled and temperature > coolest):
             if temperature <= coolest or float(np.median(curvature.diagonal())) * temperature < 1.0:
                 break
-            temperature = max(temperature * _COOLING, coolest)
+            temperature = max(temperature * _BOX_COOLING, coolest)
             best = np.inf
     if may_leave:
         pressed = _at_a_side(outermost, at, excess) & ((excess > 0) | (outermost.low > supply.cheapest))
@@ -364,7 +407,7 @@ def _flow(
 ) -> BoxOptimum:
     """Solve the flow of a reduction, identical agents merged, and hand the flow out."""
     contested = reduction.contested
-    merged = contested.merged(_MERGED * resolution)
+    merged = contested.merged(_MERGED_UNITS * resolution)
     problem, home = (contested, None) if merged is None else merged
     solved: BoxedFlow | None = None
     if grid is not None and home is None and problem.arcs > max(_LARGE_FLOW, _MANY_TIES * problem.groups):

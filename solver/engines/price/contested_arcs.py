@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from solver.engines.price.smoothed_dual import Response
+from solver.engines.smoothed_demand import Response
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

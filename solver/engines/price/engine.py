@@ -23,8 +23,8 @@ from solver.engines.price.estimate import estimate_prices, probe_scale, recall_p
 from solver.engines.price.optimum import Outcome, find_optimum, solve_everything
 from solver.engines.price.repair import drop_overload
 from solver.engines.price.scarce_prices import barely_short, price_tails, tails_seconds
-from solver.engines.price.supply import Supply
 from solver.engines.price.time_left import flow_seconds, hasty_seconds, tail_seconds
+from solver.engines.slot_supply import Supply
 from solver.problem.blocks import chunks, row_maxima
 from solver.problem.instance import UNASSIGNED
 from solver.problem.sparse import CompressedScores
@@ -41,16 +41,39 @@ if TYPE_CHECKING:
 
 __all__ = ["PriceEngine"]
 
-_SMALL = 15_000  # allowed arcs up to which one flow on all of them is faster than sampling
-_THIN, _FEW = 60_000, 6  # the same where an agent has only a few arcs
-_PRICED_AGAIN = 100_000  # pairs up to which the smallest prices are recomputed when all slots are sold
-_HASTE = 0.2  # of the time left goes into samples when there is none for exactness
-_SECONDS_PER_PAIR = 8e-9  # of one thread, for exactness and its verification at large
-_SECONDS_PER_CUBE = 2.5e-8  # times m³, for the linear algebra of samples
-_FEW_MODELS, _MAX_MODELS = 64, 5_000  # up to which it always has time, and has memory for their squares
-_SECONDS_PER_FIRST_MODEL = 6e-4  # the first sample takes at least, where no step can follow
+_FLOW_ARCS = 15_000
+"""Allowed arcs up to which one flow on all of them is faster than sampling."""
+
+_FLOW_ARCS_SPARSE = 60_000
+"""The same where an agent has at most `_SPARSE_ARCS` arcs."""
+
+_SPARSE_ARCS = 6
+"""Arcs per agent up to which an instance is sparse."""
+
+_REPRICED_PAIRS = 100_000
+"""Pairs up to which the smallest prices are recomputed when all slots are sold."""
+
+_SAMPLING_SHARE = 0.2
+"""Share of the time left that goes into samples when there is too little for exactness."""
+
+_EXACT_S_PER_PAIR = 8e-9
+"""Seconds per pair, on one thread, for exactness and its verification on large instances."""
+
+_SECONDS_PER_CUBE = 2.5e-8
+"""Seconds times m³ for the linear algebra of samples."""
+
+_FEW_MODELS = 64
+"""Models up to which there is always time for it."""
+
+_MOST_PRICED_MODELS = 5_000
+"""Models at most: the linear algebra takes memory for their square."""
+
+_SECONDS_PER_FIRST_MODEL = 6e-4
+"""Seconds per model that the first sample takes at least, where no step can follow."""
+
 _LARGE_PAIRS = 2_000_000  # above which rough prices are better than what greedy has time for, however late
-_MOMENT = 0.01  # seconds of it that are taken even where no time is left
+_LEAST_ALGEBRA_S = 0.01
+"""Seconds of linear algebra that are spent even where no time is left."""
 
 
 class PriceEngine:
@@ -66,8 +89,8 @@ class PriceEngine:
         if not instance.is_slots:
             return "price: every agent must take exactly one slot"
         m = instance.m
-        if m > _MAX_MODELS:
-            return f"price: {m:,} models, at most {_MAX_MODELS:,}"
+        if m > _MOST_PRICED_MODELS:
+            return f"price: {m:,} models, at most {_MOST_PRICED_MODELS:,}"
         estimate = min(m**3 * _SECONDS_PER_CUBE, m * _SECONDS_PER_FIRST_MODEL)
         small = _pairs(instance) <= _LARGE_PAIRS
         if small:
@@ -130,7 +153,7 @@ class PriceEngine:
             choice = share_out(choice, twins, supply)
         if not outcome.exact:
             choice = drop_overload(instance, choice, prices, deadline)
-        elif pooled.anchor is not None and instance.load_cost is None and n * m <= _PRICED_AGAIN:
+        elif pooled.anchor is not None and instance.load_cost is None and n * m <= _REPRICED_PAIRS:
             choice[choice == m] = UNASSIGNED
             return priced_claim(instance, choice)
         if supply.closed.any():
@@ -159,7 +182,9 @@ def _outcome(
     if deadline.limited:  # what is left is kept for a feasible choice at the prices known then
         tail_s = tail_seconds(instance, _pairs(instance)) / threads
         inner = replace(deadline, ends_s=deadline.ends_s - tail_s)
-    if arcs <= (_THIN if arcs <= _FEW * n else _SMALL) and inner.remaining_s() >= flow_seconds(int(arcs)):
+    if arcs <= (
+        _FLOW_ARCS_SPARSE if arcs <= _SPARSE_ARCS * n else _FLOW_ARCS
+    ) and inner.remaining_s() >= flow_seconds(int(arcs)):
         return solve_everything(rows, supply, scale)
     most = _agents_in_haste(instance, inner.remaining_s(), threads)
     estimate = None if known is None else recall_prices(rows, supply, scale, *known, generator)
@@ -187,11 +212,11 @@ def _agents_in_haste(instance: Instance, left_s: float, threads: int) -> float |
     """Return how many agents samples may have, negative for no steps at all; None if there is time for exactness."""
     pairs = _pairs(instance)
     algebra_s = instance.m**3 * _SECONDS_PER_CUBE
-    if left_s >= pairs * _SECONDS_PER_PAIR / threads + algebra_s:
+    if left_s >= pairs * _EXACT_S_PER_PAIR / threads + algebra_s:
         return None
-    if algebra_s > max(left_s, _MOMENT):
+    if algebra_s > max(left_s, _LEAST_ALGEBRA_S):
         return -1.0
-    return _HASTE * max(left_s - algebra_s, 0.0) * instance.n / (_SECONDS_PER_PAIR * pairs)
+    return _SAMPLING_SHARE * max(left_s - algebra_s, 0.0) * instance.n / (_EXACT_S_PER_PAIR * pairs)
 
 
 def _estimated(

@@ -9,16 +9,17 @@ import numpy as np
 
 from solver.engines.price.box_flow import solve_boxed_flow
 from solver.engines.price.box_search import is_on_grid, price_box
-from solver.engines.price.smoothed_dual import DenseDemand, Estimate, newton_step, price_error, sample_prices
+from solver.engines.price.smoothed_dual import Estimate, price_error, sample_prices
 from solver.engines.price.ties import COLDEST
 from solver.engines.price.time_left import NO_DEADLINE
+from solver.engines.smoothed_demand import DenseDemand, newton_step
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.clock import Deadline
     from solver.engines.price.agent_rows import Rows
-    from solver.engines.price.supply import Supply
+    from solver.engines.slot_supply import Supply
 
 __all__ = [
     "GROWTH",
@@ -34,29 +35,64 @@ __all__ = [
 GROWTH = 8
 """Ratio of neighbouring sample sizes, the last being all agents; errors shrink by its square root."""
 
-_FIRST_SAMPLE = 125, 250  # at least and at most
-_PER_MODEL = 5  # agents of the first sample
-_DENSE_SAMPLE = 100_000  # and up to which a sample is not worth reducing
-_MOVES = 3  # boxes around a sample's prices
-_PROBED = 256
+_FIRST_SAMPLE = 125, 250
+"""Agents of the first sample, at least and at most."""
+
+_SAMPLED_PER_MODEL = 5
+"""Agents of the first sample for each model."""
+
+_DENSE_SAMPLE_PAIRS = 100_000
+"""Pairs up to which a sample is not worth reducing."""
+
+_MOST_BOXES = 3
+"""Boxes around a sample's prices at most."""
+
+_PROBED_AGENTS = 256
+"""Agents that tell range and grid of the scores."""
+
 _FEW_MODELS = 64
 _GROWN = 2.0  # times that a sample takes as long as the one before, at least
-_UNITS = (1.0, 0.1, 0.01, 0.001)
-_LEVELS = 3000  # more levels of a grid than this and ties no longer matter
-_SIGMAS = 3.0  # half-width of a box in standard deviations
-_HEAT = 2.0  # and in temperatures: how far a tie can hold the smoothed prices off the exact ones
-_COARSE = 1e-5  # of the range of scores: what the first sample's flow rounds costs to
-_REMEMBERED = 8_000  # agents that judge remembered prices
-_UNCHANGED = 1e-9  # of the range of scores: what an agent may forgo by rounding
-_JUDGED_AT = 1 / 400  # of an agent's range of scores: temperature of the look at remembered prices
-_MOSTLY_THE_SAME = 0.2  # share of agents whose choice has changed, up to which only the capacities may have
-_SLOTS_MOVED = 1e-3  # of a model's agents: fewer slots more or less are within the error anyway
-_MOVED_AT, _MOVES_AT_MOST = (
-    1 / 100,
-    12,
-)  # of an agent's range of scores: temperature of these steps, and their number
-_MISJUDGED = 0.04  # of a move: standard deviation of what a sample says of it
-_DRIFT = 5.0  # standard deviations beyond which remembered prices are forgotten
+_GRID_UNITS = (1.0, 0.1, 0.01, 0.001)
+"""Units of a grid that are recognised."""
+
+_MOST_LEVELS = 3000
+"""Levels of a grid above which ties no longer matter."""
+
+_SIGMAS = 3.0
+"""Half-width of a box, in standard deviations."""
+
+_TIE_TEMPERATURES = 2.0
+"""Additional half-width, in temperatures: how far a tie can hold smoothed prices off the exact ones."""
+
+_COARSE_UNIT = 1e-5
+"""Unit that the first sample's flow rounds costs to, relative to the range of scores."""
+
+_JUDGING_AGENTS = 8_000
+"""Agents that judge remembered prices."""
+
+_FORGONE_ROUNDING = 1e-9
+"""Amount, relative to the range of scores, that an agent may forgo by rounding."""
+
+_JUDGING_TEMPERATURE = 1 / 400
+"""Temperature at which remembered prices are judged, relative to an agent's range of scores."""
+
+_CHANGED_SHARE = 0.2
+"""Share of agents whose choice has changed up to which only the capacities may have changed."""
+
+_SLOT_CHANGE_SHARE = 1e-3
+"""Change of slots, relative to a model's agents, below which it is within the error anyway."""
+
+_MOVING_TEMPERATURE = 1 / 100
+"""Temperature of the steps that follow a change of capacities, relative to an agent's range of scores."""
+
+_MOST_MOVING_STEPS = 12
+"""Number of these steps at most."""
+
+_MOVE_ERROR = 0.04
+"""Standard deviation of what a sample says of a move, relative to the move."""
+
+_LARGEST_DRIFT = 5.0
+"""Standard deviations beyond which remembered prices are discarded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +131,7 @@ class Scale:
 
 def probe_scale(rows: Rows, generator: np.random.Generator) -> Scale:
     """Look at a few random agents."""
-    score, outside = rows.sample(_stratified(rows.n, min(rows.n, _PROBED), generator)).dense()
+    score, outside = rows.sample(_stratified(rows.n, min(rows.n, _PROBED_AGENTS), generator)).dense()
     seen = np.isfinite(score)
     finite = score[seen]
     levels = float(np.ptp(finite)) if len(finite) else 0.0
@@ -107,7 +143,7 @@ def probe_scale(rows: Rows, generator: np.random.Generator) -> Scale:
     widest = np.where(seen, score, -np.inf).max(axis=1) - np.where(seen, score, np.inf).min(axis=1)
     widest = widest[widest > 0]
     spread = min(span, float(np.median(widest))) if len(widest) else span
-    units = (unit for unit in _UNITS if levels / unit < _LEVELS and is_on_grid(finite, unit))
+    units = (unit for unit in _GRID_UNITS if levels / unit < _MOST_LEVELS and is_on_grid(finite, unit))
     return Scale(span=span, spread=spread, grid=next(units, None), allowed=float(seen.mean()))
 
 
@@ -132,7 +168,7 @@ def estimate_prices(
     share = supply.scaled(first / n)
     low = np.where(np.isfinite(supply.cheapest), supply.cheapest, 0.0)
     contested = sample.reduce(low, low + scale.span).contested
-    prices = solve_boxed_flow(contested, share.rounded(first), resolution=_COARSE * scale.span).centre
+    prices = solve_boxed_flow(contested, share.rounded(first), resolution=_COARSE_UNIT * scale.span).centre
     if most < 0:  # no time even for steps on the first sample
         unknown = np.full(rows.m, scale.span)
         return Estimate(
@@ -171,7 +207,7 @@ def _refine(
 ) -> Estimate:
     """Improve on an estimate by a larger sample."""
     start = heat(estimate, 0.5)
-    if sample.n * sample.m <= _DENSE_SAMPLE:
+    if sample.n * sample.m <= _DENSE_SAMPLE_PAIRS:
         return sample_prices(
             DenseDemand(*sample.dense()),
             share,
@@ -184,7 +220,7 @@ def _refine(
         )
     radius = price_radius(estimate, sample.n, scale.span)
     prices = estimate.prices
-    for _ in range(_MOVES):
+    for _ in range(_MOST_BOXES):
         low, high = price_box(prices, radius, share.cheapest, np.inf, None)
         refined = sample_prices(
             sample.reduce(low, high).contested,
@@ -234,7 +270,7 @@ def recall_prices(
         contradicts them or is all there is.
     """
     n = rows.n
-    k = min(_REMEMBERED, n // GROWTH)
+    k = min(_JUDGING_AGENTS, n // GROWTH)
     if k < _FIRST_SAMPLE[0]:
         return None
     looked_at = _stratified(n, k, generator)
@@ -242,7 +278,7 @@ def recall_prices(
     demand = DenseDemand(score, outside)
     share = supply.scaled(k / n)
     start = np.maximum(remembered, supply.cheapest)
-    temperature = max(_JUDGED_AT * scale.spread, scale.coolest)
+    temperature = max(_JUDGING_TEMPERATURE * scale.spread, scale.coolest)
     response = demand.respond(start, temperature)
     _, offered, slope = share.smooth(start, temperature)
     curvature = response.curvature + np.diag(slope)
@@ -255,11 +291,11 @@ def recall_prices(
         low[supply.anchor] = high[supply.anchor] = 0.0
     error = price_error(curvature, response, excess, held, k, k * k * (1.0 / k - 1.0 / n))
     step = newton_step(curvature, excess, low, high)
-    contradicted = bool((np.abs(step) > _DRIFT * error + 2.0 * temperature).any())
+    contradicted = bool((np.abs(step) > _LARGEST_DRIFT * error + 2.0 * temperature).any())
     net = np.column_stack([score - start, np.full(k, -np.inf) if outside is None else outside])
     forgone = net.max(axis=1) - net[np.arange(k), chosen[looked_at]]
-    changed = int((forgone > _UNCHANGED * scale.span).sum()) + 1
-    if supply.anchor is None and changed <= _MOSTLY_THE_SAME * k:
+    changed = int((forgone > _FORGONE_ROUNDING * scale.span).sum()) + 1
+    if supply.anchor is None and changed <= _CHANGED_SHARE * k:
         load = np.bincount(chosen, minlength=rows.m + 1)[: rows.m].astype(np.float64)
         moved = _moved_prices(demand, supply, scale, start, load, n / k)
     else:
@@ -271,7 +307,7 @@ def recall_prices(
     error = np.minimum(shrink * np.sqrt(fresh) * error, scale.span)
     shift = np.abs(moved)
     if (shift > 0.0).any():
-        error = np.maximum(error, _MISJUDGED * (shift + float(np.median(shift[shift > 0.0]))))
+        error = np.maximum(error, _MOVE_ERROR * (shift + float(np.median(shift[shift > 0.0]))))
         error = np.minimum(error, scale.span)
     moving = error[error > 0]
     cool = 0.35 * float(np.median(moving)) if len(moving) else 0.0
@@ -312,12 +348,12 @@ def _moved_prices(
     """
     _, offered, _ = supply.smooth(start, scale.coolest)
     short = np.where(start > supply.cheapest, np.abs(load - offered), load - offered)
-    if not (short > _SLOTS_MOVED * np.maximum(load, 1.0)).any():
+    if not (short > _SLOT_CHANGE_SHARE * np.maximum(load, 1.0)).any():
         return np.zeros(len(start))
-    temperature = max(_MOVED_AT * scale.spread, scale.coolest)
+    temperature = max(_MOVING_TEMPERATURE * scale.spread, scale.coolest)
     before = demand.respond(start, temperature).load
     prices = start
-    for _ in range(_MOVES_AT_MOST):
+    for _ in range(_MOST_MOVING_STEPS):
         response = demand.respond(prices, temperature)
         _, offered, slope = supply.smooth(prices, temperature)
         excess = load + (response.load - before) * represents - offered
@@ -337,13 +373,17 @@ def planned_samples(
     Where rows are expensive to visit, as in files, one pass can then collect all samples.
     """
     first, *larger = _sample_sizes(n, m)
-    sizes = [min(n, _PROBED), *([] if first == n else [first]), *(size for size in larger if size <= most)]
+    sizes = [
+        min(n, _PROBED_AGENTS),
+        *([] if first == n else [first]),
+        *(size for size in larger if size <= most),
+    ]
     return [_stratified(n, size, generator) for size in sizes]
 
 
 def price_radius(estimate: Estimate, agents: int, span: float) -> NDArray[np.float64]:
     """Return the half-widths of a box that holds the prices of ``agents`` agents, most likely."""
-    radius = _SIGMAS * estimate.error + _HEAT * estimate.temperature
+    radius = _SIGMAS * estimate.error + _TIE_TEMPERATURES * estimate.temperature
     if not estimate.is_sample:  # not a sample: what remains is the distance from one agent to the next
         radius += 4.0 / np.maximum(estimate.curvature.diagonal() * agents, 1e-300)
     return np.minimum(radius, span)
@@ -358,7 +398,7 @@ def heat(estimate: Estimate, share: float) -> float:
 
 def _sample_sizes(n: int, m: int) -> list[int]:
     least, most = _FIRST_SAMPLE
-    first = min(max(_PER_MODEL * m, least), most)
+    first = min(max(_SAMPLED_PER_MODEL * m, least), most)
     if n <= 2 * first:
         return [n]
     sizes = [n // GROWTH]

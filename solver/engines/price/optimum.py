@@ -18,15 +18,22 @@ if TYPE_CHECKING:
     from solver.engines.price.agent_rows import Choice, Rows
     from solver.engines.price.estimate import Scale
     from solver.engines.price.smoothed_dual import Estimate
-    from solver.engines.price.supply import Supply
+    from solver.engines.slot_supply import Supply
 
 __all__ = ["Outcome", "find_optimum", "solve_everything"]
 
-_PASSES = 8
-_LOOKS = 3  # of them may end after a look at where the prices want to go
-_START = 0.25  # temperature of the first step, in standard deviations of the estimate
+_MOST_PASSES = 8
+"""Reducing passes at most before one flow takes all arcs."""
+
+_RECENTRED_PASSES = 3
+"""Passes that may stop early and re-centre the box."""
+
+_FIRST_TEMPERATURE = 0.25
+"""Temperature of the first step, in standard deviations of the estimate."""
+
 _PASS_S_PER_PAIR = 2e-9  # of a reducing pass
-_COMPETITIVE = 0.6  # share of all arcs that may be spent on flows of boxes before one flow takes them all
+_BOX_ARCS_SHARE = 0.6
+"""Share of all arcs that may be spent on flows of boxes before one flow takes them all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,11 +84,11 @@ def find_optimum(
     """
     radius = price_radius(estimate, rows.n, scale.span)
     prices = estimate.prices
-    temperature = max(heat(estimate, _START), scale.coolest)
+    temperature = max(heat(estimate, _FIRST_TEMPERATURE), scale.coolest)
     arcs = scale.allowed * rows.n * rows.m
     spent = 0
     began = deadline.remaining_s()
-    for attempt in range(_PASSES):
+    for attempt in range(_MOST_PASSES):
         low, high = price_box(prices, radius, supply.cheapest, np.inf, scale.grid)
         try:
             take_time(deadline, rows.n * rows.m * _PASS_S_PER_PAIR)
@@ -93,7 +100,7 @@ def find_optimum(
                 temperature,
                 span=scale.spread,
                 grid=scale.grid,
-                may_leave=attempt < _LOOKS and scale.grid is None and not deadline.limited,
+                may_leave=attempt < _RECENTRED_PASSES and scale.grid is None and not deadline.limited,
                 deadline=deadline,
             )
         except OutOfTimeError:
@@ -112,10 +119,10 @@ def find_optimum(
             remaining = deadline.remaining_s()
             if 2.5 * (began - remaining) / (attempt + 1) > remaining:
                 return Outcome(choice=choice, prices=found.centre, exact=False)
-        if spent > _COMPETITIVE * arcs:
+        if spent > _BOX_ARCS_SHARE * arcs:
             break
         prices = found.centre
-        radius = radius * np.where(binds, 6.0, 1.0 if attempt < _LOOKS else 2.5)
+        radius = radius * np.where(binds, 6.0, 1.0 if attempt < _RECENTRED_PASSES else 2.5)
     try:
         return solve_everything(rows, supply, scale, deadline)
     except OutOfTimeError:

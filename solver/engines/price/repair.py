@@ -16,13 +16,18 @@ if TYPE_CHECKING:
 
 __all__ = ["drop_overload"]
 
-_CANDIDATES = 3  # agents looked at for each one that has to move
-_CANDIDATES_AT_LEAST = 500
+_CANDIDATES_PER_MOVE = 3
+"""Agents considered for each one that has to move."""
+
+_LEAST_CANDIDATES = 500
+"""Agents considered at least."""
+
 _SECONDS_PER_PAIR = 1e-8  # of a round
 _FEW_WAITING = (
     0.25  # of the agents: up to so many are seated whatever the clock says; it takes a part of a pass
 )
-_PAIRS_AT_ONCE = 4_000_000  # of those who wait
+_PAIRS_AT_ONCE = 4_000_000
+"""Pairs of unassigned agents looked at in one block."""
 
 
 def drop_overload(
@@ -61,7 +66,7 @@ def drop_overload(
     for j in np.flatnonzero(room < 0):
         agents = order[start[j] : start[j] + load[j]]
         over = int(-room[j])
-        agents = agents[:: max(1, len(agents) // max(_CANDIDATES * over, _CANDIDATES_AT_LEAST))]
+        agents = agents[:: max(1, len(agents) // max(_CANDIDATES_PER_MOVE * over, _LEAST_CANDIDATES))]
         net = instance.score.take(agents, axis=0) - prices
         rival = row_maxima(np.where(room > 0, net, -np.inf))
         loss = net[:, j] - np.maximum(rival, instance.unserved[agents])

@@ -20,16 +20,19 @@ if TYPE_CHECKING:
 
     from solver.engines.price.agent_rows import Rows
     from solver.engines.price.smoothed_dual import Estimate
-    from solver.engines.price.supply import Supply
+    from solver.engines.slot_supply import Supply
 
 __all__ = ["barely_short", "price_tails", "tails_seconds"]
 
-_TINY = 2.0  # slots of a model in the last sample: with fewer it says nothing of the price
+_TINY_SLOTS = 2.0
+"""Slots of a model in the last sample below which the sample says nothing of its price."""
+
 _SECONDS_PER_PAIR, _SECONDS_PER_TINY = (
     6e-9,
     3e-8,
 )  # of a look at everybody; of every agent's price of such a model
-_SHORT = 12.0  # agents too many in the last sample: with fewer it says little of the level
+_LITTLE_SHORTAGE = 12.0
+"""Agents too many in the last sample below which it says little of the level of prices."""
 
 
 def barely_short(agents: int, supply: Supply) -> int:
@@ -38,12 +41,12 @@ def barely_short(agents: int, supply: Supply) -> int:
     Samples are then better drawn as if there were enough, and the level of prices found afterwards.
     """
     short = agents - int(supply.total.sum())
-    return short if 0 < short / GROWTH < _SHORT else 0
+    return short if 0 < short / GROWTH < _LITTLE_SHORTAGE else 0
 
 
 def tails_seconds(rows: Rows, supply: Supply) -> float:
     """Return about how long :func:`price_tails` takes where there is something to price."""
-    tiny = int(((supply.total > 0) & (supply.total / GROWTH < _TINY)).sum())
+    tiny = int(((supply.total > 0) & (supply.total / GROWTH < _TINY_SLOTS)).sum())
     return rows.n * (rows.m * _SECONDS_PER_PAIR + tiny * _SECONDS_PER_TINY)
 
 
@@ -61,7 +64,7 @@ def price_tails(rows: Rows, supply: Supply, estimate: Estimate, *, short: int) -
     short : int
         Agents who stay unassigned because slots are missing, if the estimate left that aside; else 0.
     """
-    tiny = np.flatnonzero((supply.total > 0) & (supply.total / GROWTH < _TINY))
+    tiny = np.flatnonzero((supply.total > 0) & (supply.total / GROWTH < _TINY_SLOTS))
     if not short and not len(tiny):
         return estimate
     prices, error = estimate.prices.copy(), estimate.error.copy()

@@ -19,109 +19,50 @@ sandwich ``H⁻¹ Σ H⁻¹`` (Huber 1967), which sizes the box that the next, l
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from solver.engines.price.time_left import NO_DEADLINE
-from solver.problem.blocks import row_maxima
+from solver.engines.smoothed_demand import Demand, Response, newton_step
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.clock import Deadline
-    from solver.engines.price.supply import Supply
+    from solver.engines.slot_supply import Supply
 
-__all__ = ["Demand", "DenseDemand", "Estimate", "Response", "newton_step", "price_error", "sample_prices"]
+__all__ = ["Estimate", "price_error", "sample_prices"]
 
-_COOLING = 0.25  # factor between temperatures; the minimiser moves by a few τ, which one or two steps recover
-_NOISE = 3.0  # standard deviations: a stage ends with a step shorter than that, the next would be far shorter
-_BACKTRACK = 0.25
-_TRUST = 4.0  # longest step, in temperatures: beyond, the curvature seen at τ says nothing
+_SAMPLE_COOLING = 0.25
+"""Factor between two temperatures; the minimiser moves by a few temperatures, which one or two steps recover."""
+
+_NOISE_STEP = 3.0
+"""Step length, in standard deviations, below which a stage ends: the next would be far shorter."""
+
+_SAMPLE_SHORTENING = 0.25
+"""Factor on a step that did not lower the dual."""
+
+_LONGEST_STEP_TEMPERATURES = 4.0
+"""Longest step, in temperatures: beyond, the curvature says nothing."""
+
 _STEPS_PER_TEMPERATURE = 8
-_MOST_TEMPERATURES = 60  # far below where float64 is exhausted
-_ACTIVE_SETS = 10
-_FLAT = 1e-100  # curvature below which nothing is known; its inverse can still be squared
-_RIDGE = 1e-9  # of the largest curvature: keeps the common shift of all prices solvable when fill is 1
-_MARGINAL = 8.0  # agents within a temperature of a boundary that make a curvature trustworthy
-_IDLE = 0.05  # cool this far when no price is above its floor: there is no error to compare with
-_BELOW_NOISE = 0.35  # cool until τ is this small against the sampling error of the prices
+"""Newton steps at one temperature at most."""
 
+_MOST_TEMPERATURES = 60
+"""Temperatures at most, the last far below the resolution of float64."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Response:
-    """How agents respond to prices at a temperature.
+_NO_CURVATURE = 1e-100
+"""Curvature below which nothing is known; its inverse can still be squared."""
 
-    Parameters
-    ----------
-    value : float
-        Σ_i τ log Σ_j exp((s_ij − p_j)/τ), the agents' part of the smoothed dual, up to a constant.
-    load : (m,) float64
-        Expected number of agents at each model.
-    curvature : (m, m) float64
-        Second derivative of ``value``.
-    moment : (m, m) float64
-        Σ_i P_i P_iᵀ over all agents, from which the sampling covariance of the load is computed.
-    """
+_TRUSTED_MARGIN = 8.0
+"""Agents within a temperature of a boundary from which a curvature is reliable."""
 
-    value: float
-    load: NDArray[np.float64]
-    curvature: NDArray[np.float64]
-    moment: NDArray[np.float64]
+_IDLE_COOLING = 0.05
+"""Final temperature, relative to the first, when no price is above its floor: there is no error to compare with."""
 
-
-class Demand(Protocol):
-    """The agents' side of the dual: a block of rows, or arcs left in a box."""
-
-    @property
-    def agents(self) -> int:
-        """Number of agents."""
-        ...
-
-    def respond(self, prices: NDArray[np.float64], temperature: float) -> Response:
-        """Return the agents' response to (m,) prices."""
-        ...
-
-
-class DenseDemand:
-    """Some agents with all their scores.
-
-    Parameters
-    ----------
-    score : (k, m) float64
-        Scores; ``-inf`` forbids.
-    outside : (k,) float64 or None
-        Value of staying unassigned, ``-inf`` where that is forbidden; None when it is for everyone.
-    """
-
-    def __init__(self, score: NDArray[np.float64], outside: NDArray[np.float64] | None) -> None:
-        self._score = score
-        self._outside = outside
-
-    @property
-    def agents(self) -> int:
-        """Number of agents."""
-        return len(self._score)
-
-    def respond(self, prices: NDArray[np.float64], temperature: float) -> Response:
-        """Return the response in O(k m²)."""
-        share = self._score - prices
-        best = row_maxima(share)
-        if self._outside is not None:
-            np.maximum(best, self._outside, out=best)
-        share -= best[:, None]
-        share *= 1.0 / temperature
-        np.exp(share, out=share)
-        total = share.sum(axis=1)
-        if self._outside is not None:
-            total += np.exp((self._outside - best) / temperature)
-        share *= (1.0 / total)[:, None]
-        load = share.sum(axis=0)
-        moment = share.T @ share
-        curvature = moment * (-1.0 / temperature)
-        curvature.flat[:: len(load) + 1] += load / temperature
-        value = float(best.sum() + temperature * np.log(total).sum())
-        return Response(value=value, load=load, curvature=curvature, moment=moment)
+_FINAL_TEMPERATURE = 0.35
+"""Final temperature, relative to the sampling error of the prices."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,50 +88,6 @@ class Estimate:
     temperature: float
     curvature: NDArray[np.float64]
     is_sample: bool
-
-
-def newton_step(
-    curvature: NDArray[np.float64],
-    excess: NDArray[np.float64],
-    low: NDArray[np.float64],
-    high: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """Return the minimiser of ``½ dᵀHd − excess·d`` over ``low <= d <= high``.
-
-    The primal-dual active-set method of Hintermüller, Ito and Kunisch (2003), which ends after a few m×m
-    solves because H is an M-matrix: raising one price never asks for lowering another. If it does not, the
-    result is a diagonally scaled gradient step.
-    """
-    m = len(excess)
-    diagonal = curvature.diagonal()
-    largest = max(float(diagonal.max()), 1e-300)
-    hessian = curvature + _RIDGE * largest * np.eye(m)
-    weight = np.maximum(diagonal, 1e-6 * largest)
-    step: NDArray[np.float64] = np.zeros(m)
-    pull = excess
-    above = below = np.zeros(m, bool)
-    for attempt in range(_ACTIVE_SETS):
-        now_above = pull + weight * (step - high) > 0
-        now_below = pull + weight * (step - low) < 0
-        fixed = high <= low
-        now_above, now_below = now_above & ~fixed, now_below | fixed
-        if attempt and (now_above == above).all() and (now_below == below).all():
-            return np.minimum(np.maximum(step, low), high)
-        above, below = now_above, now_below
-        step = np.where(above, high, np.where(below, low, 0.0))
-        free = np.flatnonzero(~above & ~below)
-        if len(free) == m:
-            step = np.linalg.solve(hessian, excess).astype(np.float64, copy=False)
-        elif len(free):
-            right = (excess - hessian @ step)[free]
-            step[free] = np.linalg.solve(hessian[np.ix_(free, free)], right)
-        pull = excess - hessian @ step
-        pull[free] = 0.0
-    step = np.clip(step, low, high)
-    if 0.5 * step @ hessian @ step - excess @ step < 0:
-        return step
-    gradient: NDArray[np.float64] = np.clip(excess / (m * weight), low, high)
-    return gradient
 
 
 def sample_prices(
@@ -244,7 +141,7 @@ def sample_prices(
             paid, offered, slope = supply.smooth(prices, temperature)
             value = response.value + paid
             if value > best + 1e-12 * abs(best):  # overshot a bend: go back most of the way, D_τ is convex
-                step = step * _BACKTRACK
+                step = step * _SAMPLE_SHORTENING
                 prices = at + step
                 continue
             best, at = value, prices
@@ -255,29 +152,36 @@ def sample_prices(
                 held[supply.anchor] = True
             error = np.minimum(price_error(curvature, response, excess, held, k, correction), span)
             low = np.maximum(
-                -_TRUST * temperature, (supply.cheapest if bounds is None else bounds[0]) - prices
+                -_LONGEST_STEP_TEMPERATURES * temperature,
+                (supply.cheapest if bounds is None else bounds[0]) - prices,
             )
-            high = np.full(len(prices), _TRUST * temperature)
+            high = np.full(len(prices), _LONGEST_STEP_TEMPERATURES * temperature)
             if bounds is not None:
                 high = np.minimum(high, bounds[1] - prices)
             if supply.anchor is not None:
                 low[supply.anchor] = high[supply.anchor] = 0.0
             step = newton_step(curvature, excess, low, high)
             prices = prices + step
-            if (np.abs(step) <= np.maximum(0.5 * temperature, _NOISE * error)).all():
+            if (np.abs(step) <= np.maximum(0.5 * temperature, _NOISE_STEP * error)).all():
                 break
         # With few agents at its margin a model's curvature is luck: keep the error seen when warmer.
         margin = curvature.diagonal() * temperature
-        enough = np.clip(response.load / 5, 1.0, _MARGINAL)
+        enough = np.clip(response.load / 5, 1.0, _TRUSTED_MARGIN)
         if previous is not None:
             error = np.where(margin < enough, previous, error)
         previous = error
         priced = prices > supply.cheapest
         noise = float(np.median(error[priced])) if priced.any() else 0.0
         thin = priced.any() and float(np.median((margin / enough)[priced])) < 1.0
-        enough_known = not priced.any() and temperature <= _IDLE * started
+        enough_known = not priced.any() and temperature <= _IDLE_COOLING * started
         over = last == 0 or deadline.expired()
-        if over or enough_known or temperature <= coolest or temperature <= _BELOW_NOISE * noise or thin:
+        if (
+            over
+            or enough_known
+            or temperature <= coolest
+            or temperature <= _FINAL_TEMPERATURE * noise
+            or thin
+        ):
             return Estimate(
                 prices=prices,
                 error=error,
@@ -285,7 +189,7 @@ def sample_prices(
                 curvature=curvature / k,
                 is_sample=correction > 0,
             )
-        temperature = max(temperature * _COOLING, 0.9 * _BELOW_NOISE * noise, coolest)
+        temperature = max(temperature * _SAMPLE_COOLING, 0.9 * _FINAL_TEMPERATURE * noise, coolest)
     raise AssertionError("the last temperature returns")
 
 
@@ -310,13 +214,13 @@ def price_error(
         return error
     covariance = (response.moment - np.outer(response.load, response.load) / agents) * (correction / agents)
     diagonal = curvature.diagonal()
-    diagonal = np.maximum(diagonal, 1e-9 * diagonal.max() + _FLAT)
+    diagonal = np.maximum(diagonal, 1e-9 * diagonal.max() + _NO_CURVATURE)
     noise = np.sqrt(np.maximum(covariance.diagonal(), 0.0))
     error[held] = np.maximum(3.0 * noise + excess, 0.0)[held] / (3.0 * diagonal[held])
     free = np.flatnonzero(~held)
     if len(free):
         block = curvature[np.ix_(free, free)]
-        ridge = 1e-6 * diagonal[free] + 1e-12 * diagonal.max() + _FLAT
+        ridge = 1e-6 * diagonal[free] + 1e-12 * diagonal.max() + _NO_CURVATURE
         inverse = np.linalg.inv(block + np.diag(ridge))
         variance = ((inverse @ covariance[np.ix_(free, free)]) * inverse).sum(axis=1)
         error[free] = np.sqrt(np.maximum(variance, 0.0))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.engines.price.contested_arcs import Contested
-    from solver.engines.price.supply import Supply
+    from solver.engines.slot_supply import Supply
 
 __all__ = ["COLDEST", "hand_out_ties"]
 
