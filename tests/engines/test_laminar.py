@@ -78,6 +78,22 @@ def test_quotas_of_one_model_are_floors(size: tuple[int, int]) -> None:
     assert solution.objective == pytest.approx(known.objective, rel=1e-12)
 
 
+def test_pairs_kept_apart_are_cliques() -> None:
+    """Panels said pair by pair: the same optimum, with a bound that is the engine's word."""
+    known, pairs = solver.assign(**_panel(20, 12, 3)), solver.assign(**_panel(20, 12, 3, pairwise=True))
+    assert pairs.status is solver.Status.OPTIMAL
+    assert pairs.engine == "flow"
+    assert pairs.objective == pytest.approx(known.objective, rel=1e-12)
+    assert all(len(set(team)) == 3 for team in pairs.choice.reshape(-1, 3).tolist())
+
+
+def test_a_path_of_pairs_is_no_clique() -> None:
+    path = [solver.Apart(name=f"p{i}", agents=[i, i + 1]) for i in range(4)]
+    instance = build_instance(np.ones((5, 2)), [5, 5], limits=path)
+    assert find_network(instance) is None
+    assert solver.assign(np.ones((5, 2)), [5, 5], limits=path).objective == 5
+
+
 def test_service_first_with_teams_and_priorities() -> None:
     """Two of a team of three may be served by each model; the highest priorities are."""
     limits = [solver.Apart(name="team", agents=[0, 1, 2, 3], at_most=1)]

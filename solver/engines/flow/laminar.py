@@ -10,27 +10,24 @@ limit on how many of some agents are served is one on how many of them go there.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.problem.limit_rows import NO_ROW
+from solver.engines.flow.counting_rows import CountingRows, may_count
 from solver.problem.sparse import CompressedScores
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.problem.instance import Instance
-    from solver.problem.limit_rows import LimitRows
 
 __all__ = ["LaminarNetwork", "find_network", "recognition_seconds"]
 
 _SECONDS_PER_PAIR_AND_LAYER, _OVERHEAD_S = 6e-8, 1e-3  # of the recognition, generously
 _MOST_ENTRIES = 20_000_000  # pairs times layers beyond which memory is not spent on looking
-_WHOLE = 1e-9  # relative: a bound that close below a whole number of agents allows it, as certificates do
-_SAMPLED_FROM, _SAMPLED = 30_000, 64  # pairs from which so many agents are looked at first
+_SAMPLED_FROM = 30_000  # pairs from which some agents are looked at first
 _FOUND = "_laminar_network"  # where an instance remembers the answer
 
 
@@ -63,6 +60,9 @@ class LaminarNetwork:
         Rows with right-hand side 0 that forbid their pairs.
     whole_models : bool
         No set is smaller than all pairs of a model, and models are not grouped: floors and capacities say it all.
+    strengthened : bool
+        Some sets stand for all pairs of their agents: the same plans, but a bound that multipliers of the rows as they
+        are do not prove.
     infeasible : bool
         Some row contradicts itself.
     """
@@ -79,6 +79,7 @@ class LaminarNetwork:
     row_unit: NDArray[np.float64]
     forbidding: tuple[int, ...]
     whole_models: bool
+    strengthened: bool
     infeasible: bool
 
     @property
@@ -150,110 +151,16 @@ def _find(instance: Instance) -> LaminarNetwork | None:
         return None
     if instance.n * instance.m * max(1, len(limits.layers)) > _MOST_ENTRIES:
         return None
-    if instance.n * instance.m > _SAMPLED_FROM and not _may_count(limits, instance.n):
+    if instance.n * instance.m > _SAMPLED_FROM and not may_count(limits, instance.n):
         return None
     allowed = np.isfinite(instance.score) & (instance.slots > 0)
-    rows = _Rows(limits, allowed)
+    rows = CountingRows(limits, allowed)
     if not rows.understand():
         return None
     return _assembled(instance, rows)
 
 
-def _may_count(limits: LimitRows, n: int) -> bool:
-    """Whether a look at some agents finds no row that weighs its pairs differently; such rows are seldom idle."""
-    some = np.arange(0, n, max(1, n // _SAMPLED))
-    for layer in limits.layers:
-        row, weight = layer.row[some], layer.coefficient[some]
-        row, weight = row[(row != NO_ROW) & (weight != 0)], weight[(row != NO_ROW) & (weight != 0)]
-        least, most = np.full(limits.count, np.inf), np.full(limits.count, -np.inf)
-        np.minimum.at(least, row, weight)
-        np.maximum.at(most, row, weight)
-        if ((least < most) & (limits.bound != 0)).any():
-            return False
-    return True
-
-
-class _Rows:
-    """The rows of an instance as sets of its allowed pairs.
-
-    Parameters
-    ----------
-    limits : LimitRows
-        The rows.
-    allowed : (n, m) bool
-        Pairs that may be used; those of rows that forbid are taken out.
-    """
-
-    def __init__(self, limits: LimitRows, allowed: NDArray[np.bool_]) -> None:
-        self.limits, self.allowed = limits, allowed
-        count = limits.count
-        self.unit = np.ones(count)
-        self.least = np.zeros(count, np.int64)
-        self.most = np.full(count, np.iinfo(np.int64).max)
-        self.idle = np.zeros(count, bool)
-        self.infeasible = False
-        self.forbidding: list[int] = []
-        entries = [self._entries(k) for k in range(len(limits.layers))]
-        self.row = np.concatenate([np.zeros(0, np.int64), *(entry[0] for entry in entries)])
-        self.agent = np.concatenate([np.zeros(0, np.int64), *(entry[1] for entry in entries)])
-        self.model = np.concatenate([np.zeros(0, np.int64), *(entry[2] for entry in entries)])
-        self.weight = np.concatenate([np.zeros(0), *(entry[3] for entry in entries)])
-
-    def _entries(
-        self, at: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-        """Return row, agent, model and coefficient of every pair that a layer touches."""
-        layer = self.limits.layers[at]
-        agent, model = np.nonzero((layer.row != NO_ROW) & (layer.coefficient != 0) & self.allowed)
-        return layer.row[agent, model].astype(np.int64), agent, model, layer.coefficient[agent, model]
-
-    def understand(self) -> bool:
-        """Turn every row into bounds on a number of agents; return False where one is nothing of the kind."""
-        count = self.limits.count
-        low, high = np.full(count, np.inf), np.full(count, -np.inf)
-        np.minimum.at(low, self.row, self.weight)
-        np.maximum.at(high, self.row, self.weight)
-        self.idle = low > high
-        self.infeasible = bool((self.limits.bound[self.idle] < 0).any())
-        for g in np.flatnonzero(~self.idle).tolist():
-            if low[g] == high[g]:
-                self._count(g, float(low[g]))
-            elif not self._is_simple(g, np.flatnonzero(self.row == g), float(low[g])):
-                return False
-        if self.forbidding or self.idle.any():
-            kept = ~self.idle[self.row]
-            kept &= self.allowed[self.agent, self.model]
-            self.row, self.agent, self.model = self.row[kept], self.agent[kept], self.model[kept]
-        return True
-
-    def _count(self, g: int, weight: float) -> None:
-        """Note a row whose pairs all count the same."""
-        bound = float(self.limits.bound[g])
-        self.unit[g] = abs(weight)
-        if weight > 0:
-            if bound < 0:
-                self.infeasible = True
-            self.most[g] = max(0, math.floor(bound / weight * (1 + _WHOLE) + 1e-12))
-        else:
-            ratio = bound / weight
-            self.least[g] = max(0, math.ceil(ratio * (1 - _WHOLE) - 1e-12))
-            self.idle[g] = self.least[g] == 0
-
-    def _is_simple(self, g: int, own: NDArray[np.intp], least: float) -> bool:
-        """Note a row of unequal weights that forbids all its pairs, or that no plan can break."""
-        bound = float(self.limits.bound[g])
-        if least > 0 and bound == 0:
-            self.forbidding.append(g)
-            self.idle[g] = True
-            self.allowed[self.agent[own], self.model[own]] = False
-            return True
-        most = np.zeros(len(self.allowed))
-        np.maximum.at(most, self.agent[own], self.weight[own])
-        self.idle[g] = float(most.sum()) <= bound
-        return bool(self.idle[g])
-
-
-def _assembled(instance: Instance, rows: _Rows) -> LaminarNetwork | None:
+def _assembled(instance: Instance, rows: CountingRows) -> LaminarNetwork | None:
     """Return the network of rows that are counts, or None where their sets cross."""
     n, m = instance.n, instance.m
     count = rows.limits.count
@@ -327,6 +234,9 @@ def _assembled(instance: Instance, rows: _Rows) -> LaminarNetwork | None:
     high[number[teams]] = total[teams] - rows.least[teams]
     sign[teams] *= -1
     number[rows.idle] = -1
+    number[
+        rows.merged
+    ] = -1  # one row of a clique: no multipliers of its pairs say what the whole set is worth
     return LaminarNetwork(
         agent=agent,
         node=node,
@@ -339,7 +249,8 @@ def _assembled(instance: Instance, rows: _Rows) -> LaminarNetwork | None:
         row_sign=sign,
         row_unit=rows.unit,
         forbidding=tuple(rows.forbidding),
-        whole_models=not (of_models | of_agents).any() and bool((on_model == whole).all()),
+        whole_models=not ((of_models | of_agents).any() or rows.merged) and bool((on_model == whole).all()),
+        strengthened=bool(rows.merged),
         infeasible=rows.infeasible or bool((high < low).any() or (rows.least > size).any()),
     )
 

@@ -96,7 +96,7 @@ def _optimum(instance: Instance, network: LaminarNetwork, deadline: Deadline) ->
     outside = network.model == network.outside
     value[outside] = instance.unserved[network.agent[outside]]
     solved = _solve(instance.n, network, value)
-    return _infeasible(instance) if solved is None else _claim(instance, network, solved)
+    return _infeasible(instance) if solved is None else _claim(instance, network, solved, value)
 
 
 def _values(instance: Instance, network: LaminarNetwork) -> NDArray[np.float64]:
@@ -125,10 +125,11 @@ def _best_service(instance: Instance, network: LaminarNetwork, deadline: Deadlin
     fixed = network.with_left(rank, left.astype(np.int64))
     if fixed is None or deadline.remaining_s() < _seconds(instance, network):
         return Claim(choice=_choice(network, served), serves_most=order.exact)
-    solved = _solve(instance.n, fixed, _values(instance, fixed))
+    value = _values(instance, fixed)
+    solved = _solve(instance.n, fixed, value)
     if solved is None:
         raise EngineError("flow: expected a plan that serves as well as the one just found")
-    return replace(_claim(instance, fixed, solved), serves_most=order.exact)
+    return replace(_claim(instance, fixed, solved, value), serves_most=order.exact)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -222,7 +223,7 @@ def _choice(network: LaminarNetwork, solved: _Solved) -> NDArray[np.int64]:
     return np.where(model == network.outside, UNASSIGNED, model)
 
 
-def _claim(instance: Instance, network: LaminarNetwork, solved: _Solved) -> Claim:
+def _claim(instance: Instance, network: LaminarNetwork, solved: _Solved, value: NDArray[np.float64]) -> Claim:
     """Return the choice with its multipliers: what a node's price is above or below its parent's."""
     step = solved.price[:-1] - solved.price[network.parent]
     prices = np.maximum(step[: instance.m], 0.0)[:, None]
@@ -233,7 +234,19 @@ def _claim(instance: Instance, network: LaminarNetwork, solved: _Solved) -> Clai
     )
     choice = _choice(network, solved)
     _deter(instance, network, choice, prices, rows)
-    return Claim(choice=choice, prices=prices, limit_prices=rows)
+    bound = _dual_value(instance.n, network, solved.price, value) if network.strengthened else None
+    return Claim(choice=choice, prices=prices, limit_prices=rows, bound=bound)
+
+
+def _dual_value(
+    n: int, network: LaminarNetwork, price: NDArray[np.float64], value: NDArray[np.float64]
+) -> float:
+    """Return the bound that prices of the nodes prove for the network: weak duality, sets as they stand there."""
+    best = np.full(n, -np.inf)
+    np.maximum.at(best, network.agent, value - price[network.node])
+    step = price[:-1] - price[network.parent]
+    units = np.where(step > 0, network.high, network.low)
+    return float(best.sum() + (step * units).sum())
 
 
 def _deter(

@@ -1,0 +1,171 @@
+"""Limit rows as bounds on how many agents of a set are served: what they count, forbid, or leave idle."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from solver.problem.limit_rows import NO_ROW
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from solver.problem.limit_rows import LimitRows
+
+__all__ = ["CountingRows", "may_count"]
+
+_WHOLE = 1e-9  # relative: a bound that close below a whole number of agents allows it, as certificates do
+_SAMPLED = 64  # agents looked at before all are
+_LEAST_EDGES = 3  # pairs of agents kept apart that may be a clique
+_ROUNDS = 8  # of looking for cliques
+
+
+def may_count(limits: LimitRows, n: int) -> bool:
+    """Whether a look at some agents finds no row that weighs its pairs differently; such rows are seldom idle."""
+    some = np.arange(0, n, max(1, n // _SAMPLED))
+    for layer in limits.layers:
+        row, weight = layer.row[some], layer.coefficient[some]
+        row, weight = row[(row != NO_ROW) & (weight != 0)], weight[(row != NO_ROW) & (weight != 0)]
+        least, most = np.full(limits.count, np.inf), np.full(limits.count, -np.inf)
+        np.minimum.at(least, row, weight)
+        np.maximum.at(most, row, weight)
+        if ((least < most) & (limits.bound != 0)).any():
+            return False
+    return True
+
+
+class CountingRows:
+    """The rows of an instance as sets of its allowed pairs.
+
+    Parameters
+    ----------
+    limits : LimitRows
+        The rows.
+    allowed : (n, m) bool
+        Pairs that may be used; those of rows that forbid are taken out.
+    """
+
+    def __init__(self, limits: LimitRows, allowed: NDArray[np.bool_]) -> None:
+        self.limits, self.allowed = limits, allowed
+        count = limits.count
+        self.unit = np.ones(count)
+        self.least = np.zeros(count, np.int64)
+        self.most = np.full(count, np.iinfo(np.int64).max)
+        self.idle = np.zeros(count, bool)
+        self.infeasible = False
+        self.forbidding: list[int] = []
+        self.merged: list[int] = []
+        entries = [self._entries(k) for k in range(len(limits.layers))]
+        self.row = np.concatenate([np.zeros(0, np.int64), *(entry[0] for entry in entries)])
+        self.agent = np.concatenate([np.zeros(0, np.int64), *(entry[1] for entry in entries)])
+        self.model = np.concatenate([np.zeros(0, np.int64), *(entry[2] for entry in entries)])
+        self.weight = np.concatenate([np.zeros(0), *(entry[3] for entry in entries)])
+
+    def _entries(
+        self, at: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+        """Return row, agent, model and coefficient of every pair that a layer touches."""
+        layer = self.limits.layers[at]
+        agent, model = np.nonzero((layer.row != NO_ROW) & (layer.coefficient != 0) & self.allowed)
+        return layer.row[agent, model].astype(np.int64), agent, model, layer.coefficient[agent, model]
+
+    def understand(self) -> bool:
+        """Turn every row into bounds on a number of agents; return False where one is nothing of the kind."""
+        count = self.limits.count
+        low, high = np.full(count, np.inf), np.full(count, -np.inf)
+        np.minimum.at(low, self.row, self.weight)
+        np.maximum.at(high, self.row, self.weight)
+        self.idle = low > high
+        self.infeasible = bool((self.limits.bound[self.idle] < 0).any())
+        for g in np.flatnonzero(~self.idle).tolist():
+            if low[g] == high[g]:
+                self._count(g, float(low[g]))
+            elif not self._is_simple(g, np.flatnonzero(self.row == g), float(low[g])):
+                return False
+        if self.forbidding or self.idle.any():
+            kept = ~self.idle[self.row]
+            kept &= self.allowed[self.agent, self.model]
+            self.row, self.agent, self.model = self.row[kept], self.agent[kept], self.model[kept]
+        self._merge_cliques()
+        return True
+
+    def _merge_cliques(self) -> None:
+        """Replace pairs of agents that are kept apart by one set, where all pairs of some agents are.
+
+        One set of them says more than its pairs do for fractions of agents, and the same for whole ones: the first
+        row of each clique takes all its agents, the others are idle.
+        """
+        n = len(self.allowed)
+        size = np.bincount(self.row, minlength=self.limits.count)
+        apart = np.flatnonzero((size == 2) & (self.most == 1) & (self.least == 0) & ~self.idle)
+        single = np.flatnonzero(np.isin(self.row, apart))
+        entry = single[np.argsort(self.row[single], kind="stable")].reshape(-1, 2)
+        entry = entry[self.model[entry[:, 0]] == self.model[entry[:, 1]]]
+        if len(entry) < _LEAST_EDGES:
+            return
+        key = self.model[entry] * n + self.agent[entry]
+        vertex, ends = np.unique(key, return_inverse=True)
+        ends = np.sort(ends.reshape(-1, 2), axis=1)
+        part = _components(ends, len(vertex))
+        vertices = np.bincount(part)
+        edge = np.unique(ends, axis=0)
+        edges = np.bincount(part[edge[:, 0]], minlength=len(vertices))
+        clique = (vertices > 2) & (edges == vertices * (vertices - 1) // 2)
+        own = part[ends[:, 0]]
+        row = self.row[entry[:, 0]][clique[own]]
+        own = own[clique[own]]
+        if not len(row):
+            return
+        first = np.full(len(vertices), self.limits.count, np.int64)
+        np.minimum.at(first, own, row)
+        self.idle[np.setdiff1d(row, first)] = True
+        self.merged = first[clique].tolist()
+        kept = ~np.isin(self.row, row)
+        members = np.flatnonzero(clique[part])
+        self.row = np.concatenate([self.row[kept], first[part[members]]])
+        self.agent = np.concatenate([self.agent[kept], vertex[members] % n])
+        self.model = np.concatenate([self.model[kept], vertex[members] // n])
+
+    def _count(self, g: int, weight: float) -> None:
+        """Note a row whose pairs all count the same."""
+        bound = float(self.limits.bound[g])
+        self.unit[g] = abs(weight)
+        if weight > 0:
+            if bound < 0:
+                self.infeasible = True
+            self.most[g] = max(0, math.floor(bound / weight * (1 + _WHOLE) + 1e-12))
+        else:
+            ratio = bound / weight
+            self.least[g] = max(0, math.ceil(ratio * (1 - _WHOLE) - 1e-12))
+            self.idle[g] = self.least[g] == 0
+
+    def _is_simple(self, g: int, own: NDArray[np.intp], least: float) -> bool:
+        """Note a row of unequal weights that forbids all its pairs, or that no plan can break."""
+        bound = float(self.limits.bound[g])
+        if least > 0 and bound == 0:
+            self.forbidding.append(g)
+            self.idle[g] = True
+            self.allowed[self.agent[own], self.model[own]] = False
+            return True
+        most = np.zeros(len(self.allowed))
+        np.maximum.at(most, self.agent[own], self.weight[own])
+        self.idle[g] = float(most.sum()) <= bound
+        return bool(self.idle[g])
+
+
+def _components(ends: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Return the (count,) number of every vertex's component in a graph of edges, by label propagation.
+
+    Cliques are found in two rounds; what is not settled after a few is no clique, and its labels do not matter.
+    """
+    label = np.arange(count)
+    for _ in range(_ROUNDS):
+        least = np.minimum(label[ends[:, 0]], label[ends[:, 1]])
+        before = label.copy()
+        np.minimum.at(label, ends[:, 0], least)
+        np.minimum.at(label, ends[:, 1], least)
+        if np.array_equal(before, label):
+            break
+    return np.unique(label, return_inverse=True)[1]
