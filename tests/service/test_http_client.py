@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,6 +73,18 @@ def test_what_nobody_answers_is_an_error() -> None:
     ):
         client.load()
     assert 20 <= sum(waits) < 23  # a service that is started again is waited for
+
+
+@pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="promtool is not installed (apt-get install prometheus)"
+)
+def test_alert_rules_and_metrics_as_prometheus_checks_them(service: HttpService) -> None:
+    subprocess.run(["promtool", "check", "rules", DEPLOY / "prometheus-rules.yaml"], check=True)
+    subprocess.run(["promtool", "test", "rules", DEPLOY / "prometheus-rules.test.yaml"], check=True)
+    with service.client() as client:
+        text = client.get("/metrics").content
+    done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
 def test_rules_and_dashboard_name_metrics_that_exist(service: HttpService) -> None:

@@ -1,10 +1,8 @@
 // The live page. Everything shown comes from /v1/events; everything done goes through the same API as any client's.
+import { remember } from "./charts.js";
+
 const $ = (id) => document.getElementById(id);
-const HISTORY = 300; // samples of the charts, one a second
-const LINES = 8;
-const COLORS = ["#4a90d9", "#d9822b", "#3da35d", "#c2556e", "#8d6cc9", "#2aa5a0", "#a6841f", "#7d8793"];
-const rows = new Map(); // model -> its table row and cells
-const history = { at: [], utilization: new Map(), p95_ms: new Map() };
+const rows = new Map(); // model -> its table row, cells and latest figures
 let token = sessionStorage.getItem("solver-token") || "";
 let latest = [];
 
@@ -88,10 +86,22 @@ function addRow(model) {
   row.append(actions);
   $("models").append(row);
   $("model-names").append(Object.assign(element("option"), { value: model }));
-  const entry = { row, cells };
+  const entry = { row, cells, one: null, visible: false };
   rows.set(model, entry);
+  entries.set(row, entry);
+  seen.observe(row);
   return entry;
 }
+
+// Of hundreds of models a dozen can be seen: the others are written when they are scrolled to.
+const entries = new WeakMap();
+const seen = new IntersectionObserver((changes) => {
+  for (const change of changes) {
+    const entry = entries.get(change.target);
+    entry.visible = change.isIntersecting;
+    if (entry.visible && entry.one) write(entry);
+  }
+}, { rootMargin: "200px" });
 
 const path = (model) => model.split("/").map(encodeURIComponent).join("/");
 const isDrained = (one) => one.stops.some((stop) => stop.owner === "drain" && stop.name === "");
@@ -120,30 +130,36 @@ async function changeCapacity(model) {
 
 function put(node, text) { if (node.textContent !== text) node.textContent = text; }
 
+function write({ cells, one }) {
+  const percent = Math.round(100 * one.utilization);
+  cells.meter.firstElementChild.style.width = `${percent}%`;
+  cells.meter.classList.toggle("hot", percent >= 95);
+  put(cells.used, `${percent} % (${one.active_requests} of ${one.max_concurrent})`);
+  put(cells.queue, `${one.queue_depth} of ${one.max_queue}`);
+  put(cells.p50, number(one.p50_ms));
+  put(cells.p95, number(one.p95_ms));
+  put(cells.p99, number(one.p99_ms));
+  put(cells.price, number(one.slot_price, 3));
+  const full = one.active_requests >= one.max_concurrent;
+  const stop = one.stops.map((s) => `${s.owner}${s.reason ? ": " + s.reason : ""}${s.ends_in_s === null ? "" : ` (${number(s.ends_in_s)} s)`}`).join("; ");
+  put(cells.state, stop || (full ? "full" : "open"));
+  cells.state.className = stop ? "bad" : full ? "warn" : "good";
+  put(cells.drain, isDrained(one) ? "Undrain" : "Drain");
+  const label = `${cells.drain.textContent} ${one.model}`;
+  if (cells.drain.getAttribute("aria-label") !== label) cells.drain.setAttribute("aria-label", label);
+}
+
 function showLoad(load) {
   latest = load.models;
-  const seen = new Set();
+  const present = new Set();
   for (const one of latest) {
-    seen.add(one.model);
-    const { cells } = rows.get(one.model) || addRow(one.model);
-    const percent = Math.round(100 * one.utilization);
-    cells.meter.firstElementChild.style.width = `${percent}%`;
-    cells.meter.classList.toggle("hot", percent >= 95);
-    put(cells.used, `${percent} % (${one.active_requests} of ${one.max_concurrent})`);
-    put(cells.queue, `${one.queue_depth} of ${one.max_queue}`);
-    put(cells.p50, number(one.p50_ms));
-    put(cells.p95, number(one.p95_ms));
-    put(cells.p99, number(one.p99_ms));
-    put(cells.price, number(one.slot_price, 3));
-    const full = one.active_requests >= one.max_concurrent;
-    const stop = one.stops.map((s) => `${s.owner}${s.reason ? ": " + s.reason : ""}${s.ends_in_s === null ? "" : ` (${number(s.ends_in_s)} s)`}`).join("; ");
-    put(cells.state, stop || (full ? "full" : "open"));
-    cells.state.className = stop ? "bad" : full ? "warn" : "good";
-    put(cells.drain, isDrained(one) ? "Undrain" : "Drain");
-    const label = `${cells.drain.textContent} ${one.model}`;
-    if (cells.drain.getAttribute("aria-label") !== label) cells.drain.setAttribute("aria-label", label);
+    present.add(one.model);
+    const fresh = !rows.has(one.model);
+    const entry = rows.get(one.model) || addRow(one.model);
+    entry.one = one;
+    if (fresh || entry.visible || latest.length <= 60) write(entry);
   }
-  for (const [model, entry] of rows) if (!seen.has(model)) { entry.row.remove(); rows.delete(model); }
+  for (const [model, entry] of rows) if (!present.has(model)) { seen.unobserve(entry.row); entry.row.remove(); rows.delete(model); }
   showFiltered();
   const sum = (key) => latest.reduce((total, one) => total + one[key], 0);
   put($("tile-slots"), `${number(sum("active_requests"))} of ${number(sum("max_concurrent"))}`);
@@ -161,56 +177,14 @@ function showFiltered() {
   for (const one of latest) {
     const fits = one.model.toLowerCase().includes(text) &&
       (show === "all" || (show === "full" ? !one.accepting || one.active_requests >= one.max_concurrent : one.utilization >= 0.8));
-    rows.get(one.model).row.hidden = !fits;
+    const { row } = rows.get(one.model);
+    if (row.hidden === fits) row.hidden = !fits;
     count += fits;
   }
   put($("fleet-count"), `${count} of ${latest.length} models`);
 }
 $("filter").addEventListener("input", showFiltered);
 $("show").addEventListener("change", showFiltered);
-
-// -- charts
-
-const charts = {};
-function remember(load) {
-  history.at.push(Date.parse(load.at) / 1000);
-  if (history.at.length > HISTORY) history.at.shift();
-  for (const key of ["utilization", "p95_ms"]) {
-    for (const one of latest) {
-      let line = history[key].get(one.model);
-      if (!line) history[key].set(one.model, (line = Array(history.at.length - 1).fill(null)));
-      line.push(key === "utilization" ? 100 * one.utilization : one[key]);
-      if (line.length > HISTORY) line.shift();
-    }
-  }
-  if (!document.hidden) draw();
-}
-
-function draw() {
-  const mean = (model) => history.utilization.get(model).slice(-60).reduce((a, b) => a + b, 0);
-  if (!draw.models || history.at.length % 15 === 1) {
-    draw.models = latest.map((one) => one.model).sort((a, b) => mean(b) - mean(a)).slice(0, LINES).sort();
-  }
-  for (const [key, id] of [["utilization", "chart-utilization"], ["p95_ms", "chart-latency"]]) {
-    const box = $(id);
-    const width = Math.floor(box.clientWidth);
-    const name = draw.models.join("\n") + width + getComputedStyle(document.body).color;
-    const data = [history.at, ...draw.models.map((model) => history[key].get(model) || [])];
-    if (charts[id]?.name !== name) {
-      charts[id]?.plot.destroy();
-      const text = getComputedStyle(document.body).color;
-      const axis = { stroke: text, grid: { stroke: "#8884", width: 1 }, ticks: { stroke: "#8884" } };
-      const options = {
-        width, height: 220, cursor: { drag: { x: false, y: false } },
-        scales: { y: key === "utilization" ? { range: [0, 100] } : { range: (_, low, high) => [0, Math.max(1, high * 1.1)] } },
-        axes: [axis, { ...axis, size: 60 }],
-        series: [{ label: "time" }, ...draw.models.map((label, j) => ({ label, stroke: COLORS[j % COLORS.length], width: 1.5, points: { show: false }, value: (_, v) => number(v) }))],
-      };
-      charts[id] = { name, plot: new uPlot(options, data, box) };
-    } else charts[id].plot.setData(data);
-  }
-}
-addEventListener("resize", () => { if (draw.models) draw(); });
 
 // -- alerts, decisions, audit
 
@@ -236,6 +210,7 @@ function showDecisions(decisions) {
 }
 
 function showAudit(entry) {
+  $("no-audit")?.remove();
   const rest = Object.entries(entry).filter(([key, value]) => !["at", "who", "action", "what"].includes(key) && value !== "" && value !== null);
   $("audit").prepend(element("li", `${time(entry.at)} ${entry.who}: ${entry.action} ${entry.what}${rest.length ? " (" + rest.map(([k, v]) => `${k} ${v}`).join(", ") + ")" : ""}`));
   while ($("audit").children.length > 50) $("audit").lastElementChild.remove();
@@ -246,7 +221,7 @@ function showAudit(entry) {
 const on = {
   state(state) {
     $("decisions").replaceChildren();
-    $("audit").replaceChildren();
+    $("audit").replaceChildren(Object.assign(element("li", "Nothing was changed yet."), { id: "no-audit" }));
     standing.clear();
     for (const one of state.alerts) standing.set(`${one.rule} ${one.model}`, one);
     showAlerts();
