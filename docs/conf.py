@@ -4,6 +4,9 @@ import sys
 import tomllib
 from pathlib import Path
 
+from docutils import nodes
+from latex2mathml.converter import convert
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the code beside these pages, whatever is installed
 
@@ -24,6 +27,7 @@ autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 numpydoc_show_class_members = False
 
+html_math_renderer = "mathml"
 html_theme = "furo"
 html_title = "solver"
 html_static_path = ["_static"]
@@ -33,3 +37,20 @@ pygments_dark_style = "monokai"
 
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
+
+
+def _inline(translator, node):
+    """Write a formula within a line."""
+    translator.body.append(convert(node.astext()))
+    raise nodes.SkipNode
+
+
+def _display(translator, node):
+    """Write a formula that stands by itself; wide ones scroll."""
+    translator.body.append(f'<div class="formula">{convert(node.astext(), display="block")}</div>')
+    raise nodes.SkipNode
+
+
+def setup(app):
+    """Formulas become MathML while the site is built: browsers show it without a script."""
+    app.add_html_math_renderer("mathml", (_inline, None), (_display, None))
