@@ -114,6 +114,7 @@ class LoadTracker(AsyncTracker):
         self._lengths = OutputLengths(lengths)
         self._line = RetryLine()
         self._limits: dict[str, Limits] = {}
+        self._pool_limits: dict[str, Limits] = {}
         self._draining: dict[str, Callable[[str], object]] = {}
         self._begin_process()
         self._refusals: Counter[tuple[str, str]] = Counter()
@@ -257,14 +258,14 @@ class LoadTracker(AsyncTracker):
         problems += usage_problems(requests_per_minute, tokens_per_minute, budget_usd, budget_period_s)
         if problems := problems + names_problems("within", within):
             raise SpecError(*problems)
-        self._store.configure_pool(
-            pool,
-            replace(
-                usage_limits(requests_per_minute, tokens_per_minute, budget_usd, budget_period_s, limits),
-                max_concurrent=LARGEST if max_concurrent is None else int(max_concurrent),
-                pools=tuple(within),
-            ),
+        enforced = replace(
+            usage_limits(requests_per_minute, tokens_per_minute, budget_usd, budget_period_s, limits),
+            max_concurrent=LARGEST if max_concurrent is None else int(max_concurrent),
+            pools=tuple(within),
         )
+        self._store.configure_pool(pool, enforced)
+        with self._lock:
+            self._pool_limits[pool] = enforced
 
     def pool(self, pool: str) -> StoreRow:
         """Return what a pool limits, what is taken of it, and how many wait on its models."""
@@ -648,7 +649,7 @@ class LoadTracker(AsyncTracker):
             return self._line.placed(
                 answer,
                 ask.demand,
-                self._limits.get(answer.model),
+                self._pool_limits.get(answer.pool) if answer.pool else self._limits.get(answer.model),
                 None if latency_ms is None else latency_ms / 1e3,
                 self._clock.now(),
             )

@@ -31,7 +31,7 @@ class RetryLine:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._last_s: dict[tuple[str, RefusalReason], float] = {}
+        self._last_s: dict[tuple[str, str | None, RefusalReason], float] = {}
 
     def placed(
         self, refusal: Refusal, demand: Demand, limits: Limits | None, latency_s: float | None, now: float
@@ -45,7 +45,7 @@ class RetryLine:
         demand : Demand
             What was asked for.
         limits : Limits or None
-            Of the model, where they are known here.
+            Of the model, or of the pool that refused it, where they are known here.
         latency_s : float or None
             Mean latency of the model, seconds.
         now : float
@@ -58,7 +58,7 @@ class RetryLine:
                 return refusal
             wait_s = gap_s
         first_s = now + wait_s
-        key = (refusal.model, refusal.reason)
+        key = ("" if refusal.pool else refusal.model, refusal.pool, refusal.reason)
         with self._lock:
             due_s = max(first_s, self._last_s.get(key, -math.inf) + gap_s)
             if due_s - first_s > _LONGEST_LINE_S:

@@ -338,10 +338,7 @@ class RedisLink:
                 self._client.connection_pool.disconnect(inuse_connections=False)
                 info = self._client.info()
                 self._check_server(info)
-                reply = self._send_order(info["run_id"])
-                if reply[0] == "stale":  # another process has joined under this name
-                    self._process, self._joinings = secrets.token_hex(8), 0
-                    reply = self._send_order(info["run_id"])
+                reply = self._tell(info["run_id"])
             except redis.exceptions.RedisError as error:
                 self._lost(f"{type(error).__name__}: {error}", cause_of(error), at_once=False)
                 raise StoreDownError(self.detail) from error
@@ -360,6 +357,16 @@ class RedisLink:
                 self._on_joined(outside)
             finally:
                 self._telling = False
+
+    def _tell(self, run_id: str) -> list[Any]:
+        """Send the order until it is taken, and return the answer."""
+        for _ in range(_ATTEMPTS_PER_COMMAND):
+            reply = self._send_order(run_id)
+            if reply[0] == "stale":  # another process has joined under this name
+                self._process, self._joinings = secrets.token_hex(8), 0
+            elif reply[0] != "epoch":  # after the loss of a lease nobody can name, every replica tells again
+                return reply
+        raise redis.exceptions.ConnectionError(f"the server does not take what it is told: {reply[0]}")
 
     def _send_order(self, run_id: str) -> list[Any]:
         self.replica.take()
