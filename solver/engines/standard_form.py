@@ -241,11 +241,8 @@ def build_form(instance: Instance, *, leave: bool) -> Form:
     """
     # Always a copy: it is written to.
     score = np.array(np.asarray(instance.score).T, dtype=np.float64, order="C")
-    m, n = score.shape
-    if instance.demand is None:
-        demand = np.ones((1, m, n))
-    else:
-        demand = np.ascontiguousarray(instance.demand.transpose(2, 1, 0), dtype=np.float64)
+    n = instance.n
+    demand = _demand_by_resource(instance)
     capacity = np.ascontiguousarray(instance.capacity.T)
     members = np.arange(n)
     owner = np.arange(n)
@@ -304,6 +301,13 @@ def build_form(instance: Instance, *, leave: bool) -> Form:
         and instance.is_integral
         and bool((np.floor(unserved) == unserved)[np.isfinite(unserved)].all()),
     )
+
+
+def _demand_by_resource(instance: Instance) -> NDArray[np.float64]:
+    """Return the (r, m, n) demands in C order, ones where agents take slots."""
+    if instance.demand is None:
+        return np.ones((1, instance.m, instance.n))
+    return np.ascontiguousarray(instance.demand.transpose(2, 1, 0), dtype=np.float64)
 
 
 def _violation_prices(rows: LimitRows | None) -> NDArray[np.float64]:

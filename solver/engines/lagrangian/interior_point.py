@@ -405,8 +405,7 @@ class _Newton:
             return d_x, d_slack, d_price, d_level, d_z, d_charge
 
         d_x, d_slack, d_price, _, d_z, _ = direction(-x, -slack * price)
-        primal_step = min(1.0, self._longest(x, d_x), self._longest_flat(slack, d_slack))
-        dual_step = min(1.0, self._longest(z, d_z), self._longest_flat(price, d_price))
+        primal_step, dual_step = self._steps(d_x, d_slack, d_price, d_z, share=1.0)
         affine = float(
             np.vdot(x + primal_step * d_x, z + dual_step * d_z)
             + (slack + primal_step * d_slack) @ (price + dual_step * d_price)
@@ -421,28 +420,12 @@ class _Newton:
         row_target = centring - slack * price - d_slack * d_price
         target = d_x
         d_x, d_slack, d_price, d_level, d_z, d_charge = direction(target, row_target)
-        primal_step = min(
-            1.0, _BOUNDARY_SHARE * min(self._longest(x, d_x), self._longest_flat(slack, d_slack))
-        )
-        dual_step = min(1.0, _BOUNDARY_SHARE * min(self._longest(z, d_z), self._longest_flat(price, d_price)))
+        primal_step, dual_step = self._steps(d_x, d_slack, d_price, d_z)
         if min(primal_step, dual_step) < (_SHORT_STEP if self.limits is None else _SHORT_STEP_LIMITS):
-            # Pull outlying complementarity products back and try to go further (Gondzio 1996).
-            reach_x, reach_z = min(1.0, primal_step + 0.1), min(1.0, dual_step + 0.1)
-            product = (x + self.dtype(reach_x) * d_x) * (z + self.dtype(reach_z) * d_z)
-            row_product = (slack + reach_x * d_slack) * (price + reach_z * d_price)
-            low, high = 0.1 * centring, 10 * centring
-            pull = np.maximum(np.clip(product, low, high) - product, -high)
-            row_pull = np.maximum(np.clip(row_product, low, high) - row_product, -high)
-            pull /= z
-            if self.mask is not None:
-                pull *= self.mask
+            reach = min(1.0, primal_step + 0.1), min(1.0, dual_step + 0.1)
+            pull, row_pull = self._outlying(reach, centring, d_x, d_slack, d_price, d_z)
             better = direction(target + pull, row_target + row_pull)
-            longer_x = min(
-                1.0, _BOUNDARY_SHARE * min(self._longest(x, better[0]), self._longest_flat(slack, better[1]))
-            )
-            longer_z = min(
-                1.0, _BOUNDARY_SHARE * min(self._longest(z, better[4]), self._longest_flat(price, better[2]))
-            )
+            longer_x, longer_z = self._steps(better[0], better[1], better[2], better[4])
             if longer_x + longer_z > primal_step + dual_step + 0.01:
                 d_x, d_slack, d_price, d_level, d_z, d_charge = better
                 primal_step, dual_step = longer_x, longer_z
@@ -459,6 +442,50 @@ class _Newton:
         self.level = self.level + dual_step * d_level
         self._measure()
         return True
+
+    def _steps(
+        self,
+        d_x: NDArray[Any],
+        d_slack: NDArray[Any],
+        d_price: NDArray[Any],
+        d_z: NDArray[Any],
+        *,
+        share: float = _BOUNDARY_SHARE,
+    ) -> tuple[float, float]:
+        """Return the primal and the dual step length: a share of the way to the boundary, at most 1."""
+        primal = min(self._longest(self.x, d_x), self._longest_flat(self.slack, d_slack))
+        dual = min(self._longest(self.z, d_z), self._longest_flat(self.price, d_price))
+        return min(1.0, share * primal), min(1.0, share * dual)
+
+    def _outlying(
+        self,
+        reach: tuple[float, float],
+        centring: Any,
+        d_x: NDArray[Any],
+        d_slack: NDArray[Any],
+        d_price: NDArray[Any],
+        d_z: NDArray[Any],
+    ) -> tuple[Any, Any]:
+        """Return by how much outlying complementarity products are to be pulled back (Gondzio 1996).
+
+        Parameters
+        ----------
+        reach : (float, float)
+            Primal and dual step lengths at which the products are taken.
+        centring : float
+            What the products are to be.
+        d_x, d_slack, d_price, d_z
+            The direction.
+        """
+        product = (self.x + self.dtype(reach[0]) * d_x) * (self.z + self.dtype(reach[1]) * d_z)
+        row_product = (self.slack + reach[0] * d_slack) * (self.price + reach[1] * d_price)
+        low, high = 0.1 * centring, 10 * centring
+        pull = np.maximum(np.clip(product, low, high) - product, -high)
+        row_pull = np.maximum(np.clip(row_product, low, high) - row_product, -high)
+        pull /= self.z
+        if self.mask is not None:
+            pull *= self.mask
+        return pull, row_pull
 
     def _tall(self, ratio: NDArray[Any]) -> Any:
         """Return the (K, n) matrix of every coupling row summed over columns, weighted by ``ratio``."""
