@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = ["greedy_flow"]
 
-_SECONDS_PER_PAIR = 3e-8  # of the first round, its copy of the scores included
-_SECONDS_PER_ROW = 1.5e-6  # likewise, mostly sorting
+_GREEDY_S_PER_PAIR = 3e-8
+"""Seconds per pair of the first round, its copy of the scores included."""
+
+_GREEDY_S_PER_ROW = 1.5e-6
+"""Seconds per row, mostly for sorting."""
 
 
 def greedy_flow(
@@ -43,7 +46,7 @@ def greedy_flow(
     -----
     O(n m) per round, at most as many rounds as a row has bids to make.
     """
-    pace_s = instance.n * (instance.m * _SECONDS_PER_PAIR + _SECONDS_PER_ROW)
+    pace_s = instance.n * (instance.m * _GREEDY_S_PER_PAIR + _GREEDY_S_PER_ROW)
     if deadline.remaining_s() < pace_s:
         return None
     state = _State(instance, shape, prices)

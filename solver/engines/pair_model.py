@@ -19,14 +19,24 @@ if TYPE_CHECKING:
 __all__ = ["Outcome", "PairModel", "Scaled", "SoftRow", "is_loaded", "scale_to_integers", "soft_rows"]
 
 _EXACT_SCALES = (1.0, 10.0, 100.0, 1000.0, 1e4, 1e5, 1e6)
-_TOLERANCE = 1e-9  # relative overload of real-valued resources that the certificate lets pass
-# Of the scaled total loss. CP-SAT takes up to 63 bits, but answered wrongly on weights of 48 bits with parts of its
-# presolve switched off (OR-Tools 9.15); 42 bits leave twelve digits.
+"""Factors that may turn all numbers of a row into whole numbers, tried in turn."""
+
+_CAPACITY_TOLERANCE = 1e-9
+"""Relative excess that the certificate allows for resources measured in real numbers."""
+
 _LARGEST_OBJECTIVE = 2.0**42
-# A second run may take so much of CP-SAT's deterministic time, about seconds, or so many times the first: how busy the
-# machine is does not decide what is proven.
-_CONFIRMING_WORK, _CONFIRMING_TIMES = 0.5, 4.0
-_LARGEST = 2.0**46  # of a scaled row
+"""Scaled total loss at most. CP-SAT takes up to 63 bits, but answered wrongly on weights of 48 bits with parts of its
+presolve switched off (OR-Tools 9.15); 42 bits leave twelve digits."""
+
+_CONFIRMING_WORK = 0.5
+"""Units of CP-SAT's deterministic time, about seconds, that a second run may take: how busy the machine is does not
+decide what is proven."""
+
+_CONFIRMING_TIMES = 4.0
+"""The same as a multiple of the first run; the larger of the two holds."""
+
+_LARGEST_ROW = 2.0**46
+"""Scaled coefficients of a row sum up to this at most."""
 
 
 def is_loaded() -> bool:
@@ -59,7 +69,7 @@ def scale_to_integers(
     terms: int,
     up: bool = False,
     extra: float = 0.0,
-    sum_limit: float = _LARGEST,
+    sum_limit: float = _LARGEST_ROW,
 ) -> Scaled:
     """Return values as integers, exactly if a power of ten makes them whole.
 
@@ -258,8 +268,8 @@ class PairModel:
         limit = bound * scaled.scale
         if scaled.exact:
             limit = limit + 1e-9 * max(1.0, abs(limit))
-        elif self._outer or terms + 2 <= 0.5 * _TOLERANCE * size * scaled.scale:
-            self.relaxed = self.relaxed or not terms + 2 <= 0.5 * _TOLERANCE * size * scaled.scale
+        elif self._outer or terms + 2 <= 0.5 * _CAPACITY_TOLERANCE * size * scaled.scale:
+            self.relaxed = self.relaxed or not terms + 2 <= 0.5 * _CAPACITY_TOLERANCE * size * scaled.scale
             limit = limit + 0.5 * terms + 1
         else:
             self.exact = False
@@ -426,7 +436,9 @@ def _joint_scale(
     scaled = Scaled(np.rint(loss * scale).astype(np.int64), float(scale), exact=False)
     finest = [row.price * float(scale) for row in soft]
     sums = [float(np.abs(row.weights).sum()) + abs(row.bound) for row in soft]
-    coarser = [max(1.0, np.ceil(fine * total / _LARGEST)) for fine, total in zip(finest, sums, strict=True)]
+    coarser = [
+        max(1.0, np.ceil(fine * total / _LARGEST_ROW)) for fine, total in zip(finest, sums, strict=True)
+    ]
     scales = []
     for row, step, fine, units in zip(soft, steps, finest, coarser, strict=True):
         keeps = step.exact and row.most * step.scale <= min(len(row.where), agents) and fine >= step.scale

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from solver.engines.certificate import OPTIMALITY_TOLERANCE, relative_gap
+from solver.engines.certificate import GAP_ROUNDING, OPTIMALITY_TOLERANCE, relative_gap
 from solver.problem.blocks import row_maxima
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from solver.problem.instance import Instance
 
 __all__ = ["BlockTerms", "PieceCertificate", "PlanCertificate", "conclude", "judge_block"]
-
-_ROUNDING = 1e-13  # of the sum of absolute values: below this, a gap is float64 noise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,7 +217,7 @@ def conclude(
         objective += total.left
     slack = math.inf if violations else total.forgone + _supply_slack(shape, load, prices)
     bound = objective + slack
-    rounding = _ROUNDING * total.magnitude
+    rounding = GAP_ROUNDING * total.magnitude
     tolerance = OPTIMALITY_TOLERANCE * max(abs(objective), abs(bound)) if math.isfinite(bound) else 0.0
     return PlanCertificate(
         objective=shape.sign * objective + 0.0,

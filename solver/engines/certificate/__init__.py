@@ -20,6 +20,7 @@ bound, :mod:`reduced_scores` and :mod:`responses` are the passes over all pairs.
 from solver.engines.certificate.reduced_scores import reduced_scores
 from solver.engines.certificate.responses import BestResponse, best_response
 from solver.engines.certificate.verification import (
+    GAP_ROUNDING,
     OPTIMALITY_TOLERANCE,
     Certificate,
     certify,
@@ -28,6 +29,7 @@ from solver.engines.certificate.verification import (
 )
 
 __all__ = [
+    "GAP_ROUNDING",
     "OPTIMALITY_TOLERANCE",
     "BestResponse",
     "Certificate",

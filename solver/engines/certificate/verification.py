@@ -50,10 +50,14 @@ GAP_ROUNDING = 1e-13
 _WHOLE_NOISE = 0.01
 """Rounding error of a bound above which it is not rounded down to a whole number."""
 
-_SECONDS_PER_TERM = 3e-9
-_SECONDS_PER_AGENT = 5e-8
-_OVERHEAD_S = 2e-4
-"""Upper estimates of what a certificate takes: per pair and term, per agent, and for the call itself."""
+_VERIFY_S_PER_TERM = 3e-9
+"""Upper estimate of what a certificate takes per pair and term."""
+
+_VERIFY_S_PER_AGENT = 5e-8
+"""The same per agent."""
+
+_VERIFY_OVERHEAD_S = 2e-4
+"""The same for the call itself."""
 
 _SECONDS_PER_RANKED, _SETS_OF_PRICES = 2.5e-7, 3
 """What sorting an agent by rank takes, and how often: where service comes first and somebody is left out."""
@@ -165,11 +169,11 @@ def verification_seconds(instance: Instance, claim: Claim | None = None) -> floa
     terms = 1 + (0 if instance.demand is None else instance.r)
     if instance.limits is not None:
         terms += _LAYER_TERMS * len(instance.limits.layers)
-    seconds = pairs * terms * _SECONDS_PER_TERM + instance.n * _SECONDS_PER_AGENT + _OVERHEAD_S
+    seconds = pairs * terms * _VERIFY_S_PER_TERM + instance.n * _VERIFY_S_PER_AGENT + _VERIFY_OVERHEAD_S
     if instance.serve_first and claim is not None and claim.choice.min(initial=0) < 0:
         # Who could be served at all, and the best of every rank at three sets of prices.
-        ranking_s = pairs * terms * _SECONDS_PER_TERM + instance.n * _SECONDS_PER_RANKED
-        seconds += pairs * _SECONDS_PER_TERM + _SETS_OF_PRICES * ranking_s
+        ranking_s = pairs * terms * _VERIFY_S_PER_TERM + instance.n * _SECONDS_PER_RANKED
+        seconds += pairs * _VERIFY_S_PER_TERM + _SETS_OF_PRICES * ranking_s
     return seconds
 
 

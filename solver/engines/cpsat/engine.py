@@ -27,13 +27,20 @@ if TYPE_CHECKING:
 
 __all__ = ["CpSatEngine"]
 
-_MAX_ARCS = 200_000
-_SECONDS_PER_ARC = 15e-6  # building the model in Python and handing it over
-_PATIENCE_S = (
-    10.0  # for models that are opened at a cost, where no deadline ends the search; shown in the gap
-)
-_LOADING_S = 0.4  # for the library itself, once in a process
-_LEAST_SEARCH_S = 0.05  # CP-SAT overruns limits shorter than this
+_MOST_CPSAT_ARCS = 200_000
+"""Allowed pairs at most."""
+
+_BUILDING_S_PER_ARC = 15e-6
+"""Seconds per pair to build the model in Python and hand it over."""
+
+_OPENINGS_LIMIT_S = 10.0
+"""Seconds of search for models that are opened at a cost, where no deadline ends it; the gap shows what is left."""
+
+_LIBRARY_LOADING_S = 0.4
+"""Seconds to load the library, once in a process."""
+
+_LEAST_SEARCH_S = 0.05
+"""Seconds of search at least: CP-SAT overruns shorter limits."""
 
 
 class CpSatEngine:
@@ -48,9 +55,9 @@ class CpSatEngine:
         if instance.network is not None and not instance.network.has_openings:
             return "cpsat: does not know floors, copies or counts, unless models are opened at a cost"
         arcs = instance.n * instance.m
-        if arcs > _MAX_ARCS:
-            return f"cpsat: up to {arcs:,} pairs, at most {_MAX_ARCS:,}"
-        estimate = arcs * _SECONDS_PER_ARC + _LEAST_SEARCH_S + (0.0 if is_loaded() else _LOADING_S)
+        if arcs > _MOST_CPSAT_ARCS:
+            return f"cpsat: up to {arcs:,} pairs, at most {_MOST_CPSAT_ARCS:,}"
+        estimate = arcs * _BUILDING_S_PER_ARC + _LEAST_SEARCH_S + (0.0 if is_loaded() else _LIBRARY_LOADING_S)
         if estimate > remaining_s:
             left_ms = max(remaining_s, 0) * 1e3
             return f"cpsat: its model needs about {estimate * 1e3:.0f} ms, {left_ms:.0f} ms left"
@@ -155,7 +162,7 @@ def _open_models(
     now = deadline.clock.now()
     patience_s = max(0.01, 0.9 * deadline.remaining_s() - 0.01)
     outcome = model.solve(
-        ends_s=now + min(patience_s, _PATIENCE_S), deadline=deadline, seed=seed, threads=threads
+        ends_s=now + min(patience_s, _OPENINGS_LIMIT_S), deadline=deadline, seed=seed, threads=threads
     )
     if outcome.infeasible:
         return Claim(choice=np.full(instance.n, UNASSIGNED, np.int64), infeasible=True)

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["OpeningModel", "OpeningOutcome"]
 
-_LARGEST_OBJECTIVE = 2.0**52
+_LARGEST_OPENING_OBJECTIVE = 2.0**52
+"""Scaled total at most."""
 
 
 class OpeningOutcome:
@@ -115,7 +116,7 @@ class OpeningModel:
                 self.model.clear_hints()
                 self.hint(found)
         values, variables = self._objective()
-        scaled = scale_to_integers(values, terms=self._terms(), sum_limit=_LARGEST_OBJECTIVE)
+        scaled = scale_to_integers(values, terms=self._terms(), sum_limit=_LARGEST_OPENING_OBJECTIVE)
         self.model.maximize(sums.weighted_sum(variables, scaled.values.tolist()))
         solver, status = self._run(ends_s, deadline, seed, threads)
         if status == self._cp.INFEASIBLE:

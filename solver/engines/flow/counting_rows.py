@@ -16,15 +16,22 @@ if TYPE_CHECKING:
 
 __all__ = ["CountingRows", "may_count"]
 
-_WHOLE = 1e-9  # relative: a bound that close below a whole number of agents allows it, as certificates do
-_SAMPLED = 64  # agents looked at before all are
-_LEAST_EDGES = 3  # pairs of agents kept apart that may be a clique
-_ROUNDS = 8  # of looking for cliques
+_WHOLE_TOLERANCE = 1e-9
+"""Relative distance below a whole number of agents at which a bound allows that number, as certificates do."""
+
+_PROBED_AGENTS = 64
+"""Agents looked at before all are."""
+
+_LEAST_EDGES = 3
+"""Pairs of agents kept apart from which a clique is looked for."""
+
+_CLIQUE_ROUNDS = 8
+"""Rounds of looking for cliques."""
 
 
 def may_count(limits: LimitRows, n: int) -> bool:
     """Whether a look at some agents finds no row that weighs its pairs differently; such rows are seldom idle."""
-    some = np.arange(0, n, max(1, n // _SAMPLED))
+    some = np.arange(0, n, max(1, n // _PROBED_AGENTS))
     for layer in limits.layers:
         row, weight = layer.row[some], layer.coefficient[some]
         row, weight = row[(row != NO_ROW) & (weight != 0)], weight[(row != NO_ROW) & (weight != 0)]
@@ -135,10 +142,10 @@ class CountingRows:
         if weight > 0:
             if bound < 0:
                 self.infeasible = True
-            self.most[g] = max(0, math.floor(bound / weight * (1 + _WHOLE) + 1e-12))
+            self.most[g] = max(0, math.floor(bound / weight * (1 + _WHOLE_TOLERANCE) + 1e-12))
         else:
             ratio = bound / weight
-            self.least[g] = max(0, math.ceil(ratio * (1 - _WHOLE) - 1e-12))
+            self.least[g] = max(0, math.ceil(ratio * (1 - _WHOLE_TOLERANCE) - 1e-12))
             self.idle[g] = self.least[g] == 0
 
     def _is_simple(self, g: int, own: NDArray[np.intp], least: float) -> bool:
@@ -161,7 +168,7 @@ def _components(ends: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     Cliques are found in two rounds; what is not settled after a few is no clique, and its labels do not matter.
     """
     label = np.arange(count)
-    for _ in range(_ROUNDS):
+    for _ in range(_CLIQUE_ROUNDS):
         least = np.minimum(label[ends[:, 0]], label[ends[:, 1]])
         before = label.copy()
         np.minimum.at(label, ends[:, 0], least)

@@ -25,10 +25,20 @@ if TYPE_CHECKING:
 
 __all__ = ["LaminarNetwork", "find_network", "recognition_seconds"]
 
-_SECONDS_PER_PAIR_AND_LAYER, _OVERHEAD_S = 6e-8, 1e-3  # of the recognition, generously
-_MOST_ENTRIES = 20_000_000  # pairs times layers beyond which memory is not spent on looking
-_SAMPLED_FROM = 30_000  # pairs from which some agents are looked at first
-_FOUND = "_laminar_network"  # where an instance remembers the answer
+_RECOGNITION_S = 6e-8
+"""Upper estimate of the seconds of recognition, per pair and layer."""
+
+_RECOGNITION_OVERHEAD_S = 1e-3
+"""The same for the call itself."""
+
+_MOST_RECOGNISED_ENTRIES = 20_000_000
+"""Pairs times layers up to which limits are recognised as a network."""
+
+_SAMPLED_FROM_PAIRS = 30_000
+"""Pairs from which some agents are looked at first."""
+
+_CACHED_NETWORK = "_laminar_network"
+"""Name under which an instance keeps the answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -123,10 +133,10 @@ class LaminarNetwork:
 
 def recognition_seconds(instance: Instance) -> float:
     """Return about how long :func:`find_network` takes; nothing once it is known."""
-    if _FOUND in vars(instance):
+    if _CACHED_NETWORK in vars(instance):
         return 0.0
     layers = 1 if instance.limits is None else 1 + len(instance.limits.layers)
-    return instance.n * instance.m * layers * _SECONDS_PER_PAIR_AND_LAYER + _OVERHEAD_S
+    return instance.n * instance.m * layers * _RECOGNITION_S + _RECOGNITION_OVERHEAD_S
 
 
 def find_network(instance: Instance) -> LaminarNetwork | None:
@@ -137,9 +147,9 @@ def find_network(instance: Instance) -> LaminarNetwork | None:
     O(p log p) for p entries of all rows. The instance remembers the answer.
     """
     known = vars(instance)
-    if _FOUND not in known:
-        known[_FOUND] = _find(instance)
-    found: LaminarNetwork | None = known[_FOUND]
+    if _CACHED_NETWORK not in known:
+        known[_CACHED_NETWORK] = _find(instance)
+    found: LaminarNetwork | None = known[_CACHED_NETWORK]
     return found
 
 
@@ -149,9 +159,9 @@ def _find(instance: Instance) -> LaminarNetwork | None:
         return None
     if limits.together or limits.is_soft or isinstance(instance.score, CompressedScores):
         return None
-    if instance.n * instance.m * max(1, len(limits.layers)) > _MOST_ENTRIES:
+    if instance.n * instance.m * max(1, len(limits.layers)) > _MOST_RECOGNISED_ENTRIES:
         return None
-    if instance.n * instance.m > _SAMPLED_FROM and not may_count(limits, instance.n):
+    if instance.n * instance.m > _SAMPLED_FROM_PAIRS and not may_count(limits, instance.n):
         return None
     allowed = np.isfinite(instance.score) & (instance.slots > 0)
     rows = CountingRows(limits, allowed)

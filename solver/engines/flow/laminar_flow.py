@@ -27,11 +27,23 @@ if TYPE_CHECKING:
 
 __all__ = ["solve_laminar", "unsupported_limits"]
 
-_SECONDS_PER_ARC, _MANY_NODES = 1e-6, 50_000  # generous; nodes by which the time per arc doubles
-_OVERHEAD_S = 1e-3
-_MAX_ARCS = 5_000_000
-_GENERATED_PAIRS = 30_000  # pairs above which floors and capacities are left to column generation
-_SECONDS_PER_PAIR = 2e-7  # of column generation and its certificate
+_LAMINAR_S_PER_ARC = 1e-6
+"""Upper estimate of the seconds per arc."""
+
+_MANY_LAMINAR_NODES = 50_000
+"""Nodes by which the time per arc doubles."""
+
+_LAMINAR_OVERHEAD_S = 1e-3
+"""Seconds of the call itself."""
+
+_MOST_LAMINAR_ARCS = 5_000_000
+"""Arcs at most."""
+
+_GENERATED_PAIRS = 30_000
+"""Pairs above which floors and capacities are left to column generation."""
+
+_LAMINAR_S_PER_PAIR = 2e-7
+"""Seconds per pair of column generation and its certificate."""
 
 
 def unsupported_limits(instance: Instance, remaining_s: float) -> str | None:
@@ -43,8 +55,8 @@ def unsupported_limits(instance: Instance, remaining_s: float) -> str | None:
     if network is None:
         return "flow: limits are not all counts of agents whose sets are nested"
     arcs = len(network.agent)
-    if arcs > _MAX_ARCS:
-        return f"flow: up to {arcs:,} arcs, at most {_MAX_ARCS:,}"
+    if arcs > _MOST_LAMINAR_ARCS:
+        return f"flow: up to {arcs:,} arcs, at most {_MOST_LAMINAR_ARCS:,}"
     estimate = _seconds(instance, network)
     if estimate > remaining_s:
         return f"flow: needs about {estimate * 1e3:.0f} ms, {max(remaining_s, 0) * 1e3:.0f} ms left"
@@ -54,9 +66,9 @@ def unsupported_limits(instance: Instance, remaining_s: float) -> str | None:
 def _seconds(instance: Instance, network: LaminarNetwork) -> float:
     """Return about how long one flow takes, its prices included."""
     if network.whole_models and instance.n * instance.m > _GENERATED_PAIRS:
-        return instance.n * (instance.m * _SECONDS_PER_PAIR + 5 * _SECONDS_PER_ARC) + _OVERHEAD_S
+        return instance.n * (instance.m * _LAMINAR_S_PER_PAIR + 5 * _LAMINAR_S_PER_ARC) + _LAMINAR_OVERHEAD_S
     nodes = instance.n + network.nodes
-    return len(network.agent) * _SECONDS_PER_ARC * (1 + nodes / _MANY_NODES) + _OVERHEAD_S
+    return len(network.agent) * _LAMINAR_S_PER_ARC * (1 + nodes / _MANY_LAMINAR_NODES) + _LAMINAR_OVERHEAD_S
 
 
 def solve_laminar(instance: Instance, deadline: Deadline) -> Claim | None:

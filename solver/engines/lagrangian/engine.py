@@ -33,8 +33,8 @@ _FORM_TERMS = 4
 _LAYER_TERMS = 3
 """The same for each layer of limit rows."""
 
-_SECONDS_PER_TERM = 2.5e-8
-_OVERHEAD_S = 0.002
+_FORM_S_PER_TERM = 2.5e-8
+_FORM_OVERHEAD_S = 0.002
 """Upper estimates of what each of those arrays takes per pair, and of the call itself."""
 
 _SECONDS_PER_PAIR_LARGE = 1e-8
@@ -69,7 +69,7 @@ class LagrangianEngine:
             estimate = instance.n * instance.m * _SECONDS_PER_PAIR_LARGE * (1 + layers)
         else:
             terms = instance.r + _FORM_TERMS + _LAYER_TERMS * layers
-            estimate = instance.n * instance.m * terms * _SECONDS_PER_TERM + _OVERHEAD_S
+            estimate = instance.n * instance.m * terms * _FORM_S_PER_TERM + _FORM_OVERHEAD_S
         if estimate > remaining_s:
             return f"lagrangian: needs about {estimate * 1e3:.0f} ms, {max(remaining_s, 0) * 1e3:.0f} ms left"
         return None

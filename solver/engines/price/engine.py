@@ -71,7 +71,9 @@ _MOST_PRICED_MODELS = 5_000
 _SECONDS_PER_FIRST_MODEL = 6e-4
 """Seconds per model that the first sample takes at least, where no step can follow."""
 
-_LARGE_PAIRS = 2_000_000  # above which rough prices are better than what greedy has time for, however late
+_ROUGH_PAIRS = 2_000_000
+"""Pairs above which rough prices are better than what greedy has time for, however late it is."""
+
 _LEAST_ALGEBRA_S = 0.01
 """Seconds of linear algebra that are spent even where no time is left."""
 
@@ -92,7 +94,7 @@ class PriceEngine:
         if m > _MOST_PRICED_MODELS:
             return f"price: {m:,} models, at most {_MOST_PRICED_MODELS:,}"
         estimate = min(m**3 * _SECONDS_PER_CUBE, m * _SECONDS_PER_FIRST_MODEL)
-        small = _pairs(instance) <= _LARGE_PAIRS
+        small = _pairs(instance) <= _ROUGH_PAIRS
         if small:
             estimate = max(estimate if m > _FEW_MODELS else 0.0, hasty_seconds(instance, _pairs(instance)))
         if (small or m > _FEW_MODELS) and estimate > remaining_s:

@@ -50,8 +50,12 @@ _MOST_BOXES = 3
 _PROBED_AGENTS = 256
 """Agents that tell range and grid of the scores."""
 
-_FEW_MODELS = 64
-_GROWN = 2.0  # times that a sample takes as long as the one before, at least
+_UNTIMED_MODELS = 64
+"""Models up to which the first sample keeps no deadline: it takes milliseconds that are well spent."""
+
+_SAMPLE_TIME_GROWTH = 2.0
+"""Factor on the time of the last sample, as an estimate for the next."""
+
 _GRID_UNITS = (1.0, 0.1, 0.01, 0.001)
 """Units of a grid that are recognised."""
 
@@ -189,12 +193,14 @@ def estimate_prices(
         span=scale.span,
         population=n,
         deadline=deadline
-        if rows.m > _FEW_MODELS
+        if rows.m > _UNTIMED_MODELS
         else NO_DEADLINE,  # with few, milliseconds that are well spent
     )
     for size in (size for size in larger if size <= most):
         left = deadline.remaining_s()
-        if deadline.limited and _GROWN * (began - left) > left:  # the next sample takes longer than the last
+        if (
+            deadline.limited and _SAMPLE_TIME_GROWTH * (began - left) > left
+        ):  # the next sample takes longer than the last
             break
         began = left
         sample = rows.sample(_stratified(n, size, generator))

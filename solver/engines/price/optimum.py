@@ -31,7 +31,9 @@ _RECENTRED_PASSES = 3
 _FIRST_TEMPERATURE = 0.25
 """Temperature of the first step, in standard deviations of the estimate."""
 
-_PASS_S_PER_PAIR = 2e-9  # of a reducing pass
+_REDUCING_S_PER_PAIR = 2e-9
+"""Seconds per pair of a reducing pass."""
+
 _BOX_ARCS_SHARE = 0.6
 """Share of all arcs that may be spent on flows of boxes before one flow takes them all."""
 
@@ -91,7 +93,7 @@ def find_optimum(
     for attempt in range(_MOST_PASSES):
         low, high = price_box(prices, radius, supply.cheapest, np.inf, scale.grid)
         try:
-            take_time(deadline, rows.n * rows.m * _PASS_S_PER_PAIR)
+            take_time(deadline, rows.n * rows.m * _REDUCING_S_PER_PAIR)
             reduction = rows.reduce(low, high)
             found = solve_in_box(
                 reduction.contested,

@@ -22,10 +22,12 @@ _CANDIDATES_PER_MOVE = 3
 _LEAST_CANDIDATES = 500
 """Agents considered at least."""
 
-_SECONDS_PER_PAIR = 1e-8  # of a round
-_FEW_WAITING = (
-    0.25  # of the agents: up to so many are seated whatever the clock says; it takes a part of a pass
-)
+_ROUND_S_PER_PAIR = 1e-8
+"""Seconds per pair of a round that seats agents."""
+
+_FEW_WAITING_SHARE = 0.25
+"""Share of the agents up to which those who wait are seated whatever the time: it takes a part of a pass."""
+
 _PAIRS_AT_ONCE = 4_000_000
 """Pairs of unassigned agents looked at in one block."""
 
@@ -91,14 +93,14 @@ def _seat(
 ) -> None:
     """Give unassigned agents the models with room that are best for them, who gains most first; updates both arrays."""
     m = instance.m
-    many = len(waiting) > _FEW_WAITING * instance.n
-    if many and deadline.remaining_s() < len(waiting) * m * _SECONDS_PER_PAIR:
+    many = len(waiting) > _FEW_WAITING_SHARE * instance.n
+    if many and deadline.remaining_s() < len(waiting) * m * _ROUND_S_PER_PAIR:
         return _fill(instance, choice, room, waiting)
     score, stay = instance.score.take(waiting, axis=0), instance.unserved[waiting]
     for _ in range(m + 1):  # a round fills a model or seats everyone
         if not len(waiting) or not (room > 0).any():
             return None
-        if many and deadline.remaining_s() < len(waiting) * m * _SECONDS_PER_PAIR:
+        if many and deadline.remaining_s() < len(waiting) * m * _ROUND_S_PER_PAIR:
             return _fill(instance, choice, room, waiting)
         net = np.where(room > 0, score - prices, -np.inf)
         target = net.argmax(axis=1)

@@ -27,10 +27,12 @@ __all__ = ["barely_short", "price_tails", "tails_seconds"]
 _TINY_SLOTS = 2.0
 """Slots of a model in the last sample below which the sample says nothing of its price."""
 
-_SECONDS_PER_PAIR, _SECONDS_PER_TINY = (
-    6e-9,
-    3e-8,
-)  # of a look at everybody; of every agent's price of such a model
+_PASS_S_PER_PAIR = 6e-9
+"""Seconds per pair of a pass over all agents."""
+
+_S_PER_AGENT_AND_TINY = 3e-8
+"""Seconds per agent for the price of each model with few slots."""
+
 _LITTLE_SHORTAGE = 12.0
 """Agents too many in the last sample below which it says little of the level of prices."""
 
@@ -47,7 +49,7 @@ def barely_short(agents: int, supply: Supply) -> int:
 def tails_seconds(rows: Rows, supply: Supply) -> float:
     """Return about how long :func:`price_tails` takes where there is something to price."""
     tiny = int(((supply.total > 0) & (supply.total / GROWTH < _TINY_SLOTS)).sum())
-    return rows.n * (rows.m * _SECONDS_PER_PAIR + tiny * _SECONDS_PER_TINY)
+    return rows.n * (rows.m * _PASS_S_PER_PAIR + tiny * _S_PER_AGENT_AND_TINY)
 
 
 def price_tails(rows: Rows, supply: Supply, estimate: Estimate, *, short: int) -> Estimate:

@@ -15,15 +15,32 @@ __all__ = ["NO_DEADLINE", "OutOfTimeError", "flow_seconds", "hasty_seconds", "ta
 NO_DEADLINE = Deadline(0.0, math.inf)
 """For calls without one."""
 
-_SECONDS_PER_ARC, _FLOW_S = 1.2e-6, 3e-4  # of a flow, generously
-_FIRST_SAMPLE, _PER_MODEL, _ALL_ARCS = (
-    (125, 250),
-    5,
-    15_000,
-)  # agents of the first sample; arcs that need none
-_SECONDS_PER_PAIR = 1e-8  # of a look at everybody, and of moving whoever is too many
-_SECONDS_PER_AGENT = 1e-7
-_OVERHEAD_S, _SECONDS_PER_MODEL = 0.0015, 6e-5
+_FLOW_S_PER_ARC = 1.2e-6
+"""Upper estimate of the seconds per arc of a flow."""
+
+_FLOW_OVERHEAD_S = 3e-4
+"""Upper estimate of the seconds of the call itself."""
+
+_FIRST_AGENTS = (125, 250)
+"""Agents of the first sample, at least and at most."""
+
+_FIRST_AGENTS_PER_MODEL = 5
+"""Agents of the first sample for each model."""
+
+_UNSAMPLED_ARCS = 15_000
+"""Arcs up to which no sample is needed."""
+
+_TAIL_S_PER_PAIR = 1e-8
+"""Seconds per pair of a pass over everybody, and of moving agents from overloaded models."""
+
+_TAIL_S_PER_AGENT = 1e-7
+"""Seconds per agent of the same."""
+
+_PRICE_OVERHEAD_S = 0.0015
+"""Seconds of the call itself."""
+
+_PRICE_S_PER_MODEL = 6e-5
+"""Seconds per model of the first sample."""
 
 
 class OutOfTimeError(Exception):
@@ -38,19 +55,21 @@ def take_time(deadline: Deadline, seconds: float) -> None:
 
 def flow_seconds(arcs: int) -> float:
     """Return about how long a flow on so many arcs takes."""
-    return _FLOW_S + arcs * _SECONDS_PER_ARC
+    return _FLOW_OVERHEAD_S + arcs * _FLOW_S_PER_ARC
 
 
 def tail_seconds(instance: Instance, pairs: int) -> float:
     """Return about how long it takes to get from prices to a feasible choice, with so many allowed pairs."""
-    return pairs * _SECONDS_PER_PAIR + instance.n * _SECONDS_PER_AGENT + 0.3 * _OVERHEAD_S
+    return pairs * _TAIL_S_PER_PAIR + instance.n * _TAIL_S_PER_AGENT + 0.3 * _PRICE_OVERHEAD_S
 
 
 def hasty_seconds(instance: Instance, pairs: int) -> float:
     """Return about how long prices of the first sample, and a feasible choice from them, take at least."""
     n, m = instance.n, instance.m
-    least, most = _FIRST_SAMPLE
-    arcs = min(n, max(least, min(_PER_MODEL * m, most))) * m * (pairs / (n * m))
-    if pairs <= _ALL_ARCS:
+    least, most = _FIRST_AGENTS
+    arcs = min(n, max(least, min(_FIRST_AGENTS_PER_MODEL * m, most))) * m * (pairs / (n * m))
+    if pairs <= _UNSAMPLED_ARCS:
         arcs = pairs
-    return flow_seconds(int(arcs)) + tail_seconds(instance, pairs) + _OVERHEAD_S + m * _SECONDS_PER_MODEL
+    return (
+        flow_seconds(int(arcs)) + tail_seconds(instance, pairs) + _PRICE_OVERHEAD_S + m * _PRICE_S_PER_MODEL
+    )
