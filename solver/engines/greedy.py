@@ -74,7 +74,9 @@ class GreedyEngine:
         choice = np.full(instance.n, UNASSIGNED, np.int64)
         room = instance.capacity.copy()
         waiting = np.arange(instance.n)
-        while len(waiting) and deadline.remaining_s() > len(waiting) * _SECONDS_PER_BID:
+        for _ in range(instance.n):  # every round places somebody, or is the last
+            if not len(waiting) or deadline.remaining_s() <= len(waiting) * _SECONDS_PER_BID:
+                break
             bid, regret = _bids(instance, waiting, room, deadline)
             bidding = bid != UNASSIGNED
             waiting, bid, regret = waiting[bidding], bid[bidding], regret[bidding]

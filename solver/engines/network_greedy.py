@@ -51,7 +51,9 @@ def greedy_flow(
         return None
     state = _State(instance, shape, prices)
     for floors in (True, False):
-        while deadline.remaining_s() > pace_s:
+        for _ in range(instance.n * instance.m):  # every round uses a pair up, or is the last
+            if deadline.remaining_s() <= pace_s:
+                break
             began = deadline.clock.now()
             limit = np.minimum(state.need, state.room) if floors else state.room - state.need
             if not state.bid(limit, only_worthwhile=not floors):

@@ -102,7 +102,9 @@ def search_openings(
     if best is None:
         best = _repair(instance, shape, deadline, relaxation.prices, starts[-1] | must, tried, ends_s)
     slowest = 0.0
-    while best is not None:
+    for _ in range(params.most_flows):  # every round but the last improves by a flow of its own
+        if best is None:
+            break
         improved = False
         for candidate in _neighbours(best, shape, must, least <= instance.slots):
             now = clock.now()
@@ -115,7 +117,7 @@ def search_openings(
                 break
         if not improved:
             return best.flow, relaxation.prices
-    return None, relaxation.prices
+    return None if best is None else best.flow, relaxation.prices
 
 
 def _better(best: _Tried | None, found: _Tried | None) -> _Tried | None:

@@ -159,8 +159,8 @@ class Campaign:
     def run(self) -> None:
         """Go on until proven, satisfied or out of time."""
         now = self.deadline.clock.now
-        while not self.done and not self.infeasible:
-            if self.deadline.remaining_s() < max(0.002, self.search.step_s):
+        for _ in range(self.params.most_attempts):
+            if self.done or self.infeasible or self.deadline.remaining_s() < max(0.002, self.search.step_s):
                 break
             before, start_s = self.search.best_loss, now()
             kind = "neighbourhood" if self._cpsat_next() else "descend"

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from solver.engines import kernels
+from solver.errors import EngineError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -218,7 +219,7 @@ class Beam:
             Why it stopped, and ``crossed`` as it is then.
         """
         chains = self._compiled()
-        while True:
+        for _ in range(self.form.n + 1):  # every widening adds places, and n are enough
             stop, crossed, steps = chains.improve(
                 self._arrays(),
                 width=self.width,
@@ -232,6 +233,7 @@ class Beam:
             if stop is not kernels.Stop.MEMBERS_FULL:
                 return stop, crossed
             self._widen()
+        raise EngineError("ejection chains: expected room for all agents after widening")
 
     def _compiled(self) -> kernels.Chains:
         """Return the kernel's view of the fixed arrays, made on first use."""

@@ -109,7 +109,9 @@ class Large:
             self.choice = self.choice if self.best is None else self.best.copy()
         self._consider(self.choice)
         size, patience = self.params.core_agents, self.params.first_patience
-        while self.deadline.remaining_s() > 2 * self._pass_s + self._core_s:
+        for _ in range(self.params.most_cores):
+            if self.deadline.remaining_s() <= 2 * self._pass_s + self._core_s:
+                break
             if self.best is not None and self._gap() <= gap_tolerance:
                 break
             start_s, before = self.deadline.clock.now(), self.best_value

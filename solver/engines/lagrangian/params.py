@@ -39,6 +39,8 @@ class SearchParams(Params):
         the search.
     loss_tolerance : float
         Relative difference below which two losses are equal.
+    most_rounds : int
+        Local optima and improvements of one descent at most, whatever the clock says.
     """
 
     few_moves: int = 16
@@ -52,6 +54,7 @@ class SearchParams(Params):
     most_toll_rises: int = 20
     longest_step_share: float = 0.12
     loss_tolerance: float = 1e-9
+    most_rounds: int = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +85,8 @@ class CampaignParams(Params):
         Partial moves kept per level where the time is not short.
     reward : float
         Weight of an attempt that brought a new incumbent, against 1 for one that did not.
+    most_attempts : int
+        Descents and calls of CP-SAT at most, whatever the clock says.
     """
 
     elite: int = 8
@@ -98,6 +103,7 @@ class CampaignParams(Params):
     least_cpsat_s: float = 0.03
     beam_width: int = 60
     reward: float = 20.0
+    most_attempts: int = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +190,8 @@ class LargeParams(Params):
         Local optima without improvement after which a core is left, at first.
     core_agents, largest_core_agents : int
         Agents released together, at first and at most.
+    most_cores : int
+        Cores solved at most, whatever the clock says.
     """
 
     least_agents: int = 8000
@@ -216,6 +224,7 @@ class LargeParams(Params):
     first_patience: int = 6
     core_agents: int = 4000
     largest_core_agents: int = 20_000
+    most_cores: int = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)

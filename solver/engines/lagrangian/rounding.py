@@ -184,7 +184,9 @@ def _serve(form: Form, key: NDArray[np.float64], first: NDArray[np.int64] | None
     columns = np.full(form.n, -1)
     spare = form.room.copy()
     waiting = np.arange(form.n)
-    while len(waiting):
+    for _ in range(form.n + 2):  # every round but one with given bids serves somebody
+        if not len(waiting):
+            break
         value = np.where(
             (form.demand[:, :, waiting] > spare[:, :, None]).any(axis=0), np.inf, key[:, waiting]
         )
@@ -202,7 +204,7 @@ def _serve(form: Form, key: NDArray[np.float64], first: NDArray[np.int64] | None
         columns[waiting[taken]] = bid[taken]
         _take(form, waiting[taken], bid[taken], spare)
         waiting = waiting[~taken]
-    return columns
+    return None if len(waiting) else columns
 
 
 def relocate(form: Form, columns: NDArray[np.int64], deadline: Deadline | None = None) -> NDArray[np.int64]:

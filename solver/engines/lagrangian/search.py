@@ -105,7 +105,8 @@ class Search:
         """Oscillate from an assignment until ``patience`` local optima brought nothing new.
 
         Never gives up for lack of patience while no feasible assignment is known: then only
-        ``feasible_stop_s`` and the deadline end it, otherwise ``stop_s`` (readings of the deadline's clock).
+        ``feasible_stop_s``, the deadline and the number of rounds end it, otherwise ``stop_s`` (readings of the
+        deadline's clock).
 
         Returns
         -------
@@ -124,7 +125,9 @@ class Search:
         idle, crossed = 0, False
         local, found = np.inf, None
         clock = _StepClock(self, deadline)
-        while idle < patience or self.best is None:
+        for _ in range(self.params.most_rounds):
+            if idle >= patience and self.best is not None:
+                break
             ends_s = min(deadline.ends_s, feasible_stop_s if self.best is None else stop_s)
             if not clock.has_time_until(ends_s):
                 break
