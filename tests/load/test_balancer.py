@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import solver
 from solver.clock import ManualClock
 from solver.errors import SpecError
 from solver.load.balance.balancer import LoadBalancer
 from solver.load.balance.placement import ROUTINGS
-from solver.load.balance.strategies import STRATEGIES
+from solver.load.balance.strategies import STRATEGIES, Priced
 from solver.load.lease import Demand, Lease, LeaseState, Refusal
 from solver.load.observe.feedback import AdaptiveScorer
 from solver.load.store.memory import MemoryStore
@@ -636,3 +637,40 @@ def test_a_metered_fleet_has_room_for_exactly_what_its_meters_leave() -> None:
     assert tracker.acquire("a", Demand(tokens=950)) is not None
     tracker.set_capacity("a", Capacity(max_concurrent=50), tokens_per_minute=900)
     assert tracker.snapshot().room(Demand(tokens=1)).tolist() == [0, 50, 50]
+
+
+# -- a price per slot as a strategy
+
+
+def test_agents_that_come_one_by_one_at_the_prices_of_a_batch_choose_as_the_batch() -> None:
+    """Or a model as good: at optimal prices some agents are indifferent."""
+    rng = np.random.default_rng(5)
+    scores = 100.0 * rng.random((60, 4))
+    best = solver.assign(scores, [10, 20, 15, 15])
+    fleet = [model(f"m{j}", slots) for j, slots in enumerate((10, 20, 15, 15))]
+    balancer = LoadBalancer(LoadTracker(), strategy=Priced(best.prices), routing="greedy")
+    chosen = [balancer.select(coders(1), fleet, scores=row[None, :])[0].model_id for row in scores]
+    picked = np.array([int(str(name)[1:]) for name in chosen])
+    net = scores - best.prices
+    rows = np.arange(60)
+    np.testing.assert_allclose(net[rows, picked], net[rows, best.choice], atol=1e-9)
+    assert (picked == best.choice).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("prices", "message"),
+    [
+        ([1.0, -2.0], r"prices\[1\]: expected a finite number >= 0, got -2"),
+        ([1.0, np.nan], r"prices\[1\]: expected a finite number >= 0, got nan"),
+        ([[1.0]], r"prices: expected shape \(models,\), got shape \(1, 1\)"),
+    ],
+)
+def test_prices_out_of_range_are_named(prices: Any, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        Priced(prices)
+
+
+def test_prices_for_another_fleet_are_refused() -> None:
+    balancer = LoadBalancer(LoadTracker(), strategy=Priced([0.0]), routing="greedy")
+    with pytest.raises(SpecError, match=r"prices: expected shape \(2,\)"):
+        balancer.select(coders(1), [model("a", 1), model("b", 1)])

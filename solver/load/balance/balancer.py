@@ -76,8 +76,8 @@ class LoadBalancer:
     ----------
     tracker : LoadTracker
         The live load. Models it does not know yet are given the capacity they state.
-    strategy : {"weighted", "least_loaded", "predictive"}
-        See :mod:`solver.load.balance.strategies`.
+    strategy : {"weighted", "least_loaded", "predictive"} or LoadStrategy
+        See :mod:`solver.load.balance.strategies`; an object such as ``Priced(prices)`` is used as it is.
     routing : {"optimal", "balanced", "greedy"}
         See :mod:`solver.load.balance.placement`.
     load_weight : float, optional
@@ -118,7 +118,7 @@ class LoadBalancer:
     def __init__(
         self,
         tracker: LoadTracker,
-        strategy: str = "weighted",
+        strategy: str | LoadStrategy = "weighted",
         routing: str = "optimal",
         *,
         load_weight: float | None = None,
@@ -136,7 +136,7 @@ class LoadBalancer:
         if load_weight is None:
             load_weight = Objective().load_weight if objective is None else objective.load_weight
         problems = positive_problems("ttl_s", ttl_s) + whole_problems("max_rounds", max_rounds, low=1)
-        if strategy not in STRATEGIES:
+        if isinstance(strategy, str) and strategy not in STRATEGIES:
             problems.append(Violation("strategy", f"expected {', '.join(STRATEGIES)}", strategy))
         if routing not in ROUTINGS:
             problems.append(Violation("routing", f"expected {', '.join(ROUTINGS)}", routing))
@@ -152,7 +152,7 @@ class LoadBalancer:
         self._shares = dict(shares or {})
         self._due = dict.fromkeys(self._shares, 0.0)  # requests that a model with a share has yet to get
         self._tracker = tracker
-        self._strategy = _strategy(strategy, load_weight)
+        self._strategy = _strategy(strategy, load_weight) if isinstance(strategy, str) else strategy
         self._routing = routing
         self._scorer = scorer
         self._predictor = predictor
