@@ -125,18 +125,19 @@ def large_batch(source: ProblemSource) -> LargeBatch:
     files = files_of([str(source.scores)])
     if source.models is None:
         names = _model_columns(files[0], agent, source)
-        capacity, costs = [int(source.slots or 0)] * len(names), []
+        capacity, costs, floors = [int(source.slots or 0)] * len(names), [], []
     else:
         fleet = read_fleet(source.models, reading=source.reading)
         _check_slots_only(fleet)
         names = [model.id for model in fleet]
         capacity = [model.capacity.batch_slots for model in fleet]
+        floors = [model.capacity.min_slots for model in fleet]
         tiers = max(len(model.capacity.load_cost) for model in fleet)
         costs = [model.capacity.load_cost or (0.0,) * tiers for model in fleet] if tiers else []
     columns = ScoreColumns(
         agent=agent, models=tuple(names), scores=source.score_column, sense=source.sense or "maximize"
     )
-    return LargeBatch(files=files, columns=columns, capacity=capacity, load_cost=costs)
+    return LargeBatch(files=files, columns=columns, capacity=capacity, load_cost=costs, min_load=floors)
 
 
 def _model_columns(path: str, agent: str, source: ProblemSource) -> list[str]:
@@ -153,7 +154,7 @@ def _model_columns(path: str, agent: str, source: ProblemSource) -> list[str]:
 
 
 def _check_slots_only(fleet: Sequence[Model]) -> None:
-    fields = ("min_slots", "min_slots_if_open", "opening_cost")
+    fields = ("min_slots_if_open", "opening_cost")
     lines = [
         Violation(f"models.{model.id}.capacity.{name}", "expected none beside --stream", value)
         for model in fleet

@@ -15,6 +15,7 @@ from solver.scale.assignment_files import file_name
 from solver.scale.checkpoint import Checkpoint, forget, read_checkpoint, write_checkpoint
 from solver.scale.finished import finished_pieces
 from solver.scale.fleet import LocalFleet
+from solver.scale.floors import with_floors
 from solver.scale.judge import conclude
 from solver.scale.manifest import MANIFEST, Manifest, write_manifest
 from solver.scale.optimise import SampleBudget, finish_orders, optimise, take_survey
@@ -54,6 +55,8 @@ class LargeBatch:
         What leaving an agent out costs, where no column says so. None: serve as many as possible first.
     load_cost : sequence of sequence of float
         What a slot costs in equal tiers of each model's slots; empty for nothing. See :func:`solver.assign`.
+    min_load : sequence of int
+        Agents that each model has to serve; empty for none.
     """
 
     files: Sequence[str]
@@ -61,6 +64,7 @@ class LargeBatch:
     capacity: Sequence[int]
     unassigned_penalty: float | None = None
     load_cost: Sequence[Sequence[float]] = field(default=())
+    min_load: Sequence[int] = field(default=())
 
     def checked(self) -> LargeBatch:
         """Return the batch if its numbers can be.
@@ -85,6 +89,15 @@ class LargeBatch:
         ]
         if self.unassigned_penalty is not None and not self.unassigned_penalty >= 0:
             lines.append(Violation("unassigned_penalty", "expected >= 0", self.unassigned_penalty))
+        if len(self.min_load) not in (0, m):
+            lines.append(
+                Violation("min_load", f"expected one number for each of {m} models", len(self.min_load))
+            )
+        lines += [
+            Violation(f"min_load[{j}]", f"expected a whole number from 0 to its {slots:g} slots", least)
+            for j, (least, slots) in enumerate(zip(self.min_load, self.capacity, strict=False))
+            if not (0 <= least <= slots and least == int(least))
+        ]
         if self.columns.sense not in ("maximize", "minimize"):
             lines.append(Violation("sense", "expected maximize or minimize", self.columns.sense))
         if len(set(self.columns.models)) < m:
@@ -102,6 +115,11 @@ class LargeBatch:
     def tiers(self) -> NDArray[np.float64] | None:
         """(m, t) float64, costs of the tiers, or None."""
         return np.asarray(self.load_cost, np.float64) if len(self.load_cost) else None
+
+    @property
+    def floors(self) -> NDArray[np.int64] | None:
+        """(m,) int64, agents that each model has to serve, or None."""
+        return np.asarray(self.min_load, np.int64) if any(self.min_load) else None
 
     @property
     def serve_first(self) -> bool:
@@ -186,6 +204,7 @@ def solve_files(
                 survey,
                 _shape(batch, survey),
                 batch.unassigned_penalty,
+                batch.floors,
                 seed=seed,
                 budget=budget,
             )
@@ -228,6 +247,8 @@ def _finish(
     """Have all pieces written but those that are."""
     found = state.found
     supply = Supply.of(_shape(batch, state.survey))
+    if batch.floors is not None:
+        supply = with_floors(supply, batch.floors, found.valuation.shift)
     orders, load = finish_orders(pieces, found.choice, supply, state.survey.twins)
     # In serve-first mode a full service can only be compared with full services.
     judge_leaves = not (batch.serve_first and load[-1] == 0)
@@ -258,7 +279,7 @@ def _publish(
         prices[closed] = np.maximum(np.max([part.worth for part in parts], axis=0)[closed], 0.0)
     manifest = Manifest(
         request=request,
-        certificate=conclude(parts, _shape(batch, state.survey), prices, batch.columns.models),
+        certificate=conclude(parts, _shape(batch, state.survey), prices, batch.columns.models, batch.floors),
         prices=tuple(prices.tolist()),
         files=tuple(answer.written for answer in answers),
         versions={"solver": version("batch-assignment-solver"), "pyarrow": version("pyarrow")},
@@ -303,5 +324,6 @@ def _request(batch: LargeBatch, pieces: Sequence[Piece], seed: int) -> dict[str,
         "capacity": [int(slots) for slots in batch.capacity],
         "unassigned_penalty": batch.unassigned_penalty,
         "load_cost": [list(map(float, tiers)) for tiers in batch.load_cost],
+        "min_load": [int(least) for least in batch.min_load],
         "seed": seed,
     }

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from solver.engines.certificate import GAP_ROUNDING, OPTIMALITY_TOLERANCE, relative_gap
+from solver.engines.slot_supply import Supply
 from solver.problem.blocks import row_maxima
+from solver.scale.floors import with_floors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -186,6 +188,7 @@ def conclude(
     shape: Instance,
     prices: NDArray[np.float64],
     model_ids: tuple[str, ...],
+    floor: NDArray[np.int64] | None = None,
 ) -> PlanCertificate:
     """Return the certificate of all pieces together.
 
@@ -199,6 +202,8 @@ def conclude(
         The prices of the parts.
     model_ids : tuple of str
         Names in violations.
+    floor : (m,) int64, optional
+        Agents that each model has to serve.
     """
     total = PieceCertificate.empty(shape.m)
     for part in parts:
@@ -208,6 +213,11 @@ def conclude(
         f"{model_ids[j]}: load {load[j]} exceeds its capacity of {capacity[j]:g}"
         for j in np.flatnonzero(load > capacity).tolist()
     ]
+    if floor is not None:
+        violations += [
+            f"{model_ids[j]}: load {load[j]} is below its floor of {floor[j]}"
+            for j in np.flatnonzero(load < floor).tolist()
+        ]
     if total.ineligible:
         violations.append(f"{total.ineligible:,} agents: not eligible for their model")
     if total.unserved:
@@ -215,7 +225,7 @@ def conclude(
     objective = total.own - float(shape.load_charge(load.astype(np.float64)).sum())
     if not shape.serve_first:
         objective += total.left
-    slack = math.inf if violations else total.forgone + _supply_slack(shape, load, prices)
+    slack = math.inf if violations else total.forgone + _supply_slack(shape, load, prices, floor)
     bound = objective + slack
     rounding = GAP_ROUNDING * total.magnitude
     tolerance = OPTIMALITY_TOLERANCE * max(abs(objective), abs(bound)) if math.isfinite(bound) else 0.0
@@ -231,8 +241,26 @@ def conclude(
     )
 
 
-def _supply_slack(shape: Instance, load: NDArray[np.int64], prices: NDArray[np.float64]) -> float:
-    """Return what the slots would earn at these prices less what they do, tier by tier."""
+def _supply_slack(
+    shape: Instance,
+    load: NDArray[np.int64],
+    prices: NDArray[np.float64],
+    floor: NDArray[np.int64] | None = None,
+) -> float:
+    """Return what the slots would earn at these prices less what they do, tier by tier.
+
+    Prices below zero are those of floors: slots up to the floor are sold at any price.
+    """
+    if floor is not None:
+        whole = Supply.of(shape)
+        reward = max(0.0, float(whole.cost.max() - prices.min()))  # the floors are sold at any price
+        supply = with_floors(whole, floor, reward)
+        first = np.flatnonzero(np.diff(supply.model, prepend=-1))
+        start = np.cumsum(supply.slots) - supply.slots
+        sold_before = start - np.repeat(start[first], np.diff(np.append(first, len(supply.model))))
+        taken = np.clip(load[supply.model] - sold_before, 0, supply.slots)
+        gain = prices[supply.model] + reward - supply.cost
+        return math.fsum((supply.slots * np.maximum(gain, 0.0) - taken * gain).tolist())
     model, cost, slots = shape.tiers
     if shape.load_cost is None:
         return math.fsum((prices * (shape.capacity[:, 0] - load)).tolist())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -13,6 +13,7 @@ from solver.engines.price.optimum import find_optimum, solve_everything
 from solver.engines.price.scarce_prices import barely_short, price_tails
 from solver.engines.slot_supply import Supply
 from solver.errors import SpecError, Violation
+from solver.scale.floors import floor_reward, with_floors
 from solver.scale.rows import PieceChoice, PieceRows
 from solver.scale.shard import FinishOrder
 from solver.scale.survey import Survey, Valuation
@@ -101,11 +102,12 @@ def optimise(
     survey: Survey,
     shape: Instance,
     common_penalty: float | None,
+    floor: NDArray[np.int64] | None = None,
     *,
     seed: int,
     budget: SampleBudget,
 ) -> Optimum | None:
-    """Return the optimum, or None if not everyone who must be served can be.
+    """Return the optimum, or None if not everyone who must be served can be, or not every floor is reached.
 
     Raises
     ------
@@ -125,6 +127,9 @@ def optimise(
     )
     may_leave = _may_leave(survey, shape)
     supply = Supply.of(shape)
+    if floor is not None:
+        reward = floor_reward(shape, valuation, survey)
+        supply, valuation = with_floors(supply, floor, reward), replace(valuation, shift=reward)
     n, m = shape.n, shape.m
     must = survey.bound if may_leave and not shape.serve_first else 0 if may_leave else n
     if must > int(supply.total.sum()) or survey.stranded:
@@ -160,9 +165,17 @@ def optimise(
         prices = prices - (prices - dearest)[~pooled.closed].min()
     if twins is not None:
         prices = prices[twins]
+    choice, prices = cast(PieceChoice, outcome.choice), np.maximum(prices, 0.0)
+    if floor is not None:
+        prices = prices - valuation.shift
+        prices = np.where(floor > 0, prices, np.maximum(prices, 0.0))  # below zero only where a floor binds
+        load = np.sum(list(choice.settled.values()), axis=0) + np.bincount(choice.model, minlength=m + 1)
+        least = floor if twins is None else np.bincount(twins, floor, m)
+        if (load[:-1] < least).any():
+            return None
     return Optimum(
-        choice=cast(PieceChoice, outcome.choice),
-        prices=np.maximum(prices, 0.0),
+        choice=choice,
+        prices=prices,
         valuation=valuation,
         may_leave=may_leave,
     )

@@ -226,7 +226,7 @@ class Shard:
         choices = piece_choices(piece, self._columns, order, valuation if may_leave else None)
         for block, choice in choices:
             chosen[block.first - piece.first :][: len(choice)] = choice
-            outside = valuation.outside(block)
+            outside = valuation.worth(block)
             certificate.add(judge_block(block.score, choice, prices, self._closed, outside, judge_leaves))
         written = write_piece(piece, self._columns, chosen, folder)
         answer = PieceAnswer(number=piece.number, certificate=certificate, written=written)

@@ -201,6 +201,8 @@ class Valuation:
         Serve first: least finite score, and the step between ranks, see ``Instance.serve_step``.
     levels : (k,) float64
         Serve first: the different priorities, ascending; at most one where priorities decide nothing.
+    shift : float
+        What every slot beyond the floors of models is charged in prices, see :mod:`solver.scale.floors`.
     """
 
     common_penalty: float | None
@@ -208,9 +210,15 @@ class Valuation:
     low: float
     step: float
     levels: NDArray[np.float64]
+    shift: float = 0.0
 
     def outside(self, block: Block | Sample) -> NDArray[np.float64]:
-        """Return the (k,) float64 values of leaving some agents unassigned."""
+        """Return the (k,) float64 values of leaving some agents unassigned, as prices are compared with them."""
+        worth = self.worth(block)
+        return worth - self.shift if self.shift else worth
+
+    def worth(self, block: Block | Sample) -> NDArray[np.float64]:
+        """Return the (k,) float64 values of leaving some agents unassigned, as the objective counts them."""
         if not self.serve_first:
             penalty = penalties(block, self.common_penalty)
             assert penalty is not None
@@ -223,9 +231,10 @@ class Valuation:
     def extremes(self, survey: Survey) -> list[float]:
         """Return the least and the largest finite value of staying unassigned, or none."""
         if not self.serve_first:
-            values = [-survey.least_penalty, -survey.largest_penalty]
+            values = [-self.shift - survey.least_penalty, -self.shift - survey.largest_penalty]
             return [value for value in values if np.isfinite(value)]
-        return [self.low - self.step, self.low - self.step * max(1, len(self.levels))]
+        least = self.low - self.shift
+        return [least - self.step, least - self.step * max(1, len(self.levels))]
 
 
 def penalties(block: Block | Sample, common: float | None) -> NDArray[np.float64] | None:

@@ -102,6 +102,7 @@ def _asked(folder: Path, manifest: Manifest) -> tuple[LargeBatch, list[Piece]]:
             capacity=request["capacity"],
             unassigned_penalty=request["unassigned_penalty"],
             load_cost=request["load_cost"],
+            min_load=request.get("min_load", ()),
         ).checked()
         marks = dict(request["files"])
     except (KeyError, TypeError, ValueError) as error:
@@ -110,8 +111,14 @@ def _asked(folder: Path, manifest: Manifest) -> tuple[LargeBatch, list[Piece]]:
         raise SpecError(Violation(str(folder / MANIFEST), "not the manifest of a plan in files")) from None
     if len(manifest.prices) != len(columns.models):
         raise SpecError(Violation(str(folder / MANIFEST), f"expected {len(columns.models)} prices"))
-    if not all(0 <= price < np.inf for price in manifest.prices):
-        raise SpecError(Violation(str(folder / MANIFEST), "expected finite prices >= 0"))
+    floors = batch.floors if batch.floors is not None else np.zeros(len(columns.models))
+    if not all(
+        np.isfinite(price) and (price >= 0 or floor > 0)
+        for price, floor in zip(manifest.prices, floors, strict=True)
+    ):
+        raise SpecError(
+            Violation(str(folder / MANIFEST), "expected finite prices, >= 0 for models without a floor")
+        )
     pieces = pieces_of(list(marks), columns)
     changed = {piece.path for piece in pieces if marks[piece.path] != piece.fingerprint}
     if changed:
@@ -145,10 +152,10 @@ def _judged(
             at = block.first - piece.first
             choice = models[at : at + len(block.score)].astype(np.int64)
             judge_leaves = not (batch.serve_first and everyone)
-            outside = valuation.outside(block)
+            outside = valuation.worth(block)
             part.add(judge_block(block.score, choice, prices, closed, outside, judge_leaves))
         parts.append(part)
-    return conclude(parts, shape, prices, batch.columns.models)
+    return conclude(parts, shape, prices, batch.columns.models, batch.floors)
 
 
 def _read_assignments(

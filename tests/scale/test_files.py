@@ -59,7 +59,9 @@ def write(
 
 
 def batch_of(paths: list[str], capacity: Any, **options: Any) -> LargeBatch:
-    outer = {name: options.pop(name) for name in ("unassigned_penalty", "load_cost") if name in options}
+    outer = {
+        name: options.pop(name) for name in ("unassigned_penalty", "load_cost", "min_load") if name in options
+    }
     columns = ScoreColumns(models=names(len(capacity)), **options)
     return LargeBatch(files=paths, columns=columns, capacity=[int(c) for c in capacity], **outer)
 
@@ -80,7 +82,7 @@ def check(tmp_path: Path, scores: NDArray[Any], capacity: Any, **options: Any) -
     """Solve in files and in memory, and compare objective, proof, loads and files."""
     columns: dict[str, NDArray[Any]] = {}
     in_files: dict[str, Any] = {
-        name: options[name] for name in ("unassigned_penalty", "load_cost") if name in options
+        name: options[name] for name in ("unassigned_penalty", "load_cost", "min_load") if name in options
     }
     for name in ("priority", "unassigned_penalty"):
         if name in options and np.ndim(options[name]):
@@ -145,6 +147,48 @@ def test_equal_columns(tmp_path: Path) -> None:
 
 def test_all_scores_equal(tmp_path: Path) -> None:
     check(tmp_path, np.ones((6000, 5)), np.full(5, 1300))
+
+
+FLOORS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "binding": (np.full(8, 1500), [0, 900, 0, 0, 1000, 0, 800, 0], {}),
+    "too few slots": (np.full(8, 600), [0, 0, 600, 550, 0, 0, 0, 600], {}),
+    "exactly enough": (np.full(8, 750), np.full(8, 750), {}),
+    "all by floors": (np.full(8, 3000), np.full(8, 750), {}),
+    "penalty": (np.full(8, 1500), [0, 900, 0, 0, 1000, 0, 800, 0], {"unassigned_penalty": 0.1}),
+    "everyone": (np.full(8, 1500), [0, 900, 0, 0, 1000, 0, 800, 0], {"unassigned_penalty": np.inf}),
+    "costs": (np.full(8, 1500), [0, 900, 0, 0, 1000, 0, 800, 0], {"sense": "minimize"}),
+    "costs of load": (
+        np.full(8, 1500), [0, 900, 0, 0, 1000, 0, 800, 0],
+        {"load_cost": np.sort(np.random.default_rng(3).random((8, 3)), axis=1)},
+    ),
+    "priorities": (
+        np.full(8, 600), [0, 0, 600, 500, 0, 0, 0, 600],
+        {"priority": np.random.default_rng(1).integers(1, 4, 6000).astype(float)},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FLOORS)
+@pytest.mark.parametrize("masked", [False, True])
+def test_floors(tmp_path: Path, name: str, masked: bool) -> None:
+    capacity, floor, options = FLOORS[name]
+    scores = drawn(6000, 8, 11)
+    if masked:
+        forbidden = np.inf if options.get("sense") == "minimize" else -np.inf
+        scores[:, 1:][np.random.default_rng(2).random((6000, 7)) < 0.3] = forbidden
+        scores[:, 3] = scores[:, 2]
+    check(tmp_path, scores, capacity, min_load=list(floor), **options)
+
+
+def test_floors_that_cannot_be_reached_are_infeasible(tmp_path: Path) -> None:
+    scores = drawn(6000, 4, 12)
+    scores[500:, 1] = -np.inf
+    paths = write(tmp_path / "batch", scores)
+    batch = batch_of(paths, np.full(4, 3000), min_load=[0, 501, 0, 0])
+    assert solve_files(batch, tmp_path / "plan", budget=SMALL) is None
+    assert solve_files(replace(batch, min_load=[0, 500, 0, 0]), tmp_path / "plan", budget=SMALL) is not None
+    with pytest.raises(SpecError, match=r"min_load\[1\]: expected a whole number from 0 to its 3000 slots"):
+        solve_files(replace(batch, min_load=[0, 3001, 0, 0]), tmp_path / "plan")
 
 
 def test_few_levels(tmp_path: Path) -> None:
