@@ -124,7 +124,9 @@ def test_the_balancer_sees_an_exhausted_pool(tracker: solver.LoadTracker) -> Non
     for model in models:
         tracker.set_capacity(model.id, WIDE, pools=[] if model.id == "own" else ["provider"])
     balancer = solver.LoadBalancer(tracker)
-    agents = [solver.Agent(id=str(k), task_type="coding", input_tokens=100) for k in range(6)]
+    agents = [
+        solver.Agent(id=str(k), task_type="coding", input_tokens=90, output_tokens=10) for k in range(6)
+    ]
     served = [balancer.assign_and_reserve([agent], models)[0].model_id for agent in agents]
     assert served[3:] == ["own"] * 3
     assert "own" not in served[:3]

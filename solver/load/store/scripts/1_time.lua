@@ -109,6 +109,7 @@ if has_state then
   end
   if wall > peak then peak, peak_now = wall, now end
 end
+if not has_state then late = wall > (tonumber(ARGV[8]) or math.huge) end -- it was sent to a server that has lost its memory since
 local alive = now - lag
 local recovering = alive < recovering_until
 

@@ -1,7 +1,10 @@
 -- Models and pools: limits, work from outside, stops ------------------------------------------------------
 
+-- List a model or pool; returns whether it was not listed before.
 local function list(set, name)
-  if call('ZADD', set, 'NX', int(next_ticket()), name) == 1 and set == MODELS then models = models + 1 end
+  local is_new = call('ZADD', set, 'NX', int(next_ticket()), name) == 1
+  if is_new and set == MODELS then models = models + 1 end
+  return is_new
 end
 
 -- Remember the ends of a calendar's periods, which only a client can know.

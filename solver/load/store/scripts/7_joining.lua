@@ -134,10 +134,10 @@ local function join(order)
       else
         note_calendars(limits[12])
       end
-      list(is_model and MODELS or POOLS, limits[2])
+      is_new = list(is_model and MODELS or POOLS, limits[2]) or is_new
     end
   end
-  if is_new then recount() end -- it may have leases from before
+  if is_new then recount() end -- it may have leases from before, and counts that nothing has kept up
   told(order, epoch)
   if order.epoch ~= epoch and order.epoch ~= '' then tell_settings(order) end
   if order.counted then call('SADD', JOINED, replica) end
