@@ -33,7 +33,7 @@ _FORM_TERMS = 4
 _LAYER_TERMS = 3
 """The same for each layer of limit rows."""
 
-_FORM_S_PER_TERM = 2.5e-8
+_FORM_S_PER_TERM = 4e-8
 _FORM_OVERHEAD_S = 0.002
 """Upper estimates of what each of those arrays takes per pair, and of the call itself."""
 

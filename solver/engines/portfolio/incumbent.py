@@ -123,6 +123,9 @@ def better_verified(
         winner, other = (answer, best) if ours > theirs else (best, answer)
     if quick or winner.certificate.optimal or winner.certificate.violations:
         return winner
+    again_s = verification_seconds(instance, winner.claim)
+    if again_s > call.params.short_pass_s and deadline.limited and deadline.remaining_s() < again_s:
+        return winner
     bounds_hold = (same_service or not instance.serve_first) and not other.certificate.violations
     return _with_proofs_of(other, winner, instance, call.threads, bounds_hold=bounds_hold)
 
