@@ -96,9 +96,9 @@ def test_the_page_shows_and_does(page: Any, tmp_path: Any) -> None:
         page.fill("#filter", "model-49")
         page.locator("#fleet-count", has_text="10 of 502 models").wait_for()
         last = page.locator("#models tr", has_text="model-499")
-        assert last.get_by_text("0 % (0 of 4)").is_visible()
+        last.get_by_text("0 % (0 of 4)").wait_for()
         page.set_viewport_size({"width": 390, "height": 800})
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        page.wait_for_function("document.documentElement.scrollWidth <= innerWidth")
         assert accessible(page) == []
         port = service.port
     page.locator("#connection", has_text="reconnecting").wait_for()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from solver.errors import MissingExtraError
 from solver.interfaces.http.problem_details import MEDIA_TYPE, RequestRefused
@@ -13,7 +13,7 @@ except ImportError as error:
     raise MissingExtraError("httptools", "service") from error
 
 if TYPE_CHECKING:
-    from asyncio import Transport
+    from asyncio import AbstractEventLoop, Transport
 
     from uvicorn._types import ASGI3Application
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -22,8 +22,51 @@ if TYPE_CHECKING:
 
 __all__ = ["BoundedConnection", "bounded_by"]
 
+_JOINED_BYTES = 64 << 10  # beyond, copying costs more than a system call
 _MOST_TRAILERS = 32
 """Trailer fields after a chunked body at most; more would be an attempt to fill the memory."""
+
+
+class JoinedWrites:
+    """A transport that sends what is written in one turn of the event loop together.
+
+    The web server writes the head and the body of an answer one after the other, and the event loop makes a system
+    call of each: that was a third of the time of a decision.
+
+    Parameters
+    ----------
+    transport : Transport
+        What sends.
+    loop : AbstractEventLoop
+        The event loop of the connection.
+    """
+
+    def __init__(self, transport: Transport, loop: AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._held: list[bytes] = []
+        self._size = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send before the loop turns again; at once where that is much."""
+        if not self._held:
+            self._loop.call_soon(self._flush)
+        self._held.append(data)
+        self._size += len(data)
+        if self._size > _JOINED_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        held, self._held, self._size = self._held, [], 0
+        if held and not self._transport.is_closing():
+            self._transport.write(held[0] if len(held) == 1 else b"".join(held))
+
+    def close(self) -> None:
+        """Send what is held, then close."""
+        self._flush()
+        self._transport.close()
 
 
 class BoundedConnection(HttpToolsProtocol):
@@ -45,8 +88,8 @@ class BoundedConnection(HttpToolsProtocol):
         self._answering: RequestResponseCycle | None = None
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as the server has it
-        """Begin to count."""
-        super().connection_made(transport)
+        """Begin to count, and to join writes."""
+        super().connection_made(cast("Transport", JoinedWrites(transport, self.loop)))
         self._head_since = self.loop.time()
 
     def on_message_begin(self) -> None:
