@@ -125,7 +125,7 @@ def _try(
     found.slowest_s = max(found.slowest_s, seconds)
     if seconds > _SECONDS:
         found.faults.append(f"{seconds:.1f} s: {label}")
-    if "Traceback" in err or "unexpected" in err or code not in (0, 2, 3):
+    if "Traceback" in err or "error: unexpected " in err or code not in (0, 2, 3):
         found.faults.append(f"exit {code}, {err.strip()[-300:]}: {label}")
     elif code == 2:
         found.rejected += 1
