@@ -41,7 +41,7 @@ function draw(models) {
     const box = document.getElementById(id);
     const width = Math.floor(box.clientWidth);
     const name = shown.join("\n") + width + text;
-    const data = [history.at, ...shown.map((model) => history[key].get(model))];
+    const data = [history.at, ...shown.map((model) => history[key].get(model) ?? Array(history.at.length).fill(null))];
     if (plots[id]?.name === name) plots[id].plot.setData(data);
     else {
       plots[id]?.plot.destroy();
