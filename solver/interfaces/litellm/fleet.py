@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import litellm
 
 from solver.errors import SpecError
+from solver.load.checks import money_problems, positive_problems, whole_problems
 from solver.problem.spec import Capacity, Model
 
 if TYPE_CHECKING:
@@ -51,6 +52,11 @@ class FleetOptions:
         Time to live of a lease between selection and the start of the call.
     ttl_s : float
         Time to live of a running call's lease; it is renewed while the call runs.
+
+    Raises
+    ------
+    SpecError
+        Naming each value that is out of range.
     """
 
     scores: Mapping[str, float] | Callable[[dict[str, Any], dict[str, Any]], float] | None = None
@@ -60,6 +66,17 @@ class FleetOptions:
     output_tokens: int = 256
     select_ttl_s: float = 5.0
     ttl_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        problems = positive_problems("select_ttl_s", self.select_ttl_s) + positive_problems(
+            "ttl_s", self.ttl_s
+        )
+        problems += money_problems("latency_weight", self.latency_weight)
+        problems += money_problems("cost_weight", self.cost_weight)
+        problems += whole_problems("default_concurrent", self.default_concurrent, low=1)
+        problems += whole_problems("output_tokens", self.output_tokens)
+        if problems:
+            raise SpecError(*problems)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
