@@ -68,7 +68,9 @@ def test_the_page_shows_and_does(page: Any, tmp_path: Any) -> None:
         page.keyboard.press("Enter")
         page.wait_for_selector("#dialog[open]")
         page.keyboard.press("Escape")  # cancelled: nothing is drained
+        page.wait_for_selector("#dialog:not([open])", state="attached")
         page.keyboard.press("Enter")
+        page.wait_for_selector("#dialog[open]")
         page.keyboard.type("by keyboard")
         page.keyboard.press("Enter")
         row.get_by_text("drain: by keyboard").wait_for()
