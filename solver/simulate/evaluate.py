@@ -9,7 +9,7 @@ import numpy as np
 
 from solver.errors import SpecError, Violation
 from solver.problem.instance import UNASSIGNED
-from solver.simulate.experiment import interval_of
+from solver.simulate.figures import interval_of
 from solver.simulate.quality import group_means
 from solver.solution.solving import assign
 

@@ -2,92 +2,79 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.special import stdtrit
 
 from solver.clock import ManualClock
 from solver.errors import SpecError, Violation
+from solver.simulate.figures import FIGURES, MEASURED, figures_of, interval_of
 from solver.simulate.policies.registry import check_policies, make_policy
-from solver.simulate.quality import capability_population
-from solver.simulate.replay import FAILED, OVERLOADED, REFUSED, SERVED, Scene, replay
+from solver.simulate.quality import Predictor, Quality, capability_population
+from solver.simulate.replay import Scene, replay
+from solver.simulate.rules import RulesInReplay
+from solver.simulate.schedule import check_schedule
+from solver.simulate.series import series_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from numpy.typing import ArrayLike, NDArray
-
+    from solver.load.control.capacity import ScalingRule
     from solver.simulate.quality import Population
-    from solver.simulate.replay import Replay
+    from solver.simulate.schedule import Disruption
     from solver.simulate.servers import Fleet
     from solver.simulate.traffic import Traffic
 
-__all__ = ["FIGURES", "MEASURED", "Interval", "interval_of", "make_scene", "run_experiment"]
-
-FIGURES = (
-    "p50_latency_ms",
-    "p95_latency_ms",
-    "p99_latency_ms",
-    "max_latency_ms",
-    "p50_first_token_ms",
-    "p99_first_token_ms",
-    "mean_wait_ms",
-    "p99_wait_ms",
-    "utilization",
-    "utilization_spread",
-    "jain_index",
-    "overload_failures",
-    "failed",
-    "refused",
-    "served",
-    "quality",
-    "cost_usd",
-    "decision_us_p50",
-    "decision_us_p99",
-    "simulator_us_per_request",
-)
-"""Figures of each policy, in the order of reports."""
-
-MEASURED = ("decision_us_p50", "decision_us_p99", "simulator_us_per_request")
-"""Figures that are measured on this machine; all others depend on the seed alone."""
+__all__ = ["Setup", "make_scene", "run_experiment"]
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A mean over seeds with its 95 % confidence interval; all None where no seed has the figure."""
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What holds for every replay of an experiment.
 
-    mean: float | None
-    low: float | None
-    high: float | None
+    Parameters
+    ----------
+    load : float, optional
+        Scale time so that arrivals are this share of what the fleet serves when full. None: as they are.
+    rate_per_s : float, optional
+        Scale time to so many arrivals a second, instead; where two fleets are to see the same traffic.
+    population : Population, optional
+        Agents with known outcomes; default: simulated from the fleet's capabilities.
+    predictor : Predictor
+        What policies know of outcomes.
+    schedule : tuple of Disruption
+        What goes wrong.
+    retries : int
+        How often a request that a server turned away is decided on again, >= 0.
+    rules : tuple of ScalingRule
+        Capacity rules to try.
+    enforce_rules : bool
+        Whether they act on policies that keep a tracker.
+    """
 
-    def to_dict(self) -> dict[str, float | None]:
-        """Return the three as a mapping."""
-        return {"mean": self.mean, "low": self.low, "high": self.high}
+    load: float | None = None
+    rate_per_s: float | None = None
+    population: Population | None = None
+    predictor: Predictor = field(default_factory=Predictor)
+    schedule: tuple[Disruption, ...] = ()
+    retries: int = 0
+    rules: tuple[ScalingRule, ...] = ()
+    enforce_rules: bool = False
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.load is not None and not 0 < self.load <= 100:
+            problems.append(Violation("load", "expected > 0, such as 0.8", self.load))
+        if self.rate_per_s is not None and not 0 < self.rate_per_s < np.inf:
+            problems.append(Violation("rate_per_s", "expected a number > 0", self.rate_per_s))
+        if not 0 <= self.retries <= 100:
+            problems.append(Violation("retries", "expected between 0 and 100", self.retries))
+        if problems:
+            raise SpecError(*problems)
 
 
-def interval_of(values: ArrayLike) -> Interval:
-    """Return mean and 95 % Student interval over seeds; NaN are left out, one value is its own interval."""
-    known = np.asarray(values, np.float64)
-    known = known[~np.isnan(known)]
-    if not len(known):
-        return Interval(None, None, None)
-    mean = float(known.mean())
-    half = 0.0
-    if len(known) > 1:
-        half = float(stdtrit(len(known) - 1, 0.975) * known.std(ddof=1) / np.sqrt(len(known)))
-    return Interval(mean, mean - half, mean + half)
-
-
-def make_scene(
-    traffic: Traffic,
-    fleet: Fleet,
-    *,
-    seed: int,
-    load: float | None = None,
-    population: Population | None = None,
-) -> Scene:
+def make_scene(traffic: Traffic, fleet: Fleet, *, seed: int, setup: Setup | None = None) -> Scene:
     """Return what happens in one replay.
 
     Parameters
@@ -98,72 +85,47 @@ def make_scene(
         Servers.
     seed : int
         Of outcomes, failures, and policies.
-    load : float, optional
-        Scale time so that arrivals are this share of what the fleet serves when full. None: as they are.
-    population : Population, optional
-        Agents with known outcomes; default: simulated from the fleet's capabilities.
+    setup : Setup, optional
+        Load, population and the rest.
+
+    Raises
+    ------
+    SpecError
+        Without requests, or with a schedule for models that the fleet does not have.
     """
+    setup = setup or Setup()
     if not len(traffic):
         raise SpecError(Violation("trace", "expected at least one request", shown="none"))
-    if load is not None:
-        if not 0 < load <= 100:
-            raise SpecError(Violation("load", "expected > 0, such as 0.8", load))
-        if traffic.span_s > 0:
-            wanted = load * fleet.capacity_per_s(traffic.output_tokens)
+    check_schedule(setup.schedule, fleet.ids)
+    if traffic.span_s > 0:
+        wanted = setup.rate_per_s
+        if wanted is None and setup.load is not None:
+            wanted = setup.load * fleet.capacity_per_s(traffic.output_tokens)
+        if wanted is not None:
             traffic = traffic.scaled_in_time(wanted / traffic.rate_per_s)
-    population = population or capability_population(fleet, seed=seed)
     return Scene(
         traffic=traffic,
         fleet=fleet,
-        quality=population.draw(len(traffic), np.random.default_rng([seed, 5])),
-        expected_output_tokens=max(1, round(float(traffic.output_tokens.mean()))),
-        fails=np.random.default_rng([seed, 6]).random(len(traffic)) < fleet.params.failure_rate,
+        quality=_quality(traffic, fleet, setup, seed),
+        luck=np.random.default_rng([seed, 6]).random((len(traffic), 2)),
         seed=seed,
+        schedule=setup.schedule,
+        retries=setup.retries,
     )
 
 
-def _percentile(values: NDArray[np.float64], share: float) -> float:
-    return float(np.percentile(values, share)) if len(values) else float("nan")
-
-
-def figures_of(scene: Scene, result: Replay) -> dict[str, float]:
-    """Return the figures of one replay; NaN where nobody was served."""
-    served = result.outcome == SERVED
-    latency, wait = 1000.0 * result.latency_s[served], 1000.0 * result.wait_s[served]
-    first = 1000.0 * result.first_token_s[served]
-    rows = np.flatnonzero(served)
-    started = np.flatnonzero(served | (result.outcome == FAILED))
-    slots = scene.fleet.slots
-    span = scene.traffic.span_s
-    per_model = result.busy_s[slots > 0] / slots[slots > 0] / span if span > 0 else np.full(1, np.nan)
-    squares = float((per_model**2).sum())
-    quality = scene.quality.outcome[rows, result.column[rows]]
-    return {
-        "p50_latency_ms": _percentile(latency, 50),
-        "p95_latency_ms": _percentile(latency, 95),
-        "p99_latency_ms": _percentile(latency, 99),
-        "max_latency_ms": _percentile(latency, 100),
-        "p50_first_token_ms": _percentile(first, 50),
-        "p99_first_token_ms": _percentile(first, 99),
-        "mean_wait_ms": float(wait.mean()) if len(wait) else float("nan"),
-        "p99_wait_ms": _percentile(wait, 99),
-        "utilization": float(result.busy_s.sum() / slots.sum() / span) if span > 0 else float("nan"),
-        "utilization_spread": float(per_model.std()),
-        "jain_index": float(per_model.sum() ** 2 / (len(per_model) * squares))
-        if squares > 0
-        else float("nan"),
-        "overload_failures": float((result.outcome == OVERLOADED).sum()),
-        "failed": float((result.outcome == FAILED).sum()),
-        "refused": float((result.outcome == REFUSED).sum()),
-        "served": float(served.sum()),
-        "quality": float(quality.mean()) if len(quality) else float("nan"),
-        "cost_usd": float(scene.fleet.cost_usd(scene.traffic)[started, result.column[started]].sum()),
-        "decision_us_p50": _percentile(result.decision_us, 50),
-        "decision_us_p99": _percentile(result.decision_us, 99),
-        "simulator_us_per_request": 1e6
-        * (result.elapsed_s - 1e-6 * float(result.decision_us.sum()))
-        / len(scene.traffic),
-    }
+def _quality(traffic: Traffic, fleet: Fleet, setup: Setup, seed: int) -> Quality:
+    """Return recorded scores where the trace has them of the whole fleet, else those of drawn agents."""
+    recorded = traffic.recorded
+    if recorded is not None and setup.population is None and set(fleet.ids) <= set(recorded.models):
+        columns = [recorded.models.index(name) for name in fleet.ids]
+        scores = recorded.scores[:, columns]
+        lowest = float(np.nanmin(scores)) if not np.isnan(scores).all() else 0.0
+        known = np.where(np.isnan(scores), lowest, scores)
+        return Quality(outcome=known, predicted=known)
+    population = setup.population or capability_population(fleet, seed=seed)
+    rng = np.random.default_rng([seed, 5])
+    return population.draw(len(traffic), rng, predictor=setup.predictor, task_type=traffic.task_type)
 
 
 def run_experiment(
@@ -172,9 +134,9 @@ def run_experiment(
     policies: Sequence[str],
     *,
     seeds: int = 5,
-    load: float | None = None,
-    population: Population | None = None,
+    setup: Setup | None = None,
     on_run: Callable[[str, int], object] | None = None,
+    on_progress: Callable[[int], object] | None = None,
 ) -> list[dict[str, Any]]:
     """Replay the same traffic against every policy, once per seed.
 
@@ -188,59 +150,80 @@ def run_experiment(
         Names; see :mod:`solver.simulate.policies.registry`.
     seeds : int
         How many, from 0.
-    load : float, optional
-        Share of the fleet's capacity to scale arrivals to.
-    population : Population, optional
-        Agents with known outcomes.
+    setup : Setup, optional
+        Load, population, predictor, schedule, rules.
     on_run : callable, optional
         Told of every replay before it begins.
+    on_progress : callable, optional
+        Told now and then how many requests of the replay have arrived.
 
     Returns
     -------
     list of dict
         Per policy ``policy``, ``trace``, ``load``, ``arrived``, and each of :data:`FIGURES` as ``mean``, ``low``
-        and ``high``; ``against_first`` holds the same of the differences to the first policy, paired by seed.
+        and ``high``; ``against_first`` holds the same of the differences to the first policy, paired by seed;
+        ``series`` the curves of seed 0, ``rule_events`` what capacity rules did then, ``certificate`` what is
+        proven about the plan of an offline optimum.
 
     Raises
     ------
     SpecError
         If a policy is unknown, or a parameter out of range.
     """
+    setup = setup or Setup()
     check_policies(policies, fleet.ids)
     if not seeds >= 1:
         raise SpecError(Violation("seeds", "expected >= 1", seeds))
     values: dict[str, dict[str, list[float]]] = {
         name: {figure: [] for figure in FIGURES} for name in policies
     }
-    trace, arrived = "", 0
+    first_seed: dict[str, dict[str, Any]] = {}
+    trace, arrived, rate = "", 0, 0.0
     for seed in range(seeds):
         traffic = traffic_of(seed)
         trace, arrived = traffic.name, len(traffic)
-        scene = make_scene(traffic, fleet, seed=seed, load=load, population=population)
+        scene = make_scene(traffic, fleet, seed=seed, setup=setup)
+        rate = scene.traffic.rate_per_s
         for name in policies:
             if on_run is not None:
                 on_run(name, seed)
-            clock = ManualClock()
-            figures = figures_of(scene, replay(scene, make_policy(name, scene, clock), clock))
+            figures, more = _one(name, scene, setup, on_progress)
+            first_seed.setdefault(name, more)
             for figure in FIGURES:
                 values[name][figure].append(figures[figure])
     first = values[policies[0]]
-    results = []
-    for name in policies:
-        own = values[name]
-        differences = {
-            figure: interval_of(np.subtract(own[figure], first[figure])).to_dict()
-            for figure in FIGURES
-            if figure not in MEASURED
+    return [
+        {
+            "policy": name,
+            "trace": trace,
+            "load": setup.load,
+            "arrived": arrived,
+            "rate_per_s": rate if np.isfinite(rate) else None,
+            **{figure: interval_of(values[name][figure]).to_dict() for figure in FIGURES},
+            "against_first": {
+                figure: interval_of(np.subtract(values[name][figure], first[figure])).to_dict()
+                for figure in FIGURES
+                if figure not in MEASURED
+            },
+            **first_seed[name],
         }
-        results.append(
-            {
-                "policy": name,
-                "trace": trace,
-                "load": load,
-                "arrived": arrived,
-                **{figure: interval_of(own[figure]).to_dict() for figure in FIGURES},
-                "against_first": differences,
-            }
-        )
-    return results
+        for name in policies
+    ]
+
+
+def _one(
+    name: str, scene: Scene, setup: Setup, on_progress: Callable[[int], object] | None
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Return figures and curves of one replay."""
+    clock = ManualClock()
+    policy = make_policy(name, scene, clock)
+    rules = None
+    if setup.rules:
+        rules = RulesInReplay(setup.rules, scene, policy, clock, enforce=setup.enforce_rules)
+    result = replay(scene, policy, clock, on_second=rules, on_progress=on_progress)
+    more: dict[str, Any] = {"series": series_of(scene, result)}
+    if rules is not None:
+        more["rule_events"] = rules.events
+    if (certificate := getattr(policy, "certificate", None)) is not None:
+        more["certificate"] = certificate
+    return figures_of(scene, result), more

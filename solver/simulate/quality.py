@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from solver.simulate.servers import Fleet
 
-__all__ = ["Population", "Quality", "capability_population", "group_means"]
+__all__ = ["Population", "Predictor", "Quality", "capability_population", "group_means"]
 
 _AGENT_SPREAD = 0.10
 """Standard deviation of simulated outcomes between agents, on the scale of capabilities from 0 to 1."""
@@ -24,6 +24,62 @@ _PAIR_SPREAD = 0.05
 
 _PAST_AGENTS = 4000
 """Simulated past agents that predictions are learned from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predictor:
+    """What policies know of the worth of answers when they decide.
+
+    Parameters
+    ----------
+    kind : {"means", "noise", "oracle"}
+        ``means``: the mean per model and task type of other agents. ``noise``: that, plus a noisy view of what the
+        agent itself will get. ``oracle``: the outcome itself, which nobody has in advance.
+    explained : float
+        With ``noise``: share of the variance around the means that predictions explain, 0 to 1. Predictions are
+        calibrated: among pairs predicted at p the mean outcome is p.
+    """
+
+    kind: str = "means"
+    explained: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("means", "noise", "oracle"):
+            raise SpecError(Violation("predictor", "expected means, noise=SHARE or oracle", self.kind))
+        if not 0 <= self.explained <= 1:
+            raise SpecError(Violation("predictor", "expected a share between 0 and 1", self.explained))
+
+    @classmethod
+    def parse(cls, text: str) -> Predictor:
+        """Return the predictor a text names: ``means``, ``noise=0.3`` or ``oracle``.
+
+        Raises
+        ------
+        SpecError
+            If it names none.
+        """
+        kind, _, share = text.partition("=")
+        try:
+            explained = float(share) if share else 0.0
+        except ValueError:
+            raise SpecError(Violation("predictor", "expected means, noise=SHARE or oracle", text)) from None
+        if (kind == "noise") != bool(share):
+            raise SpecError(Violation("predictor", "expected means, noise=SHARE or oracle", text))
+        return cls(kind=kind, explained=explained)
+
+    def predicted(
+        self, means: NDArray[np.float64], outcome: NDArray[np.float64], rng: np.random.Generator
+    ) -> NDArray[np.float64]:
+        """Return predictions of outcomes whose means are known, (n, m)."""
+        if self.kind == "oracle":
+            return outcome
+        if self.kind == "means" or self.explained == 0.0:
+            return means
+        rest = outcome - means
+        rest = rest - rest.mean(axis=0)
+        share = self.explained
+        noise = rng.normal(0.0, 1.0, rest.shape) * rest.std(axis=0)
+        return means + share * rest + np.sqrt(share * (1.0 - share)) * noise
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,10 +92,13 @@ class Population:
         Quality of each model's answer; NaN where it is not known.
     group : (k,) int64
         Task type of each.
+    group_names : tuple of str
+        Names of the task types, where they have any.
     """
 
     outcome: NDArray[np.float64]
     group: NDArray[np.int64]
+    group_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.outcome) < 2:
@@ -49,20 +108,63 @@ class Population:
                 )
             )
 
-    def draw(self, n: int, rng: np.random.Generator) -> Quality:
+    def draw(
+        self,
+        n: int,
+        rng: np.random.Generator,
+        *,
+        predictor: Predictor | None = None,
+        task_type: NDArray[np.object_] | None = None,
+    ) -> Quality:
         """Return outcomes and predictions of n requests.
 
         Half of the agents teach the predictor, the mean per model and task type; requests are drawn from the
         other half, so that no prediction has seen the outcome it predicts.
+
+        Parameters
+        ----------
+        n : int
+            Requests.
+        rng : numpy.random.Generator
+            Of the draws.
+        predictor : Predictor, optional
+            Default: means.
+        task_type : (n,) object, optional
+            Of the requests: each is drawn from the agents of the task type with that name; task types that the
+            population does not name stand for its own in the order of their first appearance.
         """
-        order = rng.permutation(len(self.outcome))
+        order = rng.permutation(np.arange(len(self.outcome)))
         half = len(order) // 2
         learned, asked = order[:half], order[half:]
         means = group_means(self.outcome[learned], self.group[learned], int(self.group.max()) + 1)
-        chosen = asked[rng.integers(len(asked), size=n)]
-        predicted = means[self.group[chosen]]
+        chosen: NDArray[np.int64] = asked[rng.integers(len(asked), size=n)]
+        if task_type is not None:
+            chosen = self._of_types(task_type, asked, chosen, rng)
+        expected = means[self.group[chosen]]
         outcome = self.outcome[chosen]
-        return Quality(outcome=np.where(np.isnan(outcome), predicted, outcome), predicted=predicted)
+        outcome = np.where(np.isnan(outcome), expected, outcome)
+        predicted = (predictor or Predictor()).predicted(expected, outcome, rng)
+        return Quality(outcome=outcome, predicted=predicted)
+
+    def _of_types(
+        self,
+        task_type: NDArray[np.object_],
+        asked: NDArray[np.int64],
+        chosen: NDArray[np.int64],
+        rng: np.random.Generator,
+    ) -> NDArray[np.int64]:
+        """Return agents of the task types asked for, one a request."""
+        names = list(dict.fromkeys(task_type.tolist()))
+        known = {name: code for code, name in enumerate(self.group_names)}
+        present = np.unique(self.group[asked])
+        chosen = chosen.copy()
+        for position, name in enumerate(names):
+            code = known.get(name, int(present[position % len(present)]))
+            members = asked[self.group[asked] == code]
+            rows = np.flatnonzero(task_type == name)
+            if len(members):
+                chosen[rows] = members[rng.integers(len(members), size=len(rows))]
+        return chosen
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -109,4 +211,6 @@ def capability_population(fleet: Fleet, *, seed: int) -> Population:
     noise = rng.normal(0.0, _AGENT_SPREAD, (len(group), 1)) + rng.normal(
         0.0, _PAIR_SPREAD, (len(group), len(fleet))
     )
-    return Population(outcome=100.0 * np.clip(strength[group] + noise, 0.0, 1.0), group=group)
+    return Population(
+        outcome=100.0 * np.clip(strength[group] + noise, 0.0, 1.0), group=group, group_names=tuple(names)
+    )

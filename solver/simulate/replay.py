@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
-import heapq
-from collections import deque
+import gc
+import math
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from solver.simulate.running import RunningServers
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from solver.clock import ManualClock
+    from solver.load.tracker import LoadTracker
     from solver.simulate.quality import Quality
+    from solver.simulate.schedule import Disruption
     from solver.simulate.servers import Fleet
     from solver.simulate.traffic import Traffic
 
-__all__ = ["FAILED", "IN_FLIGHT", "OVERLOADED", "REFUSED", "SERVED", "Policy", "Replay", "Scene", "replay"]
+__all__ = [
+    "FAILED",
+    "IN_FLIGHT",
+    "OVERLOADED",
+    "REFUSED",
+    "SERVED",
+    "THROTTLED",
+    "Policy",
+    "Replay",
+    "Scene",
+    "Silent",
+    "replay",
+]
 
-IN_FLIGHT, SERVED, FAILED, REFUSED, OVERLOADED = -1, 0, 1, 2, 3
+IN_FLIGHT, SERVED, FAILED, REFUSED, OVERLOADED, THROTTLED = -1, 0, 1, 2, 3, 4
 """Where a request stands: not ended yet; ended with an answer, or without a usable one; turned away by the
-policy, or by a full server."""
+policy, by a full server, or by a server that answers 429 or is down."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,36 +51,75 @@ class Scene:
     ----------
     traffic, fleet, quality
         Requests, servers, and the worth of answers.
-    expected_output_tokens : float
-        What policies may expect of an answer, learned from other traffic.
-    fails : (n,) bool
-        Requests that end without a usable answer once started.
+    luck : (n, 2) float64
+        Uniform on [0, 1): a request fails, or is answered 429, where this is below the model's rate of that.
     seed : int
         Of whatever a policy draws.
+    schedule : tuple of Disruption
+        What goes wrong.
+    retries : int
+        How often a request that a server turned away is offered to the policy again, at once.
     """
 
     traffic: Traffic
     fleet: Fleet
     quality: Quality
-    expected_output_tokens: int
-    fails: NDArray[np.bool_]
+    luck: NDArray[np.float64]
     seed: int
+    schedule: tuple[Disruption, ...] = ()
+    retries: int = 0
 
 
 class Policy(Protocol):
     """Chooses models. Columns of models are positions in the fleet; -1 refuses."""
 
+    tracker: LoadTracker | None
+    """The live load that capacity rules act on, where the policy keeps one."""
+
     def choose(self, requests: range) -> list[int]:
         """Return the model of each request that arrives now."""
+        ...
+
+    def between_decisions(self) -> None:
+        """Do what is done in the background in service; called after each arrival, not part of its decision."""
         ...
 
     def ended(self, request: int, column: int, latency_s: float, service_s: float, *, success: bool) -> None:
         """Learn that a request has left its model: seconds since its arrival, and since its start."""
         ...
 
-    def turned_away(self, request: int, column: int) -> None:
-        """Learn that a full server refused a request."""
+    def turned_away(self, request: int, column: int, status: int) -> None:
+        """Learn that a server refused a request, and with which status."""
         ...
+
+    def capacity_changed(self, column: int, slots: int) -> None:
+        """Learn that a model serves another number of requests at once from now on."""
+        ...
+
+    def close(self) -> None:
+        """Give back what the policy holds; called once, after the last event."""
+        ...
+
+
+class Silent:
+    """A policy that learns nothing from what happens; base of those that learn some of it."""
+
+    tracker: LoadTracker | None = None
+
+    def between_decisions(self) -> None:
+        """Do nothing."""
+
+    def ended(self, request: int, column: int, latency_s: float, service_s: float, *, success: bool) -> None:
+        """Do nothing."""
+
+    def turned_away(self, request: int, column: int, status: int) -> None:
+        """Do nothing."""
+
+    def capacity_changed(self, column: int, slots: int) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,151 +129,230 @@ class Replay:
     Parameters
     ----------
     outcome : (n,) int8
-        SERVED, FAILED, REFUSED or OVERLOADED; IN_FLIGHT of none once the replay has ended.
+        SERVED, FAILED, REFUSED, OVERLOADED or THROTTLED; IN_FLIGHT of none once the replay has ended.
     column : (n,) int64
-        Model that was chosen, -1 where refused.
-    wait_s, latency_s : (n,) float64
-        From arrival to the start of service, and to its end; NaN where not started.
-    first_token_s : (n,) float64
-        From arrival to the first token.
-    busy_s : (m,) float64
-        Slot-seconds of service between the first and the last arrival.
+        Model that was chosen last, -1 where refused.
+    start_s, end_s, first_token_s : (n,) float64
+        Since the first arrival: start and end of service, and its first token; NaN where not started.
+    arrival_s : (n,) float64
+        Arrivals, for the differences below.
+    slot_s : (m,) float64
+        Slot-seconds there were between the first and the last arrival.
     decision_us : (d,) float64
         Measured microseconds of each decision; one of a batch that arrived at one moment counts once.
-    elapsed_s : float
-        Measured seconds of the whole replay.
+    decided : (d,) int64
+        Requests of each decision.
+    policy_s, elapsed_s : float
+        Measured seconds inside the policy, and of the whole replay.
     """
 
     outcome: NDArray[np.int8]
     column: NDArray[np.int64]
-    wait_s: NDArray[np.float64]
-    latency_s: NDArray[np.float64]
+    arrival_s: NDArray[np.float64]
+    start_s: NDArray[np.float64]
+    end_s: NDArray[np.float64]
     first_token_s: NDArray[np.float64]
-    busy_s: NDArray[np.float64]
+    slot_s: NDArray[np.float64]
     decision_us: NDArray[np.float64]
+    decided: NDArray[np.int64]
+    policy_s: float
     elapsed_s: float
 
+    @property
+    def wait_s(self) -> NDArray[np.float64]:
+        """From arrival to the start of service, (n,) seconds."""
+        return self.start_s - self.arrival_s
 
-class _Servers:
-    """Running and waiting requests of every model, first come first served."""
+    @property
+    def latency_s(self) -> NDArray[np.float64]:
+        """From arrival to the end of service, (n,) seconds."""
+        return self.end_s - self.arrival_s
 
-    def __init__(self, scene: Scene) -> None:
-        fleet, n = scene.fleet, len(scene.traffic)
-        self.arrival: list[float] = scene.traffic.arrival_s.tolist()
-        self.tokens: list[int] = scene.traffic.output_tokens.tolist()
-        self.slots: list[int] = fleet.slots.tolist()
-        self.places: list[int] = fleet.queue_places.tolist()
-        self.first: list[float] = fleet.first_token_s.tolist()
-        self.per_token: list[float] = fleet.s_per_token.tolist()
-        slowdown = fleet.params.slowdown
-        self.slower = [slowdown / (slots - 1) if slots > 1 else 0.0 for slots in self.slots]
-        self.running = [0] * len(fleet)
-        self.waiting: list[deque[int]] = [deque() for _ in self.slots]
-        self.heap: list[tuple[float, int, int]] = []
-        self.start = [np.nan] * n
-        self.end = [np.nan] * n
-        self.first_token = [np.nan] * n
+    @property
+    def to_first_token_s(self) -> NDArray[np.float64]:
+        """From arrival to the first token, (n,) seconds."""
+        return self.first_token_s - self.arrival_s
 
-    def offer(self, request: int, column: int, now: float) -> bool:
-        """Start or queue a request; False when the server is full."""
-        if self.running[column] < self.slots[column]:
-            self._begin(request, column, now)
-            return True
-        if len(self.waiting[column]) < self.places[column] and self.slots[column]:
-            self.waiting[column].append(request)
-            return True
-        return False
-
-    def finish(self) -> tuple[float, int, int]:
-        """End the request that is done first, and start the next of its model."""
-        now, request, column = heapq.heappop(self.heap)
-        self.running[column] -= 1
-        if self.waiting[column]:
-            self._begin(self.waiting[column].popleft(), column, now)
-        return now, request, column
-
-    def _begin(self, request: int, column: int, now: float) -> None:
-        factor = 1.0 + self.slower[column] * self.running[column]
-        self.running[column] += 1
-        first = now + factor * self.first[column]
-        end = first + factor * self.tokens[request] * self.per_token[column]
-        self.start[request], self.first_token[request], self.end[request] = now, first, end
-        heapq.heappush(self.heap, (end, request, column))
+    def busy_s(self, until_s: float) -> NDArray[np.float64]:
+        """Return slot-seconds of service of each model until a time, (m,)."""
+        started = ~np.isnan(self.start_s)
+        spans = np.minimum(self.end_s[started], until_s) - np.minimum(self.start_s[started], until_s)
+        return np.bincount(self.column[started], spans, len(self.slot_s))
 
 
-def replay(scene: Scene, policy: Policy, clock: ManualClock) -> Replay:
+class _Run:
+    """One replay while it happens."""
+
+    def __init__(self, scene: Scene, policy: Policy, clock: ManualClock) -> None:
+        self.scene, self.policy, self.clock = scene, policy, clock
+        self.servers = RunningServers(scene)
+        self.outcome = [IN_FLIGHT] * len(scene.traffic)
+        self.column = [-1] * len(scene.traffic)
+        self.decision_s: list[float] = []
+        self.decided: list[int] = []
+        self.observing_s = 0.0
+
+    def depart_until(self, now: float) -> None:
+        """End every request that is done by now, in order."""
+        servers, heap = self.servers, self.servers.heap
+        arrival, start, fails = servers.arrival, servers.start, servers.fails
+        ended, outcome, clock = self.policy.ended, self.outcome, self.clock
+        while heap and heap[0][0] <= now:
+            at, request, column = servers.finish()
+            clock.seconds = at
+            failed = fails[request]
+            outcome[request] = FAILED if failed else SERVED
+            asked = perf_counter()
+            ended(request, column, at - arrival[request], at - start[request], success=not failed)
+            self.observing_s += perf_counter() - asked
+
+    def disrupt(self, at: float) -> None:
+        """Begin and end what the schedule says for this moment, and tell the policy what it is told."""
+        self.clock.seconds = at
+        lost, resized = self.servers.disrupt(at)
+        for request, column in lost:
+            self.outcome[request] = FAILED
+            waited = self.servers.start[request]
+            service = 0.0 if math.isnan(waited) else at - waited
+            self.policy.ended(request, column, at - self.servers.arrival[request], service, success=False)
+        for column, slots in resized:
+            self.policy.capacity_changed(column, slots)
+
+    def arrive(self, requests: range, now: float) -> None:
+        """Have the policy choose for requests that arrive together, and offer them to servers."""
+        self.clock.seconds = now
+        asked = perf_counter()
+        chosen = self.policy.choose(requests)
+        self.decision_s.append(perf_counter() - asked)
+        self.decided.append(len(requests))
+        column, outcome, offer = self.column, self.outcome, self.servers.offer
+        for request, model in zip(requests, chosen, strict=True):
+            column[request] = model
+            if model < 0:
+                outcome[request] = REFUSED
+            elif status := offer(request, model, now):
+                self._turned_away(request, model, status, now)
+        asked = perf_counter()
+        self.policy.between_decisions()
+        self.observing_s += perf_counter() - asked
+
+    def _turned_away(self, request: int, model: int, status: int, now: float) -> None:
+        """Tell the policy, and ask it again as often as requests are retried."""
+        full = self.servers.is_full(model)
+        self.policy.turned_away(request, model, status)
+        for attempt in range(1, self.scene.retries + 1):
+            again = self.policy.choose(range(request, request + 1))[0]
+            if again < 0:
+                break  # what the server said stands
+            self.column[request] = model = again
+            again_status = self.servers.offer(request, model, now, attempt)
+            if not again_status:
+                return
+            full = self.servers.is_full(model)
+            self.policy.turned_away(request, model, again_status)
+        self.outcome[request] = OVERLOADED if full else THROTTLED
+
+
+def replay(
+    scene: Scene,
+    policy: Policy,
+    clock: ManualClock,
+    *,
+    on_second: Callable[[float, RunningServers], object] | None = None,
+    every_s: float = 1.0,
+    on_progress: Callable[[int], object] | None = None,
+) -> Replay:
     """Run traffic against a policy until every request has ended.
 
     Parameters
     ----------
     scene : Scene
-        Traffic, fleet and outcomes.
+        Traffic, fleet, outcomes, disruptions.
     policy : Policy
         Whatever chooses. Requests that arrive at one moment are chosen for together.
     clock : ManualClock
         The clock the policy's tracker reads; moved from event to event.
+    on_second : callable, optional
+        Called with time and servers every ``every_s`` of simulated time between the first and the last arrival.
+    every_s : float
+        For it; seconds.
+    on_progress : callable, optional
+        Called now and then with the number of requests that have arrived.
 
     Returns
     -------
     Replay
-        Served, failed, refused and overloaded requests add up to those that arrived.
+        Served, failed, refused, overloaded and throttled requests add up to those that arrived.
 
     Notes
     -----
-    O(n log n) besides the policy. At one moment departures come before arrivals.
+    O(n log n) besides the policy. At one moment departures come before disruptions, then arrivals. The garbage
+    collector is off meanwhile, so that its pauses are not taken for decisions.
     """
-    servers = _Servers(scene)
-    n = len(scene.traffic)
-    column = [-1] * n
-    outcome = np.full(n, IN_FLIGHT, np.int8)
-    fails = scene.fails.tolist()
-    arrival, heap = servers.arrival, servers.heap
-    decision_s: list[float] = []
+    run = _Run(scene, policy, clock)
+    arrival, n = run.servers.arrival, len(scene.traffic)
+    changes = [*run.servers.change_times, math.inf]
+    next_change, next_tick = changes[0], math.inf if on_second is None else 0.0
+    change_at = at = told = 0
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()
     began = perf_counter()
+    try:
+        while at < n:
+            now, first = arrival[at], at
+            while at < n and arrival[at] == now:
+                at += 1
+            while next_change <= now or next_tick <= now:
+                moment = min(next_change, next_tick)
+                run.depart_until(moment)
+                if next_change == moment:
+                    run.disrupt(moment)
+                    change_at += 1
+                    next_change = changes[change_at]
+                else:
+                    clock.seconds = moment
+                    assert on_second is not None
+                    on_second(moment, run.servers)
+                    next_tick += every_s
+            run.depart_until(now)
+            run.arrive(range(first, at), now)
+            if on_progress is not None and at - told >= _PROGRESS_EVERY:
+                told = at
+                on_progress(at)
+        while next_change < math.inf:
+            run.depart_until(next_change)
+            run.disrupt(next_change)
+            change_at += 1
+            next_change = changes[change_at]
+        run.depart_until(math.inf)
+        elapsed = perf_counter() - began
+    finally:
+        policy.close()
+        if collecting:
+            gc.enable()
+    return _result(run, elapsed)
 
-    def depart() -> None:
-        now, request, at = servers.finish()
-        clock.seconds = now
-        outcome[request] = FAILED if fails[request] else SERVED
-        policy.ended(
-            request, at, now - arrival[request], now - servers.start[request], success=not fails[request]
-        )
 
-    at = 0
-    while at < n:
-        now, first = arrival[at], at
-        while at < n and arrival[at] == now:
-            at += 1
-        while heap and heap[0][0] <= now:
-            depart()
-        clock.seconds = now
-        asked = perf_counter()
-        chosen = policy.choose(range(first, at))
-        decision_s.append(perf_counter() - asked)
-        for request, model in zip(range(first, at), chosen, strict=True):
-            column[request] = model
-            if model < 0:
-                outcome[request] = REFUSED
-            elif not servers.offer(request, model, now):
-                outcome[request] = OVERLOADED
-                policy.turned_away(request, model)
-    while heap:
-        depart()
-    elapsed = perf_counter() - began
-    start, end = np.array(servers.start), np.array(servers.end)
-    columns = np.array(column, np.int64)
-    last = scene.traffic.arrival_s[-1]
-    started = ~np.isnan(start)
-    busy = np.zeros(len(scene.fleet))
-    spans = np.minimum(end[started], last) - np.minimum(start[started], last)
-    np.add.at(busy, columns[started], spans)
+_PROGRESS_EVERY = 2048  # requests
+
+
+def _result(run: _Run, elapsed_s: float) -> Replay:
+    servers, traffic = run.servers, run.scene.traffic
+    for request, outcome in enumerate(run.outcome):
+        if outcome == IN_FLIGHT:  # waits for a model that never serves again
+            run.outcome[request] = FAILED
+    decision_s = np.array(run.decision_s)
     return Replay(
-        outcome=outcome,
-        column=columns,
-        wait_s=start - scene.traffic.arrival_s,
-        latency_s=end - scene.traffic.arrival_s,
-        first_token_s=np.array(servers.first_token) - scene.traffic.arrival_s,
-        busy_s=busy,
-        decision_us=1e6 * np.array(decision_s),
-        elapsed_s=elapsed,
+        outcome=np.array(run.outcome, np.int8),
+        column=np.array(run.column, np.int64),
+        arrival_s=traffic.arrival_s,
+        start_s=np.array(servers.start),
+        end_s=np.array(servers.end),
+        first_token_s=np.array(servers.first_token),
+        slot_s=servers.slot_seconds(traffic.span_s),
+        decision_us=1e6 * decision_s,
+        decided=np.array(run.decided, np.int64),
+        policy_s=float(decision_s.sum()) + run.observing_s,
+        elapsed_s=elapsed_s,
     )

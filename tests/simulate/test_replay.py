@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 
 from solver import Capacity, Model, SpecError
 from solver.clock import ManualClock
-from solver.simulate.experiment import MEASURED, interval_of, make_scene, run_experiment
+from solver.simulate.experiment import Setup, make_scene, run_experiment
+from solver.simulate.figures import MEASURED, interval_of
+from solver.simulate.generators import GENERATORS, generate_traffic
 from solver.simulate.policies.registry import POLICIES, check_policies, make_policy
 from solver.simulate.quality import Quality
 from solver.simulate.replay import FAILED, IN_FLIGHT, OVERLOADED, REFUSED, SERVED, Scene, replay
 from solver.simulate.servers import Fleet, ServerParams
-from solver.simulate.traffic import GENERATORS, Traffic, generate_traffic
+from solver.simulate.traffic import Traffic
 
 CHEAP = ("weighted-balanced", "blind-greedy", "random", "round-robin", "power-of-two", "least-tokens")
 
@@ -51,7 +53,7 @@ def test_every_request_is_accounted_for_and_no_server_is_over_its_slots(
     slots: list[tuple[int, int]], kind: str, n: int, load: float, failure_rate: float, policy: str, seed: int
 ) -> None:
     fleet = fleet_of(slots, failure_rate=failure_rate)
-    scene = make_scene(generate_traffic(kind, n, seed=seed), fleet, seed=seed, load=load)
+    scene = make_scene(generate_traffic(kind, n, seed=seed), fleet, seed=seed, setup=Setup(load=load))
     clock = ManualClock()
     result = replay(scene, make_policy(policy, scene, clock), clock)
     counts = {end: int((result.outcome == end).sum()) for end in (SERVED, FAILED, REFUSED, OVERLOADED)}
@@ -87,7 +89,7 @@ def test_every_request_is_accounted_for_and_no_server_is_over_its_slots(
 def test_policies_that_see_load_refuse_rather_than_overload(policy: str, kind: str) -> None:
     fleet = fleet_of([(2, 1), (3, 0), (1, 2)])
     clock = ManualClock()
-    scene = make_scene(generate_traffic(kind, 150, seed=3), fleet, seed=3, load=1.5)
+    scene = make_scene(generate_traffic(kind, 150, seed=3), fleet, seed=3, setup=Setup(load=1.5))
     result = replay(scene, make_policy(policy, scene, clock), clock)
     assert not (result.outcome == OVERLOADED).any()
     assert (result.outcome == REFUSED).any()
@@ -122,8 +124,7 @@ def test_mean_wait_is_that_of_erlang(servers: int, utilization: float) -> None:
         traffic=traffic,
         fleet=Fleet([model], ServerParams(slowdown=0.0)),
         quality=Quality(outcome=flat, predicted=flat),
-        expected_output_tokens=1,
-        fails=np.zeros(n, np.bool_),
+        luck=np.ones((n, 2)),
         seed=0,
     )
     result = replay(scene, make_policy("constant:m", scene, ManualClock()), ManualClock())
@@ -148,7 +149,7 @@ def test_same_seed_same_results() -> None:
             fleet,
             ["weighted-optimal", *CHEAP],
             seeds=2,
-            load=0.9,
+            setup=Setup(load=0.9),
         )
         runs.append([{k: v for k, v in one.items() if k not in MEASURED} for one in results])
     assert runs[0] == runs[1]

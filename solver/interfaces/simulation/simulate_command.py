@@ -107,7 +107,7 @@ def simulate(
     from solver.interfaces.files.results import write_text
     from solver.interfaces.files.sources import Reading
     from solver.interfaces.simulation.traces import TraceColumns
-    from solver.simulate.experiment import run_experiment
+    from solver.simulate.experiment import Setup, run_experiment
     from solver.simulate.policies.registry import check_policies
     from solver.simulate.servers import Fleet, ServerParams
 
@@ -135,7 +135,7 @@ def simulate(
             say(err, f"{name}, seed {seed}", style="dim")
 
     results = run_experiment(
-        traffic_of, servers, names, seeds=seeds, load=load, population=population, on_run=on_run
+        traffic_of, servers, names, seeds=seeds, setup=Setup(load=load, population=population), on_run=on_run
     )
     if target is not None:
         settings = {"seeds": seeds, "slowdown": slowdown, "failure_rate": failure_rate, "confidence": 0.95}
@@ -159,7 +159,7 @@ def _traffic(
 ) -> Callable[[int], Traffic]:
     """Return what gives the traffic of a seed: a file's, or a generator's."""
     from solver.interfaces.simulation.traces import read_trace
-    from solver.simulate.traffic import GENERATORS, generate_traffic
+    from solver.simulate.generators import GENERATORS, generate_traffic
 
     if trace in GENERATORS:
         count = 10_000 if requests is None else requests

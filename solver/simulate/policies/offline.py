@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from solver.simulate.replay import Silent
 from solver.solution.solving import assign
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["OfflineOptimum"]
 
 
-class OfflineOptimum:
+class OfflineOptimum(Silent):
     """An oracle as a yardstick: true outcomes and service times, one assignment for the whole trace.
 
     Maximises total quality where each model may be used for its slots times the span of the trace, in seconds of
@@ -26,6 +27,11 @@ class OfflineOptimum:
     ----------
     scene : Scene
         Traffic, fleet, outcomes.
+
+    Attributes
+    ----------
+    certificate : dict
+        Status, objective, proven bound and gap of the plan: total quality over all requests.
     """
 
     def __init__(self, scene: Scene) -> None:
@@ -37,16 +43,16 @@ class OfflineOptimum:
             scene.quality.outcome, capacity, demand=service_s, deadline_ms=10_000, seed=scene.seed
         )
         self._plan: list[int] = np.asarray(solution.choice).tolist()
+        self.certificate = {
+            "status": solution.status.value,
+            "objective": float(solution.objective),
+            "bound": float(solution.bound),
+            "gap": float(solution.gap),
+        }
 
     def choose(self, requests: range) -> list[int]:
         """Return the planned models."""
         return self._plan[requests.start : requests.stop]
-
-    def ended(self, request: int, column: int, latency_s: float, service_s: float, *, success: bool) -> None:
-        """Do nothing: everything was known."""
-
-    def turned_away(self, request: int, column: int) -> None:
-        """Do nothing: everything was known."""
 
 
 if TYPE_CHECKING:

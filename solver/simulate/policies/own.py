@@ -9,8 +9,12 @@ import numpy as np
 from solver.load.balance.balancer import LoadBalancer
 from solver.load.balance.prediction import CompletionPredictor
 from solver.load.tracker import LoadTracker
+from solver.online.parameters import RefreshParams
 from solver.online.router import OptimalRouter
-from solver.problem.spec import Agent
+from solver.problem.spec import Agent, Objective
+from solver.simulate.policies.answer_size import AnswerSize
+from solver.simulate.policies.settings import PolicySettings
+from solver.simulate.replay import Silent
 
 if TYPE_CHECKING:
     from solver.clock import ManualClock
@@ -22,18 +26,56 @@ __all__ = ["BlindBalancer", "RoutedOneByOne", "TrackedBalancer"]
 
 _ENDLESS_TTL_S = 1e8
 """Time to live of leases in a replay, where renewals are not acted out."""
+_WAIT_COST = 0.1
+"""Default cost of a second of waiting, as a share of the range of predicted scores."""
+_NEVER = 1e9
+"""Arrivals or seconds after which the router itself would refresh its prices; the replay does so between decisions."""
+_REFRESH_ARRIVALS, _REFRESH_S = 10, 0.5
+"""Arrivals and seconds between two refreshes, as ``RefreshParams`` has them by default."""
 
 
-def _agents(scene: Scene) -> list[Agent]:
-    """Return what a policy knows of each request: its prompt, and the mean answer."""
-    expected = scene.expected_output_tokens
-    return [
-        Agent.model_construct(id=f"r{i}", input_tokens=tokens, output_tokens=expected)
-        for i, tokens in enumerate(scene.traffic.input_tokens.tolist())
-    ]
+def _objective(settings: PolicySettings) -> Objective | None:
+    """Return the objective that settings describe; None where they leave it to the balancer."""
+    if not (settings.latency_weight or settings.cost_weight):
+        return None
+    return Objective(
+        quality="given",
+        load_weight=0.3 if settings.load_weight is None else settings.load_weight,
+        latency_weight=settings.latency_weight or 0.0,
+        cost_weight=settings.cost_weight or 0.0,
+    )
 
 
-class TrackedBalancer:
+class _Tracked(Silent):
+    """A policy with a tracker, which hears of capacities and of servers that turn requests away."""
+
+    def __init__(self, scene: Scene, clock: ManualClock) -> None:
+        self._scene, self._models = scene, scene.fleet.models
+        self._column = {name: j for j, name in enumerate(scene.fleet.ids)}
+        self._inputs: list[int] = scene.traffic.input_tokens.tolist()
+        self._outputs: list[int] = scene.traffic.output_tokens.tolist()
+        self._answer = AnswerSize()
+        self.tracker: LoadTracker = LoadTracker(clock=clock)
+
+    def _agents(self, requests: list[int]) -> list[Agent]:
+        """Return what a policy knows of each request: its prompt, and the mean answer so far."""
+        expected = round(self._answer.tokens)
+        return [
+            Agent.model_construct(id=f"r{i}", input_tokens=self._inputs[i], output_tokens=expected)
+            for i in requests
+        ]
+
+    def _record(self, column: int, *, status: int) -> None:
+        self.tracker.record(self._scene.fleet.ids[column], latency_ms=0.0, success=False, status=status)
+
+    def capacity_changed(self, column: int, slots: int) -> None:
+        """Set the model's capacity again."""
+        model = self._models[column]
+        changed = model.capacity.model_copy(update={"max_concurrent": slots})
+        self.tracker.set_capacity(model.id, changed)
+
+
+class TrackedBalancer(_Tracked):
     """LoadBalancer with a tracker: a slot where one is free, else a place in a queue, else refused.
 
     Parameters
@@ -44,41 +86,54 @@ class TrackedBalancer:
         Of the tracker.
     strategy, routing : str
         Of the balancer.
+    settings : PolicySettings, optional
+        Of its objective.
     """
 
-    def __init__(self, scene: Scene, clock: ManualClock, strategy: str, routing: str) -> None:
-        self._scene, self._models = scene, scene.fleet.models
-        self._agents = _agents(scene)
-        self._column = {name: j for j, name in enumerate(scene.fleet.ids)}
-        self._tracker = LoadTracker(clock=clock)
+    def __init__(
+        self,
+        scene: Scene,
+        clock: ManualClock,
+        strategy: str,
+        routing: str,
+        settings: PolicySettings | None = None,
+    ) -> None:
+        super().__init__(scene, clock)
+        settings = settings or PolicySettings()
         predictor = None
         if strategy == "predictive":
             predictor = CompletionPredictor(clock=clock)
-            self._tracker.listen(predictor.observe)
+            self.tracker.listen(predictor.observe)
         self._balancers = [
             LoadBalancer(
-                self._tracker,
+                self.tracker,
                 strategy,
                 routing,
+                load_weight=settings.load_weight,
                 predictor=predictor,
                 queue=queue,
                 ttl_s=_ENDLESS_TTL_S,
                 seed=scene.seed,
+                objective=_objective(settings),
             )
             for queue in ((False, True) if scene.fleet.queue_places.any() else (False,))
         ]
         self._renews = strategy == "predictive"  # whose leases are as long as it expects the request to take
         self._leases: dict[int, Lease] = {}
 
+    @property
+    def balancer(self) -> LoadBalancer:
+        """The balancer that knows who waits."""
+        return self._balancers[-1]
+
     def choose(self, requests: range) -> list[int]:
         """Reserve slots, then places in queues for who got none."""
         chosen = dict.fromkeys(requests, -1)
         pending = list(requests)
+        predicted = self._scene.quality.predicted
         for balancer in self._balancers:
             reserved = balancer.assign_and_reserve(
-                [self._agents[i] for i in pending],
-                self._models,
-                scores=self._scene.quality.predicted[pending],
+                self._agents(pending), self._models, scores=predicted[pending]
             )
             for i, reservation in zip(pending, reserved, strict=True):
                 if reservation.lease is not None:
@@ -94,22 +149,24 @@ class TrackedBalancer:
     def ended(self, request: int, column: int, latency_s: float, service_s: float, *, success: bool) -> None:
         """Release the lease and record the outcome."""
         self._leases.pop(request).release()
-        traffic = self._scene.traffic
-        self._tracker.record(
+        if success:
+            self._answer.learn(self._outputs[request])
+        self.tracker.record(
             self._scene.fleet.ids[column],
             latency_ms=1000.0 * service_s,
             success=success,
-            input_tokens=int(traffic.input_tokens[request]),
-            output_tokens=int(traffic.output_tokens[request]),
+            input_tokens=self._inputs[request],
+            output_tokens=self._outputs[request] if success else None,
         )
 
-    def turned_away(self, request: int, column: int) -> None:
-        """Release the lease."""
+    def turned_away(self, request: int, column: int, status: int) -> None:
+        """Release the lease and record what the server said."""
         self._leases.pop(request).release()
+        self._record(column, status=status)
 
 
-class RoutedOneByOne:
-    """OptimalRouter, its prices computed inside the decisions; joint where requests arrive at one moment.
+class RoutedOneByOne(_Tracked):
+    """OptimalRouter; joint where requests arrive at one moment. Prices are computed between decisions.
 
     Parameters
     ----------
@@ -117,36 +174,49 @@ class RoutedOneByOne:
         Traffic, fleet, predictions.
     clock : ManualClock
         Of the tracker.
-    wait_cost : float
-        What a second of waiting costs, as a share of the range of predicted scores.
+    settings : PolicySettings, optional
+        What seconds and dollars cost in score.
     """
 
-    def __init__(self, scene: Scene, clock: ManualClock, wait_cost: float = 0.1) -> None:
-        self._scene = scene
-        self._column = {name: j for j, name in enumerate(scene.fleet.ids)}
-        tracker = LoadTracker(clock=clock)
+    def __init__(self, scene: Scene, clock: ManualClock, settings: PolicySettings | None = None) -> None:
+        super().__init__(scene, clock)
+        settings = settings or PolicySettings()
+        self._clock = clock
+        self._latency_weight = settings.latency_weight or 0.0
+        self._usd = None
+        if settings.cost_weight:
+            self._usd = settings.cost_weight * scene.fleet.usd_per_input_token
+            self._usd_out = settings.cost_weight * scene.fleet.usd_per_output_token
+        wait_cost = settings.wait_cost
+        if wait_cost is None:
+            wait_cost = self._latency_weight or _WAIT_COST * float(np.ptp(scene.quality.predicted))
         self._predictor = CompletionPredictor(clock=clock)
-        tracker.listen(self._predictor.observe)
-        predicted = scene.quality.predicted
+        self.tracker.listen(self._predictor.observe)
         self._router = OptimalRouter(
-            tracker,
+            self.tracker,
             scene.fleet.models,
             background=False,
             queue=bool(scene.fleet.queue_places.any()),
-            wait_cost_per_s=wait_cost * float(np.ptp(predicted)),
+            wait_cost_per_s=wait_cost,
             predictor=self._predictor,
             ttl_s=_ENDLESS_TTL_S,
             seed=scene.seed,
+            refresh=RefreshParams(every_arrivals=int(_NEVER), every_s=_NEVER),
         )
         self._decisions: dict[int, Decision] = {}
+        self._arrived, self._refreshed_s = 0, 0.0
 
     def choose(self, requests: range) -> list[int]:
         """Route one, or several jointly."""
         rows = slice(requests.start, requests.stop)
+        inputs = self._inputs[rows]
+        expected = [self._answer.tokens] * len(requests)
+        service_s = self._predictor.predict_ms(self._models, inputs, expected) / 1000.0
         scores = self._scene.quality.predicted[rows]
-        inputs = self._scene.traffic.input_tokens[rows].tolist()
-        expected = [self._scene.expected_output_tokens] * len(requests)
-        service_s = self._predictor.predict_ms(self._scene.fleet.models, inputs, expected) / 1000.0
+        if self._latency_weight:
+            scores = scores - self._latency_weight * service_s
+        if self._usd is not None:
+            scores = scores - (np.multiply.outer(inputs, self._usd) + self._answer.tokens * self._usd_out)
         if len(requests) == 1:
             decisions = [self._router.route(scores=scores[0], service_s=service_s[0])]
         else:
@@ -156,18 +226,33 @@ class RoutedOneByOne:
             if decision.model is not None:
                 self._decisions[i] = decision
             chosen.append(-1 if decision.model is None else self._column[decision.model])
+        self._arrived += len(requests)
         return chosen
+
+    def between_decisions(self) -> None:
+        """Compute prices again when it is time, as the router's own thread does it in service."""
+        now = self._clock.seconds
+        if self._arrived >= _REFRESH_ARRIVALS or now >= self._refreshed_s + _REFRESH_S:
+            self._router.refresh()
+            self._arrived, self._refreshed_s = 0, now
 
     def ended(self, request: int, column: int, latency_s: float, service_s: float, *, success: bool) -> None:
         """Release, and record the outcome."""
-        self._decisions.pop(request).release(latency_ms=1000.0 * service_s, success=success)
+        if success:
+            self._answer.learn(self._outputs[request])
+        self._decisions.pop(request).release(
+            latency_ms=1000.0 * service_s,
+            success=success,
+            tokens=self._outputs[request] if success else None,
+        )
 
-    def turned_away(self, request: int, column: int) -> None:
-        """Release."""
+    def turned_away(self, request: int, column: int, status: int) -> None:
+        """Release, and record what the server said."""
         self._decisions.pop(request).release(success=False)
+        self._record(column, status=status)
 
 
-class BlindBalancer:
+class BlindBalancer(_Tracked):
     """The same placement without load: every decision sees an empty fleet.
 
     Parameters
@@ -181,27 +266,17 @@ class BlindBalancer:
     """
 
     def __init__(self, scene: Scene, clock: ManualClock, routing: str) -> None:
-        self._scene = scene
-        self._agents = _agents(scene)
-        self._column = {name: j for j, name in enumerate(scene.fleet.ids)}
-        self._balancer = LoadBalancer(
-            LoadTracker(clock=clock), "weighted", routing, load_weight=0.0, seed=scene.seed
-        )
+        super().__init__(scene, clock)
+        self._balancer = LoadBalancer(self.tracker, "weighted", routing, load_weight=0.0, seed=scene.seed)
 
     def choose(self, requests: range) -> list[int]:
         """Place without regard to what is running."""
         assignments = self._balancer.select(
-            self._agents[requests.start : requests.stop],
-            self._scene.fleet.models,
+            self._agents(list(requests)),
+            self._models,
             scores=self._scene.quality.predicted[requests.start : requests.stop],
         )
         return [-1 if each.model_id is None else self._column[each.model_id] for each in assignments]
-
-    def ended(self, request: int, column: int, latency_s: float, service_s: float, *, success: bool) -> None:
-        """Do nothing: load is not looked at."""
-
-    def turned_away(self, request: int, column: int) -> None:
-        """Do nothing: load is not looked at."""
 
 
 if TYPE_CHECKING:

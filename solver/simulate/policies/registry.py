@@ -1,4 +1,4 @@
-"""Policies by name."""
+"""Policies by name: ``name``, or ``name:setting=value:...`` for those that take settings."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from solver.errors import SpecError, Violation, ViolationKind
 from solver.load.balance.placement import ROUTINGS
 from solver.load.balance.strategies import STRATEGIES
 from solver.problem.values import did_you_mean
+from solver.simulate.policies.litellm_router import LITELLM_STRATEGIES, LiteLLMPolicy
 from solver.simulate.policies.offline import OfflineOptimum
 from solver.simulate.policies.own import BlindBalancer, RoutedOneByOne, TrackedBalancer
+from solver.simulate.policies.settings import PolicySettings
 from solver.simulate.policies.usual import (
     Constant,
     LeastTokens,
@@ -26,28 +28,32 @@ if TYPE_CHECKING:
     from solver.simulate.replay import Policy, Scene
 
     Maker = Callable[[Scene, ManualClock], Policy]
+    SettingsMaker = Callable[[Scene, ManualClock, PolicySettings], Policy]
 
-__all__ = ["POLICIES", "check_policies", "make_policy"]
+__all__ = ["POLICIES", "check_policies", "known_policies", "make_policy"]
 
-_CONSTANT = "constant:"
+_CONSTANT, _LITELLM = "constant", "litellm"
 
 
-def _tracked(strategy: str, routing: str) -> Maker:
-    return lambda scene, clock: TrackedBalancer(scene, clock, strategy, routing)
+def _tracked(strategy: str, routing: str) -> SettingsMaker:
+    return lambda scene, clock, settings: TrackedBalancer(scene, clock, strategy, routing, settings)
 
 
 def _blind(routing: str) -> Maker:
     return lambda scene, clock: BlindBalancer(scene, clock, routing)
 
 
-POLICIES: Mapping[str, Maker] = {
+_WITH_SETTINGS: Mapping[str, SettingsMaker] = {
     **{
         f"{strategy}-{routing}": _tracked(strategy, routing)
         for strategy in STRATEGIES
         for routing in ROUTINGS
     },
-    **{f"blind-{routing}": _blind(routing) for routing in ROUTINGS},
     "optimal-router": RoutedOneByOne,
+}
+
+_WITHOUT: Mapping[str, Maker] = {
+    **{f"blind-{routing}": _blind(routing) for routing in ROUTINGS},
     "offline-optimum": lambda scene, _clock: OfflineOptimum(scene),
     "random": lambda scene, _clock: RandomChoice(scene),
     "round-robin": lambda scene, _clock: RoundRobin(scene),
@@ -55,7 +61,15 @@ POLICIES: Mapping[str, Maker] = {
     "least-tokens": lambda scene, _clock: LeastTokens(scene),
     "route-balance": lambda scene, _clock: RouteBalance(scene),
 }
-"""What makes each policy; ``constant:<model>`` besides."""
+
+POLICIES: tuple[str, ...] = (*_WITH_SETTINGS, *_WITHOUT)
+"""Names; ``constant:<model>`` and ``litellm:<strategy>`` besides."""
+
+
+def known_policies() -> list[str]:
+    """Return every name there is, for messages."""
+    litellm = [f"{_LITELLM}:{name}" for name in LITELLM_STRATEGIES]
+    return [*POLICIES, f"{_CONSTANT}:<model>", *litellm]
 
 
 def check_policies(names: Sequence[str], model_ids: Sequence[str]) -> None:
@@ -64,22 +78,33 @@ def check_policies(names: Sequence[str], model_ids: Sequence[str]) -> None:
     Raises
     ------
     SpecError
-        Also where no policy is named, or one twice.
+        Also where no policy is named, or one twice, or a setting is none.
     """
     problems = []
     if not names:
         problems.append(Violation("policies", "expected at least one", shown="none"))
     for k, name in enumerate(names):
         path = f"policies[{k}]"
+        base, _, rest = name.partition(":")
         if name in names[:k]:
             problems.append(Violation(path, "expected each policy once", name))
-        elif name.startswith(_CONSTANT):
-            if name.removeprefix(_CONSTANT) not in model_ids:
-                problems.append(
-                    Violation(path, f"expected a model of the fleet: {', '.join(model_ids)}", name)
-                )
-        elif name not in POLICIES:
-            known = [*POLICIES, f"{_CONSTANT}<model>"]
+        elif base == _CONSTANT and rest:
+            if rest not in model_ids:
+                rule = f"expected a model of the fleet: {', '.join(model_ids)}"
+                hint = did_you_mean(rest, model_ids)
+                problems.append(Violation(path, rule, name, kind=ViolationKind.UNKNOWN, hint=hint))
+        elif base == _LITELLM and rest:
+            if rest not in LITELLM_STRATEGIES:
+                rule = f"expected a strategy of LiteLLM: {', '.join(LITELLM_STRATEGIES)}"
+                hint = did_you_mean(rest, LITELLM_STRATEGIES)
+                problems.append(Violation(path, rule, name, kind=ViolationKind.UNKNOWN, hint=hint))
+        elif base in _WITH_SETTINGS:
+            try:
+                PolicySettings.parse(rest.split(":") if rest else [], path)
+            except SpecError as error:
+                problems.extend(error.violations)
+        elif base not in _WITHOUT or rest:
+            known = known_policies()
             problems.append(
                 Violation(
                     path,
@@ -94,7 +119,19 @@ def check_policies(names: Sequence[str], model_ids: Sequence[str]) -> None:
 
 
 def make_policy(name: str, scene: Scene, clock: ManualClock) -> Policy:
-    """Return a new policy for one replay."""
-    if name.startswith(_CONSTANT):
-        return Constant(scene.fleet.ids.index(name.removeprefix(_CONSTANT)))
-    return POLICIES[name](scene, clock)
+    """Return a new policy for one replay.
+
+    Raises
+    ------
+    MissingExtraError
+        If it needs a package that is not installed.
+    """
+    base, _, rest = name.partition(":")
+    if base == _CONSTANT:
+        return Constant(scene.fleet.ids.index(rest))
+    if base == _LITELLM:
+        return LiteLLMPolicy(scene, clock, rest)
+    if base in _WITH_SETTINGS:
+        settings = PolicySettings.parse(rest.split(":") if rest else [], name)
+        return _WITH_SETTINGS[base](scene, clock, settings)
+    return _WITHOUT[name](scene, clock)

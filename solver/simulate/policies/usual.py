@@ -6,23 +6,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from solver.simulate.policies.answer_size import AnswerSize
+from solver.simulate.replay import Silent
+
 if TYPE_CHECKING:
     from solver.simulate.replay import Policy, Scene
 
 __all__ = ["Constant", "LeastTokens", "PowerOfTwo", "RandomChoice", "RoundRobin", "RouteBalance"]
 
 
-class _Unobserving:
-    """A policy that learns nothing from what happens."""
-
-    def ended(self, request: int, column: int, latency_s: float, service_s: float, *, success: bool) -> None:
-        """Do nothing."""
-
-    def turned_away(self, request: int, column: int) -> None:
-        """Do nothing."""
-
-
-class Constant(_Unobserving):
+class Constant(Silent):
     """Every request goes to the same model."""
 
     def __init__(self, column: int) -> None:
@@ -33,7 +26,7 @@ class Constant(_Unobserving):
         return [self._column] * len(requests)
 
 
-class RandomChoice(_Unobserving):
+class RandomChoice(Silent):
     """A random model, in proportion to its slots."""
 
     def __init__(self, scene: Scene) -> None:
@@ -46,7 +39,7 @@ class RandomChoice(_Unobserving):
         return self._drawn[requests.start : requests.stop]
 
 
-class RoundRobin(_Unobserving):
+class RoundRobin(Silent):
     """Smooth weighted round robin by slots: in turn, larger models more often."""
 
     def __init__(self, scene: Scene) -> None:
@@ -67,7 +60,7 @@ class RoundRobin(_Unobserving):
         return chosen
 
 
-class _InFlight:
+class _InFlight(Silent):
     """Counts what is on each model, as a gateway does that sees every request."""
 
     def __init__(self, scene: Scene) -> None:
@@ -75,15 +68,22 @@ class _InFlight:
         self._slots: list[int] = fleet.slots.tolist()
         self._room: list[int] = np.where(fleet.slots > 0, fleet.slots + fleet.queue_places, 0).tolist()
         self._count = [0] * len(fleet)
+        self._places: list[int] = fleet.queue_places.tolist()
         self._able = [j for j, slots in enumerate(self._slots) if slots]
 
     def ended(self, request: int, column: int, latency_s: float, service_s: float, *, success: bool) -> None:
         """Count it out."""
         self._count[column] -= 1
 
-    def turned_away(self, request: int, column: int) -> None:
+    def turned_away(self, request: int, column: int, status: int) -> None:
         """Count it out."""
         self._count[column] -= 1
+
+    def capacity_changed(self, column: int, slots: int) -> None:
+        """Compare with the new number of slots from now on."""
+        self._slots[column] = slots
+        self._room[column] = slots + self._places[column] if slots else 0
+        self._able = [j for j, own in enumerate(self._slots) if own]
 
 
 class PowerOfTwo(_InFlight):
@@ -101,19 +101,26 @@ class PowerOfTwo(_InFlight):
         for request in requests:
             a, b = self._pairs[request]
             j = a if self._count[a] * self._slots[b] <= self._count[b] * self._slots[a] else b
+            if not self._slots[j]:
+                j = b if j == a else a
             self._count[j] += 1
             chosen.append(j)
         return chosen
 
 
 class LeastTokens(_InFlight):
-    """The model with the fewest tokens in flight per slot, among those with room; blind to quality."""
+    """The model with the fewest tokens in flight per slot, among those with room; blind to quality.
+
+    A request counts its prompt and the mean answer seen so far.
+    """
 
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)
-        expected = scene.traffic.input_tokens + scene.expected_output_tokens
-        self._size: list[int] = expected.tolist()
-        self._tokens = [0] * len(scene.fleet)
+        self._inputs: list[int] = scene.traffic.input_tokens.tolist()
+        self._outputs: list[int] = scene.traffic.output_tokens.tolist()
+        self._size: dict[int, float] = {}
+        self._tokens = [0.0] * len(scene.fleet)
+        self._answer = AnswerSize()
 
     def choose(self, requests: range) -> list[int]:
         """Return the model with the fewest tokens per slot; ties to the first."""
@@ -125,20 +132,24 @@ class LeastTokens(_InFlight):
                 if load < least and self._count[j] < self._room[j]:
                     best, least = j, load
             if best >= 0:
+                size = self._inputs[request] + self._answer.tokens
+                self._size[request] = size
                 self._count[best] += 1
-                self._tokens[best] += self._size[request]
+                self._tokens[best] += size
             chosen.append(best)
         return chosen
 
     def ended(self, request: int, column: int, latency_s: float, service_s: float, *, success: bool) -> None:
-        """Count it and its tokens out."""
+        """Count it and its tokens out, and learn how long its answer was."""
         super().ended(request, column, latency_s, service_s, success=success)
-        self._tokens[column] -= self._size[request]
+        self._tokens[column] -= self._size.pop(request)
+        if success:
+            self._answer.learn(self._outputs[request])
 
-    def turned_away(self, request: int, column: int) -> None:
+    def turned_away(self, request: int, column: int, status: int) -> None:
         """Count it and its tokens out."""
-        super().turned_away(request, column)
-        self._tokens[column] -= self._size[request]
+        super().turned_away(request, column, status)
+        self._tokens[column] -= self._size.pop(request)
 
 
 class RouteBalance(_InFlight):
@@ -164,7 +175,7 @@ class RouteBalance(_InFlight):
         self._score = (1.0 - latency_weight) * (predicted - low) / (high - low if high > low else 1.0)
         self._latency_weight = latency_weight
         self._size = scene.traffic.input_tokens
-        self._mean_s = scene.fleet.first_token_s + scene.expected_output_tokens * scene.fleet.s_per_token
+        self._mean_s = scene.fleet.first_token_s + AnswerSize().tokens * scene.fleet.s_per_token
         self._divisor = np.maximum(scene.fleet.slots, 1).astype(np.float64)
         self._in_flight = np.zeros(len(scene.fleet))
         self._limit = np.array(self._room, np.float64)
@@ -189,9 +200,15 @@ class RouteBalance(_InFlight):
         if success:
             self._mean_s[column] += 0.05 * (service_s - self._mean_s[column])
 
-    def turned_away(self, request: int, column: int) -> None:
+    def turned_away(self, request: int, column: int, status: int) -> None:
         """Count it out."""
         self._in_flight[column] -= 1
+
+    def capacity_changed(self, column: int, slots: int) -> None:
+        """Compare with the new number of slots from now on."""
+        super().capacity_changed(column, slots)
+        self._divisor[column] = max(slots, 1)
+        self._limit[column] = self._room[column]
 
 
 if TYPE_CHECKING:

@@ -1,0 +1,27 @@
+"""How long answers are expected to be, learned from those that have ended."""
+
+from __future__ import annotations
+
+__all__ = ["AnswerSize"]
+
+_PRIOR_TOKENS = 256.0
+_PRIOR_WEIGHT = 10.0  # answers that the prior counts for
+_MEMORY = 1000.0  # answers over which the mean forgets
+
+
+class AnswerSize:
+    """Mean number of tokens of the answers seen so far: nothing of the traffic to come is known.
+
+    Starts at 256 tokens, which count like ten answers, and forgets over a thousand.
+    """
+
+    __slots__ = ("_count", "tokens")
+
+    def __init__(self) -> None:
+        self.tokens = _PRIOR_TOKENS
+        self._count = _PRIOR_WEIGHT
+
+    def learn(self, output_tokens: int) -> None:
+        """Take one more answer into the mean."""
+        self._count = min(self._count + 1.0, _MEMORY)
+        self.tokens += (output_tokens - self.tokens) / self._count
