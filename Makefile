@@ -62,7 +62,7 @@ litellm-%: $(VENV)/litellm-%/.installed
 
 $(VENV)/litellm-%/.installed: $(VENV)/.developing
 	$(PYTHON) -m venv $(VENV)/litellm-$*
-	$(VENV)/litellm-$*/bin/python -m pip install --quiet --editable . "litellm==$*" fastapi pytest \
+	$(VENV)/litellm-$*/bin/python -m pip install --quiet --editable . "litellm==$*" "time-machine>=2.16" fastapi pytest \
 		pytest-benchmark pytest-randomly hypothesis redis
 	touch $@
 

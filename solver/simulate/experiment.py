@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from solver.simulate.servers import Fleet
     from solver.simulate.traffic import Traffic
 
-__all__ = ["Setup", "make_scene", "run_experiment"]
+__all__ = ["Setup", "make_scene", "run_experiment", "seconds_per_request"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +162,7 @@ def run_experiment(
     list of dict
         Per policy ``policy``, ``trace``, ``load``, ``arrived``, and each of :data:`FIGURES` as ``mean``, ``low``
         and ``high``; ``against_first`` holds the same of the differences to the first policy, paired by seed;
+        ``per_seed`` each figure of each seed, None where a seed has none;
         ``series`` the curves of seed 0, ``rule_events`` what capacity rules did then, ``certificate`` what is
         proven about the plan of an offline optimum.
 
@@ -205,10 +206,30 @@ def run_experiment(
                 for figure in FIGURES
                 if figure not in MEASURED
             },
+            "per_seed": {
+                figure: [None if np.isnan(value) else value for value in values[name][figure]]
+                for figure in FIGURES
+                if figure not in MEASURED
+            },
             **first_seed[name],
         }
         for name in policies
     ]
+
+
+def seconds_per_request(
+    traffic: Traffic, fleet: Fleet, policies: Sequence[str], setup: Setup, *, requests: int = 100
+) -> dict[str, float]:
+    """Return the measured seconds a request takes under each policy, from the first few requests of a trace."""
+    scene = make_scene(
+        traffic.first(requests), fleet, seed=0, setup=replace(setup, load=None, rate_per_s=None)
+    )
+    measured = {}
+    for name in policies:
+        clock = ManualClock()
+        result = replay(scene, make_policy(name, scene, clock), clock)
+        measured[name] = result.elapsed_s / len(scene.traffic)
+    return measured
 
 
 def _one(

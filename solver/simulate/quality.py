@@ -79,7 +79,8 @@ class Predictor:
         rest = rest - rest.mean(axis=0)
         share = self.explained
         noise = rng.normal(0.0, 1.0, rest.shape) * rest.std(axis=0)
-        return means + share * rest + np.sqrt(share * (1.0 - share)) * noise
+        seen: NDArray[np.float64] = means + share * rest + np.sqrt(share * (1.0 - share)) * noise
+        return seen
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

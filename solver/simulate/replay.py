@@ -73,8 +73,10 @@ class Scene:
 class Policy(Protocol):
     """Chooses models. Columns of models are positions in the fleet; -1 refuses."""
 
-    tracker: LoadTracker | None
-    """The live load that capacity rules act on, where the policy keeps one."""
+    @property
+    def tracker(self) -> LoadTracker | None:
+        """The live load that capacity rules act on, where the policy keeps one."""
+        ...
 
     def choose(self, requests: range) -> list[int]:
         """Return the model of each request that arrives now."""
@@ -177,7 +179,7 @@ class Replay:
         """Return slot-seconds of service of each model until a time, (m,)."""
         started = ~np.isnan(self.start_s)
         spans = np.minimum(self.end_s[started], until_s) - np.minimum(self.start_s[started], until_s)
-        return np.bincount(self.column[started], spans, len(self.slot_s))
+        return np.bincount(self.column[started], spans, len(self.slot_s)).astype(np.float64)
 
 
 class _Run:

@@ -158,7 +158,7 @@ class RunningServers:
                 self.slots[column] = each.slots
                 told[column] = each.announced
         self._set_slow()
-        lost = []
+        lost: list[tuple[int, int]] = []
         for column, down in enumerate(self._down):
             if down and not was_down[column]:
                 lost.extend((request, column) for request in self._lose(column, at))

@@ -66,7 +66,8 @@ def _total_until(times: NDArray[np.float64], edges: NDArray[np.float64]) -> NDAr
     times = np.sort(times)
     before = np.searchsorted(times, edges)
     sums = np.concatenate([[0.0], np.cumsum(times)])
-    return before * edges - sums[before]
+    total: NDArray[np.float64] = before * edges - sums[before]
+    return total
 
 
 def _rounded(values: NDArray[np.float64]) -> list[float]:

@@ -13,6 +13,7 @@ from solver.interfaces.files.columns import ColumnKinds
 from solver.interfaces.files.sources import Reading
 from solver.interfaces.files.tables import is_table, read_table
 from solver.interfaces.simulation.cells import cells_of, numbers_of
+from solver.interfaces.simulation.decision_trace import is_decision_log, read_decision_trace
 from solver.simulate.traffic import LONG_GAP_S, Traffic
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from solver.interfaces.files.tables import Table
 
-__all__ = ["TIME_UNITS", "TraceColumns", "read_trace"]
+__all__ = ["TIME_UNITS", "TraceColumns", "read_trace", "trace_of"]
 
 TIME_UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 """Seconds in each unit of time."""
@@ -41,6 +42,7 @@ _TIME = (
 )
 _INPUT = ("contexttokens", "inputtokens", "prompttokens", "requesttokens", "inputlength", "promptlength")
 _OUTPUT = ("generatedtokens", "outputtokens", "completiontokens", "responsetokens", "outputlength")
+_TASK = ("task_type", "category", "task")
 _UNIT_SUFFIX = re.compile(r"(?:_|\b)(s|ms|us|ns)$")
 _EPOCHS = (
     (1e17, "ns"),
@@ -66,12 +68,19 @@ class TraceColumns:
         Names of columns.
     time_unit : {"s", "ms", "us", "ns"}, optional
         Of times that are numbers.
+    task_type : str, optional
+        Column of task types.
     """
 
     time: str | None = None
     input_tokens: str | None = None
     output_tokens: str | None = None
     time_unit: str | None = None
+    task_type: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.time_unit is not None and self.time_unit not in TIME_UNITS:
+            raise SpecError(Violation("time_unit", f"expected {', '.join(TIME_UNITS)}", self.time_unit))
 
 
 def read_trace(path: Path, columns: TraceColumns | None = None, *, reading: Reading | None = None) -> Traffic:
@@ -80,7 +89,7 @@ def read_trace(path: Path, columns: TraceColumns | None = None, *, reading: Read
     Parameters
     ----------
     path : Path
-        CSV, JSON Lines, Parquet or Excel.
+        CSV, JSON Lines, Parquet or Excel; or a router's log of decisions.
     columns : TraceColumns, optional
         Where its columns have other names than the usual ones.
     reading : Reading, optional
@@ -93,11 +102,17 @@ def read_trace(path: Path, columns: TraceColumns | None = None, *, reading: Read
     """
     columns = columns or TraceColumns()
     reading = Reading() if reading is None else reading
-    if columns.time_unit is not None and columns.time_unit not in TIME_UNITS:
-        raise SpecError(Violation("time_unit", f"expected {', '.join(TIME_UNITS)}", columns.time_unit))
     if not is_table(path):
         raise SpecError(f"{path}: expected a trace in CSV, JSON Lines, Parquet or Excel, got {path.suffix!r}")
-    table = read_table(path, ColumnKinds(number=lambda _: False), reading=reading)
+    if is_decision_log(path):
+        return read_decision_trace(path, reading)
+    return trace_of(
+        path, read_table(path, ColumnKinds(number=lambda _: False), reading=reading), columns, reading
+    )
+
+
+def trace_of(path: Path, table: Table, columns: TraceColumns, reading: Reading) -> Traffic:
+    """Return the traffic in a table; see :func:`read_trace`."""
     if not table.rows:
         raise SpecError(f"{path}: expected at least one request, got none")
     if "body" in table.columns and "custom_id" in table.columns:
@@ -117,9 +132,37 @@ def read_trace(path: Path, columns: TraceColumns | None = None, *, reading: Read
         reading.note(
             f"{path.name}: no request for {gap / 86_400:.1f} days; averages over time include the pause"
         )
+    task_type = _task_types(table, columns.task_type)
+    deadline = _deadlines(table)
     return Traffic(
-        name=path.name, arrival_s=arrival, input_tokens=sizes[0][order], output_tokens=sizes[1][order]
+        name=path.name,
+        arrival_s=arrival,
+        input_tokens=sizes[0][order],
+        output_tokens=sizes[1][order],
+        task_type=None if task_type is None else task_type[order],
+        deadline_s=None if deadline is None else deadline[order],
     )
+
+
+def _task_types(table: Table, given: str | None) -> NDArray[np.object_] | None:
+    """Return the task types, where there is a column of them."""
+    if given is not None and given not in table.columns:
+        raise SpecError(f"no column {given!r} for task types; there are {', '.join(table.columns)}")
+    name = given or next((name for name in _TASK if name in table.columns), None)
+    if name is None:
+        return None
+    return np.array(["" if cell is None else str(cell) for cell in cells_of(table.columns[name])], np.object_)
+
+
+def _deadlines(table: Table) -> NDArray[np.float64] | None:
+    """Return the deadlines in seconds from arrival, where there is a column of them; blank means none."""
+    for name, seconds in (("deadline_s", 1.0), ("deadline_ms", 1e-3)):
+        if name in table.columns:
+            numbers = numbers_of(table.columns[name])
+            blank = np.array([cell in (None, "") for cell in cells_of(table.columns[name])])
+            _complain(table, name, "expected a number > 0", ~blank & ~(np.isfinite(numbers) & (numbers > 0)))
+            return numbers * seconds
+    return None
 
 
 def _column(path: Path, table: Table, given: str | None, usual: tuple[str, ...], what: str) -> str:
