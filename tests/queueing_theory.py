@@ -139,7 +139,9 @@ def main() -> int:
         error, bar = measured / expected - 1.0, EXACT if station.is_exact else APPROXIMATE
         kind = "exact" if station.is_exact else "Lee-Longton"
         sign = "ok" if abs(error) <= bar else "TOO FAR"
-        print(f"{station.name:40s} {kind:12s} {expected:8.4f} {measured:8.4f} {error:+7.2%}  {sign}", flush=True)
+        print(
+            f"{station.name:40s} {kind:12s} {expected:8.4f} {measured:8.4f} {error:+7.2%}  {sign}", flush=True
+        )
         worst |= int(abs(error) > bar or math.isnan(error))
     return worst
 
