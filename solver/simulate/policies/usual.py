@@ -103,6 +103,8 @@ class PowerOfTwo(_InFlight):
             j = a if self._count[a] * self._slots[b] <= self._count[b] * self._slots[a] else b
             if not self._slots[j]:
                 j = b if j == a else a
+            if not self._slots[j] and self._able:
+                j = self._able[request % len(self._able)]
             self._count[j] += 1
             chosen.append(j)
         return chosen
