@@ -20,9 +20,9 @@ __all__ = ["GENERATORS", "ClientRate", "generate_clients", "generate_traffic"]
 
 _INPUT_MEDIAN, _INPUT_SIGMA = 500, 0.8  # tokens; sigma of the logarithm
 _OUTPUT_MEDIAN, _OUTPUT_SIGMA = 200, 0.7
-_WITHIN_BATCH_SIGMA = 0.2  # of answers in one batch
+_WITHIN_BATCH_SIGMA = 0.2  # of the logarithm of answer lengths within one batch
 _BATCH_KINDS = 6  # task types of batches
-_RHYTHM = 0.7  # how far the rate of a diurnal generator swings around its mean
+_DIURNAL_AMPLITUDE = 0.7  # swing of the rate of a diurnal generator, as a share of its mean
 
 
 def _gamma(rng: np.random.Generator, n: int, cv: float) -> NDArray[np.float64]:
@@ -69,7 +69,9 @@ def _diurnal(rng: np.random.Generator, n: int, cv: float) -> NDArray[np.float64]
     end = operational[-1]
     time = np.linspace(0.0, end, 20_001)
     phase = 2.0 * math.pi * time / end - 0.5 * math.pi
-    integrated = time - _RHYTHM * end / (2.0 * math.pi) * (np.cos(phase) - math.cos(-0.5 * math.pi))
+    integrated = time - _DIURNAL_AMPLITUDE * end / (2.0 * math.pi) * (
+        np.cos(phase) - math.cos(-0.5 * math.pi)
+    )
     return np.diff(np.interp(operational, integrated, time), prepend=0.0)
 
 

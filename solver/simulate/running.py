@@ -20,7 +20,8 @@ __all__ = ["DOWN", "TOO_MANY", "RunningServers"]
 TOO_MANY, DOWN = 429, 503
 """Statuses with which servers turn requests away."""
 
-_NEXT_LUCK = 7919  # a retry has the luck of the request so many later
+_RETRY_STRIDE = 7919
+"""A retry takes the random draws of the request this many places later; a prime, so that few coincide."""
 
 
 class RunningServers:
@@ -93,7 +94,7 @@ class RunningServers:
         if self._rejects:
             if self._down[column]:
                 return DOWN
-            luck = self._other_luck[(request + _NEXT_LUCK * attempt) % len(self._other_luck)]
+            luck = self._other_luck[(request + _RETRY_STRIDE * attempt) % len(self._other_luck)]
             if luck < self._reject_rate[column]:
                 return TOO_MANY
         if self.running[column] < self.slots[column]:

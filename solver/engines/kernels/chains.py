@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from solver.engines.kernels.library import load, pointer
+from solver.engines.kernels.library import loaded, pointer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -146,7 +146,7 @@ class Chains:
     ) -> list[tuple[float, tuple[int, ...], tuple[int, ...]]]:
         """Return value, agents and targets of improving moves, best first, without making any."""
         self._prepare(arrays, width, depth)
-        count = _library().solver_chains_find(ctypes.byref(self._state))
+        count = loaded().solver_chains_find(ctypes.byref(self._state))
         return [
             (float(move.value), tuple(move.agent[: move.length]), tuple(move.target[: move.length]))
             for move in self._moves[:count]
@@ -190,7 +190,7 @@ class Chains:
         """
         self._prepare(arrays, width, depth)
         has_crossed, best, steps = ctypes.c_int(crossed), ctypes.c_double(local), ctypes.c_int64(0)
-        code = _library().solver_chains_improve(
+        code = loaded().solver_chains_improve(
             ctypes.byref(self._state),
             ctypes.byref(has_crossed),
             ctypes.byref(best),
@@ -199,10 +199,3 @@ class Chains:
             ctypes.byref(steps),
         )
         return Stop(code), bool(has_crossed.value), int(steps.value)
-
-
-def _library() -> ctypes.CDLL:
-    library = load()
-    if library is None:
-        raise RuntimeError("the compiled kernels are not available")
-    return library

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["available", "load", "pointer"]
+__all__ = ["available", "load", "loaded", "pointer"]
 
 _VERSION = 3
 """Of the C interface: a library of another version, left over from an older build, is not loaded."""
@@ -51,6 +51,14 @@ def load() -> ctypes.CDLL | None:
     library.solver_chains_find.restype = size
     library.solver_chains_find.argtypes = [array]
     library.solver_chains_improve.argtypes = [array, array, array, scalar, scalar, array]
+    return library
+
+
+def loaded() -> ctypes.CDLL:
+    """Return the library; RuntimeError where there is none."""
+    library = load()
+    if library is None:
+        raise RuntimeError("the compiled kernels are not available")
     return library
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.engines.kernels.library import load, pointer
+from solver.engines.kernels.library import loaded, pointer
 from solver.engines.kernels.transport import Outcome, Transported
 
 if TYPE_CHECKING:
@@ -52,9 +52,7 @@ def match(
     RuntimeError
         If the kernels are not available.
     """
-    library = load()
-    if library is None:
-        raise RuntimeError("the compiled kernels are not available")
+    library = loaded()
     n, m = value.shape
     first = model = None
     if isinstance(value, np.ndarray):

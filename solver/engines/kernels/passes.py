@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from solver.engines.kernels.library import load, pointer
+from solver.engines.kernels.library import loaded, pointer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,10 +93,7 @@ def best_models(
 
 
 def _kernel(name: str, score: NDArray[Any]) -> Callable[..., Any]:
-    library = load()
-    if library is None:
-        raise RuntimeError("the compiled kernels are not available")
     function: Callable[..., Any] = getattr(
-        library, f"solver_{name}_{'f32' if score.dtype == np.float32 else 'f64'}"
+        loaded(), f"solver_{name}_{'f32' if score.dtype == np.float32 else 'f64'}"
     )
     return function

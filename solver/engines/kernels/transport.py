@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.engines.kernels.library import load, pointer
+from solver.engines.kernels.library import loaded, pointer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -70,9 +70,7 @@ def transport(
     RuntimeError
         If the kernels are not available.
     """
-    library = load()
-    if library is None:
-        raise RuntimeError("the compiled kernels are not available")
+    library = loaded()
     n, m = value.shape
     value = np.ascontiguousarray(value, np.float64)
     outside = np.ascontiguousarray(outside, np.float64)

@@ -15,8 +15,8 @@ __all__ = ["NO_DEADLINE", "OutOfTimeError", "flow_seconds", "hasty_seconds", "ta
 NO_DEADLINE = Deadline(0.0, math.inf)
 """For calls without one."""
 
-_FLOW_S_PER_ARC = 1.2e-6
-"""Upper estimate of the seconds per arc of a flow."""
+_CORE_FLOW_S_PER_ARC = 1.2e-6
+"""Upper estimate of the seconds per arc of a flow on a core or a sample."""
 
 _FLOW_OVERHEAD_S = 3e-4
 """Upper estimate of the seconds of the call itself."""
@@ -55,7 +55,7 @@ def take_time(deadline: Deadline, seconds: float) -> None:
 
 def flow_seconds(arcs: int) -> float:
     """Return about how long a flow on so many arcs takes."""
-    return _FLOW_OVERHEAD_S + arcs * _FLOW_S_PER_ARC
+    return _FLOW_OVERHEAD_S + arcs * _CORE_FLOW_S_PER_ARC
 
 
 def tail_seconds(instance: Instance, pairs: int) -> float:

@@ -31,10 +31,16 @@ LITELLM_STRATEGIES = (
 )
 """Values of ``routing_strategy`` of LiteLLM's Router."""
 
-_EPOCH = datetime(2026, 1, 1, tzinfo=UTC).timestamp()  # of the simulated clock's zero
+_EPOCH = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
+"""Unix time that LiteLLM sees when the simulated clock stands at zero."""
+
 _GROUP, _PROVIDER = "fleet", "solver-simulated"
-_SETTLING = 25  # turns of the event loop in which LiteLLM's own callbacks run after an answer
-_PATIENCE_S = 5.0  # real time a retry of LiteLLM may take before the request is given up
+
+_CALLBACK_TURNS = 25
+"""Turns of the event loop that LiteLLM's own callbacks get after an answer."""
+
+_RETRY_TIMEOUT_S = 5.0
+"""Real seconds that a retry inside LiteLLM may take before the request is given up."""
 
 
 _CALLBACKS = (
@@ -199,7 +205,9 @@ class LiteLLMPolicy(Silent):
         """Return the deployment a call has reached, -1 when it ends without."""
         assert call.task is not None
         assert call.at is not None
-        await asyncio.wait([call.task, call.at], timeout=_PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(
+            [call.task, call.at], timeout=_RETRY_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED
+        )
         if call.at.done():
             return call.at.result()
         if not call.task.done():
@@ -232,7 +240,7 @@ class LiteLLMPolicy(Silent):
 
     @staticmethod
     async def _settle() -> None:
-        for _ in range(_SETTLING):
+        for _ in range(_CALLBACK_TURNS):
             await asyncio.sleep(0)
 
     def choose(self, requests: range) -> list[int]:
