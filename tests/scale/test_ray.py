@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -72,6 +73,18 @@ def test_two_workers_give_the_same_files(
     assert all(node["NodeManagerAddress"].startswith("127.") for node in cluster.nodes()), (
         "a cluster of this machine alone keeps to the loopback interface"
     )
+
+
+def test_floors_give_the_same_files(cluster: Any, batch: LargeBatch, tmp_path: Path) -> None:
+    from solver.scale.ray_fleet import RayFleet
+
+    floored = replace(batch, capacity=[3000] * 6, min_load=[2000, 0, 0, 0, 0, 0])
+    alone = solve_files(floored, tmp_path / "alone", budget=SMALL)
+    found = solve_files(floored, tmp_path / "ray", fleet=partial(RayFleet, workers=2), budget=SMALL)
+    assert cluster.is_initialized()
+    assert found is not None
+    assert found == alone
+    assert found.prices[0] < 0, "the floor binds, so one more slot of it costs"
 
 
 @pytest.mark.parametrize("struck", ["survey", "reduce", "finish"])
