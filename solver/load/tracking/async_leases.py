@@ -7,29 +7,26 @@ from typing import TYPE_CHECKING, TypeVar
 
 from solver.load.lease import Demand, Lease, LeaseState, ReleaseOutcome
 from solver.load.refusal import Refusal
+from solver.load.tracking.state import TrackerState
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from solver.load.store.base import Store
-
-__all__ = ["AsyncTracker"]
+__all__ = ["AsyncLeases"]
 
 _T = TypeVar("_T")
 _THREADS_PER_TRACKER = 8
 """Operations on a remote store that one tracker awaits at once, so that a store that hangs does not block others."""
 
 
-class AsyncTracker:
+class AsyncLeases(TrackerState):
     """What :class:`~solver.LoadTracker` offers to code that must not block.
 
     With a store of this process every operation is done at once. Operations on a remote store run on a small
     pool of threads that belongs to the tracker, so that a server that hangs does not slow unrelated work
     down that shares the event loop's default executor.
     """
-
-    _store: Store
 
     if TYPE_CHECKING:
 
@@ -56,6 +53,7 @@ class AsyncTracker:
 
     def _begin_process(self) -> None:
         """Set what no two processes may share."""
+        super()._begin_process()
         self._threads: ThreadPoolExecutor | None = None
 
     def submit(self, work: Callable[[], _T]) -> asyncio.Future[_T]:
