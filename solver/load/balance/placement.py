@@ -6,6 +6,7 @@ gets more than its room, and forbidden pairs are never used.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from solver.load.balance.strategies import LoadStrategy, Work
     from solver.solution.solution import Solution
 
-__all__ = ["ROUTINGS", "Placement", "place_balanced", "place_greedy", "place_one", "place_optimal"]
+__all__ = ["ROUTINGS", "Placement", "Placer", "place_balanced", "place_greedy", "place_one", "place_optimal"]
 
 _MOST_SLOT_CELLS = 200_000
 """Agents times slots up to which a placement is solved slot by slot."""
@@ -151,6 +152,37 @@ ROUTINGS: dict[str, Callable[..., Placement]] = {
     "optimal": place_optimal,
 }
 """The routing strategies by name."""
+
+
+class Placer:
+    """A strategy and a routing, with the chance that decides between equals. Thread-safe.
+
+    Parameters
+    ----------
+    strategy : LoadStrategy
+        What load does to the value of a model.
+    routing : str
+        A key of ``ROUTINGS``.
+    seed : int
+        Of the choice between equals.
+    """
+
+    def __init__(self, strategy: LoadStrategy, routing: str, seed: int) -> None:
+        self.strategy = strategy
+        self._routing = routing
+        self._rng = np.random.default_rng(seed)
+        self._lock = threading.Lock()
+
+    def place(self, work: Work, deadline_ms: float | None) -> Placement:
+        """Place a batch, with a generator of its own: placements do not wait for each other."""
+        with self._lock:
+            rng = np.random.default_rng(self._rng.integers(2**63))
+        return ROUTINGS[self._routing](work, self.strategy, rng, deadline_ms)
+
+    def place_one(self, work: Work) -> tuple[int, float]:
+        """Do :func:`place_one` for a batch of one."""
+        with self._lock:
+            return place_one(work, self.strategy, self._routing, self._rng)
 
 
 def _best(value: NDArray[np.float64], rng: np.random.Generator) -> int:
