@@ -15,7 +15,7 @@ from solver.problem.numbers import LARGEST, finite_array, real_array, wrong_shap
 from solver.problem.score_arrays import eligible_scores, read_scores, too_large_scores
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -32,7 +32,7 @@ _MOST_NAMED = 5
 
 
 def build_instance(
-    scores: ArrayLike | SparseScores,
+    scores: ArrayLike | SparseScores | Iterator[Any],
     capacity: ArrayLike,
     *,
     demand: ArrayLike | None = None,
@@ -55,7 +55,7 @@ def build_instance(
     scores : (n, m) array_like of float
         Higher is better; ``-inf`` forbids the pair. float32 and float64 in C order are not copied. Of a
         sparse matrix (any of scipy's formats) the stored entries are the allowed pairs, zeros included; it stays
-        compressed if it is large and thin and agents take slots.
+        compressed if it is large and thin and agents take slots. An iterator of chunks of rows is joined.
     capacity : (m,) or (m, r) array_like
         Units each model has left; whole numbers when agents take slots.
     demand : (n,), (n, r), (n, m) or (n, m, r) array_like, optional

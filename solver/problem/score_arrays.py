@@ -9,9 +9,12 @@ import numpy as np
 from solver.errors import Violation, ViolationKind
 from solver.problem.blocks import extremes
 from solver.problem.numbers import LARGEST, real_array, wrong_shape
+from solver.problem.score_chunks import are_chunks, join_chunks, spread_lists
 from solver.problem.sparse import CompressedScores, compress, name_unfit
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["SparseScores", "eligible_scores", "read_scores", "too_large_scores"]
@@ -33,13 +36,17 @@ class SparseScores(Protocol):
 
 
 def read_scores(
-    scores: ArrayLike | SparseScores, problems: list[Violation], *, minimize: bool, keep_sparse: bool
+    scores: ArrayLike | SparseScores | Iterator[Any],
+    problems: list[Violation],
+    *,
+    minimize: bool,
+    keep_sparse: bool,
 ) -> tuple[NDArray[Any] | CompressedScores, tuple[float, float] | None]:
     """Return scores to be maximised, and the least and the largest of them where they are known.
 
     Parameters
     ----------
-    scores : (n, m) array_like or sparse matrix
+    scores : (n, m) array_like, sparse matrix, or iterator of chunks of rows
         float32 and float64 in C order are not copied.
     problems : list of Violation
         Gains an entry per rule broken; the scores returned are then a stand-in.
@@ -49,7 +56,11 @@ def read_scores(
         Whether large, thin scores may stay compressed.
     """
     sparse = hasattr(scores, "tocsr")
-    rows: Any = scores
+    rows: Any = scores if sparse else spread_lists(scores)
+    if are_chunks(rows):
+        rows = join_chunks(rows, problems)
+        if rows is None:
+            return np.zeros((1, 1)), None
     if sparse:
         try:
             rows = cast("SparseScores", scores).tocsr()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from solver.solution.plan import Plan
 from solver.solution.solution import Solution, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -75,7 +75,7 @@ def warm_up(*engines: str) -> None:
 
 
 def assign(
-    scores: ArrayLike | SparseScores,
+    scores: ArrayLike | SparseScores | Iterator[Any],
     capacity: ArrayLike,
     *,
     demand: ArrayLike | None = None,
@@ -101,7 +101,8 @@ def assign(
     Parameters
     ----------
     scores : (n, m) array_like of float
-        Value of serving agent i by model j; higher is better, ``-inf`` forbids the pair.
+        Value of serving agent i by model j; higher is better, ``-inf`` forbids the pair. Also a memory-mapped array,
+        an Arrow table or array of lists, or an iterator of chunks of rows (arrays, tables, record batches).
     capacity : (m,) or (m, r) array_like
         Units each model has left, per resource.
     demand : (n,), (n, r), (n, m) or (n, m, r) array_like, optional
