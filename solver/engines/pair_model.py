@@ -1,4 +1,4 @@
-"""Assignment models for CP-SAT: integer scaling whose loss is known, and one builder for all who need it."""
+"""Assignment models for CP-SAT: one builder for all who need it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from solver.engines.integer_scaling import SoftRow, joint_scale, scale_to_integers
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -16,17 +18,10 @@ if TYPE_CHECKING:
 
     from solver.engines.standard_form import Form
 
-__all__ = ["Outcome", "PairModel", "Scaled", "SoftRow", "is_loaded", "scale_to_integers", "soft_rows"]
-
-_EXACT_SCALES = (1.0, 10.0, 100.0, 1000.0, 1e4, 1e5, 1e6)
-"""Factors that may turn all numbers of a row into whole numbers, tried in turn."""
+__all__ = ["Outcome", "PairModel", "is_loaded"]
 
 _CAPACITY_TOLERANCE = 1e-9
 """Relative excess that the certificate allows for resources measured in real numbers."""
-
-_LARGEST_OBJECTIVE = 2.0**42
-"""Scaled total loss at most. CP-SAT takes up to 63 bits, but answered wrongly on weights of 48 bits with parts of its
-presolve switched off (OR-Tools 9.15); 42 bits leave twelve digits."""
 
 _CONFIRMING_WORK = 0.5
 """Units of CP-SAT's deterministic time, about seconds, that a second run may take: how busy the machine is does not
@@ -35,112 +30,10 @@ decide what is proven."""
 _CONFIRMING_TIMES = 4.0
 """The same as a multiple of the first run; the larger of the two holds."""
 
-_LARGEST_ROW = 2.0**46
-"""Scaled coefficients of a row sum up to this at most."""
-
 
 def is_loaded() -> bool:
     """Return whether the library has been imported, which alone takes longer than a short deadline."""
     return "ortools.sat.python.cp_model" in sys.modules
-
-
-@dataclass(frozen=True, slots=True)
-class Scaled:
-    """Numbers as integers.
-
-    Parameters
-    ----------
-    values : int64 array
-        ``original × scale``, rounded.
-    scale : float
-        What they were multiplied by.
-    exact : bool
-        Whether no rounding happened.
-    """
-
-    values: NDArray[np.int64]
-    scale: float
-    exact: bool
-
-
-def scale_to_integers(
-    values: NDArray[np.float64],
-    *,
-    terms: int,
-    up: bool = False,
-    extra: float = 0.0,
-    sum_limit: float = _LARGEST_ROW,
-) -> Scaled:
-    """Return values as integers, exactly if a power of ten makes them whole.
-
-    Parameters
-    ----------
-    values : float64 array
-        Finite numbers.
-    terms : int
-        How many of them may be added up.
-    up : bool
-        Round up where rounding is needed (for demands, so that no capacity is ever exceeded); else to nearest.
-    extra : float
-        Another magnitude that must fit, such as the right-hand side.
-    sum_limit : float
-        What no sum may exceed.
-    """
-    largest = max(float(np.abs(values).max(initial=0.0)) * max(terms, 1), abs(extra), 1e-300)
-    for scale in _EXACT_SCALES:
-        if largest * scale > sum_limit:
-            break
-        scaled = values * scale
-        whole = np.rint(scaled)
-        if (np.abs(scaled - whole) <= 1e-13 * np.maximum(np.abs(scaled), 1.0)).all():
-            return Scaled(whole.astype(np.int64), scale, exact=True)
-    scale = 2.0 ** np.floor(np.log2(sum_limit / largest))
-    scaled = values * scale
-    # A hair below the next integer is float64 noise of an exact product, not another unit.
-    rounded = np.ceil(scaled - 1e-9 * np.abs(scaled)) if up else np.rint(scaled)
-    return Scaled(rounded.astype(np.int64), scale, exact=False)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SoftRow:
-    """A limit row that may be exceeded at a price: ``Σ weights of the chosen pairs <= bound + excess``.
-
-    Parameters
-    ----------
-    where : (k,) int64
-        Pairs that touch the row.
-    weights : (k,) float64
-        What each of them adds.
-    bound : float
-        Right-hand side.
-    price : float
-        What a unit of excess costs, in loss.
-    most : float
-        The excess can never be more.
-    """
-
-    where: NDArray[np.intp]
-    weights: NDArray[np.float64]
-    bound: float
-    price: float
-    most: float
-
-
-def soft_rows(form: Form, agent: NDArray[np.int64], column: NDArray[np.int64]) -> list[SoftRow]:
-    """Return the soft rows of a form over the given pairs, without those that nothing can exceed."""
-    rows = []
-    for g in form.soft.tolist():
-        weight = np.zeros(len(agent))
-        for row, coefficient in zip(form.row, form.coefficient, strict=True):
-            weight += np.where(row[column, agent] == g, coefficient[column, agent], 0.0)
-        largest = np.full(form.n, -np.inf)
-        np.maximum.at(largest, agent, weight)
-        bound, price = float(form.row_bound[g]), float(form.violation_price[g])
-        most = float(largest.sum()) - bound
-        where = np.flatnonzero(weight)
-        if most > 0 and price > 0:
-            rows.append(SoftRow(where, weight[where], bound, price, most))
-    return rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +107,7 @@ class PairModel:
         for first, last in zip(starts.tolist(), ends.tolist(), strict=True):
             self.model.add_exactly_one(self.pairs[first:last])
         self._agents = len(starts)
-        scaled, row_scales = _joint_scale(loss, soft, max(self._agents, 1))
+        scaled, row_scales = joint_scale(loss, soft, max(self._agents, 1))
         self.loss_scale = scaled.scale
         self._weights = scaled.values
         self.rounding = 0.0 if scaled.exact else 0.5 * self._agents / scaled.scale
@@ -411,36 +304,3 @@ class PairModel:
         # The reported bound of an optimal answer carries more noise than the answer itself.
         proven = loss if complete else solver.best_objective_bound
         return Outcome(picked, complete, proven / self.loss_scale, loss / self.loss_scale, work)
-
-
-def _joint_scale(
-    loss: NDArray[np.float64], soft: Sequence[SoftRow], agents: int
-) -> tuple[Scaled, tuple[float, ...]]:
-    """Return the scaled losses and one scale per soft row, such that a step of each row costs whole units of loss.
-
-    Powers of ten where these make everything whole. Else a row of whole
-    numbers keeps them and its price is rounded, where that loses less, and a step of any other costs whole units.
-    """
-    if not soft:
-        return scale_to_integers(loss, terms=agents, sum_limit=_LARGEST_OBJECTIVE), ()
-    worst = float(loss.max(initial=0.0)) * agents + sum(row.price * row.most for row in soft)
-    steps = [scale_to_integers(np.append(row.weights, row.bound), terms=len(row.where) + 1) for row in soft]
-    if all(step.exact for step in steps):
-        per_step = np.array([row.price / step.scale for row, step in zip(soft, steps, strict=True)])
-        whole = scale_to_integers(
-            np.concatenate([loss, per_step]), terms=1, extra=worst, sum_limit=_LARGEST_OBJECTIVE
-        )
-        if whole.exact and (whole.values[len(loss) :] > 0).all():
-            return replace(whole, values=whole.values[: len(loss)]), tuple(step.scale for step in steps)
-    scale = 2.0 ** np.floor(np.log2(_LARGEST_OBJECTIVE / max(worst, 1e-300)))
-    scaled = Scaled(np.rint(loss * scale).astype(np.int64), float(scale), exact=False)
-    finest = [row.price * float(scale) for row in soft]
-    sums = [float(np.abs(row.weights).sum()) + abs(row.bound) for row in soft]
-    coarser = [
-        max(1.0, np.ceil(fine * total / _LARGEST_ROW)) for fine, total in zip(finest, sums, strict=True)
-    ]
-    scales = []
-    for row, step, fine, units in zip(soft, steps, finest, coarser, strict=True):
-        keeps = step.exact and row.most * step.scale <= min(len(row.where), agents) and fine >= step.scale
-        scales.append(step.scale if keeps else fine / units)
-    return scaled, tuple(scales)

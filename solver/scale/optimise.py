@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from solver.clock import Deadline
-from solver.engines.price.estimate import estimate_prices, planned_samples, probe_scale
+from solver.engines.price.estimate import estimate_prices
 from solver.engines.price.optimum import find_optimum, solve_everything
+from solver.engines.price.sampling import planned_samples, probe_scale
 from solver.engines.price.scarce_prices import barely_short, price_tails
 from solver.engines.slot_supply import Supply
 from solver.errors import SpecError, Violation

@@ -10,25 +10,24 @@ import numpy as np
 
 from solver.clock import Deadline
 from solver.engines import portfolio
-from solver.engines.base import ENGINES, Claim, load_engine
-from solver.engines.network_terms import claimed_flow
+from solver.engines.base import ENGINES, load_engine
 from solver.errors import SpecError, Violation, ViolationKind
 from solver.problem.build import build_instance
 from solver.problem.compile import compile_problem, pair_scorer
-from solver.problem.instance import UNASSIGNED, Instance
-from solver.problem.network import UnitFlow
 from solver.problem.numbers import whole_number
+from solver.solution.answer_solution import solution_of
 from solver.solution.limit_use import conflict_sentences
 from solver.solution.plan import Plan
 from solver.solution.solution import Solution, Status
+from solver.solution.warm_start import by_ids, hint_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
 
-    from solver.engines.portfolio import Answer
     from solver.problem.compile import ObservedLoad
+    from solver.problem.instance import Instance
     from solver.problem.limits import Limit
     from solver.problem.score_arrays import SparseScores
     from solver.problem.scoring import Feedback
@@ -262,30 +261,13 @@ def solve(
     scorer = pair_scorer(problem, load=load, feedback=feedback)
     instance = compile_problem(problem, load=load, scorer=scorer)
     if isinstance(warm_start, Plan):
-        warm_start = _by_ids(warm_start, problem, instance)
+        warm_start = by_ids(warm_start, problem, instance)
     solution = solve_instance(
         instance, deadline=deadline, engine=engine, warm_start=warm_start, seed=seed, threads=threads
     )
     if solution.status is Status.INFEASIBLE:
         solution = _explained(problem, instance, solution, deadline)
     return Plan(problem=problem, instance=instance, solution=solution, scorer=scorer)
-
-
-def _by_ids(plan: Plan, problem: Problem, instance: Instance) -> Solution:
-    """Return the solution of a plan in the rows and columns of another problem, as far as ids are the same."""
-    before, solution = plan.problem, plan.solution
-    columns = {name: j for j, name in enumerate(problem.model_ids)}
-    column = np.array([columns.get(name, UNASSIGNED) for name in before.model_ids] + [UNASSIGNED], np.int64)
-    known = column[:-1] != UNASSIGNED
-    choice = np.full(instance.n, UNASSIGNED, np.int64)
-    if solution.choice.ndim == 1:
-        positions = before.agents.positions
-        row = np.array([positions.get(name, -1) for name in problem.agents.ids.tolist()], np.int64)
-        choice[row >= 0] = column[solution.choice[row[row >= 0]]]
-    multipliers = np.zeros(instance.capacity.shape)
-    if solution.multipliers.shape == (len(known), instance.r):
-        multipliers[column[:-1][known]] = solution.multipliers[known]
-    return replace(solution, choice=choice, multipliers=multipliers)
 
 
 def _explained(problem: Problem, instance: Instance, solution: Solution, deadline: Deadline) -> Solution:
@@ -321,16 +303,7 @@ def solve_instance(
         raise SpecError(Violation("engine", "expected a name", engine, kind=ViolationKind.TYPE))
     if warm_start is not None and not isinstance(warm_start, Solution):
         raise SpecError(Violation("warm_start", "expected a Solution", warm_start, kind=ViolationKind.TYPE))
-    hint = None
-    if warm_start is not None:
-        fits = warm_start.choice.shape == (instance.n,) and warm_start.choice.max() < instance.m
-        if (
-            instance.network is None and (warm_start.multipliers < 0).any()
-        ):  # prices of floors it does not have
-            warm_start = replace(warm_start, multipliers=np.maximum(warm_start.multipliers, 0.0))
-        prices = warm_start.multipliers if warm_start.multipliers.shape == instance.capacity.shape else None
-        choice = warm_start.choice if fits else np.full(instance.n, -1, np.int64)
-        hint = Claim(choice=choice, prices=prices)
+    hint = None if warm_start is None else hint_of(warm_start, instance)
     answer = portfolio.run(
         instance,
         deadline=deadline,
@@ -339,81 +312,4 @@ def solve_instance(
         seed=seed,
         threads=threads,
     )
-    return _solution(instance, answer, deadline, flat=flat and instance.r == 1)
-
-
-def _solution(instance: Instance, answer: Answer, deadline: Deadline, *, flat: bool) -> Solution:
-    certificate = answer.certificate
-    if answer.infeasible:
-        status, objective, bound = Status.INFEASIBLE, -math.inf, -math.inf
-    elif certificate.violations:
-        status, objective, bound = Status.UNKNOWN, -math.inf, math.inf
-    else:
-        status = Status.OPTIMAL if certificate.optimal else Status.FEASIBLE
-        objective, bound = certificate.objective, certificate.bound
-    multipliers = answer.claim.prices
-    if multipliers is None:
-        multipliers = np.zeros((instance.m, instance.r))
-    choice, flow, left = _answered(instance, answer)
-    everyone = bool(choice.min() >= 0) if left is None else not left.any()
-    prices, limit_prices = multipliers, _limit_multipliers(instance, answer.claim)
-    if not everyone:
-        given, given_limits = answer.claim.score_prices, answer.claim.score_limit_prices
-        prices = instance.score_prices(multipliers) if given is None else given
-        limit_prices = limit_prices if given_limits is None else given_limits
-    floor_prices = np.zeros(instance.m)
-    if instance.network is not None:
-        floor_prices, prices = np.minimum(multipliers[:, 0], 0.0), np.maximum(prices, 0.0)
-    changes, serves_more = None, None
-    if status is Status.OPTIMAL and instance.has_exact_prices:
-        changes, serves_more = prices[:, 0], np.zeros(instance.m, bool)
-        if not everyone:
-            part, more = instance.slot_changes(multipliers)
-            changes, serves_more = part[:, 0], more[:, 0]
-        changes = instance.sign * changes + 0.0
-    load = certificate.load
-    sign = instance.sign
-    return Solution(
-        status=status,
-        choice=choice,
-        objective=sign * objective + 0.0,
-        bound=sign * bound + 0.0,
-        prices=prices[:, 0] if flat else prices,
-        load=load[:, 0] if flat else load,
-        multipliers=multipliers,
-        engine=answer.engine,
-        elapsed_ms=deadline.elapsed_ms(),
-        notes=answer.notes,
-        stopped_by=answer.stopped_by,
-        bound_is_claimed=certificate.bound_is_claimed,
-        limit_names=() if instance.limits is None else instance.limits.names,
-        limit_prices=limit_prices,
-        limit_multipliers=_limit_multipliers(instance, answer.claim),
-        limit_load=certificate.limit_load,
-        progress=tuple((ms, sign * value, sign * limit) for ms, value, limit in answer.claim.progress),
-        sense=instance.sense,
-        floor_prices=floor_prices,
-        slot_changes=changes,
-        serves_more=serves_more,
-        unit_flow=flow,
-        left=left,
-    )
-
-
-def _answered(
-    instance: Instance, answer: Answer
-) -> tuple[NDArray[np.int64], UnitFlow | None, NDArray[np.int64] | None]:
-    """Return choice, flow and units left out as the caller asked for them; the last two None for plain agents."""
-    shape, claim = instance.network, answer.claim
-    if shape is None or shape.is_single:
-        return claim.choice, None, None
-    flow = claimed_flow(claim) if claim.flow is not None else UnitFlow.of_choice(np.full(instance.n, -1))
-    choice = flow.choice(instance.n, shape.most_copies, instance.scores_of(flow.agent, flow.model))
-    left = shape.supply - flow.served(instance.n)
-    return choice if shape.copies is not None else choice[:, 0], flow, left
-
-
-def _limit_multipliers(instance: Instance, claim: Claim) -> NDArray[np.float64]:
-    if claim.limit_prices is not None:
-        return claim.limit_prices
-    return np.zeros(0 if instance.limits is None else instance.limits.count)
+    return solution_of(instance, answer, deadline, flat=flat and instance.r == 1)

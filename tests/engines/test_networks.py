@@ -11,7 +11,8 @@ import solver
 from solver.clock import Deadline
 from solver.engines.base import Claim
 from solver.engines.certificate import certify
-from solver.engines.flow.generation import GenerationParams, solve_network
+from solver.engines.flow.arc_pricing import GenerationParams
+from solver.engines.flow.generation import solve_network
 from solver.engines.network_terms import principal_choice
 from solver.problem.build import build_instance
 from solver.problem.instance import UNASSIGNED

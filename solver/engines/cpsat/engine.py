@@ -13,8 +13,9 @@ import numpy as np
 from solver.engines.base import Claim
 from solver.engines.cpsat.openings import OpeningModel
 from solver.engines.duals import minimal_prices
+from solver.engines.integer_scaling import soft_rows
 from solver.engines.network_terms import claimed_flow, principal_choice
-from solver.engines.pair_model import Outcome, PairModel, is_loaded, soft_rows
+from solver.engines.pair_model import Outcome, PairModel, is_loaded
 from solver.engines.standard_form import Form, build_form
 from solver.problem.instance import UNASSIGNED, Instance
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from solver.engines.pair_model import scale_to_integers
+from solver.engines.integer_scaling import scale_to_integers
 from solver.problem.network import UnitFlow
 
 if TYPE_CHECKING:

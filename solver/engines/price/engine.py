@@ -19,9 +19,11 @@ from solver.engines.duals import priced_claim
 from solver.engines.price.agent_rows import DenseRows
 from solver.engines.price.compressed import CompressedRows
 from solver.engines.price.duplicate_columns import find_twins, share_out
-from solver.engines.price.estimate import estimate_prices, probe_scale, recall_prices
+from solver.engines.price.estimate import estimate_prices
 from solver.engines.price.optimum import Outcome, find_optimum, solve_everything
+from solver.engines.price.recalled_prices import recall_prices
 from solver.engines.price.repair import drop_overload
+from solver.engines.price.sampling import probe_scale
 from solver.engines.price.scarce_prices import barely_short, price_tails, tails_seconds
 from solver.engines.price.time_left import flow_seconds, hasty_seconds, tail_seconds
 from solver.engines.slot_supply import Supply
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from solver.clock import Deadline
     from solver.engines.base import Engine
     from solver.engines.price.agent_rows import Rows
-    from solver.engines.price.estimate import Scale
+    from solver.engines.price.sampling import Scale
     from solver.engines.price.smoothed_dual import Estimate
     from solver.problem.instance import Instance
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.engines.price.box_search import Elsewhere, price_box, solve_in_box, solve_whole_box
+from solver.engines.price.box_descent import Elsewhere, price_box
+from solver.engines.price.box_search import solve_in_box, solve_whole_box
 from solver.engines.price.estimate import heat, price_radius
 from solver.engines.price.time_left import NO_DEADLINE, OutOfTimeError, take_time
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from solver.clock import Deadline
     from solver.engines.price.agent_rows import Choice, Rows
-    from solver.engines.price.estimate import Scale
+    from solver.engines.price.sampling import Scale
     from solver.engines.price.smoothed_dual import Estimate
     from solver.engines.slot_supply import Supply
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.engines.price.estimate import GROWTH
+from solver.engines.price.sampling import GROWTH
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import itertools
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ import numpy as np
 from solver.load.lease import Ask, LeaseState, ReleaseOutcome, slots_up_to
 from solver.load.refusal import Refusal, RefusalReason
 from solver.load.stops import reopens_in_s
+from solver.load.store.expiry import ExpiryQueue
 from solver.load.store.held_lease import HeldLease, refund, take_back
 from solver.load.store.model_table import ModelTable
 from solver.load.store.pools import PoolTable, charge_pools, full_pool, too_large
@@ -28,9 +28,6 @@ __all__ = ["LeaseTable"]
 
 _REMEMBERED_EXPIRED = 10_000
 """Expired leases remembered, so that a late release can still settle what was really used."""
-
-_SPARE_DEADLINES = 1024
-"""Outdated entries of the expiry heap that are tolerated before it is rebuilt."""
 
 _EXPIRED_AT_ONCE = 2048
 """Leases that one operation ends at most, which takes a few milliseconds."""
@@ -52,7 +49,7 @@ class LeaseTable:
         self.pools = PoolTable(wall_s)
         self.now_s = -np.inf
         self.held: dict[str, HeldLease] = {}
-        self._deadlines: list[tuple[float, str]] = []  # ids alone: what has ended is freed at once
+        self._expiry = ExpiryQueue(self.held)
         self._expired: OrderedDict[str, HeldLease] = OrderedDict()
         self.promoted: deque[str] = deque()
         """Ids of leases that have left the queue, to be told to those who listen."""
@@ -172,7 +169,7 @@ class LeaseTable:
         if (table.meters.limited[i] or chain) and (refusal := self._charge(held, ask, now)) is not None:
             return refusal
         self.held[ask.lease_id] = held
-        self._expect(held)
+        self._expiry.add(held)
         if running:
             table.take(held, now)
             if line:
@@ -181,9 +178,7 @@ class LeaseTable:
             elif held.tenant is not None and table.max_queue[i]:
                 line.start_at_once(held)
         else:
-            table.queued[i] += 1
-            for pool in chain:
-                pool.waiting += 1
+            table.enqueue(held)
             line.add(held)
         table.heard_s[i] = now
         table.version += 1
@@ -239,7 +234,7 @@ class LeaseTable:
         if held is not None:
             held.expires_s, held.ttl_s = now + ttl_s, ttl_s
             held.alive = alive or held.alive
-            self._expect(held)
+            self._expiry.add(held)
             self.models.touch(held.model, now)
         return held.state if held is not None else LeaseState.GONE
 
@@ -297,7 +292,7 @@ class LeaseTable:
             self.models.meters.advance(now)
         else:
             now = self.now_s
-        if self._deadlines and self._deadlines[0][0] <= now:
+        if self._expiry.is_due(now):
             self._expire(now)
         if self.models.timers and self.models.timers[0][0] <= now:
             for i in self.models.run_timers(now):
@@ -308,19 +303,17 @@ class LeaseTable:
 
     def _expire(self, now: float) -> None:
         """End leases that are due, a bounded number of them."""
-        deadlines = self._deadlines
         for _ in range(_EXPIRED_AT_ONCE):
-            if not deadlines or deadlines[0][0] > now:
+            if not self._expiry.is_due(now):
                 return
-            expires_s, lease_id = heapq.heappop(deadlines)
-            if not self._is_current(expires_s, lease_id):
+            held = self._expiry.pop_due(now)
+            if held is None:
                 continue
-            held = self.held[lease_id]
             if held.alive is not None and held.alive():
                 held.expires_s = now + held.ttl_s
-                heapq.heappush(deadlines, (held.expires_s, lease_id))
-                continue
-            self._end(held, now)
+                self._expiry.add(held)
+            else:
+                self._end(held, now)
 
     def _end(self, held: HeldLease, now: float) -> None:
         """End a lease whose time is over."""
@@ -329,24 +322,12 @@ class LeaseTable:
         self.give_back(held)
         self.models.touch(held.model, now)
 
-    def _is_current(self, expires_s: float, lease_id: str) -> bool:
-        """Return whether an entry of the expiry heap still stands for a lease."""
-        held = self.held.get(lease_id)
-        return held is not None and held.expires_s == expires_s
-
     def live(self, lease_id: str, now: float) -> HeldLease | None:
         """Return a lease unless its time is over, ended already or not."""
         held = self.held.get(lease_id)
         if held is not None and held.expires_s <= now and (held.alive is None or not held.alive()):
             return None
         return held
-
-    def _expect(self, held: HeldLease) -> None:
-        """Note when a lease expires; drop outdated notes once they outweigh the live ones."""
-        heapq.heappush(self._deadlines, (held.expires_s, held.lease_id))
-        if len(self._deadlines) > 2 * len(self.held) + _SPARE_DEADLINES:
-            self._deadlines = [(held.expires_s, lease_id) for lease_id, held in self.held.items()]
-            heapq.heapify(self._deadlines)
 
     def give_back(self, held: HeldLease) -> None:
         """Free the slots or the queue place of a lease that has left ``held``, and let others run."""
@@ -361,13 +342,10 @@ class LeaseTable:
 
     def _uncount(self, held: HeldLease) -> None:
         """Take a lease out of the counts of its model and pools."""
-        table, i = self.models, held.model
         if held.running:
-            table.give(held, self.now_s)
-            return
-        table.queued[i] -= 1
-        for pool in held.pools:
-            pool.waiting -= 1
+            self.models.give(held, self.now_s)
+        else:
+            self.models.dequeue(held)
 
     def promote(self, i: int) -> None:
         """Turn waiting leases into running ones while they fit, in the order of the line."""
@@ -385,9 +363,7 @@ class LeaseTable:
         held, passed = first
         line.start(held, passed)
         held.running, held.since_s = True, self.now_s
-        table.queued[i] -= 1
-        for pool in held.pools:
-            pool.waiting -= 1
+        table.dequeue(held)
         table.take(held, self.now_s)
         if self.tells:
             self.promoted.append(held.lease_id)
@@ -418,8 +394,6 @@ class LeaseTable:
         self.advance()
         if self.late:
             return float(self.now_s)
-        deadlines = self._deadlines
-        while deadlines and not self._is_current(*deadlines[0]):
-            heapq.heappop(deadlines)
-        ends = [entries[0][0] for entries in (deadlines, self.models.timers) if entries]
-        return min(ends, default=float(np.inf))
+        expires_s, timers = self._expiry.next_s(), self.models.timers
+        ends = [] if expires_s is None else [expires_s]
+        return min([*ends, timers[0][0]] if timers else ends, default=float(np.inf))

@@ -5,20 +5,19 @@ from __future__ import annotations
 import heapq
 import math
 from array import array
-from collections import deque
-from dataclasses import dataclass
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from solver.errors import SpecError, Violation
 from solver.load.store.base import Limits, StoreRow, StoreView
-from solver.load.store.meters import Meters, Window
+from solver.load.store.lease_history import LeaseHistory
+from solver.load.store.meters import Meters
+from solver.load.store.model_settings import ModelSettings, read_settings
 from solver.load.store.waiting_line import QueueRules, WaitingLine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
@@ -29,55 +28,11 @@ if TYPE_CHECKING:
 __all__ = ["ModelTable"]
 
 
-_REMEMBERED_CHANGES = 4096
-"""Changes of what is leased that a measured model remembers."""
-
 _HISTORY_S = 600.0
 """Seconds since the last measurement with an age for which such changes go on to be noted."""
 
 _HOLD_WEIGHT = 0.1
 """Weight of the newest lease in the moving average of how long leases run."""
-
-
-class LeaseHistory:
-    """How many slots were leased when, so that an old measurement can be understood."""
-
-    def __init__(self) -> None:
-        self.until_s = -math.inf
-        """Until when changes are noted: nobody measures the model any more."""
-        self._times: deque[float] = deque(maxlen=_REMEMBERED_CHANGES)
-        self._leased: deque[int] = deque(maxlen=_REMEMBERED_CHANGES)
-
-    def note(self, now_s: float, leased: int) -> None:
-        """Note how many are leased from now on."""
-        self._times.append(now_s)
-        self._leased.append(leased)
-
-    def at(self, moment_s: float, default: int) -> int:
-        """Return how many were leased at a moment, or what is given where that is not known. O(changes)."""
-        for at_s, leased in zip(reversed(self._times), reversed(self._leased), strict=True):
-            if at_s <= moment_s:
-                return leased
-        return default
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Settings:
-    """What rarely changes, as arrays that views share."""
-
-    accepting: NDArray[np.bool_]
-    max_concurrent: NDArray[np.int64]
-    max_queue: NDArray[np.int64]
-    meter_limit: NDArray[np.float64]
-    no_usage: NDArray[np.float64]
-    metered: tuple[int, ...]
-    meters: tuple[tuple[int, Window, NDArray[np.bool_], NDArray[np.float64]], ...]
-    """(kind, window, (m,) models with a limit on it, (m,) their limits)."""
-    several: bool
-    """Whether a model has several limits on one resource."""
-    stops: Mapping[str, tuple[Stop, ...]]
-    pools: tuple[tuple[Pool, NDArray[np.intp]], ...]
-    """(pool, rows of the models that draw on it)."""
 
 
 class ModelTable:
@@ -110,7 +65,7 @@ class ModelTable:
         self._observed: list[list[int]] = []  # [active, queued] measured from outside beyond the leases
         self._observed_until: list[float] = []
         self._stops: list[dict[StopKey, Stop]] = []
-        self._settings: _Settings | None = None
+        self._settings: ModelSettings | None = None
 
     def at(self, model: str) -> int:
         """Return the row of a model, or raise SpecError."""
@@ -195,6 +150,18 @@ class ModelTable:
             pool.active -= held.slots
         if self._histories:
             self._note_history(held.model, now_s)
+
+    def enqueue(self, held: HeldLease) -> None:
+        """Count the queue place of a lease that waits, here and in its pools."""
+        self.queued[held.model] += 1
+        for pool in held.pools:
+            pool.waiting += 1
+
+    def dequeue(self, held: HeldLease) -> None:
+        """Count the queue place of a lease that waited as free, here and in its pools."""
+        self.queued[held.model] -= 1
+        for pool in held.pools:
+            pool.waiting -= 1
 
     def _leased(self, i: int) -> int:
         return self.active[i] - self._adjusted[i][0] - self._observed[i][0]
@@ -347,7 +314,7 @@ class ModelTable:
         )
 
     def _with_pools(
-        self, settings: _Settings, used: NDArray[np.float64], most: NDArray[np.float64], now_s: float
+        self, settings: ModelSettings, used: NDArray[np.float64], most: NDArray[np.float64], now_s: float
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
         """Return usage and limits with those of pools that have less left, and the slots left in pools."""
         used, most = used.copy(), most.copy()
@@ -363,47 +330,8 @@ class ModelTable:
         """Return copies of the slots and queue places taken, (m,) each."""
         return np.frombuffer(self.active.tobytes(), np.int64), np.frombuffer(self.queued.tobytes(), np.int64)
 
-    def settings(self) -> _Settings:
+    def settings(self) -> ModelSettings:
         """Return what rarely changes; a new object once it has."""
         if self._settings is None:
-            self._settings = self._read_settings()
+            self._settings = read_settings(self)
         return self._settings
-
-    def _read_settings(self) -> _Settings:
-        m = len(self.models)
-        limit = np.full((3, m), np.inf)
-        meters: dict[Window, tuple[int, Window, NDArray[np.bool_], NDArray[np.float64]]] = {}
-        several = False
-        for i, limited in enumerate(self.meters.limited):
-            several |= len({kind for kind, _, _ in limited}) < len(limited)
-            for kind, window, most in limited:
-                limit[kind, i] = most
-                entry = meters.setdefault(window, (kind, window, np.zeros(m, np.bool_), np.full(m, np.inf)))
-                entry[2][i], entry[3][i] = True, min(entry[3][i], most)
-        if several:
-            limit = np.full((3, m), np.inf)
-        drawn: dict[Pool, list[int]] = {}
-        for i, chain in enumerate(self.chains):
-            for pool in chain:
-                drawn.setdefault(pool, []).append(i)
-        in_pools = {kind for pool in drawn for kind, _, _ in pool.meters.limited[0]}
-        return _Settings(
-            accepting=_read_only(np.array(self.accepting, np.bool_)),
-            max_concurrent=_read_only(np.array(self.max_concurrent, np.int64)),
-            max_queue=_read_only(np.array(self.max_queue, np.int64)),
-            meter_limit=_read_only(limit),
-            no_usage=_read_only(np.zeros((3, m))),
-            metered=tuple(sorted({kind for kind, _, _, _ in meters.values()} | in_pools)),
-            meters=tuple(meters.values()),
-            several=several,
-            stops=MappingProxyType(
-                {self.models[i]: tuple(stops.values()) for i, stops in enumerate(self._stops) if stops}
-            ),
-            pools=tuple((pool, np.array(rows, np.intp)) for pool, rows in drawn.items()),
-        )
-
-
-def _read_only(values: NDArray[Any]) -> NDArray[Any]:
-    """Return an array that snapshots may share."""
-    values.flags.writeable = False
-    return values

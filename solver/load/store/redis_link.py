@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import enum
-import importlib.resources
 import itertools
 import json
 import logging
 import math
-import re
 import secrets
 import threading
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from solver.clock import Clock, MonotonicClock
 from solver.errors import MissingExtraError, SpecError, StoreDownError, Violation
+from solver.load.store.outage import OutageCause, StoreFullError, cause_of
+from solver.load.store.redis_server import address_of, client_of, script, setting_problem, text_of
 from solver.load.store.replica_name import ReplicaName
 
 if TYPE_CHECKING:
@@ -23,13 +21,10 @@ if TYPE_CHECKING:
 
 try:
     import redis
-    import redis.backoff
-    import redis.cluster
-    import redis.retry
 except ImportError as error:
     raise MissingExtraError("redis", "redis") from error
 
-__all__ = ["SCHEMA", "LinkState", "OutageCause", "RedisLink", "StoreDownError", "StoreFullError"]
+__all__ = ["SCHEMA", "RedisLink"]
 
 SCHEMA = "2"
 """Version of the layout of keys; stores of another version are refused."""
@@ -58,86 +53,6 @@ _START_ALLOWANCE_S = 1.0
 """Seconds that the server may take to begin with a request, beyond the time-out."""
 
 _LOG = logging.getLogger("solver.load")
-
-
-class LinkState(enum.StrEnum):
-    """What a shared store can promise at the moment."""
-
-    CONNECTED = "connected"
-    """Every operation is answered by the server."""
-    UNAVAILABLE = "unavailable"
-    """The server does not answer; nothing is granted."""
-    LOCAL_SHARE = "local_share"
-    """The server does not answer; this replica grants its own share of the capacity."""
-
-
-class OutageCause(enum.StrEnum):
-    """Why a server does not do what it is asked for."""
-
-    UNREACHABLE = "unreachable"
-    """No connection, or no answer within the time-out."""
-    BUSY = "busy"
-    """It is loading its data, or another script keeps it busy."""
-    READ_ONLY = "read_only"
-    """It is a replica, or its primary is gone; a fail-over may be under way."""
-    NO_REPLICAS = "no_replicas"
-    """It has fewer replicas of its own than it was told to insist on."""
-    FULL = "full"
-    """Its memory is full; releases get through."""
-    MISCONFIGURED = "misconfigured"
-    """It cannot write its data to disk, and refuses to go on without."""
-    NOT_ALLOWED = "not_allowed"
-    """The user or password may not do this."""
-    CLUSTER = "cluster"
-    """It is a node of a cluster."""
-    EVICTING = "evicting"
-    """It would delete leases when its memory is full."""
-    FAULT = "fault"
-    """It answered with an error that is not known; the log has it."""
-
-
-_CAUSES = {
-    "BUSY": OutageCause.BUSY,
-    "LOADING": OutageCause.BUSY,
-    "READONLY": OutageCause.READ_ONLY,
-    "MASTERDOWN": OutageCause.READ_ONLY,
-    "NOREPLICAS": OutageCause.NO_REPLICAS,
-    "OOM": OutageCause.FULL,
-    "MISCONF": OutageCause.MISCONFIGURED,
-    "NOPERM": OutageCause.NOT_ALLOWED,
-    "NOAUTH": OutageCause.NOT_ALLOWED,
-    "WRONGPASS": OutageCause.NOT_ALLOWED,
-    "MOVED": OutageCause.CLUSTER,
-    "ASK": OutageCause.CLUSTER,
-    "CLUSTERDOWN": OutageCause.CLUSTER,
-    "CROSSSLOT": OutageCause.CLUSTER,
-    "TRYAGAIN": OutageCause.CLUSTER,
-}
-_TYPES: tuple[tuple[type[Exception], OutageCause], ...] = (
-    (redis.exceptions.BusyLoadingError, OutageCause.BUSY),
-    (redis.exceptions.ReadOnlyError, OutageCause.READ_ONLY),
-    (redis.exceptions.MasterDownError, OutageCause.READ_ONLY),
-    (redis.exceptions.OutOfMemoryError, OutageCause.FULL),
-    (redis.exceptions.NoPermissionError, OutageCause.NOT_ALLOWED),
-    (redis.exceptions.AuthenticationError, OutageCause.NOT_ALLOWED),
-    (redis.exceptions.AskError, OutageCause.CLUSTER),
-    (redis.exceptions.ClusterDownError, OutageCause.CLUSTER),
-    (redis.exceptions.TryAgainError, OutageCause.CLUSTER),
-    (redis.exceptions.ConnectionError, OutageCause.UNREACHABLE),
-    (redis.exceptions.TimeoutError, OutageCause.UNREACHABLE),
-)
-
-
-def cause_of(error: Exception) -> OutageCause:
-    """Return what a failed call says about the server."""
-    code = re.match(r"(?:.*@user_script\S* -)?([A-Z]+)\b", str(error))
-    if code and code[1] in _CAUSES:
-        return _CAUSES[code[1]]
-    return next((cause for kind, cause in _TYPES if isinstance(error, kind)), OutageCause.FAULT)
-
-
-class StoreFullError(StoreDownError):
-    """The server's memory is full: it takes nothing new, and everything else goes on."""
 
 
 class RedisLink:
@@ -188,9 +103,9 @@ class RedisLink:
         order: Callable[[], dict[str, Any]],
         joined: Callable[[list[list[str]]], None],
     ) -> None:
-        self._client = _client(server, timeout_s)
+        self._client = client_of(server, timeout_s)
         self.prefix = f"solver:{{{namespace}}}:"
-        self.replica = ReplicaName(f"{_address(self._client)} {namespace}", name)
+        self.replica = ReplicaName(f"{address_of(self._client)} {namespace}", name)
         self._replicas = replicas
         self._peers = (str(peers), f"{absent_s:.6f}")
         self._timeout_s = timeout_s
@@ -304,7 +219,7 @@ class RedisLink:
             latest,
             *arguments,
         )
-        now, answer = _text(reply)
+        now, answer = text_of(reply)
         if answer and answer[0] != "late":
             self._seen, self._clock_set = (float(now), sent_s, self._wall.now()), None
         return list(answer)
@@ -328,11 +243,8 @@ class RedisLink:
         with self.lock:
             if self.up:
                 return
-            if (
-                self._telling
-            ):  # what was to be sent after joining was lost: the whole of it is tried again later
-                raise StoreDownError(self.detail)
-            if self._wall.now() < self._next_attempt_s:
+            # While telling, what was to be sent after joining was lost: the whole of it is tried again later.
+            if self._telling or self._wall.now() < self._next_attempt_s:
                 raise StoreDownError(self.detail)
             try:
                 self._client.connection_pool.disconnect(inuse_connections=False)
@@ -370,7 +282,7 @@ class RedisLink:
 
     def _send_order(self, run_id: str) -> list[Any]:
         self.replica.take()
-        self._sha = self._client.script_load(_script())
+        self._sha = self._client.script_load(script())
         number = self.replica.number
         self._joinings += 1
         order = {
@@ -388,22 +300,10 @@ class RedisLink:
 
     def _check_server(self, info: dict[str, Any]) -> None:
         """Refuse a server that cannot keep what it is told: with an error at first, as an outage later."""
-        problem, cause = "", OutageCause.EVICTING
-        policy = str(info.get("maxmemory_policy", "noeviction"))
-        if int(info.get("cluster_enabled", 0)):
-            cause = OutageCause.CLUSTER
-            problem = Violation(
-                "server", "expected a single server or one behind Sentinel", shown="a node of a Redis Cluster"
-            )
-        elif int(info.get("maxmemory", 0)) > 0 and policy.startswith("allkeys-"):
-            problem = Violation(
-                "server",
-                "expected maxmemory-policy noeviction",
-                policy,
-                shown=f"{policy}: leases would be deleted when memory is full, and more granted than there is capacity",
-            )
-        if not problem:
+        found = setting_problem(info)
+        if found is None:
             return
+        problem, cause = found
         if not self._ever_joined:
             raise SpecError(problem)
         self._lost(problem, cause, at_once=False)
@@ -425,56 +325,3 @@ class RedisLink:
         """Close the connections, and leave the name to others."""
         self.replica.give_up()
         self._client.close()
-
-
-def _client(server: Any, timeout_s: float) -> Any:
-    if isinstance(server, redis.cluster.RedisCluster):
-        raise SpecError(
-            Violation(
-                "server",
-                "expected a single server or one behind Sentinel",
-                shown="a client of a Redis Cluster",
-            )
-        )
-    if not isinstance(server, str):
-        if not callable(getattr(server, "evalsha", None)):
-            raise SpecError(Violation("server", "expected a URL or a redis.Redis client", server))
-        return server
-    try:
-        return redis.Redis.from_url(
-            server,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            retry=redis.retry.Retry(redis.backoff.NoBackoff(), 0),  # a repeated operation is decided here
-        )
-    except ValueError as error:
-        raise SpecError(
-            Violation(
-                "server",
-                "expected a URL such as redis://localhost:6379/0",
-                server,
-                shown=f"{server!r} ({error})",
-            )
-        ) from error
-
-
-def _address(client: Any) -> str:
-    """Return what tells one server from another, as far as a client knows."""
-    options = getattr(getattr(client, "connection_pool", None), "connection_kwargs", {})
-    return " ".join(str(options.get(key, "")) for key in ("host", "port", "path", "db"))
-
-
-@cache
-def _script() -> str:
-    folder = importlib.resources.files("solver.load.store").joinpath("scripts")
-    parts = sorted(
-        (part for part in folder.iterdir() if part.name.endswith(".lua")), key=lambda part: part.name
-    )
-    return "\n".join(part.read_text("utf-8") for part in parts)
-
-
-def _text(reply: Any) -> Any:
-    """Return a reply with its byte strings as text."""
-    if isinstance(reply, bytes):
-        return reply.decode()
-    return [_text(part) for part in reply] if isinstance(reply, list) else reply

@@ -9,13 +9,14 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from solver.errors import StoreDownError
-from solver.load.store.redis_link import RedisLink, StoreFullError
+from solver.load.store.outage import StoreFullError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from solver.load.store.heartbeat import Heartbeat
     from solver.load.store.memory import MemoryStore
+    from solver.load.store.redis_link import RedisLink
     from solver.load.store.replica_memory import ReplicaMemory
 
 __all__ = ["RedisOperations"]

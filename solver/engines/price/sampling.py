@@ -1,0 +1,122 @@
+"""How many agents to look at, which ones, and the scale of the values that they show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from solver.engines.price.box_search import is_on_grid
+from solver.engines.price.ties import COLDEST
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from solver.engines.price.agent_rows import Rows
+
+__all__ = ["FIRST_SAMPLE", "GROWTH", "Scale", "planned_samples", "probe_scale", "sample_sizes", "stratified"]
+
+GROWTH = 8
+"""Ratio of neighbouring sample sizes, the last being all agents; errors shrink by its square root."""
+
+FIRST_SAMPLE = 125, 250
+"""Agents of the first sample, at least and at most."""
+
+_SAMPLED_PER_MODEL = 5
+"""Agents of the first sample for each model."""
+
+_PROBED_AGENTS = 256
+"""Agents that tell range and grid of the scores."""
+
+_GRID_UNITS = (1.0, 0.1, 0.01, 0.001)
+"""Units of a grid that are recognised."""
+
+_MOST_LEVELS = 3000
+"""Levels of a grid above which ties no longer matter."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """What a look at a few agents says about the values in play.
+
+    Parameters
+    ----------
+    span : float
+        Range of the finite scores and values of staying unassigned, > 0: prices range as far.
+    spread : float
+        Typical range of one agent's finite scores, > 0: what decides between models.
+    grid : float or None
+        Unit they are whole multiples of, if there is one with few levels.
+    allowed : float
+        Share of the pairs that are allowed.
+    """
+
+    span: float
+    spread: float
+    grid: float | None
+    allowed: float
+
+    def with_costs(self, costs: NDArray[np.float64]) -> Scale:
+        """Return the scale once slots cost something: prices range further and off the grid."""
+        if not costs.any():
+            return self
+        on_grid = self.grid is not None and is_on_grid(costs, self.grid)
+        return replace(self, span=self.span + float(costs.max()), grid=self.grid if on_grid else None)
+
+    @property
+    def coolest(self) -> float:
+        """Temperature below which nothing is gained: ties are resolved, or float64 is exhausted."""
+        return COLDEST * self.grid if self.grid is not None else 1e-7 * self.spread
+
+
+def probe_scale(rows: Rows, generator: np.random.Generator) -> Scale:
+    """Look at a few random agents."""
+    score, outside = rows.sample(stratified(rows.n, min(rows.n, _PROBED_AGENTS), generator)).dense()
+    seen = np.isfinite(score)
+    finite = score[seen]
+    levels = float(np.ptp(finite)) if len(finite) else 0.0
+    if outside is not None:
+        finite = np.concatenate((finite, outside[np.isfinite(outside)]))
+    if not len(finite):
+        return Scale(span=1.0, spread=1.0, grid=None, allowed=0.0)
+    span = max(float(np.ptp(finite)), 1e-9 * float(np.abs(finite).max()), 1e-100)
+    widest = np.where(seen, score, -np.inf).max(axis=1) - np.where(seen, score, np.inf).min(axis=1)
+    widest = widest[widest > 0]
+    spread = min(span, float(np.median(widest))) if len(widest) else span
+    units = (unit for unit in _GRID_UNITS if levels / unit < _MOST_LEVELS and is_on_grid(finite, unit))
+    return Scale(span=span, spread=spread, grid=next(units, None), allowed=float(seen.mean()))
+
+
+def planned_samples(
+    n: int, m: int, generator: np.random.Generator, *, most: float = np.inf
+) -> list[NDArray[np.int64]]:
+    """Return the rows that :func:`probe_scale` and then :func:`estimate_prices` draw with an equal generator.
+
+    Where rows are expensive to visit, as in files, one pass can then collect all samples.
+    """
+    first, *larger = sample_sizes(n, m)
+    sizes = [
+        min(n, _PROBED_AGENTS),
+        *([] if first == n else [first]),
+        *(size for size in larger if size <= most),
+    ]
+    return [stratified(n, size, generator) for size in sizes]
+
+
+def sample_sizes(n: int, m: int) -> list[int]:
+    """Return the sizes of the samples of n agents on m models, ascending; n alone where all are looked at."""
+    least, most = FIRST_SAMPLE
+    first = min(max(_SAMPLED_PER_MODEL * m, least), most)
+    if n <= 2 * first:
+        return [n]
+    sizes = [n // GROWTH]
+    while sizes[0] > GROWTH * first:
+        sizes.insert(0, sizes[0] // GROWTH)
+    return [first, *(size for size in sizes if size > 3 * first)]
+
+
+def stratified(n: int, size: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """Return one random row from each of ``size`` equal stretches: sorted, distinct, O(size)."""
+    place = (np.arange(size) + generator.random(size)) * (n / size)
+    return np.minimum(place.astype(np.int64), n - 1)
