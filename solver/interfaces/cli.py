@@ -7,6 +7,7 @@ interrupted, 141 nobody reads the output any more.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path  # noqa: TC003 - typer reads it at run time
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["app", "main"]
 
 INFEASIBLE, NO_FULL_ASSIGNMENT, INTERRUPTED = 3, 4, 130
+URL = re.compile(r"[a-z][a-z0-9+.-]+:/")
 
 _TINY_BATCH = 60
 """Agents up to which SciPy's assignment may be the fastest engine and is warmed up."""
@@ -294,7 +296,7 @@ def _verify(
 
       solver verify plan/
     """
-    if len(files) == 1 and files[0].is_dir():
+    if len(files) == 1 and (files[0].is_dir() or URL.match(str(files[0]))):
         from solver.interfaces.streaming import show_verification
 
         _exit(show_verification(files[0], _out, as_json=as_json, quiet=quiet))

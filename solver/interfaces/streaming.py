@@ -18,7 +18,8 @@ from solver.interfaces.files.problem_file import read_fleet
 from solver.interfaces.report import number
 from solver.interfaces.terminal import printable
 from solver.scale.job import LargeBatch, solve_files
-from solver.scale.pieces import ScoreColumns, arrow, files_of
+from solver.scale.pieces import ScoreColumns, files_of
+from solver.scale.storage import arrow, full_location, open_input
 from solver.scale.verification import verify_plan
 from solver.solution.plan import finite
 
@@ -119,10 +120,10 @@ def large_batch(source: ProblemSource) -> LargeBatch:
         lines.append(f"--layout: expected wide beside --stream, got {source.layout!r}")
     if (source.models is None) == (source.slots is None):
         lines.append("--models: expected either a fleet or --slots beside --stream")
-    if lines:
+    if lines or source.scores is None:
         raise SpecError(*lines)
     agent = source.agent_column or "agent"
-    files = files_of([str(source.scores)])
+    files = files_of([full_location(source.scores)])
     if source.models is None:
         names = _model_columns(files[0], agent, source)
         capacity, costs, floors = [int(source.slots or 0)] * len(names), [], []
@@ -146,7 +147,8 @@ def _model_columns(path: str, agent: str, source: ProblemSource) -> list[str]:
     if source.score_column is not None:
         raise SpecError("--models: required beside --score-column: it names the models of the scores")
     try:
-        found = pq.read_schema(path).names
+        with open_input(path) as file:
+            found = pq.read_schema(file).names
     except (pa.ArrowException, OSError) as error:
         reason = (str(error).splitlines() or ["it is broken"])[0]
         raise SpecError(Violation(path, f"not a readable Parquet file: {reason}")) from None

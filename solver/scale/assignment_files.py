@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from solver.errors import SpecError, Violation, ViolationKind
-from solver.scale.pieces import arrow, read_batches
+from solver.scale.pieces import read_batches
+from solver.scale.storage import arrow
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.scale.pieces import Piece, ScoreColumns
+    from solver.scale.storage import PlanFolder
 
 __all__ = ["WrittenPiece", "checksum", "file_name", "write_piece"]
 
@@ -51,7 +51,9 @@ def file_name(number: int) -> str:
     return f"assignments-{number:06d}.parquet"
 
 
-def write_piece(piece: Piece, columns: ScoreColumns, chosen: NDArray[Any], folder: str) -> WrittenPiece:
+def write_piece(
+    piece: Piece, columns: ScoreColumns, chosen: NDArray[Any], folder: PlanFolder
+) -> WrittenPiece:
     """Write the ids and models of a piece beside each other, and give the file its name once it is whole.
 
     Parameters
@@ -62,7 +64,7 @@ def write_piece(piece: Piece, columns: ScoreColumns, chosen: NDArray[Any], folde
         Names the column of ids and the models.
     chosen : (rows,) unsigned
         Places of the models, m for unassigned, which is written as a null.
-    folder : str
+    folder : PlanFolder
         Where the file goes.
 
     Raises
@@ -71,50 +73,42 @@ def write_piece(piece: Piece, columns: ScoreColumns, chosen: NDArray[Any], folde
         For an agent without an id, and where the file cannot be written: nothing is left under its name.
     """
     pa, pq = arrow()
-    final = Path(folder) / file_name(piece.number)
-    temporary = final.with_name(f".{final.name}.{os.getpid()}.unfinished")
+    name = file_name(piece.number)
     names = pa.array(columns.models, pa.string())
     at = 0
-    try:
-        writer = None
+    writer = None
+    with folder.writing(name) as stream:
         try:
             for batch in read_batches(piece, [columns.agent]):
                 ids = batch.column(columns.agent)
-                if ids.null_count:
-                    row = int(np.flatnonzero(ids.is_null().to_numpy(zero_copy_only=False))[0])
-                    raise SpecError(
-                        Violation(
-                            f"{piece.path}: row {piece.row + at + row + 1}",
-                            f"{columns.agent}: required, but missing",
-                            kind=ViolationKind.MISSING,
-                        )
-                    )
+                _check_complete(ids, columns.agent, piece, at)
                 some = chosen[at : at + len(ids)].astype(np.int32)
                 codes = pa.array(some, pa.int32(), mask=some == len(names))
                 models = pa.DictionaryArray.from_arrays(codes, names)
                 table = pa.table({columns.agent: ids, "model": models})
                 if writer is None:
-                    writer = pq.ParquetWriter(temporary, table.schema, use_dictionary=["model"])
+                    writer = pq.ParquetWriter(stream, table.schema, use_dictionary=["model"])
                 writer.write_table(table)
                 at += len(ids)
         finally:
             if writer is not None:
                 writer.close()
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        crc, size = checksum(temporary)
-        temporary.replace(final)
-    except OSError as error:
-        raise SpecError(Violation(str(final), f"cannot be written: {error.strerror or error}")) from None
-    finally:
-        temporary.unlink(missing_ok=True)
-    return WrittenPiece(name=final.name, rows=at, bytes=size, crc32=crc)
+    crc, size = checksum(folder, name)
+    return WrittenPiece(name=name, rows=at, bytes=size, crc32=crc)
 
 
-def checksum(path: Path) -> tuple[str, int]:
+def _check_complete(ids: Any, column: str, piece: Piece, at: int) -> None:
+    """Raise for an agent without an id among those from place ``at`` of a piece."""
+    if ids.null_count:
+        row = int(np.flatnonzero(ids.is_null().to_numpy(zero_copy_only=False))[0])
+        where = f"{piece.path}: row {piece.row + at + row + 1}"
+        raise SpecError(Violation(where, f"{column}: required, but missing", kind=ViolationKind.MISSING))
+
+
+def checksum(folder: PlanFolder, name: str) -> tuple[str, int]:
     """Return the CRC-32 of a file in hexadecimal, and its size."""
     crc = size = 0
-    with path.open("rb") as file:
+    with folder.open(name) as file:
         while data := file.read(_PIECE_BYTES):
             crc, size = zlib.crc32(data, crc), size + len(data)
     return f"{crc:08x}", size

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from solver.errors import SpecError, Violation
-from solver.scale.manifest import replace_text
 from solver.scale.optimise import Optimum
 from solver.scale.rows import PieceChoice
+from solver.scale.storage import replace_text
 from solver.scale.survey import Survey, Valuation
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from solver.scale.storage import PlanFolder
 
 __all__ = ["Checkpoint", "forget", "read_checkpoint", "write_checkpoint"]
 
@@ -30,7 +30,7 @@ class Checkpoint:
     found: Optimum
 
 
-def write_checkpoint(folder: Path, request: dict[str, Any], state: Checkpoint) -> None:
+def write_checkpoint(folder: PlanFolder, request: dict[str, Any], state: Checkpoint) -> None:
     """Write the state of a job beside its plan, whole or not at all. A few hundred kilobytes.
 
     Raises
@@ -51,10 +51,10 @@ def write_checkpoint(folder: Path, request: dict[str, Any], state: Checkpoint) -
         "may_leave": found.may_leave,
         "valuation": {**asdict(found.valuation), "levels": found.valuation.levels.tolist()},
     }
-    replace_text(folder / _NAME, json.dumps(document))
+    replace_text(folder, _NAME, json.dumps(document))
 
 
-def read_checkpoint(folder: Path, request: dict[str, Any]) -> Checkpoint | None:
+def read_checkpoint(folder: PlanFolder, request: dict[str, Any]) -> Checkpoint | None:
     """Return the state of an interrupted job in a folder; None if there is none.
 
     Raises
@@ -62,14 +62,13 @@ def read_checkpoint(folder: Path, request: dict[str, Any]) -> Checkpoint | None:
     SpecError
         When it is that of another request: other files, other capacities, another seed.
     """
-    path = folder / _NAME
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(folder.read(_NAME))
     except (OSError, ValueError):
         return None
     if document["request"] != json.loads(json.dumps(request)):
         rule = "expected the request that the interrupted job had; start without resuming"
-        raise SpecError(Violation(str(path), rule))
+        raise SpecError(Violation(folder.path(_NAME), rule))
     agents, low, high, forbids = document["facts"]
     equal = np.array(document["equal"], np.int64)
     closed = np.array(request["capacity"]) < 1
@@ -92,7 +91,9 @@ def read_checkpoint(folder: Path, request: dict[str, Any]) -> Checkpoint | None:
     return Checkpoint(survey=survey, found=found)
 
 
-def forget(folder: Path) -> None:
+def forget(folder: PlanFolder) -> None:
     """Remove what only an interrupted job needs."""
-    for path in (folder / _NAME, *folder.glob(".assignments-*.json"), *folder.glob(".*.unfinished")):
-        path.unlink(missing_ok=True)
+    for name in folder.names():
+        noted = name.startswith(".assignments-") and name.endswith(".json")
+        if name == _NAME or noted or (name.startswith(".") and name.endswith(".unfinished")):
+            folder.remove(name)

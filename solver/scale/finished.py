@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from solver.scale.assignment_files import WrittenPiece, checksum, file_name
 from solver.scale.judge import PieceCertificate
-from solver.scale.manifest import replace_text
+from solver.scale.storage import replace_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from solver.scale.pieces import Piece
+    from solver.scale.storage import PlanFolder
 
 __all__ = ["PieceAnswer", "finished_pieces", "note_finished"]
 
@@ -30,7 +30,7 @@ class PieceAnswer:
     written: WrittenPiece
 
 
-def note_finished(folder: Path, answer: PieceAnswer) -> None:
+def note_finished(folder: PlanFolder, answer: PieceAnswer) -> None:
     """Note beside a complete file what is proven about it."""
     certificate = answer.certificate
     terms = {
@@ -39,17 +39,17 @@ def note_finished(folder: Path, answer: PieceAnswer) -> None:
     }
     terms["load"], terms["worth"] = certificate.load.tolist(), certificate.worth.tolist()
     text = json.dumps({"written": asdict(answer.written), "terms": terms})
-    replace_text(_note(folder, answer.number), text)
+    replace_text(folder, _note(answer.number), text)
 
 
-def finished_pieces(folder: Path, pieces: Sequence[Piece]) -> list[PieceAnswer]:
+def finished_pieces(folder: PlanFolder, pieces: Sequence[Piece]) -> list[PieceAnswer]:
     """Return the pieces that an interrupted job has written, their files unchanged since."""
     answers = []
     for piece in pieces:
         try:
-            document = json.loads(_note(folder, piece.number).read_text(encoding="utf-8"))
+            document = json.loads(folder.read(_note(piece.number)))
             written = WrittenPiece(**document["written"])
-            if checksum(folder / written.name) != (written.crc32, written.bytes):
+            if checksum(folder, written.name) != (written.crc32, written.bytes):
                 continue
         except (OSError, ValueError, KeyError, TypeError):
             continue  # not finished: it is written again
@@ -60,5 +60,5 @@ def finished_pieces(folder: Path, pieces: Sequence[Piece]) -> list[PieceAnswer]:
     return answers
 
 
-def _note(folder: Path, number: int) -> Path:
-    return folder / f".{Path(file_name(number)).stem}.json"
+def _note(number: int) -> str:
+    return f".{file_name(number).removesuffix('.parquet')}.json"

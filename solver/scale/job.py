@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,10 +19,12 @@ from solver.scale.judge import conclude
 from solver.scale.manifest import MANIFEST, Manifest, write_manifest
 from solver.scale.optimise import SampleBudget, finish_orders, optimise, take_survey
 from solver.scale.pieces import ScoreColumns, files_of, pieces_of
+from solver.scale.storage import plan_folder
 from solver.scale.unique_ids import check_unique_ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from solver.scale.finished import PieceAnswer
     from solver.scale.fleet import Fleet
     from solver.scale.pieces import Piece
+    from solver.scale.storage import PlanFolder
     from solver.scale.survey import Survey
 
 __all__ = ["LargeBatch", "solve_files"]
@@ -46,7 +48,7 @@ class LargeBatch:
     Parameters
     ----------
     files : sequence of str
-        Files, folders, or patterns such as ``batch/*.parquet``.
+        Files, folders, or patterns such as ``batch/*.parquet``; paths or URLs such as ``s3://bucket/batch``.
     columns : ScoreColumns
         What the files' columns hold.
     capacity : sequence of int
@@ -145,7 +147,7 @@ def solve_files(
     batch : LargeBatch
         What is asked.
     output : str or Path
-        Folder of the plan, created if need be: a file of assignments for every piece of the input, and
+        Folder of the plan, a path or a URL, created if need be: a file of assignments for every piece of the input, and
         ``manifest.json``, which is written last.
     seed : int
         Same files and seed: same plan, whatever the workers.
@@ -178,7 +180,7 @@ def solve_files(
     samples leave contested, a few per cent of n.
     """
     batch.checked()
-    folder = _folder(Path(output))
+    folder = _checked_folder(output)
     files = files_of(batch.files)
     report("reading footers")
     pieces = pieces_of(files, batch.columns)
@@ -193,7 +195,7 @@ def solve_files(
         if unique_ids and state is None:
             report(f"looking for repeated ids among {agents:,} agents")
             _make(folder)
-            check_unique_ids(workers, pieces, batch.columns.agent, folder)
+            check_unique_ids(workers, pieces, batch.columns.agent, folder.location)
         if state is None:
             report(f"surveying {agents:,} agents in {len(pieces):,} pieces")
             survey = take_survey(workers, agents, closed, batch.unassigned_penalty, seed=seed, budget=budget)
@@ -227,20 +229,17 @@ def _shape(batch: LargeBatch, survey: Survey) -> Instance:
     return survey.shape(batch.slots, batch.tiers, serve_first=batch.serve_first, sense=batch.columns.sense)
 
 
-def _make(folder: Path) -> None:
+def _make(folder: PlanFolder) -> None:
     """Create the folder of a plan; an earlier plan in it ends here."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / MANIFEST).unlink(missing_ok=True)
-    except OSError as error:
-        raise SpecError(Violation(str(folder), f"cannot be written: {error.strerror or error}")) from None
+    folder.make()
+    folder.remove(MANIFEST)
 
 
 def _finish(
     workers: Fleet,
     batch: LargeBatch,
     pieces: Sequence[Piece],
-    folder: Path,
+    folder: PlanFolder,
     state: Checkpoint,
     done: set[int],
 ) -> list[PieceAnswer]:
@@ -258,7 +257,7 @@ def _finish(
         found.valuation,
         found.may_leave,
         judge_leaves,
-        str(folder.absolute()),
+        folder.location,
         each={number: order for number, order in orders.items() if number not in done},
     )
     return answers
@@ -267,7 +266,7 @@ def _finish(
 def _publish(
     batch: LargeBatch,
     pieces: Sequence[Piece],
-    folder: Path,
+    folder: PlanFolder,
     request: dict[str, Any],
     state: Checkpoint,
     answers: list[PieceAnswer],
@@ -290,30 +289,24 @@ def _publish(
     return manifest
 
 
-def _folder(folder: Path) -> Path:
+def _checked_folder(output: str | Path) -> PlanFolder:
     """Return the folder if a plan can go there."""
-    if folder.exists() and not folder.is_dir():
-        raise SpecError(Violation(str(folder), "expected a folder for the plan", shown="a file"))
-    known = {MANIFEST}
-    if folder.is_dir():
-        strange = sorted(
-            one.name
-            for one in folder.iterdir()
-            if one.name not in known and not one.name.startswith(("assignments-", "."))
-        )
-        if strange:
-            raise SpecError(
-                Violation(str(folder), "expected an empty folder or an earlier plan", strange[:5])
-            )
+    folder = plan_folder(output)
+    strange = [
+        name for name in folder.names() if name != MANIFEST and not name.startswith(("assignments-", "."))
+    ]
+    if strange:
+        rule = "expected an empty folder or an earlier plan"
+        raise SpecError(Violation(folder.location, rule, strange[:5]))
     return folder
 
 
-def _drop_other_files(folder: Path, pieces: int) -> None:
+def _drop_other_files(folder: PlanFolder, pieces: int) -> None:
     """Remove the files of an earlier plan with more pieces."""
     own = {file_name(number) for number in range(pieces)}
-    for path in folder.glob("assignments-*.parquet"):
-        if path.name not in own:
-            path.unlink()
+    for name in folder.names():
+        if name.startswith("assignments-") and name.endswith(".parquet") and name not in own:
+            folder.remove(name)
 
 
 def _request(batch: LargeBatch, pieces: Sequence[Piece], seed: int) -> dict[str, Any]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from solver.errors import SpecError, Violation
 from solver.scale.assignment_files import WrittenPiece
 from solver.scale.judge import PlanCertificate
+from solver.scale.storage import plan_folder, replace_text
 
-__all__ = ["MANIFEST", "Manifest", "read_manifest", "replace_text", "write_manifest"]
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from solver.scale.storage import PlanFolder
+
+__all__ = ["MANIFEST", "Manifest", "read_manifest", "write_manifest"]
 
 MANIFEST = "manifest.json"
 """Its name in the plan's folder."""
@@ -45,7 +49,7 @@ class Manifest:
     versions: dict[str, str]
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> Path:
+def write_manifest(folder: PlanFolder, manifest: Manifest) -> None:
     """Write the manifest, whole or not at all.
 
     Raises
@@ -54,29 +58,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> Path:
         When it cannot be written.
     """
     document = {"schema": _SCHEMA, **asdict(manifest)}
-    return replace_text(folder / MANIFEST, json.dumps(document, indent=1) + "\n")
-
-
-def replace_text(path: Path, text: str) -> Path:
-    """Write a file that is whole under its name at any moment.
-
-    Raises
-    ------
-    SpecError
-        When it cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise SpecError(Violation(str(path), f"cannot be written: {error.strerror or error}")) from None
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    replace_text(folder, MANIFEST, json.dumps(document, indent=1) + "\n")
 
 
 def read_manifest(folder: str | Path) -> Manifest:
@@ -87,11 +69,12 @@ def read_manifest(folder: str | Path) -> Manifest:
     SpecError
         When there is none, or it is none.
     """
-    path = Path(folder) / MANIFEST
+    place = plan_folder(folder)
+    path = place.path(MANIFEST)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(place.read(MANIFEST))
         if document.pop("schema") != _SCHEMA:
-            raise SpecError(Violation(str(path), f"expected schema {_SCHEMA}"))
+            raise SpecError(Violation(path, f"expected schema {_SCHEMA}"))
         certificate = document.pop("certificate")
         certificate |= {name: tuple(certificate[name]) for name in ("load", "violations")}
         return Manifest(
@@ -102,8 +85,8 @@ def read_manifest(folder: str | Path) -> Manifest:
         )
     except OSError as error:
         rule = f"expected the manifest of a complete plan: {error.strerror or error}"
-        raise SpecError(Violation(str(path), rule)) from None
+        raise SpecError(Violation(path, rule)) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, SpecError):
             raise
-        raise SpecError(Violation(str(path), "not the manifest of a plan in files")) from None
+        raise SpecError(Violation(path, "not the manifest of a plan in files")) from None

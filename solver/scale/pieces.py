@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import glob
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from solver.errors import MissingExtraError, SpecError, Violation, ViolationKind
+from solver.errors import SpecError, Violation, ViolationKind
 from solver.problem.values import did_you_mean
+from solver.scale.storage import arrow, files_matching, full_location, open_input
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
-__all__ = ["Block", "Piece", "ScoreColumns", "arrow", "files_of", "pieces_of", "read_batches", "read_blocks"]
+__all__ = ["Block", "Piece", "ScoreColumns", "files_of", "pieces_of", "read_batches", "read_blocks"]
 
 _BLOCK_ROWS = 1 << 15
 """Rows decoded at a time: 2.6 MB at twenty models of float32."""
@@ -28,24 +27,6 @@ _PIECE_ROWS = 1 << 20
 
 _MOST_NAMED = 5
 """Entries spelled out in an error."""
-
-
-def arrow() -> tuple[Any, Any]:
-    """Return the modules ``pyarrow`` and ``pyarrow.parquet``.
-
-    Raises
-    ------
-    MissingExtraError
-        When they are not installed.
-    """
-    try:
-        import pyarrow as pa  # an extra, and heavy
-        import pyarrow.compute
-        import pyarrow.parquet as pq
-    except ImportError:
-        package = "pyarrow"
-        raise MissingExtraError(package, "parquet") from None
-    return pa, pq
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +115,7 @@ class Block:
 
 
 def files_of(patterns: Sequence[str]) -> tuple[str, ...]:
-    """Return the files that names and patterns such as ``batch/*.parquet`` stand for, absolute, sorted for each.
+    """Return the files that names, URLs and patterns such as ``batch/*.parquet`` stand for, absolute, sorted for each.
 
     Raises
     ------
@@ -144,11 +125,7 @@ def files_of(patterns: Sequence[str]) -> tuple[str, ...]:
     found: list[str] = []
     lines = []
     for pattern in patterns:
-        path = Path(pattern)
-        if path.is_dir():
-            some = sorted(str(one) for one in path.glob("*.parquet"))
-        else:
-            some = [pattern] if path.is_file() else sorted(glob.glob(pattern))  # noqa: PTH207 - may be absolute
+        some = files_matching(pattern)
         if not some:
             lines.append(Violation(pattern, "expected Parquet files", shown="none"))
         found += some
@@ -156,7 +133,7 @@ def files_of(patterns: Sequence[str]) -> tuple[str, ...]:
     lines += [Violation(path, "expected every file once", kind=ViolationKind.DUPLICATE) for path in twice]
     if lines:
         raise SpecError(*lines)
-    return tuple(str(Path(path).absolute()) for path in found)
+    return tuple(map(full_location, found))
 
 
 def pieces_of(files: Sequence[str], columns: ScoreColumns) -> list[Piece]:
@@ -192,7 +169,7 @@ def pieces_of(files: Sequence[str], columns: ScoreColumns) -> list[Piece]:
         if groups:
             pieces.append(_piece(pieces, path, groups, first, row, held, fingerprint))
             first += held
-        reader.close()
+        reader.close(force=True)
     if not lines and not pieces:
         lines.append(
             Violation(", ".join(files[:_MOST_NAMED]), "expected at least one agent (row)", shown="none")
@@ -254,18 +231,18 @@ def read_batches(piece: Piece, names: Sequence[str]) -> Iterator[Any]:
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(piece.path, error) from None
     finally:
-        reader.close()
+        reader.close(force=True)
 
 
 def _opened(path: str) -> tuple[Any, str]:
     """Return a reader of a file, and what tells it from another version of itself."""
     pa, pq = arrow()
     try:
-        reader = pq.ParquetFile(path)
-        with Path(path).open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(0, size - 8 - reader.metadata.serialized_size))
-            footer = zlib.crc32(file.read())
+        file = open_input(path)
+        reader = pq.ParquetFile(file)
+        size = file.size()
+        tail = min(size, 8 + reader.metadata.serialized_size)
+        footer = zlib.crc32(file.read_at(tail, size - tail))
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, error) from None
     return reader, f"{size}-{footer:08x}"

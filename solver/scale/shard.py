@@ -16,6 +16,7 @@ from solver.scale.assignment_files import write_piece
 from solver.scale.finished import PieceAnswer, note_finished
 from solver.scale.judge import PieceCertificate, judge_block
 from solver.scale.pieces import read_blocks
+from solver.scale.storage import plan_folder
 from solver.scale.survey import Survey, dense_rows
 from solver.scale.unique_ids import note_hashes
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.scale.pieces import Block, Piece, ScoreColumns
+    from solver.scale.storage import PlanFolder
     from solver.scale.survey import Valuation
 
 __all__ = ["FinishOrder", "PieceArcs", "Shard", "piece_choices"]
@@ -204,8 +206,9 @@ class Shard:
         orders : dict of int to FinishOrder
             By the number of the piece.
         """
+        place = plan_folder(folder)
         return [
-            self._finish(piece, orders[piece.number], prices, valuation, may_leave, judge_leaves, folder)
+            self._finish(piece, orders[piece.number], prices, valuation, may_leave, judge_leaves, place)
             for piece in self._pieces
             if piece.number in orders
         ]
@@ -218,7 +221,7 @@ class Shard:
         valuation: Valuation,
         may_leave: bool,
         judge_leaves: bool,
-        folder: str,
+        folder: PlanFolder,
     ) -> PieceAnswer:
         m = len(self._columns.models)
         chosen = np.empty(piece.rows, np.min_scalar_type(m))
@@ -230,7 +233,7 @@ class Shard:
             certificate.add(judge_block(block.score, choice, prices, self._closed, outside, judge_leaves))
         written = write_piece(piece, self._columns, chosen, folder)
         answer = PieceAnswer(number=piece.number, certificate=certificate, written=written)
-        note_finished(Path(folder), answer)
+        note_finished(folder, answer)
         return answer
 
 

@@ -9,17 +9,18 @@ from __future__ import annotations
 import itertools
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from solver.errors import SpecError, Violation, ViolationKind
 from solver.problem.values import describe
-from solver.scale.pieces import arrow, read_batches
+from solver.scale.pieces import read_batches
+from solver.scale.storage import arrow, is_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -51,7 +52,7 @@ class UniqueIdsParams:
 
 
 def check_unique_ids(
-    fleet: Fleet, pieces: Sequence[Piece], column: str, folder: Path, params: UniqueIdsParams | None = None
+    fleet: Fleet, pieces: Sequence[Piece], column: str, folder: str, params: UniqueIdsParams | None = None
 ) -> None:
     """Raise if an agent occurs twice. One pass over the ids, O(n log n) time, O(part) memory, 12 n bytes on disk.
 
@@ -63,8 +64,8 @@ def check_unique_ids(
         All of them.
     column : str
         Column of the ids.
-    folder : Path
-        Where the hashes may be left meanwhile.
+    folder : str
+        Where the hashes may be left meanwhile: a path that the workers share.
     params : UniqueIdsParams, optional
         Sizes.
 
@@ -74,7 +75,10 @@ def check_unique_ids(
         Naming the first repetitions found, with their files and rows; and for ids that are null.
     """
     params = params or UniqueIdsParams()
-    scratch = folder / _SCRATCH
+    if is_url(folder):
+        rule = "expected a path rather than a URL, for the hashes of the ids"
+        raise SpecError(Violation("unique_ids", rule, folder))
+    scratch = Path(folder) / _SCRATCH
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     try:

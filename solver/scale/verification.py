@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,15 +12,19 @@ from solver.scale.assignment_files import checksum
 from solver.scale.job import LargeBatch
 from solver.scale.judge import PieceCertificate, PlanCertificate, conclude, judge_block
 from solver.scale.manifest import MANIFEST, Manifest, read_manifest
-from solver.scale.pieces import ScoreColumns, arrow, pieces_of, read_batches, read_blocks
+from solver.scale.pieces import ScoreColumns, pieces_of, read_batches, read_blocks
+from solver.scale.storage import arrow, plan_folder
 from solver.scale.survey import Survey, Valuation
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from solver.problem.instance import Instance
     from solver.scale.assignment_files import WrittenPiece
     from solver.scale.pieces import Piece
+    from solver.scale.storage import PlanFolder
 
 __all__ = ["FileVerification", "verify_plan"]
 
@@ -63,14 +66,12 @@ def verify_plan(folder: str | Path) -> FileVerification:
     SpecError
         Without a manifest, and for scores that cannot be read or have changed since.
     """
-    folder = Path(folder)
     manifest = read_manifest(folder)
-    batch, pieces = _asked(folder, manifest)
+    place = plan_folder(folder)
+    batch, pieces = _asked(place, manifest)
     lines: list[str] = []
     if len(pieces) != len(manifest.files):
-        raise SpecError(
-            Violation(str(folder / MANIFEST), f"expected {len(pieces)} files", len(manifest.files))
-        )
+        raise SpecError(Violation(place.path(MANIFEST), f"expected {len(pieces)} files", len(manifest.files)))
     closed = batch.slots < 1
     survey = Survey(m=len(closed), closed=closed)
     for piece in pieces:
@@ -84,14 +85,14 @@ def verify_plan(folder: str | Path) -> FileVerification:
         step=shape.serve_step if batch.serve_first else 0.0,
         levels=survey.levels,
     )
-    certificate = _judged(folder, manifest, batch, pieces, shape, valuation, closed, lines)
+    certificate = _judged(place, manifest, batch, pieces, shape, valuation, closed, lines)
     said = manifest.certificate
     if abs(certificate.objective - said.objective) > _OBJECTIVE_TOLERANCE * max(1.0, abs(said.objective)):
         lines.append(f"objective: {certificate.objective!r}, but the manifest says {said.objective!r}")
     return FileVerification(certificate=certificate, violations=(*certificate.violations, *lines))
 
 
-def _asked(folder: Path, manifest: Manifest) -> tuple[LargeBatch, list[Piece]]:
+def _asked(folder: PlanFolder, manifest: Manifest) -> tuple[LargeBatch, list[Piece]]:
     """Return what the manifest says was asked, its files unchanged."""
     try:
         request = manifest.request
@@ -108,16 +109,16 @@ def _asked(folder: Path, manifest: Manifest) -> tuple[LargeBatch, list[Piece]]:
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, SpecError):
             raise
-        raise SpecError(Violation(str(folder / MANIFEST), "not the manifest of a plan in files")) from None
+        raise SpecError(Violation(folder.path(MANIFEST), "not the manifest of a plan in files")) from None
     if len(manifest.prices) != len(columns.models):
-        raise SpecError(Violation(str(folder / MANIFEST), f"expected {len(columns.models)} prices"))
+        raise SpecError(Violation(folder.path(MANIFEST), f"expected {len(columns.models)} prices"))
     floors = batch.floors if batch.floors is not None else np.zeros(len(columns.models))
     if not all(
         np.isfinite(price) and (price >= 0 or floor > 0)
         for price, floor in zip(manifest.prices, floors, strict=True)
     ):
         raise SpecError(
-            Violation(str(folder / MANIFEST), "expected finite prices, >= 0 for models without a floor")
+            Violation(folder.path(MANIFEST), "expected finite prices, >= 0 for models without a floor")
         )
     pieces = pieces_of(list(marks), columns)
     changed = {piece.path for piece in pieces if marks[piece.path] != piece.fingerprint}
@@ -128,7 +129,7 @@ def _asked(folder: Path, manifest: Manifest) -> tuple[LargeBatch, list[Piece]]:
 
 
 def _judged(
-    folder: Path,
+    folder: PlanFolder,
     manifest: Manifest,
     batch: LargeBatch,
     pieces: list[Piece],
@@ -159,17 +160,18 @@ def _judged(
 
 
 def _read_assignments(
-    folder: Path, piece: Piece, columns: ScoreColumns, written: WrittenPiece, lines: list[str]
+    folder: PlanFolder, piece: Piece, columns: ScoreColumns, written: WrittenPiece, lines: list[str]
 ) -> NDArray[np.unsignedinteger]:
     """Return the (rows,) models of a piece's file, m for unassigned, its ids compared with those of the scores."""
     pa, pq = arrow()
-    path = folder / written.name
+    path = folder.path(written.name)
     m = len(columns.models)
     nobody = np.full(piece.rows, m, np.min_scalar_type(m))
     try:
-        if checksum(path) != (written.crc32, written.bytes):
+        if checksum(folder, written.name) != (written.crc32, written.bytes):
             lines.append(f"{path}: the file is not the one that the manifest names")
-        table = pq.read_table(path)
+        with folder.open(written.name) as file:
+            table = pq.read_table(file)
     except (pa.ArrowException, OSError) as error:
         lines.append(f"{path}: not readable: {(str(error).splitlines() or [''])[0]}")
         return nobody

@@ -33,7 +33,7 @@ def check(folder: Path, parts: list[Any], kind: Any = None, part: int = 8_000_00
     pieces = pieces_of(write(folder, parts, kind), columns)
     fleet = LocalFleet(pieces, columns, np.zeros(1, bool))
     try:
-        check_unique_ids(fleet, pieces, "agent", folder / "plan", UniqueIdsParams(part=part))
+        check_unique_ids(fleet, pieces, "agent", str(folder / "plan"), UniqueIdsParams(part=part))
     finally:
         assert not list((folder / "plan").iterdir()), "no scratch is left"
 
