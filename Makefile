@@ -2,7 +2,7 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
-KERNELS := hatch_build.py $(wildcard solver/engines/kernels/*.c)
+KERNELS := hatch_build.py $(wildcard solver/engines/kernels/*.[ch])
 # One BLAS thread: engines solve tiny dense systems, where spinning threads only steal time from each other.
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1

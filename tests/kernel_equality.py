@@ -30,7 +30,11 @@ def numpy_only() -> Iterator[None]:
 
 
 def random_arguments(seed: int) -> dict[str, Any]:
-    """Return arguments of ``solver.assign``: ties, masks, closed models, every penalty, priorities, both precisions."""
+    """Return arguments of ``solver.assign``: everything that the compiled transport takes, in both precisions.
+
+    Ties, masks, closed models, every penalty and priorities; in half of the seeds also floors, copies, counts or slots
+    that cost by load.
+    """
     rng = np.random.default_rng(seed)
     n, m = int(rng.integers(1, 60)), int(rng.integers(1, 9))
     if seed % 20 == 0:  # large enough for start prices from a sample
@@ -42,14 +46,42 @@ def random_arguments(seed: int) -> dict[str, Any]:
         lambda: rng.uniform(-50, 50, (n, m)),
         lambda: np.repeat(rng.uniform(size=(n, 1)), m, axis=1),
     )[int(rng.integers(5))]()
+    spread = float(np.ptp(scores))
     if rng.random() < 0.4:
         scores[rng.random((n, m)) < rng.choice([0.1, 0.3, 0.8])] = -np.inf
     if rng.random() < 0.3:
         scores = scores.astype(np.float32)
     penalty = (None, float(rng.uniform(0, 2)), np.inf, rng.uniform(0, 60, n))[int(rng.integers(4))]
     priority = None if rng.random() < 0.6 else rng.integers(0, 4, n)
-    capacity = rng.integers(0, max(2, 2 * n // m + 1), m)
-    return {"scores": scores, "capacity": capacity, "unassigned_penalty": penalty, "priority": priority}
+    given = {"scores": scores, "unassigned_penalty": penalty, "priority": priority}
+    units = n
+    if rng.random() < 0.5:
+        units = _make_network(rng, given, n, m, spread)
+    if rng.random() < 0.1:  # just enough
+        given["capacity"] = np.bincount(rng.integers(0, m, units), minlength=m)
+    else:
+        given["capacity"] = rng.integers(0, max(2, 2 * units // m + 1), m)
+    if "min_load" in given:
+        given["min_load"] = np.minimum(given["min_load"], given["capacity"])
+    return given
+
+
+def _make_network(rng: np.random.Generator, given: dict[str, Any], n: int, m: int, spread: float) -> int:
+    """Add some of floors, copies, counts and load costs; return how many units there are to serve."""
+    units = np.ones(n, np.int64)
+    if rng.random() < 0.3:
+        given["copies"] = rng.integers(1, min(m, 4) + 1, n)
+        units *= given["copies"]
+    if rng.random() < 0.3:
+        given["count"] = rng.integers(1, 30, n)
+        units *= given["count"]
+    total = int(units.sum())
+    if rng.random() < 0.5:
+        given["min_load"] = rng.integers(0, total // (2 * m) + 2, m) * (rng.random(m) < 0.6)
+    if rng.random() < 0.5:
+        cost = np.sort(rng.uniform(0, 0.7 * spread, (m, int(rng.integers(1, 5)))), axis=1)
+        given["load_cost"] = np.rint(cost) if rng.random() < 0.3 else cost
+    return total
 
 
 def difference(seed: int) -> str | None:
@@ -66,8 +98,8 @@ def difference(seed: int) -> str | None:
         return f"seed {seed}: objective {compiled.objective} against {plain.objective}"
     # With a finite penalty, serving an agent may be worth exactly as much as leaving it.
     served_first = arguments["unassigned_penalty"] is None
-    if served_first and (compiled.choice >= 0).sum() != (plain.choice >= 0).sum():
-        return f"seed {seed}: served {(compiled.choice >= 0).sum()} against {(plain.choice >= 0).sum()}"
+    if served_first and compiled.load.sum() != plain.load.sum():
+        return f"seed {seed}: served {compiled.load.sum()} against {plain.load.sum()}"
     scale = max(1.0, float(np.abs(plain.multipliers).max(initial=0.0)))
     if not np.allclose(compiled.multipliers, plain.multipliers, rtol=0, atol=1e-9 * scale):
         return f"seed {seed}: prices {compiled.multipliers.ravel()} against {plain.multipliers.ravel()}"

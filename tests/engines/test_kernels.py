@@ -183,6 +183,85 @@ def test_wrong_input_is_refused_not_read() -> None:
 
 
 @compiled
+@pytest.mark.parametrize("seed", range(4))
+def test_medium_instances_have_the_same_prices(seed: int) -> None:
+    """Large enough for samples and for a core of the arcs; some models serve nobody."""
+    rng = np.random.default_rng(seed)
+    n, m = 700, 60
+    scores = rng.uniform(size=(n, 1)) * rng.uniform(size=(1, m))
+    capacity = np.full(m, n // m + 1 if seed % 2 else 2 * n // m)
+    given: dict[str, Any] = {"min_load": rng.integers(0, n // m, m) * (rng.random(m) < 0.5)}
+    if seed > 1:
+        given["load_cost"] = np.sort(rng.uniform(0, 0.4, (m, 3)), axis=1)
+    ours = solver.assign(scores, capacity, **given)
+    assert ours.engine == "transport"
+    with numpy_only():
+        twin = solver.assign(scores, capacity, **given)
+    assert ours.status is twin.status is solver.Status.OPTIMAL
+    assert ours.multipliers == pytest.approx(twin.multipliers, abs=1e-9)
+
+
+@compiled
+def test_scores_of_four_bytes_are_read_as_they_are() -> None:
+    scores, slots = generate_scores(3_000, 20, seed=0)
+    scores = scores.astype(np.float32)
+    outside = np.full(3_000, -np.inf)
+    ours = kernels.transport(scores, outside, slots)
+    twin = kernels.transport(scores.astype(np.float64), outside, slots)
+    assert (ours.choice == twin.choice).all()
+    assert (ours.prices == twin.prices).all()
+
+
+def _supplied(**given: Any) -> kernels.Supplied:
+    return kernels.Supplied(**{name: np.asarray(values) for name, values in given.items()})
+
+
+@compiled
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"floor": [-1, 0]},
+        {"width": [1, 0, 1]},
+        {"copies": [2**41, 1, 1]},
+        {"width": [2**39] * 3, "copies": [4, 4, 4]},
+        {"tier_cost": [[0.0, 1.0]] * 2, "tier_end": [[2, 1]] * 2},
+        {"tier_cost": [[0.0, 1.0]] * 2, "tier_end": [[1, 9]] * 2},
+    ],
+    ids=str,
+)
+def test_wrong_supplies_are_refused_not_read(given: dict[str, Any]) -> None:
+    found = kernels.transport(np.ones((3, 2)), np.zeros(3), np.array([2, 2]), supplied=_supplied(**given))
+    assert found.outcome is kernels.Outcome.BAD_INPUT
+    short = _supplied(**{name: values[:1] for name, values in given.items()})
+    with pytest.raises(ValueError, match="expected"):
+        kernels.transport(np.ones((3, 2)), np.zeros(3), np.array([2, 2]), supplied=short)
+
+
+@compiled
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e308])
+def test_no_value_makes_a_network_leave_its_arrays(bad: float) -> None:
+    rng = np.random.default_rng(0)
+    n, m = 60, 7
+    scores = rng.random((n, m))
+    scores[rng.random(scores.shape) < 0.5] = bad
+    cost = np.sort(rng.choice([0.0, 0.3, bad], (m, 3)), axis=1)
+    slots = np.full(m, 60)
+    supplied = _supplied(
+        floor=rng.integers(0, 30, m),
+        tier_cost=cost,
+        tier_end=np.tile([20, 40, 60], (m, 1)),
+        width=rng.integers(1, 5, n),
+        copies=rng.integers(1, 4, n),
+    )
+    for outside in (np.full(n, bad), np.zeros(n), np.full(n, -np.inf)):
+        found = kernels.transport(scores, outside, slots, supplied=supplied, bounded=True)
+        if found.outcome is kernels.Outcome.SOLVED:
+            assert found.units is not None
+            assert (found.units >= 0).all()
+            assert (found.units[:, :m].sum(axis=0) <= slots).all()
+
+
+@compiled
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e308])
 def test_no_value_makes_a_kernel_leave_its_arrays(bad: float) -> None:
     """Instances are checked before; a kernel stays inside its arrays all the same."""

@@ -30,8 +30,9 @@ def best_by_single_slots(instance: Instance) -> float:
 SIZES = [(40, 4, seed) for seed in range(25)] + [(900, 30, seed) for seed in range(5)]
 
 
+@pytest.mark.parametrize("engine", ["auto", "price"])
 @pytest.mark.parametrize(("n", "m", "seed"), SIZES)
-def test_the_optimum_spreads_load_as_single_slots_would(n: int, m: int, seed: int) -> None:
+def test_the_optimum_spreads_load_as_single_slots_would(n: int, m: int, seed: int, engine: str) -> None:
     rng = np.random.default_rng(seed)
     scores, slots = generate_scores(n, m, seed=seed, fill=[0.5, 0.9, 1.0][seed % 3])
     if seed % 4 == 0:
@@ -40,9 +41,8 @@ def test_the_optimum_spreads_load_as_single_slots_would(n: int, m: int, seed: in
         slots[int(slots.argmax())] += n - int(slots.sum())
     cost = np.sort(rng.integers(0, 5, (m, 4)) / 10, axis=1) if seed % 2 else np.array([0.0, 0.05, 0.2])
     instance = build_instance(scores, slots, load_cost=cost)
-    solution = solver.assign(scores, slots, load_cost=cost)
+    solution = solver.assign(scores, slots, load_cost=cost, engine=engine)
     assert solution.status is Status.OPTIMAL
-    assert solution.engine == "price"
     assert solution.objective == pytest.approx(best_by_single_slots(instance), rel=1e-9)
 
 

@@ -179,7 +179,7 @@ def test_an_earlier_solution_starts_a_similar_one() -> None:
     assert plain.status is solver.Status.OPTIMAL
 
 
-@pytest.mark.parametrize("engine", ["lsap", "price", "lagrangian", "cpsat", "transport"])
+@pytest.mark.parametrize("engine", ["lsap", "price", "lagrangian", "cpsat"])
 def test_engines_that_know_no_floors_say_so(engine: str) -> None:
     with pytest.raises(solver.SpecError, match="cannot solve this instance"):
         solver.assign(np.ones((3, 2)), [3, 3], min_load=1, engine=engine)

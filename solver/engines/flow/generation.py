@@ -113,12 +113,10 @@ def solve_network(
                 return _optimum(instance, arcs, solved, found, complete=False)
             arcs = arcs.with_more(more)
             continue
-        # Nothing keeps these prices from falling but the fee: as high as all pairs allow is what to report.
-        if (
-            (found <= -0.99 * floor_fee).any()
-            and not solved.missing.any()
-            and instance.m <= params.most_models
-        ):
+        # Where nothing in the core, or only the fee, keeps a price from falling, all pairs say what it is.
+        unused = np.bincount(arcs.model, solved.units, instance.m) == 0
+        loose = (found <= -0.99 * floor_fee) | (unused & (found == 0.0))
+        if loose.any() and not solved.missing.any() and instance.m <= params.most_models:
             found = network_prices(instance, UnitFlow.of_arcs(arcs.agent, arcs.model, solved.units))[:, 0]
         paid = solved.missing.any() or (solved.left > 0)[_is_fee(instance)].any()
         if not paid or fee >= full_fee:

@@ -18,12 +18,13 @@ from solver.engines.kernels.chains import Chains, Stop
 from solver.engines.kernels.library import available
 from solver.engines.kernels.matching import match
 from solver.engines.kernels.passes import best_models, reduce_rows
-from solver.engines.kernels.transport import Outcome, Transported, transport
+from solver.engines.kernels.transport import Outcome, Supplied, Transported, transport
 
 __all__ = [
     "Chains",
     "Outcome",
     "Stop",
+    "Supplied",
     "Transported",
     "available",
     "best_models",

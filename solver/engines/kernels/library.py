@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["available", "load", "loaded", "pointer"]
 
-_VERSION = 3
+_VERSION = 4
 """Of the C interface: a library of another version, left over from an older build, is not loaded."""
 
 
@@ -39,7 +39,10 @@ def load() -> ctypes.CDLL | None:
     if version != _VERSION:
         return None
     size, scalar, array = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
-    library.solver_transport.argtypes = [size, size, array, array, array, scalar, array, array]
+    flag = ctypes.c_int
+    library.solver_transport.argtypes = [
+        size, size, array, flag, *[array] * 3, size, *[array] * 4, flag, scalar, *[array] * 3,
+    ]  # fmt: skip
     library.solver_match.argtypes = [size, size, *[array] * 5, scalar, array, array]
     for kind in ("f32", "f64"):
         reduce = getattr(library, f"solver_reduce_{kind}")

@@ -44,18 +44,18 @@ def is_coupled(instance: Instance) -> bool:
 
 def engines_by_shape(instance: Instance, deadline: Deadline, params: PortfolioParams) -> tuple[str, ...]:
     """Return the engines to try, best first."""
+    compiled = instance.n * instance.m <= params.transport_pairs and kernels.available()
+    first = ("transport",) if compiled else ()
     if instance.network is not None:
-        return ("flow", "cpsat") if instance.network.has_openings else ("flow",)
+        return ("flow", "cpsat") if instance.network.has_openings else (*first, "flow")
     if is_coupled(instance):
         return tuple(step.engine for step in coupled_steps(instance, deadline, params))
     if instance.load_cost is not None:
-        return ("price",)
+        return (*first, "price")
     if _has_many_models(instance, params):
         rest = _without_kernels(instance, deadline, params)
         return ("lsap", *(name for name in rest if name != "lsap"))
-    if instance.n * instance.m <= params.transport_pairs and kernels.available():
-        return ("transport", *_without_kernels(instance, deadline, params))
-    return _without_kernels(instance, deadline, params)
+    return (*first, *_without_kernels(instance, deadline, params))
 
 
 def coupled_steps(instance: Instance, deadline: Deadline, params: PortfolioParams) -> list[Step]:

@@ -16,6 +16,7 @@ import numpy as np
 from solver.engines.base import Claim
 from solver.engines.certificate import best_response
 from solver.engines.duals import priced_claim
+from solver.engines.network_duals import network_prices
 from solver.engines.price.agent_rows import DenseRows
 from solver.engines.price.compressed import CompressedRows
 from solver.engines.price.duplicate_columns import find_twins, share_out
@@ -29,6 +30,7 @@ from solver.engines.price.time_left import flow_seconds, hasty_seconds, tail_sec
 from solver.engines.slot_supply import Supply
 from solver.problem.blocks import chunks, row_maxima
 from solver.problem.instance import UNASSIGNED
+from solver.problem.network import UnitFlow
 from solver.problem.sparse import CompressedScores
 
 if TYPE_CHECKING:
@@ -52,8 +54,9 @@ _FLOW_ARCS_SPARSE = 60_000
 _SPARSE_ARCS = 6
 """Arcs per agent up to which an instance is sparse."""
 
-_REPRICED_PAIRS = 100_000
-"""Pairs up to which the smallest prices are recomputed when all slots are sold."""
+_REPRICED_PAIRS = 1_000_000
+"""Pairs up to which the smallest prices are recomputed where those found need not be: when all slots are sold, or when
+slots cost by load and some models serve nobody. Beyond, that would be most of the time."""
 
 _SAMPLING_SHARE = 0.2
 """Share of the time left that goes into samples when there is too little for exactness."""
@@ -157,13 +160,25 @@ class PriceEngine:
             choice = share_out(choice, twins, supply)
         if not outcome.exact:
             choice = drop_overload(instance, choice, prices, deadline)
-        elif pooled.anchor is not None and instance.load_cost is None and n * m <= _REPRICED_PAIRS:
+        elif n * m <= _REPRICED_PAIRS and _is_priced_high(instance, choice, pooled):
             choice[choice == m] = UNASSIGNED
-            return priced_claim(instance, choice)
+            if instance.load_cost is None:
+                return priced_claim(instance, choice)
+            smallest = network_prices(instance, UnitFlow.of_choice(choice))
+            return Claim(choice=choice, prices=np.maximum(smallest, 0.0))
         if supply.closed.any():
             prices = _price_closed(instance, choice, prices, supply.closed)
         choice[choice == m] = UNASSIGNED
         return Claim(choice=choice, prices=prices[:, None], response=response)
+
+
+def _is_priced_high(instance: Instance, choice: NDArray[np.int64], supply: Supply) -> bool:
+    """Whether prices that support an optimal choice, m for unassigned, need not be the smallest that do."""
+    if supply.anchor is not None:
+        return True
+    return (
+        instance.load_cost is not None and not np.bincount(choice, minlength=instance.m)[: instance.m].all()
+    )
 
 
 def _outcome(
