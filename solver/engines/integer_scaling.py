@@ -26,6 +26,9 @@ presolve switched off (OR-Tools 9.15); 42 bits leave twelve digits."""
 _LARGEST_ROW = 2.0**46
 """Scaled coefficients of a row sum up to this at most."""
 
+_LARGEST_SOFT_ROW = 2.0**52
+"""The same for a row whose excess is paid for: its rounding is part of the loss, which must be known more finely."""
+
 
 @dataclass(frozen=True, slots=True)
 class Scaled:
@@ -109,8 +112,13 @@ class SoftRow:
     most: float
 
 
-def soft_rows(form: Form, agent: NDArray[np.int64], column: NDArray[np.int64]) -> list[SoftRow]:
-    """Return the soft rows of a form over the given pairs, without those that nothing can exceed."""
+def soft_rows(
+    form: Form, agent: NDArray[np.int64], column: NDArray[np.int64], *, most_loss: float = np.inf
+) -> list[SoftRow]:
+    """Return the soft rows of a form over the given pairs, without those that nothing can exceed.
+
+    Excesses that cost more than ``most_loss`` by themselves are ruled out.
+    """
     rows = []
     for g in form.soft.tolist():
         weight = np.zeros(len(agent))
@@ -122,7 +130,7 @@ def soft_rows(form: Form, agent: NDArray[np.int64], column: NDArray[np.int64]) -
         most = float(largest.sum()) - bound
         where = np.flatnonzero(weight)
         if most > 0 and price > 0:
-            rows.append(SoftRow(where, weight[where], bound, price, most))
+            rows.append(SoftRow(where, weight[where], bound, price, min(most, most_loss / price)))
     return rows
 
 
@@ -150,7 +158,7 @@ def joint_scale(
     finest = [row.price * float(scale) for row in soft]
     sums = [float(np.abs(row.weights).sum()) + abs(row.bound) for row in soft]
     coarser = [
-        max(1.0, np.ceil(fine * total / _LARGEST_ROW)) for fine, total in zip(finest, sums, strict=True)
+        max(1.0, np.ceil(fine * total / _LARGEST_SOFT_ROW)) for fine, total in zip(finest, sums, strict=True)
     ]
     scales = []
     for row, step, fine, units in zip(soft, steps, finest, coarser, strict=True):

@@ -11,7 +11,7 @@ from solver.errors import SpecError, Violation, ViolationKind
 from solver.problem.instance import MAX_CAPACITY, Instance
 from solver.problem.limits import compile_limits
 from solver.problem.network import floor_limits, network_shape
-from solver.problem.numbers import LARGEST, finite_array, real_array, wrong_shape
+from solver.problem.numbers import LARGEST, finite_array, readable, real_array, wrong_shape
 from solver.problem.score_arrays import eligible_scores, read_scores, too_large_scores
 
 if TYPE_CHECKING:
@@ -163,10 +163,8 @@ def _sequence(limits: Any) -> tuple[Limit, ...]:
 
 def _dimensions(values: ArrayLike) -> int:
     """Return the number of dimensions, 0 where it cannot be told."""
-    try:
-        return int(np.ndim(values))
-    except ValueError:
-        return 0
+    array = readable(values)
+    return 0 if array is None else array.ndim
 
 
 def _broken_slot_rules(units: NDArray[np.float64]) -> list[Violation]:

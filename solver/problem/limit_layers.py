@@ -31,7 +31,9 @@ def packed_layers(pieces: Sequence[RowPiece], n: int, m: int) -> tuple[Layer, ..
     first = 0
     for piece in pieces:
         at = next((k for k, (used, _) in enumerate(packed) if not used[piece.agents].any()), None)
-        if at is None and piece.row.shape[1] == m and n * m <= _PACKED_PAIRS:
+        # Where an agent has a piece already, one that touches all its models cannot fit.
+        partial = piece.row.shape[1] == m and bool((piece.row == NO_ROW).any())
+        if at is None and partial and n * m <= _PACKED_PAIRS:
             at = next((k for k in range(len(packed)) if _fits(piece, packed[k], crossed, k, (n, m))), None)
         if at is None:
             packed.append((np.zeros(n, bool), []))
@@ -43,7 +45,7 @@ def packed_layers(pieces: Sequence[RowPiece], n: int, m: int) -> tuple[Layer, ..
         if pairs is not None:
             _note(pairs, piece)
         content.append((first, piece))
-        first += len(piece.names)
+        first += piece.count
     return tuple(
         _layer(content, n, m) if pairs is None else _crossed_layer(content, n, m)
         for (_, content), pairs in zip(packed, crossed, strict=True)
@@ -63,22 +65,27 @@ def _fits(
         pairs = np.zeros(shape, bool)
         for _, other in layer[1]:
             _note(pairs, other)
-    where, touched = _pairs(piece, shape[1])
+    where, touched = _pairs(piece, *shape)
     if (pairs[where] & touched).any():
         return False
     crossed[at] = pairs
     return True
 
 
-def _pairs(piece: RowPiece, m: int) -> tuple[Any, NDArray[np.bool_]]:
+def _pairs(piece: RowPiece, n: int, m: int) -> tuple[Any, NDArray[np.bool_]]:
     """Return an index of a piece's agents and the models it touches at all, and which of these pairs it touches."""
     touched = np.broadcast_to(piece.row != NO_ROW, (len(piece.row), m))
     models = np.flatnonzero(touched.any(axis=0))
-    return (piece.agents[:, None], models), touched[:, models]
+    touched = touched[:, models]
+    everyone = len(piece.agents) == n
+    if len(models) and models[-1] - models[0] == len(models) - 1:  # a slice is faster than a list
+        block = slice(int(models[0]), int(models[-1]) + 1)
+        return (slice(None) if everyone else piece.agents, block), touched
+    return (slice(None) if everyone else piece.agents[:, None], models), touched
 
 
 def _note(pairs: NDArray[np.bool_], piece: RowPiece) -> None:
-    where, touched = _pairs(piece, pairs.shape[1])
+    where, touched = _pairs(piece, *pairs.shape)
     pairs[where] |= touched
 
 
@@ -87,7 +94,7 @@ def _crossed_layer(content: list[tuple[int, RowPiece]], n: int, m: int) -> Layer
     row = np.full((n, m), NO_ROW, np.int32)
     coefficient = np.zeros((n, m))
     for first, piece in content:
-        where, touched = _pairs(piece, m)
+        where, touched = _pairs(piece, n, m)
         models = where[1]
         weights = piece.coefficient if piece.coefficient.shape[1] == 1 else piece.coefficient[:, models]
         rows = piece.row if piece.row.shape[1] == 1 else piece.row[:, models]
@@ -98,25 +105,35 @@ def _crossed_layer(content: list[tuple[int, RowPiece]], n: int, m: int) -> Layer
 
 def _layer(content: list[tuple[int, RowPiece]], n: int, m: int) -> Layer:
     """Return pieces of disjoint agents as one layer, as broadcast views where they allow it."""
-    width: dict[str, int] = {
-        "row": max(piece.row.shape[1] for _, piece in content),
-        "coefficient": max(piece.coefficient.shape[1] for _, piece in content),
-    }
-    everyone = len(content) == 1 and len(content[0][1].agents) == n
-    tables: dict[str, NDArray[Any]] = {}
-    for what, dtype, nothing in (("row", np.int32, NO_ROW), ("coefficient", np.float64, 0.0)):
-        if everyone:
-            only = getattr(content[0][1], what)
-            shift = np.where(only == NO_ROW, 0, content[0][0]) if what == "row" else 0
-            tables[what] = (only + shift).astype(dtype)
-            continue
-        table = np.full((n, width[what]), nothing, dtype)
-        for first, piece in content:
-            values = getattr(piece, what)
-            shift = np.where(values == NO_ROW, 0, first) if what == "row" else 0
-            table[piece.agents] = values + shift
-        tables[what] = table
-    return Layer(
-        row=np.broadcast_to(tables["row"], (n, m)),
-        coefficient=np.broadcast_to(tables["coefficient"], (n, m)),
-    )
+    first, only = content[0]
+    if len(content) == 1 and len(only.agents) == n:
+        row = only.row if first == 0 else np.where(only.row == NO_ROW, NO_ROW, only.row + np.int32(first))
+        coefficient = only.coefficient
+    else:
+        row = np.full((n, max(piece.row.shape[1] for _, piece in content)), NO_ROW, np.int32)
+        coefficient = np.zeros((n, max(piece.coefficient.shape[1] for _, piece in content)))
+        for pieces in _alike(content):
+            agents = np.concatenate([piece.agents for _, piece in pieces])
+            sizes = np.array([len(piece.agents) for _, piece in pieces])
+            starts = np.repeat(np.array([at for at, _ in pieces], np.int32), _lengths(pieces, "row"))
+            rows = np.concatenate([piece.row for _, piece in pieces])
+            rows = np.where(rows == NO_ROW, NO_ROW, rows + starts[:, None])
+            weights = np.concatenate([piece.coefficient for _, piece in pieces])
+            row[agents] = rows if len(rows) == len(agents) else np.repeat(rows, sizes, axis=0)
+            if len(weights) != len(agents):
+                weights = np.repeat(weights, sizes, axis=0)
+            coefficient[agents] = weights
+    return Layer(row=np.broadcast_to(row, (n, m)), coefficient=np.broadcast_to(coefficient, (n, m)))
+
+
+def _lengths(pieces: list[tuple[int, RowPiece]], table: str) -> list[int]:
+    return [len(getattr(piece, table)) for _, piece in pieces]
+
+
+def _alike(content: list[tuple[int, RowPiece]]) -> list[list[tuple[int, RowPiece]]]:
+    """Return the pieces grouped such that the tables of a group can be put one below the other."""
+    groups: dict[tuple[bool, int, bool, int], list[tuple[int, RowPiece]]] = {}
+    for at, piece in content:
+        (k, width), (own_k, own_width) = piece.row.shape, piece.coefficient.shape
+        groups.setdefault((k == 1, width, own_k == 1, own_width), []).append((at, piece))
+    return list(groups.values())

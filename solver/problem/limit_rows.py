@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["NO_ROW", "Layer", "LimitRows"]
+__all__ = ["NO_ROW", "Layer", "LimitRows", "RowNames"]
 
 NO_ROW = -1
 """The row of a pair that a layer does not touch."""
@@ -34,13 +36,51 @@ class Layer:
     coefficient: NDArray[np.float64]
 
 
+class RowNames(Sequence[str]):
+    """Names of rows, spelled out when they are read: a limit on every model may have thousands.
+
+    Parameters
+    ----------
+    parts : sequence of (str, (k,) int64 or None)
+        The name of each limit, and the models that it has a row each for; None where it has one row.
+
+    Examples
+    --------
+    >>> list(RowNames([("usd", None), ("apart", np.array([0, 2]))]))
+    ['usd', 'apart (model 0)', 'apart (model 2)']
+    """
+
+    def __init__(self, parts: Sequence[tuple[str, NDArray[np.int64] | None]]) -> None:
+        self._parts = tuple(parts)
+        self._count = sum(1 if models is None else len(models) for _, models in self._parts)
+
+    @cached_property
+    def _spelled(self) -> tuple[str, ...]:
+        names: list[str] = []
+        for name, models in self._parts:
+            names += [name] if models is None else [f"{name} (model {j})" for j in models.tolist()]
+        return tuple(names)
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[str, ...]: ...
+    def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
+        """Return one name, or several."""
+        return self._spelled[index]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LimitRows:
     """Linear rows ``Σ coefficient of the chosen pairs <= bound``, and agents that move as one.
 
     Parameters
     ----------
-    names : tuple of str
+    names : sequence of str
         One per row.
     bound : (g,) float64
         Right-hand sides, of any sign.
@@ -55,7 +95,7 @@ class LimitRows:
         all rows must hold.
     """
 
-    names: tuple[str, ...] = ()
+    names: Sequence[str] = ()
     bound: NDArray[np.float64]
     layers: tuple[Layer, ...] = ()
     together: tuple[NDArray[np.int64], ...] = ()

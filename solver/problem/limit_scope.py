@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.errors import Violation, ViolationKind
+from solver.problem.instance import UNASSIGNED
 from solver.problem.limit_rows import NO_ROW
-from solver.problem.numbers import LARGEST, is_number, real_array
+from solver.problem.numbers import LARGEST, is_number, is_plain, readable, real_array
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -21,63 +22,65 @@ __all__ = ["LimitScope", "RowPiece"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowPiece:
-    """Rows that touch the same agents and no pair twice."""
+    """Rows that touch the same agents and no pair twice, all with the same bound."""
 
-    names: tuple[str, ...]
-    bounds: tuple[float, ...]
+    name: str
+    bound: float
     agents: NDArray[np.int64]
     row: NDArray[np.int32]  # (k | 1, m | 1), counted from the piece's first row, NO_ROW for pairs outside
     coefficient: NDArray[np.float64]  # (k | 1, m | 1)
+    models: NDArray[np.int64] | None = None  # one row for each of them; None: one row in all
     violation_price: float = np.inf  # per unit beyond the bound, inf where it must hold
+
+    @property
+    def count(self) -> int:
+        """Number of rows."""
+        return 1 if self.models is None else len(self.models)
 
 
 class LimitScope:
     """One limit against the size of the instance: resolves indices, checks values, collects violations."""
 
-    def __init__(self, limit: Limit, position: int, n: int, m: int) -> None:
+    def __init__(self, limit: Limit, position: int, n: int, m: int, everyone: NDArray[np.int64]) -> None:
         self.n, self.m, self.name = n, m, limit.name
+        self.everyone = everyone  # the indices of all agents, shared by all limits
         self.path = f"limits[{position}] ({limit.name})"
         self.problems: list[Violation] = []
         if not isinstance(limit.name, str):
             self.name = str(limit.name)
             self.fail(Violation("name", "expected text", limit.name, kind=ViolationKind.TYPE))
-        self.agents = self._members("agents", limit.agents, n)
-        chosen = np.zeros(m, bool)
-        chosen[self._members("models", limit.models, m)] = True
-        self.models = chosen
+        self.agents = everyone if limit.agents is None else self._members("agents", limit.agents, n)
+        if limit.models is None:
+            self.models = np.ones(m, bool)
+        else:
+            self.models = np.zeros(m, bool)
+            self.models[self._members("models", limit.models, m)] = True
 
     def fail(self, found: Violation) -> None:
         """Note a violation."""
         self.problems.append(found.within(self.path))
 
-    def _members(self, what: str, given: ArrayLike | None, count: int) -> NDArray[np.int64]:
-        if given is None:
-            return np.arange(count)
-        try:
-            array = np.asarray(given)
-        except ValueError:
-            array = np.zeros((0, 0))
-        if array.dtype == np.bool_ and array.shape == (count,):
+    def _members(self, what: str, given: ArrayLike, count: int) -> NDArray[np.int64]:
+        array = readable(given)
+        array = np.zeros((0, 0)) if array is None else array
+        kinds = "b" if array.shape == (count,) and array.dtype == np.bool_ else "iu"
+        if array.ndim != 1 or (array.size and array.dtype.kind not in kinds):
+            found = f"{array.dtype} of shape {array.shape}" if is_plain(given) else "masked entries"
+            rule = f"expected indices or a mask of {count}"
+            self.fail(Violation(what, rule, array.dtype, shown=found, kind=ViolationKind.TYPE))
+            return np.zeros(0, np.int64)
+        if array.dtype == np.bool_:
             array = np.flatnonzero(array)
-        elif array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-            self.fail(
-                Violation(
-                    what,
-                    f"expected indices or a mask of {count}",
-                    array.dtype,
-                    shown=f"{array.dtype} of shape {array.shape}",
-                    kind=ViolationKind.TYPE,
-                )
-            )
-            return np.zeros(0, np.int64)
-        array = array.astype(np.int64)
-        unknown = array[(array < 0) | (array >= count)]
-        if len(unknown):
-            self.fail(Violation(what, f"expected indices from 0 to {count - 1}", unknown[0]))
-            return np.zeros(0, np.int64)
+        array = array.astype(np.int64, copy=False)
         if not len(array):
             self.fail(Violation(what, "expected at least one", shown="none"))
-        return np.unique(array)
+            return array
+        if array.min() < 0 or array.max() >= count:
+            unknown = array[(array < 0) | (array >= count)]
+            self.fail(Violation(what, f"expected indices from 0 to {count - 1}", unknown[0]))
+            return np.zeros(0, np.int64)
+        ascending = bool((array[1:] > array[:-1]).all())
+        return array if ascending else np.unique(array)
 
     def pairs(
         self, what: str, values: ArrayLike, *, signed: bool = False, everyone: bool = False
@@ -87,28 +90,32 @@ class LimitScope:
         if array is None:
             return np.zeros((1, 1))
         array = array.astype(np.float64, copy=False)
-        try:
-            fits = np.broadcast_shapes(array.shape, (self.n, self.m)) == (self.n, self.m)
-        except ValueError:
-            fits = False
-        if not fits:
+        if not self._fits(array.shape):
             rule = f"expected numbers that broadcast to ({self.n}, {self.m})"
             self.fail(Violation(what, rule, shown=f"shape {array.shape}", kind=ViolationKind.TYPE))
             return np.zeros((1, 1))
-        if (np.abs(array[np.isfinite(array)]) > LARGEST).any():
-            self.fail(
-                Violation(what, f"expected at most {LARGEST:g} in size", shown=f"{np.abs(array).max():g}")
-            )
+        least, largest = float(array.min()), float(array.max())
+        size = max(-least, largest)
+        if not size <= LARGEST:  # NaN is neither
+            unfit = array.ravel()[~np.isfinite(array.ravel())][:1]
+            if len(unfit):
+                self.fail(Violation(what, "expected finite numbers", unfit))
+            else:
+                self.fail(Violation(what, f"expected at most {LARGEST:g} in size", shown=f"{size:g}"))
             return np.zeros((1, 1))
-        if array.ndim > 2 or not np.isfinite(array).all():
-            self.fail(
-                Violation(what, "expected finite numbers", array.ravel()[~np.isfinite(array.ravel())][:1])
-            )
-            return np.zeros((1, 1))
-        if not signed and (array < 0).any():
-            self.fail(Violation(what, "expected >= 0", array.min(), shown=f"{array.min():g}"))
+        if not signed and least < 0:
+            self.fail(Violation(what, "expected >= 0", least, shown=f"{least:g}"))
         table = array.reshape((1, 1)) if array.ndim == 0 else np.atleast_2d(array)
-        return table if everyone or table.shape[0] == 1 else table[self.agents]
+        if everyone or table.shape[0] == 1 or self.agents is self.everyone:
+            return table
+        return table[self.agents]
+
+    def _fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether an array of some shape broadcasts to (n, m)."""
+        whole = (self.n, self.m)
+        return len(shape) <= 2 and all(
+            given in (1, size) for given, size in zip(shape[::-1], whole[::-1], strict=False)
+        )
 
     def not_negative(self, what: str, value: float) -> None:
         """Check a right-hand side."""
@@ -133,19 +140,15 @@ class LimitScope:
 
     def moves(self, previous: ArrayLike) -> NDArray[np.float64]:
         """Return 1 where a pair differs from the previous assignment, of the limit's agents."""
-        try:
-            before = np.asarray(previous)
-        except ValueError:
-            before = np.zeros(0)
-        if before.shape != (self.n,) or before.dtype.kind not in "iu" or (before >= self.m).any():
-            self.fail(
-                Violation(
-                    "previous",
-                    f"expected {self.n} model indices below {self.m} or -1",
-                    shown=f"shape {before.shape}",
-                    kind=ViolationKind.TYPE,
-                )
-            )
+        before = readable(previous)
+        before = np.zeros(0) if before is None else before
+        shaped = before.shape == (self.n,) and before.dtype.kind in "iu"
+        if not shaped or before.min() < UNASSIGNED or before.max() >= self.m:
+            rule = f"expected {self.n} model indices below {self.m} or {UNASSIGNED}"
+            found = f"{before.dtype} of shape {before.shape}" if is_plain(previous) else "masked entries"
+            if shaped:
+                found = str(before[(before < UNASSIGNED) | (before >= self.m)][0])
+            self.fail(Violation("previous", rule, shown=found, kind=ViolationKind.TYPE))
             return np.zeros((1, self.m))
         own = before[self.agents, None]
         moved: NDArray[np.float64] = ((own >= 0) & (own != np.arange(self.m))).astype(np.float64)
@@ -162,14 +165,9 @@ class LimitScope:
         row = np.where(self.models, 0, NO_ROW).astype(np.int32)[None, :]
         if self.models.all():
             row = row[:, :1]
-        return RowPiece((self.name + suffix,), (float(bound),), self.agents, row, coefficient)
+        return RowPiece(self.name + suffix, float(bound), self.agents, row, coefficient)
 
     def whole(self, coefficient: NDArray[np.float64], bound: float, suffix: str = "") -> RowPiece:
         """Return ``Σ coefficient <= bound`` over all pairs."""
-        return RowPiece(
-            (self.name + suffix,),
-            (float(bound),),
-            np.arange(self.n),
-            np.zeros((1, 1), np.int32),
-            coefficient,
-        )
+        everywhere = np.zeros((1, 1), np.int32)
+        return RowPiece(self.name + suffix, float(bound), self.everyone, everywhere, coefficient)

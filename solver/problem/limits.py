@@ -20,7 +20,7 @@ import numpy as np
 
 from solver.errors import SpecError, Violation, ViolationKind
 from solver.problem.limit_layers import packed_layers
-from solver.problem.limit_rows import NO_ROW, LimitRows
+from solver.problem.limit_rows import NO_ROW, LimitRows, RowNames
 from solver.problem.limit_scope import LimitScope, RowPiece
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ __all__ = [
     "Together",
     "compile_limits",
 ]
+
+_ONE_EACH = np.ones((1, 1))
+"""What pairs take of a limit that counts agents."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -122,7 +125,7 @@ class Quota(RowLimit):
 
     def pieces(self, scope: LimitScope) -> list[RowPiece]:
         """Return the rows of this limit."""
-        use = scope.pairs("use", 1.0 if self.use is None else self.use)
+        use = _counted(scope, self.use)
         scope.range(self.at_least, self.at_most)
         if scope.problems:
             return []
@@ -151,7 +154,7 @@ class Commitment(RowLimit):
 
     def pieces(self, scope: LimitScope) -> list[RowPiece]:
         """Return the rows of this limit."""
-        use = scope.pairs("use", 1.0 if self.use is None else self.use)
+        use = _counted(scope, self.use)
         scope.not_negative("at_least", self.at_least)
         if scope.problems:
             return []
@@ -255,9 +258,7 @@ class Apart(RowLimit):
         where = np.flatnonzero(scope.models)
         row = np.full((1, scope.m), NO_ROW, np.int32)
         row[0, where] = np.arange(len(where))
-        names = tuple(f"{self.name} (model {j})" for j in where)
-        bounds = (float(self.at_most),) * len(where)
-        return [RowPiece(names, bounds, scope.agents, row, np.ones((1, 1)))]
+        return [RowPiece(self.name, float(self.at_most), scope.agents, row, _ONE_EACH, where)]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -314,6 +315,11 @@ class StayPut(Limit):
         return whole
 
 
+def _counted(scope: LimitScope, use: ArrayLike | None) -> NDArray[np.float64]:
+    """Return what pairs take of a limit: one each where nothing else is said."""
+    return _ONE_EACH if use is None else scope.pairs("use", use)
+
+
 def compile_limits(
     limits: Sequence[Limit], n: int, m: int
 ) -> tuple[LimitRows | None, NDArray[np.float64] | None]:
@@ -335,6 +341,7 @@ def compile_limits(
     pieces: list[RowPiece] = []
     charge: NDArray[np.float64] | None = None
     together: list[tuple[str, NDArray[np.int64]]] = []
+    everyone = np.arange(n)
     for position, limit in enumerate(limits):
         if not isinstance(limit, Limit):
             problems.append(
@@ -346,7 +353,7 @@ def compile_limits(
                 )
             )
             continue
-        scope = LimitScope(limit, position, n, m)
+        scope = LimitScope(limit, position, n, m, everyone)
         price = getattr(limit, "violation_price", None)
         if price is not None:
             scope.not_negative("violation_price", price)
@@ -375,8 +382,8 @@ def compile_limits(
         return None, charge
     return (
         LimitRows(
-            names=tuple(name for piece in pieces for name in piece.names),
-            bound=np.array([b for piece in pieces for b in piece.bounds], dtype=np.float64),
+            names=RowNames([(piece.name, piece.models) for piece in pieces]),
+            bound=_of_rows(pieces, [piece.bound for piece in pieces]),
             layers=packed_layers(pieces, n, m),
             violation_price=_violation_prices(pieces),
             together=tuple(group for _, group in together),
@@ -388,5 +395,11 @@ def compile_limits(
 
 def _violation_prices(pieces: Sequence[RowPiece]) -> NDArray[np.float64] | None:
     """Return the price of a unit beyond the bound of each row, ``inf`` where it must hold; None where all must."""
-    prices = np.array([one.violation_price for one in pieces for _ in one.names], np.float64)
-    return None if np.isposinf(prices).all() else prices
+    if all(one.violation_price == np.inf for one in pieces):
+        return None
+    return _of_rows(pieces, [one.violation_price for one in pieces])
+
+
+def _of_rows(pieces: Sequence[RowPiece], values: Sequence[float]) -> NDArray[np.float64]:
+    """Return one value of each piece for each of its rows."""
+    return np.repeat(np.array(values, np.float64), [one.count for one in pieces])

@@ -16,6 +16,7 @@ import numpy as np
 
 from solver.errors import Violation, ViolationKind
 from solver.problem.limits import Quota
+from solver.problem.numbers import readable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -284,16 +285,13 @@ def _whole(
     if values is None:
         return None
     kind = "whole numbers" if whole else "finite numbers"
-    try:
-        given = np.asarray(values)
-        if given.dtype.kind not in "iuf" or np.ma.is_masked(values):
-            raise TypeError(name)
-        array = given.astype(np.float64)
-    except (TypeError, ValueError):
+    given = readable(values)
+    if given is None or given.dtype.kind not in "iuf":
         problems.append(
             Violation(name, f"expected {kind}, one or {size} of them", values, shown=f"{values!r:.60}")
         )
         return None
+    array = given.astype(np.float64)
     if array.shape not in ((), (size,)):
         problems.append(
             Violation(

@@ -13,7 +13,16 @@ from solver.errors import SpecError, Violation, ViolationKind
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["LARGEST", "finite_array", "is_number", "real_array", "whole_number", "wrong_shape"]
+__all__ = [
+    "LARGEST",
+    "finite_array",
+    "is_number",
+    "is_plain",
+    "readable",
+    "real_array",
+    "whole_number",
+    "wrong_shape",
+]
 
 LARGEST = 1e100
 """Finite numbers beyond this are refused: sums and products of scores, penalties and prices must stay finite."""
@@ -47,28 +56,63 @@ def whole_number(path: str, value: object, *, least: int) -> int:
     return number
 
 
+def _masked(values: object) -> int:
+    """Return how many entries of an array, or of the arrays in a list, are masked: numpy would read what is beneath."""
+    if isinstance(values, np.ma.MaskedArray):
+        return int(np.ma.getmaskarray(values).sum())
+    if not isinstance(values, (list, tuple)):
+        return 0
+    nested = np.ma.MaskedArray, list, tuple
+    # A masked number among plain ones needs no look: numpy reads it as NaN.
+    return sum(_masked(row) for row in values if isinstance(row, nested) and not _is_flat(row))
+
+
+def _is_flat(row: NDArray[Any] | list[Any] | tuple[Any, ...]) -> bool:
+    """Whether a list holds numbers rather than lists or arrays, by its first entry."""
+    return not isinstance(row, np.ndarray) and not (
+        len(row) and isinstance(row[0], (np.ndarray, list, tuple))
+    )
+
+
+def is_plain(values: object) -> bool:
+    """Whether nothing in an array, or in a list of arrays, is masked."""
+    return not _masked(values)
+
+
+def readable(values: object) -> NDArray[Any] | None:
+    """Return values as numpy reads them; None where it cannot, or where some are masked."""
+    if not is_plain(values):
+        return None
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError, OverflowError, np.ma.MAError):
+        return None
+
+
 def real_array(path: str, values: ArrayLike, lines: list[Violation]) -> NDArray[Any] | None:
     """Return values as a float array, float32 and float64 as they are, or note what is wrong and return None.
 
     Masked entries, text, dates and numbers that float64 cannot hold are refused rather than read as something.
     """
-    if isinstance(values, np.ma.MaskedArray) and np.ma.getmaskarray(values).any():
-        count = int(np.ma.getmaskarray(values).sum())
+    if not is_plain(values):
+        count = _masked(values)
         advice = "; forbid pairs by a score of -inf or by eligible"
         lines.append(Violation(path, "expected no masked entries", count, hint=advice))
         return None
-    try:
-        array = np.asarray(values)
-    except (TypeError, ValueError, OverflowError):
+    array = readable(values)
+    if array is None:
         rule = "expected real numbers in a rectangular array"
         lines.append(Violation(path, rule, shown=type(values).__name__, kind=ViolationKind.TYPE))
         return None
     if array.dtype.kind == "O":
-        wrong = next(
-            (one for one in array.flat if not is_number(one) and not isinstance(one, (bool, np.bool_))), 0
-        )
-        if not isinstance(wrong, int) or wrong:
-            lines.append(Violation(path, "expected real numbers that fit 64 bits", wrong))
+        fits = (is_number(one) or isinstance(one, (bool, np.bool_)) for one in array.flat)
+        wrong = next((at for at, fit in enumerate(fits) if not fit), None)
+        if wrong is not None:
+            where = np.unravel_index(wrong, array.shape)
+            index = f"[{', '.join(map(str, where))}]" if where else ""
+            lines.append(
+                Violation(f"{path}{index}", "expected real numbers that fit 64 bits", array.flat[wrong])
+            )
             return None
         return array.astype(np.float64)
     if array.dtype.kind not in "fiub":

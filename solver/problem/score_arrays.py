@@ -8,7 +8,7 @@ import numpy as np
 
 from solver.errors import Violation, ViolationKind
 from solver.problem.blocks import extremes
-from solver.problem.numbers import LARGEST, real_array, wrong_shape
+from solver.problem.numbers import LARGEST, is_plain, readable, real_array, wrong_shape
 from solver.problem.score_chunks import are_chunks, join_chunks, spread_lists
 from solver.problem.sparse import CompressedScores, compress, name_unfit
 
@@ -98,13 +98,11 @@ def eligible_scores(
     score: NDArray[Any] | CompressedScores, eligible: ArrayLike, problems: list[Violation]
 ) -> NDArray[Any] | CompressedScores:
     """Return a copy of the scores with ``-inf`` where a pair is not eligible, or note what is wrong with the mask."""
-    if isinstance(eligible, np.ma.MaskedArray) and np.ma.getmaskarray(eligible).any():
+    if not is_plain(eligible):
         problems.append(Violation("eligible", "expected no masked entries"))
         return score
-    try:
-        allowed = np.asarray(eligible)
-    except ValueError:
-        allowed = np.zeros(0)
+    allowed = readable(eligible)
+    allowed = np.zeros(0) if allowed is None else allowed
     if allowed.shape != score.shape or allowed.dtype != np.bool_:
         found = f"{allowed.dtype} of shape {allowed.shape}"
         rule = f"expected bools of shape {score.shape}"

@@ -67,7 +67,7 @@ def solution_of(instance: Instance, answer: Answer, deadline: Deadline, *, flat:
         notes=answer.notes,
         stopped_by=answer.stopped_by,
         bound_is_claimed=certificate.bound_is_claimed,
-        limit_names=() if instance.limits is None else instance.limits.names,
+        row_names=() if instance.limits is None else instance.limits.names,
         limit_prices=limit_prices,
         limit_multipliers=_limit_multipliers(instance, answer.claim),
         limit_load=certificate.limit_load,

@@ -17,8 +17,9 @@ from solver.problem.instance import UNASSIGNED
 from solver.problem.network import UnitFlow
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from collections.abc import Sequence
 
+    from numpy.typing import NDArray
 
 __all__ = ["UNASSIGNED", "Solution", "Status", "StopReason"]
 
@@ -75,14 +76,14 @@ class Solution:
         What the portfolio did: engines run, engines skipped and why.
     bound_is_claimed : bool
         True when the bound is an engine's word rather than recomputed from the multipliers.
-    limit_names : tuple of str
-        Names of the limit rows, in the order of the next three.
     limit_prices : (g,) float64
         Shadow price of each limit row, >= 0: what raising its bound by one adds to the total score.
     limit_multipliers : (g,) float64
         As ``multipliers``, of the limit rows.
     limit_load : (g,) float64
         Left-hand sides of the limit rows.
+    row_names : sequence of str
+        Names of the limit rows, in the order of the last three; ``limit_names`` has them as a tuple.
     progress : tuple of (float, float, float)
         The improvement curve: milliseconds since the call, objective and bound at every improvement.
     unit_flow : UnitFlow or None
@@ -109,7 +110,7 @@ class Solution:
     notes: tuple[str, ...] = ()
     stopped_by: StopReason = StopReason.EXHAUSTED
     bound_is_claimed: bool = False
-    limit_names: tuple[str, ...] = ()
+    row_names: Sequence[str] = field(default=(), repr=False)
     limit_prices: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     limit_multipliers: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     limit_load: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
@@ -126,6 +127,11 @@ class Solution:
         """(n, m) int64, units of each row that each model serves."""
         flow = UnitFlow.of_choice(self.choice) if self.unit_flow is None else self.unit_flow
         return flow.dense(len(self.choice), len(self.load))
+
+    @cached_property
+    def limit_names(self) -> tuple[str, ...]:
+        """Names of the limit rows, in the order of their prices, multipliers and loads."""
+        return tuple(self.row_names)
 
     @property
     def gap(self) -> float:

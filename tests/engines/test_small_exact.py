@@ -11,7 +11,7 @@ from solver.clock import Deadline
 from solver.engines.base import load_engine
 from solver.engines.lagrangian import LagrangianEngine, LagrangianParams
 from solver.problem.build import build_instance
-from tests.fuzz_small import run
+from tests.fuzz_small import draw, run
 
 
 @pytest.mark.parametrize("deadline_ms", [None, 2000.0])
@@ -41,6 +41,23 @@ def test_a_budget_with_real_costs_is_solved_to_the_true_optimum(engine: str) -> 
     )
     assert answer.objective == pytest.approx(-14.751000137264873, abs=1e-9)
     assert answer.bound >= answer.objective - 1e-7
+
+
+def test_large_penalties_beside_small_scores_do_not_cost_the_proof() -> None:
+    """42 bits hold what everybody loses at worst; steps as fine as the scores need a second look."""
+    sample = draw(np.random.default_rng([6101, 273]), most_agents=20, most_models=5, least=8)
+    answer = sample.solve()
+    assert (answer.status, answer.stopped_by) == (Status.OPTIMAL, StopReason.PROVEN)
+    assert answer.objective == pytest.approx(0.0120643451496788, abs=1e-11)
+    rng = np.random.default_rng(3)
+    scores, demand = 1e-3 * rng.random((8, 3)), rng.uniform(0.2, 3.0, (8, 3))
+    share = solver.Share(name="s", models=[0], at_most=0.3, violation_price=1e4)
+    exact = [
+        solver.assign(scores, [4.5] * 3, demand=demand, limits=[share], unassigned_penalty=1e6, engine=engine)
+        for engine in ("enumeration", "cpsat")
+    ]
+    assert [one.status for one in exact] == [Status.OPTIMAL] * 2
+    assert exact[0].choice.tolist() == exact[1].choice.tolist()
 
 
 def test_greedy_ends_where_limits_make_it_no_slot_instance() -> None:

@@ -39,6 +39,33 @@ _BAD: dict[str, tuple[Callable[[], solver.Solution], str]] = {
         _with(eligible=np.ma.array([[True, True], [True, True]], mask=[[True, False], [False, False]])),
         "eligible: expected no masked entries",
     ),
+    "masked row in a list of scores": (
+        _with(scores=[np.ma.array([9.0, 1.0], mask=[True, False]), [8.0, 2.0]]),
+        "scores: expected no masked entries, got 1",
+    ),
+    "masked row deep in a demand": (
+        _with(demand=[[np.ma.array([1.0, 1.0], mask=[True, False])] * 2] * 2, capacity=[[1, 1], [1, 1]]),
+        "demand: expected no masked entries, got 4",
+    ),
+    "masked row in a list of eligibility": (
+        _with(eligible=[np.ma.array([True, True], mask=[True, False]), [True, True]]),
+        "eligible: expected no masked entries",
+    ),
+    "masked number in a list of floors": (_with(min_load=[np.ma.array(1, mask=True), 0]), "min_load"),
+    "limit of masked agents": (
+        _with(limits=[Quota(name="q", at_most=1, agents=np.ma.array([0, 1], mask=[True, False]))]),
+        r"limits\[0\] \(q\).agents: expected indices or a mask of 2, got masked entries",
+    ),
+    "masked previous": (
+        _with(limits=[Changes(name="c", previous=np.ma.array([0, 1], mask=[True, False]), at_most=1)]),
+        "previous: .*, got masked entries",
+    ),
+    "previous below -1": (
+        _with(limits=[Changes(name="c", previous=[0, -2], at_most=1)]),
+        "previous: expected 2 model indices below 2 or -1, got -2",
+    ),
+    "nothing among the scores": (_with(scores=[[1, 2], [3, None]]), r"scores\[1, 1\]: .*, got None"),
+    "nothing among the capacities": (_with(capacity=[1, None]), r"capacity\[1\]: .*, got None"),
     "ragged eligibility": (_with(eligible=[[True], [True, False]]), "eligible"),
     "capacity beyond floats": (_with(capacity=[_HUGE, 1]), "capacity"),
     "ragged capacity": (_with(capacity=[[1], [1, 2]], demand=[1, 1]), "capacity"),

@@ -6,6 +6,7 @@ else as finely as 64 bits allow; the claimed bound carries the rounding loss.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,6 +40,12 @@ _OPENINGS_LIMIT_S = 10.0
 
 _LIBRARY_LOADING_S = 0.4
 """Seconds to load the library, once in a process."""
+
+_FINE_ENOUGH = 1e-10
+"""Rounding relative to the objective that does not stand in the way of a proof."""
+
+_MOST_ROUNDING_SHARE = 1e-12
+"""Largest share of the worst loss that rounding takes off once the steps are as fine as 42 bits allow."""
 
 _LEAST_SEARCH_S = 0.05
 """Seconds of search at least: CP-SAT overruns shorter limits."""
@@ -85,28 +92,45 @@ class CpSatEngine:
             nothing = np.zeros(0, np.int64)
             bound = form.judged(nothing, form.value(nothing))[1]
             return Claim(choice=nobody, bound=bound, infeasible=form.empty_violates_limits)
-        agent, column = np.nonzero(np.isfinite(form.loss).T)
-        pairs = _Pairs(form, agent, column)
+        pairs = _Pairs(form)
         given = None if hint is None else form.columns_of(hint.choice)
-        model, outcome = pairs.solved(given, deadline, seed=seed, threads=threads, outer=True)
-        if outcome.picked is None:
+        found = pairs.best(given, deadline, seed=seed, threads=threads)
+        if found.columns is None:
             # Nothing feasible is lost in a relaxed model: no plan there is a proof.
-            return Claim(choice=nobody, infeasible=True) if outcome.complete else None
-        proves = outcome.bound > -np.inf
-        least = outcome.bound - model.rounding
-        columns = pairs.columns(outcome.picked)
-        if model.relaxed and not form.feasible(columns):
-            # It breaks a row by less than the rounding of that row: its loss is a bound, but another plan is needed.
-            _, inner = pairs.solved(given, deadline, seed=seed, threads=threads, outer=False)
-            if inner.picked is None:
-                return None
-            columns = pairs.columns(inner.picked)
+            return Claim(choice=nobody, infeasible=True) if found.complete else None
+        if pairs.is_coarse(found):
+            found = pairs.refined(found, deadline, seed=seed, threads=threads)
+        columns, least = found.columns, found.least_loss
+        assert columns is not None
+        proves = least > -np.inf
         choice = form.choice(columns)
         proven = float(form.judged(columns, least)[1]) if proves else None
         prices = minimal_prices(instance, choice) if instance.is_slots else None
         # With plain slots the weights of service are large enough for one weighted problem.
-        most = instance.is_slots and proves and outcome.complete
+        most = instance.is_slots and proves and found.complete
         return Claim(choice=choice, prices=prices, bound=proven, serves_most=most)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What CP-SAT says of a form.
+
+    Parameters
+    ----------
+    columns : (n,) int64 or None
+        A feasible choice of columns; None when nothing was found.
+    complete : bool
+        It searched everything.
+    least_loss : float
+        No feasible choice loses less; ``-inf`` when that is not proven.
+    rounding : float
+        Most that rounding to integers may have taken off ``least_loss``.
+    """
+
+    columns: NDArray[np.int64] | None
+    complete: bool
+    least_loss: float
+    rounding: float
 
 
 class _Pairs:
@@ -116,14 +140,62 @@ class _Pairs:
     ----------
     form : Form
         The problem.
-    agent, column : (p,) int64
-        Allowed pairs, by agent.
+    most_loss : float
+        Pairs and excesses that lose more by themselves are left out: no choice that loses at most so much has them.
     """
 
-    def __init__(self, form: Form, agent: NDArray[np.int64], column: NDArray[np.int64]) -> None:
-        self.form, self.agent, self.column = form, agent, column
+    def __init__(self, form: Form, most_loss: float = np.inf) -> None:
+        self.form, self.most_loss = form, most_loss
+        loss = form.loss.T
+        self.agent, self.column = np.nonzero(np.isfinite(loss) & (loss <= most_loss))
 
-    def solved(
+    def best(self, given: NDArray[np.int64] | None, deadline: Deadline, *, seed: int, threads: int) -> _Found:
+        """Return the best choice found, starting from an (n,) choice of columns if there is one."""
+        model, outcome = self._solved(given, deadline, seed=seed, threads=threads, outer=True)
+        if outcome.picked is None:
+            return _Found(None, outcome.complete, -np.inf, model.rounding)
+        least = outcome.bound - model.rounding
+        columns = self._columns(outcome.picked)
+        if model.relaxed and not self.form.feasible(columns):
+            # It breaks a row by less than the rounding of that row: its loss is a bound, but another plan is needed.
+            _, inner = self._solved(given, deadline, seed=seed, threads=threads, outer=False)
+            if inner.picked is None:
+                return _Found(None, False, -np.inf, model.rounding)
+            columns = self._columns(inner.picked)
+        return _Found(columns, outcome.complete, least, model.rounding)
+
+    def is_coarse(self, found: _Found) -> bool:
+        """Whether rounding alone keeps a choice from being proven, and leaving out hopeless pairs would make it finer.
+
+        Large penalties make steps coarse: 42 bits hold what everybody loses at worst.
+        """
+        form, columns = self.form, found.columns
+        if columns is None or not found.complete or found.least_loss == -np.inf:
+            return False
+        objective, _ = form.judged(columns, found.least_loss)
+        if found.rounding <= _FINE_ENOUGH * abs(objective):
+            return False
+        most = form.value(columns) * (form.n + len(form.soft))
+        return most < found.rounding / _MOST_ROUNDING_SHARE
+
+    def refined(self, found: _Found, deadline: Deadline, *, seed: int, threads: int) -> _Found:
+        """Return the best choice once more, among those that lose no more than one that was found."""
+        columns = found.columns
+        assert columns is not None
+        most_loss = self.form.value(columns) * (1 + _FINE_ENOUGH)
+        closer = _Pairs(self.form, most_loss)
+        again = closer.best(columns, deadline, seed=seed, threads=threads)
+        if again.columns is None or again.rounding >= found.rounding:
+            return found
+        better = self.form.value(again.columns) <= self.form.value(columns)
+        return replace(
+            again,
+            columns=again.columns if better else columns,
+            complete=True,
+            least_loss=max(again.least_loss, found.least_loss),
+        )
+
+    def _solved(
         self,
         given: NDArray[np.int64] | None,
         deadline: Deadline,
@@ -132,17 +204,16 @@ class _Pairs:
         threads: int,
         outer: bool,
     ) -> tuple[PairModel, Outcome]:
-        """Return a model and what CP-SAT says of it, starting from an (n,) choice of columns if there is one."""
         form, agent, column = self.form, self.agent, self.column
-        model = PairModel(agent, form.loss[column, agent], soft_rows(form, agent, column), outer=outer)
+        soft = soft_rows(form, agent, column, most_loss=self.most_loss)
+        model = PairModel(agent, form.loss[column, agent], soft, outer=outer)
         model.couple(form, agent, column)
         if given is not None:
             model.hint(column == given[agent])
         left_s = max(0.01, 0.9 * deadline.remaining_s() - 0.01) if deadline.limited else None
         return model, model.solve(limit_s=left_s, seed=seed, threads=threads, confirm=outer)
 
-    def columns(self, picked: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """Return the (n,) columns of the pairs picked."""
+    def _columns(self, picked: NDArray[np.bool_]) -> NDArray[np.int64]:
         columns = np.empty(self.form.n, np.int64)
         columns[self.agent[picked]] = self.column[picked]
         return columns
