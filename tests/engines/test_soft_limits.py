@@ -20,6 +20,12 @@ SCORES = np.array([[9.0, 1.0], [8.0, 2.0], [7.0, 3.0], [6.0, 4.0]])
 ENGINES = ("auto", "enumeration", "cpsat", "lagrangian")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def loaded() -> None:
+    """Deadlines here are for searching: importing CP-SAT alone takes half a second."""
+    solver.warm_up("cpsat")
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(
     ("price", "served_by_first", "objective"), [(0.0, 4, 30.0), (1.0, 4, 27.0), (5.0, 2, 19.0), (100.0, 1, 18.0)]
