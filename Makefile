@@ -52,6 +52,9 @@ docs: $(VENV)/.developing  ## the documentation site, in docs/_build
 
 LITELLM_NEWEST := 1.110.2
 LITELLM_VERSIONS := 1.103.0 1.106.12 $(LITELLM_NEWEST)
+# What LiteLLM's proxy imports. Its own extra [proxy] pins a LiteLLM of its own, on some indexes an older one.
+LITELLM_PROXY := uvicorn orjson apscheduler backoff gunicorn cryptography python-multipart PyJWT websockets rq \
+	fastapi-sso email-validator semver expression backports.zstd pynacl rich uvloop mcp soundfile
 
 litellm: litellm-$(LITELLM_NEWEST)  ## the plug-in's traces on the newest LiteLLM tested, in an environment of its own
 
@@ -63,7 +66,7 @@ litellm-%: $(VENV)/litellm-%/.installed
 $(VENV)/litellm-%/.installed: $(VENV)/.developing
 	$(PYTHON) -m venv $(VENV)/litellm-$*
 	$(VENV)/litellm-$*/bin/python -m pip install --quiet --editable . "litellm==$*" "time-machine>=2.16" fastapi pytest \
-		pytest-benchmark pytest-randomly hypothesis redis
+		pytest-benchmark pytest-randomly hypothesis redis $(LITELLM_PROXY)
 	touch $@
 
 .PRECIOUS: $(VENV)/litellm-%/.installed
