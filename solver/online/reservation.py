@@ -233,10 +233,30 @@ class Reservations:
             facts = {"latency_ms": latency_ms, "tokens": tokens, "cost_usd": cost_usd, "success": success}
             self._log.released(self._clock.now(), lease.lease_id, {**facts, "outcome": outcome.value})
         if latency_ms is not None:
-            self._tracker.record(
-                lease.model, latency_ms=latency_ms, success=success, output_tokens=tokens, cost_usd=cost_usd
-            )
+            self._record(decision, lease.model, latency_ms, tokens, cost_usd, success=success)
         return outcome
+
+    def _record(
+        self,
+        decision: Decision,
+        model: str,
+        latency_ms: float,
+        tokens: int | None,
+        cost_usd: float | None,
+        *,
+        success: bool,
+    ) -> None:
+        """Record an outcome with the sizes that predictions are made from: the answer is what exceeds the prompt."""
+        forecast = decision._candidates.row.forecast  # noqa: SLF001 - a decision is this object's own record
+        prompt = None if forecast is None or tokens is None else int(forecast.input_tokens)
+        self._tracker.record(
+            model,
+            latency_ms=latency_ms,
+            success=success,
+            input_tokens=prompt,
+            output_tokens=tokens if tokens is None or prompt is None else max(tokens - prompt, 0),
+            cost_usd=cost_usd,
+        )
 
 
 def _cost(row: AgentRow, column: int) -> float:

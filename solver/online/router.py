@@ -236,11 +236,15 @@ class OptimalRouter:
             If neither or both of agent and scores are given, or a value is out of range.
         """
         row = self._rows.of_one(agent, scores, cost_usd, service_s, tokens, tenant, priority)
+        return self.route_row(row, agent, self._ttl_s if ttl_s is None else ttl_s)
+
+    def route_row(self, row: AgentRow, agent: Agent | None, ttl_s: float) -> Decision:
+        """Do :meth:`route` for a row that the caller has made, as plug-ins do. Its arrays are kept, not copied."""
         self._refresh_if_due()
         with self._lock:
             self._note_arrival(row)
             candidates = self._reservations.look(row)
-        return self._reservations.reserve(agent, row, candidates, self._ttl_s if ttl_s is None else ttl_s)
+        return self._reservations.reserve(agent, row, candidates, ttl_s)
 
     async def route_async(
         self,
@@ -260,12 +264,15 @@ class OptimalRouter:
         awaiting task is cancelled meanwhile, whatever is granted is released again.
         """
         row = self._rows.of_one(agent, scores, cost_usd, service_s, tokens, tenant, priority)
+        return await self.route_row_async(row, agent, self._ttl_s if ttl_s is None else ttl_s)
+
+    async def route_row_async(self, row: AgentRow, agent: Agent | None, ttl_s: float) -> Decision:
+        """Do :meth:`route_async` for a row that the caller has made. Its arrays are kept, not copied."""
         self._refresh_if_due()
         column = await self._gathering.column(row)
         candidates = self._reservations.look_again(row)
         candidates.begin_with(column)
-        ttl = self._ttl_s if ttl_s is None else ttl_s
-        return await self._reservations.reserve_async(agent, row, candidates, ttl)
+        return await self._reservations.reserve_async(agent, row, candidates, ttl_s)
 
     def _place_waiting(self, rows: list[AgentRow]) -> list[int]:
         """Count arrivals that wait together and place them jointly."""
@@ -350,7 +357,8 @@ class OptimalRouter:
             if not len(self._window):
                 return
             usd_left = None if self._spending is None else self._spending.left_usd(started)
-            question = self._pricing.question(self._window.sample(), self._load, usd_left, started)
+            sample = self._window.sample(self._rows.predicted_s)
+            question = self._pricing.question(sample, self._load, usd_left, started)
             prices = question() if self._process is None else self._process.answer(question)
             with self._lock:
                 self._pricing.install(prices, self._load)

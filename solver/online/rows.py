@@ -8,7 +8,7 @@ import numpy as np
 
 from solver.errors import SpecError, Violation, ViolationKind
 from solver.load.balance.fleet import ModelPool
-from solver.online.window import AgentRow
+from solver.online.window import AgentRow, Forecast
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -56,6 +56,7 @@ class RowMaker:
         self._tenants = {tenant: t for t, tenant in enumerate(tenants)}
         penalty = objective.unassigned_penalty
         self._unserved = float("nan") if penalty is None or not np.isfinite(penalty) else -float(penalty)
+        self._latency_weight = float(objective.latency_weight)
         self._priced = bool(self.pool.usd_per_input_token.any() or self.pool.usd_per_output_token.any())
 
     def typical_service_s(self) -> NDArray[np.float64]:
@@ -63,6 +64,11 @@ class RowMaker:
         predicted = self._predictor.predict_ms(self.pool.models, *_TYPICAL_TOKENS)[0]
         seconds: NDArray[np.float64] = np.maximum(predicted / 1000.0, 1e-9)
         return seconds
+
+    def predicted_s(self, input_tokens: ArrayLike, output_tokens: ArrayLike) -> NDArray[np.float64]:
+        """Return what service is predicted now for requests of (n,) tokens in and out, (n, m) seconds."""
+        sizes = np.asarray(input_tokens, np.float64), np.asarray(output_tokens, np.float64)
+        return self._predictor.predict_ms(self.pool.models, *sizes) / 1000.0
 
     def tenant(self, name: str | None) -> int:
         """Return the position of a tenant with a share, -1 for others."""
@@ -89,6 +95,7 @@ class RowMaker:
             self.tenant(agent.tenant),
             float(agent.priority),
             agent.tenant,
+            Forecast(agent.input_tokens, agent.output_tokens, self._latency_weight * agent.priority),
         )
 
     def of_arrays(

@@ -10,9 +10,27 @@ import numpy as np
 from solver.errors import SpecError, Violation, ViolationKind
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["AgentRow", "History", "Sample", "Window"]
+__all__ = ["AgentRow", "Forecast", "History", "Sample", "Window"]
+
+
+class Forecast(NamedTuple):
+    """What the router predicted an agent's service from, so that it can predict it again once it knows better.
+
+    Parameters
+    ----------
+    input_tokens, output_tokens : float
+        Expected sizes.
+    score_per_second : float
+        Score that each predicted second has cost the agent, >= 0.
+    """
+
+    input_tokens: float
+    output_tokens: float
+    score_per_second: float
 
 
 class AgentRow(NamedTuple):
@@ -36,6 +54,8 @@ class AgentRow(NamedTuple):
         In a queue, higher runs first among those of one account.
     account : str or None
         On whose account; in a queue, accounts share fairly.
+    forecast : Forecast or None
+        What ``service_s`` was predicted from; None: the caller gave it.
     """
 
     scores: NDArray[np.float64]
@@ -46,6 +66,7 @@ class AgentRow(NamedTuple):
     tenant: int = -1
     priority: float = 1.0
     account: str | None = None
+    forecast: Forecast | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -189,6 +210,7 @@ class Window:
         self._unserved = np.full(rows, np.nan)
         self._tokens = np.zeros(rows)
         self._tenant = np.full(rows, -1)
+        self._forecast = np.full((rows, len(Forecast._fields)), np.nan)
         self._scores[: self._past] = past
         if cost is not None:
             self._cost[: self._past] = cost
@@ -209,17 +231,28 @@ class Window:
         self._unserved[k] = row.unserved
         self._tokens[k] = row.tokens
         self._tenant[k] = row.tenant
+        self._forecast[k] = np.nan if row.forecast is None else row.forecast
         self.seen += 1
 
     def _grow(self) -> None:
         rows = min(2 * len(self._scores), self._past + self._size)
         more = rows - len(self._scores)
-        for name in ("_scores", "_service", "_cost", "_unserved", "_tokens", "_tenant"):
+        for name in ("_scores", "_service", "_cost", "_unserved", "_tokens", "_tenant", "_forecast"):
             old = getattr(self, name)
             setattr(self, name, np.concatenate([old, np.zeros((more, *old.shape[1:]), old.dtype)]))
 
-    def sample(self) -> Sample:
-        """Return a copy of all rows and their weights. O(n m), and O(N m) an arrival to cross off."""
+    def sample(
+        self, predict_s: Callable[[ArrayLike, ArrayLike], NDArray[np.float64]] | None = None
+    ) -> Sample:
+        """Return a copy of all rows and their weights. O(n m), and O(N m) an arrival to cross off.
+
+        Parameters
+        ----------
+        predict_s : callable, optional
+            Returns the service, (k, m) seconds, that is predicted now for (k,) input and output tokens. Rows that
+            were predicted before are predicted again: prices of a second would otherwise be computed from what
+            was believed before the first answers had come.
+        """
         n = len(self)
         weights = np.ones(n)
         if self._whole:
@@ -228,11 +261,18 @@ class Window:
             weights[self._past :] = self._weight
         total = weights.sum()
         weights = weights / total if total > 0 else np.full(n, 1.0 / max(n, 1))
+        scores, service = self._scores[:n].copy(), self._service[:n].copy()
+        again = np.flatnonzero(self._forecast[:n, 0] == self._forecast[:n, 0])  # not NaN
+        if predict_s is not None and again.size:
+            tokens_in, tokens_out, per_second = self._forecast[again].T
+            now_s = predict_s(tokens_in, tokens_out)
+            scores[again] -= per_second[:, None] * (now_s - service[again])
+            service[again] = now_s
         return Sample(
-            self._scores[:n].copy(),
+            scores,
             weights,
             self._unserved[:n].copy(),
-            self._service[:n].copy(),
+            service,
             self._cost[:n].copy(),
             self._tokens[:n].copy(),
             self._tenant[:n].copy(),

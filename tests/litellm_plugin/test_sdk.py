@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import statistics
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -242,10 +241,9 @@ def test_flexible_requests_leave_room_for_those_with_one_choice() -> None:
 
         with routed(fleet) as (router, strategy):
             served = asyncio.run(main())
-        assert min(served) >= 10
-        # LiteLLM's own strategies serve 10 to 15. Once the mix has been seen, 19 of 20 are served in most rounds and
-        # 20 in some; the aim is 20 in 95 of 100 rounds.
-        assert statistics.median(served[6:]) >= 18, served
+        assert min(served) >= 10  # LiteLLM's own strategies serve 10 to 15
+        settled = served[6:]  # the mix has been seen
+        assert settled.count(20) >= 0.95 * len(settled), served
 
 
 def test_two_routers_and_changed_deployments_are_followed() -> None:

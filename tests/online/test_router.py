@@ -572,3 +572,39 @@ def test_an_error_in_the_process_is_an_error_here() -> None:
 def test_background_is_a_flag_or_a_process() -> None:
     with pytest.raises(SpecError, match="background: expected True, False or 'process', got 'thread'"):
         new_router(tracker(), fleet([1]), background="thread")
+
+
+def test_service_is_predicted_again_once_answers_have_come() -> None:
+    """Ten that may use either model, then ten that may use the second alone: the mix is soon served whole.
+
+    At first half of a second is predicted as several; rows kept as they were predicted then would distort prices
+    for as long as the window remembers them.
+    """
+    live = tracker()
+    router = new_router(live, fleet([10, 10]), solver.Objective(latency_weight=0.05), background=False)
+    rng = np.random.default_rng(0)
+    either, second = solver.Agent(id="either"), solver.Agent(id="second", allowed_models=("m1",))
+    served = []
+    for _ in range(14):
+        decisions = [router.route(either) for _ in range(10)]
+        live.clock.advance(0.02)
+        decisions += [router.route(second) for _ in range(10)]
+        served.append(sum(map(bool, decisions)))
+        live.clock.advance(0.5)
+        for decision in decisions:
+            decision.release(latency_ms=500 + 20 * rng.random() if decision else None)
+        live.clock.advance(0.05)
+    assert min(served) >= 10
+    assert served[4:] == [20] * 10
+
+
+def test_answers_are_recorded_without_their_prompts() -> None:
+    live = tracker()
+    router = new_router(live, fleet([1]), background=False)
+    heard: list[Any] = []
+    live.listen(heard.append)
+    router.route(solver.Agent(id="a", input_tokens=700, output_tokens=100)).release(
+        latency_ms=900.0, tokens=760
+    )
+    router.route(scores=[1.0]).release(latency_ms=900.0, tokens=60)
+    assert [(one.input_tokens, one.output_tokens) for one in heard] == [(700, 60), (None, 60)]

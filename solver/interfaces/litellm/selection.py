@@ -16,6 +16,7 @@ from solver.load.balance.prediction import CompletionPredictor
 from solver.load.tracker import LoadTracker
 from solver.online.router import OptimalRouter
 from solver.online.rows import RowMaker
+from solver.online.window import AgentRow, Forecast
 from solver.problem.spec import Agent, Objective
 
 if TYPE_CHECKING:
@@ -92,8 +93,8 @@ class Selector:
 
     def prepare(
         self, healthy: Sequence[Mapping[str, Any]], request: Mapping[str, Any], messages: Any, text: Any
-    ) -> tuple[OptimalRouter, dict[str, Any], dict[str, Mapping[str, Any]]]:
-        """Return the router, the arguments of its ``route``, and the deployment that stands for each pool."""
+    ) -> tuple[OptimalRouter, AgentRow, dict[str, Mapping[str, Any]]]:
+        """Return the router, the row of the request, and the deployment that stands for each pool."""
         self.start()
         self.ledger.drain()
         self.learn(healthy)
@@ -116,18 +117,11 @@ class Selector:
             j = self._columns[pool]
             quality = self._quality(entry, dict(request), float(row.scores[j]) / 100.0)
             scores[j] = quality
-        service = row.service_s
-        assert service is not None
-        scores -= self.options.latency_weight * service
+        weight = self.options.latency_weight
+        scores -= weight * row.service_s
         if row.cost_usd is not None:
             scores -= self.options.cost_weight * row.cost_usd
-        arguments: dict[str, Any] = {
-            "scores": scores,
-            "service_s": service,
-            "cost_usd": row.cost_usd,
-            "tokens": tokens_in + tokens_out,
-        }
-        return router, arguments, of_pool
+        return router, row._replace(scores=scores, forecast=Forecast(tokens_in, tokens_out, weight)), of_pool
 
     def _quality(self, entry: Mapping[str, Any], request: dict[str, Any], capability: float) -> float:
         given, info = self.options.scores, entry["model_info"]

@@ -138,8 +138,9 @@ class OptimalStrategy(CustomRoutingStrategyBase, CustomLogger):  # type: ignore[
             return found[0] if found else None
         trace = request[_TRACE_KEY]
         self.selector.ledger.forget_selections(trace, owner())
-        router, arguments, of_pool = self.selector.prepare(found, request, messages, text)
-        return self._chosen(await router.route_async(**arguments), of_pool, model, request)
+        router, row, of_pool = self.selector.prepare(found, request, messages, text)
+        ttl_s = self.selector.options.select_ttl_s
+        return self._chosen(await router.route_row_async(row, None, ttl_s), of_pool, model, request)
 
     def get_available_deployment(
         self,
@@ -163,8 +164,9 @@ class OptimalStrategy(CustomRoutingStrategyBase, CustomLogger):  # type: ignore[
         if _TRACE_KEY not in request or not found:
             return found[0] if found else None
         self.selector.ledger.forget_selections(request[_TRACE_KEY], owner())
-        router, arguments, of_pool = self.selector.prepare(found, request, messages, input)
-        return self._chosen(router.route(**arguments), of_pool, model, request)
+        router, row, of_pool = self.selector.prepare(found, request, messages, input)
+        ttl_s = self.selector.options.select_ttl_s
+        return self._chosen(router.route_row(row, None, ttl_s), of_pool, model, request)
 
     def _chosen(
         self,
