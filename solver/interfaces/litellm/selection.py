@@ -118,7 +118,8 @@ class Selector:
             quality = self._quality(entry, dict(request), float(row.scores[j]) / 100.0)
             scores[j] = quality
         weight = self.options.latency_weight
-        scores -= weight * row.service_s
+        if row.service_s is not None:
+            scores -= weight * row.service_s
         if row.cost_usd is not None:
             scores -= self.options.cost_weight * row.cost_usd
         return router, row._replace(scores=scores, forecast=Forecast(tokens_in, tokens_out, weight)), of_pool

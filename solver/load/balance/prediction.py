@@ -284,8 +284,8 @@ class CompletionPredictor:
     def predict_ms(
         self,
         models: tuple[Model, ...],
-        input_tokens: Sequence[float],
-        output_tokens: Sequence[float],
+        input_tokens: Sequence[float] | NDArray[np.float64],
+        output_tokens: Sequence[float] | NDArray[np.float64],
     ) -> NDArray[np.float64]:
         """Return predicted service times, (n, m) float64, milliseconds, above zero.
 
@@ -296,7 +296,7 @@ class CompletionPredictor:
         input_tokens, output_tokens : sequence of n float
             Expected sizes.
         """
-        size = np.array([[1.0] * len(input_tokens), input_tokens, output_tokens])
+        size = np.array([[1.0] * len(input_tokens), input_tokens, output_tokens], np.float64)
         predicted: NDArray[np.float64] = np.dot(size.T, self._current(models).per_unit)
         return predicted
 
