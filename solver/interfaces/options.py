@@ -186,10 +186,14 @@ class ProblemSource:
             yield
         except SpecError as error:
             file = self.problem or self.gap_file or self.scores or self.agents
-            lines: list[str] = [
-                line.at(f"{file}: {line.path}") if _PART_OF_PROBLEM.match(line.path) else line
-                for line in error.violations
-            ]
+            lines: list[str] = []
+            for line in error.violations:
+                found = line
+                if _PART_OF_PROBLEM.match(line.path):
+                    for placed in self.reading.places[:1]:
+                        found = placed(line)
+                    found = line.at(f"{file}: {line.path}") if found.path == line.path else found
+                lines.append(found)
             if plan is not None:
                 lines = [f"{plan}: {line}" if _PART_OF_PLAN.match(line) else line for line in lines]
             raise SpecError(*lines) from None

@@ -10,6 +10,7 @@ import numpy as np
 from solver.errors import Violation, ViolationKind
 from solver.problem.capability import CAPABILITIES, TASK_TYPES
 from solver.problem.limit_rules import limit_rules
+from solver.problem.numbers import LARGEST
 from solver.problem.resources import resource_rules
 from solver.problem.values import did_you_mean
 
@@ -27,6 +28,7 @@ __all__ = ["broken_rules", "objective_rules", "repeated_ids"]
 _MOST_NAMED_ROWS = 20
 """Offending entries spelled out for each rule."""
 
+_TOO_LARGE = f"expected at most {LARGEST:g} in size"
 _NO_MINIMUM = "expected none where scores are costs to be minimised"
 
 
@@ -160,11 +162,12 @@ def _score_rules(problem: Problem, scores: ScoreTable) -> Iterator[Violation]:
     values = scores.values
     model_ids = [model.id for model in problem.models]
     if scores.agent_ids is not None:
-        yield from _strangers(
-            "agent", scores.agent_ids, problem.agents.positions, list(problem.agents.positions)
-        )
+        known = problem.agents.positions
+        yield from _strangers("agent", scores.agent_ids, scores.agent_codes, known, list(known))
     if scores.model_ids is not None:
-        yield from _strangers("model", scores.model_ids, dict.fromkeys(model_ids), model_ids)
+        yield from _strangers(
+            "model", scores.model_ids, scores.model_codes, dict.fromkeys(model_ids), model_ids
+        )
     if scores.agent_codes is None or scores.model_codes is None:
         rows = n if scores.agent_ids is None else len(scores.agent_ids)
         columns = m if scores.model_ids is None else len(scores.model_ids)
@@ -175,19 +178,21 @@ def _score_rules(problem: Problem, scores: ScoreTable) -> Iterator[Violation]:
                 shown=f"shape {values.shape}",
                 kind=ViolationKind.TYPE,
             )
-        pairs = np.argwhere(~(values < np.inf))
+        pairs = np.argwhere(~(values <= LARGEST) | ((values < -LARGEST) & (values > -np.inf)))
+        rule = "expected a finite number, or null to forbid the pair"
         yield from (
             Violation(
-                f"scores[{i}, {j}]", "expected a finite number, or null to forbid the pair", values[i, j]
+                f"scores[{i}, {j}]", _TOO_LARGE if np.isfinite(values[i, j]) else rule, float(values[i, j])
             )
             for i, j in pairs[:_MOST_NAMED_ROWS]
         )
         if len(pairs) > _MOST_NAMED_ROWS:
             yield Violation("scores", f"{len(pairs) - _MOST_NAMED_ROWS} more entries are not finite")
     else:
-        bad = np.flatnonzero(~np.isfinite(values))
+        bad = np.flatnonzero(~(np.abs(values) <= LARGEST))
+        rule = "expected a finite number"
         yield from (
-            Violation(f"scores[{k}].score", "expected a finite number", values[k])
+            Violation(f"scores[{k}].score", _TOO_LARGE if np.isfinite(values[k]) else rule, float(values[k]))
             for k in bad[:_MOST_NAMED_ROWS]
         )
         if len(bad) > _MOST_NAMED_ROWS:
@@ -196,12 +201,19 @@ def _score_rules(problem: Problem, scores: ScoreTable) -> Iterator[Violation]:
 
 
 def _strangers(
-    what: str, ids: Sequence[str], known: dict[str, object] | dict[str, int], names: list[str]
+    what: str,
+    ids: Sequence[str],
+    codes: NDArray[np.int64] | None,
+    known: dict[str, object] | dict[str, int],
+    names: list[str],
 ) -> Iterator[Violation]:
-    unknown = [name for name in ids if name not in known]
-    for name in unknown[:_MOST_NAMED_ROWS]:
+    """Yield ids that nobody has, each where it comes first: in a pair, or among the labels of a matrix."""
+    unknown = [k for k, name in enumerate(ids) if name not in known]
+    for k in unknown[:_MOST_NAMED_ROWS]:
+        pair: list[int] = [] if codes is None else np.flatnonzero(codes == k)[:1].tolist()
+        name = ids[k]
         yield Violation(
-            "scores",
+            f"scores[{pair[0]}].{what}" if pair else f"scores.{what}s[{k}]",
             f"expected the id of one of the {what}s",
             name,
             kind=ViolationKind.UNKNOWN,

@@ -35,7 +35,7 @@ MISTAKES: dict[str, tuple[dict[str, str], tuple[str, ...], str]] = {
     ),
     "a column of another name": (
         {"s.csv": "agent,modle,score\na,x,1\n"}, ("--scores", "s.csv", "--slots", "1"),
-        "error: s.csv: no column 'model'; did you mean 'modle'? (--model-column names another)",
+        "error: s.csv:1: no column 'model'; did you mean 'modle'? (--model-column names another)",
     ),
     "a cell that is no number": (
         {"s.csv": "agent,model,score\na,x,1\nb,x,n/a\n"}, ("--scores", "s.csv", "--slots", "1"),
@@ -93,7 +93,7 @@ FOLLOWED = {
     ),
     "a missing fleet": (
         "agents: [{id: a}]\nmodels: no.yaml\n",
-        ["no.yaml: no such file; did you mean 'p.yaml'?"],
+        ["no.yaml: no such file; did you mean 'p.yaml'?; p.yaml:2 names it"],
     ),
 }
 
@@ -380,10 +380,10 @@ def test_a_file_that_is_replaced_keeps_its_mode_and_its_link(tmp_path: Path) -> 
         ),
         ("scores: {a: {m: 1}}", "scores: expected a matrix, a list of {agent, model, score}"),
         ("scores: {pth: s.csv}", "scores.pth: unknown field; did you mean 'path'?"),
-        ("scores: [[1.0e+308]]", "p.yaml: scores: expected at most 1e+100 in size"),
-        ("demand: [1.0e+200]", "p.yaml: demand[0]: expected at most 1e+100 in size"),
-        ("objective: {unassigned_penalty: 1.0e+200}", "p.yaml: unassigned_penalty[0]: expected at most"),
-        ("agents: [{id: a, copies: 100000000000}]", "p.yaml: copies: expected at most 100,000,000 each"),
+        ("scores: [[1.0e+308]]", "p.yaml:3: scores[0, 0]: expected at most 1e+100 in size"),
+        ("demand: [1.0e+200]", "p.yaml:3: demand[0]: expected at most 1e+100 in size"),
+        ("objective: {unassigned_penalty: 1.0e+200}", "p.yaml:3: unassigned_penalty[0]: expected at most"),
+        ("agents: [{id: a, copies: 100000000000}]", "p.yaml:1: copies: expected at most 100,000,000 each"),
     ],
 )
 def test_values_that_come_up_late_name_their_file(

@@ -108,7 +108,7 @@ def test_columns_can_be_renamed_and_skipped(tmp_path: Path) -> None:
         problem = read_parts(agents=agents | {"ignore_columns": ignored}, models=tmp_path / "f.yaml")
         assert problem.agents.ids.tolist() == ["1", "2"]
         assert problem.agents.input_tokens.tolist() == [5, 0]
-    with pytest.raises(SpecError, match=r"a\.csv: agents\.prompt: unknown field"):
+    with pytest.raises(SpecError, match=r"a\.csv:1: agents\.prompt: unknown field"):
         read_parts(agents=agents, models=tmp_path / "f.yaml")
     with pytest.raises(SpecError, match="no column 'taks'; did you mean 'task'"):
         read_parts(agents=agents | {"columns": {"id": "taks"}}, models=tmp_path / "f.yaml")
@@ -228,11 +228,11 @@ BAD_DOCUMENTS: dict[str, tuple[str, str]] = {
     "unknown model in scores": (
         "agents: [{id: a}]\nmodels: [{id: large, capacity: {max_concurrent: 1}}]\n"
         "scores: [{agent: a, model: lagre, score: 1}]",
-        "p.yaml:3: scores: expected the id of one of the models, got 'lagre'; did you mean 'large'?",
+        "p.yaml:3: scores[0].model: expected the id of one of the models, got 'lagre'; did you mean 'large'?",
     ),
     "unknown agent in scores": (
         "agents: [{id: a}]\nmodels: [" + ONE + "]\nscores: [{agent: b, model: x, score: 1}]",
-        "scores: expected the id of one of the agents, got 'b'",
+        "p.yaml:3: scores[0].agent: expected the id of one of the agents, got 'b'",
     ),
     "NaN score": (
         "agents: [{id: a}]\nmodels: [{id: x, capacity: {max_concurrent: 1}}]\nscores:\n- [.nan]",
@@ -296,9 +296,9 @@ BAD_AGENTS: dict[str, tuple[str, str]] = {
     "open quote": ('id,tenant\na,"b\nc,d\n', "a.csv:3: broken CSV"),
     "empty file": ("", "a.csv:1: expected a header line"),
     "column twice": ("id,id\na,b\n", "a.csv:1: column 'id' is given twice"),
-    "no ids": ("tenant\nb\n", "a.csv: agents.id: required, but missing"),
-    "no rows": ("id\n", "a.csv: agents: expected at least one agent, got none"),
-    "unknown column": ("id,tennant\na,b\n", "a.csv: agents.tennant: unknown field; did you mean 'tenant'?"),
+    "no ids": ("tenant\nb\n", "a.csv:1: agents.id: required, but missing"),
+    "no rows": ("id\n", "a.csv:1: agents: expected at least one agent, got none"),
+    "unknown column": ("id,tennant\na,b\n", "a.csv:1: agents.tennant: unknown field; did you mean 'tenant'?"),
     "blank id": ("id,tenant\na,b\n,c\n", "a.csv:3: id: required, but missing"),
     "repeated id": ("id\na\nb\na\n", "a.csv:4: id: expected unique ids, got 'a' again"),
     "no number": ("id,priority\na,1\nb,high\n", "a.csv:3: priority: expected a number, got 'high'"),
@@ -345,14 +345,14 @@ BAD_SCORES: dict[str, tuple[str, str]] = {
         "agent,model,score\na,x,1\na,y,2\na,x,3\n",
         "s.csv:4: expected one score a pair, got agent 'a', model 'x' again",
     ),
-    "no column": ("agent,modle,score\na,x,1\n", "s.csv: no column 'model'; did you mean 'modle'?"),
+    "no column": ("agent,modle,score\na,x,1\n", "s.csv:1: no column 'model'; did you mean 'modle'?"),
     "unknown agent": (
         "agent,model,score\nq,x,1\n",
-        "s.csv: scores: expected the id of one of the agents, got 'q'",
+        "s.csv:2: agent: expected the id of one of the agents, got 'q'",
     ),
     "unknown model": (
         "agent,model,score\na,z,1\n",
-        "s.csv: scores: expected the id of one of the models, got 'z'",
+        "s.csv:2: model: expected the id of one of the models, got 'z'",
     ),
 }
 
@@ -457,7 +457,10 @@ def test_unreadable_files(tmp_path: Path) -> None:
         ("2 2\n1 nan", "g.txt:2: expected finite numbers only, got 'nan'"),
         ("0 2", "expected at least 1 of models, got 0"),
         ("2 1.5", "expected at least 1 of agents, got 1.5"),
-        ("1 2 1 1 1 1", "expected 7 numbers for 1 models and 2 agents, got 6"),
+        (
+            "1 2 1 1 1 1",
+            "g.txt:1: expected 7 numbers for 1 models and 2 agents, as line 1 says, got 6; the file ends here",
+        ),
         ("1 2 1 1 1 1 2.5", "capacity of model 1: expected a whole number from 0 to 2**53, got 2.5"),
         ("1 2 1 1 1 1 -1", "capacity of model 1: expected a whole number from 0 to 2**53, got -1"),
         ("1 2 1 1 1 -1 9", "resource use: expected >= 0, got -1"),

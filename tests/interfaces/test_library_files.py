@@ -72,7 +72,7 @@ def test_a_fleet_as_a_table_is_the_fleet_in_yaml(tmp_path: Path, capsys: pytest.
     assert results[0] == results[1]
     (tmp_path / "f.csv").write_text("id,max_concurrent,slot\nx,-5,1\n")
     assert main(["solve", "--agents", str(tmp_path / "a.csv"), "--models", str(tmp_path / "f.csv")]) == 2
-    assert "f.csv: models.slot: unknown field; did you mean 'slots'?" in capsys.readouterr().err
+    assert "f.csv:1: models.slot: unknown field; did you mean 'slots'?" in capsys.readouterr().err
     (tmp_path / "f.csv").write_text("id,max_concurrent,supports_tools\nx,-5,\ny,1,perhaps\n")
     assert main(["solve", "--agents", str(tmp_path / "a.csv"), "--models", str(tmp_path / "f.csv")]) == 2
     assert "f.csv:3: supports_tools: expected true or false, got 'perhaps'" in capsys.readouterr().err

@@ -1,8 +1,9 @@
 """Mutate problem files and tables, and see that the command line says what is wrong or solves what is right.
 
 Run it as ``python -m tests.mutations --count 20000 --seed 0``. It prints what was done and found, and ends with 1
-when anything was: a traceback, an error that does not name its file, more than 2 s or 500 MB, an accepted file
-whose plan does not verify, or a harmless mutation that changed the plan.
+when anything was: a traceback, an error that does not name its file and a place in it, more than 2 s or 500 MB, an
+accepted file whose plan does not verify, or a harmless mutation that changed the plan. The mutations of a seed are
+the same however many processes share them (``--jobs``).
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import argparse
 import contextlib
 import io
 import json
+import multiprocessing
 import re
 import resource
 import signal
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -28,13 +31,23 @@ from tests.mutations.corpus import Case, corpus
 from tests.mutations.mutators import HARMFUL, HARMLESS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 _SECONDS = 2.0
 _MEGABYTES = 400.0
 _HANG_S = 20
 _MEMORY = Path("/dev/shm")  # noqa: S108 - files in memory: thousands of waits for a disk would show nothing
-_PLACE = re.compile(r"(:\d+: | row \d+: |: [\w.\[\], ]+: |no column|no such file)")
+_BLOCK = 250
+"""Mutations that one process makes before it takes more."""
+
+_PLACE = re.compile(r"^:\d+: | row \d+: |^: (sheet|row group|column) |^: [\w-]+(\[\d+\])[\w.\[\], -]*: ")
+"""What follows a file's name where an error says where in it: a line, a row, or the path of a field."""
+
+_WHOLE_FILE = re.compile(
+    r"^: (no such file|expected one of \.|expected a (problem file|table) |broken (gz|zst) data|expected (gz|zst) )"
+)
+"""Errors about a file as a whole; where another file names it, they say where."""
+
 _SURPRISE = re.compile(r"\(((?:Key|Attribute|Index|Type|Assertion|Name|ZeroDivision|UnboundLocal)Error)\)")
 """What the boundary says where a reader raised what no file should make it raise."""
 _HARMLESS_SHARE = 0.25
@@ -51,6 +64,18 @@ class Findings:
     without_place: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
     kinds: Counter[str] = field(default_factory=Counter)
+    peak_mb: float = 0.0
+
+    def add(self, other: Findings) -> None:
+        """Add what another process found."""
+        self.rejected += other.rejected
+        self.accepted += other.accepted
+        self.unchanged += other.unchanged
+        self.slowest_s = max(self.slowest_s, other.slowest_s)
+        self.peak_mb = max(self.peak_mb, other.peak_mb)
+        self.without_place.update(other.without_place)
+        self.kinds.update(other.kinds)
+        self.faults.extend(other.faults)
 
 
 def _run(arguments: Sequence[str]) -> tuple[int, str, str, float]:
@@ -135,7 +160,7 @@ def _try(
         found.without_place.update(
             re.sub(r"\d+|'.*'", "_", line.replace(str(folder), ""))[:90]
             for line in lines
-            if not _PLACE.search(line)
+            if not _has_place(line, target, folder)
         )
         if harmless:
             found.faults.append(f"refused though harmless, {lines[:2]}: {label}")
@@ -150,17 +175,28 @@ def _try(
                 found.faults.append(f"another plan though harmless: {label}")
 
 
-def run(count: int, seed: int) -> Findings:
-    """Return what came out of ``count`` mutations."""
+def _has_place(line: str, target: Path, folder: Path) -> bool:
+    """Return whether an error says where in a file its reason stands."""
+    _, found, rest = line.partition(f"error: {folder}/")
+    name = re.match(r"[\w.]*\w", rest) if found else None
+    if name is None:
+        return False
+    rest = rest[name.end() :]
+    if _WHOLE_FILE.match(rest):
+        return str(folder / name[0]) == str(target) or re.search(r"; .*:\d+ names it$", line) is not None
+    return _PLACE.search(rest) is not None
+
+
+def _block(job: tuple[int, int, int]) -> Findings:
+    """Return what came out of one block of mutations: (count, seed, number of the block)."""
+    count, seed, number = job
     found = Findings()
-    before = (
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    )  # other tests may have run in this process
+    before = _peak_mb()  # other tests may have run in this process
     attempt = 0
     signal.signal(signal.SIGALRM, _hang)
     with tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None) as name:
         while sum(found.kinds.values()) < count:
-            rng = np.random.default_rng([seed, attempt])
+            rng = np.random.default_rng([seed, number, attempt])
             attempt += 1
             cases = corpus(rng)
             case = cases[int(rng.integers(len(cases)))]
@@ -174,11 +210,43 @@ def run(count: int, seed: int) -> Findings:
                 _try(case, kind, harmless, folder, rng, found)
             finally:
                 signal.alarm(0)
-    megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    if megabytes - before > _MEGABYTES:
+    found.peak_mb = _peak_mb()
+    if found.peak_mb - before > _MEGABYTES:
         found.faults.append(
-            f"{megabytes - before:.0f} MB more than before, of which {_MEGABYTES:g} are allowed"
+            f"{found.peak_mb - before:.0f} MB more than before, of which {_MEGABYTES:g} are allowed"
         )
+    return found
+
+
+def _peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def run(
+    count: int, seed: int, *, jobs: int = 1, report: Callable[[Findings], None] | None = None
+) -> Findings:
+    """Return what came out of ``count`` mutations, shared by ``jobs`` processes.
+
+    Parameters
+    ----------
+    count, seed : int
+        How many, and which.
+    jobs : int
+        Processes; with one, this process does everything.
+    report : callable, optional
+        Called with what was found so far, after every block.
+    """
+    blocks = [(min(_BLOCK, count - start), seed, start // _BLOCK) for start in range(0, count, _BLOCK)]
+    found = Findings()
+    with contextlib.ExitStack() as stack:
+        results: Iterator[Findings] = map(_block, blocks)
+        if jobs > 1:
+            pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(jobs))
+            results = pool.imap(_block, blocks)
+        for one in results:
+            found.add(one)
+            if report is not None:
+                report(found)
     return found
 
 
@@ -192,14 +260,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutations", description=__doc__)
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1, help="processes that share the work")
     options = parser.parse_args()
     begin = time.perf_counter()
-    found = run(options.count, options.seed)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+    def progress(found: Findings) -> None:
+        done = sum(found.kinds.values())
+        text = (
+            f"{done:,} of {options.count:,}, {len(found.faults)} faults, {time.perf_counter() - begin:.0f} s"
+        )
+        print(text, file=sys.stderr, flush=True)
+
+    found = run(options.count, options.seed, jobs=options.jobs, report=progress)
     print(f"{sum(found.kinds.values()):,} mutations of {len(found.kinds)} kinds, seed {options.seed}")
     print(f"{found.rejected:,} rejected, {found.accepted:,} accepted, of those {found.unchanged:,} harmless")
     print(
-        f"slowest {found.slowest_s:.2f} s of processor time, at most {peak:.0f} MB, "
+        f"slowest {found.slowest_s:.2f} s of processor time, at most {found.peak_mb:.0f} MB, "
         f"{time.perf_counter() - begin:.0f} s in all"
     )
     print(f"{sum(found.without_place.values())} errors name the file without a place in it:")
@@ -208,7 +284,7 @@ def main() -> int:
     print(f"{len(found.faults)} faults")
     for text in found.faults[:60]:
         print(f"  {text}")
-    return 1 if found.faults else 0
+    return 1 if found.faults or found.without_place else 0
 
 
 if __name__ == "__main__":

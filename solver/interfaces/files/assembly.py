@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,8 +10,10 @@ from solver.errors import SpecError, Violation, ViolationKind
 from solver.interfaces.files.columns import ColumnKinds, Table
 from solver.interfaces.files.documents import DocumentLines, read_document
 from solver.interfaces.files.fleet_tables import FLEET_KINDS, fleet_rows
+from solver.interfaces.files.placement import PlacedError, Places, in_document, steps_of
 from solver.interfaces.files.score_tables import SCORE_FIELDS, read_score_table, score_layout
 from solver.interfaces.files.sources import READING_FIELDS, Reading, content_suffix
+from solver.interfaces.files.table_options import TABLE_OPTIONS, check_columns, column_options
 from solver.interfaces.files.tables import TABLE_SUFFIXES, is_table, read_table, way_out
 from solver.problem.agent_columns import LIST_FIELDS, NUMBER_FIELDS, TEXT_FIELDS, agent_table
 from solver.problem.agents import Agent, AgentTable
@@ -22,26 +22,19 @@ from solver.problem.spec import Capacity, Model, Problem
 from solver.problem.values import describe, did_you_mean
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["DOCUMENT_SUFFIXES", "Assembly", "in_document"]
+    from solver.interfaces.files.placement import Locate
+
+__all__ = ["DOCUMENT_SUFFIXES", "Assembly"]
 
 DOCUMENT_SUFFIXES = (".yaml", ".yml", ".json")
 """File endings of problem files and of lists of agents, models or scores."""
 
-_TABLE_OPTIONS = ("columns", "ignore_columns", *READING_FIELDS)
-_NESTED_PREFIXES = ("resources", "capabilities", "capacity")
-"""First parts of column names that stand for a nested field, such as `resources.memory_gb`."""
-
 _FAULTY_AGENT = re.compile(r"agents\[(\d+)\]\.(\w+)")
 _LONGEST_PATH = 4096
 """Characters above which a text is no path: no system opens longer ones."""
-
-_INDEX_DIGITS = 10
-"""Digits up to which a number in brackets is an index; longer ones are part of a name."""
-
-_PATH_STEP = re.compile(r"\[(\d+)(?:, *\d+)*\]|\.?([^.\[\]]+)")
-"""One step of a violation's path: an index in brackets, or a field."""
 
 
 _EXPECTED = {
@@ -49,29 +42,6 @@ _EXPECTED = {
     "models": "expected a list of models, each with its id as a field, or the path of a file",
     "scores": "expected a matrix, a list of {agent, model, score}, {agents, models, values}, or the path of a table",
 }
-
-
-class _PlacedError(SpecError):
-    """Violations whose lines already name their file."""
-
-
-@contextmanager
-def _placed() -> Iterator[None]:
-    """Mark what is raised inside as lines that already name their file."""
-    try:
-        yield
-    except SpecError as error:
-        raise _PlacedError(*error.violations) from None
-
-
-def in_document(path: Path, lines: DocumentLines, steps: list[str | int]) -> str:
-    """Return ``file:line: `` of the value at some steps in a document."""
-    line = lines.line_of(steps)
-    return f"{path}: " if line is None else f"{path}:{line}: "
-
-
-Locate = Callable[[list[str | int]], str]
-"""Turns the steps to a value, below its part of the problem, into ``file:line: ``."""
 
 
 @dataclass
@@ -89,8 +59,7 @@ class Assembly:
     folder: Path
     reading: Reading
     _lines: list[Violation] = field(default_factory=list)
-    _locate: dict[str, Locate] = field(default_factory=dict)
-    _tables: dict[str, Table] = field(default_factory=dict)
+    _places: Places = field(default_factory=Places)
     _score_table: ScoreTable | None = None
 
     def problem(self, document: dict[Any, Any], locate: Locate) -> Problem:
@@ -108,7 +77,7 @@ class Assembly:
         SpecError
             Every violation, with its file and line.
         """
-        self._locate[""] = locate
+        self._places.locate[""] = locate
         parts = {str(key): value for key, value in document.items()}
         failed: set[str] = set()
         readers = {"scores": self._scores, "agents": self._agents, "models": self._models}
@@ -122,20 +91,22 @@ class Assembly:
                 value = read(parts.get(part))
                 if value is not None:
                     parts[part] = value
-            except _PlacedError as error:
+            except PlacedError as error:
                 failed.add(part)
                 self._lines.extend(error.violations)
             except SpecError as error:
                 failed.add(part)
-                self._lines.extend(self._placed(line) for line in error.violations)
+                self._lines.extend(self._places.of(line) for line in error.violations)
         if failed:  # what is left is checked all the same, so that one run shows all there is to mend
             rest = {part: value for part, value in parts.items() if part not in failed}
             raise SpecError(*dict.fromkeys([*self._lines, *self._rest(rest, failed)]))
         try:
-            return Problem.model_validate(parts)
+            problem = Problem.model_validate(parts)
+            self.reading.places.append(lambda found: self._places.of_arrays(found, parts))
+            return problem
         except SpecError as error:
             lines = [*error.violations, *_beyond(parts, error.violations)]
-            raise SpecError(*(self._placed(line) for line in lines)) from None
+            raise SpecError(*(self._places.of(line) for line in lines)) from None
 
     def _rest(self, rest: dict[str, Any], failed: set[str]) -> list[Violation]:
         """Return what is wrong with the parts that could be read, taken without those that could not.
@@ -162,25 +133,8 @@ class Assembly:
         try:
             Problem.model_validate(rest)
         except SpecError as error:
-            lines.extend(found for found in error.violations if _steps(found.path)[0] not in failed)
-        return [self._placed(line) for line in lines]
-
-    def _placed(self, found: Violation) -> Violation:
-        """Return a violation with its file and line in front."""
-        path = found.path
-        steps = _steps(path)
-        part = steps[0]
-        if not path or not isinstance(part, str):
-            return found
-        table = self._tables.get(part)
-        if table is not None:
-            if len(steps) > 1 and isinstance(steps[1], int) and steps[1] < table.rows:
-                rest = path[len(part) :].partition("]")[2].lstrip(".")
-                return found.at(f"{table.where(steps[1])}: {rest}" if rest else table.where(steps[1]))
-            return found.at(self._locate[part](steps) + path)
-        if part in self._locate:
-            return found.at(self._locate[part](steps[1:]) + path)
-        return found.at(self._locate[""](steps) + path)
+            lines.extend(found for found in error.violations if steps_of(found.path)[0] not in failed)
+        return [self._places.of(line) for line in lines]
 
     def _file(self, part: str, reference: Any, options: tuple[str, ...]) -> tuple[Path, dict[str, Any]]:
         """Return the file a part points to, and the options beside the path."""
@@ -213,18 +167,19 @@ class Assembly:
             endings = ", ".join((*DOCUMENT_SUFFIXES, *TABLE_SUFFIXES))
             rule = f"expected one of {endings}"
             msg = Violation(str(path), rule, path.suffix, kind=ViolationKind.UNKNOWN, hint=way_out(path))
-            raise _PlacedError(msg)
-        with _placed():
+            with self._places.naming(part, path):
+                raise SpecError(msg)
+        with self._places.naming(part, path):
             document = read_document(path, self.reading)
         lines = DocumentLines(path, self.reading)
         root: list[str | int] = []
         if isinstance(document, dict) and part in document:
             unknown = [key for key in document if key != part]
             if unknown:
-                raise _PlacedError(
+                raise PlacedError(
                     *(
                         Violation(
-                            str(path),
+                            in_document(path, lines, [str(key)]).removesuffix(": "),
                             f"{describe(key)}: unknown field beside {part!r}",
                             kind=ViolationKind.UNKNOWN,
                         )
@@ -232,16 +187,16 @@ class Assembly:
                     )
                 )
             document, root = document[part], [part]
-        self._locate[part] = lambda steps: in_document(path, lines, [*root, *steps])
+        self._places.locate[part] = lambda steps: in_document(path, lines, [*root, *steps])
         return document
 
     def _table(self, part: str, path: Path, kinds: ColumnKinds, options: Mapping[str, Any]) -> Table:
         """Return the columns of a table, and remember where its rows are."""
         reading = self.reading.updated(part, options)
-        with _placed():
+        with self._places.naming(part, path):
             table = read_table(path, kinds, reading=reading)
-        self._tables[part] = table
-        self._locate[part] = lambda _: f"{path}: "
+        self._places.tables[part] = table
+        self._places.locate[part] = lambda _: f"{path}: "
         return table
 
     def _agents(self, reference: Any) -> Any:
@@ -250,10 +205,10 @@ class Assembly:
             return None if named is None else AgentTable.of_ids(named)
         if not isinstance(reference, str | dict):
             return reference
-        path, options = self._file("agents", reference, _TABLE_OPTIONS)
+        path, options = self._file("agents", reference, TABLE_OPTIONS)
         if not is_table(path):
             return self._listed("agents", path)
-        renamed, ignored = _column_options("agents", options, list(Agent.model_fields))
+        renamed, ignored = column_options("agents", options, list(Agent.model_fields))
         name_of = {name: renamed.get(name, name) for name in Agent.model_fields}
         numbers = {name_of[name] for name in NUMBER_FIELDS}
         kinds = ColumnKinds(
@@ -262,7 +217,7 @@ class Assembly:
             number=lambda name: name in numbers or name.startswith("resources."),
         )
         table = self._table("agents", path, kinds, options)
-        _check_columns(path, table, (*renamed.values(), *(ignored or ())))
+        check_columns(table, (*renamed.values(), *(ignored or ())))
         field_of = {column: name for name, column in name_of.items()}
         known = {name for name in table.columns if name in field_of or name.startswith("resources.")}
         skipped = set(table.columns) - known if ignored is None else set(ignored)
@@ -279,18 +234,18 @@ class Assembly:
             return self._models_of_scores(reference)
         if not isinstance(reference, str | dict):
             return reference
-        path, options = self._file("models", reference, _TABLE_OPTIONS)
+        path, options = self._file("models", reference, TABLE_OPTIONS)
         if not is_table(path):
             return self._listed("models", path)
         fields = list(dict.fromkeys([*Model.model_fields, *Capacity.model_fields]))
-        renamed, ignored = _column_options("models", options, fields)
+        renamed, ignored = column_options("models", options, fields)
         field_of = {column: name for name, column in renamed.items()}
         kinds = ColumnKinds(
             text=frozenset(renamed.get(name, name) for name in FLEET_KINDS.text),
             number=lambda name: FLEET_KINDS.is_number(field_of.get(name, name)),
         )
         table = self._table("models", path, kinds, options)
-        _check_columns(path, table, (*renamed.values(), *(ignored or ())))
+        check_columns(table, (*renamed.values(), *(ignored or ())))
         return fleet_rows(table, field_of, ignored)
 
     def _models_of_scores(self, reference: dict[Any, Any]) -> list[dict[str, Any]]:
@@ -303,7 +258,7 @@ class Assembly:
         if reference["from_scores"] is not True:
             lines.append(Violation("models.from_scores", "expected true", reference["from_scores"]))
         named = self._ids_of_scores("models")
-        if named is None and "scores" not in self._locate:
+        if named is None and "scores" not in self._places.locate:
             lines.append(
                 Violation("models.from_scores", "expected scores that name their models", shown="none")
             )
@@ -325,15 +280,15 @@ class Assembly:
         return table.agent_ids if what == "agents" else table.model_ids
 
     def _scores(self, reference: Any) -> Any:
-        self._locate["scores"] = lambda steps: self._locate[""](["scores", *steps])
+        self._places.locate["scores"] = lambda steps: self._places.locate[""](["scores", *steps])
         if isinstance(reference, str) or (isinstance(reference, dict) and "values" not in reference):
             path, chosen = self._file("scores", reference, (*SCORE_FIELDS, *READING_FIELDS))
             if is_table(path):
                 reading = self.reading.updated("scores", chosen)
                 layout = score_layout({name: chosen[name] for name in SCORE_FIELDS if name in chosen})
-                self._locate["scores"] = lambda _: f"{path}: "
-                with _placed():
-                    self._tables["scores"], self._score_table = read_score_table(
+                self._places.locate["scores"] = lambda _: f"{path}: "
+                with self._places.naming("scores", path):
+                    self._places.tables["scores"], self._score_table = read_score_table(
                         path, layout, reading=reading
                     )
                 return self._score_table
@@ -344,16 +299,6 @@ class Assembly:
             return None
         self._score_table = ScoreTable.read(reference)
         return self._score_table
-
-
-def _steps(path: str) -> list[str | int]:
-    """Return the steps of a path such as ``agents[3].tokens``; at least one, empty for an empty path."""
-    steps: list[str | int] = [
-        int(index) if index else name
-        for index, name in _PATH_STEP.findall(path)
-        if len(index) < _INDEX_DIGITS
-    ]
-    return steps or [""]
 
 
 def _beyond(parts: dict[str, Any], found: tuple[Violation, ...]) -> list[Violation]:
@@ -372,62 +317,3 @@ def _beyond(parts: dict[str, Any], found: tuple[Violation, ...]) -> list[Violati
     except SpecError as error:
         return [line for line in error.violations if line not in found]
     return []
-
-
-def _check_columns(path: Path, table: Table, wanted: tuple[str, ...]) -> None:
-    """Raise for columns that options name and the table lacks."""
-    missing = [column for column in wanted if column not in table.columns]
-    if missing:
-        raise _PlacedError(
-            *(
-                Violation(
-                    str(path),
-                    f"no column {describe(column)}",
-                    kind=ViolationKind.UNKNOWN,
-                    hint=did_you_mean(column, table.columns),
-                )
-                for column in missing
-            )
-        )
-
-
-def _column_options(
-    part: str, options: dict[str, Any], fields: list[str]
-) -> tuple[dict[str, str], list[str] | None]:
-    """Return (column of each renamed field, columns to skip or None for all that are no fields)."""
-    lines: list[Violation] = []
-    columns = options.get("columns", {})
-    if not isinstance(columns, dict) or not all(
-        isinstance(name, str) for pair in columns.items() for name in pair
-    ):
-        lines.append(
-            Violation(
-                f"{part}.columns", "expected a mapping of fields to columns", columns, kind=ViolationKind.TYPE
-            )
-        )
-        columns = {}
-    lines.extend(
-        Violation(
-            f"{part}.columns.{name}",
-            "unknown field",
-            kind=ViolationKind.UNKNOWN,
-            hint=did_you_mean(name, fields),
-        )
-        for name in columns
-        if name not in fields and name.partition(".")[0] not in _NESTED_PREFIXES
-    )
-    ignored = options.get("ignore_columns", [])
-    if ignored != "all" and not (
-        isinstance(ignored, list) and all(isinstance(name, str) for name in ignored)
-    ):
-        lines.append(
-            Violation(
-                f"{part}.ignore_columns",
-                "expected a list of columns or 'all'",
-                ignored,
-                kind=ViolationKind.TYPE,
-            )
-        )
-    if lines:
-        raise SpecError(*lines)
-    return columns, None if ignored == "all" else ignored

@@ -74,7 +74,8 @@ def read_assignments(
             options = {agent: "--plan-agent-column", model: "--plan-model-column"}
             raise SpecError(
                 *(
-                    f"{path}: no column {describe(name)}{did_you_mean(name, columns)} ({options[name]} names another)"
+                    f"{where(-1)}: no column {describe(name)}{did_you_mean(name, columns)} "
+                    f"({options[name]} names another)"
                     for name in missing
                 )
             )
@@ -177,7 +178,11 @@ def _json_columns(
         )
         raise SpecError(msg)
     named = dict.fromkeys(name for row in rows for name in row) or dict.fromkeys(names)
-    return {name: [row.get(name) for row in rows] for name in named}, lambda i: f"{path}: assignments[{i}]"
+
+    def where(row: int) -> str:
+        return f"{path}: assignments[{row}]" if row >= 0 else str(path)
+
+    return {name: [row.get(name) for row in rows] for name in named}, where
 
 
 def _is_mapping_of_ids(document: dict[Any, Any]) -> bool:

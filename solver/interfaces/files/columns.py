@@ -58,9 +58,17 @@ class Table:
     rows : int
         Their length.
     where : callable
-        Names row i for an error: ``batch.csv:5`` or ``batch.parquet row 4``.
+        Names row i for an error: ``batch.csv:5`` or ``batch.parquet row 4``; -1 is the header, or the file
+        where there is none.
+    column_at : callable, optional
+        Names the place where a column has its name; None: the header.
     """
 
     columns: dict[str, Any]
     rows: int
     where: Callable[[int], str]
+    column_at: Callable[[str], str] | None = None
+
+    def where_column(self, name: str) -> str:
+        """Return the place where a column has its name."""
+        return self.where(-1) if self.column_at is None else self.column_at(name)

@@ -8,6 +8,7 @@ agent must be assigned. Costs are minimised unless the caller says that they are
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ from solver.interfaces.files.boundary import located_errors
 from solver.interfaces.files.sources import Reading, read_text
 from solver.problem.agents import AgentTable
 from solver.problem.instance import MAX_CAPACITY
+from solver.problem.numbers import LARGEST
 from solver.problem.spec import Capacity, Model, Objective, Problem, ScoreTable
 from solver.problem.values import describe
 
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 __all__ = ["Sense", "format_gap", "read_gap"]
 
 Sense = Literal["minimize", "maximize"]
+
+_NAMED_NUMBERS = 20
+"""Numbers that break a rule, spelled out at most."""
 
 _MOST_SETS = 1000
 """Problem sets of one file at most; the library's own files hold five."""
@@ -58,15 +63,79 @@ def read_gap(
         When the file cannot be read, holds something else than numbers, or too few or too many of them.
     """
     with located_errors(path):
-        numbers = _numbers(read_text(path, reading), path)
+        file = _NumbersFile(path, read_text(path, reading))
+        numbers = file.numbers
         if len(numbers) < 2:
-            msg = f"{path}: expected the numbers of models and agents, got {len(numbers)} numbers"
+            msg = f"{file.at(0)}: expected the numbers of models and agents, got {_count(len(numbers))}"
             raise SpecError(msg)
         for read in (_one_set, _many_sets, _assignment):
             found = read(numbers)
             if found is not None:
-                return _problem(path, found, chosen, sense)
-        raise SpecError(*_miscounted(numbers, path))
+                return _problem(file, found, chosen, sense)
+        raise SpecError(_miscounted(file))
+
+
+@dataclass(frozen=True, eq=False)
+class _Set:
+    """One problem set.
+
+    Parameters
+    ----------
+    numbers : (2 + 2 m n + m,) float64
+        m, n, the costs, the resource use and the capacities.
+    start : int, optional
+        Which number of the file is the first of them; None where the file has another format.
+    """
+
+    numbers: NDArray[np.float64]
+    start: int | None
+
+
+class _NumbersFile:
+    """The numbers of a file, and the lines they stand on.
+
+    Raises
+    ------
+    SpecError
+        When one is none, or beyond what a score or a capacity may be, with its line.
+    """
+
+    def __init__(self, path: Path, text: str) -> None:
+        self.path = path
+        self._text = text
+        self.numbers = self._parsed()
+
+    def at(self, position: int) -> str:
+        """Return ``file:line`` of a number, of the last line for a position behind all of them. O(file)."""
+        number, seen, last = 0, 0, 1
+        for number, line in enumerate(self._text.split("\n"), start=1):
+            tokens = len(line.split())
+            seen += tokens
+            if seen > position:
+                return f"{self.path}:{number}"
+            last = number if tokens else last
+        return f"{self.path}:{last}"
+
+    def _parsed(self) -> NDArray[np.float64]:
+        try:
+            numbers = np.array(self._text.split(), dtype=np.float64)
+            if (np.abs(numbers) <= LARGEST).all():
+                return numbers
+        except ValueError:
+            pass  # the loop below finds and names the first culprit
+        for number, line in enumerate(self._text.split("\n"), start=1):
+            for token in line.split():
+                rule = "finite numbers only"
+                try:
+                    value = float(token)
+                    good = abs(value) <= LARGEST
+                    rule = f"at most {LARGEST:g} in size" if np.isfinite(value) else rule
+                except ValueError:
+                    good = False
+                if not good:
+                    msg = f"{self.path}:{number}: expected {rule}, got {describe(token)}"
+                    raise SpecError(msg)
+        raise AssertionError(self.path)  # numpy and float() read the same numbers
 
 
 def _sizes(numbers: NDArray[np.float64], at: int) -> tuple[int, int] | None:
@@ -79,35 +148,35 @@ def _sizes(numbers: NDArray[np.float64], at: int) -> tuple[int, int] | None:
     return int(m), int(n)
 
 
-def _one_set(numbers: NDArray[np.float64]) -> list[NDArray[np.float64]] | None:
+def _one_set(numbers: NDArray[np.float64]) -> list[_Set] | None:
     """Return the only set of a file, with or without its optimum behind it."""
     sizes = _sizes(numbers, 0)
     if sizes is None:
         return None
     m, n = sizes
     length = 2 + 2 * m * n + m
-    return [numbers[:length]] if len(numbers) in (length, length + 1) else None
+    return [_Set(numbers[:length], 0)] if len(numbers) in (length, length + 1) else None
 
 
-def _many_sets(numbers: NDArray[np.float64]) -> list[NDArray[np.float64]] | None:
+def _many_sets(numbers: NDArray[np.float64]) -> list[_Set] | None:
     """Return the sets of a file that begins with their number, with or without an optimum behind each."""
     count = numbers[0]
     if not (1 <= count <= _MOST_SETS and count == np.floor(count)):
         return None
     for between in (0, 1):
         at = 1
-        sets: list[NDArray[np.float64]] = []
+        sets: list[_Set] = []
         while (sizes := _sizes(numbers, at)) is not None and len(sets) < count:
             m, n = sizes
             length = 2 + 2 * m * n + m
-            sets.append(numbers[at : at + length])
+            sets.append(_Set(numbers[at : at + length], at))
             at += length + between
         if len(sets) == count and at == len(numbers):
             return sets
     return None
 
 
-def _assignment(numbers: NDArray[np.float64]) -> list[NDArray[np.float64]] | None:
+def _assignment(numbers: NDArray[np.float64]) -> list[_Set] | None:
     """Return a square assignment problem as a set in which everybody takes the one slot of a model."""
     n = numbers[0]
     if not (1 <= n == np.floor(n)):
@@ -125,31 +194,37 @@ def _assignment(numbers: NDArray[np.float64]) -> list[NDArray[np.float64]] | Non
     else:
         return None
     ones = np.ones(size * size)
-    return [np.concatenate([[n, n], cost.ravel(), ones, np.ones(size)])]
+    return [_Set(np.concatenate([[n, n], cost.ravel(), ones, np.ones(size)]), None)]
 
 
 MAX_PAIRS = 50_000_000
 """Pairs of a sparse assignment file that are spread out at most."""
 
 
-def _problem(path: Path, sets: list[NDArray[np.float64]], chosen: int | None, sense: Sense) -> Problem:
+def _problem(file: _NumbersFile, sets: list[_Set], chosen: int | None, sense: Sense) -> Problem:
     """Return the problem of one of the sets."""
     if chosen is None and len(sets) > 1:
-        msg = f"{path}: expected one problem set, got {len(sets)}; --set 1 to --set {len(sets)} picks one"
+        msg = (
+            f"{file.at(0)}: expected one problem set, got {len(sets)}; --set 1 to --set {len(sets)} picks one"
+        )
         raise SpecError(msg)
     place = 1 if chosen is None else chosen
     if not 1 <= place <= len(sets):
-        msg = f"{path}: set: expected a number from 1 to {len(sets)}, got {place}"
+        msg = f"{file.at(0)}: set: expected a number from 1 to {len(sets)}, got {place}"
         raise SpecError(msg)
-    numbers = sets[place - 1]
+    numbers, start = sets[place - 1].numbers, sets[place - 1].start or 0
     m, n = int(numbers[0]), int(numbers[1])
     cost, use, capacity = np.split(numbers[2:], [m * n, 2 * m * n])
+    rule = "expected a whole number from 0 to 2**53"
     lines = [
-        f"{path}: capacity of model {j + 1}: expected a whole number from 0 to 2**53, got {units:g}"
+        f"{file.at(start + 2 + 2 * m * n + j)}: capacity of model {j + 1}: {rule}, got {units:g}"
         for j, units in enumerate(capacity)
         if not (0 <= units <= MAX_CAPACITY and units == np.floor(units))
     ]
-    lines += [f"{path}: resource use: expected >= 0, got {least:g}" for least in [use.min()] if least < 0]
+    lines += [
+        f"{file.at(start + 2 + m * n + int(k))}: resource use: expected >= 0, got {use[k]:g}"
+        for k in np.flatnonzero(use < 0)[:_NAMED_NUMBERS]
+    ]
     if lines:
         raise SpecError(*lines)
     score = np.where(np.isnan(cost), -np.inf, cost)
@@ -165,17 +240,24 @@ def _problem(path: Path, sets: list[NDArray[np.float64]], chosen: int | None, se
     )
 
 
-def _miscounted(numbers: NDArray[np.float64], path: Path) -> list[str]:
-    """Return why numbers are no problem of any of the formats."""
-    for name, count in (("models", numbers[0]), ("agents", numbers[1])):
-        if not (count >= 1 and count == np.floor(count) and count <= MAX_CAPACITY):
-            return [f"{path}: expected at least 1 of {name}, got {count:g}"]
+def _miscounted(file: _NumbersFile) -> str:
+    """Return why numbers are no problem of any of the formats, and from where on."""
+    numbers = file.numbers
+    for k, name in enumerate(("models", "agents")):
+        if not (1 <= numbers[k] <= MAX_CAPACITY and numbers[k] == np.floor(numbers[k])):
+            return f"{file.at(k)}: expected at least 1 of {name}, got {numbers[k]:g}"
     m, n = int(numbers[0]), int(numbers[1])
     expected = 2 + 2 * m * n + m
-    return [
-        f"{path}: expected {expected} numbers for {m} models and {n} agents, got {len(numbers)}; nor are they "
-        f"{m} problem sets, or the costs of {m} agents and as many models"
-    ]
+    place = f"line {file.at(0).rpartition(':')[2]}"
+    there = "the file ends here" if len(numbers) < expected else "the first that is too many is here"
+    return (
+        f"{file.at(expected)}: expected {expected} numbers for {m} models and {n} agents, as {place} says, got "
+        f"{len(numbers)}; {there}; nor are they {m} problem sets, or the costs of {m} agents and as many models"
+    )
+
+
+def _count(numbers: int) -> str:
+    return "1 number" if numbers == 1 else f"{numbers} numbers"
 
 
 def format_gap(cost: NDArray[np.int64], use: NDArray[np.int64], capacity: NDArray[np.int64]) -> str:
@@ -191,22 +273,3 @@ def format_gap(cost: NDArray[np.int64], use: NDArray[np.int64], capacity: NDArra
     m, n = cost.shape
     rows = [[m, n], *cost.tolist(), *use.tolist(), capacity.tolist()]
     return "".join(" ".join(map(str, row)) + "\n" for row in rows)
-
-
-def _numbers(text: str, path: Path) -> NDArray[np.float64]:
-    try:
-        numbers = np.array(text.split(), dtype=np.float64)
-        if np.isfinite(numbers).all():
-            return numbers
-    except ValueError:
-        pass  # the loop below finds and names the first culprit
-    for number, line in enumerate(text.split("\n"), start=1):
-        for token in line.split():
-            try:
-                finite = np.isfinite(float(token))
-            except ValueError:
-                finite = False
-            if not finite:
-                msg = f"{path}:{number}: expected finite numbers only, got {describe(token)}"
-                raise SpecError(msg)
-    raise AssertionError(path)  # numpy and float() read the same numbers

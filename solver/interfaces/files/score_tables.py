@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from solver.problem.scores import ScoreTable
 from solver.problem.values import describe, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -144,14 +144,14 @@ def read_score_table(path: Path, layout: ScoreLayout, *, reading: Reading) -> tu
         hints = _layout_hint(table, layout, missing)
         lines = [
             Violation(
-                str(path),
+                table.where(-1),
                 f"no column {describe(name)}{did_you_mean(name, table.columns)}{_option(layout, name)}",
             )
             for name in missing
         ]
         raise SpecError(*(f"{line}{hints}" for line in lines))
     if not table.rows:
-        msg = f"{path}: expected at least one row of scores, got none"
+        msg = f"{table.where(-1)}: expected at least one row of scores, got none"
         raise SpecError(msg)
     lines = []
     read = {"long": _long, "wide": _wide, "ranked": _ranked}[layout.layout]
@@ -159,10 +159,18 @@ def read_score_table(path: Path, layout: ScoreLayout, *, reading: Reading) -> tu
     if lines:
         raise SpecError(*lines)
     if layout.layout == "ranked":
+        rows = scores.agent_codes
+        assert rows is not None
+        table = replace(table, rows=len(rows), where=_where_of_pairs(table.where, rows))
         used = {layout.agent, *_choices(table, layout, [])}
         if others := [name for name in table.columns if name not in used]:
             reading.note(f"{path}: columns that are no choices are skipped: {describe(others)}")
     return table, scores
+
+
+def _where_of_pairs(where: Callable[[int], str], rows: NDArray[np.int64]) -> Callable[[int], str]:
+    """Return what names the row of the k-th pair of a table whose rows hold several."""
+    return lambda pair: where(int(rows[pair]) if pair >= 0 else -1)
 
 
 class _Everything(frozenset[str]):

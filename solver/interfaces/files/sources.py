@@ -18,7 +18,9 @@ from solver.errors import MissingExtraError, SpecError
 from solver.problem.values import describe, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
+
+    from solver.errors import Violation
 
 __all__ = ["READING_FIELDS", "Reading", "content_suffix", "open_file", "read_bytes", "read_text", "too_large"]
 
@@ -70,6 +72,8 @@ class Reading:
         Receives what a reader decided by itself: separators found, columns skipped.
     files : list of Path
         Receives every file opened.
+    places : list of callable
+        Receives what puts file and line in front of a violation of the problem that was read.
     """
 
     encoding: str | None = None
@@ -79,6 +83,7 @@ class Reading:
     max_mb: float = 1000.0
     notes: list[str] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
+    places: list[Callable[[Violation], Violation]] = field(default_factory=list)
 
     def note(self, text: str) -> None:
         """Record what a reader decided by itself, once."""

@@ -115,9 +115,13 @@ def _read_json_lines(path: Path, reading: Reading) -> Table:
         raise SpecError(*faults)
 
     def where(row: int) -> str:
-        return f"{path}:{numbers[row]}" if row >= 0 else str(path)
+        return f"{path}:{numbers[row] if row >= 0 else (numbers or [1])[0]}"
 
-    return Table(_columns_of(records), len(records), where)
+    def column_at(name: str) -> str:
+        key = name.partition(".")[0] if name.startswith(f"{_NESTED_FIELD}.") else name
+        return where(next((row for row, record in enumerate(records) if key in record), -1))
+
+    return Table(_columns_of(records), len(records), where, column_at)
 
 
 def _record(line: str, path: Path, number: int) -> Any:
