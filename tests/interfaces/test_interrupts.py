@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 
 def test_interrupts_leave_all_or_nothing() -> None:
-    ends, found = run(8, 3, agents=5000)
-    assert found == []
-    assert sum(ends.values()) == 8
+    outcome = run(8, 3, agents=5000)
+    assert outcome.faults == []
+    assert sum(outcome.ends.values()) == 8
+    assert outcome.met >= 6
 
 
 def test_an_interrupt_during_imports_is_no_traceback(tmp_path: Path) -> None:
