@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from solver.interfaces.http.client import AsyncClient, Client
     from solver.load.balance.balancer import LoadBalancer
     from solver.load.control.alerts import AlertMonitor, AlertRule
-    from solver.load.control.capacity import CapacityManager, ScalingAction, ScalingRule, dry_run
+    from solver.load.control.capacity import CapacityManager, dry_run
+    from solver.load.control.scaling_rules import ScalingAction, ScalingRule
     from solver.load.control.sinks import LogSink
     from solver.load.lease import Demand, Lease
     from solver.load.observe.feedback import AdaptiveScorer
@@ -137,7 +138,8 @@ _HOMES = {
     "solver.interfaces.http.client": ("AsyncClient", "Client"),
     "solver.load.balance.balancer": ("LoadBalancer",),
     "solver.load.control.alerts": ("AlertMonitor", "AlertRule"),
-    "solver.load.control.capacity": ("CapacityManager", "ScalingAction", "ScalingRule", "dry_run"),
+    "solver.load.control.capacity": ("CapacityManager", "dry_run"),
+    "solver.load.control.scaling_rules": ("ScalingAction", "ScalingRule"),
     "solver.load.control.sinks": ("LogSink",),
     "solver.load.lease": ("Demand", "Lease"),
     "solver.load.observe.feedback": ("AdaptiveScorer",),

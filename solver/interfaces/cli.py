@@ -22,13 +22,14 @@ from solver.interfaces.bench.baselines import yardsticks
 from solver.interfaces.bench.bench_command import bench
 from solver.interfaces.failures import report_failure, say
 from solver.interfaces.files.assignments import known_ids, read_assignments
-from solver.interfaces.files.results import check_output, summary_of, write_results
+from solver.interfaces.files.results import check_output, write_results
 from solver.interfaces.http.commands import serve, token
 from solver.interfaces.options import ProblemSource, takes_problem
 from solver.interfaces.report import explanation_report, plan_report, progress_report
 from solver.interfaces.simulation.evaluate_command import evaluate
 from solver.interfaces.simulation.simulate_command import simulate
-from solver.interfaces.terminal import make_console, printable
+from solver.interfaces.targets import assignments_in, check_not_read
+from solver.interfaces.terminal import Steps, make_console, printable
 from solver.interfaces.verification_report import verification_report
 from solver.solution.plan import finite
 from solver.solution.solution import Status
@@ -192,7 +193,7 @@ def solve(
     if stream:
         from solver.interfaces.streaming import show_stream, solve_stream
 
-        with _working("reading", quiet=quiet or as_json) as step:
+        with Steps(_err, "reading", quiet=quiet or as_json) as step:
             manifest = solve_stream(
                 source,
                 output,
@@ -204,11 +205,11 @@ def solve(
                 report=step,
             )
         _exit(show_stream(manifest, _out, _err, as_json=as_json, quiet=quiet))
-    target = None if output is None else check_output(_assignments_in(output))
-    with _working("reading", quiet=quiet or as_json) as step:
+    target = None if output is None else check_output(assignments_in(output))
+    with Steps(_err, "reading", quiet=quiet or as_json) as step:
         asked = _read(source, quiet=quiet)
         if target is not None:
-            _check_not_read(target, source)
+            check_not_read(target, source.reading.files)
         # Importing engines is neither solving time nor part of a deadline.
         solver.warm_up(*(() if deadline_ms is not None else _likely_engines(asked)))
         step(f"solving {len(asked.agents):,} agents × {len(asked.models):,} models")
@@ -235,33 +236,11 @@ def _wrote(path: Path) -> None:
     _out.print(printable(f"wrote {path}"), style="dim", soft_wrap=True)
 
 
-def _check_not_read(target: Path, source: ProblemSource) -> None:
-    """Refuse to write over a file that the problem was read from."""
-    for path in (target, summary_of(target)):
-        for read in source.reading.files:
-            if path.exists() and read.exists() and path.samefile(read):
-                msg = f"{path}: expected another file than those read, got one of the problem's own"
-                raise SpecError(msg)
-
-
 def _likely_engines(problem: Problem) -> tuple[str, ...]:
     """Return the engines a problem of this size is likely to meet, cheap imports only."""
     if problem.demand is not None or any(model.resources for model in problem.models):
         return ("greedy",)
     return ("lsap", "flow") if len(problem.agents) <= _TINY_BATCH else ("flow", "price")
-
-
-def _assignments_in(output: Path) -> Path:
-    """Return the file of assignments: in a folder, or the file named."""
-    try:
-        if output.is_dir():
-            return output / "assignments.csv"
-        exists = output.exists()
-    except (OSError, ValueError):  # a name that no file can have, which check_output names
-        return output
-    if not output.suffix and not exists:
-        raise SpecError(f"{output}: no such folder; name an existing one, or a .csv, .json or .parquet file")
-    return output
 
 
 def _code(plan: Plan, deadline_ms: float | None) -> int:
@@ -404,27 +383,3 @@ app.command()(serve)
 app.command()(token)
 app.command()(simulate)
 app.command()(evaluate)
-
-
-class _Steps:
-    """Says on a terminal what is going on; silent elsewhere."""
-
-    def __init__(self, first: str, *, quiet: bool) -> None:
-        self._status = None if quiet or not _err.is_terminal else _err.status(first)
-
-    def __enter__(self) -> Any:
-        if self._status is not None:
-            self._status.start()
-        return self.step
-
-    def step(self, text: str) -> None:
-        if self._status is not None:
-            self._status.update(text)
-
-    def __exit__(self, *_: object) -> None:
-        if self._status is not None:
-            self._status.stop()
-
-
-def _working(first: str, *, quiet: bool) -> _Steps:
-    return _Steps(first, quiet=quiet)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BROKEN_PIPE",
+    "Steps",
     "finish_streams",
     "lost_output",
     "make_console",
@@ -120,3 +121,24 @@ def silence_stdout() -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
+
+
+class Steps:
+    """A line on a terminal that says what is going on; nothing elsewhere. Entering it gives :meth:`step`."""
+
+    def __init__(self, console: Console, first: str, *, quiet: bool) -> None:
+        self._status = None if quiet or not console.is_terminal else console.status(first)
+
+    def __enter__(self) -> Any:
+        if self._status is not None:
+            self._status.start()
+        return self.step
+
+    def step(self, text: str) -> None:
+        """Show another text."""
+        if self._status is not None:
+            self._status.update(text)
+
+    def __exit__(self, *_: object) -> None:
+        if self._status is not None:
+            self._status.stop()

@@ -20,7 +20,7 @@ from solver.simulate.series import series_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from solver.load.control.capacity import ScalingRule
+    from solver.load.control.scaling_rules import ScalingRule
     from solver.simulate.quality import Population
     from solver.simulate.schedule import Disruption
     from solver.simulate.servers import Fleet

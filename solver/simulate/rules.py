@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from solver.clock import ManualClock
-    from solver.load.control.capacity import ScalingRule
+    from solver.load.control.scaling_rules import ScalingRule
     from solver.simulate.replay import Policy, Scene
     from solver.simulate.running import RunningServers
 

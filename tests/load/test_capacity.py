@@ -7,14 +7,9 @@ import pytest
 from solver.clock import ManualClock
 from solver.errors import SpecError
 from solver.load.balance.balancer import LoadBalancer
-from solver.load.control.capacity import (
-    CapacityEvent,
-    CapacityManager,
-    ScalingAction,
-    ScalingRule,
-    dry_run,
-    slots_worth_adding,
-)
+from solver.load.control.capacity import CapacityManager, dry_run
+from solver.load.control.scaling_rules import CapacityEvent, ScalingAction, ScalingRule
+from solver.load.control.slots_worth_adding import slots_worth_adding
 from solver.load.snapshot import ModelLoad
 from solver.load.tracker import LoadTracker
 from solver.problem.spec import Agent, Capacity, Model

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from solver.errors import SpecError
-from solver.load.control.capacity import CapacityManager, ScalingAction, ScalingRule
+from solver.load.control.capacity import CapacityManager
+from solver.load.control.scaling_rules import ScalingAction, ScalingRule
 from solver.load.lease import Ask, Lease, LeaseState, Refusal, RefusalReason
 from solver.load.stops import StopOwner
 from solver.load.store.base import Limits

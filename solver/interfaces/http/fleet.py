@@ -10,7 +10,7 @@ from solver.errors import SpecError, Violation, ViolationKind
 from solver.interfaces.files.documents import read_document
 from solver.interfaces.http.watch import ALERT_RULES
 from solver.load.control.alerts import AlertRule
-from solver.load.control.capacity import ScalingAction, ScalingRule
+from solver.load.control.scaling_rules import ScalingAction, ScalingRule
 from solver.problem.spec import Model, Objective
 from solver.problem.values import Frozen, Real, Text, did_you_mean
 
@@ -46,7 +46,7 @@ class AlertSpec(Frozen):
 
 
 class ScalingSpec(Frozen):
-    """A scaling rule as a fleet file states it; fields as in :class:`~solver.load.control.capacity.ScalingRule`."""
+    """A scaling rule as a fleet file states it; fields as in :class:`~solver.ScalingRule`."""
 
     threshold_utilization: Real
     threshold_duration_ms: Real

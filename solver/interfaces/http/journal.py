@@ -12,7 +12,7 @@ from solver.interfaces.http.events import EventHub
 if TYPE_CHECKING:
     from solver.interfaces.http.limits import ServiceLimits
     from solver.load.control.alerts import Alert
-    from solver.load.control.capacity import CapacityEvent
+    from solver.load.control.scaling_rules import CapacityEvent
 
 __all__ = ["FLEET_FILE", "Journal", "now_text"]
 

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from solver.interfaces.http.journal import Journal
-    from solver.load.control.capacity import Redistributor, ScalingRule
+    from solver.load.control.capacity import Redistributor
+    from solver.load.control.scaling_rules import ScalingRule
     from solver.load.tracker import LoadTracker
 
 __all__ = ["ALERT_RULES", "Watch"]

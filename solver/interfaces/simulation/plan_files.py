@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from solver.errors import SpecError, Violation, ViolationKind
 from solver.interfaces.files.documents import read_document
 from solver.interfaces.files.tables import is_table, read_table
-from solver.load.control.capacity import ScalingAction, ScalingRule
+from solver.load.control.scaling_rules import ScalingAction, ScalingRule
 from solver.problem.values import did_you_mean
 from solver.simulate.schedule import Disruption
 

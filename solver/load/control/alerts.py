@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from solver.clock import Clock, MonotonicClock
 from solver.errors import SpecError, Violation, ViolationKind
 from solver.load.checks import amount_problems, name_problems
+from solver.load.control.hysteresis import Hysteresis
 from solver.load.observe.trends import WINDOWS_S
 
 if TYPE_CHECKING:
@@ -104,14 +105,6 @@ class Alert:
     at_s: float
 
 
-class _State:
-    __slots__ = ("raised", "since_s")
-
-    def __init__(self) -> None:
-        self.raised = False
-        self.since_s: float | None = None
-
-
 class AlertMonitor:
     """Evaluates rules and hands alerts to sinks, one alert a crossing and one a clearing.
 
@@ -149,7 +142,7 @@ class AlertMonitor:
         self._sinks = tuple(sinks)
         self._clock = clock or MonotonicClock()
         self._lock = threading.Lock()
-        self._states: dict[tuple[str, str], _State] = {}
+        self._states: dict[tuple[str, str], Hysteresis] = {}
 
     def check(self, tracker: LoadTracker, trends: Trends) -> list[Alert]:
         """Look at every model; return, and send, what has crossed or cleared."""
@@ -169,24 +162,19 @@ class AlertMonitor:
             raise SpecError(Violation("value", "expected a number", value))
         with self._lock:
             now = self._clock.now()
-            state = self._states.setdefault((rule.name, model), _State())
-            if value < rule.threshold:
-                state.since_s = None
-            elif state.since_s is None:
-                state.since_s = now
-            if state.raised and value < rule.clears_below:
-                state.raised = False
-            elif not state.raised and state.since_s is not None and now - state.since_s >= rule.hold_s:
-                state.raised = True
-            else:
+            state = self._states.setdefault((rule.name, model), Hysteresis())
+            changed = state.advance(
+                value, now, threshold=rule.threshold, clears_below=rule.clears_below, hold_s=rule.hold_s
+            )
+            if not changed:
                 return None
             alert = Alert(
                 rule=rule.name,
                 metric=rule.metric,
                 model=model,
-                raised=state.raised,
+                raised=state.active,
                 value=value,
-                threshold=rule.threshold if state.raised else rule.clears_below,
+                threshold=rule.threshold if state.active else rule.clears_below,
                 at_s=now,
             )
         self._send(alert)
@@ -195,7 +183,7 @@ class AlertMonitor:
     def raised(self) -> list[tuple[str, str]]:
         """Return the (rule, model) pairs whose alert stands, sorted."""
         with self._lock:
-            return sorted(key for key, state in self._states.items() if state.raised)
+            return sorted(key for key, state in self._states.items() if state.active)
 
     def _send(self, alert: Alert) -> None:
         for sink in self._sinks:
