@@ -31,7 +31,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path: Path, pure: bool
     tracked = subprocess.run(LISTED, cwd=ROOT, check=True, capture_output=True, text=True)
     library = set() if pure else {"solver/engines/kernels/_kernels.so"}
     assert names == set(tracked.stdout.split()) | library
-    assert {"solver/py.typed", "solver/load/store/scripts/1_time.lua"} <= names
+    assert {"solver/py.typed", "solver/load/store/scripts/01_time.lua"} <= names
     zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
     environment["PYTHONPATH"] = str(tmp_path / "installed")
     done = subprocess.run(

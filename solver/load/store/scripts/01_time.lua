@@ -35,17 +35,12 @@
 --       l:<lease> (string), op:<operation id> (string: its answer)
 
 local call, prefix = redis.call, KEYS[1]
-local META, EXPIRY, MODELS, POOLS = prefix .. 'meta', prefix .. 'expiry', prefix .. 'models', prefix .. 'pools'
-local TIMERS, TRASH, JOINED = prefix .. 'timers', prefix .. 'trash', prefix .. 'joined'
-local FORGOTTEN, MEMBERS, RECENT = prefix .. 'forgotten', prefix .. 'members', prefix .. 'recent'
+local META, EXPIRY, RECENT = prefix .. 'meta', prefix .. 'expiry', prefix .. 'recent'
 local PARTS = 60       -- steps a window
-local SETTLE_S = 600   -- how long an expired lease can still be settled, and an operation recognised
 local RECENT_S = 10    -- how long an attempt is remembered beyond the time at which it would be late anyway
 local LEAP_S = 3000    -- a clock of the caller's (in tests) that moves on by more at once was set
-local AT_ONCE = 1000   -- leases that one operation ends at most: about ten milliseconds
 local op, replica = ARGV[1], ARGV[4]
 local peers, absent_s = tonumber(ARGV[5]), tonumber(ARGV[6])
-local missing = 0      -- peers that are silent, and may be granting their share on their own
 
 local function num(text, default) return tonumber(text or default) or default end
 local function exact(number) return string.format('%.17g', number) end
@@ -113,133 +108,10 @@ if not has_state then late = wall > (tonumber(ARGV[8]) or math.huge) end -- it w
 local alive = now - lag
 local recovering = alive < recovering_until
 
-local function expect(set, second, member)
-  call('ZADD', set, exact(second), member)
-  due = math.min(due, second + (set == TRASH and lag or 0))
-end
-
-local function next_ticket()
-  ticket = ticket + 1
-  return ticket
-end
-
-local function lease_key(id) return prefix .. 'l:' .. id end
-local function stops_key(model) return prefix .. 's:' .. model end
-local function outside_key(model) return prefix .. 'o:' .. model end
-local function queue_key(model) return prefix .. 'q:' .. model end
-local function served_key(model) return prefix .. 'v:' .. model end
-local function history_key(model) return prefix .. 'h:' .. model end
-local function window_key(subject, meter) return prefix .. 'w:' .. subject .. ':' .. meter end
-
--- Whether this message is a copy of one that was carried out, or is followed by a later attempt.
-local function is_copy()
-  local id, attempt = ARGV[9], tonumber(ARGV[10])
-  if id == '' then return false end
-  local forgotten = exact((tonumber(ARGV[8]) or now) + RECENT_S)
-  due = math.min(due, now + RECENT_S)
-  local is_new = call('ZADD', RECENT, forgotten, id) == 1
-  if attempt == 1 then return not is_new end
-  return call('ZADD', RECENT, forgotten, id .. '#' .. ARGV[10]) == 0
-end
-
--- Shares of replicas that have fallen silent are left to them: they may be granting them on their own.
-local function granted_here(limit)
-  if missing == 0 or limit < 0 then return limit end
-  return limit - math.floor(limit / peers) * missing
-end
-
--- Subjects --------------------------------------------------------------------------------------------
-
 local SUBJECT = 'dddddddddddddddddddddd'
 local LIMITS = 'dddddd'
-local NOTHING = {}
-local loaded = {}
 
--- A model or pool as it is kept, or false when it is unknown.
-local function load(subject)
-  local m = loaded[subject]
-  if m ~= nil then return m end
-  local kept = call('HMGET', prefix .. subject, 'limits', 'state', 'further', 'pools', 'rules', 'meters')
-  if not kept[1] then
-    loaded[subject] = false
-    return false
-  end
-  m = {subject = subject, name = string.sub(subject, 3), used = {}, oldest = {}, further = NOTHING, pools = NOTHING}
-  m.slots, m.places, m.limit0, m.limit1, m.limit2, m.period = struct.unpack(LIMITS, kept[1])
-  local used, oldest = m.used, m.oldest
-  if kept[2] then
-    m.active, m.waiting, m.out_active, m.out_queued, m.added_a, m.added_q, m.seen_a, m.seen_q, m.accepting, m.held,
-      m.heard, used['0'], used['1'], used['2'], oldest['0'], oldest['1'], oldest['2'], m.usage, m.resets, m.level,
-      m.turns, m.measured = struct.unpack(SUBJECT, kept[2])
-  else
-    m.active, m.waiting, m.out_active, m.out_queued, m.added_a, m.added_q, m.seen_a, m.seen_q = 0, 0, 0, 0, 0, 0, 0, 0
-    m.accepting, m.held, m.heard, m.usage, m.resets, m.level, m.turns, m.measured = 1, 0, now, 0, 0, 0, 0, -1
-    used['0'], used['1'], used['2'], oldest['0'], oldest['1'], oldest['2'] = 0, 0, 0, -1, -1, -1
-  end
-  if kept[3] then m.further_text, m.further = kept[3], cjson.decode(kept[3]) end
-  if kept[4] then m.pools_text, m.pools = kept[4], cjson.decode(kept[4]) end
-  if kept[5] then m.rules_text, m.rules = kept[5], cjson.decode(kept[5]) end
-  if kept[6] then
-    for key, entry in pairs(cmsgpack.unpack(kept[6])) do used[key], oldest[key] = entry[1], entry[2] end
-  end
-  m.metered = m.limit0 >= 0 or m.limit1 >= 0 or m.limit2 >= 0 or #m.further > 0
-  loaded[subject] = m
-  return m
-end
-
-local function load_model(model) return load('m:' .. model) end
-local function load_pool(pool) return load('p:' .. pool) end
-
-local function touch(m)
-  m.heard, m.changed = now, true
-  version = version + 1
-end
-
-local function write_back()
-  for subject, m in pairs(loaded) do
-    if m and m.changed then
-      local used, oldest = m.used, m.oldest
-      local state = struct.pack(SUBJECT, m.active, m.waiting, m.out_active, m.out_queued, m.added_a, m.added_q, m.seen_a,
-        m.seen_q, m.accepting, m.held, m.heard, used['0'], used['1'], used['2'], oldest['0'], oldest['1'], oldest['2'],
-        m.usage, m.resets, m.level, m.turns, m.measured)
-      if m.further ~= NOTHING then
-        local meters = {}
-        for key, amount in pairs(used) do
-          if #key > 1 then meters[key] = {amount, oldest[key]} end
-        end
-        call('HSET', prefix .. subject, 'state', state, 'meters', cmsgpack.pack(meters))
-      else
-        call('HSET', prefix .. subject, 'state', state)
-      end
-    end
-  end
+local function write_state()
   call('HSET', META, 'state', struct.pack(STATE, wall, now, lag, peak, peak_now, doubt, doubt_until, leases, models, version,
     ticket, due, due_alive, recovering_until, longest_s))
-end
-
--- The pools a model or pool draws on, with those that they draw on in turn; nil when one has been deleted.
-local function chain_of(m)
-  if m.chain then return m.chain end
-  if #m.pools == 0 then
-    m.chain = NOTHING
-    return NOTHING
-  end
-  local chain, seen, k = {}, {}, 0
-  local function add(names)
-    for _, name in ipairs(names) do
-      if not seen[name] then
-        seen[name] = true
-        chain[#chain + 1] = load_pool(name)
-        if not chain[#chain] then return false end
-      end
-    end
-    return true
-  end
-  if not add(m.pools) then return nil end
-  while k < #chain do
-    k = k + 1
-    if not add(chain[k].pools) then return nil end
-  end
-  m.chain = chain
-  return chain
 end

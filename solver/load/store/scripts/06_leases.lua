@@ -226,7 +226,7 @@ local function release(id, actual)
     local subject, meter = charged(charges, k)
     if meter then
       local estimate, used = charges[k + 2], actual[meter[2]]
-      if used and meter[4] >= 0 then
+      if used then
         advance(subject, meter)
         if used > estimate then charge(subject, meter, used - estimate) end
         if used < estimate then refund(subject, meter, estimate - used, charges[k + 3]) end

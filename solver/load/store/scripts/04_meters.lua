@@ -30,6 +30,10 @@ local function meter_named(m, key)
     if meter[1] == key then return meter end
   end
   if #key == 1 then return primary(m, tonumber(key)) end
+  local kind, over = string.match(key, '^(%d)@(.+)$') -- no limit at present, and still counted
+  if kind and m.used[key] then
+    return {key, tonumber(kind), tonumber(over) or 1, -1, not tonumber(over) and over or nil, 86400}
+  end
 end
 
 local function period_end(meter)
