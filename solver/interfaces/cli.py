@@ -158,7 +158,8 @@ def solve(
         bool, typer.Option("--progress", help="Show how the answer improved over time.")
     ] = False,
     stream: Annotated[
-        bool, typer.Option("--stream", help="Read --scores, Parquet files, in passes: for more than memory.")
+        bool,
+        typer.Option("--stream", help="Read --scores or --agents, Parquet, in passes: for more than memory."),
     ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="With --stream: go on with an interrupted job.")

@@ -17,6 +17,7 @@ from solver.interfaces.failures import say
 from solver.interfaces.files.problem_file import read_fleet
 from solver.interfaces.report import number
 from solver.interfaces.terminal import printable
+from solver.scale.computed_scores import ComputedScores, agent_fields
 from solver.scale.job import LargeBatch, solve_files
 from solver.scale.pieces import ScoreColumns, files_of
 from solver.scale.storage import arrow, full_location, open_input
@@ -99,60 +100,91 @@ def show_verification(folder: Path, out: Console, *, as_json: bool, quiet: bool)
 
 
 def large_batch(source: ProblemSource) -> LargeBatch:
-    """Return the batch that ``--scores``, ``--models`` and the options beside them describe.
+    """Return the batch that ``--scores`` or ``--agents``, ``--models`` and the options beside them describe.
 
     Raises
     ------
     SpecError
         For options that do not go with it, and a fleet that has more than slots and load costs.
     """
-    others = {
+    _check_options(source)
+    fleet = [] if source.models is None else read_fleet(source.models, reading=source.reading)
+    _check_slots_only(fleet)
+    columns, files = _score_columns(source, fleet) if source.agents is None else _agent_columns(source, fleet)
+    if not fleet:
+        capacity = [int(source.slots or 0)] * len(columns.models)
+        return LargeBatch(files=files, columns=columns, capacity=capacity)
+    tiers = max(len(model.capacity.load_cost) for model in fleet)
+    return LargeBatch(
+        files=files,
+        columns=columns,
+        capacity=[model.capacity.batch_slots for model in fleet],
+        load_cost=[model.capacity.load_cost or (0.0,) * tiers for model in fleet] if tiers else [],
+        min_load=[model.capacity.min_slots for model in fleet],
+    )
+
+
+def _check_options(source: ProblemSource) -> None:
+    others: dict[str, object] = {
         "PROBLEM": source.problem,
-        "--agents": source.agents,
         "--gap-file": source.gap_file,
         "--model-column": source.model_column,
         "--choice-column": source.choice_column,
     }
+    if source.agents is not None:
+        others |= {"--score-column": source.score_column, "--sense": source.sense, "--slots": source.slots}
     lines = [f"{name}: not beside --stream" for name, given in others.items() if given not in (None, [])]
-    if source.scores is None:
-        lines.append("--scores: required beside --stream: Parquet files of one agent a row")
+    if (source.scores is None) == (source.agents is None):
+        lines.append("--scores: expected either --scores or --agents beside --stream: one agent a row")
     if source.layout not in (None, "wide"):
         lines.append(f"--layout: expected wide beside --stream, got {source.layout!r}")
-    if (source.models is None) == (source.slots is None):
+    if source.agents is not None and source.models is None:
+        lines.append("--models: required beside --agents and --stream")
+    elif (source.models is None) == (source.slots is None):
         lines.append("--models: expected either a fleet or --slots beside --stream")
-    if lines or source.scores is None:
+    if lines:
         raise SpecError(*lines)
+
+
+def _score_columns(source: ProblemSource, fleet: Sequence[Model]) -> tuple[ScoreColumns, tuple[str, ...]]:
+    """Return what the columns of ``--scores`` hold, and its files."""
     agent = source.agent_column or "agent"
-    files = files_of([full_location(source.scores)])
-    if source.models is None:
-        names = _model_columns(files[0], agent, source)
-        capacity, costs, floors = [int(source.slots or 0)] * len(names), [], []
-    else:
-        fleet = read_fleet(source.models, reading=source.reading)
-        _check_slots_only(fleet)
-        names = [model.id for model in fleet]
-        capacity = [model.capacity.batch_slots for model in fleet]
-        floors = [model.capacity.min_slots for model in fleet]
-        tiers = max(len(model.capacity.load_cost) for model in fleet)
-        costs = [model.capacity.load_cost or (0.0,) * tiers for model in fleet] if tiers else []
+    files = files_of([full_location(source.scores or "")])
+    names = [model.id for model in fleet] or _model_columns(files[0], agent, source)
     columns = ScoreColumns(
         agent=agent, models=tuple(names), scores=source.score_column, sense=source.sense or "maximize"
     )
-    return LargeBatch(files=files, columns=columns, capacity=capacity, load_cost=costs, min_load=floors)
+    return columns, files
+
+
+def _agent_columns(source: ProblemSource, fleet: Sequence[Model]) -> tuple[ScoreColumns, tuple[str, ...]]:
+    """Return how scores follow from the columns of ``--agents``, and its files."""
+    agent = source.agent_column or "id"
+    files = files_of([full_location(source.agents or "")])
+    names = [name for name in _schema_names(files[0]) if name not in (source.ignore_column or [])]
+    fields, lines = agent_fields(files[0], names, agent)
+    if lines:
+        raise SpecError(*lines)
+    return ScoreColumns.of_agents(ComputedScores.of(fleet, fields), agent=agent), files
 
 
 def _model_columns(path: str, agent: str, source: ProblemSource) -> list[str]:
     """Return the columns of scores, where no fleet names the models."""
-    pa, pq = arrow()
     if source.score_column is not None:
         raise SpecError("--models: required beside --score-column: it names the models of the scores")
+    ignored = {agent, *(source.ignore_column or [])}
+    return [name for name in _schema_names(path) if name not in ignored]
+
+
+def _schema_names(path: str) -> list[str]:
+    pa, pq = arrow()
     try:
         with open_input(path) as file:
-            found = pq.read_schema(file).names
+            names: list[str] = pq.read_schema(file).names
     except (pa.ArrowException, OSError) as error:
         reason = (str(error).splitlines() or ["it is broken"])[0]
         raise SpecError(Violation(path, f"not a readable Parquet file: {reason}")) from None
-    return [name for name in found if name != agent and name not in (source.ignore_column or [])]
+    return names
 
 
 def _check_slots_only(fleet: Sequence[Model]) -> None:

@@ -62,7 +62,7 @@ _RESOURCE_PREFIX = "resources."
 """First part of the names of columns that hold resources."""
 
 
-def agent_table(columns: Mapping[str, Column]) -> AgentTable:
+def agent_table(columns: Mapping[str, Column], *, rows: int | None = None) -> AgentTable:
     """Return the agents of equally long columns, named as the fields of :class:`~solver.problem.agents.Agent`. O(n).
 
     Parameters
@@ -71,6 +71,8 @@ def agent_table(columns: Mapping[str, Column]) -> AgentTable:
         ``id`` is required; resources have a column each, such as ``resources.memory_gb``. Rows without a
         value take the default of the field. Lists of capabilities, models, regions or providers are lists,
         or text separated by ``;`` or ``|``.
+    rows : int, optional
+        Number of rows, where nobody will ask for ids: the table has none, and the column is not required.
 
     Raises
     ------
@@ -94,10 +96,10 @@ def agent_table(columns: Mapping[str, Column]) -> AgentTable:
                 "agents.resources", f"expected one column for each, such as {_RESOURCE_PREFIX}memory_gb"
             )
         )
-    if "id" not in columns:
+    if "id" not in columns and rows is None:
         msg = Violation("agents.id", "required, but missing", kind=ViolationKind.MISSING)
         raise SpecError(*lines, msg)
-    n = len(columns["id"])
+    n = len(columns["id"]) if rows is None else rows
     unequal = [
         Violation(f"agents.{name}", f"expected {n} values like the column of ids", len(column))
         for name, column in columns.items()
@@ -105,7 +107,7 @@ def agent_table(columns: Mapping[str, Column]) -> AgentTable:
     ]
     if unequal:
         raise SpecError(*lines, *unequal)
-    ids = _ids(columns["id"], lines)
+    ids = _ids(columns["id"], lines) if rows is None else np.broadcast_to(np.array("", object), (n,))
     numbers = {name: _numbers(name, columns.get(name), n, lines) for name in NUMBER_FIELDS}
     tenants, tenant = parsed_column("tenant", columns.get("tenant"), n, read_text, lines)
     profiles, profile = _profiles(columns, n, lines)

@@ -4,12 +4,14 @@ The optimum of a slot problem lives in m prices, so that the agents' rows can st
 with counts, samples and the few agents whose model the prices leave open. See ``docs/how-to/large-batches.md``.
 """
 
+from solver.scale.computed_scores import ComputedScores
 from solver.scale.job import LargeBatch, solve_files
 from solver.scale.manifest import Manifest, read_manifest
 from solver.scale.pieces import ScoreColumns
 from solver.scale.verification import FileVerification, verify_plan
 
 __all__ = [
+    "ComputedScores",
     "FileVerification",
     "LargeBatch",
     "Manifest",

@@ -10,6 +10,7 @@ import numpy as np
 
 from solver.errors import SpecError, Violation, ViolationKind
 from solver.problem.values import did_you_mean
+from solver.scale.computed_scores import ComputedScores, scored_agents
 from solver.scale.storage import arrow, files_matching, full_location, open_input
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ class ScoreColumns:
         Column of priorities: see :func:`solver.assign`.
     sense : {"maximize", "minimize"}
         With ``minimize`` the files hold costs.
+    computed : ComputedScores, optional
+        The files hold agents instead of scores: how the one follows from the other.
     """
 
     agent: str = "agent"
@@ -55,10 +58,24 @@ class ScoreColumns:
     penalty: str | None = None
     priority: str | None = None
     sense: str = "maximize"
+    computed: ComputedScores | None = None
+
+    @classmethod
+    def of_agents(cls, computed: ComputedScores, agent: str = "id") -> ScoreColumns:
+        """Return the columns of files of agents, whose scores are computed."""
+        return cls(
+            agent=agent,
+            models=computed.models,
+            penalty="unassigned_penalty" if "unassigned_penalty" in computed.fields else None,
+            priority="priority" if "priority" in computed.fields else None,
+            computed=computed,
+        )
 
     @property
     def numbers(self) -> tuple[str, ...]:
         """Columns that a pass over the numbers reads."""
+        if self.computed is not None:
+            return self.computed.fields or (self.agent,)
         own = self.models if self.scores is None else (self.scores,)
         return (*own, *(name for name in (self.penalty, self.priority) if name is not None))
 
@@ -257,6 +274,7 @@ def _unfit(path: str, schema: Any, columns: ScoreColumns) -> list[Violation]:
     """Return which columns are missing, or of a type that holds no numbers."""
     known = schema.names
     lines = []
+    numeric = () if columns.computed is not None else columns.numbers
     for name in (columns.agent, *columns.numbers):
         if known.count(name) != 1:
             rule = f"{name}: expected one such column"
@@ -264,7 +282,7 @@ def _unfit(path: str, schema: Any, columns: ScoreColumns) -> list[Violation]:
             lines.append(Violation(path, rule, shown=shown, hint=did_you_mean(name, known)))
             continue
         kind = schema.field(name).type
-        if name in columns.numbers and name != columns.scores and not _is_number(kind):
+        if name in numeric and name != columns.scores and not _is_number(kind):
             lines.append(Violation(path, f"{name}: expected numbers", shown=str(kind)))
         if name == columns.scores and not _is_list(kind, len(columns.models)):
             rule = f"{name}: expected lists of numbers, or fixed-size binary of {len(columns.models)} floats"
@@ -289,6 +307,10 @@ def _is_list(kind: Any, m: int) -> bool:
 
 
 def _block(piece: Piece, row: int, batch: Any, columns: ScoreColumns) -> Block:
+    if columns.computed is not None:
+        score, penalty, priority = scored_agents(columns.computed, batch, piece.path, row)
+        first = piece.first + row - piece.row
+        return Block(first=first, score=np.ascontiguousarray(score), penalty=penalty, priority=priority)
     m = len(columns.models)
     forbidden = np.inf if columns.sense == "minimize" else -np.inf
     if columns.scores is None:

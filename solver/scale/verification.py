@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from solver.errors import SpecError, Violation
 from solver.scale.assignment_files import checksum
+from solver.scale.computed_scores import ComputedScores
 from solver.scale.job import LargeBatch
 from solver.scale.judge import PieceCertificate, PlanCertificate, conclude, judge_block
 from solver.scale.manifest import MANIFEST, Manifest, read_manifest
@@ -92,11 +93,19 @@ def verify_plan(folder: str | Path) -> FileVerification:
     return FileVerification(certificate=certificate, violations=(*certificate.violations, *lines))
 
 
+def _columns(document: dict[str, Any]) -> ScoreColumns:
+    """Return the columns that a manifest names."""
+    computed = document.get("computed")
+    if computed is not None:
+        computed = ComputedScores(fleet=computed["fleet"], fields=tuple(computed["fields"]))
+    return ScoreColumns(**{**document, "models": tuple(document["models"]), "computed": computed})
+
+
 def _asked(folder: PlanFolder, manifest: Manifest) -> tuple[LargeBatch, list[Piece]]:
     """Return what the manifest says was asked, its files unchanged."""
     try:
         request = manifest.request
-        columns = ScoreColumns(**{**request["columns"], "models": tuple(request["columns"]["models"])})
+        columns = _columns(request["columns"])
         batch = LargeBatch(
             files=[path for path, _ in request["files"]],
             columns=columns,
