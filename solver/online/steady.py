@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -120,43 +120,25 @@ def steady_prices(
     scores = np.where(closed, -np.inf, sample.scores)
     pool, lead = _replicas(sample.scores, service, closed)
     count = len(lead)
-    slots, queue = (np.bincount(pool, part, count).astype(np.int64) for part in (limits.slots, limits.queue))
-    requests: NDArray[np.float64] = np.bincount(pool, limits.requests_per_s, count).astype(np.float64)
-    tokens: NDArray[np.float64] = np.bincount(pool, limits.tokens_per_s, count).astype(np.float64)
+    resources = _Resources(limits, pool, count)
     scores, service, cost = scores[:, lead], service[:, lead], sample.cost_usd[:, lead]
     lowest, span = range_of_scores(sample.scores)
     least = min(lowest - params.unserved_margin * span, 0.0)
     unserved, stand_in = value_of_nobody(sample.unserved, least)
-    of_models: list[NDArray[np.float64] | None] = [service]
-    rates = [np.maximum(slots, 1e-3)]
-    for limit, use in (
-        (requests, None),
-        (tokens, np.broadcast_to(sample.tokens[:, None], scores.shape)),
-    ):
-        if np.isfinite(limit).any():
-            of_models.append(use)
-            rates.append(params.rate_limit_share * limit)
-    shared = []
-    if limits.usd_per_s < np.inf:
-        shared.append(cost)
-        rates.append(np.array([max(limits.usd_per_s, 1e-12)]))
-    for t, share in enumerate(limits.tenant_shares.tolist()):
-        shared.append(service * (sample.tenant == t)[:, None])
-        rates.append(np.array([max(share * slots.sum(), 1e-3)]))
-    kinds = (len(of_models), len(shared))
+    of_models, shared, rates = resources.rows(service, sample, cost, params.rate_limit_share)
     found = window_prices(
         scores,
         weights=sample.weights,
         unserved=unserved,
-        rates=np.concatenate(rates) / rate_per_s,
+        rates=rates / rate_per_s,
         of_models=of_models,
         shared=shared,
-        start=_start(before, lead, kinds, limits, requests, tokens),
+        start=None if before is None else resources.start(before, lead),
         temperature=_STEADY_SMOOTHING
         * params.smoothing
         * (lowest + span - min(float(unserved.min()), lowest)),
     )
-    request, token, dollar, tenant = _named(found.of_models, found.shared, limits, requests, tokens)
+    request, token, dollar, tenant = resources.named(found.of_models, found.shared)
     net = scores - request - token * sample.tokens[:, None]
     if dollar > 0:
         net -= dollar * cost
@@ -170,8 +152,8 @@ def steady_prices(
         shares=found.shares,
         mean_price=found.of_models[0],
         rate_per_s=rate_per_s,
-        slots=slots,
-        queue=queue,
+        slots=resources.slots,
+        queue=resources.queue,
         wait_cost_per_s=wait_cost_per_s,
         rounds=params.coupling_rounds,
         largest_pool=params.largest_pool,
@@ -190,39 +172,65 @@ def steady_prices(
     )
 
 
-def _start(
-    before: SteadyPrices | None,
-    lead: NDArray[np.intp],
-    kinds: tuple[int, int],
-    limits: SteadyLimits,
-    requests: NDArray[np.float64],
-    tokens: NDArray[np.float64],
-) -> NDArray[np.float64] | None:
-    """Return the last prices in the order of the rows, None where there are none."""
-    if before is None:
-        return None
-    parts = [before.second[lead]]
-    parts += [before.request[lead]] if np.isfinite(requests).any() else []
-    parts += [before.token[lead]] if np.isfinite(tokens).any() else []
-    parts += [np.array([before.dollar])] if limits.usd_per_s < np.inf else []
-    parts.append(before.tenant_second)
-    return np.concatenate(parts)
+class _Resources:
+    """What pools of replicas and the whole fleet are short of, as rows of a linear program.
 
+    Rows of every pool come first (seconds, and requests and tokens where they are limited), then shared ones (money
+    where it is limited, and the seconds of each tenant).
+    """
 
-def _named(
-    of_models: NDArray[np.float64],
-    shared: NDArray[np.float64],
-    limits: SteadyLimits,
-    requests: NDArray[np.float64],
-    tokens: NDArray[np.float64],
-) -> tuple[NDArray[np.float64], NDArray[np.float64], float, NDArray[np.float64]]:
-    """Return the prices of a request, a token, a dollar, and of a tenant's second."""
-    free = np.zeros(of_models.shape[1])
-    rows = iter(of_models[1:])
-    request = next(rows) if np.isfinite(requests).any() else free
-    token = next(rows) if np.isfinite(tokens).any() else free
-    money = limits.usd_per_s < np.inf
-    return request, token, float(shared[0]) if money else 0.0, shared[int(money) :]
+    def __init__(self, limits: SteadyLimits, pool: NDArray[np.int64], count: int) -> None:
+        def summed(part: NDArray[Any]) -> NDArray[np.float64]:
+            total: NDArray[np.float64] = np.bincount(pool, part, count).astype(np.float64)
+            return total
+
+        self.slots, self.queue = (summed(part).astype(np.int64) for part in (limits.slots, limits.queue))
+        self._requests, self._tokens = summed(limits.requests_per_s), summed(limits.tokens_per_s)
+        self._limits_requests = bool(np.isfinite(self._requests).any())
+        self._limits_tokens = bool(np.isfinite(self._tokens).any())
+        self._limits_money = limits.usd_per_s < np.inf
+        self._limits = limits
+
+    def rows(
+        self, service: NDArray[np.float64], sample: Sample, cost: NDArray[np.float64], planned_share: float
+    ) -> tuple[list[NDArray[np.float64] | None], list[NDArray[np.float64]], NDArray[np.float64]]:
+        """Return what each pair uses of each pool's rows (None: one), of the shared rows, and all rates."""
+        of_models: list[NDArray[np.float64] | None] = [service]
+        rates = [np.maximum(self.slots, 1e-3)]
+        if self._limits_requests:
+            of_models.append(None)
+            rates.append(planned_share * self._requests)
+        if self._limits_tokens:
+            of_models.append(np.broadcast_to(sample.tokens[:, None], service.shape))
+            rates.append(planned_share * self._tokens)
+        shared = []
+        if self._limits_money:
+            shared.append(cost)
+            rates.append(np.array([max(self._limits.usd_per_s, 1e-12)]))
+        for t, share in enumerate(self._limits.tenant_shares.tolist()):
+            shared.append(service * (sample.tenant == t)[:, None])
+            rates.append(np.array([max(share * self.slots.sum(), 1e-3)]))
+        return of_models, shared, np.concatenate(rates)
+
+    def start(self, before: SteadyPrices, lead: NDArray[np.intp]) -> NDArray[np.float64]:
+        """Return the last prices in the order of the rows."""
+        parts = [before.second[lead]]
+        parts += [before.request[lead]] if self._limits_requests else []
+        parts += [before.token[lead]] if self._limits_tokens else []
+        parts += [np.array([before.dollar])] if self._limits_money else []
+        parts.append(before.tenant_second)
+        return np.concatenate(parts)
+
+    def named(
+        self, of_models: NDArray[np.float64], shared: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], float, NDArray[np.float64]]:
+        """Return the prices of a request, a token, a dollar, and of a tenant's second."""
+        free = np.zeros(of_models.shape[1])
+        rows = iter(of_models[1:])
+        request = next(rows) if self._limits_requests else free
+        token = next(rows) if self._limits_tokens else free
+        dollar = float(shared[0]) if self._limits_money else 0.0
+        return request, token, dollar, shared[int(self._limits_money) :]
 
 
 def _replicas(

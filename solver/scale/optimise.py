@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -148,14 +148,10 @@ def optimise(
     if n * m * scale.allowed + (n if may_leave else 0) <= budget.few_arcs:
         outcome = solve_everything(rows, pooled, scale)
     else:
-        most = budget.numbers / m
         short = barely_short(n, pooled) if may_leave and not survey.forbids else 0
-        if short:
-            enough = pooled.scaled(n / pooled.total.sum()).anchored()
-            everyone = PieceRows(fleet, pieces, survey, sample, None, closed)
-            estimate = estimate_prices(everyone, enough, scale, generator, most=most)
-        else:
-            estimate = estimate_prices(rows, pooled, scale, generator, most=most)
+        everyone = PieceRows(fleet, pieces, survey, sample, None, closed) if short else rows
+        enough = pooled.scaled(n / pooled.total.sum()).anchored() if short else pooled
+        estimate = estimate_prices(everyone, enough, scale, generator, most=budget.numbers / m)
         estimate = price_tails(rows, pooled, estimate, short=short)
         outcome = find_optimum(rows, pooled, scale, estimate, Deadline.after(None))
     if outcome is None:
@@ -170,16 +166,15 @@ def optimise(
     if floor is not None:
         prices = prices - valuation.shift
         prices = np.where(floor > 0, prices, np.maximum(prices, 0.0))  # below zero only where a floor binds
-        load = np.sum(list(choice.settled.values()), axis=0) + np.bincount(choice.model, minlength=m + 1)
-        least = floor if twins is None else np.bincount(twins, floor, m)
-        if (load[:-1] < least).any():
+        if not _reaches(choice, floor if twins is None else np.bincount(twins, floor, m)):
             return None
-    return Optimum(
-        choice=choice,
-        prices=prices,
-        valuation=valuation,
-        may_leave=may_leave,
-    )
+    return Optimum(choice=choice, prices=prices, valuation=valuation, may_leave=may_leave)
+
+
+def _reaches(choice: PieceChoice, least: NDArray[Any]) -> bool:
+    """Return whether every model serves at least so many agents, (m,)."""
+    load = np.sum(list(choice.settled.values()), axis=0) + np.bincount(choice.model, minlength=len(least) + 1)
+    return bool((load[:-1] >= least).all())
 
 
 def _may_leave(survey: Survey, shape: Instance) -> bool:

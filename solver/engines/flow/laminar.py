@@ -170,83 +170,85 @@ def _find(instance: Instance) -> LaminarNetwork | None:
     return _assembled(instance, rows)
 
 
-def _assembled(instance: Instance, rows: CountingRows) -> LaminarNetwork | None:
-    """Return the network of rows that are counts, or None where their sets cross."""
-    n, m = instance.n, instance.m
-    count = rows.limits.count
-    allowed = rows.allowed
+@dataclass(frozen=True, slots=True, eq=False)
+class _RowKinds:
+    """Of what kind each of g rows is, and what it consists of.
+
+    Parameters
+    ----------
+    size : (g,) int64
+        Pairs of each row.
+    column : (g,) int64
+        The model of a row on one model; m, "outside", for a row of agents.
+    on_model, whole, of_models, of_agents : (g,) bool
+        Rows on one model; those of them that hold all its pairs; rows of whole models, and of whole agents.
+    group, member : (u,) int64
+        Rows of whole models, and their models.
+    team, person : (v,) int64
+        Rows of whole agents, and their agents.
+    """
+
+    size: NDArray[np.int64]
+    column: NDArray[np.int64]
+    on_model: NDArray[np.bool_]
+    whole: NDArray[np.bool_]
+    of_models: NDArray[np.bool_]
+    of_agents: NDArray[np.bool_]
+    group: NDArray[np.int64]
+    member: NDArray[np.int64]
+    team: NDArray[np.int64]
+    person: NDArray[np.int64]
+
+    @property
+    def sets(self) -> NDArray[np.bool_]:
+        """Rows that are sets of pairs of one column."""
+        return self.on_model | self.of_agents
+
+
+def _row_kinds(rows: CountingRows, m: int) -> _RowKinds | None:
+    """Return the kinds of rows that are counts, None where one is of no kind."""
+    count, allowed = rows.limits.count, rows.allowed
     size = np.bincount(rows.row, minlength=count)
     present = size > 0
     column, last = np.full(count, m, np.int64), np.full(count, -1, np.int64)
     np.minimum.at(column, rows.row, rows.model)
     np.maximum.at(last, rows.row, rows.model)
     on_model = present & (column == last)
-    group, member, of_models = _whole_lines(
-        rows.row, rows.model, present & ~on_model, allowed.sum(axis=0), size
-    )
-    team, person, of_agents = _whole_lines(
-        rows.row, rows.agent, present & ~on_model & ~of_models, allowed.sum(axis=1), size
-    )
-    if (present & ~(on_model | of_models | of_agents)).any():
+    other = present & ~on_model
+    group, member, of_models = _whole_lines(rows.row, rows.model, other, allowed.sum(axis=0), size)
+    other &= ~of_models
+    team, person, of_agents = _whole_lines(rows.row, rows.agent, other, allowed.sum(axis=1), size)
+    if (other & ~of_agents).any():
         return None
-    may_leave = np.ones(n, bool) if instance.penalty is None else np.isfinite(instance.penalty)
-
-    # Sets of pairs of one column each: those on a model, and those of agents, seen as the pairs to the outside.
-    whole = on_model & (
-        size == allowed.sum(axis=0)[np.minimum(column, m - 1)]
-    )  # around all others of their model
-    counted = (on_model & ~whole)[rows.row]
-    optional = may_leave[person]
-    row = np.concatenate([rows.row[counted], team[optional]])
-    key = np.concatenate(
-        [rows.agent[counted] * (m + 1) + rows.model[counted], person[optional] * (m + 1) + m]
-    )
-    sets = np.flatnonzero(on_model | of_agents)
-    number = np.full(count, -1, np.int64)
-    number[sets] = m + 1 + np.arange(len(sets))
-    nested = _nested(row, key, np.bincount(row, minlength=count), count)
-    if nested is None:
-        return None
-    inner, inner_row, around = nested
-    agent, model = np.nonzero(np.append(allowed, may_leave[:, None], axis=1))
-    node = model.copy()
-    node[np.searchsorted(agent * (m + 1) + model, inner)] = number[inner_row]
-    parent = np.full(m + 1 + len(sets) + int(of_models.sum()), 0, np.int64)
-    sink = len(parent)
+    whole = on_model & (size == allowed.sum(axis=0)[np.minimum(column, m - 1)])
     column[of_agents] = m
-    innermost = np.arange(m + 1)  # of the sets that are whole columns, or the column itself
-    for g in np.flatnonzero(whole).tolist():
-        parent[number[g]], innermost[column[g]] = innermost[column[g]], number[g]
-    own = node <= m
-    node[own] = innermost[node[own]]
-    parts = np.flatnonzero((on_model & ~whole) | of_agents)
-    parent[number[parts]] = np.where(around[parts] >= 0, number[around[parts]], innermost[column[parts]])
+    return _RowKinds(size, column, on_model, whole, of_models, of_agents, group, member, team, person)
 
-    # Groups of models.
-    groups = np.flatnonzero(of_models)
-    number[groups] = m + 1 + len(sets) + np.arange(len(groups))
-    nested = _nested(group, member, np.bincount(group, minlength=count), count)
-    if nested is None:
+
+def _assembled(instance: Instance, rows: CountingRows) -> LaminarNetwork | None:
+    """Return the network of rows that are counts, or None where their sets cross."""
+    n, m = instance.n, instance.m
+    kinds = _row_kinds(rows, m)
+    if kinds is None:
         return None
-    inner, inner_row, around = nested
-    parent[: m + 1] = sink
-    parent[inner] = number[inner_row]
-    parent[number[groups]] = np.where(around[groups] >= 0, number[around[groups]], sink)
-
-    low, high = np.zeros(sink, np.int64), np.full(sink, n, np.int64)
+    sets, groups = np.flatnonzero(kinds.sets), np.flatnonzero(kinds.of_models)
+    number = np.full(rows.limits.count, -1, np.int64)
+    number[sets] = m + 1 + np.arange(len(sets))
+    number[groups] = m + 1 + len(sets) + np.arange(len(groups))
+    parent = np.zeros(m + 1 + len(sets) + len(groups), np.int64)
+    may_leave = np.ones(n, bool) if instance.penalty is None else np.isfinite(instance.penalty)
+    arcs = _nest_sets(rows, kinds, may_leave, number, parent)
+    if arcs is None or not _nest_groups(kinds, number, parent, m):
+        return None
+    low, high = np.zeros(len(parent), np.int64), np.full(len(parent), n, np.int64)
     high[:m] = instance.slots
-    used = np.concatenate([sets, groups])
-    low[number[used]], high[number[used]] = rows.least[used], np.minimum(rows.most[used], n)
-    sign = np.where(rows.least > 0, -1, 1)
-    total, teams = np.bincount(team, minlength=count), np.flatnonzero(of_agents)
-    # At most so many of them are served: at least the others are not, and the other way round.
-    low[number[teams]] = np.maximum(0, total[teams] - np.minimum(rows.most[teams], n))
-    high[number[teams]] = total[teams] - rows.least[teams]
-    sign[teams] *= -1
+    sign = _bound_nodes(rows, kinds, number, low, high)
     number[rows.idle] = -1
     number[
         rows.merged
     ] = -1  # one row of a clique: no multipliers of its pairs say what the whole set is worth
+    agent, node, model = arcs
+    only_models = not ((kinds.of_models | kinds.of_agents).any() or rows.merged)
     return LaminarNetwork(
         agent=agent,
         node=node,
@@ -259,10 +261,83 @@ def _assembled(instance: Instance, rows: CountingRows) -> LaminarNetwork | None:
         row_sign=sign,
         row_unit=rows.unit,
         forbidding=tuple(rows.forbidding),
-        whole_models=not ((of_models | of_agents).any() or rows.merged) and bool((on_model == whole).all()),
+        whole_models=only_models and bool((kinds.on_model == kinds.whole).all()),
         strengthened=bool(rows.merged),
-        infeasible=rows.infeasible or bool((high < low).any() or (rows.least > size).any()),
+        infeasible=rows.infeasible or bool((high < low).any() or (rows.least > kinds.size).any()),
     )
+
+
+def _nest_sets(
+    rows: CountingRows,
+    kinds: _RowKinds,
+    may_leave: NDArray[np.bool_],
+    number: NDArray[np.int64],
+    parent: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]] | None:
+    """Set the parents of sets on one model and of agents; return the arcs, or None where two sets cross.
+
+    Sets of agents are seen as their pairs to the outside. Sets that hold all pairs of their model lie around its
+    other sets.
+    """
+    m = rows.allowed.shape[1]
+    parts = kinds.on_model & ~kinds.whole
+    counted, optional = parts[rows.row], may_leave[kinds.person]
+    row = np.concatenate([rows.row[counted], kinds.team[optional]])
+    key = np.concatenate(
+        [rows.agent[counted] * (m + 1) + rows.model[counted], kinds.person[optional] * (m + 1) + m]
+    )
+    nested = _nested(row, key, np.bincount(row, minlength=len(number)), len(number))
+    if nested is None:
+        return None
+    inner, inner_row, around = nested
+    agent, model = np.nonzero(np.append(rows.allowed, may_leave[:, None], axis=1))
+    node = model.copy()
+    node[np.searchsorted(agent * (m + 1) + model, inner)] = number[inner_row]
+    innermost = np.arange(m + 1)  # of the sets that are whole columns, or the column itself
+    for g in np.flatnonzero(kinds.whole).tolist():
+        column = kinds.column[g]
+        parent[number[g]], innermost[column] = innermost[column], number[g]
+    own = node <= m
+    node[own] = innermost[node[own]]
+    nodes = np.flatnonzero(parts | kinds.of_agents)
+    parent[number[nodes]] = np.where(
+        around[nodes] >= 0, number[around[nodes]], innermost[kinds.column[nodes]]
+    )
+    return agent, node, model
+
+
+def _nest_groups(kinds: _RowKinds, number: NDArray[np.int64], parent: NDArray[np.int64], m: int) -> bool:
+    """Set the parents of models, the outside and groups of models; return whether no two groups cross."""
+    sink = len(parent)
+    nested = _nested(kinds.group, kinds.member, np.bincount(kinds.group, minlength=len(number)), len(number))
+    if nested is None:
+        return False
+    inner, inner_row, around = nested
+    parent[: m + 1] = sink
+    parent[inner] = number[inner_row]
+    groups = np.flatnonzero(kinds.of_models)
+    parent[number[groups]] = np.where(around[groups] >= 0, number[around[groups]], sink)
+    return True
+
+
+def _bound_nodes(
+    rows: CountingRows,
+    kinds: _RowKinds,
+    number: NDArray[np.int64],
+    low: NDArray[np.int64],
+    high: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """Set the bounds of the flow out of each set and group; return the sign of each row's multiplier."""
+    n = len(rows.allowed)
+    used = np.flatnonzero(kinds.sets | kinds.of_models)
+    low[number[used]], high[number[used]] = rows.least[used], np.minimum(rows.most[used], n)
+    sign = np.where(rows.least > 0, -1, 1)
+    total, teams = np.bincount(kinds.team, minlength=len(number)), np.flatnonzero(kinds.of_agents)
+    # At most so many of them are served: at least the others are not, and the other way round.
+    low[number[teams]] = np.maximum(0, total[teams] - np.minimum(rows.most[teams], n))
+    high[number[teams]] = total[teams] - rows.least[teams]
+    sign[teams] *= -1
+    return sign
 
 
 def _whole_lines(

@@ -114,8 +114,7 @@ def descend(
     If the first step aims beyond the outermost box, or the last ends at a side of it: where to.
     """
     contested = outermost = nest[0].contested
-    side = contested.high - contested.low
-    radius = side / 2
+    radius = (contested.high - contested.low) / 2
     coolest = 0.0 if grid is None else COLDEST * grid
     best = np.inf
     at = prices
@@ -136,32 +135,16 @@ def descend(
         best, at = value, prices
         curvature = response.curvature + np.diag(slope)
         excess = response.load - offered
-        if attempt == 0 and may_leave:
-            reach = _REACH * side
-            aim = newton_step(curvature, excess, np.maximum(-reach, supply.cheapest - prices), reach)
-            beyond = np.maximum(contested.low - prices - aim, prices + aim - contested.high)
-            if (beyond > _BEYOND * side).any():
-                return Elsewhere(prices=prices + aim, pressed=np.zeros(len(prices), bool))
+        if attempt == 0 and may_leave and (aim := _aim_outside(contested, supply, prices, curvature, excess)):
+            return aim
         while (
             pinned := _pinned(contested, outermost, at, excess)
-        ).any():  # drawn too small: back to the one around it
+        ).any():  # drawn too small: the one around it
             nest.pop()
             contested = nest[-1].contested
             radius = np.where(pinned, WIDENING * radius, radius)
-        low, high = contested.low - prices, contested.high - prices
-        if supply.anchor is not None:
-            low[supply.anchor] = high[supply.anchor] = 0.0
-        # Balanced to an agent or two with nobody near the boundary: the flow will settle it, few arcs are open.
-        lonely = (curvature.diagonal() * temperature < _UNINFORMED_BELOW) & (np.abs(excess) <= 2.0)
-        low[lonely] = high[lonely] = 0.0
-        step = newton_step(curvature, excess, low, high)
+        step, radius = _step(contested, supply, prices, curvature, excess, temperature, radius)
         prices = prices + step
-        held = high <= low if supply.anchor is not None else (at <= supply.cheapest) & (excess < 0)
-        spread = _unit_spread(curvature, held)
-        # Room for the whole step, so that going back stays inside; a step far beyond what T shows says nothing.
-        reach = np.abs(step)
-        shorter = np.minimum(radius, reach + 3.0 * temperature + spread)
-        radius = np.where(reach <= _TRUSTED_STEP * temperature, shorter, np.maximum(radius, reach))
         settled = np.abs(step).max() <= (_SETTLED_STEP if temperature > coolest else 1.0) * temperature
         ratio = float(np.median(2 * radius / np.maximum(contested.high - contested.low, 1e-300)))
         if ratio <= _WORTHWHILE_SIDE:
@@ -183,6 +166,46 @@ def descend(
         if pressed.any():
             return Elsewhere(prices=at, pressed=pressed)
     return prices, radius
+
+
+def _aim_outside(
+    box: Contested,
+    supply: Supply,
+    prices: NDArray[np.float64],
+    curvature: NDArray[np.float64],
+    excess: NDArray[np.float64],
+) -> Elsewhere | None:
+    """Return where a first step leads if that is well beyond the box."""
+    side = box.high - box.low
+    reach = _REACH * side
+    aim = prices + newton_step(curvature, excess, np.maximum(-reach, supply.cheapest - prices), reach)
+    if (np.maximum(box.low - aim, aim - box.high) > _BEYOND * side).any():
+        return Elsewhere(prices=aim, pressed=np.zeros(len(prices), bool))
+    return None
+
+
+def _step(
+    box: Contested,
+    supply: Supply,
+    prices: NDArray[np.float64],
+    curvature: NDArray[np.float64],
+    excess: NDArray[np.float64],
+    temperature: float,
+    radius: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return a Newton step within the box, and the half-widths of a box around its end that holds the optimum."""
+    low, high = box.low - prices, box.high - prices
+    if supply.anchor is not None:
+        low[supply.anchor] = high[supply.anchor] = 0.0
+    # Balanced to an agent or two with nobody near the boundary: the flow will settle it, few arcs are open.
+    lonely = (curvature.diagonal() * temperature < _UNINFORMED_BELOW) & (np.abs(excess) <= 2.0)
+    low[lonely] = high[lonely] = 0.0
+    step = newton_step(curvature, excess, low, high)
+    held = high <= low if supply.anchor is not None else (prices <= supply.cheapest) & (excess < 0)
+    # Room for the whole step, so that going back stays inside; a step far beyond what T shows says nothing.
+    reach = np.abs(step)
+    shorter = np.minimum(radius, reach + 3.0 * temperature + _unit_spread(curvature, held))
+    return step, np.where(reach <= _TRUSTED_STEP * temperature, shorter, np.maximum(radius, reach))
 
 
 def _at_a_side(box: Contested, prices: NDArray[np.float64], excess: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -134,36 +134,9 @@ def sample_prices(
     previous = None
     started = temperature
     for last in range(_MOST_TEMPERATURES, -1, -1):
-        best, at = np.inf, prices
-        step = np.zeros(len(prices))
-        for _ in range(_STEPS_PER_TEMPERATURE):
-            response = demand.respond(prices, temperature)
-            paid, offered, slope = supply.smooth(prices, temperature)
-            value = response.value + paid
-            if value > best + 1e-12 * abs(best):  # overshot a bend: go back most of the way, D_τ is convex
-                step = step * _SAMPLE_SHORTENING
-                prices = at + step
-                continue
-            best, at = value, prices
-            curvature = response.curvature + np.diag(slope)
-            excess = response.load - offered
-            held = (prices <= supply.cheapest) & (excess < 0)
-            if supply.anchor is not None:
-                held[supply.anchor] = True
-            error = np.minimum(price_error(curvature, response, excess, held, k, correction), span)
-            low = np.maximum(
-                -_LONGEST_STEP_TEMPERATURES * temperature,
-                (supply.cheapest if bounds is None else bounds[0]) - prices,
-            )
-            high = np.full(len(prices), _LONGEST_STEP_TEMPERATURES * temperature)
-            if bounds is not None:
-                high = np.minimum(high, bounds[1] - prices)
-            if supply.anchor is not None:
-                low[supply.anchor] = high[supply.anchor] = 0.0
-            step = newton_step(curvature, excess, low, high)
-            prices = prices + step
-            if (np.abs(step) <= np.maximum(0.5 * temperature, _NOISE_STEP * error)).all():
-                break
+        prices, response, curvature, error = _minimise(
+            demand, supply, prices, temperature, span=span, bounds=bounds, correction=correction
+        )
         # With few agents at its margin a model's curvature is luck: keep the error seen when warmer.
         margin = curvature.diagonal() * temperature
         enough = np.clip(response.load / 5, 1.0, _TRUSTED_MARGIN)
@@ -175,13 +148,8 @@ def sample_prices(
         thin = priced.any() and float(np.median((margin / enough)[priced])) < 1.0
         enough_known = not priced.any() and temperature <= _IDLE_COOLING * started
         over = last == 0 or deadline.expired()
-        if (
-            over
-            or enough_known
-            or temperature <= coolest
-            or temperature <= _FINAL_TEMPERATURE * noise
-            or thin
-        ):
+        cold = temperature <= max(coolest, _FINAL_TEMPERATURE * noise)
+        if over or enough_known or cold or thin:
             return Estimate(
                 prices=prices,
                 error=error,
@@ -191,6 +159,48 @@ def sample_prices(
             )
         temperature = max(temperature * _SAMPLE_COOLING, 0.9 * _FINAL_TEMPERATURE * noise, coolest)
     raise AssertionError("the last temperature returns")
+
+
+def _minimise(
+    demand: Demand,
+    supply: Supply,
+    prices: NDArray[np.float64],
+    temperature: float,
+    *,
+    span: float,
+    bounds: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
+    correction: float,
+) -> tuple[NDArray[np.float64], Response, NDArray[np.float64], NDArray[np.float64]]:
+    """Return the minimiser of the smoothed dual at one temperature.
+
+    Beside it response, curvature and standard deviations of the prices, all before the last step.
+    """
+    best, at = np.inf, prices
+    step = np.zeros(len(prices))
+    longest = np.full(len(prices), _LONGEST_STEP_TEMPERATURES * temperature)
+    for _ in range(_STEPS_PER_TEMPERATURE):
+        response = demand.respond(prices, temperature)
+        paid, offered, slope = supply.smooth(prices, temperature)
+        value = response.value + paid
+        if value > best + 1e-12 * abs(best):  # overshot a bend: go back most of the way, D_τ is convex
+            step = step * _SAMPLE_SHORTENING
+            prices = at + step
+            continue
+        best, at = value, prices
+        curvature = response.curvature + np.diag(slope)
+        excess = response.load - offered
+        held = (prices <= supply.cheapest) & (excess < 0)
+        low = np.maximum(-longest, (supply.cheapest if bounds is None else bounds[0]) - prices)
+        high = longest.copy() if bounds is None else np.minimum(longest, bounds[1] - prices)
+        if supply.anchor is not None:
+            held[supply.anchor] = True
+            low[supply.anchor] = high[supply.anchor] = 0.0
+        error = np.minimum(price_error(curvature, response, excess, held, demand.agents, correction), span)
+        step = newton_step(curvature, excess, low, high)
+        prices = prices + step
+        if (np.abs(step) <= np.maximum(0.5 * temperature, _NOISE_STEP * error)).all():
+            break
+    return prices, response, curvature, error
 
 
 def price_error(
