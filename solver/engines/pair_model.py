@@ -134,7 +134,16 @@ class PairModel:
         if not exact:
             steps = 0.5 * min(len(row.where), self._agents) + 1.0
             self.rounding += steps * row.price / scale
-        excess = self.model.new_int_var(0, int(np.ceil(row.most * scale)) + len(row.where) + 1, "")
+        # Whole steps exceed by whole steps; rounded ones by what rounding adds as well.
+        most = (
+            int(np.floor(row.most * scale + 1e-6))
+            if exact
+            else int(np.ceil(row.most * scale)) + len(row.where) + 1
+        )
+        if most == 0:
+            self.model.add(self._sum(row.where, whole.astype(np.int64)) <= round(right))
+            return
+        excess = self.model.new_int_var(0, most, "")
         self.model.add(self._sum(row.where, whole.astype(np.int64)) <= round(right) + excess)
         weight = max(1, round(price))
         self.rounding += abs(price - weight) * row.most * scale / self.loss_scale
