@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.problem.instance import UNASSIGNED, Instance
-from solver.problem.limit_rows import NO_ROW
+from solver.problem.limit_rows import entries_at
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,13 +18,29 @@ if TYPE_CHECKING:
     from solver.clock import Deadline
     from solver.problem.limit_rows import LimitRows
 
-__all__ = ["repaired"]
+__all__ = ["repair_seconds", "repaired"]
 
 _LIMIT_REPAIR_ROUNDS = 8
 """Rounds of repair at most."""
 
+_SECONDS_PER_SORTED = 1e-7
+"""What ordering an agent by what it gives up takes, per layer of limits (`benchmarks/bench_deadlines.py`)."""
+
+_SECONDS_PER_COUNTED = 2e-8
+"""The same for adding up loads."""
+
 _LIMIT_EXCESS = 1e-9
 """Relative excess that the certificate allows."""
+
+
+def repair_seconds(instance: Instance) -> float:
+    """Return about how long one round and the look at its result take; 0 without limits."""
+    return (_SECONDS_PER_SORTED + 2 * _SECONDS_PER_COUNTED) * _entries(instance)
+
+
+def _entries(instance: Instance) -> int:
+    """Return agents times layers of limits."""
+    return 0 if instance.limits is None else instance.n * max(1, len(instance.limits.layers))
 
 
 def repaired(instance: Instance, choice: NDArray[np.int64], deadline: Deadline) -> NDArray[np.int64] | None:
@@ -37,7 +53,7 @@ def repaired(instance: Instance, choice: NDArray[np.int64], deadline: Deadline) 
     choice : (n,) int64
         Within all capacities.
     deadline : Deadline
-        Checked between rounds: beyond it there is no answer.
+        A round that would not end before it is not begun: there is no answer then.
 
     Notes
     -----
@@ -48,6 +64,7 @@ def repaired(instance: Instance, choice: NDArray[np.int64], deadline: Deadline) 
     if limits is None:
         return choice
     choice = choice.copy()
+    entries = _entries(instance)
     may_leave = np.isfinite(instance.unserved)
     for group in limits.together:
         if (choice[group] != choice[group[0]]).any():
@@ -56,19 +73,24 @@ def repaired(instance: Instance, choice: NDArray[np.int64], deadline: Deadline) 
     for group in limits.together:
         tied[group] = group[0]
     for _ in range(_LIMIT_REPAIR_ROUNDS):
+        if deadline.remaining_s() < _SECONDS_PER_COUNTED * entries:
+            return None
         served = np.flatnonzero(choice != UNASSIGNED)
-        excess = np.where(limits.hard, limits.usage(choice) - limits.bound, 0.0)
-        broken = excess > _LIMIT_EXCESS * limits.magnitude(choice)
+        used, size = limits.usage_and_magnitude(choice)
+        excess = np.where(limits.hard, used - limits.bound, 0.0)
+        broken = excess > _LIMIT_EXCESS * size
         if not broken.any():
             stays = (choice != UNASSIGNED) | may_leave
             return choice if bool(stays.all()) else None
-        if deadline.expired():
+        if deadline.remaining_s() < _SECONDS_PER_SORTED * entries:
             return None
         leaving = _leaving(instance, limits, choice, served, np.where(broken, excess, 0.0))
         leaving = leaving[may_leave[leaving]]
         if not len(leaving):
             return None
-        choice[np.isin(tied, tied[leaving])] = UNASSIGNED
+        out = np.zeros(instance.n, bool)
+        out[tied[leaving]] = True
+        choice[out[tied]] = UNASSIGNED
     return None
 
 
@@ -79,21 +101,23 @@ def _leaving(
     served: NDArray[np.intp],
     excess: NDArray[np.float64],
 ) -> NDArray[np.intp]:
-    """Return the agents who leave the broken rows, cheapest first in each, until its excess is gone."""
-    lost = instance.scores_of(served, choice[served]) - instance.unserved[served]
+    """Return who leaves the broken rows, some of them twice: cheapest first in each, until its excess is gone."""
+    models = choice[served]
+    lost = instance.scores_of(served, models) - instance.unserved[served]
+    beyond = np.append(excess, 0.0)  # NO_ROW indexes the last entry
     out = []
     for layer in limits.layers:
-        row = layer.row[served, choice[served]]
-        freed = layer.coefficient[served, choice[served]]
-        inside = np.flatnonzero((row != NO_ROW) & (freed > 0))
-        inside = inside[excess[row[inside]] > 0]
+        row = entries_at(layer.row, served, models)
+        freed = entries_at(layer.coefficient, served, models)
+        inside = np.flatnonzero((freed > 0) & (beyond[row] > 0))
         if not len(inside):
             continue
         row, freed = row[inside], freed[inside]
-        order = np.lexsort((lost[inside] / freed, row))
+        rate = lost[inside] / freed
+        order = np.argsort(rate) if row.min() == row.max() else np.lexsort((rate, row))
         row, freed = row[order], freed[order]
         start = np.flatnonzero(np.diff(row, prepend=-1))
         before = np.cumsum(freed) - freed
         before -= np.repeat(before[start], np.diff(np.append(start, len(row))))
         out.append(served[inside[order[before < excess[row]]]])
-    return np.unique(np.concatenate(out)) if out else np.zeros(0, np.intp)
+    return np.concatenate(out) if out else np.zeros(0, np.intp)

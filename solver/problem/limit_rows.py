@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["NO_ROW", "Layer", "LimitRows", "RowNames"]
+__all__ = ["NO_ROW", "Layer", "LimitRows", "RowNames", "entries_at"]
 
 NO_ROW = -1
 """The row of a pair that a layer does not touch."""
@@ -145,27 +145,31 @@ class LimitRows:
 
     def usage(self, choice: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the (g,) left-hand sides of an (n,) choice. O(n) per layer."""
-        served = np.flatnonzero(choice >= 0)
-        models = choice[served]
-        used = np.zeros(self.count)
+        return self.usage_and_magnitude(choice)[0]
+
+    def usage_and_magnitude(
+        self, choice: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the (g,) left-hand sides, and the (g,) sums of absolute contributions: the scale of their rounding."""
+        agents = np.flatnonzero(choice >= 0)
+        models = choice[agents]
+        used, size = np.zeros(self.count), np.abs(self.bound)
         for layer in self.layers:
-            row = layer.row[served, models]
-            touched = row != NO_ROW
-            coefficient = layer.coefficient[served, models]
-            used += np.bincount(row[touched], weights=coefficient[touched], minlength=self.count)
-        return used
+            row = entries_at(layer.row, agents, models)
+            coefficient = entries_at(layer.coefficient, agents, models)
+            if row.min(initial=0) == NO_ROW:
+                touched = row != NO_ROW
+                row, coefficient = row[touched], coefficient[touched]
+            signed = np.bincount(row, weights=coefficient, minlength=self.count)
+            used += signed
+            if coefficient.min(initial=0.0) < 0.0:
+                signed = np.bincount(row, weights=np.abs(coefficient), minlength=self.count)
+            size += signed
+        return used, size
 
     def magnitude(self, choice: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the (g,) sums of absolute contributions: the scale of rounding in :meth:`usage`."""
-        served = np.flatnonzero(choice >= 0)
-        models = choice[served]
-        total = np.abs(self.bound)
-        for layer in self.layers:
-            row = layer.row[served, models]
-            touched = row != NO_ROW
-            size = np.abs(layer.coefficient[served, models])
-            total += np.bincount(row[touched], weights=size[touched], minlength=self.count)
-        return total
+        return self.usage_and_magnitude(choice)[1]
 
     def charge(self, rows: slice | NDArray[np.int64], prices: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the fresh (rows, m) float64 price of every pair under (g,) row prices."""
@@ -175,3 +179,15 @@ class LimitRows:
         for layer in self.layers[1:]:
             total += padded[layer.row[rows]] * layer.coefficient[rows]
         return total
+
+
+def entries_at(table: NDArray[Any], agents: NDArray[np.intp], models: NDArray[np.int64]) -> NDArray[Any]:
+    """Return the entries of an (n, m) table at some pairs; of a broadcast view, without touching what is repeated."""
+    by_agent, by_model = table.strides
+    if by_agent == 0:
+        return np.broadcast_to(table[0, 0], agents.shape) if by_model == 0 else table[0][models]
+    if by_model == 0:
+        return table[:, 0][agents]
+    flat: NDArray[Any] = table.ravel() if table.flags.c_contiguous else np.zeros(0)
+    # Flat indices take half the time of pairs.
+    return flat[agents * table.shape[1] + models] if len(flat) else table[agents, models]

@@ -88,13 +88,16 @@ def broken_constraints(
 
 
 def broken_limits(
-    instance: Instance, choice: NDArray[np.int64], limit_load: NDArray[np.float64]
+    instance: Instance,
+    choice: NDArray[np.int64],
+    limit_load: NDArray[np.float64],
+    magnitude: NDArray[np.float64],
 ) -> tuple[Violation, ...]:
-    """Return the hard limits that a choice breaks, given the (g,) left-hand sides of all limit rows."""
+    """Return the hard limits that a choice breaks, given (g,) left-hand sides of all limit rows and their scale."""
     limits = instance.limits
     if limits is None:
         return ()
-    room = np.where(limits.hard, limits.bound + OVERLOAD * limits.magnitude(choice), np.inf)
+    room = np.where(limits.hard, limits.bound + OVERLOAD * magnitude, np.inf)
     broken = [
         Violation(
             f"limit {limits.names[g]}",

@@ -158,8 +158,11 @@ def certify(instance: Instance, claim: Claim, *, threads: int = 1, quick: bool =
     return replace(certificate, optimal=False) if quick and service_is_open else certificate
 
 
-def verification_seconds(instance: Instance, claim: Claim | None = None) -> float:
-    """Return about how long :func:`certify` takes; 0 where the claim carries everyone's best at its prices."""
+def verification_seconds(instance: Instance, claim: Claim | None = None, *, leaves: bool = False) -> float:
+    """Return about how long :func:`certify` takes; 0 where the claim carries everyone's best at its prices.
+
+    ``leaves`` says of a claim that is still to come that it will leave agents out.
+    """
     if claim is not None and claim.response is not None and claim.prices is not None:
         known = claim.response.fits(instance) and claim.response.is_at(claim.prices[:, 0])
         if known and instance.limits is None:
@@ -170,7 +173,8 @@ def verification_seconds(instance: Instance, claim: Claim | None = None) -> floa
     if instance.limits is not None:
         terms += _LAYER_TERMS * len(instance.limits.layers)
     seconds = pairs * terms * _VERIFY_S_PER_TERM + instance.n * _VERIFY_S_PER_AGENT + _VERIFY_OVERHEAD_S
-    if instance.serve_first and claim is not None and claim.choice.min(initial=0) < 0:
+    leaves = leaves or (claim is not None and claim.choice.min(initial=0) < 0)
+    if instance.serve_first and leaves:
         # Who could be served at all, and the best of every rank at three sets of prices.
         ranking_s = pairs * terms * _VERIFY_S_PER_TERM + instance.n * _SECONDS_PER_RANKED
         seconds += pairs * _VERIFY_S_PER_TERM + _SETS_OF_PRICES * ranking_s
@@ -209,7 +213,9 @@ def _assignment_terms(
     served = np.flatnonzero(choice != UNASSIGNED)
     own = _own_scores(instance, choice, served, response)
     left_value = np.zeros(0) if len(served) == instance.n else instance.unserved[choice == UNASSIGNED]
-    limit_load = np.zeros(0) if instance.limits is None else instance.limits.usage(choice)
+    limit_load, limit_size = np.zeros(0), np.zeros(0)
+    if instance.limits is not None:
+        limit_load, limit_size = instance.limits.usage_and_magnitude(choice)
     objective = float(own.sum()) - violation_charge(instance, limit_load)
     if instance.load_cost is not None:
         objective -= float(instance.load_charge(load[:, 0]).sum())
@@ -224,7 +230,7 @@ def _assignment_terms(
         objective=objective,
         load=load,
         limit_load=limit_load,
-        violations=violations + broken_limits(instance, choice, limit_load),
+        violations=violations + broken_limits(instance, choice, limit_load, limit_size),
     )
 
 

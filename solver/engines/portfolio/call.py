@@ -157,8 +157,9 @@ class _Call(CallSettings):
                 notes.append(_LOADING.format(name=name, ms=loading_seconds(name) * 1e3))
                 continue
             candidate = load_engine(name)
-            if name in _RESERVING:
-                own = _less_verification(instance, own, self.params)
+            crowded = instance.is_slots and instance.serve_first and instance.units > instance.slots.sum()
+            if name in _RESERVING or (name == "price" and crowded):
+                own = _less_verification(instance, own, self.params, leaves=crowded)
             patience_s = own.remaining_s() - self.params.margin_s
             if not self.named and name == "lsap":
                 patience_s = min(patience_s, self.params.lsap_last_resort_s)
@@ -272,10 +273,14 @@ class _Call(CallSettings):
         return StopReason.EXHAUSTED
 
 
-def _less_verification(instance: Instance, deadline: Deadline, params: PortfolioParams) -> Deadline:
+def _less_verification(
+    instance: Instance, deadline: Deadline, params: PortfolioParams, *, leaves: bool
+) -> Deadline:
     """Return the deadline less what verifying an answer takes, and at most a good part of what is left."""
     if not deadline.limited:
         return deadline
     left_s = max(0.0, deadline.remaining_s())
-    reserve_s = min(verification_seconds(instance) + params.way_out_s, params.most_reserved_share * left_s)
+    reserve_s = min(
+        verification_seconds(instance, leaves=leaves) + params.way_out_s, params.most_reserved_share * left_s
+    )
     return replace(deadline, ends_s=deadline.ends_s - reserve_s)

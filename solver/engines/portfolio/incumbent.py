@@ -9,7 +9,7 @@ import numpy as np
 
 from solver.engines.base import Claim, StopReason, load_engine
 from solver.engines.certificate import Certificate, certify, verification_seconds
-from solver.engines.limit_repair import repaired
+from solver.engines.limit_repair import repair_seconds, repaired
 from solver.engines.network_terms import claimed_flow
 from solver.errors import EngineError, ViolationKind
 from solver.problem.instance import UNASSIGNED, Instance
@@ -28,6 +28,9 @@ __all__ = [
     "greedy_incumbent",
     "unsolved",
 ]
+
+_REPAIR_SHARE = 0.6
+"""Share of the time left that is kept back at most for making greedy's answer keep the limits."""
 
 _TIE = 1e-12
 """Relative difference below which two objectives differ by rounding."""
@@ -162,7 +165,11 @@ def greedy_incumbent(instance: Instance, deadline: Deadline, call: CallSettings)
     free = instance.without_limits()
     if greedy.unsupported_reason(free, remaining_s=deadline.remaining_s()) is not None:
         return None
-    claim = greedy.solve(free, deadline=deadline)
+    own = deadline
+    if limits is not None and deadline.limited:
+        reserve_s = min(repair_seconds(instance), _REPAIR_SHARE * max(0.0, deadline.remaining_s()))
+        own = replace(deadline, ends_s=deadline.ends_s - reserve_s)
+    claim = greedy.solve(free, deadline=own)
     if claim is None:
         return None
     if limits is not None:
