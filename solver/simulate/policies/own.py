@@ -14,6 +14,7 @@ from solver.online.router import OptimalRouter
 from solver.problem.spec import Agent, Objective
 from solver.simulate.policies.answer_size import AnswerSize
 from solver.simulate.policies.settings import PolicySettings
+from solver.simulate.policies.slowdown import LearnedSlowdown
 from solver.simulate.replay import Silent
 
 if TYPE_CHECKING:
@@ -205,6 +206,10 @@ class RoutedOneByOne(_Tracked):
             refresh=RefreshParams(every_arrivals=int(_NEVER), every_s=_NEVER),
         )
         self._decisions: dict[int, Decision] = {}
+        self._slots = np.maximum(scene.fleet.slots, 1).astype(np.float64)
+        self._in_flight = np.zeros(len(scene.fleet))
+        self._used_at_start: dict[int, float] = {}
+        self._slowdown = LearnedSlowdown()
         self._arrived, self._refreshed_s = 0, 0.0
 
     def choose(self, requests: range) -> list[int]:
@@ -213,6 +218,8 @@ class RoutedOneByOne(_Tracked):
         inputs = self._inputs[rows]
         expected = [self._answer.tokens] * len(requests)
         service_s = self._predictor.predict_ms(self._models, inputs, expected) / 1000.0
+        used = np.minimum(self._in_flight / self._slots, 1.0)
+        service_s = service_s * self._slowdown.factors(used)
         scores = self._scene.quality.predicted[rows]
         if self._latency_weight:
             scores = scores - self._latency_weight * service_s
@@ -224,9 +231,12 @@ class RoutedOneByOne(_Tracked):
             decisions = self._router.route_many(scores=scores, service_s=service_s)
         chosen = []
         for i, decision in zip(requests, decisions, strict=True):
-            if decision.model is not None:
+            column = -1 if decision.model is None else self._column[decision.model]
+            if column >= 0:
                 self._decisions[i] = decision
-            chosen.append(-1 if decision.model is None else self._column[decision.model])
+                self._used_at_start[i] = float(used[column])
+                self._in_flight[column] += 1
+            chosen.append(column)
         self._arrived += len(requests)
         return chosen
 
@@ -239,8 +249,12 @@ class RoutedOneByOne(_Tracked):
 
     def ended(self, request: int, column: int, latency_s: float, service_s: float, *, success: bool) -> None:
         """Release, and record the outcome."""
+        self._in_flight[column] -= 1
+        used = self._used_at_start.pop(request)
         if success:
             self._answer.learn(self._outputs[request])
+            predicted = self._predictor.predict_ms(self._models, [self._inputs[request]], [self._outputs[request]])
+            self._slowdown.learn(used, 1000.0 * service_s / float(predicted[0, column]))
         self._decisions.pop(request).release(
             latency_ms=1000.0 * service_s,
             success=success,
@@ -249,6 +263,8 @@ class RoutedOneByOne(_Tracked):
 
     def turned_away(self, request: int, column: int, status: int) -> None:
         """Release, and record what the server said."""
+        self._in_flight[column] -= 1
+        del self._used_at_start[request]
         self._decisions.pop(request).release(success=False)
         self._record(column, status=status)
 
