@@ -10,7 +10,7 @@ import typer
 
 from solver.errors import SpecError
 from solver.interfaces.failures import say
-from solver.interfaces.simulation.simulate_command import check_new
+from solver.interfaces.simulation.outputs import check_new
 from solver.interfaces.terminal import make_console, printable
 
 if TYPE_CHECKING:
