@@ -253,7 +253,9 @@ class RoutedOneByOne(_Tracked):
         used = self._used_at_start.pop(request)
         if success:
             self._answer.learn(self._outputs[request])
-            predicted = self._predictor.predict_ms(self._models, [self._inputs[request]], [self._outputs[request]])
+            predicted = self._predictor.predict_ms(
+                self._models, [self._inputs[request]], [self._outputs[request]]
+            )
             self._slowdown.learn(used, 1000.0 * service_s / float(predicted[0, column]))
         self._decisions.pop(request).release(
             latency_ms=1000.0 * service_s,
