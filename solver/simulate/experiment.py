@@ -134,6 +134,7 @@ def run_experiment(
     policies: Sequence[str],
     *,
     seeds: int = 5,
+    first_seed: int = 0,
     setup: Setup | None = None,
     on_run: Callable[[str, int], object] | None = None,
     on_progress: Callable[[int], object] | None = None,
@@ -149,7 +150,9 @@ def run_experiment(
     policies : sequence of str
         Names; see :mod:`solver.simulate.policies.registry`.
     seeds : int
-        How many, from 0.
+        How many.
+    first_seed : int
+        The seeds are this one and those after it.
     setup : Setup, optional
         Load, population, predictor, schedule, rules.
     on_run : callable, optional
@@ -163,7 +166,7 @@ def run_experiment(
         Per policy ``policy``, ``trace``, ``load``, ``arrived``, and each of :data:`FIGURES` as ``mean``, ``low``
         and ``high``; ``against_first`` holds the same of the differences to the first policy, paired by seed;
         ``per_seed`` each figure of each seed, None where a seed has none;
-        ``series`` the curves of seed 0, ``rule_events`` what capacity rules did then, ``certificate`` what is
+        ``series`` the curves of the first seed, ``rule_events`` what capacity rules did then, ``certificate`` what is
         proven about the plan of an offline optimum.
 
     Raises
@@ -178,9 +181,9 @@ def run_experiment(
     values: dict[str, dict[str, list[float]]] = {
         name: {figure: [] for figure in FIGURES} for name in policies
     }
-    first_seed: dict[str, dict[str, Any]] = {}
+    curves: dict[str, dict[str, Any]] = {}
     trace, arrived, rate = "", 0, 0.0
-    for seed in range(seeds):
+    for seed in range(first_seed, first_seed + seeds):
         traffic = traffic_of(seed)
         trace, arrived = traffic.name, len(traffic)
         scene = make_scene(traffic, fleet, seed=seed, setup=setup)
@@ -189,7 +192,7 @@ def run_experiment(
             if on_run is not None:
                 on_run(name, seed)
             figures, more = _one(name, scene, setup, on_progress)
-            first_seed.setdefault(name, more)
+            curves.setdefault(name, more)
             for figure in FIGURES:
                 values[name][figure].append(figures[figure])
     first = values[policies[0]]
@@ -211,7 +214,7 @@ def run_experiment(
                 for figure in FIGURES
                 if figure not in MEASURED
             },
-            **first_seed[name],
+            **curves[name],
         }
         for name in policies
     ]
