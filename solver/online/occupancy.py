@@ -288,32 +288,31 @@ def _relative_costs(
     departures: NDArray[np.float64],
     full: NDArray[np.int64],
 ) -> NDArray[np.float64]:
-    """Return D of a policy: upwards while births outnumber departures, downwards from the last state."""
+    """Return D of a policy: upwards while births outnumber departures, downwards from the last state.
+
+    Both directions are first-order recurrences; those of all models are one tridiagonal system, in which every row
+    has the larger of its two rates on the diagonal. O(m F).
+    """
+    from scipy.linalg import solve_banded  # imported with the first prices, not with the package
+
     m, top = births.shape
-    last = full - 1
-    turn = np.argmax(
-        np.concatenate([births <= departures[:, :top], np.ones((m, 1), np.bool_)], axis=1), axis=1
-    )
-    turn = np.clip(turn, 1, full)
-    cost = np.zeros((m, top))
-    value = (reward[:, 0] - gain) / births[:, 0]
-    cost[:, 0] = value
-    for n in range(1, int(turn.max())):
-        rising = n < turn
-        value = (reward[:, n] + departures[:, n] * value - gain) / np.where(rising, births[:, n], 1.0)
-        cost[:, n] = np.where(rising, value, cost[:, n])
-        value = np.where(rising, value, 0.0)
-    value = gain / departures[np.arange(m), full]
-    for n in range(top - 1, int(turn.min()) - 1, -1):
-        falling = n < last
-        value = np.where(
-            falling,
-            (gain - reward[:, min(n + 1, top - 1)] + births[:, min(n + 1, top - 1)] * value)
-            / departures[:, n + 1],
-            value,
-        )
-        cost[:, n] = np.where((n >= turn) & (n <= last), value, cost[:, n])
-    return np.maximum(cost, 0.0)
+    last = (full - 1)[:, None]
+    level = departures[:, :top]
+    turn = np.argmax(np.concatenate([births <= level, np.ones((m, 1), np.bool_)], axis=1), axis=1)
+    state, total = np.arange(top), gain[:, None]
+    rising = state < np.clip(turn, 1, full)[:, None]
+    falling = ~rising & (state <= last)
+    next_births, next_reward = np.zeros_like(births), np.zeros_like(reward)
+    next_births[:, :-1], next_reward[:, :-1] = births[:, 1:], reward[:, 1:]
+    before_last = falling & (state < last)
+    diagonal = np.where(rising, births, np.where(falling, departures[:, 1:], 1.0))
+    lower = np.where(rising & (state > 0), -level, 0.0).ravel()
+    upper = np.where(before_last, -next_births, 0.0).ravel()
+    right = np.where(rising, reward - total, np.where(falling, total - next_reward * before_last, 0.0))
+    bands = np.zeros((3, m * top))
+    bands[0, 1:], bands[1], bands[2, :-1] = upper[:-1], diagonal.ravel(), lower[1:]
+    cost = solve_banded((1, 1), bands, right.ravel(), overwrite_ab=True, overwrite_b=True, check_finite=False)
+    return np.maximum(cost.reshape(m, top), 0.0)
 
 
 def _spread(
