@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,25 +11,15 @@ import numpy as np
 from solver.errors import SpecError, Violation
 from solver.problem.instance import UNASSIGNED
 from solver.simulate.figures import interval_of
+from solver.simulate.matched_plans import BASELINES, Audit, matched_plan, simple_plan
 from solver.simulate.quality import group_means
-from solver.solution.solving import assign
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-__all__ = ["BASELINES", "EvaluationParams", "evaluate"]
-
-BASELINES = ("greedy", "first-come", "constant", "random")
-"""Rules that the joint assignment is compared with: globally best pair first, each agent in its turn its best
-model with room, the model with the best mean score as far as it has room, and any model with room."""
-
-_COST_ROUNDING = 1e-9
-"""Relative difference that the order of summation may make to the cost of a rival."""
-
-_BISECTIONS = 14
-"""Halvings of the interval that holds a budget's multiplier."""
+__all__ = ["BASELINES", "EvaluationParams", "evaluate", "seconds_per_step"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +66,7 @@ def evaluate(
     group: NDArray[np.int64] | None = None,
     params: EvaluationParams | None = None,
     on_step: Callable[[int, int], object] | None = None,
-) -> dict[str, list[dict[str, Any]]]:
+) -> dict[str, Any]:
     """Compare the joint assignment with simpler rules, on what is known before and by what came out after.
 
     Parameters
@@ -99,7 +90,9 @@ def evaluate(
         joint assignment gains over that policy, at no more than its cost and with as many served. The policy
         ``joint`` is the assignment without regard to cost, its gain that over ``greedy``; ``shuffled`` is the
         control: the gain over ``greedy`` when predictions are those of other agents. ``ceiling``: the same with
-        true scores in place of predictions, which nobody has in advance.
+        true scores in place of predictions, which nobody has in advance. ``verification``: how many ``plans`` were
+        made, how many are ``proven_optimal`` for the scores they were made for, and how many are ``broken``, which
+        is none.
 
     Raises
     ------
@@ -116,31 +109,15 @@ def evaluate(
     standard error of the gain on another sample of as many agents.
     """
     params = params or EvaluationParams()
-    n, m = scores.shape
-    if n < params.folds:
-        raise SpecError(Violation("scores", f"expected at least {params.folds} agents, one per fold", n))
-    if m < 2:
-        raise SpecError(Violation("scores", "expected at least 2 models to choose from", m))
-    group = np.zeros(n, np.int64) if group is None else group
+    group = _checked(scores, group, params)
     rows: dict[tuple[str, float, str], list[_Gain]] = {}
+    audit = Audit()
     steps = params.repeats * len(params.capacities)
     for repeat in range(params.repeats):
-        rng = np.random.default_rng([params.seed, repeat])
-        drawn: NDArray[np.int64] = rng.integers(0, n, size=(n,), dtype=np.int64)
-        fold = np.asarray(rng.permutation(np.arange(n)) % params.folds, np.int64)
-        parts = [
-            _part(scores, cost, group, fold == k, drawn[fold[drawn] == k], rng) for k in range(params.folds)
-        ]
+        rng, parts = _parts(scores, cost, group, params, repeat)
         for step, share in enumerate(params.capacities):
-            found: dict[tuple[str, str], list[_Gain]] = {}
-            for part in parts:
-                slots = _slots(share, len(part.outcome), m)
-                for name in ("predicted", "true", "shuffled"):
-                    wanted = ("greedy",) if name == "shuffled" else BASELINES
-                    for policy, gain in _gains(part, name, slots, wanted, rng).items():
-                        found.setdefault((name, policy), []).append(gain)
-            for (kind, policy), parts_gains in found.items():
-                rows.setdefault((kind, share, policy), []).append(_combined(parts_gains))
+            for (kind, policy), gain in _step(parts, share, scores.shape[1], rng, audit).items():
+                rows.setdefault((kind, share, policy), []).append(gain)
             if on_step is not None:
                 on_step(repeat * len(params.capacities) + step + 1, steps)
     ordered: list[tuple[tuple[str, float, str], list[_Gain]]] = sorted(
@@ -153,7 +130,67 @@ def evaluate(
             if name == "predicted" or (name == "shuffled" and policy == "greedy")
         ],
         "ceiling": [_row(share, policy, gains) for (name, share, policy), gains in ordered if name == "true"],
+        "verification": audit.to_dict(),
     }
+
+
+def seconds_per_step(
+    scores: NDArray[np.float64],
+    *,
+    cost: NDArray[np.float64] | None = None,
+    group: NDArray[np.int64] | None = None,
+    params: EvaluationParams | None = None,
+) -> float:
+    """Return the measured seconds of one step of :func:`evaluate`, whose parameters and errors it shares."""
+    params = params or EvaluationParams()
+    group = _checked(scores, group, params)
+    began = perf_counter()
+    rng, parts = _parts(scores, cost, group, params, 0)
+    _step(parts, sorted(params.capacities)[len(params.capacities) // 2], scores.shape[1], rng, Audit())
+    return perf_counter() - began
+
+
+def _checked(
+    scores: NDArray[np.float64], group: NDArray[np.int64] | None, params: EvaluationParams
+) -> NDArray[np.int64]:
+    """Return the task types, after a look at the size of the table."""
+    n, m = scores.shape
+    if n < params.folds:
+        raise SpecError(Violation("scores", f"expected at least {params.folds} agents, one per fold", n))
+    if m < 2:
+        raise SpecError(Violation("scores", "expected at least 2 models to choose from", m))
+    return np.zeros(n, np.int64) if group is None else group
+
+
+def _parts(
+    scores: NDArray[np.float64],
+    cost: NDArray[np.float64] | None,
+    group: NDArray[np.int64],
+    params: EvaluationParams,
+    repeat: int,
+) -> tuple[np.random.Generator, list[_Part]]:
+    """Return the folds of one bootstrap sample, and the generator that drew it."""
+    n = len(scores)
+    rng = np.random.default_rng([params.seed, repeat])
+    drawn: NDArray[np.int64] = rng.integers(0, n, size=(n,), dtype=np.int64)
+    fold = np.asarray(rng.permutation(np.arange(n)) % params.folds, np.int64)
+    return rng, [
+        _part(scores, cost, group, fold == k, drawn[fold[drawn] == k], rng) for k in range(params.folds)
+    ]
+
+
+def _step(
+    parts: list[_Part], share: float, models: int, rng: np.random.Generator, audit: Audit
+) -> dict[tuple[str, str], _Gain]:
+    """Return the gains at one capacity, by what is known and by policy, over all folds."""
+    found: dict[tuple[str, str], list[_Gain]] = {}
+    for part in parts:
+        slots = _slots(share, len(part.outcome), models)
+        for name in ("predicted", "true", "shuffled"):
+            wanted = ("greedy",) if name == "shuffled" else BASELINES
+            for policy, gain in _gains(part, name, slots, wanted, rng, audit).items():
+                found.setdefault((name, policy), []).append(gain)
+    return {key: _combined(gains) for key, gains in found.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,15 +278,21 @@ def _slots(share: float, n: int, m: int) -> NDArray[np.int64]:
 
 
 def _gains(
-    part: _Part, name: str, slots: NDArray[np.int64], policies: Sequence[str], rng: np.random.Generator
+    part: _Part,
+    name: str,
+    slots: NDArray[np.int64],
+    policies: Sequence[str],
+    rng: np.random.Generator,
+    audit: Audit,
 ) -> dict[str, _Gain]:
     """Return what the joint assignment gains over each policy, decided on what is known, judged by outcomes."""
     known = part.known[name]
-    free = np.asarray(assign(known, slots).choice)
+    free = audit.assigned(known, slots)
     gains: dict[str, _Gain] = {}
     for policy in policies:
-        choice = _baseline(policy, known, slots, rng)
-        joint = _matched(known, slots, part.expected_cost, free, choice)
+        choice = simple_plan(policy, known, slots, rng)
+        joint = matched_plan(known, slots, part.expected_cost, free, choice, audit)
+        audit.matched(joint, choice, part.expected_cost)
         own = _judged(choice, part)
         gain = _judged(joint, part)[0] - own[0]
         gains[policy] = _Gain(*own, gain)
@@ -265,73 +308,3 @@ def _judged(choice: NDArray[np.int64], part: _Part) -> tuple[float, float, int]:
         return 0.0, 0.0, 0
     cost = 0.0 if part.cost is None else float(part.cost[rows, choice[rows]].sum())
     return float(part.outcome[rows, choice[rows]].mean()), cost, len(rows)
-
-
-def _total(values: NDArray[np.float64], choice: NDArray[np.int64]) -> float:
-    rows = np.flatnonzero(choice != UNASSIGNED)
-    return float(values[rows, choice[rows]].sum())
-
-
-def _matched(
-    known: NDArray[np.float64],
-    slots: NDArray[np.int64],
-    spending: NDArray[np.float64] | None,
-    free: NDArray[np.int64],
-    rival: NDArray[np.int64],
-) -> NDArray[np.int64]:
-    """Return the joint assignment that serves as many as a rival and is expected to spend no more.
-
-    The budget is priced (Lagrangian relaxation, bisection on its multiplier): each step is an assignment solved to
-    optimality, and the cheapest multiplier that keeps the budget gives the answer. What is lost to the duality
-    gap of this one row is a fraction of one agent's score.
-    """
-    if int((free != UNASSIGNED).sum()) > int((rival != UNASSIGNED).sum()):
-        known = np.where((rival != UNASSIGNED)[:, None], known, -np.inf)  # the same agents, then
-        free = np.asarray(assign(known, slots).choice)
-    if spending is None:
-        return free
-    amount = _total(spending, rival) * (1 + _COST_ROUNDING)
-    if _total(spending, free) <= amount:
-        return free
-    finite = known[known > -np.inf]
-    low, high = 0.0, 4.0 * float(np.ptp(finite)) / max(float(spending.std()), 1e-300)
-    best = rival  # feasible, whatever the multiplier
-    for _ in range(_BISECTIONS):
-        price = 0.5 * (low + high)
-        choice = np.asarray(assign(known - price * spending, slots).choice)
-        if _total(spending, choice) > amount:
-            low = price
-            continue
-        high = price
-        if _total(known, choice) > _total(known, best):
-            best = choice
-    return best
-
-
-def _baseline(
-    policy: str, known: NDArray[np.float64], slots: NDArray[np.int64], rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """Return the choices of a simple rule; agents arrive in the order of their rows."""
-    n, m = known.shape
-    left = slots.copy()
-    choice = np.full(n, UNASSIGNED, np.int64)
-    if policy == "greedy":
-        order = np.argsort(-known, axis=None, kind="stable")
-        for i, j in zip(*np.unravel_index(order, known.shape), strict=True):
-            if choice[i] == UNASSIGNED and left[j] > 0 and known[i, j] > -np.inf:
-                choice[i], left[j] = j, left[j] - 1
-        return choice
-    if policy == "first-come":
-        ranked = known
-    elif policy == "constant":
-        allowed = known > -np.inf
-        mean = np.where(allowed, known, 0.0).sum(axis=0) / np.maximum(allowed.sum(axis=0), 1)
-        ranked = np.where(allowed, mean, -np.inf)
-    else:
-        ranked = np.where(known > -np.inf, rng.random((n, m)), -np.inf)
-    for i in range(n):
-        values = np.where(left > 0, ranked[i], -np.inf)
-        j = int(values.argmax())
-        if values[j] > -np.inf:
-            choice[i], left[j] = j, left[j] - 1
-    return choice

@@ -11,7 +11,8 @@ import pytest
 
 from solver import UNASSIGNED, SpecError, assign
 from solver.interfaces.cli import main
-from solver.simulate.evaluate import BASELINES, EvaluationParams, _baseline, _matched, _total, evaluate
+from solver.simulate.evaluate import EvaluationParams, evaluate
+from solver.simulate.matched_plans import BASELINES, Audit, feasible, matched_plan, simple_plan, total_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,16 +46,32 @@ def test_matched_keeps_served_and_cost_and_is_nearly_the_best_that_does(seed: in
     rng = np.random.default_rng(seed)
     known, cost, slots = rng.random((5, 3)), rng.random((5, 3)), np.array([2, 1, 2])
     free = np.asarray(assign(known, slots).choice)
-    rival = _baseline("random", known, slots, rng)
-    joint = _matched(known, slots, cost, free, rival)
+    rival = simple_plan("random", known, slots, rng)
+    audit = Audit()
+    joint = matched_plan(known, slots, cost, free, rival, audit)
+    audit.matched(joint, rival, cost)
+    assert audit.broken == 0
+    assert audit.plans == audit.proven
     served = (rival != UNASSIGNED).sum()
     assert (joint != UNASSIGNED).sum() == served
-    assert _total(cost, joint) <= _total(cost, rival) * (1 + 1e-6)
+    assert total_of(cost, joint) <= total_of(cost, rival) * (1 + 1e-6)
     best = -np.inf
     for choice in map(np.array, itertools.product(range(3), repeat=5)):
-        if (np.bincount(choice, minlength=3) <= slots).all() and _total(cost, choice) <= _total(cost, rival):
-            best = max(best, _total(known, choice))
-    assert _total(known, rival) <= _total(known, joint) <= best + 1e-9
+        if (np.bincount(choice, minlength=3) <= slots).all() and total_of(cost, choice) <= total_of(
+            cost, rival
+        ):
+            best = max(best, total_of(known, choice))
+    assert total_of(known, rival) <= total_of(known, joint) <= best + 1e-9
+
+
+def test_the_audit_notices_what_is_broken() -> None:
+    rival, cost = np.array([0, 1, UNASSIGNED]), np.array([[1.0, 2.0], [1.0, 2.0], [1.0, 2.0]])
+    for choice in ([1, 1, UNASSIGNED], [0, UNASSIGNED, UNASSIGNED], [0, 1, 0]):
+        audit = Audit()
+        audit.matched(np.array(choice), rival, cost)
+        assert audit.broken == 1, choice
+    assert not feasible(np.array([0, 0]), np.ones((2, 1)), np.array([1]))
+    assert not feasible(np.array([0]), np.full((1, 1), -np.inf), np.array([1]))
 
 
 def test_bad_parameters_are_named() -> None:
@@ -72,7 +89,7 @@ def test_the_command_writes_the_contract(tmp_path: Path, capsys: pytest.CaptureF
     prompts.write_text("\n".join(["prompt_id,dataset", *(f"p{i},d{i % 2}" for i in range(30))]) + "\n")
     arguments = ["evaluate", str(table), "--groups", str(prompts), "--repeats", "2", "--json", str(out)]
     assert main([*arguments, "--capacities", "0.5,1"]) == 0
-    assert "over greedy" in capsys.readouterr().out
+    assert "greedy" in capsys.readouterr().out
     keys = {"capacity", "policy", "quality", "cost_usd", "served", "gain", "gain_low", "gain_high"}
     results = json.loads(out.read_text())["results"]
     assert {row["capacity"] for row in results} == {0.5, 1.0}

@@ -55,8 +55,9 @@ def evaluate(
     """
     from solver.interfaces.files.results import write_text
     from solver.interfaces.files.sources import Reading
+    from solver.interfaces.simulation.progress import duration, progress_bar
     from solver.interfaces.simulation.score_matrix import read_groups, read_score_matrix
-    from solver.simulate.evaluate import EvaluationParams
+    from solver.simulate.evaluate import EvaluationParams, seconds_per_step
     from solver.simulate.evaluate import evaluate as run
 
     out, err = make_console(), make_console(stderr=True)
@@ -74,15 +75,20 @@ def evaluate(
         notes.append("no cost is given: nothing is matched but the number served")
     if not quiet:
         n, m = table.scores.shape
-        say(err, f"{n:,} agents × {m} models, {len(params.capacities)} capacities × {repeats} samples")
+        steps = len(params.capacities) * repeats
+        pace = seconds_per_step(table.scores, cost=table.cost, group=group, params=params)
+        size = f"{n:,} agents × {m} models, {len(params.capacities)} capacities × {repeats} samples"
+        say(err, f"{size}: {duration(pace * steps)}; no model is called, no cost")
         for note in notes:
             say(err, f"note: {note}", style="dim")
-
-    def on_step(done: int, steps: int) -> None:
-        if not quiet and err.is_terminal:
-            err.print(f"{done} of {steps}", end="\r")
-
-    found = run(table.scores, cost=table.cost, group=group, params=params, on_step=on_step)
+    with progress_bar(err, len(params.capacities) * repeats, shown=not quiet) as advance:
+        found = run(
+            table.scores,
+            cost=table.cost,
+            group=group,
+            params=params,
+            on_step=lambda done, of: advance(done, f"{done} of {of}"),
+        )
     if target is not None:
         settings = {
             "repeats": repeats,
@@ -93,12 +99,22 @@ def evaluate(
         }
         write_text(target, json.dumps({**found, "settings": settings, "notes": notes}, indent=2) + "\n")
     if not quiet:
-        out.print(_table(found["results"], "Gain of the joint assignment, by predicted scores"))
-        out.print(_table(found["ceiling"], "Had the true scores been known"))
-        for line in _conclusions(found["results"]):
-            out.print(printable(line))
+        out.print(_table(found["results"], "Joint assignment by predicted scores, and its gain over"))
+        out.print(_table(found["ceiling"], "Ceiling: the same, had the true scores been known"))
+        for line in (*_conclusions(found["results"]), _verified(found["verification"])):
+            out.print(printable(line), soft_wrap=True)
         if target is not None:
             out.print(printable(f"wrote {target}"), style="dim", soft_wrap=True)
+
+
+def _verified(counts: dict[str, int]) -> str:
+    """Return what the check of all plans found, in words."""
+    if counts["broken"]:
+        return f"verification: {counts['broken']:,} of {counts['plans']:,} plans break a limit; do not trust this"
+    return (
+        f"verification: {counts['plans']:,} plans within slots, matched in cost and number served; "
+        f"{counts['proven_optimal']:,} proven optimal for the scores they were made for"
+    )
 
 
 def _shares(text: str) -> list[float]:
@@ -111,20 +127,16 @@ def _shares(text: str) -> list[float]:
 def _table(results: list[dict[str, Any]], title: str) -> Table:
     from rich.table import Table
 
-    policies = list(dict.fromkeys(row["policy"] for row in results))
-    table = Table(title=title)
-    table.add_column("capacity", justify="right")
-    for policy in policies:
-        table.add_column(f"over {policy}" if policy not in ("joint", "shuffled") else policy, justify="right")
+    rivals = [name for name in dict.fromkeys(row["policy"] for row in results) if name != "joint"]
+    table = Table(title=title, box=None, pad_edge=False, padding=(0, 1), header_style="bold")
+    for heading in ("capacity", "quality", *rivals):
+        table.add_column(heading, justify="right")
     for share in dict.fromkeys(row["capacity"] for row in results):
-        cells = []
-        for policy in policies:
-            row = next(r for r in results if (r["capacity"], r["policy"]) == (share, policy))
-            if policy == "joint":
-                cells.append(f"{row['quality']:.4g}")
-            else:
-                half = row["gain_high"] - row["gain"]
-                cells.append(f"{row['gain']:+.4f} ±{half:.4f}")
+        at = {row["policy"]: row for row in results if row["capacity"] == share}
+        cells = [f"{at['joint']['quality']:.4g}"]
+        cells += [
+            f"{at[name]['gain']:+.4f} ±{at[name]['gain_high'] - at[name]['gain']:.4f}" for name in rivals
+        ]
         table.add_row(f"{share:.0%}", *cells)
     return table
 
