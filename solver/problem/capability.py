@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.problem.agents import Profile
-    from solver.problem.spec import Model
+    from solver.problem.models import Model
 
 __all__ = [
     "CAPABILITIES",

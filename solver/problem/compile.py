@@ -87,7 +87,9 @@ def compile_problem(
     penalty = unassigned_penalties(problem)
     if penalty is not None and priority is None:
         penalty = penalty * float(agents.priority[0])
-    demand, capacity = with_resources(problem, remaining_slots(problem, load=load))
+    demand, capacity = with_resources(
+        problem.agents, problem.models, problem.demand, remaining_slots(problem, load=load)
+    )
     instance = build_instance(
         scorer.matrix(),
         capacity,

@@ -11,17 +11,18 @@ import numpy as np
 from solver.errors import SpecError, Violation, ViolationKind
 from solver.problem.agents import PROFILE_FIELDS, AgentTable, Profile
 from solver.problem.capability import capability_means, eligible_pairs, required_capabilities
+from solver.problem.objective import Objective
 from solver.problem.rules import objective_rules
 from solver.problem.scoring import ScoreTerms, adaptive_score, capability_score
-from solver.problem.spec import Objective
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
+    from solver.problem.agents import Agent
+    from solver.problem.models import Model
     from solver.problem.scoring import Feedback
-    from solver.problem.spec import Agent, Model
 
 __all__ = ["FleetScorer", "PairTerms", "ProfileMatch"]
 

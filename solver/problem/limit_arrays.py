@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.problem.blocks import chunks
+from solver.problem.concerned import concerned_agents, concerned_models
 from solver.problem.limit_specs import (
     DEMAND,
     UNITS,
@@ -46,33 +47,7 @@ if TYPE_CHECKING:
     from solver.problem.pair_scorer import PairScorer
     from solver.problem.spec import Problem
 
-__all__ = ["LimitArrays", "concerned_agents", "concerned_models"]
-
-
-def concerned_agents(problem: Problem, limit: LimitSpec) -> NDArray[np.int64]:
-    """Return the ascending rows of the agents a limit concerns; its names must be known."""
-    agents = problem.agents
-    chosen = np.ones(len(agents), bool)
-    if limit.agents is not None:
-        chosen[:] = False
-        chosen[[agents.positions[name] for name in limit.agents]] = True
-    if limit.tenants is not None:
-        wanted = np.array([name is not None and name in limit.tenants for name in agents.tenants])
-        chosen &= wanted[agents.tenant]
-    return np.flatnonzero(chosen)
-
-
-def concerned_models(problem: Problem, limit: LimitSpec) -> NDArray[np.bool_]:
-    """Return the (m,) mask of the models a limit concerns."""
-    return np.array(
-        [
-            (limit.models is None or model.id in limit.models)
-            and (limit.providers is None or model.provider in limit.providers)
-            and (limit.regions is None or model.region in limit.regions)
-            for model in problem.models
-        ],
-        bool,
-    )
+__all__ = ["LimitArrays"]
 
 
 class LimitArrays:
@@ -120,12 +95,12 @@ class LimitArrays:
             usd_out = np.array([model.usd_per_million_output_tokens or 0.0 for model in models])
             return np.asarray((tokens_in * usd_in + tokens_out * usd_out) / 1e6)
         if unit == DEMAND:
-            demand = slots_taken(self._problem)
+            demand = slots_taken(agents, self._problem.demand)
             if demand is None:
                 return np.ones((1, 1))
             return np.asarray(demand[:, None] if demand.ndim == 1 else demand)
         if unit not in UNITS:
-            taken = units_taken(self._problem, unit)
+            taken = units_taken(agents, self._problem.demand, unit)
             return taken[:, None] if taken.ndim == 1 else taken
         if unit == "latency_s":
             first = np.array([model.latency_s or 0.0 for model in models])
@@ -137,8 +112,8 @@ class LimitArrays:
         return quality
 
     def _limit(self, limit: LimitSpec) -> Limit:
-        name, agents = limit.name, concerned_agents(self._problem, limit)
-        models = concerned_models(self._problem, limit)
+        name, agents = limit.name, concerned_agents(self._problem.agents, limit)
+        models = concerned_models(self._problem.models, limit)
         use = self.counted(limit.unit)
         low, high = limit.amount("at_least"), limit.amount("at_most")
         match limit:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.errors import Violation, ViolationKind
-from solver.problem.limit_arrays import concerned_agents, concerned_models
+from solver.problem.concerned import concerned_agents, concerned_models
 from solver.problem.limit_specs import (
     DEMAND,
     UNITS,
@@ -22,12 +22,14 @@ from solver.problem.resources import units_taken
 from solver.problem.values import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
+    from solver.problem.agents import AgentTable
     from solver.problem.limit_specs import LimitSpec
-    from solver.problem.spec import Problem
+    from solver.problem.models import Model
+    from solver.problem.resources import Demand
 
 __all__ = ["limit_rules"]
 
@@ -40,11 +42,13 @@ _FACTS = {
 }
 
 
-def limit_rules(problem: Problem) -> Iterator[Violation]:
+def limit_rules(
+    agents: AgentTable, models: Sequence[Model], demand: Demand, limits: Sequence[LimitSpec]
+) -> Iterator[Violation]:
     """Yield the rules that limits break, such as ``limits[2].models[0]: rule, value``."""
     first: dict[str, int] = {}
     grouped: dict[str, str] = {}
-    for position, limit in enumerate(problem.limits):
+    for position, limit in enumerate(limits):
         path = f"limits[{position}]"
         if first.setdefault(limit.name, position) != position:
             yield Violation(
@@ -55,10 +59,10 @@ def limit_rules(problem: Problem) -> Iterator[Violation]:
                 kind=ViolationKind.DUPLICATE,
             )
         yield from (found.within(path) for found in limit.broken_by_itself())
-        unknown = list(_unknown_names(problem, limit))
+        unknown = list(_unknown_names(agents, models, limit))
         yield from (found.within(path) for found in unknown)
         if not unknown:
-            yield from (found.within(path) for found in _concerns(problem, limit))
+            yield from (found.within(path) for found in _concerns(agents, models, demand, limit))
         if isinstance(limit, TogetherSpec):
             for k, name in enumerate(limit.agents or ()):
                 if grouped.setdefault(name, limit.name) != limit.name:
@@ -70,23 +74,23 @@ def limit_rules(problem: Problem) -> Iterator[Violation]:
                     )
 
 
-def _unknown_names(problem: Problem, limit: LimitSpec) -> Iterator[Violation]:
-    agents, models = problem.agents.positions, problem.model_ids
-    tenants = [name for name in problem.agents.tenants if name is not None]
-    providers = [model.provider for model in problem.models if model.provider]
-    regions = [model.region for model in problem.models if model.region]
-    yield from _names("agents", "the id of an agent", limit.agents, agents)
+def _unknown_names(agents: AgentTable, models: Sequence[Model], limit: LimitSpec) -> Iterator[Violation]:
+    ids = [model.id for model in models]
+    tenants = [name for name in agents.tenants if name is not None]
+    providers = [model.provider for model in models if model.provider]
+    regions = [model.region for model in models if model.region]
+    yield from _names("agents", "the id of an agent", limit.agents, agents.positions)
     yield from _names("tenants", "the tenant of an agent", limit.tenants, tenants)
-    yield from _names("models", "the id of a model", limit.models, models)
+    yield from _names("models", "the id of a model", limit.models, ids)
     yield from _names("providers", "the provider of a model", limit.providers, providers)
     yield from _names("regions", "the region of a model", limit.regions, regions)
     if isinstance(limit, ChangesSpec | StayPutSpec):
-        columns = set(models)
+        columns = set(ids)
         bad = [
             line
             for agent, model in limit.previous.items()
             for line in (
-                *_previous("the id of an agent", agent, agent, agents),
+                *_previous("the id of an agent", agent, agent, agents.positions),
                 *_previous("the id of a model", agent, model, columns),
             )
         ]
@@ -136,14 +140,16 @@ def _previous(what: str, agent: str, name: str, known: Iterable[str]) -> Iterato
         )
 
 
-def _known_unit(problem: Problem, limit: LimitSpec, rows: NDArray[np.int64]) -> Iterator[Violation]:
+def _known_unit(
+    agents: AgentTable, demand: Demand, limit: LimitSpec, rows: NDArray[np.int64]
+) -> Iterator[Violation]:
     """Check that a resource that a limit counts is one that the agents it concerns take."""
     unit = limit.unit
     if unit in UNITS or unit == DEMAND or not len(rows):
         return
-    if not units_taken(problem, unit)[rows].any():
+    if not units_taken(agents, demand, unit)[rows].any():
         field = "of" if isinstance(limit, ShareSpec) else "resource"
-        known = [*UNITS, DEMAND, *problem.agents.resources]
+        known = [*UNITS, DEMAND, *agents.resources]
         yield Violation(
             field,
             "expected a resource that an agent it concerns takes",
@@ -153,9 +159,11 @@ def _known_unit(problem: Problem, limit: LimitSpec, rows: NDArray[np.int64]) -> 
         )
 
 
-def _concerns(problem: Problem, limit: LimitSpec) -> Iterator[Violation]:
+def _concerns(
+    agents: AgentTable, models: Sequence[Model], demand: Demand, limit: LimitSpec
+) -> Iterator[Violation]:
     """Check that a limit concerns somebody, and that what it counts is known of them."""
-    rows, columns = concerned_agents(problem, limit), concerned_models(problem, limit)
+    rows, columns = concerned_agents(agents, limit), concerned_models(models, limit)
     if not len(rows):
         yield Violation("", "expected at least one agent", shown="none that meets both agents and tenants")
     if not columns.any():
@@ -174,13 +182,11 @@ def _concerns(problem: Problem, limit: LimitSpec) -> Iterator[Violation]:
         )
     if isinstance(limit, ApartSpec) and len(rows) < 2:
         yield Violation("agents", "expected at least two", len(rows))
-    yield from _known_unit(problem, limit, rows)
+    yield from _known_unit(agents, demand, limit, rows)
     # A share is taken of everything, so everything has to be known.
     counted = np.ones(len(columns), bool) if isinstance(limit, ShareSpec) else columns
     for fact in _FACTS.get(limit.unit, ()):
-        lacking = [
-            model.id for j, model in enumerate(problem.models) if counted[j] and getattr(model, fact) is None
-        ]
+        lacking = [model.id for j, model in enumerate(models) if counted[j] and getattr(model, fact) is None]
         if lacking:
             more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
             yield Violation(
@@ -189,7 +195,6 @@ def _concerns(problem: Problem, limit: LimitSpec) -> Iterator[Violation]:
                 kind=ViolationKind.MISSING,
             )
     if limit.unit in {"tokens", "usd"} and len(rows):
-        agents = problem.agents
         tokens = agents.input_tokens[rows].any() or agents.output_tokens[rows].any()
         if not tokens:
             yield Violation(

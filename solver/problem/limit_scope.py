@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -15,7 +15,6 @@ from solver.problem.numbers import LARGEST, is_number, is_plain, readable, real_
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from solver.problem.limits import Limit
 
 __all__ = ["LimitScope", "RowPiece"]
 
@@ -38,10 +37,21 @@ class RowPiece:
         return 1 if self.models is None else len(self.models)
 
 
+class _Named(Protocol):
+    """What every limit has."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def agents(self) -> ArrayLike | None: ...
+    @property
+    def models(self) -> ArrayLike | None: ...
+
+
 class LimitScope:
     """One limit against the size of the instance: resolves indices, checks values, collects violations."""
 
-    def __init__(self, limit: Limit, position: int, n: int, m: int, everyone: NDArray[np.int64]) -> None:
+    def __init__(self, limit: _Named, position: int, n: int, m: int, everyone: NDArray[np.int64]) -> None:
         self.n, self.m, self.name = n, m, limit.name
         self.everyone = everyone  # the indices of all agents, shared by all limits
         self.path = f"limits[{position}] ({limit.name})"

@@ -12,12 +12,15 @@ from solver.problem.instance import MAX_CAPACITY
 from solver.problem.values import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from solver.problem.agents import AgentTable
-    from solver.problem.spec import Problem
+    from solver.problem.limit_specs import LimitSpec
+    from solver.problem.models import Model
+
+    Demand = NDArray[np.float64] | Mapping[str, NDArray[np.float64]] | None
 
 __all__ = [
     "SLOTS",
@@ -42,14 +45,14 @@ _TOKENS = {
 """Resources that agents take without saying so: the sums of these fields."""
 
 
-def resource_names(problem: Problem) -> tuple[str, ...]:
+def resource_names(models: Sequence[Model]) -> tuple[str, ...]:
     """Return the resources that some model has, in the order in which they are first named."""
-    return tuple(dict.fromkeys(name for model in problem.models for name in model.resources))
+    return tuple(dict.fromkeys(name for model in models for name in model.resources))
 
 
-def resource_titles(problem: Problem) -> tuple[str, ...]:
+def resource_titles(models: Sequence[Model]) -> tuple[str, ...]:
     """Return the names of the instance's resources, slots first."""
-    return (SLOTS, *resource_names(problem))
+    return (SLOTS, *resource_names(models))
 
 
 def resources_taken(agents: AgentTable, name: str) -> NDArray[np.float64]:
@@ -60,38 +63,36 @@ def resources_taken(agents: AgentTable, name: str) -> NDArray[np.float64]:
     return agents.resources.get(name, np.zeros(len(agents)))
 
 
-def units_taken(problem: Problem, name: str) -> NDArray[np.float64]:
+def units_taken(agents: AgentTable, demand: Demand, name: str) -> NDArray[np.float64]:
     """Return the units of a resource that pairs take, (n,) or (n, m) float64: those of ``demand``, else the agents'."""
-    demand = problem.demand
     if isinstance(demand, Mapping) and name in demand:
         own: NDArray[np.float64] = demand[name]
-        return np.broadcast_to(own, (len(problem.agents),)) if own.ndim == 0 else own
-    return resources_taken(problem.agents, name)
+        return np.broadcast_to(own, (len(agents),)) if own.ndim == 0 else own
+    return resources_taken(agents, name)
 
 
-def slots_taken(problem: Problem) -> NDArray[np.float64] | None:
+def slots_taken(agents: AgentTable, demand: Demand) -> NDArray[np.float64] | None:
     """Return the slots that pairs take, (n,) or (n, m) float64; None where each takes one."""
-    demand = problem.demand
     if isinstance(demand, Mapping):
-        return units_taken(problem, SLOTS) if SLOTS in demand else None
+        return units_taken(agents, demand, SLOTS) if SLOTS in demand else None
     own: NDArray[np.float64] | None = demand
     return own
 
 
-def resource_capacity(problem: Problem, name: str) -> NDArray[np.float64]:
+def resource_capacity(models: Sequence[Model], name: str) -> NDArray[np.float64]:
     """Return the (m,) float64 units of a resource that models have; ``inf`` where they do not say."""
-    return np.array([model.resources.get(name, np.inf) for model in problem.models])
+    return np.array([model.resources.get(name, np.inf) for model in models])
 
 
 def with_resources(
-    problem: Problem, slots: NDArray[np.float64]
+    agents: AgentTable, models: Sequence[Model], demand: Demand, slots: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64] | None, NDArray[np.float64]]:
     """Return demand and capacity for an instance: slots alone, or slots and then every resource.
 
     Parameters
     ----------
-    problem : Problem
-        What is asked.
+    agents, models, demand
+        Of the problem.
     slots : (m,) float64
         Slots each model has left.
 
@@ -101,49 +102,51 @@ def with_resources(
         Demand, None or (n,), (n, m), (n, r) or (n, m, r), and capacity, (m,) or (m, r). What pairs take of a
         resource is as wide as the widest of them.
     """
-    names = resource_names(problem)
-    own = slots_taken(problem)
+    names = resource_names(models)
+    own = slots_taken(agents, demand)
     if not names:
         return own, slots
-    amounts = [np.ones(len(problem.agents)) if own is None else own]
-    amounts += [units_taken(problem, name) for name in names]
+    amounts = [np.ones(len(agents)) if own is None else own]
+    amounts += [units_taken(agents, demand, name) for name in names]
     pairs = any(one.ndim == 2 for one in amounts)
     spread = [one[:, None] if pairs and one.ndim == 1 else one for one in amounts]
     taken = np.stack(np.broadcast_arrays(*spread), axis=-1)
-    units = np.stack([resource_capacity(problem, name) for name in names], axis=1)
+    units = np.stack([resource_capacity(models, name) for name in names], axis=1)
     # A model that does not name a resource has as much as everybody together may take.
     plenty = np.minimum(np.maximum(taken[..., 1:].sum(axis=0), 1.0), MAX_CAPACITY)
     units = np.where(np.isinf(units), plenty, units)
     return taken, np.column_stack([slots, units])
 
 
-def resource_rules(problem: Problem) -> Iterator[Violation]:
+def resource_rules(
+    agents: AgentTable, models: Sequence[Model], demand: Demand, limits: Sequence[LimitSpec]
+) -> Iterator[Violation]:
     """Check the names of resources: a misspelt one must not bind nobody in silence."""
-    known = resource_names(problem)
-    for j, model in enumerate(problem.models):
+    known = resource_names(models)
+    for j, model in enumerate(models):
         if SLOTS in model.resources:
             yield Violation(
                 f"models[{j}].resources.{SLOTS}", "expected the slots of a batch as capacity.slots"
             )
-    given = problem.demand if isinstance(problem.demand, Mapping) else {}
-    counted = {limit.unit for limit in problem.limits}
+    given = demand if isinstance(demand, Mapping) else {}
+    counted = {limit.unit for limit in limits}
     for name in given:
         if name in _TOKENS:
             rule = f"expected another name, as these are counted from {' and '.join(_TOKENS[name])}"
             yield Violation(f"demand.{name}", rule)
-        elif name in problem.agents.resources:
+        elif name in agents.resources:
             yield Violation(f"demand.{name}", "expected none, since agents say what they take in resources")
         elif name != SLOTS and name not in known and name not in counted:
             rule = "expected slots or a resource that some model has"
             hint = did_you_mean(name, [SLOTS, *known])
             yield Violation(f"demand.{name}", rule, name, kind=ViolationKind.UNKNOWN, hint=hint)
-    for name, taken in problem.agents.resources.items():
+    for name, taken in agents.resources.items():
         path = f"agents[{int(np.flatnonzero(taken)[0])}].resources.{name}"
         if name in _TOKENS:
             yield Violation(
                 path, f"expected another name, as these are counted from {' and '.join(_TOKENS[name])}"
             )
-        elif name not in known and all(limit.unit != name for limit in problem.limits):
+        elif name not in known and all(limit.unit != name for limit in limits):
             hint = did_you_mean(name, known)
             yield Violation(
                 path, "expected a resource that some model has", name, kind=ViolationKind.UNKNOWN, hint=hint

@@ -19,9 +19,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from solver.problem.agents import Profile
+    from solver.problem.agents import AgentTable, Profile
+    from solver.problem.limit_specs import LimitSpec
+    from solver.problem.models import Model
+    from solver.problem.objective import Objective
+    from solver.problem.resources import Demand
     from solver.problem.scores import ScoreTable
-    from solver.problem.spec import Model, Objective, Problem
 
 __all__ = ["broken_rules", "objective_rules", "repeated_ids"]
 
@@ -32,33 +35,45 @@ _TOO_LARGE = f"expected at most {LARGEST:g} in size"
 _NO_MINIMUM = "expected none where scores are costs to be minimised"
 
 
-def broken_rules(problem: Problem) -> list[Violation]:
+def broken_rules(
+    *,
+    agents: AgentTable,
+    models: Sequence[Model],
+    objective: Objective,
+    scores: ScoreTable | None,
+    demand: Demand,
+    task_types: Mapping[str, tuple[str, ...]],
+    limits: Sequence[LimitSpec],
+) -> list[Violation]:
     """Return one line per rule that the parts of a problem break together, in the order of its fields."""
     lines: list[Violation] = []
-    n, m = len(problem.agents), len(problem.models)
+    n, m = len(agents), len(models)
     if n == 0:
         lines.append(Violation("agents", "expected at least one agent", shown="none"))
     if m == 0:
         lines.append(Violation("models", "expected at least one model", shown="none"))
-    lines.extend(repeated_ids("models", [model.id for model in problem.models]))
+    lines.extend(repeated_ids("models", [model.id for model in models]))
     if n and m:
-        lines.extend(_profile_rules(problem))
-    lines.extend(objective_rules(problem.models, problem.objective))
-    lines.extend(_shape_rules(problem))
-    if problem.scores is not None:
-        lines.extend(_score_rules(problem, problem.scores))
-    elif problem.objective.quality in {"given", "combined"}:
+        lines.extend(_profile_rules(agents, models, task_types))
+    lines.extend(objective_rules(models, objective))
+    lines.extend(_penalty_rules(agents, objective))
+    lines.extend(_tier_rules(models))
+    lines.extend(_floor_rules(models))
+    lines.extend(_minimum_rules(agents, objective))
+    if scores is not None:
+        lines.extend(_score_rules(agents, models, scores))
+    elif objective.quality in {"given", "combined"}:
         lines.append(
             Violation(
                 "scores",
-                f"required where objective.quality is {problem.objective.quality!r}, but missing",
+                f"required where objective.quality is {objective.quality!r}, but missing",
                 kind=ViolationKind.MISSING,
             )
         )
-    lines.extend(_demand_rules(problem))
-    lines.extend(resource_rules(problem))
+    lines.extend(_demand_rules(n, m, demand))
+    lines.extend(resource_rules(agents, models, demand, limits))
     if n and m:
-        lines.extend(limit_rules(problem))
+        lines.extend(limit_rules(agents, models, demand, limits))
     return lines
 
 
@@ -76,20 +91,21 @@ def repeated_ids(path: str, ids: Iterable[str]) -> Iterator[Violation]:
             )
 
 
-def _profile_rules(problem: Problem) -> Iterator[Violation]:
+def _profile_rules(
+    agents: AgentTable, models: Sequence[Model], own_task_types: Mapping[str, tuple[str, ...]]
+) -> Iterator[Violation]:
     """Check the names that profiles use; each is reported at the first agent of its profile."""
-    models = problem.models
     known = {
         "allowed_models": [model.id for model in models],
         "forbidden_models": [model.id for model in models],
         "allowed_regions": [model.region for model in models if model.region],
         "allowed_providers": [model.provider for model in models if model.provider],
     }
-    task_types = [*TASK_TYPES, *problem.task_types]
+    task_types = [*TASK_TYPES, *own_task_types]
     capabilities = dict.fromkeys([*CAPABILITIES, *(name for model in models for name in model.capabilities)])
-    for name, needed in problem.task_types.items():
+    for name, needed in own_task_types.items():
         yield from _unknown(f"task_types.{name}", needed, capabilities)
-    for code, profile in enumerate(problem.agents.profiles):
+    for code, profile in enumerate(agents.profiles):
         lines: list[Violation] = []
         if profile.task_type is not None and profile.task_type not in task_types:
             hint = did_you_mean(profile.task_type, task_types)
@@ -106,7 +122,7 @@ def _profile_rules(problem: Problem) -> Iterator[Violation]:
             lines.extend(_unknown(field, getattr(profile, field) or (), capabilities))
         lines.extend(_names(profile, known))
         if lines:
-            row = int(np.flatnonzero(problem.agents.profile == code)[0])
+            row = int(np.flatnonzero(agents.profile == code)[0])
             yield from (found.within(f"agents[{row}]") for found in lines)
 
 
@@ -157,12 +173,12 @@ def objective_rules(models: Sequence[Model], objective: Objective) -> Iterator[V
         yield Violation("objective.min_score", _NO_MINIMUM, objective.min_score)
 
 
-def _score_rules(problem: Problem, scores: ScoreTable) -> Iterator[Violation]:
-    n, m = len(problem.agents), len(problem.models)
+def _score_rules(agents: AgentTable, models: Sequence[Model], scores: ScoreTable) -> Iterator[Violation]:
+    n, m = len(agents), len(models)
     values = scores.values
-    model_ids = [model.id for model in problem.models]
+    model_ids = [model.id for model in models]
     if scores.agent_ids is not None:
-        known = problem.agents.positions
+        known = agents.positions
         yield from _strangers("agent", scores.agent_ids, scores.agent_codes, known, list(known))
     if scores.model_ids is not None:
         yield from _strangers(
@@ -245,10 +261,10 @@ def _repeated_pairs(scores: ScoreTable) -> Iterator[Violation]:
         yield Violation("scores", f"{len(again) - _MOST_NAMED_ROWS} more repeated pairs")
 
 
-def _penalty_rules(problem: Problem) -> Iterator[Violation]:
+def _penalty_rules(agents: AgentTable, objective: Objective) -> Iterator[Violation]:
     """Check that every agent has a penalty where some have one of their own."""
-    own = problem.agents.unassigned_penalty
-    if own is not None and problem.objective.unassigned_penalty is None:
+    own = agents.unassigned_penalty
+    if own is not None and objective.unassigned_penalty is None:
         for i in np.flatnonzero(np.isnan(own))[:_MOST_NAMED_ROWS]:
             yield (
                 Violation(
@@ -259,11 +275,11 @@ def _penalty_rules(problem: Problem) -> Iterator[Violation]:
             )
 
 
-def _tier_rules(problem: Problem) -> Iterator[Violation]:
+def _tier_rules(models: Sequence[Model]) -> Iterator[Violation]:
     """Check that costs of load have as many tiers in every model, and do not fall."""
-    tiers = [len(model.capacity.load_cost) for model in problem.models]
+    tiers = [len(model.capacity.load_cost) for model in models]
     most = max(tiers, default=0)
-    for j, model in enumerate(problem.models):
+    for j, model in enumerate(models):
         path, cost = f"models[{j}].capacity.load_cost", model.capacity.load_cost
         if 0 < len(cost) < most:
             yield Violation(path, f"expected {most} tiers as in models[{tiers.index(most)}]", len(cost))
@@ -271,38 +287,37 @@ def _tier_rules(problem: Problem) -> Iterator[Violation]:
             yield Violation(path, "expected costs that do not fall", list(cost))
 
 
-def _shape_rules(problem: Problem) -> Iterator[Violation]:
-    """Check floors against capacities, penalties and tiers, and that costs come without minimum scores."""
-    yield from _penalty_rules(problem)
-    yield from _tier_rules(problem)
-    for j, model in enumerate(problem.models):
+def _floor_rules(models: Sequence[Model]) -> Iterator[Violation]:
+    """Check floors against capacities."""
+    for j, model in enumerate(models):
         capacity = model.capacity
         for field in ("min_slots", "min_slots_if_open"):
             if getattr(capacity, field) > capacity.batch_slots:
-                got = getattr(capacity, field)
                 yield Violation(
                     f"models[{j}].capacity.{field}",
                     f"expected <= its {capacity.batch_slots} slots",
-                    shown=got,
+                    shown=getattr(capacity, field),
                 )
-    if problem.objective.sense == "minimize":
-        for i in np.flatnonzero(~np.isnan(problem.agents.min_score))[:_MOST_NAMED_ROWS]:
-            yield Violation(f"agents[{i}].min_score", _NO_MINIMUM, float(problem.agents.min_score[i]))
 
 
-def _demand_rules(problem: Problem) -> Iterator[Violation]:
-    demand = problem.demand
+def _minimum_rules(agents: AgentTable, objective: Objective) -> Iterator[Violation]:
+    """Check that agents have no minimum score where scores are costs."""
+    if objective.sense == "minimize":
+        for i in np.flatnonzero(~np.isnan(agents.min_score))[:_MOST_NAMED_ROWS]:
+            yield Violation(f"agents[{i}].min_score", _NO_MINIMUM, float(agents.min_score[i]))
+
+
+def _demand_rules(n: int, m: int, demand: Demand) -> Iterator[Violation]:
     if isinstance(demand, Mapping):
         for name, array in demand.items():
-            yield from _demand_array_rules(problem, f"demand.{name}", array, one=True)
+            yield from _demand_array_rules(n, m, f"demand.{name}", array, one=True)
     elif demand is not None:
-        yield from _demand_array_rules(problem, "demand", demand, one=False)
+        yield from _demand_array_rules(n, m, "demand", demand, one=False)
 
 
 def _demand_array_rules(
-    problem: Problem, path: str, demand: NDArray[np.float64], *, one: bool
+    n: int, m: int, path: str, demand: NDArray[np.float64], *, one: bool
 ) -> Iterator[Violation]:
-    n, m = len(problem.agents), len(problem.models)
     if demand.shape not in {(n,), (n, m)} and not (one and demand.ndim == 0):
         yield Violation(
             path,

@@ -27,8 +27,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Count",
+    "Flag",
+    "Fraction",
     "Frozen",
     "Identifier",
+    "NonNegative",
     "PenaltyValue",
     "Real",
     "Text",
@@ -170,6 +173,10 @@ Count = Annotated[int, Field(strict=True, ge=0, le=MAX_CAPACITY), BeforeValidato
 
 Real = Annotated[float, Field(strict=True), BeforeValidator(_real)]
 """A finite number; text and booleans are refused."""
+
+NonNegative = Annotated[Real, Field(ge=0)]
+Fraction = Annotated[Real, Field(ge=0, le=1)]
+Flag = Annotated[bool, Field(strict=True)]
 
 PenaltyValue = Annotated[
     float,

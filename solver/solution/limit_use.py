@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.problem.blocks import chunks
+from solver.problem.concerned import concerned_agents, concerned_models
 from solver.problem.instance import UNASSIGNED
-from solver.problem.limit_arrays import LimitArrays, concerned_agents, concerned_models
+from solver.problem.limit_arrays import LimitArrays
 from solver.problem.limit_rows import NO_ROW
 from solver.problem.limit_specs import ApartSpec, AverageSpec, ChangesSpec, QuotaSpec, ShareSpec
 from solver.problem.resources import resource_titles
@@ -99,7 +100,7 @@ def _rows(problem: Problem) -> list[_Row]:
         if isinstance(limit, ApartSpec):
             rows += [
                 _Row(limit=limit, side="at_most", bound=float(limit.at_most_agents), model=int(j))
-                for j in np.flatnonzero(concerned_models(problem, limit))
+                for j in np.flatnonzero(concerned_models(problem.models, limit))
             ]
             continue
         sides = {side: float(getattr(limit, field)) for field, (_, side) in limit.amounts().items()}
@@ -192,8 +193,8 @@ def _counted(problem: Problem, limit: LimitSpec, arrays: LimitArrays, choice: ND
         table = np.broadcast_to(arrays.counted(limit.unit), (len(choice), len(problem.models)))
         return float(table[served, choice[served]].sum())
     concerned = np.zeros(len(choice), bool)
-    concerned[concerned_agents(problem, limit)] = True
-    return float((concerned[served] & concerned_models(problem, limit)[choice[served]]).sum())
+    concerned[concerned_agents(problem.agents, limit)] = True
+    return float((concerned[served] & concerned_models(problem.models, limit)[choice[served]]).sum())
 
 
 def limits_in_the_way(
@@ -294,7 +295,7 @@ def _capacity_titles(problem: Problem) -> dict[str, str]:
     """Return what the names of capacities and floors in a conflict stand for, in ids."""
     titles: dict[str, str] = {}
     for j, model in enumerate(problem.model_ids):
-        for k, resource in enumerate(resource_titles(problem)):
+        for k, resource in enumerate(resource_titles(problem.models)):
             titles[f"capacity[{j}, {k}]"] = f"{resource} of {model}" if k else f"capacity of {model}"
         titles[f"min_load[{j}]"] = f"min_slots of {model}"
         titles[f"min_load_if_open[{j}]"] = f"min_slots_if_open of {model}"

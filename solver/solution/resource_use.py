@@ -61,7 +61,7 @@ def resource_reports(problem: Problem, instance: Instance, solution: Solution) -
             capacity=float(model.resources[name]),
             price=float(price[j, k]),
         )
-        for k, name in enumerate(resource_titles(problem))
+        for k, name in enumerate(resource_titles(problem.models))
         for j, model in enumerate(problem.models)
         if k and name in model.resources
     )
@@ -75,7 +75,7 @@ def too_large(problem: Problem, instance: Instance, left: NDArray[np.intp]) -> N
     why = np.full(len(left), "", object)
     if instance.demand is None:
         return why
-    titles = resource_titles(problem)
+    titles = resource_titles(problem.models)
     for block in chunks(len(left), instance.m):
         rows = left[block]
         eligible = np.isfinite(instance.score[rows])

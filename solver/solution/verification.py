@@ -189,7 +189,7 @@ def _in_ids(problem: Problem, instance: Instance, flow: UnitFlow, found: Violati
         return _together_in_ids(problem, flow, found)
     if kind is ViolationKind.OVER_CAPACITY:
         j, k = at
-        unit = f" {resource_titles(problem)[k]}" if k else ""
+        unit = f" {resource_titles(problem.models)[k]}" if k else ""
         rule = f"load {found.value:g} exceeds its capacity of {instance.capacity[j, k]:g}{unit}"
         return Violation(models[j], rule, kind=kind, position=at)
     if kind is ViolationKind.BELOW_FLOOR and instance.network is not None:
