@@ -117,7 +117,7 @@ class HorizonPricing:
         left = self.left[column] = self.left[column] - count
         self._slot[column] = self._prices.slot[column] if left >= 1.0 else np.inf
 
-    def next_release_s(self, row: AgentRow) -> float:
+    def next_release_s(self, row: AgentRow, limit: NDArray[np.int64]) -> float:
         """Return a second: concurrency is full, and how long it is held is not known here."""
         return 1.0
 

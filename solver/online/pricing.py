@@ -77,8 +77,8 @@ class Pricing(Protocol[_Prices]):
         """Give it back: nothing was reserved."""
         ...
 
-    def next_release_s(self, row: AgentRow) -> float:
-        """Return a guess of the seconds until an eligible model has room again."""
+    def next_release_s(self, row: AgentRow, limit: NDArray[np.int64]) -> float:
+        """Return a guess of the seconds until an eligible model has room again; ``limit`` is how many each takes."""
         ...
 
     def question(

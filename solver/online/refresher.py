@@ -31,9 +31,13 @@ class Refresher:
         Held weakly.
     largest_share : float
         Share of one processor, in (0, 1].
+    elsewhere : bool
+        Whether another process does the work: its time is then the time from question to answer, of which
+        this thread's own processor time says nothing.
     """
 
-    def __init__(self, router: _Refreshed, largest_share: float) -> None:
+    def __init__(self, router: _Refreshed, largest_share: float, *, elsewhere: bool = False) -> None:
+        self._time_s = time.monotonic if elsewhere else time.thread_time
         self._wanted = threading.Event()
         self._stopped = threading.Event()
         self._router = weakref.ref(router, lambda _: self._wanted.set())
@@ -63,14 +67,14 @@ class Refresher:
             router = self._router()
             if router is None or self._stopped.is_set():
                 return
-            started = time.thread_time()
+            started = self._time_s()
             try:
                 router.refresh()
             except Exception as error:  # noqa: BLE001 - logged and counted; routing must go on
                 _log.exception("prices could not be computed; the last ones stay in use")
                 router.note_failure(error)
             del router
-            self._stopped.wait(self._pause * (time.thread_time() - started))
+            self._stopped.wait(self._pause * (self._time_s() - started))
 
     def stop(self) -> None:
         """End the thread and wait for it."""

@@ -188,7 +188,7 @@ class Reservations:
             reason = RouteRefusalReason.STORE_UNAVAILABLE
         retry = None if cause is None else cause.retry_after_s
         if retry is None and reason is RouteRefusalReason.FULL:
-            retry = float(self._pricing.next_release_s(row))
+            retry = float(self._pricing.next_release_s(row, self._load.limit))
         if retry is None and reason is RouteRefusalReason.BUDGET and self._spending is not None:
             left = self._spending.left_s(self._clock.now())
             retry = left if left < np.inf else None

@@ -188,8 +188,9 @@ class OptimalRouter:
         self._process: PriceProcess | None = None
         if len(self._window):
             self.refresh()
-        self._background = Refresher(self, pace.largest_share) if background else None
-        if background == "process":
+        elsewhere = background == "process"
+        self._background = Refresher(self, pace.largest_share, elsewhere=elsewhere) if background else None
+        if elsewhere:
             self._process = PriceProcess()
 
     # -- deciding

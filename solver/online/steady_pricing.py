@@ -155,10 +155,9 @@ class SteadyPricing:
     def unclaim(self, column: int) -> None:
         """Do nothing, likewise."""
 
-    def next_release_s(self, row: AgentRow) -> float:
+    def next_release_s(self, row: AgentRow, limit: NDArray[np.int64]) -> float:
         """Return the mean time between two releases of the eligible models, at full load."""
         service = self._service if row.service_s is None else row.service_s
-        limit = np.zeros(len(service)) if self._table is None else self._table.limit
         releases = (limit * np.isfinite(row.scores) / np.maximum(service, 1e-9)).sum()
         return float(min(1.0 / releases, 60.0)) if releases > 0 else 60.0
 

@@ -71,12 +71,12 @@ class Access:
         """Whether no token is asked for."""
         return self._callers is None
 
-    def caller(self, authorization: str | None) -> Caller:
+    def caller(self, authorization: bytes | None) -> Caller:
         """Return who sends this header, or refuse with status 401."""
         if self._callers is None:
             return ANYBODY
-        scheme, _, token = (authorization or "").partition(" ")
-        if scheme.lower() != "bearer" or not token.strip():
+        scheme, _, token = (authorization or b"").partition(b" ")
+        if scheme.lower() != b"bearer" or not token.strip():
             raise RequestRefused(401, "a bearer token is required", headers=_CHALLENGE)
         # The lookup is by hash: how long it takes says nothing about the tokens themselves.
         found = self._callers.get(_hashed(token.strip()))
@@ -124,8 +124,9 @@ def read_tokens(path: Path) -> Access:
 def add_token(path: Path, name: str, role: str) -> str:
     """Add a new token to a file, made where there is none; return the token, which is stored nowhere else."""
     token = f"solver_{secrets.token_urlsafe(32)}"
-    line = f"- {{name: {_quoted(name)}, role: {role}, sha256: {_hashed(token)}}}\n"
-    problems = _entry_problems("", {"name": name, "role": role, "sha256": _hashed(token)})
+    digest = _hashed(token.encode())
+    line = f"- {{name: {_quoted(name)}, role: {role}, sha256: {digest}}}\n"
+    problems = _entry_problems("", {"name": name, "role": role, "sha256": digest})
     if problems:
         raise SpecError(*problems)
     before = ""
@@ -145,9 +146,9 @@ def _quoted(name: str) -> str:
     return '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _hashed(token: str) -> str:
+def _hashed(token: bytes) -> str:
     """Return the hash that stands for a token; tokens are random, so that one round of SHA-256 suffices."""
-    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
+    return hashlib.sha256(token).hexdigest()
 
 
 def _entry_problems(path: str, entry: Any) -> list[Violation]:

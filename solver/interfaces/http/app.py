@@ -21,10 +21,11 @@ from pathlib import Path
 
 from solver.interfaces.http.access import Access, Role
 from solver.interfaces.http.assignments_api import add_assignments
-from solver.interfaces.http.endpoint import Call, Endpoints, Reply, json_reply
+from solver.interfaces.http.endpoint import Call, Endpoints, framework_response
 from solver.interfaces.http.fleet_api import add_fleet
 from solver.interfaces.http.gate import Gate
-from solver.interfaces.http.problem_details import MEDIA_TYPE, RequestRefused
+from solver.interfaces.http.problem_details import RequestRefused
+from solver.interfaces.http.reply import Reply, json_reply
 from solver.interfaces.http.routing_api import add_routing
 from solver.interfaces.http.service_metrics import ServiceMetrics
 
@@ -118,8 +119,7 @@ def create_app(service: Service, access: Access | None = None) -> ASGIApp:
     @app.exception_handler(HTTPException)
     async def failed(request: Request, error: HTTPException) -> Response:
         refused = RequestRefused(error.status_code, str(error.detail), headers=dict(error.headers or {}))
-        body = refused.body(request.scope["state"]["request_id"])
-        return Response(body, refused.status, refused.headers, MEDIA_TYPE)
+        return framework_response(refused.reply(request.scope["state"]["request_id"]))
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:

@@ -9,10 +9,10 @@ import numpy as np
 
 from solver.errors import SpecError, Violation, ViolationKind
 from solver.interfaces.http.access import Role
-from solver.interfaces.http.endpoint import Call, Endpoints, Reply, json_reply
 from solver.interfaces.http.ledger import Placed
 from solver.interfaces.http.limits import checked_ttl
 from solver.interfaces.http.problem_details import RequestRefused, retry_after
+from solver.interfaces.http.reply import Reply, json_reply
 from solver.interfaces.http.requests import AutoAssignRequest, OverrideRequest
 from solver.load.lease import Lease, LeaseState
 from solver.load.refusal import Refusal, RefusalReason
@@ -20,6 +20,7 @@ from solver.load.refusal import Refusal, RefusalReason
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from solver.interfaces.http.endpoint import Call, Endpoints
     from solver.interfaces.http.service import Service
     from solver.load.balance.balancer import LoadBalancer
     from solver.load.balance.decision import Reservation

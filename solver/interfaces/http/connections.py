@@ -164,18 +164,31 @@ class BoundedConnection(HttpToolsProtocol):
                 self._refuse(408, f"the head did not arrive within {limits.head_s:g} s")
             else:
                 self.transport.close()
-        elif self._body_since is not None and now_s - self._body_since > 1.5 * limits.body_s:
-            self.transport.abort()  # the request was answered with status 408, and the client still goes on
+        elif self._body_since is not None and now_s - self._body_since > limits.body_s:
+            self._end_slow_body()
+
+    def _end_slow_body(self) -> None:
+        """Answer with status 408 where the request waits for its body; otherwise it is answered, or in a queue."""
+        cycle = self.cycle
+        if cycle is not self._answering or cycle.response_started:
+            self.transport.abort()
+            return
+        state = cycle.scope["state"]
+        state["status"] = 408  # for logs and metrics
+        cycle.disconnected = True
+        cycle.message_event.set()
+        detail = f"the body did not arrive within {self.limits.body_s:g} s"
+        self._refuse(408, detail, state.get("request_id", "none"))
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP."""
         self._refuse(400, msg)
 
-    def _refuse(self, status: int, detail: str) -> None:
+    def _refuse(self, status: int, detail: str, request_id: str = "none") -> None:
         if self.transport.is_closing():
             return
         refused = RequestRefused(status, detail)
-        body = refused.body("none")
+        body = refused.body(request_id)
         head = (
             f"HTTP/1.1 {status} {refused.title}\r\ncontent-type: {MEDIA_TYPE}\r\n"
             f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -14,8 +14,8 @@ from starlette.routing import compile_path
 from solver.errors import SpecError, Violation, ViolationKind
 from solver.interfaces.http.access import ANYBODY, Caller, Role, require
 from solver.interfaces.http.idempotency import RepeatedRequests
-from solver.interfaces.http.json_codec import to_json
 from solver.interfaces.http.problem_details import MEDIA_TYPE, RequestRefused, refusal_of
+from solver.interfaces.http.reply import Reply
 from solver.problem.values import violations_of
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     Handler = Callable[["Call"], Awaitable["Reply | Response"]]
 
-__all__ = ["Call", "Endpoint", "Endpoints", "Reply", "json_reply"]
+__all__ = ["Call", "Endpoint", "Endpoints", "framework_response"]
 
 _PARAMETER = re.compile(r"\{(\w+)(?::path)?\}")
 _IDEMPOTENCY_KEY = {
@@ -65,24 +65,6 @@ class Call:
     raw: bytes
     path: dict[str, Any]
     query: bytes
-
-
-class Reply(NamedTuple):
-    """An answer as bytes, which can be given again."""
-
-    status: int
-    body: bytes
-    headers: tuple[tuple[str, str], ...] = ()
-    media_type: str = "application/json"
-
-    def response(self) -> Response:
-        """Return it as the web framework has it."""
-        return Response(self.body, self.status, dict(self.headers), self.media_type)
-
-
-def json_reply(document: Any, status: int = 200, headers: dict[str, str] | None = None) -> Reply:
-    """Return a document as JSON."""
-    return Reply(status, to_json(document), () if headers is None else tuple(headers.items()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +112,7 @@ class Endpoint:
         raw: bytes = state.get("body", b"")
         checked = None if self.body is None else _checked(self.body, raw, self.required)
         call = Call(self.service, caller, checked, raw, parameters, scope["query_string"])
-        key: str | None = state["headers"].get("idempotency-key")
+        key: bytes | None = state["headers"].get(b"idempotency-key")
         if key is None or self.method == "GET":
             return await self.handle(call)
         if not 0 < len(key) <= 200:
@@ -141,7 +123,7 @@ class Endpoint:
             assert isinstance(reply, Reply)
             return reply
 
-        where = (caller.name, self.method, scope["path"], key)
+        where = (caller.name, self.method, scope["path"], key.decode("latin-1"))
         return await self.repeated.answer(where, raw, self.service.tracker.clock.now(), make)
 
 
@@ -201,9 +183,8 @@ class Endpoints:
                     refused = refusal_of(error)
                     if refused is None:
                         raise
-                    content = refused.body(request.scope["state"]["request_id"])
-                    return Response(content, refused.status, refused.headers, MEDIA_TYPE)
-                return reply.response() if isinstance(reply, Reply) else reply
+                    reply = refused.reply(request.scope["state"]["request_id"])
+                return framework_response(reply) if isinstance(reply, Reply) else reply
 
             run.__name__ = handle.__name__
             self.router.add_api_route(
@@ -244,6 +225,11 @@ class Endpoints:
         if example is not None:
             media["example"] = example
         return {"requestBody": {"required": required, "content": {"application/json": media}}}
+
+
+def framework_response(reply: Reply) -> Response:
+    """Return an answer as the web framework has it."""
+    return Response(reply.body, reply.status, dict(reply.headers), reply.media_type)
 
 
 def _path_parameters(path: str) -> list[dict[str, Any]]:

@@ -10,9 +10,9 @@ from starlette.datastructures import QueryParams
 
 from solver.errors import SpecError, Violation
 from solver.interfaces.http.access import Role
-from solver.interfaces.http.endpoint import Call, Endpoints, Reply, json_reply
 from solver.interfaces.http.json_codec import to_json
 from solver.interfaces.http.problem_details import RequestRefused
+from solver.interfaces.http.reply import Reply, json_reply
 from solver.interfaces.http.requests import CapacityRequest, DrainRequest
 from solver.interfaces.http.solves import BatchAnswer, BatchTerms
 from solver.load.lease import ONE_SLOT, Ask, Demand, Lease
@@ -20,6 +20,7 @@ from solver.problem.spec import Capacity, Problem
 from solver.problem.values import did_you_mean
 
 if TYPE_CHECKING:
+    from solver.interfaces.http.endpoint import Call, Endpoints
     from solver.interfaces.http.service import Service
     from solver.load.store.base import Limits
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import logging
 import re
@@ -10,8 +9,8 @@ import secrets
 import time
 from typing import TYPE_CHECKING
 
-from solver.interfaces.http.endpoint import Reply
-from solver.interfaces.http.problem_details import MEDIA_TYPE, RequestRefused, refusal_of, retry_after
+from solver.interfaces.http.problem_details import RequestRefused, refusal_of, retry_after
+from solver.interfaces.http.reply import Reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,14 +29,15 @@ PUBLIC_PATHS = frozenset({"/", "/healthz", "/readyz"})
 BATCH_PATHS = frozenset({"/v1/assign", "/api/v1/model-router/auto-assign-all"})
 
 _LOG = logging.getLogger("solver.http")
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_LOCAL_HOSTS = re.compile(r"(localhost|127\.\d+\.\d+\.\d+|\[::1\])(:\d+)?")
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_LOCAL_HOSTS = re.compile(rb"(localhost|127\.\d+\.\d+\.\d+|\[::1\])(:\d+)?")
 _PAGE_POLICY = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     b"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _BODIED = frozenset({"POST", "PUT", "PATCH", "DELETE"})
-_HEADERS = [
+_JSON = b"application/json"
+_STORED_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
@@ -45,7 +45,7 @@ _HEADERS = [
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"content-security-policy", _PAGE_POLICY),
 ]
-_NOT_STORED = (b"cache-control", b"no-store")
+_HEADERS = [*_STORED_HEADERS, (b"cache-control", b"no-store")]
 
 
 class Gate:
@@ -87,123 +87,112 @@ class Gate:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        wanted = headers.get("x-request-id")
-        if wanted is None or not _REQUEST_ID.fullmatch(wanted):
-            wanted = f"{self._prefix}-{next(self._numbers)}"
-        request_id, path = wanted, scope["path"]
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        path: str = scope["path"]
+        static = path.startswith("/static/")
+        answer = _Answer(send, self._request_id(headers), stored=static)
         state = scope.setdefault("state", {})
-        state["request_id"], state["headers"] = request_id, headers
-        status = 0
-
-        async def answer(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                given = [*message.get("headers", ()), *_HEADERS, (b"x-request-id", request_id.encode())]
-                if not path.startswith("/static/"):
-                    given.append(_NOT_STORED)
-                message["headers"] = given
-            await send(message)
-
+        state["request_id"], state["headers"] = answer.request_id, headers
         held = 0
         try:
             self._check_origin(headers)
-            if path not in PUBLIC_PATHS and not path.startswith("/static/"):
-                state["caller"] = self._access.caller(headers.get("authorization"))
+            if not static and path not in PUBLIC_PATHS:
+                state["caller"] = self._access.caller(headers.get(b"authorization"))
             if scope["method"] in _BODIED:
                 held = self._reserved(path, headers)
-                body = await self._body(path, headers, receive)
-                state["body"] = body
+                state["body"] = await self._body(path, receive)
             found = self._find(scope["method"], path)
             if found is not None:
                 endpoint, parameters = found
                 scope["route"] = endpoint
                 reply = await endpoint.answer(scope, parameters)
                 assert isinstance(reply, Reply)
-                await _send(reply, answer)
+                await answer.send(reply)
             else:
-                await self._app(scope, _replayed(body, receive) if "body" in state else receive, answer)
+                rest = _replayed(state["body"], receive) if "body" in state else receive
+                await self._app(scope, rest, answer)
         except _Disconnected:
-            status = status or 499
+            answer.status = answer.status or state.get("status", 499)
         except Exception as error:  # whatever it is, the client is told
             refused = refusal_of(error)
             if refused is None:
-                _LOG.exception("request %s failed", request_id)
+                _LOG.exception("request %s failed", answer.request_id)
                 refused = RequestRefused(500, "an unexpected error; the log has it under the request id")
-            if status:
+            if answer.status:
                 raise  # the answer has begun: the connection is closed
-            await refuse(refused, request_id, answer)
+            await answer.send(refused.reply(answer.request_id))
         finally:
             self._in_flight -= held
             route = getattr(scope.get("route"), "path", "other")
             seconds = time.perf_counter() - started
-            self._observe(route, scope["method"], status, seconds)
+            self._observe(route, scope["method"], answer.status, seconds)
             if _LOG.isEnabledFor(logging.INFO):
-                _log_request(scope, request_id, route, status, seconds)
+                _log_request(scope, answer.request_id, route, answer.status, seconds)
 
-    def _check_origin(self, headers: dict[str, str]) -> None:
+    def _request_id(self, headers: dict[bytes, bytes]) -> str:
+        """Return the id that the client gave, or a new one."""
+        given = headers.get(b"x-request-id")
+        if given is not None and _REQUEST_ID.fullmatch(given):
+            return given.decode()
+        return f"{self._prefix}-{next(self._numbers)}"
+
+    def _check_origin(self, headers: dict[bytes, bytes]) -> None:
         """Refuse what another web site makes a browser send."""
-        host = headers.get("host", "")
+        host = headers.get(b"host", b"")
         if self._access.open and not _LOCAL_HOSTS.fullmatch(host):
             raise RequestRefused(403, "without tokens only requests to localhost are served")
-        origin = headers.get("origin")
-        if origin is not None and origin.partition("://")[2] != host:
+        origin = headers.get(b"origin")
+        if origin is not None and origin.partition(b"://")[2] != host:
             raise RequestRefused(403, "requests of other origins are not served")
-        if headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") != "navigate":
+        if headers.get(b"sec-fetch-site") == b"cross-site" and headers.get(b"sec-fetch-mode") != b"navigate":
             raise RequestRefused(403, "requests of other sites are not served")
 
     def _most(self, path: str) -> int:
         return self._limits.batch_body_bytes if path in BATCH_PATHS else self._limits.body_bytes
 
-    def _reserved(self, path: str, headers: dict[str, str]) -> int:
+    def _reserved(self, path: str, headers: dict[bytes, bytes]) -> int:
         """Count a body's bytes before they come; return how many were counted."""
-        encoding = headers.get("content-encoding", "identity").strip().lower()
-        if encoding != "identity":
-            raise RequestRefused(415, f"bodies are taken as they are, not with encoding {encoding[:40]!r}")
-        stated = headers.get("content-length")
+        encoding = headers.get(b"content-encoding")
+        if encoding is not None and encoding.strip().lower() != b"identity":
+            shown = encoding[:40].decode("latin-1")
+            raise RequestRefused(415, f"bodies are taken as they are, not with encoding {shown!r}")
+        stated = headers.get(b"content-length")
         most = self._most(path)
-        if stated is not None and (not stated.isascii() or not stated.isdigit() or int(stated[:18]) > most):
+        if stated is None:
+            size = most if b"transfer-encoding" in headers else 0
+        elif stated.isdigit() and len(stated) < 16 and int(stated) <= most:
+            size = int(stated)
+        else:
             raise RequestRefused(413, f"expected a body of at most {most:,} bytes")
-        size = most if stated is None and "transfer-encoding" in headers else int(stated or 0)
-        if size:
-            kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-            if kind != "application/json":
-                raise RequestRefused(415, "expected a body with Content-Type: application/json")
+        if size and not _is_json(headers.get(b"content-type", b"")):
+            raise RequestRefused(415, "expected a body with Content-Type: application/json")
         if self._in_flight + size > self._limits.bytes_in_flight:
             raise RequestRefused(429, "too many large requests at one time", headers=retry_after(1.0))
         self._in_flight += size
         return size
 
-    async def _body(self, path: str, headers: dict[str, str], receive: Receive) -> bytes:
-        """Read the whole body within its bounds of size and time."""
+    async def _body(self, path: str, receive: Receive) -> bytes:
+        """Read the whole body. The time it may take is bounded by the connection."""
         most = self._most(path)
         parts: list[bytes] = []
         size = 0
-        try:
-            async with asyncio.timeout(self._limits.body_s):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise _Disconnected
-                    part = message.get("body", b"")
-                    size += len(part)
-                    if size > most:
-                        raise RequestRefused(413, f"expected a body of at most {most:,} bytes")
-                    if part:
-                        parts.append(part)
-                    if not message.get("more_body", False):
-                        return parts[0] if len(parts) == 1 else b"".join(parts)
-        except TimeoutError:
-            raise RequestRefused(
-                408,
-                f"the body did not arrive within {self._limits.body_s:g} s",
-                headers={"Connection": "close"},
-            ) from None
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise _Disconnected
+            part: bytes = message.get("body", b"")
+            size += len(part)
+            if size > most:
+                raise RequestRefused(413, f"expected a body of at most {most:,} bytes")
+            if not parts and not message.get("more_body", False):
+                return part
+            parts.append(part)
+            if not message.get("more_body", False):
+                return b"".join(parts)
 
 
 class _Disconnected(Exception):
-    """The client went away before its request was complete."""
+    """The client went away before its request was complete, or was too slow with it."""
 
 
 def _log_request(scope: Scope, request_id: str, route: str, status: int, seconds: float) -> None:
@@ -223,20 +212,54 @@ def _log_request(scope: Scope, request_id: str, route: str, status: int, seconds
     )
 
 
-async def _send(reply: Reply, send: Send) -> None:
-    headers = [
-        (b"content-type", reply.media_type.encode()),
-        (b"content-length", b"%d" % len(reply.body)),
-    ]
-    headers += [(name.lower().encode(), value.encode()) for name, value in reply.headers]
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    await send({"type": "http.response.body", "body": reply.body})
+class _Answer:
+    """The answer to one request: what is common to all answers is added, and the status noted.
+
+    Parameters
+    ----------
+    send : Send
+        Where it goes.
+    request_id : str
+        Repeated in a header.
+    stored : bool
+        Whether browsers and proxies may keep it.
+
+    Attributes
+    ----------
+    status : int
+        0 as long as it has not begun.
+    """
+
+    __slots__ = ("_headers", "_send", "request_id", "status")
+
+    def __init__(self, send: Send, request_id: str, *, stored: bool) -> None:
+        self._send, self.request_id, self.status = send, request_id, 0
+        self._headers = _STORED_HEADERS if stored else _HEADERS
+
+    async def __call__(self, message: Message) -> None:
+        """Send a message of the web framework."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            own = (b"x-request-id", self.request_id.encode())
+            message["headers"] = [*message.get("headers", ()), *self._headers, own]
+        await self._send(message)
+
+    async def send(self, reply: Reply) -> None:
+        """Send a whole answer."""
+        self.status = reply.status
+        headers = [
+            (b"content-type", reply.media_type.encode()),
+            (b"content-length", b"%d" % len(reply.body)),
+            *self._headers,
+            (b"x-request-id", self.request_id.encode()),
+        ]
+        headers += [(name.lower().encode(), value.encode()) for name, value in reply.headers]
+        await self._send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": reply.body})
 
 
-async def refuse(refused: RequestRefused, request_id: str, send: Send) -> None:
-    """Answer with problem details."""
-    body = refused.body(request_id)
-    await _send(Reply(refused.status, body, tuple(refused.headers.items()), MEDIA_TYPE), send)
+def _is_json(content_type: bytes) -> bool:
+    return content_type == _JSON or content_type.partition(b";")[0].strip().lower() == _JSON
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

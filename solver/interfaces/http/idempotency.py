@@ -7,12 +7,13 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple
 
 from solver.interfaces.http.problem_details import RequestRefused, retry_after
+from solver.interfaces.http.reply import Reply
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from solver.interfaces.http.endpoint import Reply
     from solver.interfaces.http.limits import ServiceLimits
+    from solver.interfaces.http.reply import Reply
 
 __all__ = ["RepeatedRequests"]
 

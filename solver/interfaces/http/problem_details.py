@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from solver.errors import SolverError, SpecError, StoreDownError
 from solver.interfaces.http.json_codec import to_json
+from solver.interfaces.http.reply import Reply
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -72,6 +73,10 @@ class RequestRefused(SolverError):
             document["violations"] = [one.to_dict() for one in self.violations[:_VIOLATIONS_LISTED]]
             document["violation_count"] = len(self.violations)
         return to_json(document)
+
+    def reply(self, request_id: str) -> Reply:
+        """Return the answer."""
+        return Reply(self.status, self.body(request_id), tuple(self.headers.items()), MEDIA_TYPE)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Let it cross from a solver process to the service."""

@@ -9,9 +9,9 @@ import numpy as np
 
 from solver.errors import SpecError, Violation, ViolationKind
 from solver.interfaces.http.access import Role
-from solver.interfaces.http.endpoint import Call, Endpoints, Reply, json_reply
 from solver.interfaces.http.limits import checked_ttl
 from solver.interfaces.http.problem_details import RequestRefused, retry_after
+from solver.interfaces.http.reply import Reply, json_reply
 from solver.interfaces.http.requests import DecideRequest, ReleaseRequest, RenewRequest
 from solver.load.lease import LeaseState, ReleaseOutcome
 from solver.online.decision import RouteRefusalReason
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from solver.interfaces.http.endpoint import Call, Endpoints
     from solver.load.lease import Lease
 
 __all__ = ["add_routing"]

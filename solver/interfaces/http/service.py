@@ -182,6 +182,7 @@ class Service:
             predictor=self.predictor,
             replicas=self._replicas,
             refresh=_REFRESH,
+            background="process",
         )
         old = self._installed
         before = {} if old is None else {model.id: model for model in old[0].models}

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from solver.errors import MissingExtraError
 from solver.load.observe.metrics import publish_metrics
 
 try:
-    from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-    from prometheus_client.core import GaugeMetricFamily
+    from prometheus_client import CollectorRegistry, generate_latest
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
     from prometheus_client.registry import Collector
 except ImportError as error:
     raise MissingExtraError("prometheus-client", "service") from error
@@ -51,6 +53,53 @@ class _State(Collector):
             yield family
 
 
+class _Durations:
+    """How long the requests of one route took."""
+
+    __slots__ = ("counts", "sum_s")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(_BUCKETS_S) + 1)
+        self.sum_s = 0.0
+
+
+class _Requests(Collector):
+    """Requests by route, method and status. The library's own counters take a lock for each bucket."""
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[str, str, int], int] = {}
+        self._durations: dict[str, _Durations] = {}
+
+    def count(self, route: str, method: str, status: int) -> None:
+        key = (route, method, status)
+        self._counts[key] = self._counts.get(key, 0) + 1
+
+    def took(self, route: str, seconds: float) -> None:
+        found = self._durations.get(route)
+        if found is None:
+            found = self._durations[route] = _Durations()
+        found.counts[bisect_left(_BUCKETS_S, seconds)] += 1
+        found.sum_s += seconds
+
+    def collect(self) -> Iterator[CounterMetricFamily | HistogramMetricFamily]:
+        requests = CounterMetricFamily(
+            "solver_http_requests", "Requests answered", labels=["route", "method", "status"]
+        )
+        for (route, method, status), count in list(self._counts.items()):
+            requests.add_metric([route, method, str(status)], float(count))
+        yield requests
+        seconds = HistogramMetricFamily(
+            "solver_http_request_duration_seconds",
+            "From the first byte of a request to the end of its answer",
+            labels=["route"],
+        )
+        bounds = [*map(str, _BUCKETS_S), "+Inf"]
+        for route, durations in list(self._durations.items()):
+            buckets = list(zip(bounds, map(float, accumulate(durations.counts)), strict=True))
+            seconds.add_metric([route], buckets, durations.sum_s)
+        yield seconds
+
+
 class ServiceMetrics:
     """Counts requests, and writes everything as Prometheus reads it.
 
@@ -66,31 +115,14 @@ class ServiceMetrics:
         self._registry = CollectorRegistry()
         publish_metrics(service.tracker, self._registry)
         self._registry.register(_State(service))
-        self._requests = Counter(
-            "solver_http_requests",
-            "Requests answered",
-            ["route", "method", "status"],
-            registry=self._registry,
-        )
-        self._seconds = Histogram(
-            "solver_http_request_duration_seconds",
-            "From the first byte of a request to the end of its answer",
-            ["route"],
-            buckets=_BUCKETS_S,
-            registry=self._registry,
-        )
-        self._series: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}  # by label: quick to find
+        self._requests = _Requests()
+        self._registry.register(self._requests)
 
     def observe(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count one request. Labels are bounded: routes as they are registered, and known methods."""
-        key = (route, method if method in _METHODS else "other", status)
-        found = self._series.get(key)
-        if found is None:
-            found = self._requests.labels(route, key[1], str(status)), self._seconds.labels(route)
-            self._series[key] = found
-        found[0].inc()
+        self._requests.count(route, method if method in _METHODS else "other", status)
         if route != "/v1/events":  # as long as a page is open
-            found[1].observe(seconds)
+            self._requests.took(route, seconds)
 
     def text(self) -> bytes:
         """Return all metrics."""

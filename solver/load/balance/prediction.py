@@ -26,8 +26,11 @@ __all__ = ["Calibration", "CompletionPredictor"]
 _PRIOR_WEIGHT = 1e-3
 """Prior weight of the assumed coefficients, in pseudo-observations."""
 
-_TOKEN_SCALE = np.array([1.0, 1000.0, 1000.0])
-"""Units of the regressors: tokens enter in thousands, so that the normal matrix is well conditioned."""
+_TOKENS_PER_UNIT = 1000.0
+"""Tokens in one unit of a regressor: in thousands the normal matrix is well conditioned."""
+
+_TOKEN_SCALE = np.array([1.0, _TOKENS_PER_UNIT, _TOKENS_PER_UNIT])
+"""Units of the regressors: requests, and tokens in and out."""
 
 _LEAST_DURATION_MS = 1e-9
 """Duration of a request that takes no time: others are divided by it."""
@@ -37,6 +40,9 @@ _DEFAULT_MS = np.array([500.0, 20.0, 20_000.0])
 
 _CACHED_TABLES = 4
 """Tuples of models whose tables are kept: those of one router and a few balancers."""
+
+_PATCHED_MODELS = 16
+"""Models observed since the last prediction up to which a table is patched instead of made anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,35 +161,49 @@ def _ridge(
 class _Fleet:
     """Where the models of one fleet stand in the arrays of what was learned."""
 
-    __slots__ = ("lines", "models", "row", "stated", "unknown")
+    __slots__ = ("average", "column", "lines", "models", "row", "stated", "unknown")
 
     def __init__(self, models: tuple[Model, ...]) -> None:
         self.models = models
+        self.column = {model.id: j for j, model in enumerate(models)}
         self.stated = np.array([_stated(model) for model in models], np.float64).reshape(-1, 3)
         self.lines = -1
         self.row = np.zeros(len(models), np.intp)
         self.unknown = np.ones(len(models), np.bool_)
+        self.average: tuple[NDArray[np.intp], ...] = ()  # by coefficient: columns the average stands for
 
-    def find(self, lines: dict[str, _Line]) -> None:
-        """Look the models up again; lines are never dropped, so that their number tells whether any is new."""
+    def find(self, lines: dict[str, _Line]) -> bool:
+        """Look the models up again where lines are new; return whether any were. Lines are never dropped."""
         if len(lines) == self.lines:
-            return
+            return False
         found = [lines.get(model.id) for model in self.models]
         self.row = np.array([0 if line is None else line.row for line in found], np.intp)
         self.unknown = np.array([line is None for line in found], np.bool_)
+        guessed = self.unknown[:, None] & (self.stated != self.stated)  # neither observed nor stated
+        self.average = tuple(np.flatnonzero(guessed[:, k]) for k in range(3))
         self.lines = len(lines)
+        return True
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class _Table:
-    """What is known of the models of a fleet, as arrays."""
+    """What is known of the models of a fleet, and who was observed since.
 
-    version: int
-    fleet: _Fleet
-    coefficients: NDArray[np.float64]
-    deviation: NDArray[np.float64]
-    per_unit: NDArray[np.float64]
-    """(3, m), milliseconds a request, an input token, an output token."""
+    Attributes
+    ----------
+    fleet : _Fleet
+        The models.
+    per_unit : (3, m) float64
+        Milliseconds a request, an input token, an output token. Replaced, never changed.
+    observed : set of str
+        Models with observations that ``per_unit`` does not contain.
+    """
+
+    __slots__ = ("fleet", "observed", "per_unit")
+
+    def __init__(self, models: tuple[Model, ...]) -> None:
+        self.fleet = _Fleet(models)
+        self.per_unit: NDArray[np.float64] = np.empty((3, 0))
+        self.observed: set[str] = set()
 
 
 class CompletionPredictor:
@@ -212,7 +232,6 @@ class CompletionPredictor:
         self._unsolved: set[str] = set()
         self._learned = np.zeros((8, 3))  # coefficients by row of a line
         self._spread = np.zeros(8)  # standard deviation of the errors likewise, NaN before the first
-        self._version = 0
         self._tables: dict[int, _Table] = {}
 
     def observe(self, outcome: Outcome) -> None:
@@ -232,7 +251,8 @@ class CompletionPredictor:
                 line.judge(a + b * x + c * y - outcome.latency_ms)
             line.learn(x, y, outcome.latency_ms)
             self._unsolved.add(outcome.model)
-            self._version += 1
+            for table in self._tables.values():
+                table.observed.add(outcome.model)
 
     def coefficients(self, models: tuple[Model, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the coefficients of each model and the spread of its errors.
@@ -240,35 +260,73 @@ class CompletionPredictor:
         Milliseconds of (request, thousand input tokens, thousand output tokens), (m, 3), and the
         standard deviation of the errors of a prediction, (m,), milliseconds.
         """
-        table = self._current(models)
-        return table.coefficients, table.deviation
-
-    def _current(self, models: tuple[Model, ...]) -> _Table:
-        """Return what is known now, the same object until something is observed. O(m) after that."""
-        table = self._tables.get(id(models))
-        if table is not None and table.version == self._version and table.fleet.models is models:
-            return table
         with self._lock:
-            self._solve()
-            fleet = _Fleet(models) if table is None or table.fleet.models is not models else table.fleet
+            fleet = self._table(models).fleet
             fleet.find(self._lines)
-            count, row = len(self._lines), fleet.row
-            known, spread = self._learned[:count], self._spread[:count]
-            average = np.add.reduce(known) / count if count else _DEFAULT_MS
-            judged = spread[spread == spread]  # not NaN
-            typical = float(np.add.reduce(judged)) / len(judged) if len(judged) else 0.0
-            coefficients = np.where(fleet.stated == fleet.stated, fleet.stated, average)
-            deviation = np.full(len(models), typical)
-            if count:
-                coefficients = np.where(fleet.unknown[:, None], coefficients, known[row])
-                deviation = np.where(fleet.unknown | (spread[row] != spread[row]), typical, spread[row])
-            per_unit = np.ascontiguousarray((coefficients / _TOKEN_SCALE).T)
-            np.maximum(per_unit[0], _LEAST_DURATION_MS, out=per_unit[0])
-            table = _Table(self._version, fleet, coefficients, deviation, per_unit)
+            return self._estimates(fleet)
+
+    def _table(self, models: tuple[Model, ...]) -> _Table:
+        """Return what is remembered of a fleet, which is the same as long as the tuple is. Under the lock."""
+        table = self._tables.get(id(models))
+        if table is None or table.fleet.models is not models:
             while len(self._tables) >= _CACHED_TABLES and id(models) not in self._tables:
                 del self._tables[next(iter(self._tables))]
-            self._tables[id(models)] = table
+            table = self._tables[id(models)] = _Table(models)
         return table
+
+    def _estimates(self, fleet: _Fleet) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the coefficients and the spread of every model. O(m), under the lock."""
+        self._solve()
+        count, row = len(self._lines), fleet.row
+        known, spread = self._learned[:count], self._spread[:count]
+        average = np.add.reduce(known) / count if count else _DEFAULT_MS
+        judged = spread[spread == spread]  # not NaN
+        typical = float(np.add.reduce(judged)) / len(judged) if len(judged) else 0.0
+        coefficients = np.where(fleet.stated == fleet.stated, fleet.stated, average)
+        deviation = np.full(len(fleet.models), typical)
+        if count:
+            coefficients = np.where(fleet.unknown[:, None], coefficients, known[row])
+            deviation = np.where(fleet.unknown | (spread[row] != spread[row]), typical, spread[row])
+        return coefficients, deviation
+
+    def _per_unit(self, models: tuple[Model, ...]) -> NDArray[np.float64]:
+        """Return the present coefficients a request and a token, (3, m). O(1) for each model observed since."""
+        table = self._tables.get(id(models))
+        if (
+            table is not None
+            and table.fleet.models is models
+            and not table.observed
+            and table.fleet.lines >= 0
+        ):
+            return table.per_unit
+        with self._lock:
+            table = self._table(models)
+            fleet, observed = table.fleet, table.observed
+            if fleet.find(self._lines) or len(observed) > _PATCHED_MODELS:
+                per_unit: NDArray[np.float64] = (self._estimates(fleet)[0] / _TOKEN_SCALE).T.copy()
+                np.maximum(per_unit[0], _LEAST_DURATION_MS, out=per_unit[0])
+            else:
+                per_unit = table.per_unit.copy()
+                self._patch(per_unit, fleet, observed)
+            table.per_unit = per_unit
+            observed.clear()
+        return per_unit
+
+    def _patch(self, per_unit: NDArray[np.float64], fleet: _Fleet, observed: set[str]) -> None:
+        """Bring coefficients up to date for a few models, and for those the average stands for."""
+        per_request, per_input, per_output = per_unit
+        for name in observed & fleet.column.keys():
+            column = fleet.column[name]
+            request_ms, input_ms, output_ms = self._lines[name].coefficients()
+            per_request[column] = max(request_ms, _LEAST_DURATION_MS)
+            per_input[column] = input_ms / _TOKENS_PER_UNIT
+            per_output[column] = output_ms / _TOKENS_PER_UNIT
+        if self._lines and any(map(len, fleet.average)):
+            self._solve()
+            average = (np.add.reduce(self._learned[: len(self._lines)]) / len(self._lines)).tolist()
+            per_request[fleet.average[0]] = max(average[0], _LEAST_DURATION_MS)
+            per_input[fleet.average[1]] = average[1] / _TOKENS_PER_UNIT
+            per_output[fleet.average[2]] = average[2] / _TOKENS_PER_UNIT
 
     def _solve(self) -> None:
         """Bring the arrays up to date with what was observed. Under the lock."""
@@ -297,7 +355,7 @@ class CompletionPredictor:
             Expected sizes.
         """
         size = np.array([[1.0] * len(input_tokens), input_tokens, output_tokens], np.float64)
-        predicted: NDArray[np.float64] = np.dot(size.T, self._current(models).per_unit)
+        predicted: NDArray[np.float64] = np.dot(size.T, self._per_unit(models))
         return predicted
 
     def calibration(self) -> dict[str, Calibration]:
