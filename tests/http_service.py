@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import yaml
 
+from tests.described_answers import validating
 from tests.redis_server import free_port
 
 if TYPE_CHECKING:
@@ -38,8 +40,16 @@ class HttpService:
         return f"http://127.0.0.1:{self.port}"
 
     def client(self, role: str | None = "operate") -> httpx.Client:
+        """Return a client of a role; what it is answered is checked against the service's own description."""
         headers = {} if role is None else {"Authorization": f"Bearer {TOKENS[role]}"}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=30)
+        hooks = {"response": [validating(self.description)]}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=30, event_hooks=hooks)
+
+    @cached_property
+    def description(self) -> dict[str, Any]:
+        headers = {"Authorization": f"Bearer {TOKENS['read']}"}
+        document: dict[str, Any] = httpx.get(f"{self.url}/openapi.json", headers=headers, timeout=30).json()
+        return document
 
 
 @contextlib.contextmanager

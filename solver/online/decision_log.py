@@ -53,6 +53,9 @@ class DecisionLog:
         Files kept, the present one included, at least 2. Together they never exceed ``files × max_bytes``.
     buffer : int
         Records that may wait to be written.
+    shared : bool
+        Whether several routers on one clock may write to it, such as those of a fleet that changes. They leave
+        it open when they are closed.
 
     Raises
     ------
@@ -61,13 +64,19 @@ class DecisionLog:
     """
 
     def __init__(
-        self, path: str | Path, *, max_bytes: int = 64 * 1024 * 1024, files: int = 4, buffer: int = 10_000
+        self,
+        path: str | Path,
+        *,
+        max_bytes: int = 64 * 1024 * 1024,
+        files: int = 4,
+        buffer: int = 10_000,
+        shared: bool = False,
     ) -> None:
         problems = whole_problems("max_bytes", max_bytes, low=4096)
         problems += whole_problems("files", files, low=2) + whole_problems("buffer", buffer, low=1)
         if problems:
             raise SpecError(*problems)
-        self.path = Path(path)
+        self.path, self.shared = Path(path), shared
         self._limits = (max_bytes, files, buffer)
         self._models: tuple[str, ...] = ()
         self._now_s = 0.0
@@ -93,7 +102,9 @@ class DecisionLog:
         self._finish = weakref.finalize(self, _finish, self._buffer, self._file, thread, self._pid)
 
     def attach(self, models: tuple[str, ...], now_s: float) -> None:
-        """Learn the columns of the arrays to come, and the reading of the router's clock at this moment."""
+        """Learn the models of a router that will write, and the reading of its clock at this moment."""
+        if self._models and self.shared:
+            return
         if self._models and self._models != models:
             raise SpecError(Violation("decision_log", "expected a log of its own for each router"))
         self._models, self._now_s, self._began = models, now_s, datetime.now(UTC)
@@ -115,11 +126,12 @@ class DecisionLog:
         row: AgentRow,
         net: NDArray[np.float64],
         decision: Decision,
+        models: tuple[str, ...],
     ) -> None:
-        """Note a decision. The arrays must not change afterwards. O(1)."""
+        """Note a decision among models, the columns of its arrays, which must not change afterwards. O(1)."""
         self._begin_in_child()
         identity = f"{self._prefix}-{next(self._count)}"
-        self._put({"at_s": at_s, "of": (identity, self._models, agent, row, net, decision)})
+        self._put({"at_s": at_s, "of": (identity, models, agent, row, net, decision)})
 
     def released(self, at_s: float, lease_id: str, facts: dict[str, Any]) -> None:
         """Note what became of a decision's request. O(1)."""

@@ -201,7 +201,7 @@ class Reservations:
 
     def _note(self, agent: Agent | None, candidates: Candidates, decision: Decision) -> None:
         if self._log is not None and candidates.kept is not None:
-            self._log.decided(self._clock.now(), agent, candidates.row, candidates.kept, decision)
+            self._log.decided(self._clock.now(), agent, candidates.row, candidates.kept, decision, self.ids)
 
     # -- settling
 

@@ -397,7 +397,7 @@ class OptimalRouter:
             self._background.stop()
         if self._process is not None:
             self._process.close()
-        if self._log is not None:
+        if self._log is not None and not self._log.shared:
             self._log.close()
 
     def __enter__(self) -> Self:

@@ -8,8 +8,11 @@ import signal
 from typing import TYPE_CHECKING
 
 import httpx
+import yaml
 
 import solver
+from solver import read_decisions
+from solver.online.decision_records import DecisionRecord, ReleaseRecord
 from tests.http_service import FLEET, TOKENS, running
 
 if TYPE_CHECKING:
@@ -60,6 +63,29 @@ def test_an_orderly_end_answers_what_runs_and_ends_streams(tmp_path: Path) -> No
     assert (answered, refused) == (200, 503)
     assert rest
     assert "Traceback" not in (tmp_path / "log.txt").read_text()
+
+
+def test_decisions_are_noted_across_a_change_of_the_fleet(tmp_path: Path) -> None:
+    log = tmp_path / "decisions.jsonl"
+    with running(tmp_path, "--decision-log", str(log)) as service, service.client() as client:
+        first = client.post("/v1/decide", json={"agent": {"id": "first"}}).json()
+        third = {"id": "third", "capacity": {"max_concurrent": 1}, "capabilities": {"general": 1.0}}
+        (tmp_path / "fleet.yaml").write_text(yaml.safe_dump([*FLEET, third]))
+        while "third" not in {one["model"] for one in client.get("/v1/load").json()["models"]}:
+            pass  # the file is looked at once a second
+        second = client.post("/v1/decide", json={"agent": {"id": "second"}}).json()
+        for lease in (first["lease_id"], second["lease_id"]):
+            client.post(f"/v1/leases/{lease}:release", json={"latency_ms": 5})
+        assert "solver_decision_log_dropped 0.0" in client.get("/metrics").text
+    records = list(read_decisions(log))
+    assert [
+        (one.agent, one.chosen, len(one.scores)) for one in records if isinstance(one, DecisionRecord)
+    ] == [
+        ("first", first["model"], 2),
+        ("second", second["model"], 3),
+    ]
+    released = [one.lease for one in records if isinstance(one, ReleaseRecord)]
+    assert released == [first["lease_id"], second["lease_id"]]
 
 
 def test_killed_under_load_it_is_found_again_and_nobody_is_admitted_twice(

@@ -120,7 +120,10 @@ def test_too_many_connections_are_refused_and_others_go_on(service: HttpService)
         assert client.get("/v1/load").status_code == 200
         crowd = [stack.enter_context(connected(service)) for _ in range(20)]
         crowd[-1].sendall(head("Accept: */*", method="GET", path="/healthz"))
-        assert crowd[-1].recv(65536).startswith(b"HTTP/1.1 503 ")
+        refused = until_closed(crowd[-1])
+        assert refused.startswith(b"HTTP/1.1 503 ")
+        assert b"content-type: application/problem+json" in refused
+        assert b"retry-after: 1" in refused
     with service.client() as client:
         assert client.get("/v1/load").status_code in (200, 503)
         while client.get("/v1/load").status_code == 503:

@@ -20,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from solver.interfaces.http.access import Access, Role
+from solver.interfaces.http.answers import HealthAnswer, ReadyAnswer
 from solver.interfaces.http.assignments_api import add_assignments
 from solver.interfaces.http.endpoint import Call, Endpoints, framework_response
 from solver.interfaces.http.fleet_api import add_fleet
@@ -157,8 +158,12 @@ def _add_health(endpoints: Endpoints, metrics: ServiceMetrics) -> None:
         return Reply(200, body, media_type=metrics.media_type)
 
     add = endpoints.add
-    add("GET", "/healthz", role=Role.READ, summary="Liveness", tag="health", public=True)(healthz)
-    add("GET", "/readyz", role=Role.READ, summary="Readiness", tag="health", public=True)(readyz)
+    add(
+        "GET", "/healthz", role=Role.READ, answer=HealthAnswer, summary="Liveness", tag="health", public=True
+    )(healthz)
+    add("GET", "/readyz", role=Role.READ, answer=ReadyAnswer, summary="Readiness", tag="health", public=True)(
+        readyz
+    )
     add(
         "GET",
         "/metrics",

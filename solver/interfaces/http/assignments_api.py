@@ -9,6 +9,7 @@ import numpy as np
 
 from solver.errors import SpecError, Violation, ViolationKind
 from solver.interfaces.http.access import Role
+from solver.interfaces.http.answers import AssignmentsAnswer, AutoAssignAnswer, PlacedAgent
 from solver.interfaces.http.ledger import Placed
 from solver.interfaces.http.limits import checked_ttl
 from solver.interfaces.http.problem_details import RequestRefused, retry_after
@@ -40,6 +41,7 @@ def add_assignments(endpoints: Endpoints) -> None:
         f"{_ROUTER}/auto-assign-all",
         role=Role.ROUTE,
         body=AutoAssignRequest,
+        answer=AutoAssignAnswer,
         summary="Assign agents to models at once, with their capacity reserved",
         example={
             "agents": [{"id": "a1", "task_type": "coding"}, {"id": "a2", "task_type": "math"}],
@@ -51,14 +53,19 @@ def add_assignments(endpoints: Endpoints) -> None:
             "enable_load_balancing": True,
         },
     )(auto_assign_all)
-    endpoints.add("GET", f"{_ROUTER}/assignments", role=Role.READ, summary="The assignments that stand")(
-        assignments
-    )
+    endpoints.add(
+        "GET",
+        f"{_ROUTER}/assignments",
+        role=Role.READ,
+        answer=AssignmentsAnswer,
+        summary="The assignments that stand",
+    )(assignments)
     endpoints.add(
         "PUT",
         f"{_ROUTER}/assignments/{{agent_id}}",
         role=Role.OPERATE,
         body=OverrideRequest,
+        answer=PlacedAgent,
         summary="Move an agent to a model by hand",
         example={"model_id": "own-large", "reason": "a customer asked for it"},
     )(override)

@@ -30,6 +30,10 @@ def serve(
     demo: Annotated[bool, typer.Option("--demo", help="Invent a load, and without --fleet a fleet.")] = False,
     solver_processes: Annotated[int, typer.Option(min=1, help="Processes that solve whole batches.")] = 1,
     drain_s: Annotated[float, typer.Option(min=0, help="Most seconds to wait for leases at the end.")] = 5.0,
+    decision_log: Annotated[
+        Path | None,
+        typer.Option(help="Note every decision and release there as JSON Lines, rotated when full."),
+    ] = None,
     limit: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="Another bound, such as body_bytes=65536; may be repeated."),
@@ -46,6 +50,8 @@ def serve(
       solver serve --port 8080 --fleet fleet.yaml --tokens tokens.yaml --host 0.0.0.0
 
       solver serve --fleet fleet.yaml --redis redis://localhost:6379/0 --replica a --replicas 2
+
+      solver serve --fleet fleet.yaml --decision-log decisions.jsonl
 
       solver serve --fleet fleet.yaml --limit batch_body_bytes=8000000 --limit deadline_ms=2000
     """
@@ -66,6 +72,7 @@ def serve(
             demo=demo,
             solver_processes=solver_processes,
             drain_s=drain_s,
+            decision_log=decision_log,
             limits=limits_of(limit or ()),
             log_level=log_level,
             log_json=log_json,

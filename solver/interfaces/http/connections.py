@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from solver.errors import MissingExtraError
-from solver.interfaces.http.problem_details import MEDIA_TYPE, RequestRefused
+from solver.interfaces.http.problem_details import MEDIA_TYPE, RequestRefused, retry_after
 
 try:
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -128,7 +128,8 @@ class BoundedConnection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._answering = cycle
-        super()._start_asgi_task(cycle, app)
+        # Where there are too many connections, the web server has put an answer of its own in the application's place.
+        super()._start_asgi_task(cycle, app if app is self.app else _too_many_connections)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the request being answered, which is not the last one that was read where several were sent at once."""
@@ -196,6 +197,20 @@ class BoundedConnection(HttpToolsProtocol):
         self.transport.write(head.encode() + body)
         self.transport.close()
         self._head_since = self._body_since = None
+
+
+async def _too_many_connections(_scope: Any, _receive: Any, send: Any) -> None:
+    """Answer with status 503 as problem details, and close the connection."""
+    refused = RequestRefused(503, "too many connections are open", headers=retry_after(1.0))
+    reply = refused.reply("none")
+    headers = [
+        (b"content-type", reply.media_type.encode()),
+        (b"content-length", b"%d" % len(reply.body)),
+        (b"connection", b"close"),
+        *((name.lower().encode(), value.encode()) for name, value in reply.headers),
+    ]
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": reply.body})
 
 
 def bounded_by(limits: ServiceLimits) -> type[BoundedConnection]:

@@ -13,7 +13,9 @@ from starlette.routing import compile_path
 
 from solver.errors import SpecError, Violation, ViolationKind
 from solver.interfaces.http.access import ANYBODY, Caller, Role, require
+from solver.interfaces.http.answers import answer_schema
 from solver.interfaces.http.idempotency import RepeatedRequests
+from solver.interfaces.http.json_codec import refuse_repeated_fields
 from solver.interfaces.http.problem_details import MEDIA_TYPE, RequestRefused, refusal_of
 from solver.interfaces.http.reply import Reply
 from solver.problem.values import violations_of
@@ -37,6 +39,18 @@ _IDEMPOTENCY_KEY = {
     "description": "The same request with the same key is carried out once; within the hour its answer is given again.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 200},
 }
+_PROBLEM = {"content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}}}
+_REFUSALS = {
+    400: "Not JSON, or a header that is not right",
+    401: "No bearer token, or an unknown one",
+    403: "The role of the token is too small",
+    404: "Nothing of that name",
+    409: "Not in the state that this needs",
+    422: "The request breaks a rule; `violations` lists which",
+    429: "No room now; `Retry-After` says when to come again",
+    503: "Not at present; `Retry-After` says when to come again",
+}
+_BODY_REFUSALS = {408: "The body came too slowly", 413: "The body is too large", 415: "Not plain JSON"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +169,7 @@ class Endpoints:
         raw_body: dict[str, Any] | None = None,
         required: bool = True,
         example: Any = None,
+        answer: type[Any] | None = None,
         tag: str = "routing",
         produces: str = "application/json",
         direct: bool = False,
@@ -195,7 +210,7 @@ class Endpoints:
                 description=handle.__doc__,
                 tags=[tag],
                 response_class=Response,
-                responses=_answers(produces, has_body=body is not None or raw_body is not None),
+                responses=self._answers(answer, produces, has_body=body is not None or raw_body is not None),
                 openapi_extra=described,
             )
 
@@ -210,6 +225,22 @@ class Endpoints:
             if endpoint.method == method and (found := pattern.match(path)):
                 return endpoint, found.groupdict()
         return None
+
+    def _answers(
+        self, answer: type[Any] | None, produces: str, *, has_body: bool
+    ) -> dict[int | str, dict[str, Any]]:
+        """Return how OpenAPI describes the answers; what they refer to is collected in ``schemas``."""
+        codes = _REFUSALS | (_BODY_REFUSALS if has_body else {})
+        answers: dict[int | str, dict[str, Any]] = {
+            code: {"description": text} | _PROBLEM for code, text in sorted(codes.items())
+        }
+        schema: dict[str, Any] = {"type": "string"}
+        if answer is not None:
+            self.schemas[answer.__name__], parts = answer_schema(answer)
+            self.schemas |= parts
+            schema = {"$ref": f"#/components/schemas/{answer.__name__}"}
+        answers[200] = {"description": "Done", "content": {produces: {"schema": schema}}}
+        return answers
 
     def _body_schema(
         self, body: type[Frozen] | None, raw_body: dict[str, Any] | None, required: bool, example: Any
@@ -250,30 +281,11 @@ def _checked(body: type[Frozen], raw: bytes, required: bool) -> Frozen:
             violations=[Violation("", "expected a body", kind=ViolationKind.MISSING)],
         )
     try:
-        return body.model_validate_json(raw)
+        checked = body.model_validate_json(raw)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         if first["type"] == "json_invalid":
             raise RequestRefused(400, f"the body is not JSON: {first['ctx']['error']}") from None
         raise SpecError(*violations_of(error, body)) from None
-
-
-def _answers(produces: str, *, has_body: bool) -> dict[int | str, dict[str, Any]]:
-    problem = {"content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}}}
-    codes = {
-        400: "Not JSON, or a header that is not right",
-        401: "No bearer token, or an unknown one",
-        403: "The role of the token is too small",
-        404: "Nothing of that name",
-        409: "Not in the state that this needs",
-        422: "The request breaks a rule; `violations` lists which",
-        429: "No room now; `Retry-After` says when to come again",
-        503: "Not at present; `Retry-After` says when to come again",
-    }
-    if has_body:
-        codes |= {408: "The body came too slowly", 413: "The body is too large", 415: "Not plain JSON"}
-    answers: dict[int | str, dict[str, Any]] = {
-        code: {"description": text} | problem for code, text in sorted(codes.items())
-    }
-    answers[200] = {"description": "Done", "content": {produces: {}}}
-    return answers
+    refuse_repeated_fields(raw)
+    return checked

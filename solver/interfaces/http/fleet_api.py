@@ -10,6 +10,18 @@ from starlette.datastructures import QueryParams
 
 from solver.errors import SpecError, Violation
 from solver.interfaces.http.access import Role
+from solver.interfaces.http.answers import (
+    AlertsAnswer,
+    AssignAnswer,
+    AuditAnswer,
+    CapacityAnswer,
+    DecisionsAnswer,
+    ExplainAnswer,
+    ForgetAnswer,
+    LoadAnswer,
+    ModelCapacity,
+    StopAnswer,
+)
 from solver.interfaces.http.json_codec import to_json
 from solver.interfaces.http.problem_details import RequestRefused
 from solver.interfaces.http.reply import Reply, json_reply
@@ -72,17 +84,28 @@ def add_fleet(endpoints: Endpoints) -> None:
         role=Role.READ,
         raw_body=_ASSIGN_SCHEMA,
         example=_ASSIGN_EXAMPLE,
+        answer=AssignAnswer,
         summary="Solve a whole problem; with commit, reserve it",
         tag="batches",
     )(assign)
-    add("GET", "/v1/load", role=Role.READ, summary="Live load of every model", tag="fleet")(load)
-    add("GET", "/v1/capacity", role=Role.READ, summary="Capacity of every model", tag="fleet")(capacity)
+    add(
+        "GET", "/v1/load", role=Role.READ, answer=LoadAnswer, summary="Live load of every model", tag="fleet"
+    )(load)
+    add(
+        "GET",
+        "/v1/capacity",
+        role=Role.READ,
+        answer=CapacityAnswer,
+        summary="Capacity of every model",
+        tag="fleet",
+    )(capacity)
     add(
         "PUT",
         "/v1/capacity/{model_id:path}",
         role=Role.OPERATE,
         body=CapacityRequest,
         example={"max_concurrent": 12},
+        answer=ModelCapacity,
         summary="Change the capacity of a model",
         tag="fleet",
     )(set_capacity)
@@ -93,6 +116,7 @@ def add_fleet(endpoints: Endpoints) -> None:
         body=DrainRequest,
         required=False,
         example={"reason": "maintenance"},
+        answer=StopAnswer,
         summary="Keep new work away from a model",
         tag="fleet",
     )(drain)
@@ -100,6 +124,7 @@ def add_fleet(endpoints: Endpoints) -> None:
         "POST",
         "/v1/models/{model_id:path}:undrain",
         role=Role.OPERATE,
+        answer=StopAnswer,
         summary="Let new work in again",
         tag="fleet",
     )(undrain)
@@ -107,13 +132,36 @@ def add_fleet(endpoints: Endpoints) -> None:
         "POST",
         "/v1/models/{model_id:path}:forget",
         role=Role.OPERATE,
+        answer=ForgetAnswer,
         summary="Remove a model that is not of the fleet",
         tag="fleet",
     )(forget)
-    add("GET", "/v1/alerts", role=Role.READ, summary="Alerts that stand, and the latest", tag="fleet")(alerts)
-    add("GET", "/v1/audit", role=Role.READ, summary="What operators did", tag="fleet")(audit)
-    add("GET", "/v1/decisions", role=Role.READ, summary="The latest decisions", query=[_LIMIT])(decisions)
-    add("GET", "/v1/explain/{decision_id}", role=Role.READ, summary="Why an agent got its model")(explain)
+    add(
+        "GET",
+        "/v1/alerts",
+        role=Role.READ,
+        answer=AlertsAnswer,
+        summary="Alerts that stand, and the latest",
+        tag="fleet",
+    )(alerts)
+    add("GET", "/v1/audit", role=Role.READ, answer=AuditAnswer, summary="What operators did", tag="fleet")(
+        audit
+    )
+    add(
+        "GET",
+        "/v1/decisions",
+        role=Role.READ,
+        answer=DecisionsAnswer,
+        summary="The latest decisions",
+        query=[_LIMIT],
+    )(decisions)
+    add(
+        "GET",
+        "/v1/explain/{decision_id}",
+        role=Role.READ,
+        answer=ExplainAnswer,
+        summary="Why an agent got its model",
+    )(explain)
     add(
         "GET",
         "/v1/events",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from solver.errors import MissingExtraError
+from solver.errors import MissingExtraError, SpecError, Violation, ViolationKind
 
 try:
     import orjson
@@ -15,7 +15,7 @@ except ImportError as error:
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["from_json", "to_json"]
+__all__ = ["from_json", "refuse_repeated_fields", "to_json"]
 
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 
@@ -52,3 +52,64 @@ def from_json(body: bytes) -> Any:
         If it is not JSON: NaN, half a surrogate pair and nesting deeper than 1,024 are none.
     """
     return orjson.loads(body)
+
+
+def refuse_repeated_fields(body: bytes, document: Any = None) -> None:
+    """Refuse a JSON text in which an object has a field twice.
+
+    Parsers keep the last of two values without a word. Whether there are two is told by counting: a text has a
+    colon for each field, and more only in strings. Where the numbers differ, the text is read once more.
+
+    Parameters
+    ----------
+    body : bytes
+        The text, which a parser has taken.
+    document : JSON value, optional
+        What :func:`from_json` made of it.
+
+    Raises
+    ------
+    SpecError
+        Naming the field.
+
+    Examples
+    --------
+    >>> refuse_repeated_fields(b'{"id": "a", "priority": 1}')
+    >>> refuse_repeated_fields(b'{"id": "a", "priority": 1, "id": "b"}')
+    Traceback (most recent call last):
+    solver.errors.SpecError: id: expected once in an object, got two values
+    """
+    try:
+        if document is None:
+            document = from_json(body)
+        if _fields_of(document) == body.count(b":"):
+            return
+    except ValueError:
+        pass  # numbers beyond 64 bits: told by the slower parser
+    try:
+        json.loads(body, object_pairs_hook=_unique_fields)
+    except RecursionError:
+        return  # no document of the service is that deep: its own check refuses it
+
+
+def _fields_of(document: Any) -> int:
+    """Return how many fields all objects of a document have. Lists that begin with a number or text are skipped."""
+    fields, waiting = 0, [document]
+    while waiting:
+        value = waiting.pop()
+        kind = type(value)
+        if kind is dict:
+            fields += len(value)
+            waiting.extend(value.values())
+        elif kind is list and value and type(value[0]) in (dict, list):
+            waiting.extend(value)
+    return fields
+
+
+def _unique_fields(pairs: list[tuple[str, Any]]) -> None:
+    seen: set[str] = set()
+    for name, _ in pairs:
+        if name in seen:
+            rule = "expected once in an object"
+            raise SpecError(Violation(name, rule, shown="two values", kind=ViolationKind.DUPLICATE))
+        seen.add(name)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from solver.online.decision import Decision
     from solver.problem.spec import Agent
 
-__all__ = ["Assignments", "DecisionLog", "Held", "HeldLeases", "Placed"]
+__all__ = ["Assignments", "Held", "HeldLeases", "Placed", "RecentDecisions"]
 
 
 @dataclass(slots=True, eq=False)
@@ -155,7 +155,7 @@ class Assignments:
         return [placed.to_dict() for placed in self._placed.values()]
 
 
-class DecisionLog:
+class RecentDecisions:
     """The latest decisions, by id. For one thread.
 
     Parameters

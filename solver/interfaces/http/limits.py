@@ -49,6 +49,8 @@ class ServiceLimits:
         Longest time to live of a lease, seconds.
     decisions_kept, audit_kept, alerts_kept : int
         Entries of the logs; the oldest are dropped.
+    decision_log_bytes, decision_log_files : int
+        Size of one file of ``--decision-log``, and how many are kept.
     explained_bytes : int
         Largest request whose agent is kept with its decision, for `/v1/explain`.
     assignments_kept : int
@@ -83,6 +85,8 @@ class ServiceLimits:
     decisions_kept: int = 10_000
     audit_kept: int = 1_000
     alerts_kept: int = 500
+    decision_log_bytes: int = 64 << 20
+    decision_log_files: int = 4
     explained_bytes: int = 8_192
     assignments_kept: int = 100_000
     models_known: int = 5_000

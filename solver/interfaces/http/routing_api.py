@@ -9,6 +9,7 @@ import numpy as np
 
 from solver.errors import SpecError, Violation, ViolationKind
 from solver.interfaces.http.access import Role
+from solver.interfaces.http.answers import Decided, ReleaseAnswer, RenewAnswer
 from solver.interfaces.http.limits import checked_ttl
 from solver.interfaces.http.problem_details import RequestRefused, retry_after
 from solver.interfaces.http.reply import Reply, json_reply
@@ -41,6 +42,7 @@ def add_routing(endpoints: Endpoints) -> None:
         "/v1/decide",
         role=Role.ROUTE,
         body=DecideRequest,
+        answer=Decided,
         summary="Choose a model for one agent and reserve it",
         example={"agent": _AGENT},
         direct=True,
@@ -51,6 +53,7 @@ def add_routing(endpoints: Endpoints) -> None:
         role=Role.ROUTE,
         body=ReleaseRequest,
         required=False,
+        answer=ReleaseAnswer,
         summary="Give capacity back, and say how it went",
         example={"latency_ms": 812.0, "tokens": 310, "success": True},
         direct=True,
@@ -61,6 +64,7 @@ def add_routing(endpoints: Endpoints) -> None:
         role=Role.ROUTE,
         body=RenewRequest,
         required=False,
+        answer=RenewAnswer,
         summary="Let a lease live longer",
         example={"ttl_s": 60},
         direct=True,

@@ -177,6 +177,7 @@ def serve(
     demo: bool,
     solver_processes: int,
     drain_s: float,
+    decision_log: Path | None,
     limits: ServiceLimits,
     log_level: str,
     log_json: bool,
@@ -205,6 +206,7 @@ def serve(
             limits=limits,
             solver_processes=solver_processes,
             replicas=replicas,
+            decision_log=decision_log,
         )
     except StoreDownError as error:
         raise SpecError(Violation("redis", f"expected a server that answers ({error})", redis)) from None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from solver.errors import SpecError
 from solver.interfaces.http.fleet import Fleet, read_fleet
 from solver.interfaces.http.journal import FLEET_FILE, Journal, now_text
-from solver.interfaces.http.ledger import Assignments, DecisionLog, Held, HeldLeases
+from solver.interfaces.http.ledger import Assignments, Held, HeldLeases, RecentDecisions
 from solver.interfaces.http.limits import ServiceLimits
 from solver.interfaces.http.load_report import finite_or_none, load_report
 from solver.interfaces.http.problem_details import RequestRefused, retry_after
@@ -21,6 +21,7 @@ from solver.interfaces.http.watch import Watch
 from solver.load.balance.balancer import LoadBalancer
 from solver.load.balance.prediction import CompletionPredictor
 from solver.load.tracker import LoadTracker
+from solver.online.decision_log import DecisionLog
 from solver.online.parameters import RefreshParams
 from solver.online.router import OptimalRouter
 
@@ -60,6 +61,8 @@ class Service:
         Processes that solve batches.
     replicas : int
         Services that share the store, this one included.
+    decision_log : Path, optional
+        Where decisions and releases are noted as JSON Lines.
 
     Attributes
     ----------
@@ -76,15 +79,24 @@ class Service:
         limits: ServiceLimits | None = None,
         solver_processes: int = 1,
         replicas: int = 1,
+        decision_log: Path | None = None,
     ) -> None:
         self.limits = limits or ServiceLimits()
+        self._log = None
+        if decision_log is not None:
+            self._log = DecisionLog(
+                decision_log,
+                max_bytes=self.limits.decision_log_bytes,
+                files=self.limits.decision_log_files,
+                shared=True,  # by the routers of all fleets to come
+            )
         self.tracker = LoadTracker(store)
         self.predictor = CompletionPredictor(clock=self.tracker.clock)
         self.tracker.listen(self.predictor.observe)
         self.journal = Journal(self.limits)
         self.watch = Watch(self.tracker, self.journal)
         self.held = HeldLeases()
-        self.decisions = DecisionLog(self.limits.decisions_kept)
+        self.decisions = RecentDecisions(self.limits.decisions_kept)
         self.assignments = Assignments()
         self.assigning = asyncio.Lock()
         self.solvers = SolverProcesses(solver_processes, self.limits.waiting_solves)
@@ -123,6 +135,8 @@ class Service:
         self.solvers.close()
         if self.router is not None:
             self.router.close()
+        if self._log is not None:
+            self._log.close()
         for threads in (self._watching, self._threads):
             threads.shutdown(wait=False, cancel_futures=True)
 
@@ -142,6 +156,11 @@ class Service:
     async def on_store(self, work: Callable[[], _T]) -> _T:
         """Run an operation of the store: here where it takes microseconds, in a thread where it is remote."""
         return await self.off_loop(work) if self.tracker.store.remote else work()
+
+    @property
+    def log_dropped(self) -> int:
+        """Records of decisions that the log could not hold."""
+        return 0 if self._log is None else self._log.dropped
 
     # -- fleet
 
@@ -183,6 +202,7 @@ class Service:
             replicas=self._replicas,
             refresh=_REFRESH,
             background="process",
+            decision_log=self._log,
         )
         old = self._installed
         before = {} if old is None else {model.id: model for model in old[0].models}

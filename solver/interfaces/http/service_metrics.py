@@ -46,6 +46,11 @@ class _State(Collector):
             ("solver_alerts_standing", "Alerts that stand", len(service.journal.standing)),
             ("solver_event_streams", "Open event streams", len(service.journal.events)),
             ("solver_batches_pending", "Batches being solved or waiting", service.solvers.busy),
+            (
+                "solver_decision_log_dropped",
+                "Records that the decision log could not hold",
+                service.log_dropped,
+            ),
             ("solver_draining", "1 while the service shuts down", int(service.draining)),
         ):
             family = GaugeMetricFamily(name, text)

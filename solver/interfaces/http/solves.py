@@ -15,7 +15,7 @@ from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from solver.errors import SpecError, Violation, ViolationKind
-from solver.interfaces.http.json_codec import from_json, to_json
+from solver.interfaces.http.json_codec import from_json, refuse_repeated_fields, to_json
 from solver.interfaces.http.problem_details import RequestRefused, retry_after
 
 if TYPE_CHECKING:
@@ -213,6 +213,7 @@ def _document(body: bytes) -> dict[str, Any]:
         raise SpecError(
             *(Violation(name, "unknown field", kind=ViolationKind.UNKNOWN) for name in unknown[:20])
         )
+    refuse_repeated_fields(body, request)
     return request
 
 
