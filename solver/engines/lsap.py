@@ -83,7 +83,7 @@ class LsapEngine:
         elif kernels.available() and _is_wide(instance):
             estimate = instance.n * instance.m * _WIDE_S_PER_CELL
         elif _has_core(instance):
-            pairs = CoreParameters().pairs_per_agent * int(instance.slots.sum()) * instance.n // instance.m
+            pairs = CoreParameters().pairs_per_agent * instance.slot_total * instance.n // instance.m
             pairs += instance.n
             if pairs > _MOST_REPLICATED_PAIRS:
                 return f"lsap: about {pairs:,} pairs once models are replicated, at most {_MOST_REPLICATED_PAIRS:,}"
@@ -157,27 +157,27 @@ def _until_s(deadline: Deadline) -> float:
 
 def _is_wide(instance: Instance) -> bool:
     """Whether slots are so many that few agents compete."""
-    return int(instance.slots.sum()) >= _WIDE_SLOTS_PER_AGENT * instance.n
+    return instance.slot_total >= _WIDE_SLOTS_PER_AGENT * instance.n
 
 
 def _cells(instance: Instance) -> int:
-    return instance.n * (int(instance.slots.sum()) + (0 if _alike(instance) else instance.n))
+    return instance.n * (instance.slot_total + (0 if _alike(instance) else instance.n))
 
 
 def _dense_seconds(instance: Instance) -> float:
-    return _cells(instance) * min(instance.n, int(instance.slots.sum())) * _DENSE_S_PER_CELL_ROW
+    return _cells(instance) * min(instance.n, instance.slot_total) * _DENSE_S_PER_CELL_ROW
 
 
 def _alike(instance: Instance) -> bool:
     """Whether staying unassigned needs no columns: for nobody an option, or for all the same and the last resort."""
     if not instance.may_leave:
-        return int(instance.slots.sum()) >= instance.n
+        return instance.slot_total >= instance.n
     return instance.serve_first and instance.rank is None and not instance.forbids
 
 
 def _has_core(instance: Instance) -> bool:
     """Whether a core is worth looking for: dense scores, and slots for everybody."""
-    slots = int(instance.slots.sum())
+    slots = instance.slot_total
     return slots >= instance.n >= _CORED_AGENTS and instance.m > CoreParameters().pairs_per_agent
 
 

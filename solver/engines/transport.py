@@ -65,7 +65,7 @@ class TransportEngine:
         """Return an optimal choice with its smallest prices, the proof that there is none, or None out of time."""
         shape = instance.network
         may_leave = shape is not None or instance.may_leave
-        outside = instance.unserved if may_leave else np.full(instance.n, -np.inf)
+        outside = instance.unserved if may_leave else None
         until = time.monotonic() + deadline.remaining_s() if deadline.limited else np.inf
         found = kernels.transport(
             np.asarray(instance.score),

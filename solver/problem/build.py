@@ -156,6 +156,8 @@ def build_instance(
 
 def _sequence(limits: Any) -> tuple[Limit, ...]:
     """Return the limits as a tuple; a :class:`SpecError` where they are no sequence."""
+    if limits == ():
+        return ()
     if isinstance(limits, (str, bytes)) or not isinstance(limits, Iterable):
         raise SpecError(Violation("limits", "expected a sequence of limits", limits, kind=ViolationKind.TYPE))
     return tuple(limits)

@@ -142,6 +142,11 @@ class Instance:
         return np.minimum(self.capacity[:, 0], self.units).astype(np.int64)
 
     @cached_property
+    def slot_total(self) -> int:
+        """Slots of all models together."""
+        return int(self.slots.sum())
+
+    @cached_property
     def units(self) -> int:
         """Slots that all agents together ask for: n, unless rows stand for several or need several models."""
         return self.n if self.network is None else int(self.network.supply.sum())
@@ -229,7 +234,7 @@ class Instance:
         It does not where nothing is forbidden and there are slots enough, unless leaving costs less than the worst
         slot: whoever stays unassigned leaves one free. Nor where everyone must be served.
         """
-        crowded = self.forbids or self.n > int(self.slots.sum())
+        crowded = self.forbids or self.n > self.slot_total
         if self.penalty is None:
             return crowded
         if crowded:
@@ -305,10 +310,13 @@ class Instance:
         scores: NDArray[np.float64] = self.score.ravel()[agents * self.m + models].astype(np.float64)
         return scores
 
-    def usage(self, choice: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the (m, r) float64 units used by an (n,) choice. O(n r)."""
-        served = np.flatnonzero(choice != UNASSIGNED)
-        models = choice[served]
+    def usage(
+        self, choice: NDArray[np.int64], served: NDArray[np.intp] | None = None
+    ) -> NDArray[np.float64]:
+        """Return the (m, r) float64 units used by an (n,) choice; ``served`` are its agents if known. O(n r)."""
+        if served is None:
+            served = np.flatnonzero(choice != UNASSIGNED)
+        models = choice if len(served) == self.n else choice[served]
         if self.demand is None:
             return np.bincount(models, minlength=self.m)[:, None].astype(np.float64)
         taken = self.demand[served, models]

@@ -79,7 +79,8 @@ class AssignmentTerms:
     @property
     def magnitude(self) -> float:
         """The same, with what leaving the others is worth."""
-        return self.served_magnitude + float(np.abs(self.left_value).sum())
+        left = float(np.abs(self.left_value).sum()) if len(self.left_value) else 0.0
+        return self.served_magnitude + left
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -95,7 +96,10 @@ def multipliers_of(instance: Instance, claim: Claim) -> Multipliers | None:
     prices = np.zeros((instance.m, instance.r)) if claim.prices is None else claim.prices
     # A price below zero is that of a floor; where there is none it proves what it proves, a looser bound.
     least = 0.0 if instance.network is None else -np.inf
-    if prices.shape != (instance.m, instance.r) or not np.isfinite(prices).all() or prices.min() < least:
+    if prices.shape != (instance.m, instance.r):
+        return None
+    low, high = prices.min(), prices.max()
+    if not (low >= least and low > -np.inf and high < np.inf):  # written so that NaN is refused, too
         return None
     limit_prices = claim.limit_prices
     if instance.limits is None or limit_prices is None:
@@ -138,7 +142,7 @@ def duality_slack(
         return math.inf
     prices, limit_prices = multipliers.prices, multipliers.limit_prices
     # In serve-first mode a full service can only be compared with full services: leaving is no option then.
-    may_leave = not (instance.serve_first and terms.choice.min() >= 0)
+    may_leave = not (instance.serve_first and len(terms.served) == instance.n)
     if response is not None and instance.limits is None and response.is_at(prices[:, 0]):
         total = _forgone_against(response, instance, terms, may_leave=may_leave)
     elif isinstance(instance.score, CompressedScores):
@@ -286,15 +290,12 @@ def _shortfall(
     value: NDArray[np.float64], pick: NDArray[np.int64], unserved: NDArray[np.float64] | None
 ) -> NDArray[np.float64]:
     """Return by how much each row's choice falls short of its best, in reduced score."""
-    flat, first = value.ravel(), np.arange(len(value)) * value.shape[1]
-    own = flat[first + np.maximum(pick, 0)]
-    if unserved is not None:
-        own = np.where(pick == UNASSIGNED, unserved, own)
-    best = row_maxima(value)
-    if unserved is not None:
-        best = np.maximum(best, unserved)
-    short: NDArray[np.float64] = best - own
-    return short
+    flat, first = value.ravel(), np.arange(0, value.size, value.shape[1])
+    best: NDArray[np.float64] = np.maximum.reduceat(flat, first)
+    if unserved is None:  # nobody is, then
+        return best - flat[first + pick]
+    own = np.where(pick == UNASSIGNED, unserved, flat[first + np.maximum(pick, 0)])
+    return np.maximum(best, unserved) - own
 
 
 def _tier_slack(instance: Instance, load: NDArray[np.float64], price: NDArray[np.float64]) -> float:

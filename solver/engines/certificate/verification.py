@@ -209,8 +209,8 @@ def _assignment_terms(
     instance: Instance, choice: NDArray[np.int64], response: BestResponse | None
 ) -> AssignmentTerms:
     """Recompute objective, loads and feasibility of a choice. O(n r)."""
-    load = instance.usage(choice)
     served = np.flatnonzero(choice != UNASSIGNED)
+    load = instance.usage(choice, served)
     own = _own_scores(instance, choice, served, response)
     left_value = np.zeros(0) if len(served) == instance.n else instance.unserved[choice == UNASSIGNED]
     limit_load, limit_size = np.zeros(0), np.zeros(0)

@@ -34,7 +34,7 @@ enum { SOLVED = 0, INFEASIBLE = 1, OUT_OF_TIME = 2, BAD_INPUT = 3, NO_MEMORY = 4
 typedef struct {
     int64_t n, m;            /* rows in this solve, models */
     const void *value;       /* (agents, m) scores; -inf forbids */
-    const double *outside;   /* (agents,) value of staying unassigned; -inf forbids */
+    const double *outside;   /* (agents,) value of staying unassigned; -inf forbids; NULL where nobody may */
     const int64_t *row;      /* (n,) rows of value to solve, or NULL for all */
     const int64_t *slots;    /* (m,) */
     const int64_t *floor;    /* (m,) slots that must be used, or NULL */
@@ -81,7 +81,7 @@ static inline int64_t agent_of(const Transport *t, int64_t i)
 
 static inline double outside_of(const Transport *t, int64_t i)
 {
-    return t->outside[agent_of(t, i)];
+    return t->outside ? t->outside[agent_of(t, i)] : -INFINITY;
 }
 
 static inline int64_t width_of(const Transport *t, int64_t i)
@@ -299,7 +299,7 @@ static void share_supply(Transport *sample, double share, int64_t *space)
 
 static int is_wrong(const Transport *t)
 {
-    if (t->n < 1 || t->m < 1 || t->n > INT32_MAX - 1 || t->m > 32767 || !t->value || !t->outside || !t->slots)
+    if (t->n < 1 || t->m < 1 || t->n > INT32_MAX - 1 || t->m > 32767 || !t->value || !t->slots)
         return 1;
     for (int64_t k = 0; k < t->m; k++) {
         if (t->slots[k] < 0 || t->slots[k] > MOST_UNITS)
@@ -363,12 +363,12 @@ static size_t lay_out(Transport *t, char *arena, int64_t **row, int64_t **shares
 /* Solves max sum of values less the cost of slots, subject to slots and floors, exactly in double arithmetic up to
  * rounding.
  *
- * value (n, m), float where `is_float` and else double, with -inf for forbidden pairs; outside (n,) value of staying
- * unassigned with -inf where an agent must be served; slots (m,) >= 0; no NaN. floor (m,), tier_cost and tier_end
- * (m, tiers), width and copies (n,) may be NULL. `bounded` asks for prices that are bounded below by the cost of the
- * last slot alone, and may be negative where a floor binds; otherwise they are >= 0. Writes the smallest supporting
- * prices (m,), and choice (n,), -1 for unassigned, or units (n, m + 1), zeros at the start, with width or copies.
- * Returns one of the codes above; the outputs are complete only with SOLVED.
+ * value (n, m), float where `is_float` and else double, with -inf for forbidden pairs, no NaN; outside (n,) value of
+ * staying unassigned with -inf where an agent must be served, NULL where all must; slots (m,) >= 0. floor (m,),
+ * tier_cost and tier_end (m, tiers), width and copies (n,) may be NULL. `bounded` asks for prices that are bounded below
+ * by the cost of the last slot alone, and may be negative where a floor binds; otherwise they are >= 0. Writes the
+ * smallest supporting prices (m,), and choice (n,), -1 for unassigned, or units (n, m + 1), zeros at the start, with
+ * width or copies. Returns one of the codes above; the outputs are complete only with SOLVED.
  */
 int solver_transport(int64_t n, int64_t m, const void *value, int is_float, const double *outside,
                      const int64_t *slots, const int64_t *floor, int64_t tiers, const double *tier_cost,

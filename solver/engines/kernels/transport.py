@@ -78,7 +78,7 @@ _PLAIN = Supplied()
 
 def transport(
     value: NDArray[Any],
-    outside: NDArray[np.float64],
+    outside: NDArray[np.float64] | None,
     slots: NDArray[np.int64],
     *,
     supplied: Supplied = _PLAIN,
@@ -94,8 +94,8 @@ def transport(
     ----------
     value : (n, m) float32 or float64
         ``-inf`` forbids a pair; no NaN.
-    outside : (n,) float64
-        Value of staying unassigned; ``-inf`` where an agent must be served.
+    outside : (n,) float64 or None
+        Value of staying unassigned; ``-inf`` where an agent must be served. None: all must.
     slots : (m,) int64
         At least 0.
     supplied : Supplied, optional
@@ -121,9 +121,9 @@ def transport(
     n, m = value.shape
     if value.dtype != np.float32 or not value.flags.c_contiguous:
         value = np.ascontiguousarray(value, np.float64)
-    outside = np.ascontiguousarray(outside, np.float64)
+    outside = None if outside is None else np.ascontiguousarray(outside, np.float64)
     slots = _column(slots, "slots", m)
-    if outside.shape != (n,):
+    if outside is not None and outside.shape != (n,):
         raise ValueError(f"expected outside ({n},), got {outside.shape}")
     floor, width, copies = (
         None if given is None else _column(given, name, size)

@@ -189,7 +189,14 @@ class _Call(CallSettings):
         if best is None and not looked:
             best = greedy_incumbent(instance, deadline, self)
         best = best or unsolved(instance, self)
-        return replace(best, notes=tuple(notes), stopped_by=self._stop_reason(best, stop, deadline))
+        return Answer(
+            claim=best.claim,
+            certificate=best.certificate,
+            engine=best.engine,
+            infeasible=best.infeasible,
+            notes=tuple(notes),
+            stopped_by=self._stop_reason(best, stop, deadline),
+        )
 
     def _priced(self, instance: Instance, answer: Answer, deadline: Deadline) -> Answer:
         """Return an answer proven by enumeration or CP-SAT together with multipliers for the report."""

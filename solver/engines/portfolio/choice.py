@@ -98,7 +98,7 @@ def answers_before_greedy(
 
 def _has_many_models(instance: Instance, params: PortfolioParams) -> bool:
     """Whether models are so many for the agents that a matching is faster than prices and flows."""
-    slots = int(instance.slots.sum())
+    slots = instance.slot_total
     alike = instance.serve_first and instance.rank is None and not instance.forbids
     if alike and slots <= min(params.few_slots, instance.n // params.few_agents_per_model_compiled):
         return True
@@ -108,7 +108,7 @@ def _has_many_models(instance: Instance, params: PortfolioParams) -> bool:
 
 def _without_kernels(instance: Instance, deadline: Deadline, params: PortfolioParams) -> tuple[str, ...]:
     """Return the engines for slots that need no compiler, best first."""
-    if instance.n * (int(instance.slots.sum()) + instance.n * instance.may_leave) <= params.lsap_cells:
+    if instance.n * (instance.slot_total + instance.n * instance.may_leave) <= params.lsap_cells:
         return ("lsap", "flow")
     most = params.flow_pairs
     if instance.n >= params.many_agents_per_model * instance.m:

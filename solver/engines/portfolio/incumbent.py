@@ -101,8 +101,10 @@ def better_verified(
 
     Where no time is left for a pass over all pairs, the bound is what the largest score allows.
     """
-    needed_s = verification_seconds(instance, claim)
-    quick = needed_s > call.params.short_pass_s and deadline.limited and deadline.remaining_s() < needed_s
+    quick = False
+    if deadline.limited:
+        needed_s = verification_seconds(instance, claim)
+        quick = needed_s > call.params.short_pass_s and deadline.remaining_s() < needed_s
     nothing = claim is None
     if claim is None:
         claim = Claim(choice=np.full(instance.n, UNASSIGNED, np.int64))
