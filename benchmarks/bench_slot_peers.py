@@ -52,7 +52,7 @@ def peers(scores: NDArray[np.float64], slots: NDArray[np.int64]) -> dict[str, Ca
     most = n * float(scores.max())
     copied = np.repeat(cost, slots, axis=1)
 
-    def scipy_lsa() -> float:
+    def scipy_lsa() -> Any:
         return most - float(copied[linear_sum_assignment(copied)].sum())
 
     runs: dict[str, Callable[[], Any]] = {"scipy LSA": scipy_lsa, "OR-Tools flow": _flow(cost, slots, most)}
@@ -64,8 +64,8 @@ def peers(scores: NDArray[np.float64], slots: NDArray[np.int64]) -> dict[str, Ca
         supply = np.append(np.ones(n), float(slots.sum() - n))
         padded = np.vstack([cost, np.zeros(m)])
         room = slots.astype(float)
-        runs["POT emd"] = lambda: most - float(
-            (ot.emd(supply, room, padded, numItermax=10_000_000)[:n] * cost).sum()
+        runs["POT emd"] = lambda: (
+            most - float((ot.emd(supply, room, padded, numItermax=10_000_000)[:n] * cost).sum())
         )
     try:
         import lap
@@ -74,13 +74,16 @@ def peers(scores: NDArray[np.float64], slots: NDArray[np.int64]) -> dict[str, Ca
     square = np.vstack([copied, np.zeros((copied.shape[1] - n, copied.shape[1]))])  # idle slots cost nothing
     runs["lapx lapjv"] = lambda: most - lap.lapjv(square)[0]
     for name in ("lapjvs", "lapjvr", "lapjvh"):
-        engine = getattr(lap, name, None)
-        if engine is not None:
-            runs[f"lapx {name}"] = lambda engine=engine: most - engine(square)[0]
+        if hasattr(lap, name):
+            runs[f"lapx {name}"] = _on(getattr(lap, name), square, most)
     return runs
 
 
-def _flow(cost: NDArray[np.float64], slots: NDArray[np.int64], most: float) -> Callable[[], float]:
+def _on(engine: Callable[..., Any], square: NDArray[np.float64], most: float) -> Callable[[], Any]:
+    return lambda: most - engine(square)[0]
+
+
+def _flow(cost: NDArray[np.float64], slots: NDArray[np.int64], most: float) -> Callable[[], Any]:
     """Return a call of OR-Tools' flow with costs of 20 bits, network and all: it has no other interface."""
     from ortools.graph.python.min_cost_flow import SimpleMinCostFlow
 
@@ -91,7 +94,7 @@ def _flow(cost: NDArray[np.float64], slots: NDArray[np.int64], most: float) -> C
     supply = np.concatenate([np.ones(n, np.int64), free, [-n]])
     nodes = np.arange(n + m + 1)
 
-    def run() -> float:
+    def run() -> Any:
         network = SimpleMinCostFlow()
         network.add_arcs_with_capacity_and_unit_cost(agent, model, units, whole)
         network.add_arcs_with_capacity_and_unit_cost(ends, np.full(m, n + m), slots, free)
@@ -133,7 +136,10 @@ def bench_rung(rung: tuple[int, int], kind: str) -> None:
     ours = median.pop("ours")
     best = min(median, key=median.__getitem__)
     print(f"\n{n:,} × {m} {kind}: ours {ours:.3f} ms, ", end="")
-    print(", ".join(f"{name} {took:.3g}" for name, took in sorted(median.items(), key=lambda item: item[1])), end="")
+    print(
+        ", ".join(f"{name} {took:.3g}" for name, took in sorted(median.items(), key=lambda item: item[1])),
+        end="",
+    )
     print(f"; {median[best] / ours:.2f} × the speed of {best}", end="")
     if SMOKE:
         return

@@ -310,9 +310,7 @@ class Instance:
         scores: NDArray[np.float64] = self.score.ravel()[agents * self.m + models].astype(np.float64)
         return scores
 
-    def usage(
-        self, choice: NDArray[np.int64], served: NDArray[np.intp] | None = None
-    ) -> NDArray[np.float64]:
+    def usage(self, choice: NDArray[np.int64], served: NDArray[np.intp] | None = None) -> NDArray[np.float64]:
         """Return the (m, r) float64 units used by an (n,) choice; ``served`` are its agents if known. O(n r)."""
         if served is None:
             served = np.flatnonzero(choice != UNASSIGNED)

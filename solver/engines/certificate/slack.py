@@ -293,9 +293,12 @@ def _shortfall(
     flat, first = value.ravel(), np.arange(0, value.size, value.shape[1])
     best: NDArray[np.float64] = np.maximum.reduceat(flat, first)
     if unserved is None:  # nobody is, then
-        return best - flat[first + pick]
+        short: NDArray[np.float64] = best - flat[first + pick]
+        return short
     own = np.where(pick == UNASSIGNED, unserved, flat[first + np.maximum(pick, 0)])
-    return np.maximum(best, unserved) - own
+    short = np.maximum(best, unserved)
+    short -= own
+    return short
 
 
 def _tier_slack(instance: Instance, load: NDArray[np.float64], price: NDArray[np.float64]) -> float:
@@ -306,4 +309,5 @@ def _tier_slack(instance: Instance, load: NDArray[np.float64], price: NDArray[np
     before = end - slots - np.repeat((end - slots)[first], np.diff(np.append(first, len(model))))
     used = np.clip(load[model] - before, 0, slots)
     margin = price[model] - cost
-    return float((slots * np.maximum(margin, 0.0) - used * margin).sum())
+    # Products of differences: exactly zero where a load is where its price would have it.
+    return float((np.maximum(margin, 0.0) * (slots - used) + np.maximum(-margin, 0.0) * used).sum())

@@ -320,7 +320,12 @@ def _own_scores(
     """Return the scores of the agents served, looked up only where they do not have their best model."""
     if response is None:
         return instance.scores_of(served, choice[served])
-    own = response.score[served]
-    moved = np.flatnonzero(choice[served] != response.model[served])
-    own[moved] = instance.scores_of(served[moved], choice[served[moved]])
+    if len(served) == instance.n:  # no copies in the order they are in already
+        model, own, best = choice, response.score, response.model
+    else:
+        model, own, best = choice[served], response.score[served], response.model[served]
+    moved = np.flatnonzero(model != best)
+    if len(moved):
+        own = own.copy()
+        own[moved] = instance.scores_of(served[moved], model[moved])
     return own

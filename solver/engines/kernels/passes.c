@@ -15,6 +15,16 @@
 #endif
 
 #define LANES 16
+#define AHEAD 6 /* rows of a sample are far apart: memory is asked for them before they are needed */
+#define LINE 64 /* bytes of a cache line */
+
+#if defined(__GNUC__)
+#define FETCH(from, size)                                                                                              \
+    for (size_t byte = 0; byte < (size); byte += LINE)                                                                 \
+        __builtin_prefetch((const char *)(from) + byte)
+#else
+#define FETCH(from, size) ((void)0)
+#endif
 
 /* Writes net = score - low and returns the largest net - side of a row (side may be NULL for zeros). */
 #define DEFINE_PASSES(SUFFIX, REAL)                                                                                    \
@@ -57,6 +67,8 @@
     {                                                                                                                  \
         int64_t found = 0;                                                                                             \
         for (int64_t i = start; i < stop; i++) {                                                                       \
+            if (among && i + AHEAD < stop)                                                                             \
+                FETCH(score + among[i + AHEAD] * m, (size_t)m * sizeof(REAL));                                         \
             double floor = price_row_##SUFFIX(score + (among ? among[i] : i) * m, m, low, side, net);                  \
             int stays = outside && outside[i] >= floor;                                                                \
             if (outside && outside[i] > floor)                                                                         \
