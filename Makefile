@@ -66,7 +66,7 @@ litellm-%: $(VENV)/litellm-%/.installed
 $(VENV)/litellm-%/.installed: $(VENV)/.developing
 	$(PYTHON) -m venv $(VENV)/litellm-$*
 	$(VENV)/litellm-$*/bin/python -m pip install --quiet --editable . "litellm==$*" "time-machine>=2.16" fastapi pytest \
-		pytest-benchmark pytest-randomly hypothesis redis $(LITELLM_PROXY)
+		pytest-benchmark pytest-randomly hypothesis hatchling redis $(LITELLM_PROXY)
 	touch $@
 
 .PRECIOUS: $(VENV)/litellm-%/.installed

@@ -6,7 +6,10 @@ by hand.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
+import random
 import threading
 import time
 from collections import Counter
@@ -20,7 +23,9 @@ class Behaviour:
     """How a model answers."""
 
     latency_s: float = 0.0
+    jitter: float = 0.0  # standard deviation of the logarithm of the latency
     slots: int | None = None  # more at once get status 429
+    servers: int | None = None  # more at once wait
     fail_first: int = 0  # so many requests get `status`
     status: int = 500
     retry_after_s: float | None = None
@@ -39,6 +44,12 @@ class Upstream:
         self.served: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
         self.lock = threading.Lock()
+        self.random = random.Random(0)  # noqa: S311 - latencies, not secrets
+        self.turns = {
+            name: threading.Semaphore(behaviour.servers)
+            for name, behaviour in behaviours.items()
+            if behaviour.servers is not None
+        }
         owner = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -94,7 +105,9 @@ class Upstream:
             )
             return
         try:
-            time.sleep(behaviour.latency_s)
+            with self.turns.get(model, contextlib.nullcontext()):
+                spread = self.random.gauss(-0.5 * behaviour.jitter**2, behaviour.jitter)
+                time.sleep(behaviour.latency_s * math.exp(spread))
             if body.get("stream"):
                 self.stream(handler, model, behaviour)
             else:

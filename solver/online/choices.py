@@ -78,6 +78,8 @@ class Candidates:
         keep: bool = False,
     ) -> None:
         net = pricing.net(row, pricing.level(load))
+        if load.may_have_opened(row.scores):
+            net = row.scores.copy()  # what the store says is worth more than an old reading
         if load.metered:
             load.forbid_metered(net, row.tokens, row.cost_usd)
         poor = False

@@ -113,6 +113,13 @@ class LiveLoad:
     def _mine(self, array: NDArray[Any]) -> NDArray[Any]:
         return array if self._where is None else array[self._where]
 
+    def may_have_opened(self, scores: NDArray[np.float64]) -> bool:
+        """Return whether a remote store was last read when no eligible model took new work.
+
+        So it is while the store recovers: asking it costs a round trip, and says why and for how long.
+        """
+        return self._remote and not self.limit[scores > -np.inf].any()
+
     @property
     def metered(self) -> bool:
         """Whether any model has a limit on requests, tokens or money."""

@@ -18,6 +18,7 @@ os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 litellm = pytest.importorskip("litellm", reason="needs the extra [litellm]")
 
 from solver.interfaces.litellm import FleetOptions, install  # noqa: E402 - after the skip
+from solver.interfaces.litellm.fleet import models_of  # noqa: E402
 from tests.upstream import Behaviour, Upstream  # noqa: E402
 
 if TYPE_CHECKING:
@@ -294,3 +295,15 @@ def test_scores_decide_and_outcomes_are_recorded() -> None:
             asyncio.run(main())
         assert up.served["slow"] == 4
         assert [(outcome.model, outcome.success) for outcome in heard] == [("b", True)] * 4
+
+
+def test_slots_are_those_of_litellms_own_limiter() -> None:
+    with Upstream() as up:
+        fleet = [
+            deployment(up, "stated", max_parallel_requests=3, rpm=10),
+            deployment(up, "by requests", rpm=10),
+            deployment(up, "by tokens", tpm=2000),
+            deployment(up, "free"),
+        ]
+        slots = [model.capacity.max_concurrent for model in models_of(fleet, FleetOptions())]
+    assert slots == [3, 10, 12, 1000]

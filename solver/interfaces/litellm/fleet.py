@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import litellm
+from litellm.utils import calculate_max_parallel_requests
 
 from solver.errors import SpecError
 from solver.load.checks import money_problems, positive_problems, whole_problems
@@ -45,7 +46,8 @@ class FleetOptions:
     cost_weight : float
         Score one US dollar costs.
     default_concurrent : int
-        Slots of a deployment that states no ``max_parallel_requests``.
+        Slots of a deployment that states no ``max_parallel_requests``, ``rpm`` or ``tpm``; LiteLLM derives its own
+        limit from the latter two, and this is that limit.
     output_tokens : int
         Expected output of a request that states no ``max_tokens``.
     select_ttl_s : float
@@ -124,18 +126,17 @@ def models_of(deployments: Sequence[Mapping[str, Any]], options: FleetOptions) -
             continue
         info = given["model_info"]
         known = _known(read.upstream)
-        parallel, rpm, tpm = read.limits[:3]
+        parallel, rpm, tpm = (None if limit is None else int(limit) for limit in read.limits[:3])
+        slots = calculate_max_parallel_requests(parallel, rpm, tpm, options.default_concurrent)
         models[read.pool] = Model(
             id=read.pool,
-            capacity=Capacity(
-                max_concurrent=options.default_concurrent if parallel is None else int(parallel)
-            ),
+            capacity=Capacity(max_concurrent=slots or 0),
             capabilities=info.get("solver_capabilities") or {},
             context_tokens=info.get("max_input_tokens") or known.get("max_input_tokens"),
             usd_per_million_input_tokens=_per_million(given, known, "input_cost_per_token"),
             usd_per_million_output_tokens=_per_million(given, known, "output_cost_per_token"),
-            requests_per_minute=None if rpm is None else int(rpm),
-            tokens_per_minute=None if tpm is None else int(tpm),
+            requests_per_minute=rpm,
+            tokens_per_minute=tpm,
         )
     return list(models.values())
 

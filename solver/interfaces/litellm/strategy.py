@@ -86,6 +86,11 @@ class OptimalStrategy(CustomRoutingStrategyBase, CustomLogger):  # type: ignore[
         self.selector = Selector(tracker, options)
         self.router: Any = None
 
+    def use(self, tracker: LoadTracker | None, options: FleetOptions | None) -> None:
+        """Begin anew with another tracker and other options, before the first request."""
+        self.selector.close()
+        self.selector = Selector(tracker, options)
+
     def attach(self, router: Any) -> None:
         """Become the strategy of a router."""
         self.router = router
