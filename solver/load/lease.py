@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 from solver.errors import SpecError
 from solver.load.checks import LARGEST, LARGEST_USD, money_problems, whole_problems
@@ -123,8 +123,7 @@ ONE_SLOT = Demand()
 """One slot, one request, nothing metered."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
+class Ask(NamedTuple):
     """One line of a plan to be reserved.
 
     Parameters

@@ -78,7 +78,7 @@ class Candidates:
         keep: bool = False,
     ) -> None:
         net = pricing.net(row, pricing.level(load))
-        if load.may_have_opened(row.scores):
+        if load.remote and load.may_have_opened(row.scores):
             net = row.scores.copy()  # what the store says is worth more than an old reading
         if load.metered:
             load.forbid_metered(net, row.tokens, row.cost_usd)
@@ -118,7 +118,8 @@ class Candidates:
         if column >= 0:
             self._placed = -1
             net = self._net.item(column)
-            self._taken(column)
+            self._net[column] = -np.inf
+            self._column = -1
             return Choice(column, net)
         if not self._tries:
             return None
@@ -134,12 +135,9 @@ class Candidates:
             self._tries = 0
             return None
         self._tries -= 1
-        self._taken(column)
-        return Choice(column, best)
-
-    def _taken(self, column: int) -> None:
         self._net[column] = -np.inf
         self._column = -1
+        return Choice(column, best)
 
     def runner_up(self) -> tuple[int, float]:
         """Return the best model that was not tried, -1 for none, and its net value or that of serving nobody."""

@@ -36,6 +36,8 @@ class LiveLoad:
 
     Attributes
     ----------
+    remote : bool
+        Whether a reading of the store costs a round trip.
     slots, limit : (m,) int64
         Slots, 0 where new work is being rejected; and slots plus queue places. New arrays whenever they
         change.
@@ -43,7 +45,7 @@ class LiveLoad:
 
     def __init__(self, tracker: LoadTracker, ids: tuple[str, ...], *, queue: bool) -> None:
         self._tracker, self._ids, self._queue = tracker, ids, queue
-        self._remote = tracker.store.remote
+        self.remote = tracker.store.remote
         self._where: NDArray[np.intp] | None = None
         self._models: tuple[str, ...] | None = None
         self._slots_seen: NDArray[np.int64] | None = None
@@ -56,18 +58,20 @@ class LiveLoad:
         self._settings: object = None
         self._view = store.view()
         self._taken = self._view.active
+        self._plain = False
+        """Whether slots and queue places are all that limits requests."""
         self._read(self._view)
 
     def look(self) -> None:
         """Read the store, unless that would cost a round trip."""
-        if self._remote:
+        if self.remote:
             return
         if self._counts is None:
             self._read(self._tracker.store.view())
             return
-        settings, active, queued = self._counts()
-        if settings is self._settings and not self._view.metered and self._view.pool_free is None:
-            self._count(active, queued)
+        settings, taken = self._counts(queued=self._queue)
+        if settings is self._settings and self._plain:
+            self._taken = taken if self._where is None else taken[self._where]
             return
         self._settings = settings
         self._read(self._tracker.store.view())
@@ -85,7 +89,7 @@ class LiveLoad:
 
     def note(self, column: int, delta: int) -> None:
         """Remember what this router took (+1) or gave back (−1) where the store is not read every time."""
-        if self._remote:
+        if self.remote:
             self._since[column] += delta
 
     def _read(self, view: StoreView) -> None:
@@ -98,17 +102,15 @@ class LiveLoad:
         active = view.active
         if view.pool_free is not None and not self._queue:  # what is taken of a pool is taken of its models
             active = np.maximum(active, view.max_concurrent - view.pool_free)
-        self._count(active, view.queued)
+        self._plain = not view.metered and view.pool_free is None
+        taken = active + view.queued if self._queue else active
+        self._taken = taken if self._where is None else taken[self._where]
         if view.max_concurrent is not self._slots_seen or view.accepting is not self._accepting_seen:
             self._slots_seen, self._accepting_seen = view.max_concurrent, view.accepting
             slots = self._mine(np.where(view.accepting, view.max_concurrent, 0))
             limit = slots + self._mine(view.max_queue) * (slots > 0) if self._queue else slots
             if not (np.array_equal(slots, self.slots) and np.array_equal(limit, self.limit)):
                 self.slots, self.limit = slots, limit
-
-    def _count(self, active: NDArray[np.int64], queued: NDArray[np.int64]) -> None:
-        taken = active + queued if self._queue else active
-        self._taken = taken if self._where is None else taken[self._where]
 
     def _mine(self, array: NDArray[Any]) -> NDArray[Any]:
         return array if self._where is None else array[self._where]
@@ -118,7 +120,7 @@ class LiveLoad:
 
         So it is while the store recovers: asking it costs a round trip, and says why and for how long.
         """
-        return self._remote and not self.limit[scores > -np.inf].any()
+        return self.remote and not self.limit[scores > -np.inf].any()
 
     @property
     def metered(self) -> bool:
@@ -127,7 +129,7 @@ class LiveLoad:
 
     def taken(self) -> NDArray[np.int64]:
         """Return the slots and queue places taken, (m,) int64; not to be written to."""
-        return np.maximum(self._taken + self._since, 0) if self._remote else self._taken
+        return np.maximum(self._taken + self._since, 0) if self.remote else self._taken
 
     def forbid_metered(
         self, net: NDArray[np.float64], tokens: float, cost_usd: NDArray[np.float64] | None

@@ -66,7 +66,11 @@ class PriceTable:
         more : int
             Others thought let in before, on each model alone.
         """
-        here = at = self._position(taken)
+        if self._pooled:
+            here = at = self._position(taken)
+        else:
+            here = at = np.minimum(taken, self._last)
+            at += self._start
         if more:
             here = self._position(taken + more)
         price = self._flat.take(here)

@@ -72,6 +72,8 @@ class Reservations:
         self._pricing, self._load, self._spending, self._log = pricing, load, spending, log
         self._lock = lock
         self._claims = pricing.uses_up or spending is not None or tracker.store.remote
+        self._plain = not self._claims and log is None
+        """Whether a lease without an outcome leaves nothing to settle here."""
         self._queue = queue
 
     def look(self, row: AgentRow) -> Candidates:
@@ -91,9 +93,10 @@ class Reservations:
     def reserve(self, agent: Agent | None, row: AgentRow, candidates: Candidates, ttl_s: float) -> Decision:
         """Reserve the best model that is not lost to another client meanwhile."""
         last: Refusal | None = None
+        place = self._place(row) if self._queue else _NO_QUEUE
         while (choice := self._next(row, candidates, last)) is not None:
             try:
-                answer = self._tracker.try_acquire(*self._ask(row, choice), ttl_s, **self._place(row))
+                answer = self._tracker.try_acquire(*self._ask(row, choice), ttl_s, **place)
             except BaseException:
                 self._unclaim(choice.column, row)
                 raise
@@ -107,11 +110,10 @@ class Reservations:
     ) -> Decision:
         """Do :meth:`reserve` without blocking the event loop on a remote store."""
         last: Refusal | None = None
+        place = self._place(row) if self._queue else _NO_QUEUE
         while (choice := self._next(row, candidates, last)) is not None:
             try:
-                answer = await self._tracker.try_acquire_async(
-                    *self._ask(row, choice), ttl_s, **self._place(row)
-                )
+                answer = await self._tracker.try_acquire_async(*self._ask(row, choice), ttl_s, **place)
             except BaseException:  # cancelled, too: the tracker releases what it still grants
                 self._unclaim(choice.column, row)
                 raise
@@ -161,8 +163,6 @@ class Reservations:
 
     def _place(self, row: AgentRow) -> dict[str, Any]:
         """Return the terms on which a request may wait."""
-        if not self._queue:
-            return _NO_QUEUE
         return {"queue": True, "priority": row.priority, "tenant": row.account}
 
     # -- answering
@@ -221,6 +221,9 @@ class Reservations:
         if latency_ms is not None and not 0 <= latency_ms < np.inf:
             raise SpecError(Violation("latency_ms", "expected a finite number >= 0", latency_ms))
         outcome = self._tracker.release(lease, tokens=tokens, cost_usd=cost_usd)
+        if latency_ms is None and self._plain:
+            decision._released = True  # noqa: SLF001 - a decision is this object's own record
+            return outcome
         with self._lock:
             if decision._released:  # noqa: SLF001 - a decision is this object's own record
                 return outcome

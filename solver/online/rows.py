@@ -101,7 +101,6 @@ class RowMaker:
     def of_arrays(
         self,
         scores: ArrayLike,
-        *,
         cost_usd: ArrayLike | None,
         service_s: ArrayLike | None,
         tokens: float,
@@ -149,9 +148,7 @@ class RowMaker:
         if agent is not None:
             return self.of_agent(agent)
         assert scores is not None
-        return self.of_arrays(
-            scores, cost_usd=cost_usd, service_s=service_s, tokens=tokens, tenant=tenant, priority=priority
-        )
+        return self.of_arrays(scores, cost_usd, service_s, tokens, tenant, priority)
 
     def of_many(
         self,

@@ -103,8 +103,10 @@ class SteadyPricing:
 
     def level(self, load: LiveLoad, more: int = 0) -> NDArray[np.float64]:
         """Return the price of a second at this occupancy; before the first prices, the occupancy."""
-        table = self._laid_out(load)
+        table = self._table
         if table is not None:
+            if load.limit is not table.limit:
+                table = self._laid_out(load) or table
             return table.price(load.taken(), more)
         taken = load.taken() + more
         return np.where(taken >= load.limit, np.inf, taken / np.maximum(load.limit, 1))

@@ -17,7 +17,9 @@ from solver.load.lease import Ask, Demand, LeaseState, Refusal, RefusalReason, R
 from solver.load.store.base import Limits, nano_usd
 from solver.load.store.redis import LinkState, RedisStore
 from solver.load.tracker import LoadTracker
-from solver.problem.spec import Capacity
+from solver.online.decision import RouteRefusalReason
+from solver.online.router import OptimalRouter
+from solver.problem.spec import Capacity, Model
 from tests.redis_server import RedisServer, free_port
 
 if TYPE_CHECKING:
@@ -407,6 +409,24 @@ def test_the_server_keeps_time_when_nobody_gives_another(shared_server: RedisSer
         seconds, micros = client.time()
         store.configure("a", Limits(max_concurrent=1))
         assert 0 <= store.view().now_s - (seconds + micros / 1e6) < 5
+
+
+def test_a_router_over_a_store_that_recovers_says_so_and_goes_on_when_it_has(
+    shared_server: RedisServer, namespace: str
+) -> None:
+    def store() -> RedisStore:
+        return RedisStore(shared_server.url, replicas=2, namespace=namespace, timeout_s=5.0)
+
+    with contextlib.closing(store()) as first, contextlib.closing(store()) as second:
+        models = [Model(id="a", capacity=Capacity(max_concurrent=1))]
+        router = OptimalRouter(LoadTracker(first), models, background=False)
+        refusal = router.route(scores=[1.0]).refusal
+        assert refusal is not None
+        assert refusal.reason is RouteRefusalReason.STORE_UNAVAILABLE
+        assert refusal.cause is not None
+        assert refusal.cause.reason is RefusalReason.RECOVERING
+        LoadTracker(second).snapshot()  # the other replica has told what it holds
+        assert router.route(scores=[1.0]).model == "a"
 
 
 @pytest.mark.parametrize(

@@ -289,7 +289,8 @@ class LeaseTable:
         now = self._clock.now()
         if now > self.now_s:
             self.now_s = now
-            self.models.meters.advance(now)
+            if self.models.meters.moving:
+                self.models.meters.advance(now)
         else:
             now = self.now_s
         if self._expiry.is_due(now):

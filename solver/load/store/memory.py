@@ -291,18 +291,22 @@ class MemoryStore:
         self._report()
         return row
 
-    def counts(self) -> tuple[object, NDArray[np.int64], NDArray[np.int64]]:
-        """Return settings, and the slots and queue places taken, (m,) each: what changes with every request.
+    def counts(self, *, queued: bool) -> tuple[object, NDArray[np.int64]]:
+        """Return settings, and the slots taken, with the queue places where asked: (m,), what every request changes.
 
         The settings are another object once limits, stops or the set of models have changed; :meth:`view` says
         to what.
         """
+        leases = self._leases
         with self._lock:
-            self._leases.advance()
-            counts = self._models.settings(), *self._models.counts()
-        if self._leases.promoted:
+            leases.advance()
+            models = leases.models
+            settings, taken = models.settings(), np.frombuffer(models.active.tobytes(), np.int64)
+            if queued:
+                taken = taken + np.frombuffer(models.queued, np.int64)
+        if leases.promoted:
             self._report()
-        return counts
+        return settings, taken
 
     def view(self) -> StoreView:
         """Return the state of every model at one instant. O(m) copies, no loop."""

@@ -38,7 +38,8 @@ class Meters:
     def __init__(self, wall_s: Callable[[], float]) -> None:
         self._wall_s = wall_s
         self._windows: dict[float | Calendar, dict[int, Window]] = {}
-        self._moving: tuple[Window, ...] = ()  # those that usage leaves again
+        self.moving: tuple[Window, ...] = ()
+        """Windows that usage leaves again."""
         self._of: list[list[tuple[Window, int]]] = []
         self._former: list[list[Window]] = []  # over which a budget that has another period now was counted
         self.limited: list[list[tuple[int, Window, int]]] = []
@@ -110,12 +111,12 @@ class Meters:
             for _ in range(models):
                 kinds[kind].grow()
             if period != math.inf:
-                self._moving = (*self._moving, kinds[kind])
+                self.moving = (*self.moving, kinds[kind])
         return kinds[kind]
 
     def advance(self, now_s: float) -> None:
         """Forget what has left the windows. O(windows) when nothing has."""
-        for window in self._moving:
+        for window in self.moving:
             if window.leaves_s <= now_s:
                 window.advance(now_s)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import weakref
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from solver.errors import SpecError, Violation, ViolationKind
@@ -73,18 +72,11 @@ class Leases(AsyncLeases, ModelStops):
             If the model is unknown or ``ttl_s`` is not a positive number.
         """
         _check_ttl(ttl_s)
-        _check_fill_to(fill_to)
-        _check_place(priority, tenant)
-        ask = Ask(
-            model=model,
-            demand=demand or ONE_SLOT,
-            ttl_s=ttl_s,
-            queue=queue,
-            lease_id=self._new_id(),
-            fill_to=fill_to,
-            priority=priority,
-            tenant=tenant,
-        )
+        if fill_to != 1.0:
+            _check_fill_to(fill_to)
+        if priority != 1.0 or tenant is not None:
+            _check_place(priority, tenant)
+        ask = Ask(model, demand or ONE_SLOT, ttl_s, queue, self._new_id(), fill_to, priority, tenant)
         if self._learned and (refusal := self._learned.refusal(model, ask.demand)) is not None:
             return self._lease(ask, refusal)
         return self._lease(ask, self._store.acquire(ask))
@@ -125,7 +117,7 @@ class Leases(AsyncLeases, ModelStops):
             _check_ttl(ask.ttl_s)
             _check_fill_to(ask.fill_to)
             _check_place(ask.priority, ask.tenant)
-        named = [ask if ask.lease_id else replace(ask, lease_id=self._new_id()) for ask in asks]
+        named = [ask if ask.lease_id else ask._replace(lease_id=self._new_id()) for ask in asks]
         answers = self._store.acquire_many(named, whole_plan=whole_plan)
         return [self._lease(ask, answer) for ask, answer in zip(named, answers, strict=True)]
 
@@ -227,7 +219,7 @@ class Leases(AsyncLeases, ModelStops):
                 raise SpecError(*problems)
             used = None if tokens is None else int(tokens)
             spent = None if cost_usd is None else nano_usd(cost_usd)
-        lease_id = _id_of(lease)
+        lease_id = lease if isinstance(lease, str) else lease.lease_id
         if used is None and isinstance(lease, Lease) and lease.demand.guessed_tokens:
             used = lease.demand.tokens - lease.demand.guessed_tokens
             self._lengths.unsettled(lease.model)
@@ -235,7 +227,7 @@ class Leases(AsyncLeases, ModelStops):
         if self._draining:
             for model in tuple(self._draining):
                 self.is_drained(model)
-        output = _output_of(lease, tokens, output_tokens)
+        output = 0 if tokens is output_tokens is None else _output_of(lease, tokens, output_tokens)
         if output > 0 and isinstance(lease, Lease):
             self._lengths.observe(lease.model, lease.demand.task_type, output)
         if self._learned:
