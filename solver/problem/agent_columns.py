@@ -58,6 +58,9 @@ NUMBER_FIELDS = (
 _COUNTS = ("min_context_tokens", "input_tokens", "output_tokens", "copies", "count")
 _POSITIVE = ("copies", "count")
 _DEFAULTS = {"priority": 1.0, "min_score": np.nan, "unassigned_penalty": np.nan, "copies": 1, "count": 1}
+_HINTED_COLUMNS = 20
+"""Unknown columns that are compared with the known ones."""
+
 _RESOURCE_PREFIX = "resources."
 """First part of the names of columns that hold resources."""
 
@@ -80,15 +83,17 @@ def agent_table(columns: Mapping[str, Column], *, rows: int | None = None) -> Ag
         One line per violation, ``agents[3].priority: expected > 0, got -5``; after 20 rows that break the
         same rule the rest are counted.
     """
+    unknown = [
+        name for name in columns if name not in Agent.model_fields and not name.startswith(_RESOURCE_PREFIX)
+    ]
     lines = [
         Violation(
             f"agents.{name}",
             "unknown field",
             kind=ViolationKind.UNKNOWN,
-            hint=did_you_mean(name, Agent.model_fields),
+            hint=did_you_mean(name, Agent.model_fields) if k < _HINTED_COLUMNS else "",
         )
-        for name in columns
-        if name not in Agent.model_fields and not name.startswith(_RESOURCE_PREFIX)
+        for k, name in enumerate(unknown)
     ]
     if "resources" in columns:
         lines.append(

@@ -338,16 +338,19 @@ def _raw_ids(given: list[Any]) -> list[Any]:
 def _duplicates(ids: list[Any]) -> list[Violation]:
     """Return one line per id that repeats an earlier one. O(n)."""
     first: dict[Any, int] = {}
-    lines: list[Violation] = []
-    for i, name in enumerate(ids):
-        if isinstance(name, str | int) and first.setdefault(name, i) != i:
-            again, kind = f"{describe(name)} again, first at agents[{first[name]}]", ViolationKind.DUPLICATE
-            lines.append(Violation(f"agents[{i}].id", "expected unique ids", name, shown=again, kind=kind))
-    return (
-        lines
-        if len(lines) <= _MOST_NAMED_ROWS
-        else [
-            *lines[:_MOST_NAMED_ROWS],
-            Violation("agents", f"{len(lines) - _MOST_NAMED_ROWS} more repeated ids"),
-        ]
-    )
+    again = [
+        i for i, name in enumerate(ids) if isinstance(name, str | int) and first.setdefault(name, i) != i
+    ]
+    lines = [
+        Violation(
+            f"agents[{i}].id",
+            "expected unique ids",
+            ids[i],
+            shown=f"{describe(ids[i])} again, first at agents[{first[ids[i]]}]",
+            kind=ViolationKind.DUPLICATE,
+        )
+        for i in again[:_MOST_NAMED_ROWS]
+    ]
+    if len(again) > _MOST_NAMED_ROWS:
+        lines.append(Violation("agents", f"{len(again) - _MOST_NAMED_ROWS} more repeated ids"))
+    return lines

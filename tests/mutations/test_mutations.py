@@ -23,7 +23,7 @@ def test_a_thousand_mutations_find_nothing() -> None:
     assert found.faults == []
     assert found.rejected > 300
     assert found.unchanged > 100
-    assert sum(found.without_place.values()) < 0.1 * found.rejected
+    assert found.without_place == {}
 
 
 def test_every_mutation_applies_to_something() -> None:

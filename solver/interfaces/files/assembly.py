@@ -96,7 +96,7 @@ class Assembly:
                 self._lines.extend(error.violations)
             except SpecError as error:
                 failed.add(part)
-                self._lines.extend(self._places.of(line) for line in error.violations)
+                self._lines.extend(self._places.of_all(error.violations))
         if failed:  # what is left is checked all the same, so that one run shows all there is to mend
             rest = {part: value for part, value in parts.items() if part not in failed}
             raise SpecError(*dict.fromkeys([*self._lines, *self._rest(rest, failed)]))
@@ -106,7 +106,7 @@ class Assembly:
             return problem
         except SpecError as error:
             lines = [*error.violations, *_beyond(parts, error.violations)]
-            raise SpecError(*(self._places.of(line) for line in lines)) from None
+            raise SpecError(*self._places.of_all(lines)) from None
 
     def _rest(self, rest: dict[str, Any], failed: set[str]) -> list[Violation]:
         """Return what is wrong with the parts that could be read, taken without those that could not.
@@ -134,7 +134,7 @@ class Assembly:
             Problem.model_validate(rest)
         except SpecError as error:
             lines.extend(found for found in error.violations if steps_of(found.path)[0] not in failed)
-        return [self._places.of(line) for line in lines]
+        return self._places.of_all(lines)
 
     def _file(self, part: str, reference: Any, options: tuple[str, ...]) -> tuple[Path, dict[str, Any]]:
         """Return the file a part points to, and the options beside the path."""
@@ -281,6 +281,7 @@ class Assembly:
 
     def _scores(self, reference: Any) -> Any:
         self._places.locate["scores"] = lambda steps: self._places.locate[""](["scores", *steps])
+        file = None
         if isinstance(reference, str) or (isinstance(reference, dict) and "values" not in reference):
             path, chosen = self._file("scores", reference, (*SCORE_FIELDS, *READING_FIELDS))
             if is_table(path):
@@ -294,8 +295,10 @@ class Assembly:
                 return self._score_table
             if chosen:
                 raise SpecError(*(Violation(f"scores.{key}", "only for tables", path.name) for key in chosen))
-            reference = self._listed("scores", path)
+            file, reference = path, self._listed("scores", path)
         if reference is None:
+            if file is not None:
+                raise SpecError(Violation("scores", _EXPECTED["scores"], shown="nothing"))
             return None
         self._score_table = ScoreTable.read(reference)
         return self._score_table

@@ -9,10 +9,10 @@ from solver.errors import SolverError, SpecError
 from solver.problem.values import describe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
-__all__ = ["located_errors"]
+__all__ = ["errors_about", "located_errors"]
 
 
 @contextmanager
@@ -41,3 +41,30 @@ def located_errors(path: Path) -> Iterator[None]:
         reason = describe(str(error).strip().partition("\n")[0])[1:-1] if str(error).strip() else ""
         msg = f"{path}: cannot be read: {reason or 'its content is broken'} ({type(error).__name__})"
         raise SpecError(msg) from error
+
+
+@contextmanager
+def errors_about(path: Path, arrays: Collection[str]) -> Iterator[None]:
+    """Name the file that arrays were read from in errors about them.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    arrays : collection of str
+        First parts of the paths of such errors.
+
+    Raises
+    ------
+    SpecError
+        As raised inside, with the file in front of what is about the arrays.
+    """
+    try:
+        yield
+    except SpecError as error:
+        raise SpecError(
+            *(
+                line.at(f"{path}: {line.path}") if line.path.partition("[")[0] in arrays else line
+                for line in error.violations
+            )
+        ) from None

@@ -6,8 +6,10 @@ YAML is read by the core schema of YAML 1.2, narrowed to what has one meaning: `
 
 from __future__ import annotations
 
+import gc
 import json
 import re
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,7 @@ from solver.interfaces.files.sources import Reading, content_suffix, read_text
 from solver.problem.values import describe
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 __all__ = ["DocumentLines", "check_plain", "parse_json", "read_document"]
@@ -63,7 +65,20 @@ def read_document(path: Path, reading: Reading | None = None) -> Any:
         contain themselves, or grow without bound through aliases.
     """
     text = read_text(path, _bounded(reading))
-    return parse_json(text, path) if content_suffix(path) == ".json" else _parse_yaml(text, path, "YAML")
+    with _without_collector():
+        return parse_json(text, path) if content_suffix(path) == ".json" else _parse_yaml(text, path, "YAML")
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Pause the collector of cycles: it would walk every node of a growing tree again and again, 5× the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _bounded(reading: Reading | None) -> Reading:
@@ -331,7 +346,8 @@ class DocumentLines:
     def _root(self) -> Any:
         try:
             text = read_text(self._path, _bounded(self._reading))
-            return _compose(text, self._path) if len(text) <= _LOCATED_CHARACTERS else None
+            with _without_collector():
+                return _compose(text, self._path) if len(text) <= _LOCATED_CHARACTERS else None
         except SpecError:  # changed meanwhile, or JSON that is not YAML, such as one indented by tabs
             return None
 

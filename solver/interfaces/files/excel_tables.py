@@ -28,6 +28,9 @@ _MB = 1_000_000
 _EXPLAINED_MB = 2
 """Megabytes up to which a workbook is read a second time to say why cells are empty."""
 
+_EXPLAINED_CELLS = 200_000
+"""Cells, empty ones between others included, up to which this is done."""
+
 _NAMED_CELLS = 5
 """Cells named in an error."""
 
@@ -54,12 +57,21 @@ def read_excel(path: Path, reading: Reading, kinds: ColumnKinds, first_name: str
     _check_archive(path, data, reading)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about styles and extensions, which are not read
-        book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
-        sheet = _sheet(path, book, reading)
-        sheet.reset_dimensions()  # the size written in the file may be any
-        rows = [
-            (number, row) for number, row in enumerate(sheet.iter_rows(values_only=True), 1) if _filled(row)
-        ]
+        try:
+            book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
+            sheet = _sheet(path, book, reading)
+            sheet.reset_dimensions()  # the size written in the file may be any
+            rows = [
+                (number, row)
+                for number, row in enumerate(sheet.iter_rows(values_only=True), 1)
+                if _filled(row)
+            ]
+        except SpecError:
+            raise
+        except Exception as error:  # openpyxl raises whatever a broken part of the archive makes it raise
+            reason = describe(str(error).partition("\n")[0])[1:-1]
+            msg = f"{path}: not a readable Excel workbook ({reason}); save it as CSV, or with cells alone"
+            raise SpecError(msg) from error
     if not rows:
         msg = f"{path}: sheet {describe(sheet.title)}: expected a row with the names of the columns, got nothing"
         raise SpecError(msg)
@@ -91,6 +103,8 @@ def _note_lost_values(path: Path, data: bytes, title: str, reading: Reading) -> 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         formulas = openpyxl.load_workbook(io.BytesIO(data))[title]
+        if formulas.max_row * formulas.max_column > _EXPLAINED_CELLS:
+            return
         values = openpyxl.load_workbook(io.BytesIO(data), data_only=True)[title]
     lost = [
         cell.coordinate

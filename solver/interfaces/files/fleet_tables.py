@@ -19,6 +19,8 @@ _TEXTS = frozenset({"id", "provider", "region"})
 _FLAGS = frozenset({"supports_tools", "supports_vision"})
 _MAPPINGS = ("capabilities", "resources")
 _CAPACITY = "capacity."
+_HINTED_COLUMNS = 20
+"""Unknown columns that are compared with the known ones."""
 
 FLEET_KINDS = ColumnKinds(text=_TEXTS, number=lambda name: name not in _FLAGS)
 """What the columns of a fleet hold, by the names of their fields."""
@@ -52,7 +54,7 @@ def fleet_rows(
             continue
         if place is None:
             known = [*Model.model_fields, *Capacity.model_fields]
-            hint = did_you_mean(column, known)
+            hint = did_you_mean(column, known) if len(lines) < _HINTED_COLUMNS else ""
             lines.append(
                 Violation(f"models.{column}", "unknown field", kind=ViolationKind.UNKNOWN, hint=hint)
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -23,6 +23,9 @@ _INDEX_DIGITS = 10
 
 _PATH_STEP = re.compile(r"\[(\d+)(?:, *\d+)*\]|\.?([^.\[\]]+)")
 """One step of a violation's path: an index in brackets, or a field."""
+
+_PLACED = 1000
+"""Violations that get their line; a file with more is not mended one by one."""
 
 _MADE_OF = {
     "unassigned_penalty": ("objective", "unassigned_penalty"),
@@ -60,12 +63,19 @@ class Places:
     locate: dict[str, Locate] = field(default_factory=dict)
     tables: dict[str, Table] = field(default_factory=dict)
 
+    def of_all(self, found: Iterable[Violation]) -> list[Violation]:
+        """Return violations with file and line in front of those that can be shown; O(1) for each of the others."""
+        return [self.of(one) if k < _PLACED else one for k, one in enumerate(found)]
+
     def of(self, found: Violation) -> Violation:
         """Return a violation with its file and line in front."""
         path = found.path
         steps = steps_of(path)
         part = steps[0]
-        if not path or not isinstance(part, str):
+        if not path:  # a key without a name, at the top of the document
+            where = self.locate[""]([""]).removesuffix(": ")
+            return found.at(where) if where else found
+        if not isinstance(part, str):
             return found
         table = self.tables.get(part)
         if table is not None:

@@ -14,13 +14,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from solver.errors import MissingExtraError, SpecError
+from solver.errors import MissingExtraError, SpecError, Violation, ViolationKind
 from solver.problem.values import describe, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-
-    from solver.errors import Violation
 
 __all__ = ["READING_FIELDS", "Reading", "content_suffix", "open_file", "read_bytes", "read_text", "too_large"]
 
@@ -103,23 +101,23 @@ class Reading:
         SpecError
             One line per option that cannot be.
         """
-        lines = []
+        lines: list[Violation] = []
+
+        def wrong(name: str, rule: str, value: object) -> None:
+            lines.append(Violation(f"{path}{name}", f"expected {rule}", value))
+
         separator = _SEPARATORS.get(self.separator or "", self.separator)
         if separator is not None and (len(separator) != 1 or separator in '"\r\n'):
             names = ", ".join(name for name in _SEPARATORS if name.isalpha())
-            lines.append(
-                f"{path}separator: expected one character, or {names}, got {describe(self.separator)}"
-            )
+            wrong("separator", f"one character, or {names}", self.separator)
         if self.decimal not in (None, ".", ","):
-            lines.append(f"{path}decimal: expected '.' or ',', got {describe(self.decimal)}")
+            wrong("decimal", "'.' or ','", self.decimal)
         if self.decimal == "," == separator:
-            lines.append(f"{path}decimal: expected another mark than the separator, got ',' for both")
+            wrong("decimal", "another mark than the separator", self.decimal)
         if self.encoding is not None and not _is_text_encoding(self.encoding):
-            lines.append(
-                f"{path}encoding: expected the name of an encoding, such as cp1252, got {describe(self.encoding)}"
-            )
+            wrong("encoding", "the name of an encoding, such as cp1252", self.encoding)
         if not self.max_mb > 0:
-            lines.append(f"{path}max_file_mb: expected a number > 0, got {self.max_mb}")
+            wrong("max_file_mb", "a number > 0", self.max_mb)
         if lines:
             raise SpecError(*lines)
         return replace(self, separator=separator)
@@ -134,7 +132,7 @@ class Reading:
         """
         chosen = {name: given[name] for name in READING_FIELDS if name in given}
         lines = [
-            f"{part}.{name}: expected text, got {describe(value)}"
+            Violation(f"{part}.{name}", "expected text", value, kind=ViolationKind.TYPE)
             for name, value in chosen.items()
             if not isinstance(value, str)
         ]

@@ -53,6 +53,7 @@ def evaluate(
 
       solver evaluate outcomes.csv --groups prompts.csv --group-column dataset --capacities 0.8,1
     """
+    from solver.interfaces.files.boundary import errors_about
     from solver.interfaces.files.results import write_text
     from solver.interfaces.files.sources import Reading
     from solver.interfaces.simulation.progress import duration, progress_bar
@@ -73,15 +74,20 @@ def evaluate(
         notes.append("no features of agents are given (--groups): predictions are the same for every agent")
     if table.cost is None:
         notes.append("no cost is given: nothing is matched but the number served")
+    arrays = ("scores", "cost", "group")
     if not quiet:
         n, m = table.scores.shape
         steps = len(params.capacities) * repeats
-        pace = seconds_per_step(table.scores, cost=table.cost, group=group, params=params)
+        with errors_about(scores, arrays):
+            pace = seconds_per_step(table.scores, cost=table.cost, group=group, params=params)
         size = f"{n:,} agents × {m} models, {len(params.capacities)} capacities × {repeats} samples"
         say(err, f"{size}: {duration(pace * steps)}; no model is called, no cost")
         for note in notes:
             say(err, f"note: {note}", style="dim")
-    with progress_bar(err, len(params.capacities) * repeats, shown=not quiet) as advance:
+    with (
+        errors_about(scores, arrays),
+        progress_bar(err, len(params.capacities) * repeats, shown=not quiet) as advance,
+    ):
         found = run(
             table.scores,
             cost=table.cost,

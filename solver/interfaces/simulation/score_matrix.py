@@ -11,6 +11,7 @@ from solver.errors import SpecError, Violation
 from solver.interfaces.files.columns import ColumnKinds
 from solver.interfaces.files.tables import read_table
 from solver.interfaces.simulation.cells import cells_of, numbers_of
+from solver.problem.values import describe
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -99,18 +100,20 @@ def read_score_matrix(
         When a column is missing, a pair is there twice, or a score is no number.
     """
     table = read_table(path, ColumnKinds(number=lambda _: False), reading=reading)
-    if not table.rows:
-        raise SpecError(f"{path}: expected at least one score, got none")
-    agent_name = _found(path, table, agent, _AGENT_COLUMNS) or next(iter(table.columns))
-    model_name = _found(path, table, model, _MODEL_COLUMNS)
+    if not table.rows or not table.columns:
+        raise SpecError(f"{table.where(-1)}: expected at least one score, got none")
+    agent_name = _found(table, agent, _AGENT_COLUMNS) or next(iter(table.columns))
+    model_name = _found(table, model, _MODEL_COLUMNS)
     if model_name is None:
-        return _wide(table, agent_name, reading)
-    score_name = _found(path, table, score, _SCORE_COLUMNS)
+        return _wide(path, table, agent_name, reading)
+    score_name = _found(table, score, _SCORE_COLUMNS)
     if score_name is None:
-        raise SpecError(f"{path}: no column of scores found; there are {', '.join(table.columns)}")
-    cost_name = _found(path, table, cost, (*_COST_COLUMNS, *_SIZE_COLUMNS))
-    agents, rows = _codes(table.columns[agent_name])
-    models, columns = _codes(table.columns[model_name])
+        raise SpecError(
+            f"{table.where(-1)}: no column of scores found; there are {describe(list(table.columns))}"
+        )
+    cost_name = _found(table, cost, (*_COST_COLUMNS, *_SIZE_COLUMNS))
+    agents, rows = _ids(table, agent_name)
+    models, columns = _ids(table, model_name)
     pair = rows * len(models) + columns
     if len(np.unique(pair)) < len(pair):
         _, first, count = np.unique(pair, return_index=True, return_counts=True)
@@ -136,10 +139,12 @@ def read_score_matrix(
     return ScoreMatrix(agents=agents, models=models, scores=scores, cost=costs, cost_column=cost_name)
 
 
-def _found(path: Path, table: Table, given: str | None, usual: tuple[str, ...]) -> str | None:
+def _found(table: Table, given: str | None, usual: tuple[str, ...]) -> str | None:
     if given is not None:
         if given not in table.columns:
-            raise SpecError(f"{path}: no column {given!r}; there are {', '.join(table.columns)}")
+            raise SpecError(
+                f"{table.where(-1)}: no column {describe(given)}; there are {describe(list(table.columns))}"
+            )
         return given
     lower = {name.lower(): name for name in table.columns}
     return next((lower[name] for name in usual if name in lower), None)
@@ -151,6 +156,27 @@ def _codes(values: Any) -> tuple[tuple[str, ...], NDArray[np.int64]]:
 
     codes, names = pd.factorize(pd.Series([str(value) for value in cells_of(values)]))
     return tuple(names), np.asarray(codes, np.int64)
+
+
+def _ids(table: Table, name: str) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """Return distinct ids and the position of each row's.
+
+    Raises
+    ------
+    SpecError
+        For rows without one.
+    """
+    cells = cells_of(table.columns[name])
+    bad = [
+        row
+        for row, cell in enumerate(cells)
+        if cell in (None, "") or isinstance(cell, float | bool | list | dict)
+    ]
+    if bad:
+        raise SpecError(
+            *(Violation(f"{table.where(row)}: {name}", "expected an id", cells[row]) for row in bad)
+        )
+    return _codes(cells)
 
 
 def _numbers(table: Table, name: str) -> NDArray[np.float64]:
@@ -165,16 +191,17 @@ def _numbers(table: Table, name: str) -> NDArray[np.float64]:
     return numbers
 
 
-def _wide(table: Table, agent: str, reading: Reading) -> ScoreMatrix:
-    agents, rows = _codes(table.columns[agent])
+def _wide(path: Path, table: Table, agent: str, reading: Reading) -> ScoreMatrix:
+    agents, rows = _ids(table, agent)
     if len(agents) < table.rows:
-        raise SpecError(
-            Violation(agent, "expected each agent once", shown=f"{table.rows - len(agents)} again")
-        )
+        again = int(np.flatnonzero(rows[1:] <= np.maximum.accumulate(rows)[:-1])[0]) + 1
+        shown = f"{describe(agents[rows[again]])} again"
+        raise SpecError(Violation(f"{table.where(again)}: {agent}", "expected each agent once", shown=shown))
     models = tuple(name for name in table.columns if name != agent)
     if not models:
-        raise SpecError(Violation(agent, "expected a column per model beside it", shown="none"))
-    reading.note(f"{agent} names agents, every other column is a model")
+        where = f"{table.where(-1)}: {agent}"
+        raise SpecError(Violation(where, "expected a column per model beside it", shown="none"))
+    reading.note(f"{path.name}: {agent} names agents, every other column is a model")
     scores = np.column_stack([_numbers(table, name) for name in models])
     return ScoreMatrix(agents=agents, models=models, scores=scores[np.argsort(rows)])
 
@@ -201,17 +228,21 @@ def read_groups(
         When an agent is missing, or a column.
     """
     table = read_table(path, ColumnKinds(number=lambda _: False), reading=reading)
-    name = _found(path, table, agent, _AGENT_COLUMNS) or next(iter(table.columns))
-    column = _found(path, table, column, ("task_type", "group", "dataset", "category"))
+    if not table.rows or not table.columns:
+        raise SpecError(f"{table.where(-1)}: expected the task type of every agent, got none")
+    name = _found(table, agent, _AGENT_COLUMNS) or next(iter(table.columns))
+    column = _found(table, column, ("task_type", "group", "dataset", "category"))
     if column is None:
-        raise SpecError(f"{path}: no column of task types found; name it with --group-column")
+        raise SpecError(f"{table.where(-1)}: no column of task types found; name it with --group-column")
     ids = [str(cell) for cell in cells_of(table.columns[name])]
     _, codes = _codes(table.columns[column])
     code_of = dict(zip(ids, codes.tolist(), strict=True))
     missing = [each for each in scores.agents if each not in code_of]
     if missing:
         raise SpecError(
-            Violation(f"{path}: {name}", "expected every agent of the scores", shown=f"no {missing[0]}")
+            Violation(
+                f"{path}: {name}", "expected every agent of the scores", shown=f"no {describe(missing[0])}"
+            )
         )
     reading.note(f"{path.name}: predictions use {column}")
     return np.array([code_of[each] for each in scores.agents], np.int64)
