@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from solver.load.observe.trends import Trends
     from solver.load.snapshot import ModelLoad
     from solver.load.store.memory import MemoryStore
+    from solver.load.store.queue_rules import QueueRules
     from solver.load.store.redis import RedisStore
     from solver.load.store.usage_limits import UsageLimit
-    from solver.load.store.waiting_line import QueueRules
     from solver.load.tracker import LoadTracker
     from solver.online.decision_records import read_decisions
     from solver.online.router import OptimalRouter
@@ -148,7 +148,7 @@ _HOMES = {
     "solver.load.store.memory": ("MemoryStore",),
     "solver.load.store.redis": ("RedisStore",),
     "solver.load.store.usage_limits": ("UsageLimit",),
-    "solver.load.store.waiting_line": ("QueueRules",),
+    "solver.load.store.queue_rules": ("QueueRules",),
     "solver.load.tracker": ("LoadTracker",),
     "solver.online.decision_records": ("read_decisions",),
     "solver.online.router": ("OptimalRouter",),

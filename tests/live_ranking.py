@@ -34,7 +34,8 @@ from solver.simulate.servers import Fleet
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-    from solver.simulate.replay import Policy, Scene
+    from solver.simulate.replay import Policy
+    from solver.simulate.scene import Scene
 
 POLICIES = (
     "weighted-optimal",

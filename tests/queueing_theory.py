@@ -31,7 +31,8 @@ from solver import Capacity, Model
 from solver.clock import ManualClock
 from solver.simulate.policies.usual import Constant
 from solver.simulate.quality import Quality
-from solver.simulate.replay import Scene, replay
+from solver.simulate.replay import replay
+from solver.simulate.scene import Scene
 from solver.simulate.servers import Fleet, ServerParams
 from solver.simulate.traffic import Traffic
 

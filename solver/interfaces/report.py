@@ -33,7 +33,7 @@ _NAMED_REASONS = 8
 _LIMIT_PRICE_NOISE = 1e-6
 """Price of a limit, relative to the largest score, below which the limit costs nothing."""
 
-_UNITS = {
+_UNIT_WORDS = {
     "agents": ("agents", "agent"),
     "tokens": ("tokens", "token"),
     "usd": ("USD", "dollar"),
@@ -211,7 +211,7 @@ def _limits(plan: Plan) -> list[RenderableType]:
     for limit in plan.limits:
         style = "yellow" if limit.is_exceeded else "red" if limit.is_tight else ""
         side = limit.side.replace("_", " ")
-        unit = _UNITS.get(limit.unit, (printable(limit.unit),))[0]
+        unit = _UNIT_WORDS.get(limit.unit, (printable(limit.unit),))[0]
         table.add_row(
             printable(limit.name), Text(number(limit.used), style=style), side, number(limit.bound), unit
         )
@@ -226,7 +226,7 @@ def _limits(plan: Plan) -> list[RenderableType]:
     gain = "saves about {}" if plan.instance.sense == "minimize" else "adds about {} to the total"
     for limit in sorted(plan.limits, key=lambda one: -one.price):
         if limit.price > noise:
-            one = _UNITS.get(limit.unit, ("", printable(f"unit of {limit.unit}")))[1]
+            one = _UNIT_WORDS.get(limit.unit, ("", printable(f"unit of {limit.unit}")))[1]
             way = "more" if limit.side == "at_most" else "less"
             worth = limit.price * (0.01 if limit.unit == "share" else 1.0)
             lines.append(

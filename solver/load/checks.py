@@ -10,8 +10,8 @@ from solver.errors import Violation, ViolationKind
 from solver.problem.instance import MAX_CAPACITY
 
 __all__ = [
-    "LARGEST",
     "LARGEST_USD",
+    "LARGEST_WHOLE",
     "amount_problems",
     "money_problems",
     "name_problems",
@@ -21,15 +21,15 @@ __all__ = [
 ]
 
 
-LARGEST = MAX_CAPACITY
+LARGEST_WHOLE = MAX_CAPACITY
 """Largest whole number: what every store, in this process or in Lua on a server, counts exactly."""
 
-LARGEST_USD = LARGEST // 10**9
+LARGEST_USD = LARGEST_WHOLE // 10**9
 """Largest sum of money: money is counted in billionths of a dollar."""
 
 
 def whole_problems(path: str, value: Any, *, low: int | None = 0) -> list[Violation]:
-    """Return the violations of a whole number >= ``low`` and within ``LARGEST``: none or one.
+    """Return the violations of a whole number >= ``low`` and within ``LARGEST_WHOLE``: none or one.
 
     Booleans are not numbers.
     """
@@ -37,8 +37,8 @@ def whole_problems(path: str, value: Any, *, low: int | None = 0) -> list[Violat
         rule = "a whole number" if low is None else f"a whole number >= {low}"
     elif low is not None and int(value) < low:
         rule = f"a whole number >= {low}"
-    elif abs(int(value)) > LARGEST:
-        rule = f"a whole number of at most {LARGEST}"
+    elif abs(int(value)) > LARGEST_WHOLE:
+        rule = f"a whole number of at most {LARGEST_WHOLE}"
     else:
         return []
     return [Violation(path, f"expected {rule}", value)]

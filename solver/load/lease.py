@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 from solver.errors import SpecError
-from solver.load.checks import LARGEST, LARGEST_USD, money_problems, whole_problems
+from solver.load.checks import LARGEST_USD, LARGEST_WHOLE, money_problems, whole_problems
 from solver.load.refusal import Refusal, RefusalReason
 
 if TYPE_CHECKING:
@@ -97,9 +97,9 @@ class Demand:
         kinds = (type(self.slots), type(self.requests), type(self.tokens), type(self.cost_usd))
         if (
             kinds == (int, int, int, float)
-            and 0 < self.slots <= LARGEST
-            and 0 <= self.requests <= LARGEST
-            and 0 <= self.tokens <= LARGEST
+            and 0 < self.slots <= LARGEST_WHOLE
+            and 0 <= self.requests <= LARGEST_WHOLE
+            and 0 <= self.tokens <= LARGEST_WHOLE
             and 0.0 <= self.cost_usd <= LARGEST_USD
             and (self.input_tokens is None or (type(self.input_tokens) is int and self.input_tokens >= 0))
         ):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from solver.online.decision import RouteRefusalReason
+from solver.online.refusal import RouteRefusalReason
 
 if TYPE_CHECKING:
     from solver.online.live import LiveLoad

@@ -66,7 +66,7 @@ class ReleaseRecord(_Record):
     outcome: str
 
 
-_KINDS: dict[object, type[DecisionRecord | ReleaseRecord]] = {
+_RECORD_KINDS: dict[object, type[DecisionRecord | ReleaseRecord]] = {
     "decision": DecisionRecord,
     "release": ReleaseRecord,
 }
@@ -110,7 +110,7 @@ def _record(line: str, where: str) -> DecisionRecord | ReleaseRecord:
     except ValueError as error:
         msg = f"{where}: expected a JSON object: {error}"
         raise SpecError(msg) from None
-    kind = _KINDS.get(given.get("event")) if isinstance(given, dict) else None
+    kind = _RECORD_KINDS.get(given.get("event")) if isinstance(given, dict) else None
     if kind is None:
         msg = f"{where}: expected a record with the event 'decision' or 'release'"
         raise SpecError(msg)

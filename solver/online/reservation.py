@@ -9,7 +9,8 @@ import numpy as np
 from solver.errors import SpecError, Violation
 from solver.load.lease import ONE_SLOT, Demand, Lease, RefusalReason, ReleaseOutcome
 from solver.online.choices import Candidates, Choice
-from solver.online.decision import Decision, RouteRefusal, RouteRefusalReason
+from solver.online.decision import Decision
+from solver.online.refusal import RouteRefusal, RouteRefusalReason
 
 if TYPE_CHECKING:
     import threading

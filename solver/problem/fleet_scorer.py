@@ -12,7 +12,7 @@ from solver.errors import SpecError, Violation, ViolationKind
 from solver.problem.agents import PROFILE_FIELDS, AgentTable, Profile
 from solver.problem.capability import capability_means, eligible_pairs, required_capabilities
 from solver.problem.objective import Objective
-from solver.problem.rules import objective_rules
+from solver.problem.rules import NO_MINIMUM, objective_rules
 from solver.problem.scoring import ScoreTerms, adaptive_score, capability_score
 
 if TYPE_CHECKING:
@@ -392,8 +392,7 @@ class FleetScorer:
                 return None
         elif self.sign < 0:
             i = next(k for k, value in enumerate(own) if value is not None)
-            rule = "expected none where scores are costs to be minimised"
-            raise SpecError(Violation(f"agents[{i}].min_score", rule, own[i]))
+            raise SpecError(Violation(f"agents[{i}].min_score", NO_MINIMUM, own[i]))
         return self.least_quality(np.array([np.nan if value is None else value for value in own]))
 
 

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from solver.problem.resources import Demand
     from solver.problem.scores import ScoreTable
 
-__all__ = ["broken_rules", "objective_rules", "repeated_ids"]
+__all__ = ["NO_MINIMUM", "broken_rules", "objective_rules", "repeated_ids"]
 
 _MOST_NAMED_ROWS = 20
 """Offending entries spelled out for each rule."""
 
 _TOO_LARGE = f"expected at most {LARGEST:g} in size"
-_NO_MINIMUM = "expected none where scores are costs to be minimised"
+NO_MINIMUM = "expected none where scores are costs to be minimised"
 
 
 def broken_rules(
@@ -170,7 +170,7 @@ def objective_rules(models: Sequence[Model], objective: Objective) -> Iterator[V
                             kind=ViolationKind.MISSING,
                         )
     if objective.sense == "minimize" and objective.min_score is not None:
-        yield Violation("objective.min_score", _NO_MINIMUM, objective.min_score)
+        yield Violation("objective.min_score", NO_MINIMUM, objective.min_score)
 
 
 def _score_rules(agents: AgentTable, models: Sequence[Model], scores: ScoreTable) -> Iterator[Violation]:
@@ -304,7 +304,7 @@ def _minimum_rules(agents: AgentTable, objective: Objective) -> Iterator[Violati
     """Check that agents have no minimum score where scores are costs."""
     if objective.sense == "minimize":
         for i in np.flatnonzero(~np.isnan(agents.min_score))[:_MOST_NAMED_ROWS]:
-            yield Violation(f"agents[{i}].min_score", _NO_MINIMUM, float(agents.min_score[i]))
+            yield Violation(f"agents[{i}].min_score", NO_MINIMUM, float(agents.min_score[i]))
 
 
 def _demand_rules(n: int, m: int, demand: Demand) -> Iterator[Violation]:

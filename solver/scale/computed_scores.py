@@ -38,7 +38,7 @@ _UNSUPPORTED = ("copies", "count")
 _WITHOUT_EFFECT = ("tenant",)
 """Fields that only limits look at."""
 
-_SEPARATOR = ";"
+_LIST_SEPARATOR = ";"
 """Between the names of a list, as text columns have it."""
 
 _ROW = re.compile(r"^agents\[(\d+)\]\.?")
@@ -214,4 +214,4 @@ def _joined_names(column: Any, *, may_be_none: bool) -> Any:
         or pa.compute.any(pa.compute.match_substring_regex(names, "[;|]")).as_py()
     ):
         return column.to_pylist()
-    return pa.compute.binary_join(column, _SEPARATOR)
+    return pa.compute.binary_join(column, _LIST_SEPARATOR)

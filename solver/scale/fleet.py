@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from solver.scale.shard import Shard
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    import numpy as np
-    from numpy.typing import NDArray
+    from solver.scale.pieces import Piece
 
-    from solver.scale.pieces import Piece, ScoreColumns
-
-__all__ = ["Fleet", "LocalFleet", "shared_out"]
+__all__ = ["Fleet", "shared_out"]
 
 
 class Fleet(Protocol):
@@ -35,21 +30,6 @@ class Fleet(Protocol):
     def close(self) -> None:
         """Let the workers go."""
         ...
-
-
-class LocalFleet:
-    """One worker: this process."""
-
-    def __init__(self, pieces: Sequence[Piece], columns: ScoreColumns, closed: NDArray[np.bool_]) -> None:
-        self._shard = Shard(pieces, columns, closed)
-
-    def run(self, method: str, *arguments: Any, each: Mapping[int, Any] | None = None) -> list[Any]:
-        """Call a method of the only worker."""
-        call: Callable[..., list[Any]] = getattr(self._shard, method)
-        return call(*arguments, *(() if each is None else (each,)))
-
-    def close(self) -> None:
-        """Do nothing."""
 
 
 def shared_out(pieces: Sequence[Piece], workers: int) -> list[list[Piece]]:

@@ -13,9 +13,9 @@ from solver.errors import SpecError, Violation
 from solver.scale.assignment_files import file_name
 from solver.scale.checkpoint import Checkpoint, forget, read_checkpoint, write_checkpoint
 from solver.scale.finished import finished_pieces
-from solver.scale.fleet import LocalFleet
 from solver.scale.floors import with_floors
 from solver.scale.judge import conclude
+from solver.scale.local_fleet import LocalFleet
 from solver.scale.manifest import MANIFEST, Manifest, write_manifest
 from solver.scale.optimise import SampleBudget, finish_orders, optimise, take_survey
 from solver.scale.pieces import ScoreColumns, files_of, pieces_of

@@ -12,8 +12,9 @@ from solver.errors import SpecError, Violation
 from solver.simulate.figures import FIGURES, MEASURED, figures_of, interval_of
 from solver.simulate.policies.registry import check_policies, make_policy
 from solver.simulate.quality import Predictor, Quality, capability_population
-from solver.simulate.replay import Scene, replay
+from solver.simulate.replay import replay
 from solver.simulate.rules import RulesInReplay
+from solver.simulate.scene import Scene
 from solver.simulate.schedule import check_schedule
 from solver.simulate.series import series_of
 

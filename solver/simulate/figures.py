@@ -13,7 +13,8 @@ from solver.simulate.replay import FAILED, OVERLOADED, REFUSED, SERVED, THROTTLE
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from solver.simulate.replay import Replay, Scene
+    from solver.simulate.replay import Replay
+    from solver.simulate.scene import Scene
 
 __all__ = ["FIGURES", "MEASURED", "Interval", "figures_of", "interval_of"]
 

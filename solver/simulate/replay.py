@@ -19,10 +19,7 @@ if TYPE_CHECKING:
 
     from solver.clock import ManualClock
     from solver.load.tracker import LoadTracker
-    from solver.simulate.quality import Quality
-    from solver.simulate.schedule import Disruption
-    from solver.simulate.servers import Fleet
-    from solver.simulate.traffic import Traffic
+    from solver.simulate.scene import Scene
 
 __all__ = [
     "FAILED",
@@ -33,7 +30,6 @@ __all__ = [
     "THROTTLED",
     "Policy",
     "Replay",
-    "Scene",
     "Silent",
     "replay",
 ]
@@ -41,33 +37,6 @@ __all__ = [
 IN_FLIGHT, SERVED, FAILED, REFUSED, OVERLOADED, THROTTLED = -1, 0, 1, 2, 3, 4
 """Where a request stands: not ended yet; ended with an answer, or without a usable one; turned away by the
 policy, by a full server, or by a server that answers 429 or is down."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Scene:
-    """What happens in one replay whatever the policy: the same for all that are compared.
-
-    Parameters
-    ----------
-    traffic, fleet, quality
-        Requests, servers, and the worth of answers.
-    luck : (n, 2) float64
-        Uniform on [0, 1): a request fails, or is answered 429, where this is below the model's rate of that.
-    seed : int
-        Of whatever a policy draws.
-    schedule : tuple of Disruption
-        What goes wrong.
-    retries : int
-        How often a request that a server turned away is offered to the policy again, at once.
-    """
-
-    traffic: Traffic
-    fleet: Fleet
-    quality: Quality
-    luck: NDArray[np.float64]
-    seed: int
-    schedule: tuple[Disruption, ...] = ()
-    retries: int = 0
 
 
 class Policy(Protocol):

@@ -11,8 +11,9 @@ if TYPE_CHECKING:
 
     from solver.clock import ManualClock
     from solver.load.control.scaling_rules import ScalingRule
-    from solver.simulate.replay import Policy, Scene
+    from solver.simulate.replay import Policy
     from solver.simulate.running import RunningServers
+    from solver.simulate.scene import Scene
 
 __all__ = ["RulesInReplay"]
 

@@ -12,7 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from solver.simulate.replay import Scene
+    from solver.simulate.scene import Scene
     from solver.simulate.schedule import Disruption
 
 __all__ = ["DOWN", "TOO_MANY", "RunningServers"]

@@ -11,7 +11,8 @@ from solver.simulate.replay import FAILED, OVERLOADED, REFUSED, SERVED, THROTTLE
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from solver.simulate.replay import Replay, Scene
+    from solver.simulate.replay import Replay
+    from solver.simulate.scene import Scene
 
 __all__ = ["LOSSES", "series_of"]
 

@@ -15,6 +15,7 @@ from solver.clock import Deadline
 from solver.engines.base import load_engine
 from solver.engines.certificate import certify
 from solver.problem.build import build_instance
+from solver.problem.limit_compiler import compile_limits
 from solver.problem.limits import (
     Apart,
     Average,
@@ -26,7 +27,6 @@ from solver.problem.limits import (
     Share,
     StayPut,
     Together,
-    compile_limits,
 )
 
 if TYPE_CHECKING:

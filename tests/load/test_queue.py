@@ -11,7 +11,7 @@ import solver
 from solver.clock import ManualClock
 from solver.errors import SpecError
 from solver.load.lease import Demand, Lease, LeaseState, Refusal, RefusalReason
-from solver.load.store.waiting_line import QueueRules
+from solver.load.store.queue_rules import QueueRules
 
 if TYPE_CHECKING:
     from tests.redis_server import RedisServer

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from solver.errors import SpecError
 from solver.load.lease import Ask, Demand, LeaseState, Refusal, RefusalReason, ReleaseOutcome
 from solver.load.store.base import Limits, nano_usd
-from solver.load.store.waiting_line import QueueRules
+from solver.load.store.queue_rules import QueueRules
 
 if TYPE_CHECKING:
     from solver.clock import ManualClock

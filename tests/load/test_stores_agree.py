@@ -15,9 +15,9 @@ from solver.load.lease import Ask, Demand
 from solver.load.refusal import Refusal
 from solver.load.store.base import Limits
 from solver.load.store.memory import MemoryStore
+from solver.load.store.queue_rules import QueueRules
 from solver.load.store.redis import RedisStore
 from solver.load.store.usage_limits import UsageLimit
-from solver.load.store.waiting_line import QueueRules
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,8 +18,8 @@ import solver
 from solver.clock import ManualClock
 from solver.errors import SolverError, SpecError
 from solver.load.lease import ReleaseOutcome
-from solver.online.decision import RouteRefusalReason
 from solver.online.price_process import PriceProcess
+from solver.online.refusal import RouteRefusalReason
 from solver.online.window import History
 
 NOTHING: Any = {"cost_usd": None, "service_s": None, "tokens": 0, "tenant": None, "priority": 1.0}

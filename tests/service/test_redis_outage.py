@@ -17,7 +17,7 @@ from solver.load.lease import Ask, Demand, LeaseState, Refusal, RefusalReason, R
 from solver.load.store.base import Limits, nano_usd
 from solver.load.store.redis import LinkState, RedisStore
 from solver.load.tracker import LoadTracker
-from solver.online.decision import RouteRefusalReason
+from solver.online.refusal import RouteRefusalReason
 from solver.online.router import OptimalRouter
 from solver.problem.spec import Capacity, Model
 from tests.redis_server import RedisServer, free_port

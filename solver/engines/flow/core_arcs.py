@@ -31,7 +31,7 @@ _GOLDEN = 0.6180339887498949
 _AGENTS_PER_SAMPLED = 8
 """One agent of so many is sampled."""
 
-_SAMPLED_PER_MODEL = 10
+_CORE_SAMPLE_PER_MODEL = 10
 """Sampled agents per model at least, with fewer of which their prices are too uncertain."""
 
 _LEAST_AGENTS_PER_SAMPLED = 4
@@ -75,7 +75,7 @@ def solve_core(instance: Instance) -> NDArray[np.int64] | None:
     O(n m²), in about the time of ten passes.
     """
     n, m, slots = instance.n, instance.m, instance.slots
-    size = max(n // _AGENTS_PER_SAMPLED, _SAMPLED_PER_MODEL * m)
+    size = max(n // _AGENTS_PER_SAMPLED, _CORE_SAMPLE_PER_MODEL * m)
     if size > n // _LEAST_AGENTS_PER_SAMPLED or instance.forbids or (slots == 0).all():
         return None
     if instance.may_leave and not np.isfinite(instance.unserved).all():

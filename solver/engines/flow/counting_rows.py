@@ -19,7 +19,7 @@ __all__ = ["CountingRows", "may_count"]
 _WHOLE_TOLERANCE = 1e-9
 """Relative distance below a whole number of agents at which a bound allows that number, as certificates do."""
 
-_PROBED_AGENTS = 64
+_COUNTED_SAMPLE = 64
 """Agents looked at before all are."""
 
 _LEAST_EDGES = 3
@@ -31,7 +31,7 @@ _CLIQUE_ROUNDS = 8
 
 def may_count(limits: LimitRows, n: int) -> bool:
     """Whether a look at some agents finds no row that weighs its pairs differently; such rows are seldom idle."""
-    some = np.arange(0, n, max(1, n // _PROBED_AGENTS))
+    some = np.arange(0, n, max(1, n // _COUNTED_SAMPLE))
     for layer in limits.layers:
         row, weight = layer.row[some], layer.coefficient[some]
         row, weight = row[(row != NO_ROW) & (weight != 0)], weight[(row != NO_ROW) & (weight != 0)]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.engines.flow.counting_rows import CountingRows, may_count
+from solver.engines.flow.row_kinds import RowKinds, row_kinds
 from solver.problem.sparse import CompressedScores
 
 if TYPE_CHECKING:
@@ -170,65 +171,10 @@ def _find(instance: Instance) -> LaminarNetwork | None:
     return _assembled(instance, rows)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _RowKinds:
-    """Of what kind each of g rows is, and what it consists of.
-
-    Parameters
-    ----------
-    size : (g,) int64
-        Pairs of each row.
-    column : (g,) int64
-        The model of a row on one model; m, "outside", for a row of agents.
-    on_model, whole, of_models, of_agents : (g,) bool
-        Rows on one model; those of them that hold all its pairs; rows of whole models, and of whole agents.
-    group, member : (u,) int64
-        Rows of whole models, and their models.
-    team, person : (v,) int64
-        Rows of whole agents, and their agents.
-    """
-
-    size: NDArray[np.int64]
-    column: NDArray[np.int64]
-    on_model: NDArray[np.bool_]
-    whole: NDArray[np.bool_]
-    of_models: NDArray[np.bool_]
-    of_agents: NDArray[np.bool_]
-    group: NDArray[np.int64]
-    member: NDArray[np.int64]
-    team: NDArray[np.int64]
-    person: NDArray[np.int64]
-
-    @property
-    def sets(self) -> NDArray[np.bool_]:
-        """Rows that are sets of pairs of one column."""
-        return self.on_model | self.of_agents
-
-
-def _row_kinds(rows: CountingRows, m: int) -> _RowKinds | None:
-    """Return the kinds of rows that are counts, None where one is of no kind."""
-    count, allowed = rows.limits.count, rows.allowed
-    size = np.bincount(rows.row, minlength=count)
-    present = size > 0
-    column, last = np.full(count, m, np.int64), np.full(count, -1, np.int64)
-    np.minimum.at(column, rows.row, rows.model)
-    np.maximum.at(last, rows.row, rows.model)
-    on_model = present & (column == last)
-    other = present & ~on_model
-    group, member, of_models = _whole_lines(rows.row, rows.model, other, allowed.sum(axis=0), size)
-    other &= ~of_models
-    team, person, of_agents = _whole_lines(rows.row, rows.agent, other, allowed.sum(axis=1), size)
-    if (other & ~of_agents).any():
-        return None
-    whole = on_model & (size == allowed.sum(axis=0)[np.minimum(column, m - 1)])
-    column[of_agents] = m
-    return _RowKinds(size, column, on_model, whole, of_models, of_agents, group, member, team, person)
-
-
 def _assembled(instance: Instance, rows: CountingRows) -> LaminarNetwork | None:
     """Return the network of rows that are counts, or None where their sets cross."""
     n, m = instance.n, instance.m
-    kinds = _row_kinds(rows, m)
+    kinds = row_kinds(rows, m)
     if kinds is None:
         return None
     sets, groups = np.flatnonzero(kinds.sets), np.flatnonzero(kinds.of_models)
@@ -269,7 +215,7 @@ def _assembled(instance: Instance, rows: CountingRows) -> LaminarNetwork | None:
 
 def _nest_sets(
     rows: CountingRows,
-    kinds: _RowKinds,
+    kinds: RowKinds,
     may_leave: NDArray[np.bool_],
     number: NDArray[np.int64],
     parent: NDArray[np.int64],
@@ -306,7 +252,7 @@ def _nest_sets(
     return agent, node, model
 
 
-def _nest_groups(kinds: _RowKinds, number: NDArray[np.int64], parent: NDArray[np.int64], m: int) -> bool:
+def _nest_groups(kinds: RowKinds, number: NDArray[np.int64], parent: NDArray[np.int64], m: int) -> bool:
     """Set the parents of models, the outside and groups of models; return whether no two groups cross."""
     sink = len(parent)
     nested = _nested(kinds.group, kinds.member, np.bincount(kinds.group, minlength=len(number)), len(number))
@@ -322,7 +268,7 @@ def _nest_groups(kinds: _RowKinds, number: NDArray[np.int64], parent: NDArray[np
 
 def _bound_nodes(
     rows: CountingRows,
-    kinds: _RowKinds,
+    kinds: RowKinds,
     number: NDArray[np.int64],
     low: NDArray[np.int64],
     high: NDArray[np.int64],
@@ -338,42 +284,6 @@ def _bound_nodes(
     high[number[teams]] = total[teams] - rows.least[teams]
     sign[teams] *= -1
     return sign
-
-
-def _whole_lines(
-    row: NDArray[np.int64],
-    line: NDArray[np.int64],
-    among: NDArray[np.bool_],
-    line_size: NDArray[np.int64],
-    size: NDArray[np.int64],
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-    """Return the rows that consist of all pairs of some lines, models or agents, and these lines.
-
-    Parameters
-    ----------
-    row, line : (e,) int64
-        Rows, and the line of each of their pairs.
-    among : (g,) bool
-        Rows that are looked at.
-    line_size : (lines,) int64
-        Allowed pairs of each line.
-    size : (g,) int64
-        Pairs of each row.
-
-    Returns
-    -------
-    row, line : (u,) int64
-        Every line of every such row.
-    whole : (g,) bool
-        Which rows are such.
-    """
-    some = among[row]
-    pair = np.unique(row[some] * len(line_size) + line[some])
-    group, member = pair // len(line_size), pair % len(line_size)
-    covered = np.bincount(group, line_size[member], len(size)).astype(np.int64)
-    whole = among & (covered == size)
-    kept = whole[group]
-    return group[kept], member[kept], whole
 
 
 def _nested(

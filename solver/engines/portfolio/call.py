@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from solver.clock import Deadline
+    from solver.engines.base import Engine
     from solver.engines.lagrangian.engine import LagrangianEngine
 
 __all__ = ["run"]
@@ -41,7 +42,7 @@ __all__ = ["run"]
 _RESERVING = "lagrangian", "cpsat", "lsap"
 """Engines that use up the time they are given."""
 
-_DEFAULTS = PortfolioParams()
+_DEFAULT_PARAMS = PortfolioParams()
 _LOADING = "skipped {name}: loading it takes about {ms:.0f} ms; solver.warm_up() does that beforehand"
 
 
@@ -83,7 +84,7 @@ def run(
     SpecError
         If the engine is unknown or cannot handle this kind of instance at all.
     """
-    params = params or _DEFAULTS
+    params = params or _DEFAULT_PARAMS
     if engine == "auto":
         names = engines_by_shape(instance, deadline, params)
     elif engine in ENGINES:
@@ -122,6 +123,22 @@ def run(
 class _Call(CallSettings):
     """Attempts with one or several engines, under the settings of one call."""
 
+    def _ready(self, instance: Instance, step: Step, deadline: Deadline) -> tuple[Engine, Deadline] | str:
+        """Return the engine of a step and the deadline it gets, or a note that says why it is left out."""
+        name = step.engine
+        own = step.within(deadline)
+        if loading_seconds(name) > max(0.0, own.remaining_s()):
+            return _LOADING.format(name=name, ms=loading_seconds(name) * 1e3)
+        candidate = load_engine(name)
+        crowded = instance.is_slots and instance.serve_first and instance.units > instance.slots.sum()
+        if name in _RESERVING or (name == "price" and crowded):
+            own = _less_verification(instance, own, self.params, leaves=crowded)
+        patience_s = own.remaining_s() - self.params.margin_s
+        if not self.named and name == "lsap":
+            patience_s = min(patience_s, self.params.lsap_last_resort_s)
+        reason = candidate.unsupported_reason(instance, remaining_s=patience_s)
+        return (candidate, own) if reason is None else f"skipped {reason}"
+
     def attempt(
         self,
         instance: Instance,
@@ -152,21 +169,11 @@ class _Call(CallSettings):
             if step.last_resort and found and not deadline.limited:
                 break
             name = step.engine
-            own = step.within(deadline)
-            if loading_seconds(name) > max(0.0, own.remaining_s()):
-                notes.append(_LOADING.format(name=name, ms=loading_seconds(name) * 1e3))
+            ready = self._ready(instance, step, deadline)
+            if isinstance(ready, str):
+                notes.append(ready)
                 continue
-            candidate = load_engine(name)
-            crowded = instance.is_slots and instance.serve_first and instance.units > instance.slots.sum()
-            if name in _RESERVING or (name == "price" and crowded):
-                own = _less_verification(instance, own, self.params, leaves=crowded)
-            patience_s = own.remaining_s() - self.params.margin_s
-            if not self.named and name == "lsap":
-                patience_s = min(patience_s, self.params.lsap_last_resort_s)
-            reason = candidate.unsupported_reason(instance, remaining_s=patience_s)
-            if reason is not None:
-                notes.append(f"skipped {reason}")
-                continue
+            candidate, own = ready
             start = best.claim if best is not None else hint
             claim = candidate.solve(instance, deadline=own, hint=start, seed=self.seed, threads=self.threads)
             if claim is None:

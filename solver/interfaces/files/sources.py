@@ -44,7 +44,7 @@ _URL = re.compile(r"(https?|ftp|s3|gs):/")
 _SIMILAR_NAMES = 1000
 """Names of a folder among which a similar one is looked for."""
 
-_SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "\\t": "\t"}
+_SEPARATOR_NAMES = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "\\t": "\t"}
 
 READING_FIELDS = ("encoding", "separator", "decimal", "sheet")
 """Options of a table that problem files may give beside its path."""
@@ -106,9 +106,9 @@ class Reading:
         def wrong(name: str, rule: str, value: object) -> None:
             lines.append(Violation(f"{path}{name}", f"expected {rule}", value))
 
-        separator = _SEPARATORS.get(self.separator or "", self.separator)
+        separator = _SEPARATOR_NAMES.get(self.separator or "", self.separator)
         if separator is not None and (len(separator) != 1 or separator in '"\r\n'):
-            names = ", ".join(name for name in _SEPARATORS if name.isalpha())
+            names = ", ".join(name for name in _SEPARATOR_NAMES if name.isalpha())
             wrong("separator", f"one character, or {names}", self.separator)
         if self.decimal not in (None, ".", ","):
             wrong("decimal", "'.' or ','", self.decimal)
@@ -176,7 +176,7 @@ def open_file(path: Path, reading: Reading) -> Any:
     facts = os.fstat(descriptor)
     if not stat.S_ISREG(facts.st_mode):
         os.close(descriptor)
-        kind = next((name for test, name in _KINDS if test(facts.st_mode)), "something else")
+        kind = next((name for test, name in _FILE_KINDS if test(facts.st_mode)), "something else")
         hint = "" if stat.S_ISDIR(facts.st_mode) else "; write its content to a file first"
         msg = f"{_shown(path)}: expected a file, got {kind}{hint}"
         raise SpecError(msg)
@@ -187,7 +187,7 @@ def open_file(path: Path, reading: Reading) -> Any:
     return os.fdopen(descriptor, "rb")
 
 
-_KINDS = (
+_FILE_KINDS = (
     (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"), (stat.S_ISSOCK, "a socket"),
 )  # fmt: skip

@@ -22,6 +22,7 @@ from pathlib import Path
 from solver.interfaces.http.access import Access, Role
 from solver.interfaces.http.answers import HealthAnswer, ReadyAnswer
 from solver.interfaces.http.assignments_api import add_assignments
+from solver.interfaces.http.batches_api import add_batches
 from solver.interfaces.http.endpoint import Call, Endpoints, framework_response
 from solver.interfaces.http.fleet_api import add_fleet
 from solver.interfaces.http.gate import Gate
@@ -99,6 +100,7 @@ def create_app(service: Service, access: Access | None = None) -> ASGIApp:
     endpoints = Endpoints(service)
     add_routing(endpoints)
     add_assignments(endpoints)
+    add_batches(endpoints)
     add_fleet(endpoints)
     _add_health(endpoints, metrics)
     app.include_router(endpoints.router)

@@ -15,7 +15,7 @@ from solver.interfaces.http.problem_details import RequestRefused, retry_after
 from solver.interfaces.http.reply import Reply, json_reply
 from solver.interfaces.http.requests import DecideRequest, ReleaseRequest, RenewRequest
 from solver.load.lease import LeaseState, ReleaseOutcome
-from solver.online.decision import RouteRefusalReason
+from solver.online.refusal import RouteRefusalReason
 from solver.problem.values import did_you_mean
 
 if TYPE_CHECKING:

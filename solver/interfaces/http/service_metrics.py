@@ -23,7 +23,23 @@ if TYPE_CHECKING:
 
 __all__ = ["ServiceMetrics"]
 
-_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_REQUEST_BUCKETS_S = (
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+)
 _METHODS = frozenset({"GET", "POST", "PUT"})
 
 
@@ -64,7 +80,7 @@ class _Durations:
     __slots__ = ("counts", "sum_s")
 
     def __init__(self) -> None:
-        self.counts = [0] * (len(_BUCKETS_S) + 1)
+        self.counts = [0] * (len(_REQUEST_BUCKETS_S) + 1)
         self.sum_s = 0.0
 
 
@@ -83,7 +99,7 @@ class _Requests(Collector):
         found = self._durations.get(route)
         if found is None:
             found = self._durations[route] = _Durations()
-        found.counts[bisect_left(_BUCKETS_S, seconds)] += 1
+        found.counts[bisect_left(_REQUEST_BUCKETS_S, seconds)] += 1
         found.sum_s += seconds
 
     def collect(self) -> Iterator[CounterMetricFamily | HistogramMetricFamily]:
@@ -98,7 +114,7 @@ class _Requests(Collector):
             "From the first byte of a request to the end of its answer",
             labels=["route"],
         )
-        bounds = [*map(str, _BUCKETS_S), "+Inf"]
+        bounds = [*map(str, _REQUEST_BUCKETS_S), "+Inf"]
         for route, durations in list(self._durations.items()):
             buckets = list(zip(bounds, map(float, accumulate(durations.counts)), strict=True))
             seconds.add_metric([route], buckets, durations.sum_s)

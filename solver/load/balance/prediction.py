@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Calibration", "CompletionPredictor"]
 
-_PRIOR_WEIGHT = 1e-3
+_RIDGE_WEIGHT = 1e-3
 """Prior weight of the assumed coefficients, in pseudo-observations."""
 
 _TOKENS_PER_UNIT = 1000.0
@@ -139,10 +139,10 @@ def _ridge(
     """
     one, x, y, xx, xy, yy = left
     mean = right[0] / max(one, 1e-12)
-    a, b, c = (one + _PRIOR_WEIGHT, x, y) if free[0] else (1.0, 0.0, 0.0)
-    d, e = (xx + _PRIOR_WEIGHT, xy) if free[1] else (1.0, 0.0)
-    f = yy + _PRIOR_WEIGHT if free[2] else 1.0
-    r = right[0] + _PRIOR_WEIGHT * mean if free[0] else 0.0
+    a, b, c = (one + _RIDGE_WEIGHT, x, y) if free[0] else (1.0, 0.0, 0.0)
+    d, e = (xx + _RIDGE_WEIGHT, xy) if free[1] else (1.0, 0.0)
+    f = yy + _RIDGE_WEIGHT if free[2] else 1.0
+    r = right[0] + _RIDGE_WEIGHT * mean if free[0] else 0.0
     s = right[1] if free[1] else 0.0
     t = right[2] if free[2] else 0.0
     if not free[1]:

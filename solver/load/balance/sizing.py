@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["reserved_demand", "usual_demand"]
 
-_TOKENS = 1  # position among what is metered
+_TOKEN_METER = 1  # position among what is metered
 
 
 def reserved_demand(
@@ -34,7 +34,7 @@ def reserved_demand(
         return pool.demand(agent, j)
     where = pool.positions(snapshot)
     column = j if isinstance(where, slice) else where.item(j)
-    limits = snapshot.view.meter_limit[_TOKENS:, column]
+    limits = snapshot.view.meter_limit[_TOKEN_METER:, column]
     if not np.isfinite(limits).any():
         return pool.demand(agent, j)
     most = agent.output_tokens
@@ -45,7 +45,7 @@ def reserved_demand(
         return pool.demand(agent, j)
     if most:
         return pool.demand(agent, j, min(most, max(1, int(limits[0]) - agent.input_tokens)))
-    left = int(limits[0] - snapshot.view.meter_used.item(_TOKENS, column)) - agent.input_tokens
+    left = int(limits[0] - snapshot.view.meter_used.item(_TOKEN_METER, column)) - agent.input_tokens
     return pool.unsized_demand(agent, j, max(1, left))
 
 

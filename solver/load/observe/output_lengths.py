@@ -47,7 +47,7 @@ class LengthParameters:
             raise SpecError(*problems)
 
 
-_FEW = 16
+_FEW_LENGTHS = 16
 """Answers up to which a reservation is larger than any of them: by as much as one more answer may add."""
 
 _REMEMBERED_KINDS = 4096
@@ -75,7 +75,7 @@ class _Sample:
         n = len(self._sorted)
         rank = math.ceil(quantile * n + math.sqrt(n * quantile * (1.0 - quantile)))  # one deviation above it
         covered = self._sorted[min(rank, n) - 1]
-        self.reserve = max(1, math.ceil(covered * (1.0 + 1.0 / n if n < _FEW else 1.0)))
+        self.reserve = max(1, math.ceil(covered * (1.0 + 1.0 / n if n < _FEW_LENGTHS else 1.0)))
 
 
 class OutputLengths:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from solver.load.lease import Ask, LeaseState, ReleaseOutcome
     from solver.load.refusal import Refusal
     from solver.load.stops import Stop, StopOwner
+    from solver.load.store.queue_rules import QueueRules
     from solver.load.store.usage_limits import UsageLimit
-    from solver.load.store.waiting_line import QueueRules
 
 __all__ = ["METER_NAMES", "WINDOW_PARTS", "Limits", "MeterRow", "Store", "StoreRow", "StoreView", "nano_usd"]
 

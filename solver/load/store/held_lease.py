@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from solver.load.lease import LeaseState
+from solver.load.refusal import Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
     from solver.load.store.meters import Charge, Meters
     from solver.load.store.pools import Pool
 
-__all__ = ["HeldLease", "refund", "take_back"]
+__all__ = ["HeldLease", "charge_pools", "refund", "take_back"]
 
 
 class HeldLease:
@@ -105,3 +107,17 @@ def take_back(held: HeldLease) -> Callable[[], None]:
             pool.put_back(charges)
 
     return restore
+
+
+def charge_pools(held: HeldLease, ask: Ask, now_s: float) -> Refusal | None:
+    """Charge every pool of a lease with all that it limits, or none of them and say why not."""
+    for pool in held.pools:
+        charged = pool.charge(ask.demand, now_s)
+        if isinstance(charged, Refusal):
+            for before, charges in held.pool_charged:
+                before.refund(charges)
+            held.pool_charged = []
+            return replace(charged, model=ask.model, pool=pool.name)
+        if charged:
+            held.pool_charged.append((pool, charged))
+    return None

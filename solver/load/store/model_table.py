@@ -14,7 +14,8 @@ from solver.load.store.base import Limits, StoreRow, StoreView
 from solver.load.store.lease_history import LeaseHistory
 from solver.load.store.meters import Meters
 from solver.load.store.model_settings import ModelSettings, read_settings
-from solver.load.store.waiting_line import QueueRules, WaitingLine
+from solver.load.store.queue_rules import QueueRules
+from solver.load.store.waiting_line import WaitingLine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -333,5 +334,13 @@ class ModelTable:
     def settings(self) -> ModelSettings:
         """Return what rarely changes; a new object once it has."""
         if self._settings is None:
-            self._settings = read_settings(self)
+            self._settings = read_settings(
+                self.models,
+                max_concurrent=self.max_concurrent,
+                max_queue=self.max_queue,
+                accepting=self.accepting,
+                limited=self.meters.limited,
+                chains=self.chains,
+                stops=[tuple(stops.values()) for stops in self._stops],
+            )
         return self._settings

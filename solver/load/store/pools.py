@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from solver.errors import SpecError, Violation
@@ -13,10 +12,9 @@ from solver.load.store.meters import Charge, Meters
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from solver.load.lease import Ask, Demand
-    from solver.load.store.held_lease import HeldLease
+    from solver.load.lease import Demand
 
-__all__ = ["Pool", "PoolTable", "charge_pools", "check_circle", "full_pool", "in_use", "too_large"]
+__all__ = ["Pool", "PoolTable", "check_circle", "full_pool", "in_use", "too_large"]
 
 _POOL_ROW = 0
 """Row of a pool in its own meters."""
@@ -163,18 +161,4 @@ def too_large(chain: tuple[Pool, ...], slots: int, model: str) -> Refusal | None
     for pool in chain:
         if slots > pool.limits.max_concurrent > 0:
             return Refusal(model=model, reason=RefusalReason.TOO_LARGE, pool=pool.name)
-    return None
-
-
-def charge_pools(held: HeldLease, ask: Ask, now_s: float) -> Refusal | None:
-    """Charge every pool of a lease with all that it limits, or none of them and say why not."""
-    for pool in held.pools:
-        charged = pool.charge(ask.demand, now_s)
-        if isinstance(charged, Refusal):
-            for before, charges in held.pool_charged:
-                before.refund(charges)
-            held.pool_charged = []
-            return replace(charged, model=ask.model, pool=pool.name)
-        if charged:
-            held.pool_charged.append((pool, charged))
     return None

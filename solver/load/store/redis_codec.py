@@ -12,8 +12,8 @@ import numpy as np
 
 from solver.load.stops import Stop, StopOwner
 from solver.load.store.base import UNLIMITED, Limits, MeterRow, StoreRow, StoreView, nano_usd
+from solver.load.store.queue_rules import QueueRules
 from solver.load.store.usage_limits import RESOURCES, Calendar, UsageLimit
-from solver.load.store.waiting_line import QueueRules
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from solver.errors import SpecError
-from solver.load.checks import LARGEST, name_problems, names_problems, whole_problems
-from solver.load.store.usage_limits import usage_limits, usage_problems
+from solver.load.checks import LARGEST_WHOLE, name_problems, names_problems, whole_problems
+from solver.load.store.given_limits import usage_limits, usage_problems
 from solver.load.tracking.state import TrackerState
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from solver.load.control.learned.learner import LearnedState
     from solver.load.store.base import StoreRow
+    from solver.load.store.queue_rules import QueueRules
     from solver.load.store.usage_limits import UsageLimit
-    from solver.load.store.waiting_line import QueueRules
     from solver.problem.spec import Capacity
 
 __all__ = ["FleetSettings"]
@@ -142,7 +142,7 @@ class FleetSettings(TrackerState):
             raise SpecError(*problems)
         enforced = replace(
             usage_limits(requests_per_minute, tokens_per_minute, budget_usd, budget_period_s, limits),
-            max_concurrent=LARGEST if max_concurrent is None else int(max_concurrent),
+            max_concurrent=LARGEST_WHOLE if max_concurrent is None else int(max_concurrent),
             pools=tuple(within),
         )
         self._store.configure_pool(pool, enforced)

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
 
     from solver.clock import ManualClock
-    from solver.simulate.replay import Policy, Scene
+    from solver.simulate.replay import Policy
+    from solver.simulate.scene import Scene
 
 __all__ = ["LITELLM_STRATEGIES", "LiteLLMPolicy"]
 

@@ -10,7 +10,8 @@ from solver.simulate.replay import Silent
 from solver.solution.solving import assign
 
 if TYPE_CHECKING:
-    from solver.simulate.replay import Policy, Scene
+    from solver.simulate.replay import Policy
+    from solver.simulate.scene import Scene
 
 __all__ = ["OfflineOptimum"]
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from solver.clock import ManualClock
     from solver.load.lease import Lease
     from solver.online.decision import Decision
-    from solver.simulate.replay import Policy, Scene
+    from solver.simulate.replay import Policy
+    from solver.simulate.scene import Scene
 
 __all__ = ["BlindBalancer", "RoutedOneByOne", "TrackedBalancer"]
 

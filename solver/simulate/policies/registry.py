@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from solver.clock import ManualClock
-    from solver.simulate.replay import Policy, Scene
+    from solver.simulate.replay import Policy
+    from solver.simulate.scene import Scene
 
     Maker = Callable[[Scene, ManualClock], Policy]
     SettingsMaker = Callable[[Scene, ManualClock, PolicySettings], Policy]

@@ -10,7 +10,8 @@ from solver.simulate.policies.answer_size import AnswerSize
 from solver.simulate.replay import Silent
 
 if TYPE_CHECKING:
-    from solver.simulate.replay import Policy, Scene
+    from solver.simulate.replay import Policy
+    from solver.simulate.scene import Scene
 
 __all__ = ["Constant", "LeastTokens", "PowerOfTwo", "RandomChoice", "RoundRobin", "RouteBalance"]
 

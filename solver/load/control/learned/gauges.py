@@ -27,7 +27,7 @@ _LEAST_OUTPUT = 8
 """Shortest answer, tokens, whose time per token says something."""
 _FULL_WEIGHT = 64.0
 """Output tokens from which a request counts fully in the fit of decode times."""
-_FEW = 4.0
+_FEW_SAMPLES = 4.0
 """Weight of requests that found nobody ahead below which the others count, too."""
 _HIGH_SIDE = 0.1
 """Weight of a time to first token above the line: an expectile of about 0.1 (Newey and Powell 1987)."""
@@ -143,9 +143,11 @@ class Gauges:
         first, took = self._first, now - flight.sent_s
         if flight.ahead == 0.0:
             size = flight.prompt * 1e-3
-            low = took < self.line[0] + self.line[1] * flight.prompt or first[0] < _FEW
+            low = took < self.line[0] + self.line[1] * flight.prompt or first[0] < _FEW_SAMPLES
             weight = 1.0 if low else _HIGH_SIDE
-        elif first[0] < _FEW:  # so far nothing better is known than who had to wait for others' prompts
+        elif (
+            first[0] < _FEW_SAMPLES
+        ):  # so far nothing better is known than who had to wait for others' prompts
             size, weight = (flight.prompt + flight.ahead) * 1e-3, _HIGH_SIDE
         else:
             return
