@@ -52,6 +52,14 @@ class HttpService:
         return document
 
 
+def token_entries() -> list[dict[str, str]]:
+    """Return a file of tokens."""
+    return [
+        {"name": f"the {role}", "role": role, "sha256": hashlib.sha256(token.encode()).hexdigest()}
+        for role, token in TOKENS.items()
+    ]
+
+
 @contextlib.contextmanager
 def running(
     folder: Path, *options: str, tokens: bool = True, fleet: bool = True, port: int | None = None
@@ -63,11 +71,7 @@ def running(
         (folder / "fleet.yaml").write_text(yaml.safe_dump(FLEET))
         command += ["--fleet", str(folder / "fleet.yaml")]
     if tokens:
-        entries = [
-            {"name": f"the {role}", "role": role, "sha256": hashlib.sha256(token.encode()).hexdigest()}
-            for role, token in TOKENS.items()
-        ]
-        (folder / "tokens.yaml").write_text(yaml.safe_dump(entries))
+        (folder / "tokens.yaml").write_text(yaml.safe_dump(token_entries()))
         command += ["--tokens", str(folder / "tokens.yaml")]
     with (folder / "log.txt").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)

@@ -19,6 +19,18 @@ if TYPE_CHECKING:
 sync_api = pytest.importorskip("playwright.sync_api")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")
 
+BAD_CSV = {
+    "": "expected a line with the names of the columns",
+    "id,priority": "expected a line with the names of the columns",
+    'id\n"a1': "line 2: a quotation mark is not closed",
+    "id,id\na1,a2": "line 1: expected each column once, got id twice",
+    "id,priority\na1,1\n\na2,1,7": "line 4: expected 2 cells, got 3",
+    "id,\na1,7": "line 2: the column of 7 has no name",
+    "id,priority\na1,high": "problem.agents[0].priority: expected",
+    "id,colour\na1,red": "problem.agents[0].colour",
+    "id\na1\na1": "unique",
+}
+
 
 @pytest.fixture
 def page() -> Iterator[Any]:
@@ -82,6 +94,10 @@ def test_the_page_shows_and_does(page: Any, tmp_path: Any) -> None:
         page.click("#batch button")
         page.locator("#batch-result", has_text="optimal: 3 of 3 assigned").wait_for()
         assert accessible(page) == []
+        for csv, said in BAD_CSV.items():
+            page.fill("#csv", csv)
+            page.click("#batch button")
+            page.locator("#message", has_text=said).wait_for()
         page.fill("#override-agent", "vip")
         page.fill("#override-model", "large")
         page.click("#override button")

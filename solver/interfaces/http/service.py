@@ -141,8 +141,12 @@ class Service:
             threads.shutdown(wait=False, cancel_futures=True)
 
     async def _warm(self) -> None:
-        await self.solvers.warm()
-        self.ready = True
+        try:
+            await self.solvers.warm()
+        except Exception:  # noqa: BLE001 - logged, and `/readyz` goes on saying that the service is starting
+            _LOG.exception("the processes that solve batches cannot be started")
+        else:
+            self.ready = True
 
     def admit(self) -> None:
         """Refuse new work while the service shuts down."""

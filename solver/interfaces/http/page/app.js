@@ -292,21 +292,39 @@ $("token-button").addEventListener("click", askToken);
 // -- batches and overrides
 
 function parseCsv(text) {
-  const records = [[""]];
-  let quoted = false;
+  const records = [];
+  let record = [""], line = 1, begun = 1, quotedAt = 0;
+  const end = () => {
+    if (record.some((cell) => cell.trim() !== "")) records.push({ line: begun, cells: record });
+    record = [""];
+    begun = line + 1;
+  };
   for (let i = 0; i < text.length; i++) {
-    const c = text[i], record = records[records.length - 1];
-    if (quoted) {
-      if (c === '"' && text[i + 1] === '"') { record[record.length - 1] += '"'; i++; }
-      else if (c === '"') quoted = false;
-      else record[record.length - 1] += c;
-    } else if (c === '"') quoted = true;
+    const c = text[i], last = record.length - 1;
+    if (quotedAt) {
+      if (c === '"' && text[i + 1] === '"') { record[last] += '"'; i++; }
+      else if (c === '"') quotedAt = 0;
+      else record[last] += c;
+    } else if (c === '"' && record[last].trim() === "") { record[last] = ""; quotedAt = line; }
     else if (c === ",") record.push("");
-    else if (c === "\n") records.push([""]);
-    else if (c !== "\r") record[record.length - 1] += c;
+    else if (c === "\n") end();
+    else if (c !== "\r") record[last] += c;
+    if (c === "\n") line++;
   }
-  const [head, ...rest] = records.filter((record) => record.some((cell) => cell.trim() !== ""));
-  return rest.map((record) => Object.fromEntries(head.map((name, j) => [name.trim(), (record[j] ?? "").trim()]).filter(([, cell]) => cell !== "")));
+  if (quotedAt) throw new Error(`line ${quotedAt}: a quotation mark is not closed`);
+  end();
+  const [head, ...rest] = records;
+  if (!rest.length) throw new Error("expected a line with the names of the columns, and one for each agent");
+  const names = head.cells.map((name) => name.replace(/^\ufeff/, "").trim());
+  const repeated = names.find((name, j) => name !== "" && names.indexOf(name) !== j);
+  if (repeated !== undefined) throw new Error(`line ${head.line}: expected each column once, got ${repeated} twice`);
+  return rest.map(({ line: at, cells }) => {
+    if (cells.slice(names.length).some((cell) => cell.trim() !== "")) throw new Error(`line ${at}: expected ${names.length} cells, got ${cells.length}`);
+    const given = cells.slice(0, names.length).map((cell, j) => [names[j], cell.trim()]).filter(([, cell]) => cell !== "");
+    const nameless = given.find(([name]) => name === "");
+    if (nameless) throw new Error(`line ${at}: the column of ${nameless[1]} has no name`);
+    return Object.fromEntries(given);
+  });
 }
 const NUMBERS = new Set(["priority", "input_tokens", "output_tokens", "min_context_tokens", "min_score", "copies", "count", "unassigned_penalty"]);
 const FLAGS = new Set(["requires_context", "requires_tools", "requires_vision"]);
