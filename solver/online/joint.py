@@ -6,8 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from solver.engines import kernels
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
     from solver.online.live import LiveLoad
     from solver.online.pricing import Pricing
@@ -23,7 +27,7 @@ def place_jointly(rows: Sequence[AgentRow], pricing: Pricing[Any], load: LiveLoa
     """Return the column of each agent, -1 for nobody.
 
     Model j is offered in as many copies as it has places, the k-th at the price it has with k more let in.
-    O(n² c) for c copies (Crouse 2016).
+    O(n² c) for c copies: compiled (:func:`solver.engines.kernels.match`), or by scipy (Crouse 2016).
 
     Parameters
     ----------
@@ -40,26 +44,42 @@ def place_jointly(rows: Sequence[AgentRow], pricing: Pricing[Any], load: LiveLoa
     copies = np.minimum(free, len(rows))
     if len(rows) < 2 or len(rows) * int(copies.sum()) > _MOST_JOINT_CELLS:
         return [-1] * len(rows)
-    from scipy.optimize import linear_sum_assignment  # 0.4 s to import: only where it is used
-
     levels = [pricing.level(load, more) for more in range(int(copies.max()))]
     layers = np.array([[pricing.net(row, level) for level in levels] for row in rows])
     layers = layers.reshape(len(rows), -1, len(free))
     offered = np.argwhere(np.arange(layers.shape[1])[:, None] < copies)
     value = layers[:, offered[:, 0], offered[:, 1]]
-    nobody = np.array([pricing.nobody(row) for row in rows])
     finite = value[np.isfinite(value)]
     if not finite.size:
         return [-1] * len(rows)
     lowest = float(finite.min())
+    nobody = np.array([pricing.nobody(row) for row in rows])
     nobody = np.where(np.isfinite(nobody), nobody, lowest - 1.0 - float(np.ptp(finite)) * len(rows))
-    impossible = float(min(lowest, nobody.min())) - 1.0 - (float(finite.max()) - lowest) * len(rows)
-    cost = np.concatenate(
-        [np.where(np.isfinite(value), value, impossible), np.tile(nobody[:, None], len(rows))], axis=1
-    )
+    chosen = _matched(np.where(np.isfinite(value), value, -np.inf), nobody)
+    return [int(offered[k, 1]) if k >= 0 else -1 for k in chosen.tolist()]
+
+
+def _matched(value: NDArray[np.float64], nobody: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the column of each row, -1 for nobody, of the highest total; a column serves one row.
+
+    Parameters
+    ----------
+    value : (n, k) float64
+        ``-inf`` forbids a pair.
+    nobody : (n,) float64
+        Finite value of no column at all.
+    """
+    n, k = value.shape
+    if kernels.available():
+        found = kernels.match(value, nobody, np.ones(k, np.int64))
+        if found.outcome is kernels.Outcome.SOLVED:
+            return found.choice
+    from scipy.optimize import linear_sum_assignment  # 0.4 s to import: only where it is used
+
+    allowed = np.isfinite(value)
+    lowest = min(float(value[allowed].min()), float(nobody.min()))
+    impossible = lowest - 1.0 - (float(value[allowed].max()) - lowest) * n
+    cost = np.concatenate([np.where(allowed, value, impossible), np.tile(nobody[:, None], n)], axis=1)
     chosen = linear_sum_assignment(cost, maximize=True)[1]
-    columns = [-1] * len(rows)
-    for i, k in enumerate(chosen.tolist()):
-        if k < len(offered) and np.isfinite(value[i, k]):
-            columns[i] = int(offered[k, 1])
-    return columns
+    taken = (chosen < k) & allowed[np.arange(n), np.minimum(chosen, k - 1)]
+    return np.where(taken, chosen, -1)

@@ -55,8 +55,8 @@ _SPARSE_ARCS = 6
 """Arcs per agent up to which an instance is sparse."""
 
 _REPRICED_PAIRS = 1_000_000
-"""Pairs up to which the smallest prices are recomputed where those found need not be: when all slots are sold, or when
-slots cost by load and some models serve nobody. Beyond, that would be most of the time."""
+"""Pairs up to which the smallest prices are recomputed where those found need not be, or only up to the rounding of
+costs to whole numbers: when all slots are sold, or cost by load. Beyond, that would be most of the time."""
 
 _SAMPLING_SHARE = 0.2
 """Share of the time left that goes into samples when there is too little for exactness."""
@@ -160,7 +160,7 @@ class PriceEngine:
             choice = share_out(choice, twins, supply)
         if not outcome.exact:
             choice = drop_overload(instance, choice, prices, deadline)
-        elif n * m <= _REPRICED_PAIRS and _is_priced_high(instance, choice, pooled):
+        elif n * m <= _REPRICED_PAIRS and (pooled.anchor is not None or instance.load_cost is not None):
             choice[choice == m] = UNASSIGNED
             if instance.load_cost is None:
                 return priced_claim(instance, choice)
@@ -170,15 +170,6 @@ class PriceEngine:
             prices = _price_closed(instance, choice, prices, supply.closed)
         choice[choice == m] = UNASSIGNED
         return Claim(choice=choice, prices=prices[:, None], response=response)
-
-
-def _is_priced_high(instance: Instance, choice: NDArray[np.int64], supply: Supply) -> bool:
-    """Whether prices that support an optimal choice, m for unassigned, need not be the smallest that do."""
-    if supply.anchor is not None:
-        return True
-    return (
-        instance.load_cost is not None and not np.bincount(choice, minlength=instance.m)[: instance.m].all()
-    )
 
 
 def _outcome(
