@@ -157,16 +157,18 @@ def simulate(
     mixes: Sequence[tuple[float, list[tuple[int, int]]]] = (),
     rate: float | None = None,
     seed: int = 0,
-    each_second: Callable[[float], None] | None = None,
+    share: Callable[[float], None] | None = None,
+    share_every_s: float = 1.0,
 ) -> Run:
     """Run routers, one controller each, in front of a server.
 
     ``rate``: requests a second (Poisson); None: every router always has a request ready. ``changes`` set
-    attributes of the server at given seconds, ``mixes`` replace the traffic.
+    attributes of the server at given seconds, ``mixes`` replace the traffic. ``share`` is called every
+    ``share_every_s`` seconds.
     """
     rng = np.random.default_rng(seed)
     count = len(controllers)
-    now, next_second, refused = 0.0, 0.0, 0
+    now, next_second, next_share, refused = 0.0, 0.0, 0.0, 0
     due_changes, due_mixes = deque(changes), deque(mixes)
     waiting: list[deque[Request]] = [deque() for _ in range(count)]
     in_flight, silent_until = [0] * count, [0.0] * count
@@ -205,9 +207,10 @@ def simulate(
                 in_flight[i] += 1
                 request.router, request.sent_s = i, now
                 request.ticket = controller.sent(now, request.prompt)
+        if share is not None and now >= next_share:
+            share(now)
+            next_share = now + share_every_s
         if now >= next_second:
-            if each_second is not None:
-                each_second(now)
             result.trace.append((now, [float(controller.limit) for controller in controllers], refused))
             next_second += 1.0
         if not server.inside:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import math
+import os
 import threading
 import weakref
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from solver.errors import SpecError, Violation
+from solver.errors import StoreDownError
 from solver.load.control.learned.learner import LearnedCapacity, LearnedState
 from solver.load.control.learned.parameters import LearnParameters
+from solver.load.control.learned.shared import SharedTotals
 from solver.load.lease import Demand, Lease, LeaseState
 from solver.load.refusal import Refusal, RefusalReason
 
@@ -23,12 +28,33 @@ if TYPE_CHECKING:
 
 __all__ = ["LearnedFleet"]
 
+_SHARE_EVERY_S = 0.5
+"""Seconds between two exchanges with the other processes of a shared store: half of the shortest window. With it six
+processes reach the goodput of one in ``python -m benchmarks.bench_learned_capacity``."""
+
+_TOLD_FOR_S = 30.0
+"""Seconds after which a process that tells nothing is gone; what it had in flight counts until then."""
+
+_LEADS_FOR_S = 5.0
+"""Seconds for which a process that tells nothing goes on to lead."""
+
+_SWEEP_EVERY_S = 1.0
+_SWEPT_AT_ONCE = 16
+"""Seconds between two looks for requests that nobody will end, and leases that one look asks the store about."""
+
+_CHECK_EVERY = 10
+"""Exchanges after which the process that leads looks whether the store still has its limit."""
+
 
 class LearnedFleet:
     """Learns the capacity of those models whose capacity says so, and keeps the store's limit up to it.
 
     Thread-safe. What it sees are this process's leases: from the grant, or the promotion out of the queue,
     over the first token to the release. A lease that is dropped or expires counts as a failed request.
+
+    Processes that share a store tell each other what they see, twice a second, with an event of their own.
+    The one whose name comes first learns from the totals and sets the limit; the others follow it, so that
+    any of them can go on where it ends.
 
     Parameters
     ----------
@@ -46,29 +72,19 @@ class LearnedFleet:
         self._flights: dict[str, tuple[weakref.ref[Lease], str, Flight]] = {}
         self._queued: weakref.WeakValueDictionary[str, Lease] = weakref.WeakValueDictionary()
         self._listening = False
+        self._totals: dict[str, SharedTotals] = {}
+        self._heard_refusals: dict[tuple[str, str], int] = {}
+        self._leads: dict[str, bool] = {}
+        self._share_due_s = self._sweep_due_s = -math.inf
+        self._exchanges = 0
+        self._pid = os.getpid()
 
     def __bool__(self) -> bool:
         """Return whether any capacity is learned."""
         return bool(self._learned)
 
     def configure(self, model: str, capacity: Capacity) -> int:
-        """Take note of a capacity and return the limit to enforce; what was learned before stays learned.
-
-        Raises
-        ------
-        SpecError
-            If it is to be learned and other processes share the store: each would learn from its own part of
-            the traffic and enforce the result on all of them.
-        """
-        if capacity.learn and self._store.remote:
-            raise SpecError(
-                Violation(
-                    "capacity.max_concurrent",
-                    "expected a number of slots with a shared store: each process would learn from the "
-                    "requests that it sees alone; 'learn' takes a store of one process",
-                    "learn",
-                )
-            )
+        """Take note of a capacity and return the limit to enforce; what was learned before stays learned."""
         with self._lock:
             if not capacity.learn:
                 self._learned.pop(model, None)
@@ -90,7 +106,9 @@ class LearnedFleet:
             if not self._listening:
                 self._listening = True
                 self._store.listen(self._promoted)
-            return self._learned[model].limit
+            self._share_due_s = -math.inf
+        self.share()  # others may have learned it already
+        return self._learned[model].limit
 
     def forget(self, model: str) -> None:
         """Stop learning about a model."""
@@ -102,6 +120,11 @@ class LearnedFleet:
         learned = self._learned.get(model)
         if learned is None:
             return None
+        self.share()
+        with self._lock:
+            if learned.has_room_for(demand.prompt_tokens):
+                return None
+        self._sweep()  # nothing else may end: requests whose leases are gone must not keep others out for ever
         with self._lock:
             if learned.has_room_for(demand.prompt_tokens):
                 return None
@@ -114,6 +137,7 @@ class LearnedFleet:
         if learned is not None and refusal.reason in (RefusalReason.CONCURRENCY, RefusalReason.QUEUE):
             with self._lock:
                 learned.held_back(self._clock.now())
+            self.share()
 
     def granted(self, lease: Lease) -> None:
         """Note a lease: its request is sent now, or when it leaves the queue."""
@@ -160,23 +184,119 @@ class LearnedFleet:
                 return
             model = entry[1]
             learned = self._learned[model]
-            before = learned.windows
             note(learned, self._clock.now(), entry[2])
-            if learned.windows != before:
-                self._sweep()
-            limit = learned.limit
-        if limit != learned.enforced:
-            learned.enforced = limit
-            self._store.configure(model, replace(self._store.limits(model), max_concurrent=limit))
+        self._sweep()
+        self._enforce(model, learned)
+        self.share()
+
+    def _enforce(self, model: str, learned: LearnedCapacity, *, check: bool = False) -> None:
+        """Keep the store's limit up to the one learned here, or take note of the one that another has set."""
+        limit = learned.limit
+        if limit == learned.enforced and not check:
+            return
+        learned.enforced = limit
+        limits = self._store.limits(model)
+        if not self._leads.get(model, True):
+            self._store.adopt_limits(model, limits)
+        elif limits.max_concurrent != limit:
+            self._store.configure(model, replace(limits, max_concurrent=limit))
+
+    # -- with the other processes of a shared store
+
+    def share(self) -> None:
+        """Tell the other processes what was seen here, and hear what they saw; at most twice a second."""
+        now = self._clock.now()
+        if now < self._share_due_s or not self._store.remote:
+            return
+        with self._lock:
+            if now < self._share_due_s:
+                return
+            self._share_due_s = now + _SHARE_EVERY_S
+            if self._pid != os.getpid():
+                self._begin_process()
+            text = json.dumps({model: _told(learned, now) for model, learned in self._learned.items()})
+        try:
+            told = self._store.exchange("learned", text, _TOLD_FOR_S)
+            self._exchanges += 1
+            own = told.pop(self._store.replica, None)
+            if own is None:
+                return  # an outage, or a copy of what was told before
+            entries = {name: (json.loads(text), age_s) for name, (text, age_s) in told.items()}
+            for model, learned in list(self._learned.items()):
+                with self._lock:
+                    self._hear(
+                        model,
+                        {
+                            name: (entry[model], age)
+                            for name, (entry, age) in entries.items()
+                            if model in entry
+                        },
+                    )
+                if learned.enforced != learned.limit or self._exchanges % _CHECK_EVERY == 0:
+                    self._enforce(model, learned, check=self._exchanges % _CHECK_EVERY == 0)
+        except StoreDownError:
+            return
+
+    def _hear(self, model: str, others: dict[str, tuple[dict[str, Any], float]]) -> None:
+        """Learn from what all have seen, or follow the process that does."""
+        learned, now = self._learned[model], self._clock.now()
+        totals = self._totals.setdefault(model, SharedTotals()).add(
+            {name: (entry["sums"], age_s) for name, (entry, age_s) in others.items()}
+        )
+        awake = [name for name, (_, age_s) in others.items() if age_s <= _LEADS_FOR_S]
+        leads = self._leads[model] = all(self._store.replica < name for name in awake)
+        if not leads:
+            leader = others[min(awake)][0]
+            learned.follow(leader["state"], [totals], now)
+            learned.windows = leader["windows"]
+            return
+        furthest = max(
+            (entry for entry, _ in others.values()), key=lambda entry: entry["windows"], default=None
+        )
+        if furthest is not None and furthest["windows"] > learned.windows:  # others went on meanwhile
+            learned.follow(furthest["state"])
+            learned.windows = furthest["windows"]
+        for name, (entry, _) in others.items():
+            count, in_flight = entry["refusals"]
+            if count > self._heard_refusals.get((model, name), count):
+                learned.refused_elsewhere(now, in_flight)
+            self._heard_refusals[model, name] = count
+        learned.hear([totals] if others else [], now)
+
+    def _begin_process(self) -> None:
+        """In the child of a fork: what the parent has in flight stays the parent's."""
+        self._pid = os.getpid()
+        self._flights.clear()
+        self._queued.clear()
+        self._totals.clear()
+        for model, learned in self._learned.items():
+            fresh = LearnedCapacity(learned.parameters)
+            fresh.restore(learned.export())
+            fresh.enforced = learned.enforced
+            self._learned[model] = fresh
 
     def _sweep(self) -> None:
-        """Count requests as failed whose leases nobody holds any more."""
+        """Count requests as failed whose leases nobody holds any more, or are over; at most once a second."""
         now = self._clock.now()
-        for lease_id, (reference, model, flight) in list(self._flights.items()):
-            if reference() is None:
-                del self._flights[lease_id]
-                if model in self._learned:
-                    self._learned[model].ended(now, flight, 0)
+        if now < self._sweep_due_s:
+            return
+        self._sweep_due_s = now + _SWEEP_EVERY_S
+        dropped: list[str] = []
+        overdue: list[str] = []
+        with self._lock:
+            for lease_id, (reference, _, flight) in self._flights.items():
+                lease = reference()
+                if lease is None:
+                    dropped.append(lease_id)
+                elif flight.sent_s + lease.ttl_s < now and len(overdue) < _SWEPT_AT_ONCE:
+                    overdue.append(lease_id)
+        with contextlib.suppress(StoreDownError):  # asked again later
+            dropped += [each for each in overdue if self._store.lease_state(each) is LeaseState.GONE]
+        for lease_id in dropped:
+            with self._lock:
+                entry = self._flights.pop(lease_id, None)
+                if entry is not None and entry[1] in self._learned:
+                    self._learned[entry[1]].ended(now, entry[2], 0)
 
     def state(self, model: str) -> LearnedState | None:
         """Return what is learned about a model, None where nothing is to be learned."""
@@ -195,3 +315,13 @@ class LearnedFleet:
             for model, state in states.items():
                 if model in self._learned:
                     self._learned[model].restore(state)
+
+
+def _told(learned: LearnedCapacity, now: float) -> dict[str, Any]:
+    """Return what a process tells the others about one model."""
+    return {
+        "sums": [round(value, 6) for value in learned.sums(now)],
+        "refusals": learned.refusals,
+        "windows": learned.windows,
+        "state": learned.export(),
+    }

@@ -202,6 +202,23 @@ class Store(Protocol):
         """Return the limits of a model, or raise SpecError when it is unknown."""
         ...
 
+    def adopt_limits(self, model: str, limits: Limits) -> None:
+        """Take note of limits that another process has set."""
+        ...
+
+    def exchange(self, topic: str, text: str, ttl_s: float) -> dict[str, tuple[str, float]]:
+        """Tell the processes that share the store something, for ``ttl_s`` seconds.
+
+        Returns what each of them told last, this one included, with its age in seconds, by the name of the
+        replica. Empty where the store is not shared, or does not answer.
+        """
+        ...
+
+    @property
+    def replica(self) -> str:
+        """Name of this process among those that share the store; empty where it is not shared."""
+        ...
+
     def configure_pool(self, pool: str, limits: Limits) -> None:
         """Set the limits of a pool, new or known, and the pools that it draws on in turn.
 

@@ -92,6 +92,18 @@ class MemoryStore:
         with self._lock:
             return self._models.limits[self._models.at(model)]
 
+    def adopt_limits(self, model: str, limits: Limits) -> None:
+        """Nobody else sets limits of this store."""
+
+    def exchange(self, topic: str, text: str, ttl_s: float) -> dict[str, tuple[str, float]]:
+        """Return nothing: there is nobody else."""
+        return {}
+
+    @property
+    def replica(self) -> str:
+        """Name of this process among those that share the store: it has none."""
+        return ""
+
     def configure_pool(self, pool: str, limits: Limits) -> None:
         """Set the limits of a pool, new or known."""
         with self._lock:

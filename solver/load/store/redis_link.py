@@ -42,6 +42,7 @@ _ONCE_ONLY = frozenset(
         "reset_pool",
         "stop",
         "resume",
+        "exchange",
     }
 )
 """Commands that do harm when a delayed copy arrives after something else; the others answer a copy as the first."""

@@ -37,6 +37,27 @@ class RedisModels(RedisOperations):
             lambda local: local.configure(model, share_of(limits, self._replicas)),
         )
 
+    def adopt_limits(self, model: str, limits: Limits) -> None:
+        """Take note of limits that another replica has set, to tell them if the server forgets them."""
+        with self._link.lock:
+            if model in self._memory.limits and ("m", model) not in self._memory.unsent_limits:
+                self._memory.limits[model] = limits
+
+    def exchange(self, topic: str, text: str, ttl_s: float) -> dict[str, tuple[str, float]]:
+        """Tell the other replicas something; return what each tells, with its age; nothing in an outage."""
+        if self._interrupted:
+            return {}
+
+        def remotely() -> dict[str, tuple[str, float]]:
+            reply = self._link.call("exchange", topic, text, repr(float(ttl_s)))
+            entries = reply[1:] if reply[0] == "told" else []  # a copy has told already
+            return {
+                name: (told, float(age))
+                for name, age, told in zip(entries[::3], entries[1::3], entries[2::3], strict=True)
+            }
+
+        return self._run(remotely, lambda _: {}, dict)
+
     def configure_pool(self, pool: str, limits: Limits) -> None:
         """Set the limits of a pool; kept and sent later when the server does not answer."""
         with self._link.lock:

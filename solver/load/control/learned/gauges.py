@@ -66,6 +66,7 @@ class Gauges:
         "_held_since",
         "_sums",
         "elsewhere",
+        "elsewhere_tokens",
         "elsewhere_waiting",
         "in_flight",
         "line",
@@ -82,8 +83,8 @@ class Gauges:
         self.in_flight = self.waiting = 0
         self.prompt = 0.0
         """Prompt tokens of the requests in flight."""
-        self.elsewhere = self.elsewhere_waiting = 0.0
-        """Requests in flight, and waiting, through other routers, as last heard."""
+        self.elsewhere = self.elsewhere_waiting = self.elsewhere_tokens = 0.0
+        """Requests in flight, waiting, and tokens held through other routers, as last heard."""
         self.mean_output = 200.0
         """Running mean of output tokens; they count by half while in flight."""
         self.line = (0.0, 0.0)
@@ -141,13 +142,14 @@ class Gauges:
         sums[FIRST] += 1.0
         sums[PROMPT_TOKENS] += flight.prompt
         first, took = self._first, now - flight.sent_s
+        few = first[0] < _FEW_SAMPLES and not (self.elsewhere > 0.0 and self.line[0] + self.line[1] > 0.0)
         if flight.ahead == 0.0:
             size = flight.prompt * 1e-3
-            low = took < self.line[0] + self.line[1] * flight.prompt or first[0] < _FEW_SAMPLES
-            weight = 1.0 if low else _HIGH_SIDE
-        elif (
-            first[0] < _FEW_SAMPLES
-        ):  # so far nothing better is known than who had to wait for others' prompts
+            expected = self.line[0] + self.line[1] * flight.prompt
+            weight = 1.0 if took < expected or few else _HIGH_SIDE
+            if weight < 1.0 and self.elsewhere > 0.0:  # others may have been ahead, unheard of so far
+                weight *= min(1.0, (expected + 1e-3) / (took + 1e-3))
+        elif few:  # so far nothing better is known than who had to wait for others' prompts
             size, weight = (flight.prompt + flight.ahead) * 1e-3, _HIGH_SIDE
         else:
             return

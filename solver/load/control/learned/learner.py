@@ -81,6 +81,8 @@ class LearnedCapacity:
         self._due_s = inf
         self._due_ended = inf
         self._follows = False
+        self._hears = False
+        self._refusals: tuple[int, int] = (0, 0)
         self.paused_until_s = -inf
         self.windows = 0
         """Windows learned from."""
@@ -144,7 +146,7 @@ class LearnedCapacity:
             return True
         if count >= law.limit:
             law.held_by_tokens = False
-        elif gauges.tokens + prompt <= law.tokens or gauges.in_flight == 0:
+        elif gauges.tokens + gauges.elsewhere_tokens + prompt <= law.tokens or count == 0:
             return True
         else:
             law.held_by_tokens = True
@@ -154,7 +156,9 @@ class LearnedCapacity:
     def has_room_for(self, prompt: int) -> bool:
         """Return whether the tokens in flight leave room for a request of so many prompt tokens."""
         gauges = self._gauges
-        return gauges.in_flight < self._p.low or gauges.tokens + prompt <= self._law.tokens
+        if gauges.in_flight + gauges.elsewhere < self._p.low:
+            return True
+        return gauges.tokens + gauges.elsewhere_tokens + prompt <= self._law.tokens
 
     def held_back(self, now: float, *, by_tokens: bool = False) -> None:
         """Note that somebody else, who enforces the limit, kept a request back."""
@@ -171,7 +175,7 @@ class LearnedCapacity:
                 gauges.now = now
                 self._open(now)
         flight = gauges.sent(now, prompt)
-        self._law.accepted(gauges.in_flight)
+        self._law.accepted(gauges.in_flight + gauges.elsewhere)
         return flight
 
     def first_token(self, now: float, flight: Flight) -> None:
@@ -182,7 +186,7 @@ class LearnedCapacity:
         """Note the end of a request with its output tokens, 0 where it failed."""
         gauges = self._gauges
         gauges.ended(now, flight, output)
-        if now >= self._due_s:
+        if now >= self._due_s and not self._hears:
             self._close_if_due(now)
 
     def refused(
@@ -212,7 +216,18 @@ class LearnedCapacity:
         self.paused_until_s = max(self.paused_until_s, now + min(retry_after_s, _LONGEST_PAUSE_S))
         if rate:
             return False
-        return self._law.refused(now, int(gauges.in_flight + gauges.elsewhere))
+        level = int(gauges.in_flight + gauges.elsewhere)
+        self._refusals = self._refusals[0] + 1, level
+        return self._law.refused(now, level)
+
+    @property
+    def refusals(self) -> tuple[int, int]:
+        """Requests turned away that may say something about concurrency, and what was in flight at the last."""
+        return self._refusals
+
+    def refused_elsewhere(self, now: float, in_flight: int) -> bool:
+        """Note that a request of another router was turned away, with so many in flight through all of them."""
+        return self._law.refused(now, in_flight)
 
     # -- windows
 
@@ -246,27 +261,42 @@ class LearnedCapacity:
 
     def sums(self, now: float) -> Sums:
         """Return what this router has seen since it started: to be shared with the others."""
-        return [*self._gauges.sums(now), float(self._gauges.in_flight), float(self._gauges.waiting)]
+        gauges = self._gauges
+        return [*gauges.sums(now), float(gauges.in_flight), float(gauges.waiting), gauges.tokens]
 
     def hear(self, others: list[Sums], now: float) -> None:
-        """Take note of what the other routers have seen, each from its :meth:`sums`."""
-        gauges = self._gauges
-        gauges.advance(now)
-        columns = [sum(column) for column in zip(*others, strict=True)] or [0.0] * (g.N_SUMS + 2)
-        gauges.elsewhere, gauges.elsewhere_waiting = columns[-2], columns[-1]
-        self._elsewhere = columns[: g.N_SUMS]
-        self._follows = False
-        if self._opened_s > -inf and now >= self._due_s:
+        """Take note of what the other routers have seen, each from its :meth:`sums`; and lead.
+
+        With others, windows are closed here alone, where the sums of all belong to about the same time.
+        """
+        self._note_elsewhere(others, now)
+        if self._follows:  # from now on it leads
+            self._follows = False
+            if self._opened_s > -inf:
+                self._open(now)
+        if self._opened_s == -inf and self._gauges.elsewhere > 0:
+            self._gauges.now = now
+            self._open(now)
+        if now >= self._due_s - 0.5 * self._p.window_s:  # totals come about once a window, not to the moment
             self._close_if_due(now)
 
-    def follow(self, state: dict[str, Any]) -> None:
-        """Take the limits of the router that leads, from its :meth:`export`."""
-        law = self._law
-        law.base, law.tokens = float(state["limit"]), inf if state["tokens"] is None else state["tokens"]
-        law.line.constant, law.line.slope = state["line"]
-        law.reason = "shared"
-        self._gauges.line = (law.line.constant, law.line.slope)
+    def _note_elsewhere(self, others: list[Sums], now: float) -> None:
+        gauges = self._gauges
+        gauges.advance(now)
+        self._hears = bool(others)
+        columns = [sum(column) for column in zip(*others, strict=True)] or [0.0] * (g.N_SUMS + 3)
+        gauges.elsewhere, gauges.elsewhere_waiting, gauges.elsewhere_tokens = columns[-3:]
+        self._elsewhere = columns[: g.N_SUMS]
+
+    def follow(
+        self, state: dict[str, Any], others: list[Sums] | None = None, now: float | None = None
+    ) -> None:
+        """Take the limits of the router that leads, from its :meth:`export`; with what the others have seen."""
+        self._law.adopt(state)
+        self._gauges.line = (self._law.line.constant, self._law.line.slope)
         self._follows = True
+        if others is not None and now is not None:
+            self._note_elsewhere(others, now)
 
     def export(self) -> dict[str, Any]:
         """Return what has been learned, as plain numbers."""

@@ -106,7 +106,7 @@ class LearnedLimit:
 
     # -- events between windows
 
-    def accepted(self, in_flight: int) -> None:
+    def accepted(self, in_flight: float) -> None:
         """Note that the backend took a request with so many in flight, itself included."""
         if in_flight > self._taken:
             self._taken = float(in_flight)
@@ -260,7 +260,24 @@ class LearnedLimit:
             "known_tokens": self._known_tokens,
             "line": [self.line.constant, self.line.slope],
             "decode": [self.decode.constant, self.decode.slope * 1.0, self.decode.variance],
+            "times": {
+                "first": self.line.export(),
+                "decode": self.decode.export(),
+                "service": [self._prefill, self._decoding],
+            },
         }
+
+    def adopt(self, state: dict[str, Any]) -> None:
+        """Take over what another router has learned of the same backend just now."""
+        self.base = float(state["limit"])
+        self.tokens = inf if state["tokens"] is None else float(state["tokens"])
+        self._known = inf if state["known"] is None else float(state["known"])
+        self._known_tokens = float(state["known_tokens"])
+        self._doubling, self._dip, self.reason = False, 0.0, "shared"
+        times = state["times"]
+        self.line.adopt(times["first"])
+        self.decode.adopt(times["decode"])
+        self._prefill, self._decoding = times["service"]
 
     def restore(self, state: dict[str, Any]) -> None:
         """Begin from what was exported; what was known is regained by doubling, not taken for granted."""

@@ -27,6 +27,15 @@ class FirstTokenLine:
         weight, size, square = self._sums[:3]
         return min(1.0, max(0.0, square * weight / (size * size) - 1.0)) if size > 0.0 else 1.0
 
+    def export(self) -> list[float]:
+        """Return all that is known, as plain numbers."""
+        return [self.constant, self.slope, *self._sums]
+
+    def adopt(self, state: list[float]) -> None:
+        """Take over what another has exported."""
+        self.constant, self.slope = state[:2]
+        self._sums = list(state[2:])
+
     def learn(self, sums: list[float], forget: float) -> None:
         """Add (Σv, Σvp, Σvpp, Σvt, Σvpt) of one window; prompt tokens p in thousands, times t in seconds."""
         fade = forget if self._sums[0] > _ENOUGH else 1.0
@@ -62,6 +71,16 @@ class DecodeTime:
     def known(self) -> bool:
         """Whether enough has been seen for a decision."""
         return self.constant > 0.0 and self._sums[0] >= 4.0
+
+    def export(self) -> list[float]:
+        """Return all that is known, as plain numbers; a ratio of 0 is one that is not known."""
+        ratio = 0.0 if self.ratio == inf else self.ratio
+        return [self.constant, self.slope, self.speed, self.variance, ratio, self.windows, *self._sums]
+
+    def adopt(self, state: list[float]) -> None:
+        """Take over what another has exported."""
+        self.constant, self.slope, self.speed, self.variance, ratio, windows, *self._sums = state
+        self.ratio, self.windows = ratio or inf, int(windows)
 
     def pace_s(self, level: float) -> float:
         """Return the expected seconds per output token with ``level`` in flight, at today's speed."""

@@ -32,7 +32,7 @@
 --       o:<model> (hash: replica -> active and queued work that it has added from outside, and how often),
 --       w:<subject>:<meter> (hash: step -> amount), q:<model> (zset: waiting leases), v:<model> (hash: tenant ->
 --       work served over weight, and its latest turn), h:<model> (zset: slots leased -> second, while it is measured),
---       l:<lease> (string), op:<operation id> (string: its answer)
+--       l:<lease> (string), op:<operation id> (string: its answer), x:<topic> (hash: replica -> second and what it tells)
 
 local call, prefix = redis.call, KEYS[1]
 local META, EXPIRY, RECENT = prefix .. 'meta', prefix .. 'expiry', prefix .. 'recent'

@@ -44,7 +44,7 @@ end
 
 function operations.state() return {live_state(ARGV[FIRST])} end
 
-local TAKES_MEMORY = {acquire = true, acquire_many = true, move = true, configure = true, join = true}
+local TAKES_MEMORY = {acquire = true, acquire_many = true, move = true, configure = true, join = true, exchange = true}
 local begun = false
 
 -- What comes before any operation but joining; returns the answer when the operation cannot be carried out.

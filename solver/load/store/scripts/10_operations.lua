@@ -60,6 +60,23 @@ end
 
 function operations.forget_pool() return {'ok', forget_pool(ARGV[FIRST])} end
 
+-- What replicas tell each other about a topic: topic, text, seconds for which it stands. Returns of each replica
+-- its name, how many seconds ago it told, and its text.
+function operations.exchange()
+  local key, ttl, answer = prefix .. 'x:' .. ARGV[FIRST], num(ARGV[FIRST + 2], 0), {'told'}
+  call('HSET', key, replica, exact(now) .. ' ' .. ARGV[FIRST + 1])
+  local entries = call('HGETALL', key)
+  for k = 1, #entries, 2 do
+    local told_s, text = string.match(entries[k + 1], '^(%S+) (.*)$')
+    local age = now - num(told_s, -math.huge)
+    if age > ttl then call('HDEL', key, entries[k])
+    else
+      answer[#answer + 1], answer[#answer + 2], answer[#answer + 3] = entries[k], exact(math.max(0, age)), text
+    end
+  end
+  return answer
+end
+
 local function rows_of(set, kind)
   local rows = {}
   for k, name in ipairs(call('ZRANGE', set, 0, -1)) do
