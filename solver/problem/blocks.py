@@ -58,8 +58,7 @@ def priced_blocks(
         return
     size = max((rows.stop - rows.start for rows in parts), default=0)
     # Prices are repeated to the size of a block: one long subtraction is twice as fast as one for every short row.
-    repeats = size if len(prices) < _LONG_ROW else 1
-    charged = np.tile(prices, (repeats, 1))
+    charged = np.tile(prices, (size, 1)) if len(prices) < _LONG_ROW else prices[None, :]
     buffer = np.empty((size, len(prices)))
     for rows in parts:
         net = buffer[: rows.stop - rows.start]

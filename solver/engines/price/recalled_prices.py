@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["recall_prices"]
 
-_JUDGING_AGENTS = 8_000
-"""Agents that judge remembered prices."""
+_JUDGING_AGENTS = 2_000
+"""Agents that judge remembered prices: more of them cost more than a search from nothing where models are many
+(`pytest benchmarks/bench_many_models.py -k warm`)."""
 
 _FORGONE_ROUNDING = 1e-9
 """Amount, relative to the range of scores, that an agent may forgo by rounding."""
