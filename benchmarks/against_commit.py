@@ -1,123 +1,222 @@
-"""Times of ``solver.assign`` on random slots, in turns with the code of another commit.
+"""No slower than another commit: the ladder of sizes and families of instances, this checkout and another in turns.
 
-Run: python -m benchmarks.against_commit d676108^
+    python -m benchmarks.against_commit COMMIT [--sizes 100x5,1000x10] [--large] [--families FILE] [--rounds 5]
 
-The other commit is checked out into a temporary work tree and runs in a process of its own, as this one does; the two
-are asked one call each in turn, since times of a shared machine drift. ``d676108^`` is the commit before the first
-kernels.
+``d676108^`` is the commit before the first kernels.
+
+The other commit is checked out into a temporary worktree and runs in a process of its own, with the same interpreter
+and packages and with its kernels compiled if it has any. Both processes solve the same arrays by turns, on processor
+time, a first call of each uncounted; the table gives the medians and their ratio, and objectives must agree. FILE is a
+Python file with ``ALL``, names of families, and ``gen(name, n, m, seed)``, which returns scores, slots and penalties of
+staying out or None.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
+import json
 import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from solver.problem.generate import generate_scores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from numpy.typing import NDArray
+
+__all__ = ["main"]
+
 ROOT = Path(__file__).parents[1]
-SIZES = ((100, 5), (1_000, 10), (2_000, 20), (5_000, 20), (1_000, 100), (10_000, 50))
-LARGE = ((100_000, 50, "float32"), (1_000_000, 50, "float32"), (1_000_000, 50, "float64"))
-WORKER = """
-import sys, time
+SIZES = "100x5,1000x10,2000x20,5000x20,1000x100,10000x20,10000x50,100000x50"
+LARGE = "100000x50:float32,1000000x50:float32,1000000x50"
+SLOWER = 1.03
+"""Ratio beyond which this checkout counts as slower."""
+
+_AGREEMENT = 1e-7
+"""Relative difference of objectives that whole-number engines of old commits may leave."""
+
+_COMPILE = """
+import hatch_build, pathlib
+root = pathlib.Path.cwd()
+hatch_build.compile_kernels(root, root / hatch_build.KERNELS)
+"""
+
+_WORKER = """
+import json, sys, time
 import numpy as np
 import solver
-solver.warm_up()
+if hasattr(solver, "warm_up"):
+    solver.warm_up()
+print(json.dumps(solver.__file__), flush=True)
 for line in sys.stdin:
-    n, m, dtype, calls = line.split()
-    n, m = int(n), int(m)
-    scores = np.random.default_rng(0).random((n, m)).astype(dtype)
-    slots = np.full(m, -(-11 * n // (10 * m)))
-    solver.assign(scores, slots, threads=1)
-    print("ready", flush=True)
-    for _ in range(int(calls)):
-        sys.stdin.readline()
-        started = time.perf_counter()
-        solution = solver.assign(scores, slots, threads=1)
-        print(time.perf_counter() - started, solution.objective, flush=True)
+    case = np.load(json.loads(line))
+    options = {"unassigned_penalty": case["penalty"]} if "penalty" in case else {}
+    scores, slots = case["scores"], case["slots"]
+    times = []
+    while not times or (sum(times) < 0.03 and len(times) < 200):  # caches are warm for the median of small ones
+        started = time.process_time()
+        solution = solver.assign(scores, slots, **options)
+        times.append(time.process_time() - started)
+    print(json.dumps([float(np.median(times)) * 1e3, solution.objective, solution.status.value]), flush=True)
 """
-"""Reads a size, then a line for every call, and answers with seconds and objective. It must run on any commit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One instance: a name, (n, m) scores, (m,) slots, and (n,) penalties or None."""
+
+    name: str
+    scores: NDArray[Any]
+    slots: NDArray[np.int64]
+    penalty: NDArray[np.float64] | None = None
+
+
+class Checkout:
+    """A process that solves with the package of one checkout."""
+
+    def __init__(self, root: Path) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONSAFEPATH": "1"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _WORKER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=root,
+            env=environment,
+        )
+        found = Path(self._answer())
+        if root.resolve() not in found.resolve().parents:
+            raise RuntimeError(f"expected the package of {root}, got {found}")
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the checkout's process ended with {self._process.wait()}")
+        return json.loads(line)
+
+    def solve(self, path: Path) -> tuple[float, float, str]:
+        """Return processor milliseconds, objective and status."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(str(path)) + "\n")
+        self._process.stdin.flush()
+        spent_ms, objective, status = self._answer()
+        return spent_ms, objective, status
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(timeout=30)
 
 
 @contextlib.contextmanager
-def work_tree(commit: str) -> Iterator[Path]:
-    """Check a commit out beside this one for a while."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "tree"
-        subprocess.run(["git", "worktree", "add", "-q", "--detach", str(path), commit], cwd=ROOT, check=True)
-        try:
-            hook = path / "hatch_build.py"
-            if hook.exists():
-                target = str(path / "solver" / "engines" / "kernels")
-                subprocess.run([sys.executable, str(hook), target], cwd=path, check=False)
-            yield path
-        finally:
-            subprocess.run(["git", "worktree", "remove", "--force", str(path)], cwd=ROOT, check=True)
+def other_checkout(commit: str, folder: Path) -> Iterator[Path]:
+    """Check a commit out beside this one, with its kernels, for as long as it is needed."""
+    root = folder / "other"
+    git = ["git", "-C", str(ROOT), "worktree"]
+    subprocess.run([*git, "add", "--detach", "--quiet", str(root), commit], check=True)
+    try:
+        if (root / "hatch_build.py").is_file():
+            subprocess.run([sys.executable, "-c", _COMPILE], cwd=root, check=True)
+        yield root
+    finally:
+        subprocess.run([*git, "remove", "--force", str(root)], check=True)
 
 
-def start(tree: Path) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-c", WORKER],
-        env=environment,
-        cwd=tree,
-        text=True,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
+def cases(sizes: str, families: Path | None, agents: int, models: int) -> Iterator[Case]:
+    """Yield the ladder, and every family at one size."""
+    for size in filter(None, sizes.split(",")):
+        shape, _, dtype = size.partition(":")
+        n, m = map(int, shape.split("x"))
+        scores, slots = generate_scores(n, m, seed=0)
+        yield Case(f"{n:,} x {m} {dtype}", scores.astype(dtype or np.float64), slots)
+    if families is None:
+        return
+    sys.path.insert(0, str(families.parent))  # for what the file imports
+    spec = importlib.util.spec_from_file_location(families.stem, families)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name in module.ALL:
+        scores, slots, leave = module.gen(name, agents, models, 0)
+        penalty = None if leave is None else -np.broadcast_to(np.asarray(leave, np.float64), (agents,))
+        yield Case(name, scores, slots, penalty)
+
+
+def compare(case: Case, mine: Checkout, other: Checkout, rounds: int, folder: Path) -> tuple[float, bool]:
+    """Print a line; return the ratio of the medians, and whether both found the same."""
+    path = folder / "case.npz"
+    if case.penalty is None:
+        np.savez(path, scores=case.scores, slots=case.slots)
+    else:
+        np.savez(path, scores=case.scores, slots=case.slots, penalty=case.penalty)
+    spent_ms: dict[Checkout, list[float]] = {mine: [], other: []}
+    answers = {checkout: checkout.solve(path) for checkout in spent_ms}
+    for number in range(rounds):
+        for checkout in (mine, other) if number % 2 else (other, mine):
+            answers[checkout] = checkout.solve(path)
+            spent_ms[checkout].append(answers[checkout][0])
+    ours, theirs = (float(np.median(spent_ms[checkout])) for checkout in (mine, other))
+    (_, found, status), (_, expected, before) = answers[mine], answers[other]
+    agrees = status == before and abs(found - expected) <= _AGREEMENT * max(1.0, abs(expected))
+    word = "slower" if ours > SLOWER * theirs else ""
+    sys.stdout.write(
+        f"{case.name:<28} {ours:10.2f} ms  other {theirs:10.2f} ms  ratio {ours / theirs:5.2f} {word:<6} "
+        f"{status}{'' if agrees else f', DIFFERS: {found} and {expected}, {before}'}\n"
     )
+    sys.stdout.flush()
+    return ours / theirs, agrees
 
 
-def ask(worker: subprocess.Popen[str], line: str) -> str:
-    assert worker.stdin is not None
-    assert worker.stdout is not None
-    worker.stdin.write(line + "\n")
-    worker.stdin.flush()
-    return worker.stdout.readline()
-
-
-def compare(before: subprocess.Popen[str], after: subprocess.Popen[str], size: str, calls: int) -> None:
-    for worker in (before, after):
-        assert ask(worker, f"{size} {calls}").strip() == "ready"
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(calls):
-        found = []
-        for worker, kept in zip((before, after), times, strict=True):
-            seconds, objective = map(float, ask(worker, "").split())
-            kept.append(seconds * 1e3)
-            found.append(objective)
-        assert abs(found[0] - found[1]) <= 1e-9 * abs(found[0])
-    old, new = (sorted(kept)[calls // 2] for kept in times)
-    print(f"{size:>22} {old:10.3f} → {new:9.3f} ms  {old / new:5.2f}×", flush=True)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv: list[str] | None = None) -> int:
+    """Print the table; the exit code says whether nothing was slower and all objectives agreed."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("commit")
+    parser.add_argument(
+        "--sizes", default=SIZES, help="agents x models, by commas; empty for none; 1000x10:float32"
+    )
     parser.add_argument(
         "--large", action="store_true", help="a hundred thousand and a million agents, instead"
     )
-    options = parser.parse_args()
-    sizes = (
-        [f"{n} {m} {dtype}" for n, m, dtype in LARGE]
-        if options.large
-        else [f"{n} {m} float64" for n, m in SIZES]
-    )
-    with work_tree(options.commit) as tree:
-        before, after = start(tree), start(ROOT)
+    parser.add_argument("--families", type=Path, default=None)
+    parser.add_argument("--agents", type=int, default=10_000)
+    parser.add_argument("--models", type=int, default=50)
+    parser.add_argument("--rounds", type=int, default=5)
+    given = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as name, other_checkout(given.commit, Path(name)) as root:
+        mine, other = Checkout(ROOT), Checkout(root)
         try:
-            for size in sizes:
-                compare(before, after, size, 9 if options.large else 201)
+            found = [
+                compare(case, mine, other, given.rounds, Path(name))
+                for case in cases(
+                    LARGE if given.large else given.sizes, given.families, given.agents, given.models
+                )
+            ]
         finally:
-            for worker in (before, after):
-                worker.terminate()
-                worker.wait()
+            mine.close()
+            other.close()
+    ratios = np.array([ratio for ratio, _ in found])
+    slower = int((ratios > SLOWER).sum())
+    sys.stdout.write(
+        f"{len(found)} instances; geometric mean of the ratios {np.exp(np.log(ratios).mean()):.2f}, "
+        f"worst {ratios.max():.2f}; slower by more than {SLOWER - 1:.0%}: {slower}\n"
+    )
+    return 0 if not slower and all(agrees for _, agrees in found) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -130,9 +130,8 @@ class _Call(CallSettings):
         if loading_seconds(name) > max(0.0, own.remaining_s()):
             return _LOADING.format(name=name, ms=loading_seconds(name) * 1e3)
         candidate = load_engine(name)
-        crowded = instance.is_slots and instance.serve_first and instance.units > instance.slots.sum()
-        if name in _RESERVING or (name == "price" and crowded):
-            own = _less_verification(instance, own, self.params, leaves=crowded)
+        if own.limited and (name in _RESERVING or name == "price"):
+            own = _less_verification(instance, own, self.params, name)
         patience_s = own.remaining_s() - self.params.margin_s
         if not self.named and name == "lsap":
             patience_s = min(patience_s, self.params.lsap_last_resort_s)
@@ -288,10 +287,11 @@ class _Call(CallSettings):
 
 
 def _less_verification(
-    instance: Instance, deadline: Deadline, params: PortfolioParams, *, leaves: bool
+    instance: Instance, deadline: Deadline, params: PortfolioParams, engine: str
 ) -> Deadline:
     """Return the deadline less what verifying an answer takes, and at most a good part of what is left."""
-    if not deadline.limited:
+    leaves = instance.is_slots and instance.serve_first and instance.units > instance.slots.sum()
+    if engine == "price" and not leaves:  # its answers come with everyone's best at their prices
         return deadline
     left_s = max(0.0, deadline.remaining_s())
     reserve_s = min(
