@@ -108,10 +108,10 @@ def add_limits(sample: Sample, rng: np.random.Generator) -> None:
         before = len(sample.rows), len(sample.limits)
         _LIMITS[int(rng.integers(len(_LIMITS)))](sample, rng, f"l{at}")
         if len(sample.rows) > before[0] and rng.random() < 0.35:
-            _soften(sample, rng, before[0])
+            soften(sample, rng, before[0])
 
 
-def _soften(sample: Sample, rng: np.random.Generator, first: int) -> None:
+def soften(sample: Sample, rng: np.random.Generator, first: int) -> None:
     """Let the last limit, whose rows begin at ``first``, be exceeded at a price."""
     price = 0.0 if rng.random() < 0.05 else float(_numbers(rng, (1,), 6, whole=sample.whole)[0])
     sample.soft += [(row, price) for row in sample.rows[first:]]

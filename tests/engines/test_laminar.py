@@ -28,6 +28,33 @@ def test_floors_and_capacities_by_column_generation(seed: int, monkeypatch: pyte
     assert verdict is None or verdict.startswith("not recognised")
 
 
+@pytest.mark.parametrize("price", [0.05, 0.4])
+def test_limits_that_may_be_exceeded_at_a_price_are_a_network_too(price: float) -> None:
+    """Panels kept apart, and reviewers with a floor, each exceeded where that is worth its price."""
+    given = _panel(30, 20, 3)
+    given["limits"] = [
+        *(solver.Apart(name=one.name, agents=one.agents, violation_price=price) for one in given["limits"]),
+        *(solver.Quota(name=f"r{j}", models=[j], at_least=7, violation_price=price) for j in range(20)),
+    ]
+    solution = solver.assign(**given, engine="flow")
+    assert solution.status is solver.Status.OPTIMAL
+    assert not solution.bound_is_claimed
+    assert solution.limit_prices.max() <= price * (1 + 1e-9)
+    again = solver.assign(**given, engine="cpsat", deadline_ms=20_000)
+    assert again.objective == pytest.approx(solution.objective, abs=1e-6)
+    assert solver.assign(**given).engine == "flow"
+
+
+def test_a_bound_crossed_within_an_agent_is_charged_for_the_part_beyond_it() -> None:
+    quota = solver.Quota(name="q", models=[0], at_most=1.5, violation_price=2.0)
+    scores = [[9.0, 5.0], [8.0, 5.0], [7.0, 5.5]]
+    solution = solver.assign(scores, [3, 3], limits=[quota], engine="flow")
+    assert solution.status is solver.Status.OPTIMAL
+    # The second agent costs 1 there and brings 3; the third would cost 2 and bring 1.5.
+    assert solution.choice.tolist() == [0, 0, 1]
+    assert solution.objective == 9 + 8 - 1 + 5.5
+
+
 def test_the_check_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.fuzz_laminar.by_highs", lambda sample: ("optimal", 1e6))
     assert check(draw(np.random.default_rng([10_000, 1]))) is not None

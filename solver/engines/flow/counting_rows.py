@@ -52,6 +52,11 @@ class CountingRows:
         The rows.
     allowed : (n, m) bool
         Pairs that may be used; those of rows that forbid are taken out.
+
+    Attributes
+    ----------
+    weight_of : (g,) float64
+        Coefficient of the pairs of a row that may be exceeded, 0 for rows that must hold.
     """
 
     def __init__(self, limits: LimitRows, allowed: NDArray[np.bool_]) -> None:
@@ -61,6 +66,7 @@ class CountingRows:
         self.least = np.zeros(count, np.int64)
         self.most = np.full(count, np.iinfo(np.int64).max)
         self.idle = np.zeros(count, bool)
+        self.weight_of = np.zeros(count)
         self.infeasible = False
         self.forbidding: list[int] = []
         self.merged: list[int] = []
@@ -85,9 +91,17 @@ class CountingRows:
         np.minimum.at(low, self.row, self.weight)
         np.maximum.at(high, self.row, self.weight)
         self.idle = low > high
-        self.infeasible = bool((self.limits.bound[self.idle] < 0).any())
+        hard = self.limits.hard
+        missed = self.idle & (self.limits.bound < 0)
+        if (missed & ~hard).any():  # charged whatever anybody does
+            return False
+        self.infeasible = bool(missed.any())
         for g in np.flatnonzero(~self.idle).tolist():
-            if low[g] == high[g]:
+            if not hard[g]:
+                if low[g] != high[g]:
+                    return False
+                self.weight_of[g], self.unit[g] = low[g], abs(low[g])
+            elif low[g] == high[g]:
                 self._count(g, float(low[g]))
             elif not self._is_simple(g, np.flatnonzero(self.row == g), float(low[g])):
                 return False
@@ -106,7 +120,9 @@ class CountingRows:
         """
         n = len(self.allowed)
         size = np.bincount(self.row, minlength=self.limits.count)
-        apart = np.flatnonzero((size == 2) & (self.most == 1) & (self.least == 0) & ~self.idle)
+        apart = np.flatnonzero(
+            (size == 2) & (self.most == 1) & (self.least == 0) & ~self.idle & self.limits.hard
+        )
         single = np.flatnonzero(np.isin(self.row, apart))
         entry = single[np.argsort(self.row[single], kind="stable")].reshape(-1, 2)
         entry = entry[self.model[entry[:, 0]] == self.model[entry[:, 1]]]

@@ -17,6 +17,7 @@ import numpy as np
 
 from solver.engines.flow.counting_rows import CountingRows, may_count
 from solver.engines.flow.row_kinds import RowKinds, row_kinds
+from solver.engines.flow.tolls import Tolls
 from solver.problem.sparse import CompressedScores
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ class LaminarNetwork:
         Coefficient of the row, the same for all its pairs, in size.
     forbidding : tuple of int
         Rows with right-hand side 0 that forbid their pairs.
+    tolls : Tolls
+        What units through the nodes of rows that may be exceeded cost.
     whole_models : bool
         No set is smaller than all pairs of a model, and models are not grouped: floors and capacities say it all.
     strengthened : bool
@@ -89,6 +92,7 @@ class LaminarNetwork:
     row_sign: NDArray[np.int64]
     row_unit: NDArray[np.float64]
     forbidding: tuple[int, ...]
+    tolls: Tolls
     whole_models: bool
     strengthened: bool
     infeasible: bool
@@ -158,7 +162,7 @@ def _find(instance: Instance) -> LaminarNetwork | None:
     limits = instance.limits
     if limits is None or instance.demand is not None or instance.load_cost is not None:
         return None
-    if limits.together or limits.is_soft or isinstance(instance.score, CompressedScores):
+    if limits.together or isinstance(instance.score, CompressedScores):
         return None
     if instance.n * instance.m * max(1, len(limits.layers)) > _MOST_RECOGNISED_ENTRIES:
         return None
@@ -175,7 +179,8 @@ def _assembled(instance: Instance, rows: CountingRows) -> LaminarNetwork | None:
     """Return the network of rows that are counts, or None where their sets cross."""
     n, m = instance.n, instance.m
     kinds = row_kinds(rows, m)
-    if kinds is None:
+    soft = rows.weight_of != 0.0
+    if kinds is None or (kinds.of_agents & soft).any():
         return None
     sets, groups = np.flatnonzero(kinds.sets), np.flatnonzero(kinds.of_models)
     number = np.full(rows.limits.count, -1, np.int64)
@@ -189,6 +194,7 @@ def _assembled(instance: Instance, rows: CountingRows) -> LaminarNetwork | None:
     low, high = np.zeros(len(parent), np.int64), np.full(len(parent), n, np.int64)
     high[:m] = instance.slots
     sign = _bound_nodes(rows, kinds, number, low, high)
+    tolls = Tolls.of_rows(rows.limits, rows.weight_of, number, n)
     number[rows.idle] = -1
     number[
         rows.merged
@@ -207,8 +213,9 @@ def _assembled(instance: Instance, rows: CountingRows) -> LaminarNetwork | None:
         row_sign=sign,
         row_unit=rows.unit,
         forbidding=tuple(rows.forbidding),
-        whole_models=only_models and bool((kinds.on_model == kinds.whole).all()),
-        strengthened=bool(rows.merged),
+        whole_models=only_models and not soft.any() and bool((kinds.on_model == kinds.whole).all()),
+        tolls=tolls,
+        strengthened=bool(rows.merged) or tolls.are_partial,
         infeasible=rows.infeasible or bool((high < low).any() or (rows.least > kinds.size).any()),
     )
 
@@ -283,6 +290,7 @@ def _bound_nodes(
     low[number[teams]] = np.maximum(0, total[teams] - np.minimum(rows.most[teams], n))
     high[number[teams]] = total[teams] - rows.least[teams]
     sign[teams] *= -1
+    sign[rows.weight_of < 0] = -1
     return sign
 
 

@@ -166,13 +166,19 @@ def _solve(n: int, network: LaminarNetwork, value: NDArray[np.float64]) -> _Solv
     first = np.searchsorted(network.agent, np.arange(n))
     top = np.maximum.reduceat(value, first) if n else value
     loss = top[network.agent] - value
-    scale = cost_scale(loss, n + sink + 3)
+    tolls = network.tolls
+    tolled, units, toll = tolls.arcs()
+    scale = cost_scale(np.concatenate([loss, np.abs(toll)]), n + sink + 3)
     cost = np.rint(loss * scale).astype(np.int64)
     solver = SimpleMinCostFlow()
     add = solver.add_arcs_with_capacity_and_unit_cost
     arcs = add(network.agent, network.node + n, np.ones(len(cost), np.int64), cost)
     inner = np.arange(sink)
-    tree = add(inner + n, network.parent + n, network.high - network.low, np.zeros(sink, np.int64))
+    room = network.high - network.low
+    room[tolls.node] = 0  # goes over arcs of its own
+    tree = add(inner + n, network.parent + n, room, np.zeros(sink, np.int64))
+    charge = np.rint(toll * scale)
+    paying = add(tolled + n, network.parent[tolled] + n, units, charge.astype(np.int64))
     supply = np.zeros(n + sink + 1, np.int64)
     supply[:n] = 1
     supply[n : n + sink] -= network.low
@@ -186,23 +192,35 @@ def _solve(n: int, network: LaminarNetwork, value: NDArray[np.float64]) -> _Solv
         raise EngineError(f"flow: expected an optimal flow, got {status.name}")
     used = np.flatnonzero(solver.flows(arcs))
     flow = np.asarray(solver.flows(tree), np.int64) + network.low
-    price = _prices(network, cost, used, flow)
+    np.add.at(flow, tolled, np.asarray(solver.flows(paying), np.int64))
+    price = _prices(network, cost, used, flow, scale)
     return _Solved(used=used, price=price / scale)
 
 
 def _prices(
-    network: LaminarNetwork, cost: NDArray[np.int64], used: NDArray[np.int64], flow: NDArray[np.int64]
+    network: LaminarNetwork,
+    cost: NDArray[np.int64],
+    used: NDArray[np.int64],
+    flow: NDArray[np.int64],
+    scale: float,
 ) -> NDArray[np.float64]:
-    """Return (k + 1,) prices that support a flow: the smallest, and none that a bound not reached would have."""
+    """Return (k + 1,) prices that support a flow: the smallest, and none that a bound not reached would have.
+
+    Prices are in units of ``cost``, which are losses times ``scale``.
+    """
     sink, parent = network.nodes, network.parent
     own = used[network.agent]  # agents use one arc each, in their order
     other = np.flatnonzero(network.node != network.node[own])
     more, less = np.flatnonzero(flow < network.high), np.flatnonzero(flow > network.low)
+    tolls = network.tolls
+    next_toll, last_toll = np.zeros(sink), np.zeros(sink)
+    next_toll[tolls.node] = np.rint(tolls.marginal(flow[tolls.node] + 1) * scale)
+    last_toll[tolls.node] = np.rint(tolls.marginal(flow[tolls.node]) * scale)
     exchanges = Exchanges.least(
         np.concatenate([network.node[own[other]], more, parent[less]]),
         np.concatenate([network.node[other], parent[more], less]),
         np.concatenate(
-            [(cost[other] - cost[own[other]]).astype(np.float64), np.zeros(len(more) + len(less))]
+            [(cost[other] - cost[own[other]]).astype(np.float64), next_toll[more], -last_toll[less]]
         ),
         sink + 1,
     )
@@ -210,9 +228,13 @@ def _prices(
     # Nothing goes through a node whose price is below its parent's without a floor: it may as well be equal.
     floored = network.low > 0
     fixed = floored & (network.low == network.high)
+    least, dearest = np.zeros(sink), np.full(sink, np.inf)
+    least[tolls.node] = np.rint(tolls.first * scale)
+    dearest[tolls.node] = np.rint(tolls.beyond * scale)
     for level in _levels(parent, sink):
         above = price[parent[level]]
-        lowered, raised = np.minimum(price[level], above), np.maximum(price[level], above)
+        lowered = np.minimum(price[level], above)
+        raised = np.clip(price[level], above + least[level], above + dearest[level])
         price[level] = np.where(fixed[level], price[level], np.where(floored[level], lowered, raised))
     return price
 
@@ -258,7 +280,8 @@ def _dual_value(
     np.maximum.at(best, network.agent, value - price[network.node])
     step = price[:-1] - price[network.parent]
     units = np.where(step > 0, network.high, network.low)
-    return float(best.sum() + (step * units).sum())
+    units[network.tolls.node] = 0
+    return float(best.sum() + (step * units).sum()) + network.tolls.most(step[network.tolls.node])
 
 
 def _deter(
