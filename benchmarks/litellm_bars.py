@@ -43,18 +43,18 @@ def deployment(up: Upstream, name: str, model: str = "fast", **extra: Any) -> di
 
 
 @contextmanager
-def routed(policy: str, fleet: list[dict[str, Any]]) -> Iterator[tuple[Any, Any]]:
+def routed(policy: str, fleet: list[dict[str, Any]], **options: Any) -> Iterator[tuple[Any, Any]]:
     """Return a router of LiteLLM with a policy, and the plug-in's strategy where it is ours."""
     import litellm
 
-    from solver.interfaces.litellm import install
+    from solver.interfaces.litellm import FleetOptions, install
 
     settings = {"num_retries": 0, "disable_cooldowns": True}
     if policy != OURS:
         yield litellm.Router(model_list=fleet, routing_strategy=policy, **settings), None
         return
     router = litellm.Router(model_list=fleet, **settings)
-    strategy = install(router)
+    strategy = install(router, options=FleetOptions(**options))
     try:
         yield router, strategy
     finally:
@@ -163,7 +163,10 @@ async def _batches(router: Any, load: float, seed: int, seconds: float) -> list[
 
 
 def response_times(seeds: int, seconds: float, loads: tuple[float, ...]) -> None:
-    """Batches of 8 on four servers of different speed. Peers with and without LiteLLM's own limiter."""
+    """Batches of 8 on four servers of different speed. Peers with and without LiteLLM's own limiter.
+
+    Without it, requests wait at the servers; ours wait in the plug-in.
+    """
     runs = [(OURS, True), *((peer, False) for peer in PEERS), ("least-busy", True)]
     for load in loads:
         found: dict[tuple[str, bool], np.ndarray] = {}
@@ -177,7 +180,7 @@ def response_times(seeds: int, seconds: float, loads: tuple[float, ...]) -> None
                 with Upstream(**behaviours) as up:
                     cap: Any = {"max_parallel_requests": SERVERS} if capped else {}
                     fleet = [deployment(up, name, name, **cap) for name in MEAN_S]
-                    with routed(policy, fleet) as (router, _):
+                    with routed(policy, fleet, queue=100) as (router, _):
                         took = np.array(asyncio.run(_batches(router, load, seed, seconds)))
                 figures.append((took.mean(), np.quantile(took, 0.95)))
             found[policy, capped] = np.array(figures)

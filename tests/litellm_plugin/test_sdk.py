@@ -307,3 +307,43 @@ def test_slots_are_those_of_litellms_own_limiter() -> None:
         ]
         slots = [model.capacity.max_concurrent for model in models_of(fleet, FleetOptions())]
     assert slots == [3, 10, 12, 1000]
+
+
+def test_requests_wait_for_a_slot_where_a_queue_is_allowed() -> None:
+    with Upstream(fast=Behaviour(latency_s=0.1)) as up:
+
+        async def main() -> None:
+            answers = await asyncio.gather(*(ask(router) for _ in range(8)))
+            errors = [answer for answer in answers if isinstance(answer, Exception)]
+            assert len(errors) == 1  # two run, five wait
+            assert await drained(strategy) == 0
+
+        fleet = [deployment(up, "d0", max_parallel_requests=2)]
+        with routed(fleet, FleetOptions(queue=5)) as (router, strategy):
+            asyncio.run(main())
+        assert (up.served["fast"], up.most["fast"]) == (7, 2)
+
+
+def test_who_waits_too_long_or_leaves_takes_no_slot() -> None:
+    with Upstream(fast=Behaviour(latency_s=0.6)) as up:
+
+        async def main() -> None:
+            first = asyncio.create_task(ask(router))
+            while not held(strategy):
+                await asyncio.sleep(0)
+            left = asyncio.create_task(ask(router))
+            late = asyncio.create_task(ask(router))
+            while strategy.selector.tracker.snapshot().queued.sum() < 2:
+                await asyncio.sleep(0)
+            left.cancel()
+            error = await late
+            assert error.status_code == 429
+            assert "no slot came free within queue_timeout_s" in str(error)
+            assert not isinstance(await first, Exception)
+            assert await drained(strategy) == 0
+            assert strategy.selector.tracker.snapshot().queued.sum() == 0
+
+        fleet = [deployment(up, "d0", max_parallel_requests=1)]
+        with routed(fleet, FleetOptions(queue=5, queue_timeout_s=0.1)) as (router, strategy):
+            asyncio.run(main())
+        assert up.served["fast"] == 1

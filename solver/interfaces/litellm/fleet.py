@@ -48,6 +48,11 @@ class FleetOptions:
     default_concurrent : int
         Slots of a deployment that states no ``max_parallel_requests``, ``rpm`` or ``tpm``; LiteLLM derives its own
         limit from the latter two, and this is that limit.
+    queue : int
+        Requests that may wait for a slot of each deployment, in the plug-in and not at the server; a second waited
+        costs as much as one of service. 0: refuse at once when every slot is taken.
+    queue_timeout_s : float
+        Longest wait; then the request is refused.
     output_tokens : int
         Expected output of a request that states no ``max_tokens``.
     select_ttl_s : float
@@ -65,6 +70,8 @@ class FleetOptions:
     latency_weight: float = 0.05
     cost_weight: float = 0.0
     default_concurrent: int = 1000
+    queue: int = 0
+    queue_timeout_s: float = 30.0
     output_tokens: int = 256
     select_ttl_s: float = 5.0
     ttl_s: float = 60.0
@@ -73,6 +80,8 @@ class FleetOptions:
         problems = positive_problems("select_ttl_s", self.select_ttl_s) + positive_problems(
             "ttl_s", self.ttl_s
         )
+        problems += positive_problems("queue_timeout_s", self.queue_timeout_s)
+        problems += whole_problems("queue", self.queue)
         problems += money_problems("latency_weight", self.latency_weight)
         problems += money_problems("cost_weight", self.cost_weight)
         problems += whole_problems("default_concurrent", self.default_concurrent, low=1)
@@ -130,7 +139,7 @@ def models_of(deployments: Sequence[Mapping[str, Any]], options: FleetOptions) -
         slots = calculate_max_parallel_requests(parallel, rpm, tpm, options.default_concurrent)
         models[read.pool] = Model(
             id=read.pool,
-            capacity=Capacity(max_concurrent=slots or 0),
+            capacity=Capacity(max_concurrent=slots or 0, max_queue=options.queue),
             capabilities=info.get("solver_capabilities") or {},
             context_tokens=info.get("max_input_tokens") or known.get("max_input_tokens"),
             usd_per_million_input_tokens=_per_million(given, known, "input_cost_per_token"),

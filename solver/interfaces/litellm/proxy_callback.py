@@ -88,8 +88,8 @@ class ProxyStrategy(OptimalStrategy):
         wait = self._waits.pop(data.get("litellm_call_id") or "", None)
         return {} if wait is None else {"Retry-After": wait}
 
-    def _refused(self, decision: Decision, model: str, request: Mapping[str, Any]) -> Exception:
-        error = super()._refused(decision, model, request)
+    def _refused(self, decision: Decision, model: str, request: Mapping[str, Any], why: str) -> Exception:
+        error = super()._refused(decision, model, request, why)
         call_id = request.get("litellm_call_id")
         if call_id:
             self._waits[call_id] = error.response.headers["retry-after"]  # type: ignore[attr-defined]

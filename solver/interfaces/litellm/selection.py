@@ -12,6 +12,7 @@ import numpy as np
 from solver.clock import MonotonicClock
 from solver.interfaces.litellm.fleet import FleetOptions, describe, expected_tokens, models_of, set_capacities
 from solver.interfaces.litellm.ledger import CallEnd, LeaseLedger
+from solver.interfaces.litellm.waiting import SlotQueue
 from solver.load.balance.prediction import CompletionPredictor
 from solver.load.tracker import LoadTracker
 from solver.online.router import OptimalRouter
@@ -45,6 +46,9 @@ class Selector:
         self.tracker = tracker or LoadTracker()
         self.options = options or FleetOptions()
         self.ledger = LeaseLedger(MonotonicClock(), self.options.ttl_s)
+        self.queue: SlotQueue | None = None
+        if self.options.queue:
+            self.queue = SlotQueue(self.tracker, self.options.queue_timeout_s, self.options.select_ttl_s)
         self._predictor = CompletionPredictor(clock=self.tracker.clock)
         self.tracker.listen(self._predictor.observe)
         self._lock = threading.Lock()
@@ -82,8 +86,15 @@ class Selector:
         objective = Objective(latency_weight=0.0, cost_weight=0.0)
         before = self._router
         self._rows = RowMaker(models, objective, predictor=self._predictor)
+        options = self.options
         self._router = OptimalRouter(
-            self.tracker, models, objective, predictor=self._predictor, ttl_s=self.options.select_ttl_s
+            self.tracker,
+            models,
+            objective,
+            predictor=self._predictor,
+            ttl_s=options.select_ttl_s,
+            queue=self.queue is not None,
+            wait_cost_per_s=0.0 if self.queue is None else options.latency_weight,
         )
         self._columns = {model.id: j for j, model in enumerate(models)}
         if before is not None:

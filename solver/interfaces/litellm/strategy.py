@@ -31,6 +31,8 @@ _log = logging.getLogger(__name__)
 _TRACE_KEY = "litellm_trace_id"
 """Key of LiteLLM's trace id in the metadata of a request."""
 
+_WAITED_TOO_LONG = "no slot came free within queue_timeout_s"
+
 _INSTANCES = itertools.count()
 _CALLBACK_LISTS = (
     "callbacks",
@@ -145,7 +147,11 @@ class OptimalStrategy(CustomRoutingStrategyBase, CustomLogger):  # type: ignore[
         self.selector.ledger.forget_selections(trace, owner())
         router, row, of_pool = self.selector.prepare(found, request, messages, text)
         ttl_s = self.selector.options.select_ttl_s
-        return self._chosen(await router.route_row_async(row, None, ttl_s), of_pool, model, request)
+        decision = await router.route_row_async(row, None, ttl_s)
+        queue = self.selector.queue
+        if queue is not None and not await queue.wait_async(decision):
+            raise self._refused(decision, model, request, _WAITED_TOO_LONG)
+        return self._chosen(decision, of_pool, model, request)
 
     def get_available_deployment(
         self,
@@ -171,7 +177,11 @@ class OptimalStrategy(CustomRoutingStrategyBase, CustomLogger):  # type: ignore[
         self.selector.ledger.forget_selections(request[_TRACE_KEY], owner())
         router, row, of_pool = self.selector.prepare(found, request, messages, input)
         ttl_s = self.selector.options.select_ttl_s
-        return self._chosen(router.route_row(row, None, ttl_s), of_pool, model, request)
+        decision = router.route_row(row, None, ttl_s)
+        queue = self.selector.queue
+        if queue is not None and not queue.wait(decision):
+            raise self._refused(decision, model, request, _WAITED_TOO_LONG)
+        return self._chosen(decision, of_pool, model, request)
 
     def _chosen(
         self,
@@ -182,12 +192,12 @@ class OptimalStrategy(CustomRoutingStrategyBase, CustomLogger):  # type: ignore[
     ) -> Any:
         """Return the deployment decided on, or raise the refusal as LiteLLM's own error."""
         if decision.model is None:
-            raise self._refused(decision, model, request)
+            raise self._refused(decision, model, request, decision.reason)
         deployment = of_pool[decision.model]
         self.selector.keep(decision, deployment, request[_TRACE_KEY])
         return deployment
 
-    def _refused(self, decision: Decision, model: str, request: Mapping[str, Any]) -> Exception:
+    def _refused(self, decision: Decision, model: str, request: Mapping[str, Any], why: str) -> Exception:
         """Return a final 429: an ordinary one would be retried, and the wait multiplied."""
         refusal = decision.refusal
         wait_s = 1.0 if refusal is None or refusal.retry_after_s is None else refusal.retry_after_s
@@ -197,7 +207,7 @@ class OptimalStrategy(CustomRoutingStrategyBase, CustomLogger):  # type: ignore[
             request=httpx.Request("POST", "http://litellm.invalid"),
         )
         error = litellm.RateLimitError(
-            message=f"solver: {decision.reason}", llm_provider="", model=model, response=response
+            message=f"solver: {why}", llm_provider="", model=model, response=response
         )
         error.num_retries = 0
         return error  # type: ignore[no-any-return]  # litellm is not typed
