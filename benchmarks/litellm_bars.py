@@ -153,6 +153,7 @@ async def _batches(router: Any, load: float, seed: int, seconds: float) -> list[
             await asyncio.sleep(0.05)
         times.append(time.perf_counter() - started)
 
+    await asyncio.gather(*(ask(router) for _ in range(8)))  # LiteLLM's first calls load what it needs
     tasks: list[asyncio.Task[None]] = []
     begun, at = time.perf_counter(), 0.0
     while (at := at + float(rng.exponential(1.0 / rate))) < seconds:
