@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.problem.limit_rows import NO_ROW
+from solver.problem.tolerances import EXCESS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,9 +22,6 @@ __all__ = ["attainable_bounds"]
 
 _MOST_STEP_ENTRIES = 5_000_000
 """Pairs times layers up to which coefficients are searched for a common step."""
-
-_ATTAINED_TOLERANCE = 1e-9
-"""Relative excess that the certificate allows, and that a bound may therefore lie below a multiple."""
 
 _LARGEST_WHOLE = 2.0**53
 """Whole numbers up to this are exact in float64."""
@@ -50,7 +48,7 @@ def attainable_bounds(instance: Instance) -> NDArray[np.float64]:
         known[_ROW_STEPS] = _row_steps(instance)
     step: NDArray[np.float64] = known[_ROW_STEPS]
     ratio = limits.bound / np.where(step > 0, step, 1.0)
-    reached = step * np.floor(ratio + _ATTAINED_TOLERANCE * np.maximum(np.abs(ratio), 1.0))
+    reached = step * np.floor(ratio + EXCESS * np.maximum(np.abs(ratio), 1.0))
     # Never above what the row says: what the certificate lets pass by rounding counts as the right-hand side.
     return np.where((step > 0) & limits.hard, np.minimum(reached, limits.bound), limits.bound)
 

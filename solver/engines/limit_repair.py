@@ -11,6 +11,7 @@ import numpy as np
 
 from solver.problem.instance import UNASSIGNED, Instance
 from solver.problem.limit_rows import entries_at
+from solver.problem.tolerances import EXCESS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,9 +29,6 @@ _SECONDS_PER_SORTED = 1e-7
 
 _SECONDS_PER_COUNTED = 2e-8
 """The same for adding up loads."""
-
-_LIMIT_EXCESS = 1e-9
-"""Relative excess that the certificate allows."""
 
 
 def repair_seconds(instance: Instance) -> float:
@@ -78,7 +76,7 @@ def repaired(instance: Instance, choice: NDArray[np.int64], deadline: Deadline) 
         served = np.flatnonzero(choice != UNASSIGNED)
         used, size = limits.usage_and_magnitude(choice)
         excess = np.where(limits.hard, used - limits.bound, 0.0)
-        broken = excess > _LIMIT_EXCESS * size
+        broken = excess > EXCESS * size
         if not broken.any():
             stays = (choice != UNASSIGNED) | may_leave
             return choice if bool(stays.all()) else None

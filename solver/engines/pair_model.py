@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from solver.engines.integer_scaling import SoftRow, joint_scale, scale_to_integers
+from solver.problem.tolerances import EXCESS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from solver.engines.standard_form import Form
 
 __all__ = ["Outcome", "PairModel", "is_loaded"]
-
-_CAPACITY_TOLERANCE = 1e-9
-"""Relative excess that the certificate allows for resources measured in real numbers."""
 
 _CONFIRMING_WORK = 0.5
 """Units of CP-SAT's deterministic time, about seconds, that a second run may take: how busy the machine is does not
@@ -170,8 +168,8 @@ class PairModel:
         limit = bound * scaled.scale
         if scaled.exact:
             limit = limit + 1e-9 * max(1.0, abs(limit))
-        elif self._outer or terms + 2 <= 0.5 * _CAPACITY_TOLERANCE * size * scaled.scale:
-            self.relaxed = self.relaxed or not terms + 2 <= 0.5 * _CAPACITY_TOLERANCE * size * scaled.scale
+        elif self._outer or terms + 2 <= 0.5 * EXCESS * size * scaled.scale:
+            self.relaxed = self.relaxed or not terms + 2 <= 0.5 * EXCESS * size * scaled.scale
             limit = limit + 0.5 * terms + 1
         else:
             self.exact = False

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.problem.instance import UNASSIGNED
+from solver.problem.tolerances import EXCESS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,9 +27,6 @@ __all__ = ["Form", "build_form"]
 
 _ROW_NOISE = 1e-13
 """Error of a sum that should be the bound, relative to the row's largest coefficient, that rounding alone explains."""
-
-_REAL_TOLERANCE = 1e-9
-"""Relative excess that the certificate allows for resources measured in real numbers."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -125,7 +123,7 @@ class Form:
     @cached_property
     def room(self) -> NDArray[np.float64]:
         """(r, c) largest load that the certificate accepts."""
-        room: NDArray[np.float64] = self.capacity * (1 + _REAL_TOLERANCE)
+        room: NDArray[np.float64] = self.capacity * (1 + EXCESS)
         return room
 
     @cached_property
@@ -149,7 +147,7 @@ class Form:
     def empty_violates_limits(self) -> bool:
         """Whether serving no agent at all breaks a lower limit."""
         hard = np.isposinf(self.violation_price)
-        return bool((hard & (self.row_bound < -_REAL_TOLERANCE)).any())
+        return bool((hard & (self.row_bound < -EXCESS)).any())
 
     def judged(self, columns: NDArray[np.int64], loss_bound: float) -> tuple[float, float]:
         """Return objective and bound as the certificate counts them, given a lower bound on the loss."""
@@ -190,7 +188,7 @@ class Form:
             self._row_sums(columns, self.coefficient),
             self._row_sums(columns, np.abs(self.coefficient)),
         )
-        within = used <= self.row_bound + _REAL_TOLERANCE * (np.abs(self.row_bound) + size)
+        within = used <= self.row_bound + EXCESS * (np.abs(self.row_bound) + size)
         within[self.soft] = True
         return bool(within.all())
 
@@ -201,7 +199,7 @@ class Form:
         for row, coefficient in zip(self.row, self.coefficient, strict=True):
             np.maximum.at(largest, row.ravel(), np.abs(coefficient).ravel())
         room: NDArray[np.float64] = (
-            self.row_bound + _REAL_TOLERANCE * np.abs(self.row_bound) + _ROW_NOISE * largest[:-1]
+            self.row_bound + EXCESS * np.abs(self.row_bound) + _ROW_NOISE * largest[:-1]
         )
         return room
 
@@ -256,7 +254,7 @@ def build_form(instance: Instance, *, leave: bool) -> Form:
         members = np.argsort(owner, kind="stable")
         owner = owner[members]
     # One agent alone must fit: a pair that never can is no pair.
-    too_large = (demand > (capacity * (1 + _REAL_TOLERANCE))[:, :, None]).any(axis=0)
+    too_large = (demand > (capacity * (1 + EXCESS))[:, :, None]).any(axis=0)
     if too_large.any():
         score[too_large] = -np.inf
     able = np.asarray(np.isfinite(score).any(axis=0))

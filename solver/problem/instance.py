@@ -10,6 +10,7 @@ import numpy as np
 
 from solver.problem.blocks import chunks, extremes
 from solver.problem.sparse import CompressedScores
+from solver.problem.tolerances import EXCESS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,9 +25,6 @@ UNASSIGNED = -1
 
 MAX_CAPACITY = 2**53
 """Capacities above this lose whole units in float64 and are refused."""
-
-_ROOM = 1 + 1e-9
-"""Factor by which resources measured in real numbers may exceed their capacity: float64 rounding of sums."""
 
 _OF_SCORES = ("forbids", "highest", "score_range")
 """Cached properties of an instance that depend on its scores alone."""
@@ -126,9 +124,9 @@ class Instance:
         if self.demand is None:
             count = len(np.arange(self.n)[rows])
             return np.broadcast_to(self.capacity[:, 0] < 1, (count, self.m))
-        large = self.demand[rows, :, 0] > self.capacity[:, 0] * _ROOM
+        large = self.demand[rows, :, 0] > self.capacity[:, 0] * (1 + EXCESS)
         for k in range(1, self.r):
-            large = large | (self.demand[rows, :, k] > self.capacity[:, k] * _ROOM)
+            large = large | (self.demand[rows, :, k] > self.capacity[:, k] * (1 + EXCESS))
         return large
 
     @property

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["BlockTerms", "PieceCertificate", "PlanCertificate", "conclude", "judge_block"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class BlockTerms:
     """What a block adds to the certificate.
 
@@ -61,18 +61,10 @@ class BlockTerms:
     worth: NDArray[np.float64]
 
 
-@dataclass(slots=True, kw_only=True)
-class PieceCertificate:
+@dataclass(slots=True, kw_only=True, eq=False)
+class PieceCertificate(BlockTerms):
     """The terms of some blocks, added up exactly."""
 
-    own: float
-    left: float
-    magnitude: float
-    forgone: float
-    load: NDArray[np.int64]
-    ineligible: int
-    unserved: int
-    worth: NDArray[np.float64]
     _blocks: list[tuple[float, float, float, float]] = field(default_factory=list, repr=False)
 
     @classmethod
@@ -89,7 +81,7 @@ class PieceCertificate:
             worth=np.full(m, -np.inf),
         )
 
-    def add(self, terms: BlockTerms | PieceCertificate) -> None:
+    def add(self, terms: BlockTerms) -> None:
         """Take further agents into account."""
         self._blocks.append((terms.own, terms.left, terms.magnitude, terms.forgone))
         self.own, self.left, self.magnitude, self.forgone = (

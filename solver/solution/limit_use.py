@@ -14,6 +14,7 @@ from solver.problem.limit_arrays import LimitArrays
 from solver.problem.limit_rows import NO_ROW
 from solver.problem.limit_specs import ApartSpec, AverageSpec, ChangesSpec, QuotaSpec, ShareSpec
 from solver.problem.resources import resource_titles
+from solver.problem.tolerances import EXCESS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     from solver.solution.solution import Solution
 
 __all__ = ["LimitReport", "conflict_sentences", "limit_reports", "limit_titles", "limits_in_the_way"]
-
-_BOUND_ROUNDING = 1e-9
-"""Relative excess over a bound that rounding of sums explains."""
 
 _NAMED_AGENTS = 5
 """Agents spelled out in a sentence."""
@@ -75,12 +73,12 @@ class LimitReport:
     def is_exceeded(self) -> bool:
         """Whether the plan goes beyond a bound that may be exceeded at a price."""
         beyond = self.used - self.bound if self.side == "at_most" else self.bound - self.used
-        return self.violation_price is not None and beyond > _BOUND_ROUNDING * max(1.0, abs(self.bound))
+        return self.violation_price is not None and beyond > EXCESS * max(1.0, abs(self.bound))
 
     @property
     def is_tight(self) -> bool:
         """Whether nothing is left of it, to rounding."""
-        return bool(abs(self.used - self.bound) <= _BOUND_ROUNDING * max(1.0, abs(self.bound)))
+        return bool(abs(self.used - self.bound) <= EXCESS * max(1.0, abs(self.bound)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,7 +209,7 @@ def limits_in_the_way(
     titles, hard = np.array(limit_titles(problem), object), limits.hard
     capacity_left = instance.capacity - solution.load.reshape(instance.capacity.shape)
     limit_left = limits.bound - solution.limit_load
-    limit_left += _BOUND_ROUNDING * limits.magnitude(solution.choice)
+    limit_left += EXCESS * limits.magnitude(solution.choice)
     group = {
         int(i): name
         for name, members in zip(limits.together_names, limits.together, strict=True)
@@ -222,7 +220,7 @@ def limits_in_the_way(
         demand = 1.0 if instance.demand is None else instance.demand[rows]
         room = np.isfinite(instance.score[rows])
         room &= (
-            (demand <= capacity_left * (1 + _BOUND_ROUNDING) + _BOUND_ROUNDING).all(axis=2)
+            (demand <= capacity_left * (1 + EXCESS) + EXCESS).all(axis=2)
             if np.ndim(demand)
             else (capacity_left[:, 0] >= 1)
         )

@@ -9,6 +9,7 @@ import numpy as np
 
 from solver.problem.blocks import chunks
 from solver.problem.resources import resource_titles
+from solver.problem.tolerances import EXCESS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from solver.solution.solution import Solution
 
 __all__ = ["ResourceReport", "resource_reports", "too_large"]
-
-_BOUND_ROUNDING = 1e-9
-"""Relative excess over a capacity that rounding of sums explains."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +77,7 @@ def too_large(problem: Problem, instance: Instance, left: NDArray[np.intp]) -> N
     for block in chunks(len(left), instance.m):
         rows = left[block]
         eligible = np.isfinite(instance.score[rows])
-        over = instance.demand[rows] > instance.capacity * (1 + _BOUND_ROUNDING)
+        over = instance.demand[rows] > instance.capacity * (1 + EXCESS)
         alone = eligible.any(axis=1) & ~(eligible & ~over.any(axis=2)).any(axis=1)
         texts = np.full(len(rows), "", object)
         texts[alone] = "asks for more than any eligible model has"

@@ -9,16 +9,14 @@ import numpy as np
 from solver.engines.network_terms import unserved_agents
 from solver.errors import Violation, ViolationKind
 from solver.problem.instance import UNASSIGNED
+from solver.problem.tolerances import EXCESS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.problem.instance import Instance
 
-__all__ = ["OVERLOAD", "broken_constraints", "broken_limits", "malformed_choice"]
-
-OVERLOAD = 1e-9
-"""Relative excess that rounding explains, for resources measured in real numbers; slots are counted exactly."""
+__all__ = ["broken_constraints", "broken_limits", "malformed_choice"]
 
 _MOST_NAMED = 5
 """Agents of a group that are spelled out."""
@@ -68,7 +66,7 @@ def broken_constraints(
             )
             for i in served[~np.isfinite(own)].tolist()
         ]
-    room = instance.capacity if instance.demand is None else instance.capacity * (1 + OVERLOAD) + 1e-12
+    room = instance.capacity if instance.demand is None else instance.capacity * (1 + EXCESS) + 1e-12
     over = load > room
     if over.any():
         broken += [
@@ -97,7 +95,7 @@ def broken_limits(
     limits = instance.limits
     if limits is None:
         return ()
-    room = np.where(limits.hard, limits.bound + OVERLOAD * magnitude, np.inf)
+    room = np.where(limits.hard, limits.bound + EXCESS * magnitude, np.inf)
     broken = [
         Violation(
             f"limit {limits.names[g]}",

@@ -22,6 +22,7 @@ from solver.engines.price.compressed import CompressedRows
 from solver.engines.price.duplicate_columns import find_twins, share_out
 from solver.engines.price.estimate import estimate_prices
 from solver.engines.price.optimum import Outcome, find_optimum, solve_everything
+from solver.engines.price.params import PriceEngineParams
 from solver.engines.price.recalled_prices import recall_prices
 from solver.engines.price.repair import drop_overload
 from solver.engines.price.sampling import probe_scale
@@ -45,48 +46,20 @@ if TYPE_CHECKING:
 
 __all__ = ["PriceEngine"]
 
-_FLOW_ARCS = 15_000
-"""Allowed arcs up to which one flow on all of them is faster than sampling."""
-
-_FLOW_ARCS_SPARSE = 60_000
-"""The same where an agent has at most `_SPARSE_ARCS` arcs."""
-
-_SPARSE_ARCS = 6
-"""Arcs per agent up to which an instance is sparse."""
-
-_REPRICED_PAIRS = 1_000_000
-"""Pairs up to which the smallest prices are recomputed where those found need not be, or only up to the rounding of
-costs to whole numbers: when all slots are sold, or cost by load. Beyond, that would be most of the time."""
-
-_SAMPLING_SHARE = 0.2
-"""Share of the time left that goes into samples when there is too little for exactness."""
-
-_EXACT_S_PER_PAIR = 8e-9
-"""Seconds per pair, on one thread, for exactness and its verification on large instances."""
-
-_SECONDS_PER_CUBE = 2.5e-8
-"""Seconds times m³ for the linear algebra of samples."""
-
-_FEW_MODELS = 64
-"""Models up to which there is always time for it."""
-
-_MOST_PRICED_MODELS = 5_000
-"""Models at most: the linear algebra takes memory for their square."""
-
-_SECONDS_PER_FIRST_MODEL = 6e-4
-"""Seconds per model that the first sample takes at least, where no step can follow."""
-
-_ROUGH_PAIRS = 2_000_000
-"""Pairs above which rough prices are better than what greedy has time for, however late it is."""
-
-_LEAST_ALGEBRA_S = 0.01
-"""Seconds of linear algebra that are spent even where no time is left."""
-
 
 class PriceEngine:
-    """Sampled prices, one reducing pass, one small flow: O(n m) time, O(n) memory beyond the input."""
+    """Sampled prices, one reducing pass, one small flow: O(n m) time, O(n) memory beyond the input.
+
+    Parameters
+    ----------
+    params : PriceEngineParams, optional
+        Thresholds and times.
+    """
 
     name = "price"
+
+    def __init__(self, params: PriceEngineParams | None = None) -> None:
+        self._params = params or PriceEngineParams()
 
     def unsupported_reason(self, instance: Instance, *, remaining_s: float) -> str | None:
         """Return why not: no slots, or too little time even for rough prices.
@@ -95,14 +68,16 @@ class PriceEngine:
         """
         if not instance.is_slots:
             return "price: every agent must take exactly one slot"
-        m = instance.m
-        if m > _MOST_PRICED_MODELS:
-            return f"price: {m:,} models, at most {_MOST_PRICED_MODELS:,}"
-        estimate = min(m**3 * _SECONDS_PER_CUBE, m * _SECONDS_PER_FIRST_MODEL)
-        small = _pairs(instance) <= _ROUGH_PAIRS
+        m, params = instance.m, self._params
+        if m > params.most_models:
+            return f"price: {m:,} models, at most {params.most_models:,}"
+        estimate = min(m**3 * params.s_per_cube, m * params.s_per_first_model)
+        small = _pairs(instance) <= params.rough_pairs
         if small:
-            estimate = max(estimate if m > _FEW_MODELS else 0.0, hasty_seconds(instance, _pairs(instance)))
-        if (small or m > _FEW_MODELS) and estimate > remaining_s:
+            estimate = max(
+                estimate if m > params.few_models else 0.0, hasty_seconds(instance, _pairs(instance))
+            )
+        if (small or m > params.few_models) and estimate > remaining_s:
             return f"price: needs about {estimate * 1e3:.0f} ms, {max(remaining_s, 0) * 1e3:.0f} ms left"
         return None
 
@@ -139,7 +114,7 @@ class PriceEngine:
         if hint is not None and hint.prices is not None and hint.prices.shape == (m, 1):
             chosen = np.append(np.arange(m) if twins is None else twins, m)[hint.choice]
             known = hint.prices[:, 0], chosen
-        outcome = _outcome(instance, rows, pooled, scale, generator, known, deadline, threads)
+        outcome = _outcome(instance, rows, pooled, scale, generator, known, deadline, threads, self._params)
         if outcome is None:
             return Claim(choice=np.full(n, UNASSIGNED, np.int64), infeasible=True)
         prices = outcome.prices
@@ -160,7 +135,9 @@ class PriceEngine:
             choice = share_out(choice, twins, supply)
         if not outcome.exact:
             choice = drop_overload(instance, choice, prices, deadline)
-        elif n * m <= _REPRICED_PAIRS and (pooled.anchor is not None or instance.load_cost is not None):
+        elif n * m <= self._params.repriced_pairs and (
+            pooled.anchor is not None or instance.load_cost is not None
+        ):
             choice[choice == m] = UNASSIGNED
             if instance.load_cost is None:
                 return priced_claim(instance, choice)
@@ -181,6 +158,7 @@ def _outcome(
     known: tuple[NDArray[np.float64], NDArray[np.int64]] | None,
     deadline: Deadline,
     threads: int,
+    params: PriceEngineParams,
 ) -> Outcome | None:
     """Return the optimum, or prices if there is no time for it; None if not everyone who must be served can be.
 
@@ -193,10 +171,10 @@ def _outcome(
         tail_s = tail_seconds(instance, _pairs(instance)) / threads
         inner = replace(deadline, ends_s=deadline.ends_s - tail_s)
     if arcs <= (
-        _FLOW_ARCS_SPARSE if arcs <= _SPARSE_ARCS * n else _FLOW_ARCS
+        params.flow_arcs_sparse if arcs <= params.sparse_arcs * n else params.flow_arcs
     ) and inner.remaining_s() >= flow_seconds(int(arcs)):
         return solve_everything(rows, supply, scale)
-    most = _agents_in_haste(instance, inner.remaining_s(), threads)
+    most = _agents_in_haste(instance, inner.remaining_s(), threads, params)
     estimate = None if known is None else recall_prices(rows, supply, scale, *known, generator)
     if most is not None:
         estimate = estimate or estimate_prices(rows, supply, scale, generator, most=most, deadline=inner)
@@ -218,15 +196,19 @@ def _rows(
     return DenseRows(instance.score, outside, closed, threads)
 
 
-def _agents_in_haste(instance: Instance, left_s: float, threads: int) -> float | None:
+def _agents_in_haste(
+    instance: Instance, left_s: float, threads: int, params: PriceEngineParams
+) -> float | None:
     """Return how many agents samples may have, negative for no steps at all; None if there is time for exactness."""
     pairs = _pairs(instance)
-    algebra_s = instance.m**3 * _SECONDS_PER_CUBE
-    if left_s >= pairs * _EXACT_S_PER_PAIR / threads + algebra_s:
+    algebra_s = instance.m**3 * params.s_per_cube
+    if left_s >= pairs * params.exact_s_per_pair / threads + algebra_s:
         return None
-    if algebra_s > max(left_s, _LEAST_ALGEBRA_S):
+    if algebra_s > max(left_s, params.least_algebra_s):
         return -1.0
-    return _SAMPLING_SHARE * max(left_s - algebra_s, 0.0) * instance.n / (_EXACT_S_PER_PAIR * pairs)
+    return (
+        params.sampling_share * max(left_s - algebra_s, 0.0) * instance.n / (params.exact_s_per_pair * pairs)
+    )
 
 
 def _estimated(

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.errors import SpecError, Violation, ViolationKind
+from solver.errors import SpecError, Violation
 from solver.load.lease import ONE_SLOT, Demand
 from solver.problem.fleet_scorer import FleetScorer
+from solver.problem.rules import repeated_ids
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -54,20 +55,8 @@ class ModelPool:
             raise SpecError(Violation("models", "expected at least one", shown="none"))
         self.models = tuple(models)
         self.ids = tuple(model.id for model in self.models)
-        seen: dict[str, int] = {}
-        doubled = [
-            Violation(
-                f"models[{j}].id",
-                "expected unique ids",
-                name,
-                shown=f"{name!r} again, first at models[{seen[name]}]",
-                kind=ViolationKind.DUPLICATE,
-            )
-            for j, name in enumerate(self.ids)
-            if seen.setdefault(name, j) != j
-        ]
-        if doubled:
-            raise SpecError(*doubled)
+        if repeated := list(repeated_ids("models", self.ids)):
+            raise SpecError(*repeated)
         self.scorer = FleetScorer(
             self.models, objective, task_types=task_types, measured_latency=measured_latency
         )
