@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["from_json", "refuse_repeated_fields", "to_json"]
 
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY
+_SHORT_LIST = 256
+"""Entries up to which a list is walked to count the fields in it: longer ones are agents, or rows of numbers."""
 
 
 def to_json(document: Any, *, default: Callable[[Any], Any] | None = None) -> bytes:
@@ -93,7 +95,7 @@ def refuse_repeated_fields(body: bytes, document: Any = None) -> None:
 
 
 def _fields_of(document: Any) -> int:
-    """Return how many fields all objects of a document have. Lists that begin with a number or text are skipped."""
+    """Return how many fields the objects of a document have, or fewer: long lists are looked at from outside."""
     fields, waiting = 0, [document]
     while waiting:
         value = waiting.pop()
@@ -101,8 +103,10 @@ def _fields_of(document: Any) -> int:
         if kind is dict:
             fields += len(value)
             waiting.extend(value.values())
-        elif kind is list and value and type(value[0]) in (dict, list):
+        elif kind is list and len(value) <= _SHORT_LIST:
             waiting.extend(value)
+        elif kind is list and set(map(type, value)) == {dict}:
+            fields += sum(map(len, value))
     return fields
 
 
