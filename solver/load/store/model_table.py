@@ -90,6 +90,7 @@ class ModelTable:
         self.limits[i] = limits
         self.max_concurrent[i] = limits.max_concurrent
         self.max_queue[i] = limits.max_queue
+        self.waiting[i].room = limits.max_concurrent
         self.waiting[i].set_rules(limits.rules or QueueRules())
         self.meters.configure(i, limits, now_s)
         self._settings = None

@@ -18,6 +18,10 @@ __all__ = ["WaitingLine"]
 _PART_OF_FREE_PLACES = 4
 """A tenant may hold as many places as this times those that are free: alone 4 of 5, and never all."""
 
+_CREDIT = 2
+"""What a tenant that comes back has before the others, in requests for each slot of its share: one for the slots that
+it would find free if they were its own, one for the time until somebody else's request ends."""
+
 _REMEMBERED_TENANTS = 1024
 """Tenants whose share of service is remembered while none of their requests waits."""
 
@@ -27,9 +31,10 @@ class WaitingLine:
 
     Tenants take turns by virtual token counters (Sheng et al., "Fairness in serving large language models",
     OSDI 2024): each counts the work it was served over its weight, and the least served is next. A tenant
-    that comes back begins at the count of the least served of those that wait, so that nothing is saved up.
-    Between two tenants that both wait all the time, work over weight differs by no more than the largest
-    request of each. Requests without a tenant are those of one more tenant.
+    that comes back begins below the count of the least served of those that wait, by two requests for
+    each slot of its share: it finds them taken by others, where on slots of its own it would begin. More is not
+    saved up. Between two tenants that both wait all the time, work over weight differs by no more than that
+    and the largest request of each. Requests without a tenant are those of one more tenant.
 
     Within a tenant, those of the highest priority come first, and waiting adds to it at the same rate for
     all, so that the order of two requests never changes: it is that of arrival less ``aging_s`` times
@@ -38,6 +43,8 @@ class WaitingLine:
 
     def __init__(self) -> None:
         self.rules = QueueRules()
+        self.room = 0
+        """Slots of the model."""
         self._held: dict[str, HeldLease] = {}
         self._of: dict[str | None, list[tuple[float, int, HeldLease]]] = {}
         self._served: dict[str | None, tuple[float, int]] = {}
@@ -81,17 +88,20 @@ class WaitingLine:
         held.turn = (key, self._arrivals)
         mine = self._of.get(held.tenant)
         if mine is None:
-            self._join(held.tenant)
+            self._join(held)
             mine = self._of[held.tenant] = []
         insort(mine, (*held.turn, held))
         self._held[held.lease_id] = held
 
-    def _join(self, tenant: str | None) -> None:
-        """Let a tenant that does not wait begin where the least served of the others is."""
+    def _join(self, held: HeldLease) -> None:
+        """Let a tenant that does not wait begin its share of the slots before the least served of the others."""
         self._forget_idle()
+        tenant = held.tenant
         waiting = [self._account(other)[0] for other in self._of]
         count, latest = self._account(tenant)
-        self._served[tenant] = max(count, min(waiting, default=self._level)), latest
+        weights = sum(map(self._weight, self._of), self._weight(tenant))
+        credit = _CREDIT * self.room * held.work / weights
+        self._served[tenant] = max(count, min(waiting, default=self._level) - credit), latest
 
     def remove(self, held: HeldLease) -> None:
         """Take a lease out of the line."""
@@ -150,7 +160,7 @@ class WaitingLine:
 
     def start_at_once(self, held: HeldLease) -> None:
         """Charge the tenant of a lease that runs without having waited, while nobody does."""
-        self._join(held.tenant)
+        self._join(held)
         self._charge(held)
 
     def _charge(self, held: HeldLease) -> None:

@@ -8,6 +8,7 @@
 local damaged = false -- a part was found missing: counts are made anew from what is left
 local broken = false  -- one that cannot be made anew here: every replica has to tell what it holds
 local RULES = {aging = 30, passes = 4, weights = NOTHING}
+local CREDIT = 2      -- requests for each slot of its share that a tenant which comes back has before the others
 local PLACES = 4      -- a tenant may hold as many places as this times those that are free
 
 local function read_lease(id)
@@ -89,13 +90,18 @@ local function line_of(m)
   return line
 end
 
--- A tenant that does not wait begins where the least served of the others is.
-local function join_line(m, tenant)
+-- A tenant that does not wait begins before the least served of the others, by two requests for each slot of its share.
+local function join_line(m, tenant, work)
   local line, level = line_of(m), nil
   if m.line_of[tenant] then return end
-  for _, entry in ipairs(line) do level = math.min(level or math.huge, entry.account[1]) end
+  local weights = (m.rules or RULES).weights
+  local total = weights[tenant] or 1
+  for _, entry in ipairs(line) do
+    level = math.min(level or math.huge, entry.account[1])
+    total = total + (weights[entry.tenant] or 1)
+  end
   local own = account(m, tenant)
-  set_account(m, tenant, math.max(own[1], level or m.level), own[2])
+  set_account(m, tenant, math.max(own[1], (level or m.level) - CREDIT * m.slots * work / total), own[2])
   if #line == 0 and call('HLEN', served_key(m.name)) > 1024 then call('DEL', served_key(m.name)) end
 end
 

@@ -158,7 +158,7 @@ local function acquire(first, instead)
   local runs, passed = not full and m.active + slots <= math.min(granted_here(m.slots), most), nil
   if runs and m.waiting > 0 then -- in the order in which it would be let in if it waited
     lease.tenant_key = tenant
-    join_line(m, tenant)
+    join_line(m, tenant, lease.work)
     local _, chosen, behind = next_in_line(m, lease)
     runs, passed, lease.tenant_key, lease.id = chosen == lease, behind, nil, nil
   end
@@ -186,12 +186,12 @@ local function acquire(first, instead)
       if pool.metered then charge_all(pool, amounts, lease.charges) end
     end
   end
-  if lease.state == 'queued' then join_line(m, tenant) end
+  if lease.state == 'queued' then join_line(m, tenant, lease.work) end
   if lease.state == 'running' and m.waiting > 0 then
     note_passed(passed or NOTHING, lease)
     charge_tenant(m, lease)
   elseif lease.state == 'running' and lease.tenant and m.places > 0 then
-    join_line(m, tenant)
+    join_line(m, tenant, lease.work)
     charge_tenant(m, lease)
   end
   insert(m, id, lease, num(ARGV[first + 6], 0), kept)

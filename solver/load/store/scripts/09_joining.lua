@@ -39,7 +39,7 @@ local function told(order, epoch)
           if pool.metered then charge_all(pool, amounts, entry.charges) end
         end
       end
-      if entry.state == 'queued' then join_line(m, entry.tenant or '') end
+      if entry.state == 'queued' then join_line(m, entry.tenant or '', entry.work) end
       insert(m, lease.id, entry, lease.ttl_s, kept)
     end
   end
