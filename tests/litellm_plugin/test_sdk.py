@@ -243,8 +243,8 @@ def test_flexible_requests_leave_room_for_those_with_one_choice() -> None:
         with routed(fleet) as (router, strategy):
             served = asyncio.run(main())
         assert min(served) >= 10  # LiteLLM's own strategies serve 10 to 15
-        settled = served[6:]  # the mix has been seen
-        assert settled.count(20) >= 0.95 * len(settled), served
+        settled = served[6:]  # the mix has been seen: all of them, but for one round in twenty
+        assert len(settled) - settled.count(20) <= max(1, len(settled) // 20), served
 
 
 def test_two_routers_and_changed_deployments_are_followed() -> None:
@@ -310,7 +310,7 @@ def test_slots_are_those_of_litellms_own_limiter() -> None:
 
 
 def test_requests_wait_for_a_slot_where_a_queue_is_allowed() -> None:
-    with Upstream(fast=Behaviour(latency_s=0.1)) as up:
+    with Upstream(fast=Behaviour(latency_s=0.6)) as up:
 
         async def main() -> None:
             answers = await asyncio.gather(*(ask(router) for _ in range(8)))
