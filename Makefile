@@ -23,7 +23,7 @@ test-pure: $(VENV)/.developing  ## what the compiled kernels touch, without them
 	SOLVER_PURE=1 $(BIN)/python -m pytest -q tests/engines tests/contract tests/property tests/solution
 
 test-lowest: $(VENV)/lowest/.installed  ## the suite on the lowest versions that pyproject.toml allows
-	$(VENV)/lowest/bin/python -m pytest -p no:cacheprovider
+	$(VENV)/lowest/bin/python -m pytest -p no:cacheprovider --ignore=docs/conf.py
 
 $(VENV)/lowest/.installed: pyproject.toml .ci/lowest $(KERNELS)
 	$(PYTHON) -m venv $(VENV)/lowest

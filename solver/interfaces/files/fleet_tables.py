@@ -34,8 +34,8 @@ def fleet_rows(
     Parameters
     ----------
     table : Table
-        Columns named like the fields of :class:`~solver.problem.spec.Model` and
-        :class:`~solver.problem.spec.Capacity`, and ``capabilities.coding`` or ``resources.memory_gb``.
+        Columns named like the fields of :class:`~solver.Model` and
+        :class:`~solver.Capacity`, and ``capabilities.coding`` or ``resources.memory_gb``.
     field_of : mapping of str to str
         The field of columns that have another name.
     skipped : collection of str, optional

@@ -113,7 +113,7 @@ def read_parts(
     slots : int, optional
         Slots of every model, where models are those the scores name.
     objective : mapping, optional
-        Fields of :class:`~solver.problem.spec.Objective`.
+        Fields of :class:`~solver.Objective`.
     reading : Reading, optional
         Encoding and dialect where they are known, limits, and where notes go.
 

@@ -188,7 +188,7 @@ class Store(Protocol):
 
     A lease expires ``ttl_s`` after its grant or last renewal, by the store's own clock, and gives back what
     it took. When slots come free, queued leases become running, in the order of the model's
-    :class:`~solver.load.store.waiting_line.QueueRules`. Counts never go below zero.
+    :class:`~solver.QueueRules`. Counts never go below zero.
     """
 
     remote: bool
