@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.clock import Deadline
+    from solver.engines.flow.generation import NetworkOptimum
     from solver.problem.network import NetworkShape, UnitFlow
 
 __all__ = ["OpeningParams", "search_openings"]
@@ -84,7 +85,9 @@ def search_openings(
             shape, floor_if_open=np.zeros_like(shape.floor), opening_cost=np.zeros_like(shape.opening_cost)
         ),
     )
+    began = clock.now()
     relaxation = solve_network(relaxed, deadline)
+    slowest = clock.now() - began
     load = relaxation.flow.load(instance.m)
     must = shape.floor > 0
     worthwhile = (load > 0) | must
@@ -97,11 +100,16 @@ def search_openings(
     ]
     best: _Tried | None = None
     tried: set[bytes] = set()
+    if ((load == 0) | (load >= np.where(shape.opens, shape.floor_if_open, 0))).all():
+        best = _valued(instance, shape, load > 0, relaxation)
+        if best is not None and not shape.opening_cost.any():  # nothing is better than the relaxation
+            return best.flow, relaxation.prices
     for start in starts:
+        if best is not None and clock.now() + params.margin * slowest > ends_s:
+            return best.flow, relaxation.prices
         best = _better(best, _try(instance, shape, start | must, deadline, relaxation.prices, tried))
     if best is None:
         best = _repair(instance, shape, deadline, relaxation.prices, starts[-1] | must, tried, ends_s)
-    slowest = 0.0
     for _ in range(params.most_flows):  # every round but the last improves by a flow of its own
         if best is None:
             break
@@ -194,7 +202,13 @@ def _try(
         ),
     )
     vars(part)["score_range"] = instance.score_range
-    found = solve_network(part, deadline, prices=prices)
+    return _valued(instance, shape, is_open, solve_network(part, deadline, prices=prices))
+
+
+def _valued(
+    instance: Instance, shape: NetworkShape, is_open: NDArray[np.bool_], found: NetworkOptimum
+) -> _Tried | None:
+    """Return a flow with its value, None if it misses a floor or leaves out whom it must serve."""
     must = np.zeros(instance.n, bool) if instance.penalty is None else np.isposinf(instance.penalty)
     if found.missing.any() or (found.left > 0)[must].any():
         return None
