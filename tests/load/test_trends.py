@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -115,3 +117,9 @@ def test_a_clock_that_steps_back_takes_nothing_off_the_windows() -> None:
     summary = trends.utilization("a")
     assert summary.covered_s == pytest.approx(6.0)
     assert summary.mean == pytest.approx(0.5)
+
+
+def test_a_latency_as_large_as_a_float_can_be_has_percentiles() -> None:
+    trends = Trends(clock=ManualClock())
+    trends.observe(Outcome(model="m", latency_ms=sys.float_info.max))
+    assert trends.latency("m").p99_ms == sys.float_info.max

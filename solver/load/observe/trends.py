@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from dataclasses import dataclass
@@ -167,9 +168,9 @@ class Trends:
                 requests=requests,
                 success_rate=sum(step.successes for step in steps) / requests,
                 mean_ms=sum(step.total_ms for step in steps) / requests,
-                p50_ms=float(merged.get_quantile_value(0.50)),
-                p95_ms=float(merged.get_quantile_value(0.95)),
-                p99_ms=float(merged.get_quantile_value(0.99)),
+                p50_ms=_quantile(merged, 0.50),
+                p95_ms=_quantile(merged, 0.95),
+                p99_ms=_quantile(merged, 0.99),
             )
             self._summaries[model, place] = (steps[0].number, requests, summary)
             return summary
@@ -229,6 +230,13 @@ class _UtilizationRing:
             mean=float(self._weighted[recent, column].sum() / covered),
             highest=float(self._highest[recent, column].max()),
         )
+
+
+def _quantile(sketch: LogCollapsingLowestDenseDDSketch, quantile: float) -> float:
+    try:
+        return float(sketch.get_quantile_value(quantile))
+    except OverflowError:  # the bin of the largest floats reaches beyond them
+        return sys.float_info.max
 
 
 def _window(window_s: float) -> int:
