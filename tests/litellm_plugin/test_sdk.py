@@ -62,7 +62,7 @@ def held(strategy: Any) -> int:
     return int(strategy.selector.tracker.snapshot().active.sum())
 
 
-async def drained(strategy: Any, seconds: float = 10.0) -> int:
+async def drained(strategy: Any, seconds: float = 30.0) -> int:
     """Return what is still held once LiteLLM's background work and the collector have run."""
     until = time.monotonic() + seconds
     while True:
