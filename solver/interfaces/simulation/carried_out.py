@@ -59,6 +59,7 @@ class Simulation:
         notes = [
             *self.reading.notes,
             *self.servers.silent_defaults(),
+            *_never_serving(self.servers),
             *_strain(self.servers, first, self.setup.load),
         ]
         err = make_console(stderr=True)
@@ -66,7 +67,8 @@ class Simulation:
             replays = len(self.names) * self.seeds * len(fleets)
             say(
                 err,
-                f"{replays} replays of {len(first):,} requests: {duration(total)}; no model is called, no cost",
+                f"{replays} {'replay' if replays == 1 else 'replays'} of {len(first):,} requests: "
+                f"{duration(total)}; no model is called, no cost",
             )
             for note in notes:
                 say(err, f"note: {note}", style="dim")
@@ -94,6 +96,7 @@ class Simulation:
         }
         if not self.quiet:
             self.out.print(results_table(found[0], self.variant.base_label))
+            self.out.print(printable(_overhead(found[0])), style="dim", soft_wrap=True)
         self._compared(document, found)
         return document
 
@@ -180,3 +183,22 @@ def _strain(fleet: Fleet, traffic: Traffic, load: float | None) -> list[str]:
     return [
         f"the fleet is too small: arrivals are {share:.0%} of what it serves when full; some will be refused"
     ]
+
+
+def _never_serving(fleet: Fleet) -> list[str]:
+    """Return a warning of models without slots."""
+    return [
+        f"{model} never serves: max_concurrent is 0"
+        for model, slots in zip(fleet.ids, fleet.slots.tolist(), strict=True)
+        if not slots
+    ]
+
+
+def _overhead(results: list[dict[str, Any]]) -> str:
+    """Return what the replay itself took, and the slowest decisions, as measured here."""
+    own = min(result["simulator_us_per_request"]["mean"] for result in results)
+    slowest = max(results, key=lambda result: float(result["decision_us_p99"]["mean"]))
+    return (
+        f"measured: the replay itself {own:,.0f} µs a request; decisions P99 up to "
+        f"{slowest['decision_us_p99']['mean']:,.0f} µs ({slowest['policy']})"
+    )

@@ -17,6 +17,7 @@ from solver.interfaces.simulation.decision_trace import is_decision_log, read_de
 from solver.simulate.traffic import LONG_GAP_S, Traffic
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -39,11 +40,52 @@ _TIME = (
     "ats",
     "t",
     "at",
+    "requesttime",
+    "starttime",
+    "createdat",
+    "datetime",
+    "when",
 )
-_INPUT = ("contexttokens", "inputtokens", "prompttokens", "requesttokens", "inputlength", "promptlength")
-_OUTPUT = ("generatedtokens", "outputtokens", "completiontokens", "responsetokens", "outputlength")
+_INPUT = (
+    "contexttokens",
+    "inputtokens",
+    "prompttokens",
+    "requesttokens",
+    "prefilltokens",
+    "inputlength",
+    "promptlength",
+    "contextlength",
+    "inputlen",
+    "promptlen",
+    "inputtokencount",
+    "prompttokencount",
+    "tokensin",
+)
+_OUTPUT = (
+    "generatedtokens",
+    "outputtokens",
+    "completiontokens",
+    "responsetokens",
+    "decodetokens",
+    "outputlength",
+    "completionlength",
+    "responselength",
+    "generatedlength",
+    "outputlen",
+    "outputtokencount",
+    "completiontokencount",
+    "tokensout",
+)
+_LEADING_COUNT = re.compile(r"^(num|number_of|n)_")
+"""Words before the name of a count, as in ``num_prefill_tokens``."""
 _TASK = ("task_type", "category", "task")
-_UNIT_SUFFIX = re.compile(r"(?:_|\b)(s|ms|us|ns)$")
+_UNIT_WORDS = {
+    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), "s"),
+    **dict.fromkeys(("ms", "msec", "millis", "millisecond", "milliseconds"), "ms"),
+    **dict.fromkeys(("us", "µs", "μs", "usec", "micros", "microsecond", "microseconds"), "us"),
+    **dict.fromkeys(("ns", "nsec", "nanos", "nanosecond", "nanoseconds"), "ns"),
+}
+"""Units as the last word of a column's name: ``arrival_ms``, ``Time (µs)``, ``timestampMs``."""
 _EPOCHS = (
     (1e17, "ns"),
     (1e14, "us"),
@@ -53,6 +95,10 @@ _EPOCHS = (
 _CHARS_PER_TOKEN = 4
 _BATCH_ANSWER_TOKENS = 256
 """Output tokens of a batch request that states no `max_tokens`."""
+
+_PROMPTS = ("messages", "input", "prompt", "instructions")
+_LIMITS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
+"""What holds the prompt, and the most tokens of the answer, in requests to OpenAI's several endpoints."""
 
 _NAMED_FAULTS = 3
 """Faulty rows spelled out for each rule."""
@@ -120,8 +166,11 @@ def trace_of(path: Path, table: Table, columns: TraceColumns, reading: Reading) 
     time = _column(path, table, columns.time, _TIME, "time")
     inputs = _column(path, table, columns.input_tokens, _INPUT, "input_tokens")
     outputs = _column(path, table, columns.output_tokens, _OUTPUT, "output_tokens")
-    arrival = _seconds(table, time, columns.time_unit, inputs, reading)
-    sizes = [_tokens(table, name) for name in (inputs, outputs)]
+    arrival, *sizes = _all_or_errors(
+        lambda: _seconds(table, time, columns.time_unit, inputs, reading),
+        lambda: _tokens(table, inputs),
+        lambda: _tokens(table, outputs),
+    )
     order = np.arange(len(arrival))
     if (np.diff(arrival) < 0).any():
         reading.note(f"{path.name}: times are not in order; sorted")
@@ -142,6 +191,20 @@ def trace_of(path: Path, table: Table, columns: TraceColumns, reading: Reading) 
         task_type=None if task_type is None else task_type[order],
         deadline_s=None if deadline is None else deadline[order],
     )
+
+
+def _all_or_errors(*reads: Callable[[], NDArray[Any]]) -> list[NDArray[Any]]:
+    """Return what every call returns, or raise one error with those of all that fail."""
+    found: list[NDArray[Any]] = []
+    problems: list[str | Violation] = []
+    for read in reads:
+        try:
+            found.append(read())
+        except SpecError as error:
+            problems.extend(error.violations)
+    if problems:
+        raise SpecError(*problems)
+    return found
 
 
 def _task_types(table: Table, given: str | None) -> NDArray[np.object_] | None:
@@ -170,7 +233,7 @@ def _column(path: Path, table: Table, given: str | None, usual: tuple[str, ...],
         if given not in table.columns:
             raise SpecError(f"{path}: no column {given!r} for {what}; there are {', '.join(table.columns)}")
         return given
-    plain = {re.sub(r"[^a-z0-9]", "", _UNIT_SUFFIX.sub("", name.lower())): name for name in table.columns}
+    plain = {_plain(name): name for name in table.columns}
     for name in usual:
         if name in plain:
             return plain[name]
@@ -179,13 +242,33 @@ def _column(path: Path, table: Table, given: str | None, usual: tuple[str, ...],
     raise SpecError(msg)
 
 
+def _words(name: str) -> list[str]:
+    """Return a column's name as words: ``arrivalTime (ms)`` is arrival, time, ms."""
+    return re.findall(r"[a-zµμ]+|\d+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
+
+
+def _plain(name: str) -> str:
+    """Return a column's name without case, separators, unit and leading count."""
+    words = _words(
+        _LEADING_COUNT.sub("", name.strip().lower()) if _LEADING_COUNT.match(name.strip().lower()) else name
+    )
+    if len(words) > 1 and words[-1] in _UNIT_WORDS:
+        words = words[:-1]
+    return "".join(words)
+
+
 def _complain(table: Table, name: str, rule: str, bad: NDArray[np.bool_]) -> None:
     """Raise an error of the first rows that break a rule."""
     rows = np.flatnonzero(bad)
     if not len(rows):
         return
     values = cells_of(table.columns[name])
-    lines = [Violation(f"{table.where(int(i))}: {name}", rule, values[i]) for i in rows[:_NAMED_FAULTS]]
+    lines = [
+        Violation(f"{table.where(int(i))}: {name}", rule, values[i])
+        if values[i] not in (None, "")
+        else Violation(f"{table.where(int(i))}: {name}", rule, shown="an empty cell")
+        for i in rows[:_NAMED_FAULTS]
+    ]
     if len(rows) > _NAMED_FAULTS:
         lines.append(Violation(name, rule, shown=f"{len(rows) - _NAMED_FAULTS} more rows like these"))
     raise SpecError(*lines)
@@ -218,12 +301,13 @@ def _seconds(table: Table, name: str, unit: str | None, inputs: str, reading: Re
 
 def _unit_of(name: str, inputs: str, numbers: NDArray[np.float64]) -> str:
     """Return the unit by the column's name, by the size of epochs, or as Mooncake writes it; else seconds."""
-    if found := _UNIT_SUFFIX.search(name.lower()):
-        return found[1]
+    words = _words(name)
+    if len(words) > 1 and words[-1] in _UNIT_WORDS:
+        return _UNIT_WORDS[words[-1]]
     for least, unit in _EPOCHS:
         if numbers.min() >= least:
             return unit
-    return "ms" if inputs == "input_length" else "s"
+    return "ms" if inputs.strip().lower() == "input_length" else "s"
 
 
 def _batch(path: Path, table: Table, reading: Reading) -> Traffic:
@@ -232,9 +316,9 @@ def _batch(path: Path, table: Table, reading: Reading) -> Traffic:
     for row, body in enumerate(table.columns["body"]):
         if not isinstance(body, dict):
             raise SpecError(f"{table.where(row)}: body: expected an object, got {type(body).__name__}")
-        inputs.append(max(1, _characters(body.get("messages", body.get("input", ""))) // _CHARS_PER_TOKEN))
-        limit = body.get("max_completion_tokens", body.get("max_tokens"))
-        if limit is not None and not (isinstance(limit, int) and limit >= 0):
+        inputs.append(max(1, _characters([body.get(name, "") for name in _PROMPTS]) // _CHARS_PER_TOKEN))
+        limit = next((body[name] for name in _LIMITS if body.get(name) is not None), None)
+        if limit is not None and (isinstance(limit, bool) or not (isinstance(limit, int) and limit >= 0)):
             raise SpecError(
                 f"{table.where(row)}: body.max_tokens: expected a whole number >= 0, got {limit!r}"
             )

@@ -138,7 +138,7 @@ def test_columns_by_option_and_a_batch_file(tmp_path: Path) -> None:
         ("time,input_tokens,output_tokens\n0,-5,1\n", "input_tokens: expected a whole number >= 0, got -5"),
         ("time,input_tokens,output_tokens\n0,,1\n", "input_tokens: expected a whole number >= 0"),
         ("time,input_tokens,output_tokens\n-1,1,1\n0,1,1\n", "time: expected a time >= 0"),
-        ("when,input_tokens,output_tokens\n0,1,1\n", "no column found for time"),
+        ("moment,input_tokens,output_tokens\n0,1,1\n", "no column found for time"),
     ],
 )
 def test_bad_traces_are_named_with_their_line(tmp_path: Path, text: str, said: str) -> None:
@@ -147,3 +147,47 @@ def test_bad_traces_are_named_with_their_line(tmp_path: Path, text: str, said: s
     with pytest.raises(SpecError) as caught:
         read_trace(path)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "unit", "span_s"),
+    [
+        ("arrived_at_us,num_prefill_tokens,num_decode_tokens", ("0,5,2", "1500000,6,3"), "us", 1.5),
+        ("arrivalTimeMs\tinputTokens\toutputTokens", ("0\t5\t2", "1500\t6\t3"), "ms", 1.5),
+        ("Time (ns);Prompt Tokens;Completion Tokens", ("0;5;2", "1500000000;6;3"), "ns", 1.5),
+        ("TIMESTAMP [seconds],Request tokens ,Response tokens", ("0,5,2", "1.5,6,3"), "s", 1.5),
+        ("When (ms),prompt_len,output_len", ("0,5,2", "1500,6,3"), "ms", 1.5),
+        (" ts ,input_length,output_length", ("0,5,2", "1500,6,3"), "ms", 1.5),
+        ("created_at,tokens_in,tokens_out", ("1700000000,5,2", "1700000002,6,3"), "s", 2.0),
+    ],
+)
+def test_odd_headers_and_units_are_understood(
+    tmp_path: Path, header: str, rows: tuple[str, str], unit: str, span_s: float
+) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text("\n".join([header, *rows]) + "\n")
+    reading = Reading()
+    traffic = read_trace(path, reading=reading)
+    assert traffic.span_s == pytest.approx(span_s)
+    assert (traffic.input_tokens.tolist(), traffic.output_tokens.tolist()) == ([5, 6], [2, 3])
+    assert any(f"taken as {unit};" in note for note in reading.notes)
+
+
+def test_faults_of_all_columns_are_told_together(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text("time,input_tokens,output_tokens\n0,-5,1\n1,2,ten\n,2,3\n")
+    with pytest.raises(SpecError) as caught:
+        read_trace(path)
+    assert [str(line).split(": ", 1)[1] for line in caught.value.violations] == [
+        "time: expected a time >= 0, got an empty cell",
+        "input_tokens: expected a whole number >= 0, got -5",
+        "output_tokens: expected a whole number >= 0, got 'ten'",
+    ]
+
+
+def test_batches_for_other_endpoints(tmp_path: Path) -> None:
+    path = tmp_path / "batch.jsonl"
+    bodies = [{"input": "x" * 40, "max_output_tokens": 7}, {"prompt": "y" * 8, "max_tokens": 3}]
+    path.write_text("".join(json.dumps({"custom_id": "a", "body": body}) + "\n" for body in bodies))
+    traffic = read_trace(path)
+    assert (traffic.input_tokens.tolist(), traffic.output_tokens.tolist()) == ([10, 2], [7, 3])
