@@ -47,7 +47,7 @@ def results_table(results: list[dict[str, Any]], title: str = "") -> Table:
     load = "" if first["load"] is None else f" at {first['load']:.0%} of capacity"
     heading = title or f"{first['arrived']:,} requests of {first['trace']}{load}; mean ± half of 95 %"
     table = Table(title=printable(heading), box=None, pad_edge=False, padding=(0, 1), header_style="bold")
-    table.add_column("policy", overflow="fold", min_width=16)
+    table.add_column("policy", overflow="fold", min_width=14)
     shown = {
         **_SHOWN,
         **{
@@ -56,8 +56,8 @@ def results_table(results: list[dict[str, Any]], title: str = "") -> Table:
             if any(result[spec[0]]["mean"] for result in results)
         },
     }
-    for name in shown:
-        table.add_column(name, justify="right", no_wrap=True)
+    for name, (*_, with_interval) in shown.items():
+        table.add_column(name, justify="right", no_wrap=not with_interval)
     for result in results:
         cells = [
             _cell(result[figure], scale, digits, with_interval=with_interval)
@@ -92,7 +92,7 @@ def difference_table(
 
     shown = {name: spec for name, spec in _SHOWN.items() if name != "used"}
     table = Table(title=printable(title), box=None, pad_edge=False, padding=(0, 1), header_style="bold")
-    table.add_column("policy", overflow="fold", min_width=16)
+    table.add_column("policy", overflow="fold", min_width=14)
     for name in shown:
         table.add_column(name, justify="right")
     for label, _, difference in pairs:

@@ -79,7 +79,7 @@ _OUTPUT = (
 _LEADING_COUNT = re.compile(r"^(num|number_of|n)_")
 """Words before the name of a count, as in ``num_prefill_tokens``."""
 _TASK = ("task_type", "category", "task")
-_UNIT_WORDS = {
+_UNIT_NAMES = {
     **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), "s"),
     **dict.fromkeys(("ms", "msec", "millis", "millisecond", "milliseconds"), "ms"),
     **dict.fromkeys(("us", "µs", "μs", "usec", "micros", "microsecond", "microseconds"), "us"),
@@ -252,7 +252,7 @@ def _plain(name: str) -> str:
     words = _words(
         _LEADING_COUNT.sub("", name.strip().lower()) if _LEADING_COUNT.match(name.strip().lower()) else name
     )
-    if len(words) > 1 and words[-1] in _UNIT_WORDS:
+    if len(words) > 1 and words[-1] in _UNIT_NAMES:
         words = words[:-1]
     return "".join(words)
 
@@ -302,8 +302,8 @@ def _seconds(table: Table, name: str, unit: str | None, inputs: str, reading: Re
 def _unit_of(name: str, inputs: str, numbers: NDArray[np.float64]) -> str:
     """Return the unit by the column's name, by the size of epochs, or as Mooncake writes it; else seconds."""
     words = _words(name)
-    if len(words) > 1 and words[-1] in _UNIT_WORDS:
-        return _UNIT_WORDS[words[-1]]
+    if len(words) > 1 and words[-1] in _UNIT_NAMES:
+        return _UNIT_NAMES[words[-1]]
     for least, unit in _EPOCHS:
         if numbers.min() >= least:
             return unit

@@ -36,6 +36,10 @@ _REFRESH_ARRIVALS, _REFRESH_S = 10, 0.5
 """Arrivals and seconds between two refreshes, as ``RefreshParams`` has them by default."""
 
 
+_ANYBODY = Agent(id="anybody", input_tokens=0, output_tokens=0)
+"""What requests are copies of: making an agent anew would take longer than deciding on it."""
+
+
 def _objective(settings: PolicySettings) -> Objective | None:
     """Return the objective that settings describe; None where they leave it to the balancer."""
     if not (settings.latency_weight or settings.cost_weight):
@@ -63,7 +67,9 @@ class _Tracked(Silent):
         """Return what a policy knows of each request: its prompt, and the mean answer so far."""
         expected = round(self._answer.tokens)
         return [
-            Agent.model_construct(id=f"r{i}", input_tokens=self._inputs[i], output_tokens=expected)
+            _ANYBODY.model_copy(
+                update={"id": f"r{i}", "input_tokens": self._inputs[i], "output_tokens": expected}
+            )
             for i in requests
         ]
 
