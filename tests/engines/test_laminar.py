@@ -55,6 +55,15 @@ def test_a_bound_crossed_within_an_agent_is_charged_for_the_part_beyond_it() -> 
     assert solution.objective == 9 + 8 - 1 + 5.5
 
 
+def test_service_comes_before_what_a_limit_charges() -> None:
+    """Ten agents, eight slots, and a quota of three: eight are served, at five for each beyond."""
+    quota = solver.Quota(name="q", at_most=3, violation_price=5.0)
+    solution = solver.assign(np.full((10, 1), 2.0), [8], limits=[quota], engine="flow")
+    assert solution.status is solver.Status.OPTIMAL
+    assert (solution.choice == 0).sum() == 8
+    assert solution.objective == 8 * 2 - 5 * 5
+
+
 def test_the_check_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.fuzz_laminar.by_highs", lambda sample: ("optimal", 1e6))
     assert check(draw(np.random.default_rng([10_000, 1]))) is not None

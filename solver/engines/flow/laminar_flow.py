@@ -129,7 +129,8 @@ def _best_service(instance: Instance, network: LaminarNetwork, deadline: Deadlin
         return None
     order = service_order(instance)
     outside = network.model == network.outside
-    served = _solve(instance.n, network, np.where(outside, -order.weight[network.agent], 0.0))
+    free = replace(network, tolls=network.tolls.waived())  # service comes before what limits charge
+    served = _solve(instance.n, free, np.where(outside, -order.weight[network.agent], 0.0))
     if served is None:
         return _infeasible(instance)
     rank = np.zeros(instance.n, np.int64) if instance.rank is None else instance.rank

@@ -71,6 +71,14 @@ class Tolls:
             units=units,
         )
 
+    def waived(self) -> Tolls:
+        """Return no tolls at all."""
+        none = np.zeros(0)
+        nodes = np.zeros(0, np.int64)
+        return Tolls(
+            node=nodes, free=nodes, first=none, across=none, beyond=none, none=none, units=self.units
+        )
+
     @property
     def are_partial(self) -> bool:
         """Whether some bound is crossed within a unit: fractions of agents would pay less than whole ones."""
