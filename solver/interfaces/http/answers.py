@@ -66,8 +66,11 @@ class Decided(TypedDict):
     lease_id: str | None
     lease_state: Annotated[str | None, Field(description="`running`, or `queued` until a slot is free.")]
     ttl_s: Annotated[float | None, Field(description="Seconds until the lease expires unless renewed.")]
-    score: Annotated[float, Field(description="Of the pair.")]
-    price: Annotated[float, Field(description="What the capacity is worth to others, in score.")]
+    score: Annotated[float | None, Field(description="Of the pair; null beyond what a float holds.")]
+    price: Annotated[
+        float | None,
+        Field(description="What the capacity is worth to others, in score; null beyond what a float holds."),
+    ]
     runner_up: str | None
     margin: Annotated[float | None, Field(description="By how much the runner-up was beaten, in score.")]
     reason: str
