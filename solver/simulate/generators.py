@@ -20,7 +20,7 @@ __all__ = ["GENERATORS", "ClientRate", "generate_clients", "generate_traffic"]
 
 _INPUT_MEDIAN, _INPUT_SIGMA = 500, 0.8  # tokens; sigma of the logarithm
 _OUTPUT_MEDIAN, _OUTPUT_SIGMA = 200, 0.7
-_WITHIN_BATCH_SIGMA = 0.2  # of the logarithm of answer lengths within one batch
+_WITHIN_BATCH_SIGMA = 0.2  # standard deviation of the logarithm of answer lengths within one batch
 _BATCH_KINDS = 6  # task types of batches
 _DIURNAL_AMPLITUDE = 0.7  # swing of the rate of a diurnal generator, as a share of its mean
 
