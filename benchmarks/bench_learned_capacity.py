@@ -343,12 +343,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--draws", type=int, default=0)
-    parser.add_argument("--only", default="")
+    parser.add_argument("--first", type=int, default=0, help="number of the first server drawn")
+    parser.add_argument("--only", default="", help="part of the names of scenarios; '-' for none")
     arguments = parser.parse_args()
     for scenario in SCENARIOS:
         if arguments.only in scenario.name:
             report(scenario, arguments.seeds)
-    scores = [report(drawn(k), 1) for k in range(arguments.draws)]
+    scores = [report(drawn(k), 1) for k in range(arguments.first, arguments.first + arguments.draws)]
     if scores:
         own = [score["learned"] for score in scores]
         ahead = sum(score["learned"] > score["gradient2"] for score in scores)
