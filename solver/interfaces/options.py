@@ -14,7 +14,7 @@ import typer
 
 from solver.errors import SpecError
 from solver.interfaces.files.problem_file import read_parts, read_problem
-from solver.interfaces.files.score_tables import LAYOUTS
+from solver.interfaces.files.score_layouts import LAYOUTS
 from solver.interfaces.files.sources import Reading
 from solver.problem.instance import MAX_CAPACITY
 from solver.problem.values import describe, did_you_mean

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import ConfigDict, Field
 
-from solver.errors import SpecError
+from solver.errors import SpecError, describe
 from solver.online.decision_log import LOG_VERSION
 from solver.problem.spec import Frozen
 
@@ -107,10 +107,11 @@ def read_decisions(path: str | Path) -> Iterator[DecisionRecord | ReleaseRecord]
 def _record(line: str, where: str) -> DecisionRecord | ReleaseRecord:
     try:
         given = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         msg = f"{where}: expected a JSON object: {error}"
         raise SpecError(msg) from None
-    kind = _RECORD_KINDS.get(given.get("event")) if isinstance(given, dict) else None
+    event = given.get("event") if isinstance(given, dict) else None
+    kind = _RECORD_KINDS.get(event) if isinstance(event, str) else None
     if kind is None:
         msg = f"{where}: expected a record with the event 'decision' or 'release'"
         raise SpecError(msg)
@@ -141,6 +142,6 @@ def find_decision(path: str | Path, name: str) -> tuple[DecisionRecord, ReleaseR
         elif found is not None and record.lease == found.lease:
             released = record
     if found is None:
-        msg = f"{path}: no decision on an agent, lease or id {name!r}"
+        msg = f"{path}: no decision on an agent, lease or id {describe(name)}"
         raise SpecError(msg)
     return found, released

@@ -55,6 +55,10 @@ WRONG: dict[str, tuple[str, str | Callable[[Path], None], tuple[str, ...], str]]
     "nameless key": ("q.yaml", '"": 1\n' + FLEET, ("solve", "q.yaml"), "q.yaml:1: unknown field"),
     "fleet of a simulation": ("f.yaml", "models: !!map [a]\n", (*SIMULATE, "--fleet", "f.yaml"), "f.yaml:1: broken YAML"),
     "table named by a document": ("q.yaml", "agents: no.csv\n" + FLEET, ("solve", "q.yaml"), "q.yaml:1 names it"),
+    "trace nested too deeply": ("t.jsonl", "[" * 100_000 + "\n", (*SIMULATE, "--fleet", "p2.yaml", "--trace", "t.jsonl"), "t.jsonl:1: broken JSON: nested more than 32 levels deep"),
+    "trace of many columns": ("t.csv", ",".join(f"c{i}" for i in range(20_000)) + "\n" + "1," * 19_999 + "1\n", (*SIMULATE, "--fleet", "p2.yaml", "--trace", "t.csv"), "t.csv:1: no column found for time"),
+    "event that is a list": ("d.jsonl", '{"event": []}\n', ("explain", "a", "--decision", "d.jsonl"), "d.jsonl:1: expected a record with the event"),
+    "output in a circle": ("q.yaml", "agents: [{id: a}]\n" + FLEET, ("solve", "q.yaml", "-o", "loop.csv"), "loop.csv: cannot be written: Too many levels of symbolic links"),
 }  # fmt: skip
 
 
@@ -65,6 +69,8 @@ def test_the_file_and_the_place_are_named(
     file, content, arguments, expected = WRONG[name]
     (tmp_path / "s.csv").write_text(SCORES)
     (tmp_path / "p.yaml").write_text("agents: [{id: a}]\n" + FLEET)
+    (tmp_path / "p2.yaml").write_text(FLEET.replace("}]", ", latency_s: 1, output_tokens_per_second: 10}]"))
+    (tmp_path / "loop.csv").symlink_to(tmp_path / "loop.csv")
     if isinstance(content, str):
         (tmp_path / file).write_text(content)
     else:
@@ -73,7 +79,9 @@ def test_the_file_and_the_place_are_named(
         begin = time.process_time()
         assert main(arguments) == 2
         assert time.process_time() - begin < 5.0
-    assert expected in capsys.readouterr().err
+    errors = capsys.readouterr().err
+    assert expected in errors
+    assert max(map(len, errors.splitlines())) < 600
 
 
 @pytest.mark.parametrize("ending", ["yaml", "json", "jsonl", "csv"])

@@ -271,6 +271,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1, help="processes that share the work")
     options = parser.parse_args()
     begin = time.perf_counter()
+    told = 0
 
     def progress(found: Findings) -> None:
         done = sum(found.kinds.values())
@@ -278,6 +279,10 @@ def main() -> int:
             f"{done:,} of {options.count:,}, {len(found.faults)} faults, {time.perf_counter() - begin:.0f} s"
         )
         print(text, file=sys.stderr, flush=True)
+        nonlocal told
+        for fault in found.faults[told:]:
+            print(f"  {fault}", file=sys.stderr, flush=True)
+        told = len(found.faults)
 
     found = run(options.count, options.seed, jobs=options.jobs, report=progress)
     print(f"{sum(found.kinds.values()):,} mutations of {len(found.kinds)} kinds, seed {options.seed}")

@@ -11,7 +11,8 @@ from solver.interfaces.files.columns import ColumnKinds, Table
 from solver.interfaces.files.documents import DocumentLines, read_document
 from solver.interfaces.files.fleet_tables import FLEET_KINDS, fleet_rows
 from solver.interfaces.files.placement import PlacedError, Places, in_document, steps_of
-from solver.interfaces.files.score_tables import SCORE_FIELDS, read_score_table, score_layout
+from solver.interfaces.files.score_layouts import SCORE_FIELDS, score_layout
+from solver.interfaces.files.score_tables import read_score_table
 from solver.interfaces.files.sources import READING_FIELDS, Reading, content_suffix
 from solver.interfaces.files.table_options import TABLE_OPTIONS, check_columns, column_options
 from solver.interfaces.files.tables import TABLE_SUFFIXES, is_table, read_table, way_out

@@ -63,6 +63,14 @@ def check_output(path: str | Path, *, suffixes: Sequence[str] | None = RESULT_SU
         msg = f"{str(path)[:60]!r}: expected the name of a file"
         raise SpecError(msg)
     try:
+        path.stat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # links that lead in a circle, a name that is too long, a folder that is a file
+        if not isinstance(error, NotADirectoryError):
+            msg = f"{path}: cannot be written: {error.strerror or error}"
+            raise SpecError(msg) from None
+    try:
         folder.stat()
     except FileNotFoundError:
         pass

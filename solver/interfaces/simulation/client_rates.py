@@ -59,7 +59,9 @@ def client_traffic(
     for name, values in numbers.items():
         bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
         problems += [
-            Violation(f"{table.where(int(i))}: {name}", "expected a number >= 0", table.columns[name][i])
+            Violation(
+                f"{table.where(int(i))}: {name}", "expected a number >= 0", cells_of(table.columns[name])[i]
+            )
             for i in bad[:3]
         ]
     for i, family in enumerate(families):
@@ -99,7 +101,7 @@ def client_traffic(
     ]
     starts = np.unique([rate.start_s for rate in rates if rate.rate_per_s > 0])
     if not len(starts):
-        raise SpecError(f"{path}: expected a client with a rate above zero, got none")
+        raise SpecError(f"{table.where(-1)}: expected a client with a rate above zero, got none")
     window_s = float(np.diff(starts).min()) if len(starts) > 1 else 600.0
 
     def traffic_of(seed: int) -> Traffic:

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.errors import SpecError
+from solver.interfaces.files.sources import Reading, open_file
 from solver.online.decision_records import DecisionRecord, ReleaseRecord, read_decisions
 from solver.simulate.traffic import RecordedScores, Traffic
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from solver.interfaces.files.sources import Reading
-
 __all__ = ["is_decision_log", "read_decision_trace"]
 
+_LONGEST_RECORD = 1_000_000  # bytes of the first line that are looked at
 _UNKNOWN_ANSWER = 256  # tokens of an answer that nothing is recorded about
 _UNKNOWN_PROMPT = 500
 
@@ -25,9 +25,9 @@ _UNKNOWN_PROMPT = 500
 def is_decision_log(path: Path) -> bool:
     """Return whether a file is a log of decisions: JSON Lines whose first record has a known event."""
     try:
-        with path.open(encoding="utf-8") as lines:
-            first = json.loads(next(lines, "null"))
-    except (OSError, ValueError):
+        with open_file(path, Reading()) as lines:
+            first = json.loads(lines.readline(_LONGEST_RECORD))
+    except (SpecError, OSError, ValueError, RecursionError):  # what is wrong with it is said when it is read
         return False
     return isinstance(first, dict) and first.get("event") in ("decision", "release")
 

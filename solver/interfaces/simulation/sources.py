@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from solver.errors import SpecError, Violation, ViolationKind
+from solver.interfaces.files.boundary import errors_about, located_errors
 from solver.interfaces.files.columns import ColumnKinds
 from solver.interfaces.files.tables import is_table, read_table
 from solver.interfaces.simulation.client_rates import client_traffic, is_client_table
@@ -52,6 +53,10 @@ class TrafficOptions:
     client_model: str | None = None
 
 
+_ARRAYS = ("arrival_s", "input_tokens", "output_tokens", "task_type", "deadline_s", "scores")
+"""What traffic is made of, in paths of errors about a trace."""
+
+
 def traffic_source(
     trace: str, columns: TraceColumns, options: TrafficOptions, reading: Reading
 ) -> Callable[[int], Traffic]:
@@ -91,13 +96,15 @@ def _raw(
             did_you_mean(trace, list(GENERATORS)),
         )
         raise SpecError(Violation("trace", rule, trace, kind=ViolationKind.UNKNOWN, hint=hint))
-    if is_table(path) and path.is_file() and not is_decision_log(path):
-        table = read_table(path, ColumnKinds(number=lambda _: False), reading=reading)
-        if is_client_table(table):
-            return client_traffic(path, table, reading, model=options.client_model, requests=options.requests)
-        read = trace_of(path, table, columns, reading)
-    else:
-        read = read_trace(path, columns, reading=reading)
+    with located_errors(path), errors_about(path, _ARRAYS):
+        if is_table(path) and path.is_file() and not is_decision_log(path):
+            table = read_table(path, ColumnKinds(number=lambda _: False), reading=reading)
+            if is_client_table(table):
+                most = options.requests
+                return client_traffic(path, table, reading, model=options.client_model, requests=most)
+            read = trace_of(path, table, columns, reading)
+        else:
+            read = read_trace(path, columns, reading=reading)
     if options.requests is not None:
         read = read.first(options.requests)
     return lambda _: read

@@ -14,6 +14,7 @@ from solver.interfaces.files.sources import Reading
 from solver.interfaces.files.tables import is_table, read_table
 from solver.interfaces.simulation.cells import cells_of, numbers_of
 from solver.interfaces.simulation.decision_trace import is_decision_log, read_decision_trace
+from solver.problem.values import describe
 from solver.simulate.traffic import LONG_GAP_S, Traffic
 
 if TYPE_CHECKING:
@@ -104,6 +105,10 @@ _NAMED_FAULTS = 3
 """Faulty rows spelled out for each rule."""
 
 
+_MOST_TOKENS = 10**9
+"""Tokens of a prompt or an answer at most."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TraceColumns:
     """Columns of a trace and the unit of its times; None: found by the usual names.
@@ -160,12 +165,12 @@ def read_trace(path: Path, columns: TraceColumns | None = None, *, reading: Read
 def trace_of(path: Path, table: Table, columns: TraceColumns, reading: Reading) -> Traffic:
     """Return the traffic in a table; see :func:`read_trace`."""
     if not table.rows:
-        raise SpecError(f"{path}: expected at least one request, got none")
+        raise SpecError(f"{table.where(-1)}: expected at least one request, got none")
     if "body" in table.columns and "custom_id" in table.columns:
         return _batch(path, table, reading)
-    time = _column(path, table, columns.time, _TIME, "time")
-    inputs = _column(path, table, columns.input_tokens, _INPUT, "input_tokens")
-    outputs = _column(path, table, columns.output_tokens, _OUTPUT, "output_tokens")
+    time = _column(table, columns.time, _TIME, "time")
+    inputs = _column(table, columns.input_tokens, _INPUT, "input_tokens")
+    outputs = _column(table, columns.output_tokens, _OUTPUT, "output_tokens")
     arrival, *sizes = _all_or_errors(
         lambda: _seconds(table, time, columns.time_unit, inputs, reading),
         lambda: _tokens(table, inputs),
@@ -207,10 +212,15 @@ def _all_or_errors(*reads: Callable[[], NDArray[Any]]) -> list[NDArray[Any]]:
     return found
 
 
+def _there(table: Table) -> str:
+    """Return which columns there are, as the end of an error."""
+    return f"there are {describe(list(table.columns))}"
+
+
 def _task_types(table: Table, given: str | None) -> NDArray[np.object_] | None:
     """Return the task types, where there is a column of them."""
     if given is not None and given not in table.columns:
-        raise SpecError(f"no column {given!r} for task types; there are {', '.join(table.columns)}")
+        raise SpecError(f"{table.where(-1)}: no column {describe(given)} for task types; {_there(table)}")
     name = given or next((name for name in _TASK if name in table.columns), None)
     if name is None:
         return None
@@ -228,17 +238,17 @@ def _deadlines(table: Table) -> NDArray[np.float64] | None:
     return None
 
 
-def _column(path: Path, table: Table, given: str | None, usual: tuple[str, ...], what: str) -> str:
+def _column(table: Table, given: str | None, usual: tuple[str, ...], what: str) -> str:
     if given is not None:
         if given not in table.columns:
-            raise SpecError(f"{path}: no column {given!r} for {what}; there are {', '.join(table.columns)}")
+            raise SpecError(f"{table.where(-1)}: no column {describe(given)} for {what}; {_there(table)}")
         return given
     plain = {_plain(name): name for name in table.columns}
     for name in usual:
         if name in plain:
             return plain[name]
     option = "--" + what.replace("_", "-") + "-column"
-    msg = f"{path}: no column found for {what}; name it with {option}; there are {', '.join(table.columns)}"
+    msg = f"{table.where(-1)}: no column found for {what}; name it with {option}; {_there(table)}"
     raise SpecError(msg)
 
 
@@ -270,13 +280,19 @@ def _complain(table: Table, name: str, rule: str, bad: NDArray[np.bool_]) -> Non
         for i in rows[:_NAMED_FAULTS]
     ]
     if len(rows) > _NAMED_FAULTS:
-        lines.append(Violation(name, rule, shown=f"{len(rows) - _NAMED_FAULTS} more rows like these"))
+        lines.append(
+            Violation(
+                f"{table.where(-1)}: {name}", rule, shown=f"{len(rows) - _NAMED_FAULTS} more rows like these"
+            )
+        )
     raise SpecError(*lines)
 
 
 def _tokens(table: Table, name: str) -> NDArray[np.int64]:
     numbers = numbers_of(table.columns[name])
-    bad = ~(np.isfinite(numbers) & (numbers >= 0) & (numbers <= 1e9) & (numbers == np.floor(numbers)))
+    bad = ~(
+        np.isfinite(numbers) & (numbers >= 0) & (numbers <= _MOST_TOKENS) & (numbers == np.floor(numbers))
+    )
     _complain(table, name, "expected a whole number >= 0", bad)
     return numbers.astype(np.int64)
 
@@ -316,12 +332,11 @@ def _batch(path: Path, table: Table, reading: Reading) -> Traffic:
     for row, body in enumerate(table.columns["body"]):
         if not isinstance(body, dict):
             raise SpecError(f"{table.where(row)}: body: expected an object, got {type(body).__name__}")
-        inputs.append(max(1, _characters([body.get(name, "") for name in _PROMPTS]) // _CHARS_PER_TOKEN))
-        limit = next((body[name] for name in _LIMITS if body.get(name) is not None), None)
-        if limit is not None and (isinstance(limit, bool) or not (isinstance(limit, int) and limit >= 0)):
-            raise SpecError(
-                f"{table.where(row)}: body.max_tokens: expected a whole number >= 0, got {limit!r}"
-            )
+        inputs.append(max(1, _characters(body.get("messages", body.get("input", ""))) // _CHARS_PER_TOKEN))
+        limit = body.get("max_completion_tokens", body.get("max_tokens"))
+        if limit is not None and not (type(limit) is int and 0 <= limit <= _MOST_TOKENS):
+            rule = f"expected a whole number from 0 to {_MOST_TOKENS:,}"
+            raise SpecError(Violation(f"{table.where(row)}: body.max_tokens", rule, limit))
         outputs.append(_BATCH_ANSWER_TOKENS if limit is None else limit)
     reading.note(
         f"{path.name}: an OpenAI batch: all requests arrive at once, {_CHARS_PER_TOKEN} characters a token, answers "

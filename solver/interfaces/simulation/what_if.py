@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from solver.errors import SpecError, Violation, ViolationKind
+from solver.problem.instance import MAX_CAPACITY
 from solver.problem.values import did_you_mean
 
 if TYPE_CHECKING:
@@ -128,13 +129,13 @@ def _changed(model: Model, change: Change, path: str, defaults: dict[str, float]
         after = round(change.applied(getattr(model.capacity, field)), 9)
         if figure in _WHOLE and change.operation == "*":
             after = float(round(after))
-        if after < 0 or after != int(after):
-            raise SpecError(Violation(path, f"expected a whole number >= 0 of {model.id}", after))
+        if not (0 <= after <= MAX_CAPACITY and after == math.floor(after)):
+            raise SpecError(Violation(path, f"expected a whole number from 0 to 2**53 of {model.id}", after))
         update["capacity"] = model.capacity.model_copy(update={field: int(after)})
     else:
         stated = getattr(model, figure)
         after = change.applied(defaults[figure] if stated is None else stated)
-        if after < 0 or (after == 0 and figure == "output_tokens_per_second"):
+        if not 0 <= after < math.inf or (after == 0 and figure == "output_tokens_per_second"):
             raise SpecError(Violation(path, f"expected a number > 0 of {model.id}", after))
         update[figure] = after
     return model.model_copy(update=update)
