@@ -10,9 +10,9 @@ import pytest
 
 from solver.interfaces.files import assembly
 from solver.interfaces.files.score_tables import read_score_table
-from tests.mutations.__main__ import run
 from tests.mutations.corpus import corpus
 from tests.mutations.mutators import HARMFUL, HARMLESS
+from tests.mutations.trials import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
