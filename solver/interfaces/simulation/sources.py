@@ -53,7 +53,7 @@ class TrafficOptions:
     client_model: str | None = None
 
 
-_ARRAYS = ("arrival_s", "input_tokens", "output_tokens", "task_type", "deadline_s", "scores")
+_TRAFFIC_ARRAYS = ("arrival_s", "input_tokens", "output_tokens", "task_type", "deadline_s", "scores")
 """What traffic is made of, in paths of errors about a trace."""
 
 
@@ -96,7 +96,7 @@ def _raw(
             did_you_mean(trace, list(GENERATORS)),
         )
         raise SpecError(Violation("trace", rule, trace, kind=ViolationKind.UNKNOWN, hint=hint))
-    with located_errors(path), errors_about(path, _ARRAYS):
+    with located_errors(path), errors_about(path, _TRAFFIC_ARRAYS):
         if is_table(path) and path.is_file() and not is_decision_log(path):
             table = read_table(path, ColumnKinds(number=lambda _: False), reading=reading)
             if is_client_table(table):
