@@ -332,8 +332,8 @@ def _batch(path: Path, table: Table, reading: Reading) -> Traffic:
     for row, body in enumerate(table.columns["body"]):
         if not isinstance(body, dict):
             raise SpecError(f"{table.where(row)}: body: expected an object, got {type(body).__name__}")
-        inputs.append(max(1, _characters(body.get("messages", body.get("input", ""))) // _CHARS_PER_TOKEN))
-        limit = body.get("max_completion_tokens", body.get("max_tokens"))
+        inputs.append(max(1, _characters([body.get(name, "") for name in _PROMPTS]) // _CHARS_PER_TOKEN))
+        limit = next((body[name] for name in _LIMITS if body.get(name) is not None), None)
         if limit is not None and not (type(limit) is int and 0 <= limit <= _MOST_TOKENS):
             rule = f"expected a whole number from 0 to {_MOST_TOKENS:,}"
             raise SpecError(Violation(f"{table.where(row)}: body.max_tokens", rule, limit))
