@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from tests.redis_server import RedisServer
 
 COUNT = int(os.environ.get("SOLVER_AGREEMENTS", "12"))
+CHANGES_AT_ONCE = 196
+"""A history in which leases change at the very moment that a measurement is of."""
+
 NAMESPACES = itertools.count()
 MODELS = ("a", "b", "c")
 START_S = 1_777_000_000.0  # a day in April
@@ -222,5 +225,5 @@ def agree(redis_server: RedisServer) -> Callable[[int], None]:
 
 
 def test_any_history_has_one_answer(agree: Callable[[int], None]) -> None:
-    for seed in range(COUNT):
+    for seed in (*range(COUNT), CHANGES_AT_ONCE):
         agree(seed)

@@ -197,7 +197,9 @@ end
 -- Measured models remember how many slots were leased when, so that an old measurement can be understood.
 local function note_history(m)
   if m.measured < now then return end
-  call('ZADD', history_key(m.name), exact(now), int(next_ticket()) .. ' ' .. int(m.active - m.out_active))
+  -- Tickets of equal length: changes at one moment are kept in the order of their text.
+  local entry = string.format('%016.0f %.0f', next_ticket(), m.active - m.out_active)
+  call('ZADD', history_key(m.name), exact(now), entry)
   call('ZREMRANGEBYRANK', history_key(m.name), 0, -4097)
 end
 
