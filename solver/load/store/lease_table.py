@@ -271,7 +271,8 @@ class LeaseTable:
         old = self.live(lease_id, now)
         if old is None:
             return LeaseState.GONE
-        restore = take_back(old) if old.pools else None
+        pools = old.pools
+        restore = take_back(old) if pools else None
         answer = self.acquire(ask, now)
         if isinstance(answer, Refusal):
             if restore is not None:
@@ -280,6 +281,8 @@ class LeaseTable:
         del self.held[lease_id]
         self.models.meters.refund(old.model, old.charged)
         self.give_back(old)
+        if pools:
+            self._promote_in(pools)
         return answer
 
     # -- time
