@@ -46,8 +46,10 @@ def results_table(results: list[dict[str, Any]], title: str = "") -> Table:
     first = results[0]
     load = "" if first["load"] is None else f" at {first['load']:.0%} of capacity"
     heading = title or f"{first['arrived']:,} requests of {first['trace']}{load}; mean ± half of 95 %"
-    table = Table(title=printable(heading), box=None, pad_edge=False, padding=(0, 1), header_style="bold")
-    table.add_column("policy", overflow="fold", min_width=14)
+    table = Table(
+        title=printable(heading), box=None, pad_edge=False, collapse_padding=True, header_style="bold"
+    )
+    table.add_column("policy", overflow="fold", min_width=16)
     shown = {
         **_SHOWN,
         **{
