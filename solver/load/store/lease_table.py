@@ -263,10 +263,7 @@ class LeaseTable:
         return outcome
 
     def move(self, lease_id: str, ask: Ask, now: float) -> LeaseState | Refusal:
-        """Swap a live lease for one on another model: both steps, or neither.
-
-        In pools that both draw on, the new lease takes the place of the old one.
-        """
+        """Swap a live lease for one on another model, or do nothing; in pools of both the new one takes its place."""
         self.models.at(ask.model)
         old = self.live(lease_id, now)
         if old is None:
@@ -281,8 +278,7 @@ class LeaseTable:
         del self.held[lease_id]
         self.models.meters.refund(old.model, old.charged)
         self.give_back(old)
-        if pools:
-            self._promote_in(pools)
+        self._promote_in(pools)
         return answer
 
     # -- time
