@@ -158,14 +158,14 @@ def test_a_proxy_shares_its_slots_over_redis_and_is_killed_and_restarted_under_l
         shared = {"SOLVER_REDIS_URL": url, "SOLVER_REPLICAS": "2"}
         neighbour = Neighbour(url, up)
         with started(tmp_path, up, **shared) as proxy:
+            before = up.served.copy()
+            assert proxy.ask().status_code == 200
+            assert up.served["slow"] == before["slow"] + 1  # by the scores of the configuration
             for stream in (False, True):
                 answers = proxy.ask_at_once(7, stream=stream)
                 assert sorted(answer.status_code for answer in answers) == [200] * 5 + [429] * 2
                 refused = [answer for answer in answers if answer.status_code == 429]
                 assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
-            before = up.served.copy()
-            assert proxy.ask().status_code == 200
-            assert up.served["slow"] == before["slow"] + 1  # by the scores of the configuration
             neighbour.begin()
             try:
                 callers = [threading.Thread(target=_ask_until_gone, args=(proxy,)) for _ in range(6)]
