@@ -177,8 +177,8 @@ BAD_DOCUMENTS: dict[str, tuple[str, str]] = {
         "p.yaml:3: broken YAML: key 'agents' is given twice",
     ),
     "control character": ("a: \x01", "p.yaml:1: broken YAML"),
-    "not a mapping": ("- 1", "p.yaml: expected a mapping with the fields of a problem, got [1]"),
-    "empty": ("", "p.yaml: expected a mapping with the fields of a problem, got None"),
+    "not a mapping": ("- 1", "p.yaml:1: expected a mapping with the fields of a problem, got [1]"),
+    "empty": ("", "p.yaml:1: expected a mapping with the fields of a problem, got None"),
     "unknown field": (
         "agents: [{id: a}]\nmodles: []\n",
         "p.yaml:2: modles: unknown field; did you mean 'models'?",

@@ -87,7 +87,7 @@ def read_problem(
     with located_errors(path):
         document = read_document(path, reading)
         if not isinstance(document, dict):
-            msg = f"{path}: expected a mapping with the fields of a problem, got {describe(document)}"
+            msg = f"{path}:1: expected a mapping with the fields of a problem, got {describe(document)}"
             raise SpecError(msg)
         lines = DocumentLines(path, reading)
         assembly = Assembly(folder=path.parent, reading=reading)
