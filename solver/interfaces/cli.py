@@ -44,7 +44,8 @@ if TYPE_CHECKING:
 __all__ = ["app", "main"]
 
 INFEASIBLE, NO_FULL_ASSIGNMENT, INTERRUPTED = 3, 4, 130
-URL = re.compile(r"[a-z][a-z0-9+.-]+:/")
+_PLAN_URL = re.compile(r"[a-z][a-z0-9+.-]+:/")
+"""URL of a plan, with one slash, as a `Path` leaves it."""
 
 _TINY_BATCH = 60
 """Agents up to which SciPy's assignment may be the fastest engine and is warmed up."""
@@ -285,7 +286,7 @@ def _verify(
 
       solver verify plan/
     """
-    if len(files) == 1 and (files[0].is_dir() or URL.match(str(files[0]))):
+    if len(files) == 1 and (files[0].is_dir() or _PLAN_URL.match(str(files[0]))):
         from solver.interfaces.streaming import show_verification
 
         _exit(show_verification(files[0], _out, as_json=as_json, quiet=quiet))

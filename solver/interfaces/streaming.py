@@ -19,7 +19,7 @@ from solver.interfaces.report import number
 from solver.interfaces.terminal import printable
 from solver.scale.computed_scores import ComputedScores, agent_fields
 from solver.scale.job import LargeBatch, solve_files
-from solver.scale.pieces import ScoreColumns, files_of
+from solver.scale.pieces import ScoreColumns, files_of, unreadable
 from solver.scale.storage import arrow, full_location, open_input
 from solver.scale.verification import verify_plan
 from solver.solution.plan import finite
@@ -182,8 +182,7 @@ def _schema_names(path: str) -> list[str]:
         with open_input(path) as file:
             names: list[str] = pq.read_schema(file).names
     except (pa.ArrowException, OSError) as error:
-        reason = (str(error).splitlines() or ["it is broken"])[0]
-        raise SpecError(Violation(path, f"not a readable Parquet file: {reason}")) from None
+        raise unreadable(path, error) from None
     return names
 
 

@@ -18,7 +18,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Block", "Piece", "ScoreColumns", "files_of", "pieces_of", "read_batches", "read_blocks"]
+__all__ = [
+    "Block",
+    "Piece",
+    "ScoreColumns",
+    "files_of",
+    "pieces_of",
+    "read_batches",
+    "read_blocks",
+    "unreadable",
+]
 
 _BLOCK_ROWS = 1 << 15
 """Rows decoded at a time: 2.6 MB at twenty models of float32."""
@@ -246,7 +255,7 @@ def read_batches(piece: Piece, names: Sequence[str]) -> Iterator[Any]:
     try:
         yield from batches
     except (pa.ArrowException, OSError) as error:
-        raise _unreadable(piece.path, error) from None
+        raise unreadable(piece.path, error) from None
     finally:
         reader.close(force=True)
 
@@ -261,11 +270,12 @@ def _opened(path: str) -> tuple[Any, str]:
         tail = min(size, 8 + reader.metadata.serialized_size)
         footer = zlib.crc32(file.read_at(tail, size - tail))
     except (pa.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
     return reader, f"{size}-{footer:08x}"
 
 
-def _unreadable(path: str, error: Exception) -> SpecError:
+def unreadable(path: str, error: Exception) -> SpecError:
+    """Return the error of a file that is no Parquet, or broken."""
     reason = (str(error).splitlines() or ["it is broken"])[0]
     return SpecError(Violation(path, f"not a readable Parquet file: {reason}"))
 
