@@ -168,6 +168,10 @@ def solve(
     unique_ids: Annotated[
         bool, typer.Option("--unique-ids", help="With --stream: check that no agent occurs twice.")
     ] = False,
+    budget_usd: Annotated[
+        float | None,
+        typer.Option(min=0, help="With --stream: US dollars for all agents, by the fleet's token prices."),
+    ] = None,
     ray: Annotated[bool, typer.Option("--ray", help="With --stream: passes by actors of Ray.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="With --ray: actors, of one CPU each.")] = 2,
     ray_address: Annotated[
@@ -190,8 +194,8 @@ def solve(
 
       solver solve --scores 'batch/*.parquet' --models fleet.yaml --output plan/ --stream --ray
     """
-    if (ray or ray_address or resume or unique_ids) and not stream:
-        raise SpecError("--ray, --ray-address, --resume, --unique-ids: only beside --stream")
+    if (ray or ray_address or resume or unique_ids or budget_usd is not None) and not stream:
+        raise SpecError("--budget-usd, --ray, --ray-address, --resume, --unique-ids: only beside --stream")
     if stream:
         from solver.interfaces.streaming import show_stream, solve_stream
 
@@ -204,6 +208,7 @@ def solve(
                 unique_ids=unique_ids,
                 workers=workers if ray else 0,
                 address=ray_address,
+                budget_usd=budget_usd,
                 report=step,
             )
         _exit(show_stream(manifest, _out, _err, as_json=as_json, quiet=quiet))

@@ -12,13 +12,16 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from solver.errors import SpecError, Violation
+from solver.errors import SpecError, Violation, ViolationKind
 from solver.interfaces.failures import say
 from solver.interfaces.files.problem_file import read_fleet
 from solver.interfaces.report import number
 from solver.interfaces.terminal import printable
+from solver.problem.resources import TOKEN_SUMS, resource_capacity, resource_names
+from solver.scale.batch import LargeBatch
 from solver.scale.computed_scores import ComputedScores, agent_fields
-from solver.scale.job import LargeBatch, solve_files
+from solver.scale.coupling import BatchBudget, BatchResource
+from solver.scale.job import solve_files
 from solver.scale.pieces import ScoreColumns, files_of, unreadable
 from solver.scale.storage import arrow, full_location, open_input
 from solver.scale.verification import verify_plan
@@ -40,6 +43,9 @@ __all__ = ["large_batch", "show_stream", "show_verification", "solve_stream", "s
 _PRINTED_VIOLATIONS = 20
 """Violations printed at most."""
 
+_PRINTED_ROWS = 8
+"""Bounds printed at most."""
+
 _EXIT_INFEASIBLE = 3
 """Exit code of a batch without a feasible assignment."""
 
@@ -53,6 +59,7 @@ def solve_stream(
     unique_ids: bool,
     workers: int,
     address: str | None,
+    budget_usd: float | None = None,
     report: Callable[[str], None],
 ) -> Manifest | None:
     """Solve a batch in files: with so many actors of Ray, or with none in this process.
@@ -64,7 +71,7 @@ def solve_stream(
     """
     if output is None:
         raise SpecError("--output: required beside --stream: the folder of the plan")
-    batch = large_batch(source)
+    batch = large_batch(source, budget_usd)
     if not workers:
         return solve_files(batch, output, seed=seed, resume=resume, unique_ids=unique_ids, report=report)
     from solver.scale.ray_fleet import RayFleet
@@ -99,18 +106,29 @@ def show_verification(folder: Path, out: Console, *, as_json: bool, quiet: bool)
     return 0 if found.feasible else _EXIT_INFEASIBLE
 
 
-def large_batch(source: ProblemSource) -> LargeBatch:
+def large_batch(source: ProblemSource, budget_usd: float | None = None) -> LargeBatch:
     """Return the batch that ``--scores`` or ``--agents``, ``--models`` and the options beside them describe.
+
+    With ``budget_usd`` all agents together may cost so much, by the list prices of the models and the columns
+    ``input_tokens`` and ``output_tokens``.
 
     Raises
     ------
     SpecError
-        For options that do not go with it, and a fleet that has more than slots and load costs.
+        For options that do not go with it, and a fleet that has more than slots, load costs, floors and resources.
     """
-    _check_options(source)
+    _check_options(source, budget_usd)
     fleet = [] if source.models is None else read_fleet(source.models, reading=source.reading)
-    _check_slots_only(fleet)
-    columns, files = _score_columns(source, fleet) if source.agents is None else _agent_columns(source, fleet)
+    _check_openings(fleet)
+    resources = _resources(fleet)
+    budgets = [] if budget_usd is None else [_budget(fleet, budget_usd)]
+    amounts = [name for one in resources for name in one.taken] + [
+        name for one in budgets for name in one.rates
+    ]
+    if source.agents is None:
+        columns, files = _score_columns(source, fleet)
+    else:
+        columns, files = _agent_columns(source, fleet, amounts)
     if not fleet:
         capacity = [int(source.slots or 0)] * len(columns.models)
         return LargeBatch(files=files, columns=columns, capacity=capacity)
@@ -121,10 +139,48 @@ def large_batch(source: ProblemSource) -> LargeBatch:
         capacity=[model.capacity.batch_slots for model in fleet],
         load_cost=[model.capacity.load_cost or (0.0,) * tiers for model in fleet] if tiers else [],
         min_load=[model.capacity.min_slots for model in fleet],
+        resources=resources,
+        budgets=budgets,
     )
 
 
-def _check_options(source: ProblemSource) -> None:
+def _resources(fleet: Sequence[Model]) -> list[BatchResource]:
+    """Return the resources of a fleet: sums of tokens by their names, others from the column ``resources.NAME``."""
+    return [
+        BatchResource(
+            name=name,
+            capacity=resource_capacity(fleet, name).tolist(),
+            columns=TOKEN_SUMS.get(name, (f"resources.{name}",)),
+        )
+        for name in resource_names(fleet)
+    ]
+
+
+def _budget(fleet: Sequence[Model], amount: float) -> BatchBudget:
+    """Return a budget at the list prices of the models.
+
+    Raises
+    ------
+    SpecError
+        For models without list prices.
+    """
+    fields = ("usd_per_million_input_tokens", "usd_per_million_output_tokens")
+    lines = [
+        Violation(f"models.{model.id}.{name}", "required beside --budget-usd", kind=ViolationKind.MISSING)
+        for model in fleet
+        for name in fields
+        if getattr(model, name) is None
+    ]
+    if lines:
+        raise SpecError(*lines)
+    rates = {
+        name.removeprefix("usd_per_million_"): [getattr(model, name) * 1e-6 for model in fleet]
+        for name in fields
+    }
+    return BatchBudget(name="budget_usd", amount=amount, rates=rates)
+
+
+def _check_options(source: ProblemSource, budget_usd: float | None) -> None:
     others: dict[str, object] = {
         "PROBLEM": source.problem,
         "--gap-file": source.gap_file,
@@ -142,6 +198,8 @@ def _check_options(source: ProblemSource) -> None:
         lines.append("--models: required beside --agents and --stream")
     elif (source.models is None) == (source.slots is None):
         lines.append("--models: expected either a fleet or --slots beside --stream")
+    if source.models is None and budget_usd is not None:
+        lines.append("--models: required beside --budget-usd")
     if lines:
         raise SpecError(*lines)
 
@@ -157,12 +215,14 @@ def _score_columns(source: ProblemSource, fleet: Sequence[Model]) -> tuple[Score
     return columns, files
 
 
-def _agent_columns(source: ProblemSource, fleet: Sequence[Model]) -> tuple[ScoreColumns, tuple[str, ...]]:
+def _agent_columns(
+    source: ProblemSource, fleet: Sequence[Model], amounts: Sequence[str]
+) -> tuple[ScoreColumns, tuple[str, ...]]:
     """Return how scores follow from the columns of ``--agents``, and its files."""
     agent = source.agent_column or "id"
     files = files_of([full_location(source.agents or "")])
     names = [name for name in _schema_names(files[0]) if name not in (source.ignore_column or [])]
-    fields, lines = agent_fields(files[0], names, agent)
+    fields, lines = agent_fields(files[0], names, agent, amounts)
     if lines:
         raise SpecError(*lines)
     return ScoreColumns.of_agents(ComputedScores.of(fleet, fields), agent=agent), files
@@ -186,18 +246,13 @@ def _schema_names(path: str) -> list[str]:
     return names
 
 
-def _check_slots_only(fleet: Sequence[Model]) -> None:
+def _check_openings(fleet: Sequence[Model]) -> None:
     fields = ("min_slots_if_open", "opening_cost")
     lines = [
         Violation(f"models.{model.id}.capacity.{name}", "expected none beside --stream", value)
         for model in fleet
         for name in fields
         if (value := getattr(model.capacity, name))
-    ]
-    lines += [
-        Violation(f"models.{model.id}.resources", "expected none beside --stream", list(model.resources))
-        for model in fleet
-        if model.resources
     ]
     if lines:
         raise SpecError(*lines)
@@ -215,7 +270,25 @@ def streaming_report(certificate: PlanCertificate, violations: Sequence[str] | N
     grid.add_row("objective", number(certificate.objective))
     grid.add_row("bound", number(certificate.bound))
     grid.add_row("gap", f"{certificate.gap:.4%}")
+    parts: list[RenderableType] = [head, grid]
+    if certificate.usage:
+        parts.append(_usage_table(certificate.usage))
     lines = [Text(printable(f"  {line}"), style="red") for line in wrong[:_PRINTED_VIOLATIONS]]
     if len(wrong) > _PRINTED_VIOLATIONS:
         lines.append(Text(f"  and {len(wrong) - _PRINTED_VIOLATIONS:,} more", style="red"))
-    return Group(head, grid, *lines)
+    return Group(*parts, *lines)
+
+
+def _usage_table(usage: Sequence[tuple[str, float, float]]) -> Table:
+    """Return the bounds that are used up most."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(overflow="fold")
+    for _ in range(3):
+        table.add_column(justify="right")
+    fullest = sorted(usage, key=lambda row: -(row[1] / row[2] if row[2] else 0.0))[:_PRINTED_ROWS]
+    for name, used, bound in fullest:
+        share = f"{used / bound:.2%}" if bound else "-"
+        table.add_row(printable(name), number(used), f"of {number(bound)}", share)
+    if len(usage) > _PRINTED_ROWS:
+        table.add_row(Text(f"and {len(usage) - _PRINTED_ROWS:,} bounds that are used less", style="dim"))
+    return table

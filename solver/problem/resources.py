@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SLOTS",
+    "TOKEN_SUMS",
     "resource_capacity",
     "resource_names",
     "resource_rules",
@@ -37,7 +38,7 @@ __all__ = [
 SLOTS = "slots"
 """Name of the resource that every model has: places for agents."""
 
-_TOKEN_SUMS = {
+TOKEN_SUMS = {
     "tokens": ("input_tokens", "output_tokens"),
     "input_tokens": ("input_tokens",),
     "output_tokens": ("output_tokens",),
@@ -57,8 +58,8 @@ def resource_titles(models: Sequence[Model]) -> tuple[str, ...]:
 
 def resources_taken(agents: AgentTable, name: str) -> NDArray[np.float64]:
     """Return the (n,) float64 units of a resource that agents take; 0 where they do not say."""
-    if name in _TOKEN_SUMS:
-        first, *rest = (getattr(agents, field) for field in _TOKEN_SUMS[name])
+    if name in TOKEN_SUMS:
+        first, *rest = (getattr(agents, field) for field in TOKEN_SUMS[name])
         return np.asarray(sum(rest, first), np.float64)
     return agents.resources.get(name, np.zeros(len(agents)))
 
@@ -131,8 +132,8 @@ def resource_rules(
     given = demand if isinstance(demand, Mapping) else {}
     counted = {limit.unit for limit in limits}
     for name in given:
-        if name in _TOKEN_SUMS:
-            rule = f"expected another name, as these are counted from {' and '.join(_TOKEN_SUMS[name])}"
+        if name in TOKEN_SUMS:
+            rule = f"expected another name, as these are counted from {' and '.join(TOKEN_SUMS[name])}"
             yield Violation(f"demand.{name}", rule)
         elif name in agents.resources:
             yield Violation(f"demand.{name}", "expected none, since agents say what they take in resources")
@@ -142,9 +143,9 @@ def resource_rules(
             yield Violation(f"demand.{name}", rule, name, kind=ViolationKind.UNKNOWN, hint=hint)
     for name, taken in agents.resources.items():
         path = f"agents[{int(np.flatnonzero(taken)[0])}].resources.{name}"
-        if name in _TOKEN_SUMS:
+        if name in TOKEN_SUMS:
             yield Violation(
-                path, f"expected another name, as these are counted from {' and '.join(_TOKEN_SUMS[name])}"
+                path, f"expected another name, as these are counted from {' and '.join(TOKEN_SUMS[name])}"
             )
         elif name not in known and all(limit.unit != name for limit in limits):
             hint = did_you_mean(name, known)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from solver.errors import SpecError, Violation
+from solver.scale.coupled import CoupledOptimum
 from solver.scale.optimise import Optimum
 from solver.scale.rows import PieceChoice
 from solver.scale.storage import replace_text
@@ -24,10 +25,10 @@ _NAME = ".checkpoint.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """The survey and the optimum of a request."""
+    """The survey and the optimum of a request; the latter of a batch with resources or budgets is a coupled one."""
 
     survey: Survey
-    found: Optimum
+    found: Optimum | CoupledOptimum
 
 
 def write_checkpoint(folder: PlanFolder, request: dict[str, Any], state: Checkpoint) -> None:
@@ -43,13 +44,9 @@ def write_checkpoint(folder: PlanFolder, request: dict[str, Any], state: Checkpo
         "request": request,
         "facts": [survey.agents, survey.low, survey.high, survey.forbids],
         "equal": survey.equal.tolist(),
-        "low": found.choice.low.tolist(),
-        "agent": found.choice.agent.tolist(),
-        "model": found.choice.model.tolist(),
-        "settled": {number: counts.tolist() for number, counts in found.choice.settled.items()},
         "prices": found.prices.tolist(),
-        "may_leave": found.may_leave,
         "valuation": {**asdict(found.valuation), "levels": found.valuation.levels.tolist()},
+        "found": _coupled_document(found) if isinstance(found, CoupledOptimum) else _document(found),
     }
     replace_text(folder, _NAME, json.dumps(document))
 
@@ -71,24 +68,54 @@ def read_checkpoint(folder: PlanFolder, request: dict[str, Any]) -> Checkpoint |
         raise SpecError(Violation(folder.path(_NAME), rule))
     agents, low, high, forbids = document["facts"]
     equal = np.array(document["equal"], np.int64)
-    closed = np.array(request["capacity"]) < 1
+    closed = np.array([np.inf if slots is None else slots for slots in request["capacity"]]) < 1
     survey = Survey(
         m=len(closed), closed=closed, agents=agents, low=low, high=high, forbids=forbids, equal=equal
     )
     valuation = document["valuation"]
+    valuation = Valuation(**{**valuation, "levels": np.array(valuation["levels"], np.float64)})
+    prices, one = np.array(document["prices"]), document["found"]
+    if "largest" in one:
+        coupled = CoupledOptimum(
+            prices=prices,
+            low=np.array(one["low"]),
+            agent=np.array(one["agent"], np.int64),
+            model=np.array(one["model"], np.int64),
+            valuation=valuation,
+            largest=np.array(one["largest"]),
+            jitter=one["jitter"],
+            leaves=one["leaves"],
+        )
+        return Checkpoint(survey=survey, found=coupled)
     choice = PieceChoice(
-        low=np.array(document["low"]),
-        settled={int(number): np.array(counts) for number, counts in document["settled"].items()},
-        agent=np.array(document["agent"], np.int64),
-        model=np.array(document["model"], np.int64),
+        low=np.array(one["low"]),
+        settled={int(number): np.array(counts) for number, counts in one["settled"].items()},
+        agent=np.array(one["agent"], np.int64),
+        model=np.array(one["model"], np.int64),
     )
-    found = Optimum(
-        choice=choice,
-        prices=np.array(document["prices"]),
-        valuation=Valuation(**{**valuation, "levels": np.array(valuation["levels"], np.float64)}),
-        may_leave=document["may_leave"],
-    )
+    found = Optimum(choice=choice, prices=prices, valuation=valuation, may_leave=one["may_leave"])
     return Checkpoint(survey=survey, found=found)
+
+
+def _document(found: Optimum) -> dict[str, Any]:
+    return {
+        "low": found.choice.low.tolist(),
+        "agent": found.choice.agent.tolist(),
+        "model": found.choice.model.tolist(),
+        "settled": {number: counts.tolist() for number, counts in found.choice.settled.items()},
+        "may_leave": found.may_leave,
+    }
+
+
+def _coupled_document(found: CoupledOptimum) -> dict[str, Any]:
+    return {
+        "low": found.low.tolist(),
+        "agent": found.agent.tolist(),
+        "model": found.model.tolist(),
+        "largest": found.largest.tolist(),
+        "jitter": found.jitter,
+        "leaves": found.leaves,
+    }
 
 
 def forget(folder: PlanFolder) -> None:

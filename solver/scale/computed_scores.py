@@ -109,13 +109,22 @@ def _scorer(fleet: str) -> FleetScorer:
     return FleetScorer(models, Objective(**document["objective"]), task_types=document["task_types"])
 
 
-def agent_fields(path: str, names: Sequence[str], agent: str) -> tuple[tuple[str, ...], list[Violation]]:
-    """Return which of a file's columns are fields of agents that scores follow from, and what is wrong with others."""
+def agent_fields(
+    path: str, names: Sequence[str], agent: str, amounts: Sequence[str] = ()
+) -> tuple[tuple[str, ...], list[Violation]]:
+    """Return which of a file's columns are fields of agents that scores follow from, and what is wrong with others.
+
+    ``amounts`` are columns of what agents take, which count besides.
+    """
     known = (*TEXT_FIELDS, *FLAG_FIELDS, *LIST_FIELDS, *NUMBER_FIELDS)
     lines = []
     for name in names:
-        if name in _UNSUPPORTED or name.startswith("resources."):
+        if name in amounts:
+            continue
+        if name in _UNSUPPORTED:
             lines.append(Violation(path, f"{name}: expected no such column in files of one slot an agent"))
+        elif name.startswith("resources."):
+            lines.append(Violation(path, f"{name}: expected a resource that some model has"))
         elif name not in known and name != agent:
             lines.append(Violation(path, f"{name}: expected a field of agents, or to be ignored"))
     return tuple(name for name in names if name in known and name not in _WITHOUT_EFFECT), lines

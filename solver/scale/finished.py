@@ -38,6 +38,7 @@ def note_finished(folder: PlanFolder, answer: PieceAnswer) -> None:
         for name in ("own", "left", "magnitude", "forgone", "ineligible", "unserved")
     }
     terms["load"], terms["worth"] = certificate.load.tolist(), certificate.worth.tolist()
+    terms["taken"] = None if certificate.taken is None else certificate.taken.tolist()
     text = json.dumps({"written": asdict(answer.written), "terms": terms})
     replace_text(folder, _note(answer.number), text)
 
@@ -55,6 +56,7 @@ def finished_pieces(folder: PlanFolder, pieces: Sequence[Piece]) -> list[PieceAn
             continue  # not finished: it is written again
         terms = document["terms"]
         terms["load"], terms["worth"] = np.array(terms["load"]), np.array(terms["worth"])
+        terms["taken"] = None if terms["taken"] is None else np.array(terms["taken"])
         certificate = PieceCertificate(**terms)
         answers.append(PieceAnswer(number=piece.number, certificate=certificate, written=written))
     return answers

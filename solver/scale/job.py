@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,10 @@ import numpy as np
 from solver.engines.slot_supply import Supply
 from solver.errors import SpecError, Violation
 from solver.scale.assignment_files import file_name
+from solver.scale.batch import LargeBatch
 from solver.scale.checkpoint import Checkpoint, forget, read_checkpoint, write_checkpoint
+from solver.scale.coupled import CoupledOptimum, optimise_coupled, take_facts
+from solver.scale.coupled_judge import conclude_coupled
 from solver.scale.finished import finished_pieces
 from solver.scale.floors import with_floors
 from solver.scale.judge import conclude
@@ -19,7 +22,9 @@ from solver.scale.local_fleet import LocalFleet
 from solver.scale.manifest import MANIFEST, Manifest, write_manifest
 from solver.scale.optimise import SampleBudget, finish_orders, optimise, take_survey
 from solver.scale.pieces import ScoreColumns, files_of, pieces_of
+from solver.scale.shard import PayingOrder
 from solver.scale.storage import plan_folder
+from solver.scale.survey import valuation_of
 from solver.scale.unique_ids import check_unique_ids
 
 if TYPE_CHECKING:
@@ -31,102 +36,12 @@ if TYPE_CHECKING:
     from solver.problem.instance import Instance
     from solver.scale.finished import PieceAnswer
     from solver.scale.fleet import Fleet
+    from solver.scale.judge import PlanCertificate
     from solver.scale.pieces import Piece
     from solver.scale.storage import PlanFolder
     from solver.scale.survey import Survey
 
 __all__ = ["LargeBatch", "solve_files"]
-
-_MOST_STREAMED_MODELS = 5_000
-"""Models at most: prices of samples take memory for the square of their number."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LargeBatch:
-    """A batch in Parquet files, one slot an agent.
-
-    Parameters
-    ----------
-    files : sequence of str
-        Files, folders, or patterns such as ``batch/*.parquet``; paths or URLs such as ``s3://bucket/batch``.
-    columns : ScoreColumns
-        What the files' columns hold.
-    capacity : sequence of int
-        Slots of each model of ``columns.models``.
-    unassigned_penalty : float, optional
-        What leaving an agent out costs, where no column says so. None: serve as many as possible first.
-    load_cost : sequence of sequence of float
-        What a slot costs in equal tiers of each model's slots; empty for nothing. See :func:`solver.assign`.
-    min_load : sequence of int
-        Agents that each model has to serve; empty for none.
-    """
-
-    files: Sequence[str]
-    columns: ScoreColumns
-    capacity: Sequence[int]
-    unassigned_penalty: float | None = None
-    load_cost: Sequence[Sequence[float]] = field(default=())
-    min_load: Sequence[int] = field(default=())
-
-    def checked(self) -> LargeBatch:
-        """Return the batch if its numbers can be.
-
-        Raises
-        ------
-        SpecError
-            One line per rule that is broken.
-        """
-        m = len(self.columns.models)
-        lines = []
-        if not 0 < m <= _MOST_STREAMED_MODELS:
-            lines.append(Violation("models", f"expected 1 to {_MOST_STREAMED_MODELS:,} models", m))
-        if len(self.capacity) != m:
-            lines.append(
-                Violation("capacity", f"expected one number for each of {m} models", len(self.capacity))
-            )
-        lines += [
-            Violation(f"capacity[{j}]", "expected a whole number of slots >= 0", slots)
-            for j, slots in enumerate(self.capacity)
-            if not (0 <= slots <= 2**53 and slots == int(slots))
-        ]
-        if self.unassigned_penalty is not None and not self.unassigned_penalty >= 0:
-            lines.append(Violation("unassigned_penalty", "expected >= 0", self.unassigned_penalty))
-        if len(self.min_load) not in (0, m):
-            lines.append(
-                Violation("min_load", f"expected one number for each of {m} models", len(self.min_load))
-            )
-        lines += [
-            Violation(f"min_load[{j}]", f"expected a whole number from 0 to its {slots:g} slots", least)
-            for j, (least, slots) in enumerate(zip(self.min_load, self.capacity, strict=False))
-            if not (0 <= least <= slots and least == int(least))
-        ]
-        if self.columns.sense not in ("maximize", "minimize"):
-            lines.append(Violation("sense", "expected maximize or minimize", self.columns.sense))
-        if len(set(self.columns.models)) < m:
-            lines.append(Violation("models", "expected different ids", list(self.columns.models)))
-        if lines:
-            raise SpecError(*lines)
-        return self
-
-    @property
-    def slots(self) -> NDArray[np.float64]:
-        """(m,) float64, slots of each model."""
-        return np.asarray(self.capacity, np.float64)
-
-    @property
-    def tiers(self) -> NDArray[np.float64] | None:
-        """(m, t) float64, costs of the tiers, or None."""
-        return np.asarray(self.load_cost, np.float64) if len(self.load_cost) else None
-
-    @property
-    def floors(self) -> NDArray[np.int64] | None:
-        """(m,) int64, agents that each model has to serve, or None."""
-        return np.asarray(self.min_load, np.int64) if any(self.min_load) else None
-
-    @property
-    def serve_first(self) -> bool:
-        """Whether serving more agents comes before any score."""
-        return self.unassigned_penalty is None and self.columns.penalty is None
 
 
 def solve_files(
@@ -183,13 +98,11 @@ def solve_files(
     folder = _checked_folder(output)
     files = files_of(batch.files)
     report("reading footers")
-    pieces = pieces_of(files, batch.columns)
-    closed = batch.slots < 1
-    budget = budget or SampleBudget()
+    pieces = pieces_of(files, batch.reading)
     agents = sum(piece.rows for piece in pieces)
     request = _request(batch, pieces, seed)
     state = read_checkpoint(folder, request) if resume else None
-    workers = fleet(pieces, batch.columns, closed)
+    workers = fleet(pieces, batch.reading, batch.slots < 1)
     try:
         done: list[PieceAnswer] = []
         if unique_ids and state is None:
@@ -198,21 +111,10 @@ def solve_files(
             check_unique_ids(workers, pieces, batch.columns.agent, folder.location)
         if state is None:
             report(f"surveying {agents:,} agents in {len(pieces):,} pieces")
-            survey = take_survey(workers, agents, closed, batch.unassigned_penalty, seed=seed, budget=budget)
-            report("finding prices")
-            found = optimise(
-                workers,
-                pieces,
-                survey,
-                _shape(batch, survey),
-                batch.unassigned_penalty,
-                batch.floors,
-                seed=seed,
-                budget=budget,
-            )
-            if found is None:
+            solve = _solve_coupled if batch.is_coupled else _solve_slots
+            state = solve(workers, batch, pieces, seed, budget or SampleBudget(), report)
+            if state is None:
                 return None
-            state = Checkpoint(survey=survey, found=found)
             _make(folder)
             forget(folder)
             write_checkpoint(folder, request, state)
@@ -223,6 +125,36 @@ def solve_files(
     finally:
         workers.close()
     return _publish(batch, pieces, folder, request, state, sorted(answers, key=lambda one: one.number))
+
+
+def _solve_slots(
+    workers: Fleet,
+    batch: LargeBatch,
+    pieces: Sequence[Piece],
+    seed: int,
+    budget: SampleBudget,
+    report: Callable[[str], None],
+) -> Checkpoint | None:
+    agents, penalty = sum(piece.rows for piece in pieces), batch.unassigned_penalty
+    survey = take_survey(workers, agents, batch.slots < 1, penalty, seed=seed, budget=budget)
+    report("finding prices")
+    shape = _shape(batch, survey)
+    found = optimise(workers, pieces, survey, shape, penalty, batch.floors, seed=seed, budget=budget)
+    return None if found is None else Checkpoint(survey=survey, found=found)
+
+
+def _solve_coupled(
+    workers: Fleet,
+    batch: LargeBatch,
+    pieces: Sequence[Piece],
+    seed: int,
+    budget: SampleBudget,
+    report: Callable[[str], None],
+) -> Checkpoint | None:
+    survey, facts = take_facts(workers, batch.unassigned_penalty)
+    valuation = valuation_of(survey, _shape(batch, survey), batch.unassigned_penalty)
+    found = optimise_coupled(workers, batch.couplings, survey, facts, valuation, seed=seed, report=report)
+    return None if found is None else Checkpoint(survey=survey, found=found)
 
 
 def _shape(batch: LargeBatch, survey: Survey) -> Instance:
@@ -245,6 +177,8 @@ def _finish(
 ) -> list[PieceAnswer]:
     """Have all pieces written but those that are."""
     found = state.found
+    if isinstance(found, CoupledOptimum):
+        return _finish_coupled(workers, batch, pieces, folder, found, done)
     supply = Supply.of(_shape(batch, state.survey))
     if batch.floors is not None:
         supply = with_floors(supply, batch.floors, found.valuation.shift)
@@ -263,6 +197,34 @@ def _finish(
     return answers
 
 
+def _finish_coupled(
+    workers: Fleet,
+    batch: LargeBatch,
+    pieces: Sequence[Piece],
+    folder: PlanFolder,
+    found: CoupledOptimum,
+    done: set[int],
+) -> list[PieceAnswer]:
+    couplings, orders = batch.couplings, {}
+    for piece in pieces:
+        begin, end = np.searchsorted(found.agent, (piece.first, piece.first + piece.rows))
+        if piece.number not in done:
+            agent = found.agent[begin:end] - piece.first
+            orders[piece.number] = PayingOrder(
+                low=found.low, agent=agent, model=found.model[begin:end], jitter=found.jitter
+            )
+    answers: list[PieceAnswer] = workers.run(
+        "finish_paying",
+        couplings.charge(found.prices),
+        found.valuation,
+        couplings.exceeded(found.largest),
+        found.leaves or not batch.serve_first,
+        folder.location,
+        each=orders,
+    )
+    return answers
+
+
 def _publish(
     batch: LargeBatch,
     pieces: Sequence[Piece],
@@ -273,12 +235,30 @@ def _publish(
 ) -> Manifest:
     """Conclude the proof and write the manifest, which makes the plan complete."""
     parts = [answer.certificate for answer in answers]
+    if isinstance(state.found, CoupledOptimum):
+        prices = state.found.prices
+        certificate = conclude_coupled(
+            parts, batch.couplings, prices, serve_first=batch.serve_first, sense=batch.columns.sense
+        )
+        return _published(pieces, folder, request, certificate, prices, answers)
     prices, closed = state.found.prices.copy(), batch.slots < 1
     if closed.any():  # what their first slot would be worth, the least that deters everyone
         prices[closed] = np.maximum(np.max([part.worth for part in parts], axis=0)[closed], 0.0)
+    certificate = conclude(parts, _shape(batch, state.survey), prices, batch.columns.models, batch.floors)
+    return _published(pieces, folder, request, certificate, prices, answers)
+
+
+def _published(
+    pieces: Sequence[Piece],
+    folder: PlanFolder,
+    request: dict[str, Any],
+    certificate: PlanCertificate,
+    prices: NDArray[np.float64],
+    answers: list[PieceAnswer],
+) -> Manifest:
     manifest = Manifest(
         request=request,
-        certificate=conclude(parts, _shape(batch, state.survey), prices, batch.columns.models, batch.floors),
+        certificate=certificate,
         prices=tuple(prices.tolist()),
         files=tuple(answer.written for answer in answers),
         versions={"solver": version("batch-assignment-solver"), "pyarrow": version("pyarrow")},
@@ -314,9 +294,11 @@ def _request(batch: LargeBatch, pieces: Sequence[Piece], seed: int) -> dict[str,
     return {
         "files": [[path, mark] for path, mark in {one.path: one.fingerprint for one in pieces}.items()],
         "columns": asdict(batch.columns),
-        "capacity": [int(slots) for slots in batch.capacity],
+        "capacity": [int(slots) if slots < np.inf else None for slots in batch.capacity],
         "unassigned_penalty": batch.unassigned_penalty,
         "load_cost": [list(map(float, tiers)) for tiers in batch.load_cost],
         "min_load": [int(least) for least in batch.min_load],
+        "resources": [one.document() for one in batch.resources],
+        "budgets": [one.document() for one in batch.budgets],
         "seed": seed,
     }

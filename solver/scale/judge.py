@@ -49,6 +49,8 @@ class BlockTerms:
         Unassigned agents who must be served.
     worth : (m,) float64
         The most that any agent would pay for a first slot of a closed model; ``-inf`` for open ones.
+    taken : (m, c) float64 or None
+        Amounts that models serve, where agents pay for amounts.
     """
 
     own: float
@@ -59,6 +61,7 @@ class BlockTerms:
     ineligible: int
     unserved: int
     worth: NDArray[np.float64]
+    taken: NDArray[np.float64] | None = None
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -91,6 +94,8 @@ class PieceCertificate(BlockTerms):
         self.ineligible += terms.ineligible
         self.unserved += terms.unserved
         self.worth = np.maximum(self.worth, terms.worth)
+        if terms.taken is not None:
+            self.taken = terms.taken if self.taken is None else self.taken + terms.taken
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +116,8 @@ class PlanCertificate:
         Agents of each model.
     violations : tuple of str
         Constraints broken.
+    usage : tuple of (str, float, float)
+        Rows of slots, resources and budgets where a batch has any but slots: name, what is used, bound.
     """
 
     objective: float
@@ -121,6 +128,7 @@ class PlanCertificate:
     served: int
     load: tuple[int, ...]
     violations: tuple[str, ...]
+    usage: tuple[tuple[str, float, float], ...] = ()
 
 
 def judge_block(

@@ -77,6 +77,7 @@ def read_manifest(folder: str | Path) -> Manifest:
             raise SpecError(Violation(path, f"expected schema {_SCHEMA}"))
         certificate = document.pop("certificate")
         certificate |= {name: tuple(certificate[name]) for name in ("load", "violations")}
+        certificate["usage"] = tuple(map(tuple, certificate["usage"]))
         return Manifest(
             certificate=PlanCertificate(**certificate),
             files=tuple(WrittenPiece(**one) for one in document.pop("files")),

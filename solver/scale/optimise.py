@@ -13,11 +13,10 @@ from solver.engines.price.optimum import find_optimum, solve_everything
 from solver.engines.price.sampling import planned_samples, probe_scale
 from solver.engines.price.scarce_prices import barely_short, price_tails
 from solver.engines.slot_supply import Supply
-from solver.errors import SpecError, Violation
 from solver.scale.floors import floor_reward, with_floors
 from solver.scale.rows import PieceChoice, PieceRows
 from solver.scale.shard import FinishOrder
-from solver.scale.survey import Survey, Valuation
+from solver.scale.survey import Survey, Valuation, valuation_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -115,17 +114,7 @@ def optimise(
     SpecError
         For a negative priority where it multiplies a penalty.
     """
-    if not shape.serve_first and survey.least_priority < 0:
-        raise SpecError(
-            Violation("priority", "expected >= 0 where it multiplies a penalty", survey.least_priority)
-        )
-    valuation = Valuation(
-        common_penalty=common_penalty,
-        serve_first=shape.serve_first,
-        low=shape.score_range[0],
-        step=shape.serve_step if shape.serve_first else 0.0,
-        levels=survey.levels,
-    )
+    valuation = valuation_of(survey, shape, common_penalty)
     may_leave = _may_leave(survey, shape)
     supply = Supply.of(shape)
     if floor is not None:

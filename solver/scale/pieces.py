@@ -10,6 +10,7 @@ import numpy as np
 
 from solver.errors import SpecError, Violation, ViolationKind
 from solver.problem.values import did_you_mean
+from solver.scale.column_numbers import amount_columns, list_rows, number_column, vector_column
 from solver.scale.computed_scores import ComputedScores, scored_agents
 from solver.scale.storage import arrow, files_matching, full_location, open_input
 
@@ -59,6 +60,8 @@ class ScoreColumns:
         With ``minimize`` the files hold costs.
     computed : ComputedScores, optional
         The files hold agents instead of scores: how the one follows from the other.
+    amounts : tuple of str
+        Columns of amounts that agents take, >= 0, in which a null is 0; see :mod:`solver.scale.coupling`.
     """
 
     agent: str = "agent"
@@ -68,6 +71,7 @@ class ScoreColumns:
     priority: str | None = None
     sense: str = "maximize"
     computed: ComputedScores | None = None
+    amounts: tuple[str, ...] = ()
 
     @classmethod
     def of_agents(cls, computed: ComputedScores, agent: str = "id") -> ScoreColumns:
@@ -84,9 +88,10 @@ class ScoreColumns:
     def numbers(self) -> tuple[str, ...]:
         """Columns that a pass over the numbers reads."""
         if self.computed is not None:
-            return self.computed.fields or (self.agent,)
+            return tuple(dict.fromkeys((*self.computed.fields, *self.amounts))) or (self.agent,)
         own = self.models if self.scores is None else (self.scores,)
-        return (*own, *(name for name in (self.penalty, self.priority) if name is not None))
+        named = (*own, self.penalty, self.priority, *self.amounts)
+        return tuple(dict.fromkeys(name for name in named if name is not None))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,12 +137,15 @@ class Block:
         To be maximised; ``-inf`` forbids the pair.
     penalty, priority : (k,) float64 or None
         None without such a column.
+    amount : (k, c) float64 or None
+        Amounts that agents take; None without such columns.
     """
 
     first: int
     score: NDArray[Any]
     penalty: NDArray[np.float64] | None
     priority: NDArray[np.float64] | None
+    amount: NDArray[np.float64] | None = None
 
 
 def files_of(patterns: Sequence[str]) -> tuple[str, ...]:
@@ -284,7 +292,7 @@ def _unfit(path: str, schema: Any, columns: ScoreColumns) -> list[Violation]:
     """Return which columns are missing, or of a type that holds no numbers."""
     known = schema.names
     lines = []
-    numeric = () if columns.computed is not None else columns.numbers
+    numeric = columns.amounts if columns.computed is not None else columns.numbers
     for name in (columns.agent, *columns.numbers):
         if known.count(name) != 1:
             rule = f"{name}: expected one such column"
@@ -319,18 +327,23 @@ def _is_list(kind: Any, m: int) -> bool:
 def _block(piece: Piece, row: int, batch: Any, columns: ScoreColumns) -> Block:
     if columns.computed is not None:
         score, penalty, priority = scored_agents(columns.computed, batch, piece.path, row)
-        first = piece.first + row - piece.row
-        return Block(first=first, score=np.ascontiguousarray(score), penalty=penalty, priority=priority)
+        return Block(
+            first=piece.first + row - piece.row,
+            score=np.ascontiguousarray(score),
+            penalty=penalty,
+            priority=priority,
+            amount=amount_columns(piece, row, batch, columns.amounts),
+        )
     m = len(columns.models)
     forbidden = np.inf if columns.sense == "minimize" else -np.inf
     if columns.scores is None:
-        parts = [_numbers(batch.column(name), forbidden) for name in columns.models]
+        parts = [number_column(batch.column(name), forbidden) for name in columns.models]
         kind = np.float32 if all(part.dtype in (np.float32, np.float16) for part in parts) else np.float64
         score = np.empty((batch.num_rows, m), kind)
         for j, part in enumerate(parts):
             score[:, j] = part
     else:
-        score = _lists(piece, row, batch.column(columns.scores), m, columns.scores, forbidden)
+        score = list_rows(piece, row, batch.column(columns.scores), m, columns.scores, forbidden)
     if columns.sense == "minimize":
         score = np.negative(score)
     if not (score < np.inf).all():
@@ -341,54 +354,7 @@ def _block(piece: Piece, row: int, batch: Any, columns: ScoreColumns) -> Block:
     return Block(
         first=piece.first + row - piece.row,
         score=np.ascontiguousarray(score),
-        penalty=_vector(piece, row, batch, columns.penalty, least=0.0),
-        priority=_vector(piece, row, batch, columns.priority, least=-np.inf),
+        penalty=vector_column(piece, row, batch, columns.penalty, least=0.0),
+        priority=vector_column(piece, row, batch, columns.priority, least=-np.inf),
+        amount=amount_columns(piece, row, batch, columns.amounts),
     )
-
-
-def _numbers(array: Any, missing: float) -> NDArray[Any]:
-    """Return a column as floats, nulls as ``missing``."""
-    values: NDArray[Any] = array.to_numpy(zero_copy_only=False)
-    if values.dtype.kind != "f":
-        values = values.astype(np.float64)
-    if array.null_count:
-        blank = array.is_null().to_numpy(zero_copy_only=False)
-        values = np.where(blank, values.dtype.type(missing), values)
-    return values
-
-
-def _lists(piece: Piece, row: int, array: Any, m: int, name: str, missing: float) -> NDArray[Any]:
-    """Return the (k, m) numbers of a column of lists."""
-    pa, _ = arrow()
-    where = f"{piece.path}: rows from {row + 1}"
-    if array.null_count:
-        raise SpecError(Violation(where, f"{name}: expected no nulls", array.null_count))
-    if pa.types.is_fixed_size_binary(array.type):
-        kind = "<f4" if array.type.byte_width == 4 * m else "<f8"
-        data = np.frombuffer(array.buffers()[1], kind)
-        return data[array.offset * m : (array.offset + len(array)) * m].reshape(-1, m)
-    values = _numbers(array.flatten(), missing)
-    ragged = len(values) != len(array) * m
-    if not ragged and not pa.types.is_fixed_size_list(array.type):
-        lengths = np.diff(array.offsets.to_numpy(zero_copy_only=False))
-        ragged = bool((lengths != m).any())
-    if ragged:
-        raise SpecError(Violation(where, f"{name}: expected {m} numbers in every row, one a model"))
-    if values.dtype == np.float16:
-        values = values.astype(np.float32)
-    return values.reshape(-1, m)
-
-
-def _vector(
-    piece: Piece, row: int, batch: Any, name: str | None, *, least: float
-) -> NDArray[np.float64] | None:
-    """Return a column of one number an agent; penalties, which are at least 0, may be infinite."""
-    if name is None:
-        return None
-    values = _numbers(batch.column(name), np.nan).astype(np.float64)
-    fits = values >= 0 if least == 0.0 else np.isfinite(values)
-    if not fits.all():
-        i = int(np.flatnonzero(~fits)[0])
-        rule = f"{name}: expected {'>= 0' if least == 0.0 else 'a finite number'}"
-        raise SpecError(Violation(f"{piece.path}: row {row + i + 1}", rule, float(values[i])))
-    return values

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from solver.scale.assignment_files import write_piece
+from solver.scale.coupled_judge import judge_paying
+from solver.scale.coupled_passes import CoupledPasses, paying
 from solver.scale.finished import PieceAnswer, note_finished
+from solver.scale.held_arcs import net_scores
 from solver.scale.judge import PieceCertificate, judge_block
 from solver.scale.pieces import read_blocks
 from solver.scale.storage import plan_folder
@@ -25,11 +28,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from solver.scale.held_arcs import PayingAgents
     from solver.scale.pieces import Block, Piece, ScoreColumns
     from solver.scale.storage import PlanFolder
     from solver.scale.survey import Valuation
 
-__all__ = ["FinishOrder", "PieceArcs", "Shard", "piece_choices"]
+__all__ = ["FinishOrder", "PayingOrder", "PieceArcs", "Shard", "piece_choices"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +93,29 @@ class FinishOrder:
     shares: dict[int, tuple[int, NDArray[np.int64], NDArray[np.int64]]]
 
 
-class Shard:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PayingOrder:
+    """What a piece needs to write its part of a plan with resources and budgets.
+
+    Parameters
+    ----------
+    low : (m, c) float64
+        Charges at which every agent that is not named has its best model.
+    agent : (g,) int64
+        Places, within the piece, of the agents that are named, ascending.
+    model : (g,) int64
+        Their models, m for unassigned.
+    jitter : float
+        What scores are shifted by before anybody chooses.
+    """
+
+    low: NDArray[np.float64]
+    agent: NDArray[np.int64]
+    model: NDArray[np.int64]
+    jitter: float
+
+
+class Shard(CoupledPasses):
     """Some pieces and how to read them.
 
     Parameters
@@ -103,6 +129,7 @@ class Shard:
     """
 
     def __init__(self, pieces: Sequence[Piece], columns: ScoreColumns, closed: NDArray[np.bool_]) -> None:
+        super().__init__()
         self._pieces = tuple(pieces)
         self._columns = columns
         self._closed = closed
@@ -213,6 +240,53 @@ class Shard:
             if piece.number in orders
         ]
 
+    def finish_paying(
+        self,
+        charge: NDArray[np.float64],
+        valuation: Valuation,
+        single: Sequence[tuple[int, NDArray[np.float64], float]],
+        judge_leaves: bool,
+        folder: str,
+        orders: dict[int, PayingOrder],
+    ) -> list[PieceAnswer]:
+        """Choose, judge and write the pieces that there are orders for, where agents pay for amounts.
+
+        Parameters
+        ----------
+        charge : (m, c) float64
+            Charges at optimal prices, at which the judge measures what agents forgo.
+        valuation : Valuation
+            What staying unassigned is worth.
+        single : sequence of (int, (c,) float64, float)
+            See :class:`~solver.scale.coupled_passes.HeldBox`.
+        judge_leaves : bool
+            Whether the judge compares with staying unassigned.
+        folder : str
+            Where the files go.
+        orders : dict of int to PayingOrder
+            By the number of the piece.
+        """
+        place, m = plan_folder(folder), len(self._columns.models)
+        answers = []
+        for piece in self._pieces:
+            if piece.number not in orders:
+                continue
+            chosen, certificate = np.empty(piece.rows, np.min_scalar_type(m)), PieceCertificate.empty(m)
+            for block in read_blocks(piece, self._columns):
+                at = block.first - piece.first
+                order = orders[piece.number]
+                shifted = paying(block, valuation, single, order.jitter)
+                whole = paying(block, valuation, single) if order.jitter else shifted
+                for agents, seen in zip(whole.parts(), shifted.parts(), strict=True):
+                    choice = _paying_choice(seen, order, at)
+                    chosen[at : at + len(choice)] = choice
+                    certificate.add(judge_paying(agents, choice, charge, may_leave=judge_leaves))
+                    at += len(choice)
+            written = write_piece(piece, self._columns, chosen, place)
+            answers.append(PieceAnswer(number=piece.number, certificate=certificate, written=written))
+            note_finished(place, answers[-1])
+        return answers
+
     def _finish(
         self,
         piece: Piece,
@@ -235,6 +309,17 @@ class Shard:
         answer = PieceAnswer(number=piece.number, certificate=certificate, written=written)
         note_finished(folder, answer)
         return answer
+
+
+def _paying_choice(agents: PayingAgents, order: PayingOrder, at: int) -> NDArray[np.int64]:
+    """Return the (k,) models of the agents from a place of a piece, m for unassigned."""
+    m = len(order.low)
+    net = net_scores(agents.score, agents.amount, order.low)
+    choice: NDArray[np.int64] = net.argmax(axis=1)
+    choice[agents.outside > net[np.arange(len(net)), choice]] = m
+    begin, end = np.searchsorted(order.agent, (at, at + len(net)))
+    choice[order.agent[begin:end] - at] = order.model[begin:end]
+    return choice
 
 
 def piece_choices(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from solver.engines.price.agent_rows import DenseRows
+from solver.errors import SpecError, Violation
 from solver.problem.blocks import row_maxima
 from solver.problem.instance import Instance
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from solver.scale.pieces import Block
 
-__all__ = ["Sample", "Survey", "Valuation", "dense_rows", "penalties"]
+__all__ = ["Sample", "Survey", "Valuation", "dense_rows", "penalties", "valuation_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,6 +236,27 @@ class Valuation:
             return [value for value in values if np.isfinite(value)]
         least = self.low - self.shift
         return [least - self.step, least - self.step * max(1, len(self.levels))]
+
+
+def valuation_of(survey: Survey, shape: Instance, common_penalty: float | None) -> Valuation:
+    """Return what staying unassigned is worth in an instance of that shape.
+
+    Raises
+    ------
+    SpecError
+        For a negative priority where it multiplies a penalty.
+    """
+    if not shape.serve_first and survey.least_priority < 0:
+        raise SpecError(
+            Violation("priority", "expected >= 0 where it multiplies a penalty", survey.least_priority)
+        )
+    return Valuation(
+        common_penalty=common_penalty,
+        serve_first=shape.serve_first,
+        low=shape.score_range[0],
+        step=shape.serve_step if shape.serve_first else 0.0,
+        levels=survey.levels,
+    )
 
 
 def penalties(block: Block | Sample, common: float | None) -> NDArray[np.float64] | None:

@@ -9,13 +9,16 @@ import numpy as np
 
 from solver.errors import SpecError, Violation
 from solver.scale.assignment_files import checksum
+from solver.scale.batch import LargeBatch
 from solver.scale.computed_scores import ComputedScores
-from solver.scale.job import LargeBatch
+from solver.scale.coupled_judge import conclude_coupled, judge_paying
+from solver.scale.coupled_passes import amounts, paying
+from solver.scale.coupling import BatchBudget, BatchResource
 from solver.scale.judge import PieceCertificate, PlanCertificate, conclude, judge_block
 from solver.scale.manifest import MANIFEST, Manifest, read_manifest
 from solver.scale.pieces import ScoreColumns, pieces_of, read_batches, read_blocks
 from solver.scale.storage import arrow, plan_folder
-from solver.scale.survey import Survey, Valuation
+from solver.scale.survey import Survey, valuation_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from solver.scale.assignment_files import WrittenPiece
     from solver.scale.pieces import Piece
     from solver.scale.storage import PlanFolder
+    from solver.scale.survey import Valuation
 
 __all__ = ["FileVerification", "verify_plan"]
 
@@ -76,17 +80,19 @@ def verify_plan(folder: str | Path) -> FileVerification:
     closed = batch.slots < 1
     survey = Survey(m=len(closed), closed=closed)
     for piece in pieces:
-        for block in read_blocks(piece, batch.columns):
+        for block in read_blocks(piece, batch.reading):
             survey.add(block, np.zeros(0, np.int64), batch.unassigned_penalty)
+    if batch.is_coupled:
+        certificate = _judged_coupled(place, manifest, batch, pieces, survey, lines)
+        return _compared(certificate, manifest, lines)
     shape = survey.shape(batch.slots, batch.tiers, serve_first=batch.serve_first, sense=batch.columns.sense)
-    valuation = Valuation(
-        common_penalty=batch.unassigned_penalty,
-        serve_first=batch.serve_first,
-        low=shape.score_range[0],
-        step=shape.serve_step if batch.serve_first else 0.0,
-        levels=survey.levels,
-    )
+    valuation = valuation_of(survey, shape, batch.unassigned_penalty)
     certificate = _judged(place, manifest, batch, pieces, shape, valuation, closed, lines)
+    return _compared(certificate, manifest, lines)
+
+
+def _compared(certificate: PlanCertificate, manifest: Manifest, lines: list[str]) -> FileVerification:
+    """Note where a recomputed certificate differs from the manifest's."""
     said = manifest.certificate
     if abs(certificate.objective - said.objective) > _OBJECTIVE_TOLERANCE * max(1.0, abs(said.objective)):
         lines.append(f"objective: {certificate.objective!r}, but the manifest says {said.objective!r}")
@@ -98,7 +104,14 @@ def _columns(document: dict[str, Any]) -> ScoreColumns:
     computed = document.get("computed")
     if computed is not None:
         computed = ComputedScores(fleet=computed["fleet"], fields=tuple(computed["fields"]))
-    return ScoreColumns(**{**document, "models": tuple(document["models"]), "computed": computed})
+    return ScoreColumns(
+        **{
+            **document,
+            "models": tuple(document["models"]),
+            "computed": computed,
+            "amounts": tuple(document.get("amounts", ())),
+        }
+    )
 
 
 def _asked(folder: PlanFolder, manifest: Manifest) -> tuple[LargeBatch, list[Piece]]:
@@ -109,19 +122,22 @@ def _asked(folder: PlanFolder, manifest: Manifest) -> tuple[LargeBatch, list[Pie
         batch = LargeBatch(
             files=[path for path, _ in request["files"]],
             columns=columns,
-            capacity=request["capacity"],
+            capacity=[np.inf if slots is None else slots for slots in request["capacity"]],
             unassigned_penalty=request["unassigned_penalty"],
             load_cost=request["load_cost"],
             min_load=request.get("min_load", ()),
+            resources=[BatchResource.read(one) for one in request.get("resources", ())],
+            budgets=[BatchBudget(**one) for one in request.get("budgets", ())],
         ).checked()
         marks = dict(request["files"])
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, SpecError):
             raise
         raise SpecError(Violation(folder.path(MANIFEST), "not the manifest of a plan in files")) from None
-    if len(manifest.prices) != len(columns.models):
-        raise SpecError(Violation(folder.path(MANIFEST), f"expected {len(columns.models)} prices"))
-    floors = batch.floors if batch.floors is not None else np.zeros(len(columns.models))
+    count = len(batch.couplings.bound) if batch.is_coupled else len(columns.models)
+    if len(manifest.prices) != count:
+        raise SpecError(Violation(folder.path(MANIFEST), f"expected {count} prices"))
+    floors = batch.floors if batch.floors is not None else np.zeros(count)
     if not all(
         np.isfinite(price) and (price >= 0 or floor > 0)
         for price, floor in zip(manifest.prices, floors, strict=True)
@@ -129,7 +145,7 @@ def _asked(folder: PlanFolder, manifest: Manifest) -> tuple[LargeBatch, list[Pie
         raise SpecError(
             Violation(folder.path(MANIFEST), "expected finite prices, >= 0 for models without a floor")
         )
-    pieces = pieces_of(list(marks), columns)
+    pieces = pieces_of(list(marks), batch.reading)
     changed = {piece.path for piece in pieces if marks[piece.path] != piece.fingerprint}
     if changed:
         rule = "expected the file as it was when the plan was made; it has changed since"
@@ -166,6 +182,41 @@ def _judged(
             part.add(judge_block(block.score, choice, prices, closed, outside, judge_leaves))
         parts.append(part)
     return conclude(parts, shape, prices, batch.columns.models, batch.floors)
+
+
+def _judged_coupled(
+    folder: PlanFolder,
+    manifest: Manifest,
+    batch: LargeBatch,
+    pieces: list[Piece],
+    survey: Survey,
+    lines: list[str],
+) -> PlanCertificate:
+    """Do what ``_judged`` does where there are resources or budgets."""
+    shape = survey.shape(batch.slots, None, serve_first=batch.serve_first, sense=batch.columns.sense)
+    valuation = valuation_of(survey, shape, batch.unassigned_penalty)
+    couplings, prices = batch.couplings, np.array(manifest.prices)
+    charge, m = couplings.charge(prices), shape.m
+    chosen = [
+        _read_assignments(folder, piece, batch.columns, written, lines)
+        for piece, written in zip(pieces, manifest.files, strict=True)
+    ]
+    judge_leaves = not batch.serve_first or any((models == m).any() for models in chosen)
+    parts = []
+    for piece, models in zip(pieces, chosen, strict=True):
+        part = PieceCertificate.empty(m)
+        for block in read_blocks(piece, batch.reading):
+            at = block.first - piece.first
+            # All amounts are looked at: whoever asks for more than a model has cannot go there.
+            single = couplings.exceeded(amounts(block).max(axis=0))
+            for agents in paying(block, valuation, single).parts():
+                choice = models[at : at + len(agents.agent)].astype(np.int64)
+                part.add(judge_paying(agents, choice, charge, may_leave=judge_leaves))
+                at += len(choice)
+        parts.append(part)
+    return conclude_coupled(
+        parts, couplings, prices, serve_first=batch.serve_first, sense=batch.columns.sense
+    )
 
 
 def _read_assignments(

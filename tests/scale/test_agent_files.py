@@ -136,6 +136,40 @@ def test_the_command_line_agrees_with_itself(tmp_path: Path) -> None:
     assert streamed["optimal"]
 
 
+def test_resources_and_a_budget_at_the_command_line(tmp_path: Path) -> None:
+    (tmp_path / "batch").mkdir()
+    table = agents()
+    count = len(table["id"])
+    table |= {
+        "resources.gpu": np.random.default_rng(0).random(count).tolist(),
+        "input_tokens": (np.arange(count) % 700 + 1).tolist(),
+    }
+    in_files(tmp_path / "batch", table, task_type=pa.dictionary(pa.int8(), pa.string()))
+    prices = {"usd_per_million_input_tokens": 1.0, "usd_per_million_output_tokens": 4.0}
+    fleet = [
+        {**model, **prices, "resources": {"gpu": 0.4 * count, "input_tokens": 150 * count}} for model in FLEET
+    ]
+    for model, factor in zip(fleet, range(1, 99), strict=False):
+        model["usd_per_million_input_tokens"] = 1.0 * factor
+    (tmp_path / "fleet.json").write_text(json.dumps({"models": fleet}))
+    options = ["--agents", str(tmp_path / "batch"), "--models", str(tmp_path / "fleet.json")]
+    command = ["solve", *options, "--output", str(tmp_path / "plan"), "--stream", "--budget-usd", "50"]
+    done = CliRunner().invoke(app, [*command, "--json"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    used = {name: (taken, bound) for name, taken, bound in found["usage"]}
+    assert used["budget_usd"][1] == 50
+    assert all(taken <= bound * (1 + 1e-9) for taken, bound in used.values())
+    assert found["gap"] < 0.02
+    shown = CliRunner().invoke(app, ["verify", str(tmp_path / "plan")], catch_exceptions=False)
+    assert shown.exit_code == 0
+    assert "budget_usd" in shown.output or "bounds that are used less" in shown.output
+    unpriced = [{**model, "resources": {"gpu": 9.0}, **dict.fromkeys(prices)} for model in fleet]
+    (tmp_path / "fleet.json").write_text(json.dumps({"models": unpriced}))
+    refused = CliRunner().invoke(app, command)
+    assert "usd_per_million_input_tokens: required beside --budget-usd" in str(refused.exception)
+
+
 @pytest.mark.parametrize("objective", [{"sense": "minimize"}, {"quality": "given"}])
 def test_an_objective_that_files_of_agents_cannot_have_is_refused(objective: dict[str, Any]) -> None:
     with pytest.raises(solver.SpecError, match="objective"):
@@ -149,7 +183,7 @@ def test_an_objective_that_files_of_agents_cannot_have_is_refused(objective: dic
         ({"task_type": [5]}, r"b.parquet: row 1: task_type: expected text"),
         ({"output_tokens": [-3]}, r"b.parquet: row 1: output_tokens: expected a whole number"),
         ({"copies": [2]}, r"a.parquet: copies: expected no such column"),
-        ({"resources.gpu": [2]}, r"a.parquet: resources.gpu: expected no such column"),
+        ({"resources.gpu": [2]}, r"a.parquet: resources.gpu: expected a resource that some model has"),
         ({"prioriti": [2]}, r"a.parquet: prioriti: expected a field of agents, or to be ignored"),
         ({"unassigned_penalty": [None]}, r"a.parquet: row \d+: unassigned_penalty: required for every agent"),
     ],

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from solver.errors import SpecError
-from solver.scale import LargeBatch, solve_files
+from solver.scale import BatchBudget, BatchResource, LargeBatch, solve_files
 from solver.scale.fleet import shared_out
 from solver.scale.optimise import SampleBudget
 from solver.scale.pieces import Piece, ScoreColumns
@@ -50,7 +50,9 @@ def batch(tmp_path_factory: pytest.TempPathFactory) -> LargeBatch:
     scores[:, 4] = scores[:, 1]  # equal models share their agents over all pieces
     for k, rows in enumerate(np.array_split(np.arange(9000), 3)):
         columns = {f"m{j}": scores[rows, j] for j in range(6)}
-        pq.write_table(pa.table({"agent": rows, **columns}), folder / f"part-{k}.parquet")
+        pq.write_table(
+            pa.table({"agent": rows, "weight": rows % 97 + 1, **columns}), folder / f"part-{k}.parquet"
+        )
     columns_of = ScoreColumns(models=tuple(f"m{j}" for j in range(6)))
     return LargeBatch(files=[str(folder)], columns=columns_of, capacity=[1500] * 5 + [1400])
 
@@ -85,6 +87,39 @@ def test_floors_give_the_same_files(cluster: Any, batch: LargeBatch, tmp_path: P
     assert found is not None
     assert found == alone
     assert found.prices[0] < 0, "the floor binds, so one more slot of it costs"
+
+
+@pytest.mark.parametrize("struck", [None, "hold", "respond", "finish_paying"])
+def test_resources_and_budgets_give_the_same_files(
+    cluster: Any, batch: LargeBatch, tmp_path: Path, struck: str | None
+) -> None:
+    from solver.scale.ray_fleet import RayFleet
+
+    killed: list[int] = []
+
+    class Struck(RayFleet):
+        def run(self, method: str, *arguments: Any, each: Mapping[int, Any] | None = None) -> list[Any]:
+            if method == struck and not killed:
+                process = cluster.get(self.actors[0].process.remote())
+                os.kill(process, signal.SIGKILL)
+                killed.append(process)
+            return super().run(method, *arguments, each=each)
+
+    asked = replace(
+        batch,
+        unassigned_penalty=0.0,
+        resources=[BatchResource(name="weight", capacity=[60_000.0] * 6)],
+        budgets=[
+            BatchBudget(name="usd", amount=15_000.0, rates={"weight": [0.01 * (j + 1) for j in range(6)]})
+        ],
+    )
+    alone = solve_files(asked, tmp_path / "alone")
+    found = solve_files(asked, tmp_path / "ray", fleet=partial(Struck, workers=2))
+    assert bool(killed) == (struck is not None)
+    assert found is not None
+    assert found == alone
+    assert found.certificate.violations == ()
+    assert found.certificate.gap < 5e-4
 
 
 @pytest.mark.parametrize("struck", ["survey", "reduce", "finish"])

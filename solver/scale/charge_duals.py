@@ -1,0 +1,292 @@
+"""Newton's method on the dual of agents who pay for amounts, smoothed: prices at which usage meets every bound.
+
+With charges ``q_j = Σ_ρ p_ρ w_ρj`` the smoothed dual of prices ``p >= 0`` is
+
+    F(p) = Σ_i T log Σ_j exp( (s_ij − a_i·q_j) / T ) + p·b,      gradient  b − usage(p).
+
+A budget whose costs are linear in the amounts that capacities limit too makes directions of p in which no charge
+moves, and F is linear: there only ``p >= 0`` ends a step. So every step minimises the quadratic model over
+``p >= 0`` exactly, and is measured by the charges that it moves, not by prices.
+
+References
+----------
+D. P. Bertsekas, "Projected Newton methods for optimization problems with simple constraints", SIAM J. Control
+Optim. 20 (1982).
+C. L. Lawson and R. J. Hanson, "Solving least squares problems" (1974), chapter 23: least squares over x >= 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.optimize import nnls
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from solver.scale.coupling import Couplings
+    from solver.scale.held_arcs import ChargeResponse
+
+__all__ = ["ChargeOptimum", "NewtonParams", "charge_errors", "minimise_charges"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewtonParams:
+    """Constants of the method.
+
+    Parameters
+    ----------
+    most_steps : int
+        Newton systems at most.
+    cooling : float
+        Factor between two temperatures.
+    settled : float
+        Expected gain of a step below which the temperature falls, in temperatures for each agent that is divided.
+    armijo : float
+        Share of the predicted gain that a step must reach (Armijo 1966).
+    shortening : float
+        Factor on a step that does not.
+    most_shortenings : int
+        Times that a step is shortened at most.
+    first_reach, most_reach : float
+        Largest change of a charge in one step, at first and at most, in units of charge.
+    reach_temperatures : float
+        The same in temperatures; the larger one holds.
+    ridge : float
+        Curvature that every row has at least, relative to the most curved one, each in its own reach.
+    """
+
+    most_steps: int = 120
+    cooling: float = 0.3
+    settled: float = 0.02
+    armijo: float = 1e-4
+    shortening: float = 0.3
+    most_shortenings: int = 6
+    first_reach: float = 0.3
+    most_reach: float = 4.0
+    reach_temperatures: float = 8.0
+    ridge: float = 1e-9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ChargeOptimum:
+    """Prices, and what agents do at them.
+
+    Parameters
+    ----------
+    prices : (K,) float64
+        Of the rows, >= 0.
+    charge : (m, c) float64
+        What they make agents pay.
+    temperature : float
+        At which they are optimal.
+    response : ChargeResponse
+        At these charges and that temperature.
+    steps : int
+        Newton systems solved.
+    rises, falls : (m, c) bool
+        Charges that ended at a side of the box and want further.
+    """
+
+    prices: NDArray[np.float64]
+    charge: NDArray[np.float64]
+    temperature: float
+    response: ChargeResponse
+    steps: int
+    rises: NDArray[np.bool_]
+    falls: NDArray[np.bool_]
+
+
+def minimise_charges(
+    respond: Callable[[NDArray[np.float64], float], ChargeResponse],
+    couplings: Couplings,
+    bound: NDArray[np.float64],
+    prices: NDArray[np.float64],
+    *,
+    temperature: float,
+    coldest: float,
+    unit: NDArray[np.float64],
+    density: float,
+    box: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
+    params: NewtonParams | None = None,
+) -> ChargeOptimum:
+    """Minimise the smoothed dual, colder and colder.
+
+    Parameters
+    ----------
+    respond : callable
+        What agents do at (m, c) charges and a temperature.
+    couplings : Couplings
+        The rows.
+    bound : (K,) float64
+        Their right-hand sides, or the part of the agents that respond.
+    prices : (K,) float64
+        Where to start, >= 0, its charges in the box.
+    temperature, coldest : float
+        First and last, in units of scores.
+    unit : (c,) float64
+        Change of the charge of a column that matters as much as an agent's scores differ.
+    density : float
+        Agents that change their mind when all that anybody pays rises by one unit of scores, about.
+    box : tuple of two (m, c) float64, optional
+        Charges outside of which the response is not known: the search ends at its sides.
+    params : NewtonParams, optional
+        Constants.
+    """
+    params = params or NewtonParams()
+    flat = couplings.weight.reshape(len(bound), -1)
+    low, high = box or (np.zeros_like(couplings.weight[0]), np.full_like(couplings.weight[0], np.inf))
+    nobody = np.zeros(low.shape, bool)
+    rises = falls = nobody
+    reach = max(params.first_reach, 0.0)
+    charge = couplings.charge(prices)
+    response = respond(charge, temperature)
+    steps = 0
+    while steps < params.most_steps:
+        steps += 1
+        slope = bound - couplings.usage(response.load)
+        span = max(min(reach, params.most_reach) * 1.0, params.reach_temperatures * temperature)
+        move = _step(
+            flat, response.curvature, slope, prices, _row_reach(couplings, span * unit), params.ridge
+        )
+        turn = couplings.charge(move)
+        gain = -float(slope @ move)
+        share = min(1.0, span / max(float((np.abs(turn) / unit).max(initial=0.0)), 1e-300))
+        inside = _share_inside(charge, turn, low, high)
+        rises, falls = nobody, nobody
+        if inside < share:
+            edge = 1e-9 * np.where(np.isfinite(high), high - low, 0.0) + 1e-12 * unit
+            rises = (turn > 0) & (charge + inside * turn >= high - edge)
+            falls = (turn < 0) & (charge + inside * turn <= low + edge) & (low > 0)
+            share = inside
+        settled = params.settled * temperature * max(float(len(bound)), density * temperature)
+        done = gain <= settled
+        taken = 0.0
+        if not done and share > 0:
+            start = response.value + float(prices @ bound)
+            trial = share
+            for _ in range(params.most_shortenings):
+                there = np.maximum(prices + trial * move, 0.0)
+                at = np.clip(couplings.charge(there), low, high)
+                found = respond(at, temperature)
+                if found.value + float(there @ bound) <= start + params.armijo * trial * float(slope @ move):
+                    prices, charge, response, taken = there, at, found, trial
+                    break
+                trial *= params.shortening
+            reach = min(2.0 * reach, params.most_reach) if taken == share else params.shortening * reach
+        pressed = bool((rises | falls).any())
+        if pressed and (taken == share or share <= 0):
+            if taken * gain <= settled or share < 0.1 or steps > params.most_steps // 2:
+                break
+            continue
+        if done or taken == 0.0:
+            rises, falls = nobody, nobody
+            if temperature <= coldest:
+                break
+            temperature = max(params.cooling * temperature, coldest)
+            reach = params.first_reach
+            response = respond(charge, temperature)
+    return ChargeOptimum(
+        prices=prices,
+        charge=charge,
+        temperature=temperature,
+        response=response,
+        steps=steps,
+        rises=rises,
+        falls=falls,
+    )
+
+
+def _row_reach(couplings: Couplings, reach: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the (K,) changes of prices that move some charge by its (c,) reach, > 0."""
+    with np.errstate(divide="ignore"):
+        fits = np.where(
+            couplings.weight > 0, reach / np.where(couplings.weight > 0, couplings.weight, 1.0), np.inf
+        )
+    least = fits.min(axis=(1, 2), initial=np.inf)
+    return np.where(np.isfinite(least), least, 1.0)
+
+
+def _share_inside(
+    charge: NDArray[np.float64],
+    turn: NDArray[np.float64],
+    low: NDArray[np.float64],
+    high: NDArray[np.float64],
+) -> float:
+    """Return the largest share of a change of charges that stays in a box."""
+    room = np.where(turn > 0, high - charge, charge - low)
+    moving = np.abs(turn) > 0
+    if not moving.any():
+        return np.inf
+    return float(max(0.0, (room[moving] / np.abs(turn[moving])).min()))
+
+
+def _step(
+    flat: NDArray[np.float64],
+    curvature: NDArray[np.float64],
+    slope: NDArray[np.float64],
+    prices: NDArray[np.float64],
+    reach: NDArray[np.float64],
+    ridge: float,
+) -> NDArray[np.float64]:
+    """Return the change of prices that minimises the quadratic model over prices >= 0.
+
+    Rows that are used up are damped by how far their price may go: with nobody near a boundary there is no curvature.
+    """
+    curve = (flat @ curvature @ flat.T) * reach[:, None] * reach
+    pull = slope * reach
+    at = np.arange(len(pull))
+    curve[at, at] += np.maximum(-pull, 0.0)
+    largest = max(float(curve.diagonal().max(initial=0.0)), float(np.abs(pull).max(initial=0.0)), 1e-300)
+    here = prices / reach
+    values, vectors = np.linalg.eigh(curve)  # rounding may leave it indefinite
+    root = np.sqrt(np.maximum(values, ridge * largest))
+    factor = root[:, None] * vectors.T
+    target = factor @ here - (vectors.T @ pull) / root
+    try:
+        there, _ = nnls(factor, target)
+    except RuntimeError:  # too many sets of rows at zero: every row by itself is a descent direction as well
+        there = np.maximum(here - pull / (len(pull) * curve.diagonal()), 0.0)
+    return (there - here) * reach
+
+
+def charge_errors(
+    optimum: ChargeOptimum, couplings: Couplings, moments: NDArray[np.float64], part: float
+) -> NDArray[np.float64]:
+    """Return the (m, c) standard errors of charges that come from a sample: the sandwich H⁻¹ Σ H⁻¹ over priced rows.
+
+    Parameters
+    ----------
+    optimum : ChargeOptimum
+        Of the sample.
+    couplings : Couplings
+        The rows.
+    moments : (c, c) float64
+        Means of the products of two amounts over the sample.
+    part : float
+        Sample's share of all agents.
+    """
+    m, c = optimum.charge.shape
+    flat = couplings.weight.reshape(len(couplings.bound), -1)
+    load = optimum.response.load
+    agents = max(float(load[:, -1].sum()), 1.0)
+    noise = np.zeros((m, c, m, c))
+    for j in range(m):
+        noise[j, :, j, :] = load[j, -1] * moments
+    spread = noise.reshape(m * c, m * c) - np.outer(load.ravel(), load.ravel()) / agents
+    scale = np.maximum(_row_reach(couplings, np.maximum(optimum.charge.mean(axis=0), 1e-300)), 1e-300)
+    priced = np.flatnonzero(optimum.prices > 1e-6 * scale)
+    rows = flat[priced] * scale[priced, None]
+    inverse = np.linalg.pinv(rows @ optimum.response.curvature @ rows.T, rcond=1e-8, hermitian=True)
+    jacobian = rows.T @ inverse @ rows
+    variance = (jacobian @ spread @ jacobian).diagonal() * max(1.0 - part, 0.0)
+    error = np.sqrt(np.maximum(variance, 0.0)).reshape(m, c)
+    for k in range(c):  # a charge of zero may turn out not to be: as uncertain as the others
+        known = error[:, k] > 0
+        if known.any():
+            error[:, k] = np.maximum(error[:, k], 0.5 * float(np.median(error[known, k])))
+    return error
