@@ -56,6 +56,8 @@ class NewtonParams:
         Largest change of a charge in one step, at first and at most, in units of charge.
     reach_temperatures : float
         The same in temperatures; the larger one holds.
+    least_share : float
+        Share of a step inside the box below which the search ends at its side.
     ridge : float
         Curvature that every row has at least, relative to the most curved one, each in its own reach.
     """
@@ -69,6 +71,7 @@ class NewtonParams:
     first_reach: float = 0.3
     most_reach: float = 4.0
     reach_temperatures: float = 8.0
+    least_share: float = 0.1
     ridge: float = 1e-9
 
 
@@ -138,67 +141,108 @@ def minimise_charges(
         Constants.
     """
     params = params or NewtonParams()
-    flat = couplings.weight.reshape(len(bound), -1)
     low, high = box or (np.zeros_like(couplings.weight[0]), np.full_like(couplings.weight[0], np.inf))
-    nobody = np.zeros(low.shape, bool)
-    rises = falls = nobody
-    reach = max(params.first_reach, 0.0)
-    charge = couplings.charge(prices)
-    response = respond(charge, temperature)
-    steps = 0
-    while steps < params.most_steps:
-        steps += 1
-        slope = bound - couplings.usage(response.load)
-        span = max(min(reach, params.most_reach) * 1.0, params.reach_temperatures * temperature)
-        move = _step(
-            flat, response.curvature, slope, prices, _row_reach(couplings, span * unit), params.ridge
-        )
-        turn = couplings.charge(move)
-        gain = -float(slope @ move)
-        share = min(1.0, span / max(float((np.abs(turn) / unit).max(initial=0.0)), 1e-300))
-        inside = _share_inside(charge, turn, low, high)
-        rises, falls = nobody, nobody
-        if inside < share:
-            edge = 1e-9 * np.where(np.isfinite(high), high - low, 0.0) + 1e-12 * unit
-            rises = (turn > 0) & (charge + inside * turn >= high - edge)
-            falls = (turn < 0) & (charge + inside * turn <= low + edge) & (low > 0)
-            share = inside
-        settled = params.settled * temperature * max(float(len(bound)), density * temperature)
-        done = gain <= settled
-        taken = 0.0
-        if not done and share > 0:
-            start = response.value + float(prices @ bound)
-            trial = share
-            for _ in range(params.most_shortenings):
-                there = np.maximum(prices + trial * move, 0.0)
-                at = np.clip(couplings.charge(there), low, high)
-                found = respond(at, temperature)
-                if found.value + float(there @ bound) <= start + params.armijo * trial * float(slope @ move):
-                    prices, charge, response, taken = there, at, found, trial
-                    break
-                trial *= params.shortening
-            reach = min(2.0 * reach, params.most_reach) if taken == share else params.shortening * reach
-        pressed = bool((rises | falls).any())
-        if pressed and (taken == share or share <= 0):
-            if taken * gain <= settled or share < 0.1 or steps > params.most_steps // 2:
+    descent = _Descent(respond, couplings, bound, prices, temperature, unit, low, high, params)
+    while descent.steps < params.most_steps:
+        gain, share, move = descent.direction()
+        settled = params.settled * descent.temperature * max(float(len(bound)), density * descent.temperature)
+        taken = descent.take(share, move, gain) if gain > settled else 0.0
+        if descent.pressed and (taken == share or share <= 0):
+            if (
+                taken * gain <= settled
+                or share < params.least_share
+                or descent.steps > params.most_steps // 2
+            ):
                 break
-            continue
-        if done or taken == 0.0:
-            rises, falls = nobody, nobody
-            if temperature <= coldest:
+        elif gain <= settled or taken == 0.0:
+            descent.rises = descent.falls = np.zeros(low.shape, bool)
+            if descent.temperature <= coldest:
                 break
-            temperature = max(params.cooling * temperature, coldest)
-            reach = params.first_reach
-            response = respond(charge, temperature)
+            descent.cool(max(params.cooling * descent.temperature, coldest))
     return ChargeOptimum(
-        prices=prices,
-        charge=charge,
-        temperature=temperature,
-        response=response,
-        steps=steps,
-        rises=rises,
-        falls=falls,
+        prices=descent.prices,
+        charge=descent.charge,
+        temperature=descent.temperature,
+        response=descent.response,
+        steps=descent.steps,
+        rises=descent.rises,
+        falls=descent.falls,
     )
+
+
+class _Descent:
+    """Where a search is, and the steps that it takes."""
+
+    def __init__(
+        self,
+        respond: Callable[[NDArray[np.float64], float], ChargeResponse],
+        couplings: Couplings,
+        bound: NDArray[np.float64],
+        prices: NDArray[np.float64],
+        temperature: float,
+        unit: NDArray[np.float64],
+        low: NDArray[np.float64],
+        high: NDArray[np.float64],
+        params: NewtonParams,
+    ) -> None:
+        self.respond, self.couplings, self.bound, self.params = respond, couplings, bound, params
+        self.unit, self.low, self.high = unit, low, high
+        self.prices, self.temperature, self.steps = prices, temperature, 0
+        self.charge = couplings.charge(prices)
+        self.response = respond(self.charge, temperature)
+        self.reach = params.first_reach
+        self.rises = self.falls = np.zeros(low.shape, bool)
+        self._flat = couplings.weight.reshape(len(bound), -1)
+
+    @property
+    def pressed(self) -> bool:
+        """Whether the last direction ends at a side of the box."""
+        return bool((self.rises | self.falls).any())
+
+    def direction(self) -> tuple[float, float, NDArray[np.float64]]:
+        """Return the expected gain of a change of prices, the share of it that may be taken, and the change."""
+        self.steps += 1
+        slope = self.bound - self.couplings.usage(self.response.load)
+        span = max(self.reach, self.params.reach_temperatures * self.temperature)
+        reach = _row_reach(self.couplings, span * self.unit)
+        move = _step(self._flat, self.response.curvature, slope, self.prices, reach, self.params.ridge)
+        turn = self.couplings.charge(move)
+        share = min(1.0, span / max(float((np.abs(turn) / self.unit).max(initial=0.0)), 1e-300))
+        inside = _share_inside(self.charge, turn, self.low, self.high)
+        self.rises = self.falls = np.zeros(turn.shape, bool)
+        if inside < share:
+            share = inside
+            edge = 1e-9 * np.where(np.isfinite(self.high), self.high - self.low, 0.0) + 1e-12 * self.unit
+            there = self.charge + inside * turn
+            self.rises = (turn > 0) & (there >= self.high - edge)
+            self.falls = (turn < 0) & (there <= self.low + edge) & (self.low > 0)
+        return -float(slope @ move), share, move
+
+    def take(self, share: float, move: NDArray[np.float64], gain: float) -> float:
+        """Go so far, or less where the dual does not fall; return the share of the change that was taken."""
+        if share <= 0:
+            return 0.0
+        start, trial = self.response.value + float(self.prices @ self.bound), share
+        for _ in range(self.params.most_shortenings):
+            prices = np.maximum(self.prices + trial * move, 0.0)
+            charge = np.clip(self.couplings.charge(prices), self.low, self.high)
+            response = self.respond(charge, self.temperature)
+            if response.value + float(prices @ self.bound) <= start - self.params.armijo * trial * gain:
+                self.prices, self.charge, self.response = prices, charge, response
+                break
+            trial *= self.params.shortening
+        else:
+            trial = 0.0
+        whole = trial == share
+        self.reach = (
+            min(2.0 * self.reach, self.params.most_reach) if whole else self.params.shortening * self.reach
+        )
+        return trial
+
+    def cool(self, temperature: float) -> None:
+        """Go on at another temperature."""
+        self.temperature, self.reach = temperature, self.params.first_reach
+        self.response = self.respond(self.charge, temperature)
 
 
 def _row_reach(couplings: Couplings, reach: NDArray[np.float64]) -> NDArray[np.float64]:

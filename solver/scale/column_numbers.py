@@ -14,12 +14,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from solver.scale.pieces import Piece
-
 __all__ = ["amount_columns", "list_rows", "number_column", "vector_column"]
 
 
-def amount_columns(piece: Piece, row: int, batch: Any, names: Sequence[str]) -> NDArray[np.float64] | None:
+def amount_columns(path: str, row: int, batch: Any, names: Sequence[str]) -> NDArray[np.float64] | None:
     """Return columns of finite numbers >= 0, nulls as 0."""
     if not names:
         return None
@@ -30,7 +28,7 @@ def amount_columns(piece: Piece, row: int, batch: Any, names: Sequence[str]) -> 
         if not fits.all():
             i = int(np.flatnonzero(~fits)[0])
             rule = f"{name}: expected a finite number >= 0"
-            raise SpecError(Violation(f"{piece.path}: row {row + i + 1}", rule, float(amounts[i, k])))
+            raise SpecError(Violation(f"{path}: row {row + i + 1}", rule, float(amounts[i, k])))
     return amounts
 
 
@@ -45,10 +43,10 @@ def number_column(array: Any, missing: float) -> NDArray[Any]:
     return values
 
 
-def list_rows(piece: Piece, row: int, array: Any, m: int, name: str, missing: float) -> NDArray[Any]:
+def list_rows(path: str, row: int, array: Any, m: int, name: str, missing: float) -> NDArray[Any]:
     """Return the (k, m) numbers of a column of lists."""
     pa, _ = arrow()
-    where = f"{piece.path}: rows from {row + 1}"
+    where = f"{path}: rows from {row + 1}"
     if array.null_count:
         raise SpecError(Violation(where, f"{name}: expected no nulls", array.null_count))
     if pa.types.is_fixed_size_binary(array.type):
@@ -68,7 +66,7 @@ def list_rows(piece: Piece, row: int, array: Any, m: int, name: str, missing: fl
 
 
 def vector_column(
-    piece: Piece, row: int, batch: Any, name: str | None, *, least: float
+    path: str, row: int, batch: Any, name: str | None, *, least: float
 ) -> NDArray[np.float64] | None:
     """Return a column of one number an agent; penalties, which are at least 0, may be infinite."""
     if name is None:
@@ -78,5 +76,5 @@ def vector_column(
     if not fits.all():
         i = int(np.flatnonzero(~fits)[0])
         rule = f"{name}: expected {'>= 0' if least == 0.0 else 'a finite number'}"
-        raise SpecError(Violation(f"{piece.path}: row {row + i + 1}", rule, float(values[i])))
+        raise SpecError(Violation(f"{path}: row {row + i + 1}", rule, float(values[i])))
     return values

@@ -332,7 +332,7 @@ def _block(piece: Piece, row: int, batch: Any, columns: ScoreColumns) -> Block:
             score=np.ascontiguousarray(score),
             penalty=penalty,
             priority=priority,
-            amount=amount_columns(piece, row, batch, columns.amounts),
+            amount=amount_columns(piece.path, row, batch, columns.amounts),
         )
     m = len(columns.models)
     forbidden = np.inf if columns.sense == "minimize" else -np.inf
@@ -343,7 +343,7 @@ def _block(piece: Piece, row: int, batch: Any, columns: ScoreColumns) -> Block:
         for j, part in enumerate(parts):
             score[:, j] = part
     else:
-        score = list_rows(piece, row, batch.column(columns.scores), m, columns.scores, forbidden)
+        score = list_rows(piece.path, row, batch.column(columns.scores), m, columns.scores, forbidden)
     if columns.sense == "minimize":
         score = np.negative(score)
     if not (score < np.inf).all():
@@ -354,7 +354,7 @@ def _block(piece: Piece, row: int, batch: Any, columns: ScoreColumns) -> Block:
     return Block(
         first=piece.first + row - piece.row,
         score=np.ascontiguousarray(score),
-        penalty=vector_column(piece, row, batch, columns.penalty, least=0.0),
-        priority=vector_column(piece, row, batch, columns.priority, least=-np.inf),
-        amount=amount_columns(piece, row, batch, columns.amounts),
+        penalty=vector_column(piece.path, row, batch, columns.penalty, least=0.0),
+        priority=vector_column(piece.path, row, batch, columns.priority, least=-np.inf),
+        amount=amount_columns(piece.path, row, batch, columns.amounts),
     )
