@@ -257,8 +257,8 @@ def _concluded(
         rounding,
     )
     if not tight and bound - objective <= OPTIMALITY_TOLERANCE * (1.0 + scale):
-        # Where scores cancel, or nobody is served, rounding is still that of single scores.
-        tight = bound - objective <= GAP_ROUNDING * max(map(abs, instance.score_range))
+        # Where scores cancel, or nobody is served, rounding is still that of single terms.
+        tight = bound - objective <= GAP_ROUNDING * _largest_term(instance)
     return Certificate(
         objective=objective,
         bound=bound,
@@ -268,6 +268,21 @@ def _concluded(
         bound_is_claimed=claimed,
         limit_load=terms.limit_load,
     )
+
+
+def _largest_term(instance: Instance) -> float:
+    """Return the largest score, or charge of one agent on a limit that may be exceeded, in size."""
+    largest = max(map(abs, instance.score_range))
+    limits = instance.limits
+    if limits is None or limits.violation_price is None:
+        return largest
+    price = np.append(
+        np.where(limits.hard, 0.0, limits.violation_price), 0.0
+    )  # NO_ROW indexes the last entry
+    charges = (
+        float((price[layer.row] * np.abs(layer.coefficient)).max(initial=0.0)) for layer in limits.layers
+    )
+    return max(largest, *charges)
 
 
 def _whole(instance: Instance, bound: float, scale: float) -> float:

@@ -191,10 +191,11 @@ def _assembled(instance: Instance, rows: CountingRows) -> LaminarNetwork | None:
     arcs = _nest_sets(rows, kinds, may_leave, number, parent)
     if arcs is None or not _nest_groups(kinds, number, parent, m):
         return None
-    low, high = np.zeros(len(parent), np.int64), np.full(len(parent), n, np.int64)
-    high[:m] = instance.slots
+    # No more than n units flow: a node that could pass one more is never full, and its price says so.
+    low, high = np.zeros(len(parent), np.int64), np.full(len(parent), n + 1, np.int64)
+    high[:m] = np.minimum(instance.capacity[:, 0], n + 1)
     sign = _bound_nodes(rows, kinds, number, low, high)
-    tolls = Tolls.of_rows(rows.limits, rows.weight_of, number, n)
+    tolls = Tolls.of_rows(rows.limits, rows.weight_of, number, n + 1)
     number[rows.idle] = -1
     number[
         rows.merged
@@ -283,7 +284,7 @@ def _bound_nodes(
     """Set the bounds of the flow out of each set and group; return the sign of each row's multiplier."""
     n = len(rows.allowed)
     used = np.flatnonzero(kinds.sets | kinds.of_models)
-    low[number[used]], high[number[used]] = rows.least[used], np.minimum(rows.most[used], n)
+    low[number[used]], high[number[used]] = rows.least[used], np.minimum(rows.most[used], n + 1)
     sign = np.where(rows.least > 0, -1, 1)
     total, teams = np.bincount(kinds.team, minlength=len(number)), np.flatnonzero(kinds.of_agents)
     # At most so many of them are served: at least the others are not, and the other way round.
