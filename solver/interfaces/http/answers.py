@@ -74,9 +74,10 @@ class Decided(TypedDict):
     runner_up: str | None
     margin: Annotated[float | None, Field(description="By how much the runner-up was beaten, in score.")]
     reason: str
-    retry_after_s: Annotated[
-        NotRequired[float | None],
-        Field(description="When refused: seconds until it may be worth trying again."),
+    retry_after_s: NotRequired[
+        Annotated[
+            float | None, Field(description="When refused: seconds until it may be worth trying again.")
+        ]
     ]
 
 
@@ -173,8 +174,8 @@ class PlanRow(TypedDict):
     ]
     score: float | None
     reason: str
-    units: Annotated[NotRequired[list[int]], Field(description="How many of the agents each model serves.")]
-    lease_id: Annotated[NotRequired[str | None], Field(description="With commit: the lease that was taken.")]
+    units: NotRequired[Annotated[list[int], Field(description="How many of the agents each model serves.")]]
+    lease_id: NotRequired[Annotated[str | None, Field(description="With commit: the lease that was taken.")]]
 
 
 @with_config(_OPEN)
@@ -208,7 +209,7 @@ class AssignAnswer(TypedDict):
     limits: list[dict[str, Any]]
     notes: list[str]
     committed: bool
-    refused: Annotated[NotRequired[Count], Field(description="With commit: places others took meanwhile.")]
+    refused: NotRequired[Annotated[Count, Field(description="With commit: places others took meanwhile.")]]
     assignments: list[PlanRow]
 
 
