@@ -10,8 +10,6 @@ from typing import Protocol
 
 from solver.errors import SpecError, Violation
 
-__all__ = ["Clock", "Deadline", "ManualClock", "MonotonicClock", "WallClock"]
-
 
 class Clock(Protocol):
     """Anything that tells monotonic seconds."""

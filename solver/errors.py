@@ -21,20 +21,6 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = [
-    "EngineError",
-    "ForkedStoreError",
-    "MissingExtraError",
-    "SolverError",
-    "SpecError",
-    "StoreDownError",
-    "UnsolvedError",
-    "Violation",
-    "ViolationKind",
-    "cut",
-    "describe",
-]
-
 _LISTED_VIOLATIONS = 20
 """Violations spelled out in the message of an error; the rest are counted."""
 

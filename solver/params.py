@@ -11,8 +11,6 @@ from dataclasses import dataclass, fields
 
 from solver.errors import SpecError, Violation
 
-__all__ = ["Params"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Params:

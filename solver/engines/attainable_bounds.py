@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from solver.problem.instance import Instance
 
-__all__ = ["attainable_bounds"]
-
 _MOST_STEP_ENTRIES = 5_000_000
 """Pairs times layers up to which coefficients are searched for a common step."""
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from solver.problem.instance import Instance
     from solver.problem.network import UnitFlow
 
-__all__ = ["ENGINES", "Claim", "Engine", "StopReason", "load_engine", "loading_seconds"]
-
 
 class StopReason(enum.StrEnum):
     """Why a call ended."""

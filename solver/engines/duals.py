@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from solver.clock import Deadline
 
-__all__ = ["core_prices", "minimal_prices", "priced_claim", "supported_claim", "supporting_prices"]
-
 _TABULATED_AT_ONCE = 150
 """Full models up to which the least loss between each two is tabulated at once."""
 

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from solver.clock import Deadline
     from solver.engines.base import Engine
 
-__all__ = ["EnumerationEngine", "EnumerationParams"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnumerationParams:

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from solver.engines.base import Engine
     from solver.problem.network import NetworkShape
 
-__all__ = ["GreedyEngine"]
-
 _SECONDS_PER_BID = 4e-7
 """Seconds to sort and accept one bid of a round."""
 

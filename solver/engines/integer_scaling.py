@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from solver.engines.standard_form import Form
 
-__all__ = ["Scaled", "SoftRow", "joint_scale", "scale_to_integers", "soft_rows"]
-
 _EXACT_SCALES = (1.0, 10.0, 100.0, 1000.0, 1e4, 1e5, 1e6)
 """Factors that may turn all numbers of a row into whole numbers, tried in turn."""
 

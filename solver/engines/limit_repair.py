@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from solver.clock import Deadline
     from solver.problem.limit_rows import LimitRows
 
-__all__ = ["repair_seconds", "repaired"]
-
 _LIMIT_REPAIR_ROUNDS = 8
 """Rounds of repair at most."""
 

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from solver.clock import Deadline
     from solver.engines.base import Engine
 
-__all__ = ["LsapEngine"]
-
 _MOST_CELLS = 50_000_000
 """Agents times replicated models at most: 400 MB of float64."""
 

@@ -28,8 +28,6 @@ from solver.problem.sparse import CompressedScores
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Core", "CoreParameters", "core_pairs", "match_pairs", "replicated_pairs"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoreParameters:

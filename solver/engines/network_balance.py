@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
     from solver.problem.instance import Instance
 
-__all__ = ["balanced_prices"]
-
 _HOTTEST = 0.1
 """Temperature at the beginning, in ranges of the scores."""
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from solver.problem.instance import Instance
     from solver.problem.network import UnitFlow
 
-__all__ = ["Exchanges", "exchange_prices", "network_exchanges", "network_prices", "supply_exchanges"]
-
 _DENSE_MODELS = 1_500
 """Models up to which exchanges are a matrix over pairs of models."""
 

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from solver.problem.instance import Instance
     from solver.problem.network import NetworkShape
 
-__all__ = ["greedy_flow"]
-
 _GREEDY_S_PER_PAIR = 3e-8
 """Seconds per pair of the first round, its copy of the scores included."""
 

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from solver.problem.instance import Instance
     from solver.problem.network import NetworkShape
 
-__all__ = ["NetworkTerms", "claimed_flow", "network_slack", "network_terms", "principal_choice"]
-
 _MOST_NAMED_AGENTS = 1000
 """Offending agents that are spelled out."""
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from solver.engines.standard_form import Form
 
-__all__ = ["Outcome", "PairModel", "is_loaded"]
-
 _CONFIRMING_WORK = 0.5
 """Units of CP-SAT's deterministic time, about seconds, that a second run may take: how busy the machine is does not
 decide what is proven."""

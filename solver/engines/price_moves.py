@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from solver.clock import Deadline
     from solver.problem.sparse import CompressedScores
 
-__all__ = ["PATH_ROUNDING", "Moves", "earned_values"]
-
 PATH_ROUNDING = 1e-13
 """Error of sums of losses along a path, relative to the largest score or price on it."""
 

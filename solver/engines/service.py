@@ -19,8 +19,6 @@ from solver.problem.limit_rows import Layer, LimitRows
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["ServiceOrder", "fixed_service", "service_instance", "service_order"]
-
 _MOST_WEIGHT = 2.0**50
 """Sum of all weights at most: sums of whole numbers below this are exact in float64."""
 

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from solver.problem.instance import Instance
 
-__all__ = ["Supply"]
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Supply:

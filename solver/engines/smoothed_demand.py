@@ -15,8 +15,6 @@ from solver.problem.blocks import row_maxima
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Demand", "DenseDemand", "Response", "newton_step"]
-
 _MOST_ACTIVE_SETS = 10
 """Active sets tried at most."""
 

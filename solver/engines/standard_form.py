@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from solver.problem.instance import Instance
     from solver.problem.limit_rows import LimitRows
 
-__all__ = ["Form", "build_form"]
-
 _ROW_NOISE = 1e-13
 """Error of a sum that should be the bound, relative to the row's largest coefficient, that rounding alone explains."""
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from solver.clock import Deadline
     from solver.engines.base import Engine
 
-__all__ = ["TransportEngine"]
-
 _MAX_MODELS = 2_000
 """The exchange matrix has the square of it in entries: 32 MB."""
 

@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from solver.problem.spec import Problem
     from solver.solution.plan import Plan
 
-__all__ = ["app", "main"]
-
 INFEASIBLE, NO_FULL_ASSIGNMENT, INTERRUPTED = 3, 4, 130
 _PLAN_URL = re.compile(r"[a-z][a-z0-9+.-]+:/")
 """URL of a plan, with one slash, as a `Path` leaves it."""

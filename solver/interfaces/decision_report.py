@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from solver.online.decision_records import DecisionRecord, ReleaseRecord
 
-__all__ = ["decision_report"]
-
 
 def decision_report(log: Path, name: str) -> RenderableType:
     """Return the report of the newest decision on an agent, lease or decision id.

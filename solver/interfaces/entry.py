@@ -15,8 +15,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType
 
-__all__ = ["main"]
-
 
 def main() -> int:
     """Run the command line of this process and return its exit code."""

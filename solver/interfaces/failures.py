@@ -14,8 +14,6 @@ from solver.interfaces.terminal import BROKEN_PIPE, lost_output, printable, sile
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["BAD_INPUT", "UNEXPECTED", "report_failure", "say"]
-
 UNEXPECTED, BAD_INPUT = 1, 2
 
 _PRINTED_ERRORS = 20

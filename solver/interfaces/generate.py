@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from solver.problem.generate import GapType
     from solver.problem.spec import Model, Problem
 
-__all__ = ["agent_columns", "write_fleet", "write_gap", "write_problem"]
-
 
 def write_problem(
     problem: Problem, folder: str | Path, *, name: str = "problem", table: str = "csv"

@@ -19,8 +19,6 @@ from solver.interfaces.files.unfinished import UNFINISHED
 if TYPE_CHECKING:
     from types import FrameType
 
-__all__ = ["handle_signals", "ignore_signals"]
-
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SHOW_CURSOR = b"\x1b[?25h"
 

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from solver.problem.spec import Problem
 
-__all__ = ["ProblemSource", "takes_problem"]
-
 _TABLES = "Tables instead of a problem file"
 _READING = "How files are read"
 _LIBRARY = "OR-Library files"

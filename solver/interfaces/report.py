@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from solver.solution.plan import Plan
     from solver.solution.solution import Solution
 
-__all__ = ["Yardstick", "explanation_report", "headline", "number", "plan_report", "progress_report"]
-
 _BAR_CELLS = 12
 _NAMED_BOTTLENECKS = 5
 """Bottlenecks spelled out; the table above them holds the price of every model."""

@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from solver.scale.judge import PlanCertificate
     from solver.scale.manifest import Manifest
 
-__all__ = ["large_batch", "show_stream", "show_verification", "solve_stream", "streaming_report"]
-
 _PRINTED_VIOLATIONS = 20
 """Violations printed at most."""
 

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
 
-__all__ = ["assignments_in", "check_not_read"]
-
 
 def assignments_in(output: Path) -> Path:
     """Return the file of assignments: in a folder, or the file named."""

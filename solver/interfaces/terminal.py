@@ -14,17 +14,6 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-__all__ = [
-    "BROKEN_PIPE",
-    "Steps",
-    "finish_streams",
-    "lost_output",
-    "make_console",
-    "prepare_streams",
-    "printable",
-    "silence_stdout",
-]
-
 BROKEN_PIPE = 141
 """Exit code when whoever reads standard output has closed it: 128 plus the number of SIGPIPE."""
 

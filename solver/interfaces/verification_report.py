@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from solver.solution.verification import Verification
 
-__all__ = ["verification_report"]
-
 _PRINTED_VIOLATIONS = 20
 """Violations printed at most."""
 

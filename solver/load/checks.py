@@ -9,18 +9,6 @@ from typing import Any
 from solver.errors import Violation, ViolationKind
 from solver.problem.instance import MAX_CAPACITY
 
-__all__ = [
-    "LARGEST_USD",
-    "LARGEST_WHOLE",
-    "amount_problems",
-    "money_problems",
-    "name_problems",
-    "names_problems",
-    "positive_problems",
-    "whole_problems",
-]
-
-
 LARGEST_WHOLE = MAX_CAPACITY
 """Largest whole number: what every store, in this process or in Lua on a server, counts exactly."""
 

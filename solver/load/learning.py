@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from solver.load.store.base import Store
     from solver.problem.spec import Capacity
 
-__all__ = ["LearnedFleet"]
-
 _SHARE_EVERY_S = 0.5
 """Seconds between two exchanges with the other processes of a shared store: half of the shortest window. With it six
 processes reach the goodput of one in ``python -m benchmarks.bench_learned_capacity``."""

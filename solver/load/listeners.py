@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["tell"]
-
 _T = TypeVar("_T")
 _LOG = logging.getLogger("solver.load")
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from solver.errors import SpecError, Violation, ViolationKind
 from solver.load.checks import amount_problems, name_problems
 
-__all__ = ["Outcome"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:

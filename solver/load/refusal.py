@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from solver.load.stops import Stop
 
-__all__ = ["Refusal", "RefusalReason"]
-
 
 class RefusalReason(enum.StrEnum):
     """Why an acquisition was refused."""

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from solver.load.stops import Stop
     from solver.load.store.base import StoreView
 
-__all__ = ["LoadSnapshot", "ModelLoad", "utilization_of"]
-
 
 def utilization_of(active: int, max_concurrent: int) -> float:
     """Return the share of slots taken, 0 to 1; a drained model (no slots) counts as fully used."""

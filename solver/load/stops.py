@@ -13,8 +13,6 @@ from solver.load.checks import positive_problems
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Stop", "StopKey", "StopOwner", "checked_stop", "reopens_in_s"]
-
 
 class StopOwner(enum.StrEnum):
     """Who set a stop. Each owner lifts its own stops and nobody else's."""

@@ -8,8 +8,6 @@ from solver.load.tracking.fleet_settings import FleetSettings
 from solver.load.tracking.leases import Leases
 from solver.load.tracking.outcomes import Outcomes
 
-__all__ = ["LoadTracker"]
-
 
 class LoadTracker(FleetSettings, Leases, AnswerLengths, CurrentLoad, Outcomes):
     """The live load of every model, and leases on its capacity.

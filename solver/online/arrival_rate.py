@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-__all__ = ["ArrivalRate"]
-
 _GROUP_S = 1e-3
 """Seconds within which arrivals count as one group."""
 

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from solver.online.pricing import Pricing
     from solver.online.window import AgentRow
 
-__all__ = ["Candidates", "Choice"]
-
 _RESERVATION_ATTEMPTS = 3
 """Models tried: the best one and, where a reservation is lost to another client, two more."""
 

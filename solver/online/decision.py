@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from solver.online.choices import Candidates
     from solver.online.refusal import RouteRefusal
 
-__all__ = ["Decision"]
-
 
 class _Settling(Protocol):
     """What a decision needs of what made it."""

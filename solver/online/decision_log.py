@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from solver.online.window import AgentRow
     from solver.problem.spec import Agent
 
-__all__ = ["LOG_VERSION", "DecisionLog"]
-
 LOG_VERSION = 1
 """Version of the lines; a later one adds fields and keeps the meaning of these."""
 

@@ -15,8 +15,6 @@ from solver.problem.spec import Frozen
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["DecisionRecord", "ReleaseRecord", "find_decision", "read_decisions"]
-
 
 class _Record(Frozen):
     model_config = ConfigDict(extra="ignore")  # later versions may add fields

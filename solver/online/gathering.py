@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
     from solver.online.window import AgentRow
 
-__all__ = ["Gathering"]
-
 
 class Gathering:
     """Collects what the tasks of one pass of a loop ask for.

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from solver.online.parameters import PriceParams
     from solver.online.window import Sample
 
-__all__ = ["HorizonPrices", "horizon_prices", "range_of_scores", "value_of_nobody"]
-
 
 class HorizonPrices(NamedTuple):
     """What the next agent is charged.

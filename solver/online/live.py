@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from solver.load.store.base import StoreView
     from solver.load.tracker import LoadTracker
 
-__all__ = ["LiveLoad"]
-
 
 class LiveLoad:
     """Occupancy and limits of the router's models, in its order.

@@ -8,8 +8,6 @@ import numpy as np
 
 from solver.errors import SpecError, Violation
 
-__all__ = ["PriceParams", "RefreshParams"]
-
 
 def _check_positive(values: dict[str, float], zero_allowed: tuple[str, ...] = ()) -> None:
     lines = [

@@ -20,8 +20,6 @@ from solver.errors import SolverError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["PriceProcess", "serve"]
-
 _T = TypeVar("_T")
 _SHUTDOWN_TIMEOUT_S = 5.0
 """Seconds after which a child that does not end is killed."""

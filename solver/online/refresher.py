@@ -8,8 +8,6 @@ import time
 import weakref
 from typing import Protocol
 
-__all__ = ["Refresher"]
-
 _log = logging.getLogger(__name__)
 
 

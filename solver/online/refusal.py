@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from solver.load.lease import Refusal
 
-__all__ = ["RouteRefusal", "RouteRefusalReason"]
-
 
 class RouteRefusalReason(enum.StrEnum):
     """Why no model serves an agent."""

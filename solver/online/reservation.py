@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from solver.online.window import AgentRow
     from solver.problem.spec import Agent
 
-__all__ = ["Reservations"]
-
 _LASTING = frozenset({RefusalReason.STORE_UNAVAILABLE, RefusalReason.RECOVERING})
 """Refusals that no other model would answer differently."""
 

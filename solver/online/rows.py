@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from solver.load.balance.prediction import CompletionPredictor
     from solver.problem.spec import Agent, Model, Objective
 
-__all__ = ["RowMaker"]
-
 _TYPICAL_TOKENS = ([500.0], [250.0])
 """Input and output tokens of a request that states neither."""
 

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from solver.online.spending import Spending
     from solver.problem.spec import Model
 
-__all__ = ["announce", "check_parameters", "new_pricing", "open_log"]
-
 
 def open_log(
     log: DecisionLog | str | Path | None, models: tuple[str, ...], now_s: float

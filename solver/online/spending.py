@@ -6,8 +6,6 @@ import math
 
 from solver.load.store.base import nano_usd
 
-__all__ = ["Spending"]
-
 
 class Spending:
     """Money over a horizon, or anew in each period. Not thread-safe: its owner holds a lock.

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from solver.online.parameters import PriceParams
     from solver.online.window import Sample
 
-__all__ = ["SteadyLimits", "SteadyPrices", "steady_prices"]
-
 _REPLICA_EVIDENCE = 20
 """Agents with equal scores on two models from which the two count as replicas."""
 

@@ -26,14 +26,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = [
-    "FLAG_FIELDS",
-    "LIST_FIELDS",
-    "NUMBER_FIELDS",
-    "TEXT_FIELDS",
-    "agent_table",
-]
-
 TEXT_FIELDS = ("task_type", "tenant")
 FLAG_FIELDS = ("requires_context", "requires_tools", "requires_vision")
 LIST_FIELDS = (

@@ -18,8 +18,6 @@ from solver.problem.values import Count, Frozen, Identifier, PenaltyValue, Real,
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Agent", "AgentTable", "Profile", "several", "stated"]
-
 _MOST_NAMED_ROWS = 20
 """Offending rows spelled out for each rule."""
 

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from solver.problem.sparse import CompressedScores
 
-__all__ = ["chunks", "extremes", "map_blocks", "priced_blocks", "row_maxima"]
-
 T = TypeVar("T")
 
 _CHUNK_ELEMENTS = 1 << 16

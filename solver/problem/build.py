@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from solver.problem.limits import Limit
     from solver.problem.score_arrays import SparseScores
 
-__all__ = ["SENSES", "build_instance"]
-
 SENSES = ("maximize", "minimize")
 """Whether scores are to be maximised, or are costs."""
 

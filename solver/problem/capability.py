@@ -14,16 +14,6 @@ if TYPE_CHECKING:
     from solver.problem.agents import Profile
     from solver.problem.models import Model
 
-__all__ = [
-    "CAPABILITIES",
-    "HARD_REQUIREMENTS",
-    "TASK_TYPES",
-    "capability_means",
-    "eligible_pairs",
-    "required_capabilities",
-    "unmet_requirements",
-]
-
 CAPABILITIES = (
     "arabic",
     "coding",

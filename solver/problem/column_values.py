@@ -16,18 +16,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = [
-    "Coded",
-    "Column",
-    "coded",
-    "list_rows",
-    "parsed_column",
-    "read_flag",
-    "read_names",
-    "read_text",
-    "split_numbers",
-]
-
 _MOST_NAMED_ROWS = 20
 """Offending rows spelled out for each rule."""
 

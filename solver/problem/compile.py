@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from solver.problem.scoring import Feedback
     from solver.problem.spec import Problem
 
-__all__ = ["ObservedLoad", "compile_problem", "pair_scorer", "remaining_slots"]
-
 
 class ObservedLoad(Protocol):
     """What compiling reads of a model's live load."""

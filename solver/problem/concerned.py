@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from solver.problem.limit_specs import LimitSpec
     from solver.problem.models import Model
 
-__all__ = ["concerned_agents", "concerned_models"]
-
 
 def concerned_agents(agents: AgentTable, limit: LimitSpec) -> NDArray[np.int64]:
     """Return the ascending rows of the agents a limit concerns; its names must be known."""

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from solver.problem.models import Model
     from solver.problem.scoring import Feedback
 
-__all__ = ["FleetScorer", "PairTerms", "ProfileMatch"]
-
 _MINIMUM_ROUNDING = 1e-9
 """A quality that misses a required minimum by less than this meets it: the sum behind it is rounded."""
 

@@ -14,17 +14,6 @@ from solver.problem.spec import Capacity, Model, Problem
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = [
-    "GAP_TYPES",
-    "GapType",
-    "gap_type",
-    "generate_agents",
-    "generate_fleet",
-    "generate_gap",
-    "generate_problem",
-    "generate_scores",
-]
-
 GapType = Literal["A", "B", "C", "D", "E"]
 GAP_TYPES: tuple[GapType, ...] = ("A", "B", "C", "D", "E")
 """The families of generalized assignment instances, the first two the easiest."""

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from solver.problem.limit_rows import LimitRows
     from solver.problem.network import NetworkShape
 
-__all__ = ["MAX_CAPACITY", "UNASSIGNED", "Instance"]
-
 UNASSIGNED = -1
 """The choice of an agent that no model serves."""
 

@@ -47,8 +47,6 @@ if TYPE_CHECKING:
     from solver.problem.pair_scorer import PairScorer
     from solver.problem.spec import Problem
 
-__all__ = ["LimitArrays"]
-
 
 class LimitArrays:
     """Builds the array limits of a problem; what several limits count is computed once.

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["compile_limits"]
-
 
 def compile_limits(
     limits: Sequence[Limit], n: int, m: int

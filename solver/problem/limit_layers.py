@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from solver.problem.limit_scope import RowPiece
 
-__all__ = ["packed_layers"]
-
 _PACKED_PAIRS = 5_000_000
 """Agents times models up to which layers are packed pair by pair."""
 

@@ -12,8 +12,6 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["NO_ROW", "Layer", "LimitRows", "RowNames", "entries_at"]
-
 NO_ROW = -1
 """The row of a pair that a layer does not touch."""
 

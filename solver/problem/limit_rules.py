@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from solver.problem.models import Model
     from solver.problem.resources import Demand
 
-__all__ = ["limit_rules"]
-
 _MOST_NAMED_ROWS = 20
 """Offending names spelled out for each field."""
 

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 
-__all__ = ["LimitScope", "RowPiece"]
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class RowPiece:
     """Rows that touch the same agents and no pair twice, all with the same bound."""

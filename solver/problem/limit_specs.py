@@ -14,24 +14,6 @@ from pydantic import Field, PlainSerializer, PlainValidator
 from solver.errors import SpecError, Violation, ViolationKind
 from solver.problem.values import Count, Frozen, Identifier, Real, Text, did_you_mean
 
-__all__ = [
-    "DEMAND",
-    "UNITS",
-    "ApartSpec",
-    "AverageSpec",
-    "BudgetSpec",
-    "ChangesSpec",
-    "CommitmentSpec",
-    "LimitSpec",
-    "LimitSpecs",
-    "QuotaSpec",
-    "RowLimitSpec",
-    "ShareSpec",
-    "StayPutSpec",
-    "TogetherSpec",
-    "Unit",
-]
-
 UNITS = ("agents", "tokens", "usd", "quality", "latency_s")
 """What limits count besides resources. Tokens are input and output tokens; quality is the objective's, before load."""
 

@@ -24,20 +24,6 @@ from solver.problem.limit_scope import LimitScope, RowPiece
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = [
-    "Apart",
-    "Average",
-    "Budget",
-    "Changes",
-    "Commitment",
-    "Limit",
-    "Quota",
-    "RowLimit",
-    "Share",
-    "StayPut",
-    "Together",
-]
-
 _ONE_EACH = np.ones((1, 1))
 """What pairs take of a limit that counts agents."""
 

@@ -10,8 +10,6 @@ from solver.errors import SpecError
 from solver.problem.instance import MAX_CAPACITY
 from solver.problem.values import Count, Flag, Fraction, Frozen, Identifier, NonNegative, Real, Text
 
-__all__ = ["Capacity", "Model"]
-
 
 class Capacity(Frozen):
     """What a model can take.

@@ -17,8 +17,6 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["NetworkShape", "UnitFlow"]
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class NetworkShape:

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from solver.problem.limits import Limit
 
-__all__ = ["floor_limits", "network_shape"]
-
 _MOST_UNITS = 2**40
 """Units of all agents together at most: whole numbers stay exact in float64 and in the flow's int64."""
 

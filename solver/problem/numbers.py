@@ -13,17 +13,6 @@ from solver.errors import SpecError, Violation, ViolationKind
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = [
-    "LARGEST",
-    "finite_array",
-    "is_number",
-    "is_plain",
-    "readable",
-    "real_array",
-    "whole_number",
-    "wrong_shape",
-]
-
 LARGEST = 1e100
 """Finite numbers beyond this are refused: sums and products of scores, penalties and prices must stay finite."""
 

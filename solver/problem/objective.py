@@ -6,8 +6,6 @@ from typing import Literal
 
 from solver.problem.values import Fraction, Frozen, NonNegative, PenaltyValue, Real
 
-__all__ = ["Objective"]
-
 
 class Objective(Frozen):
     """What is maximised, over all assigned agents, and what leaving one out costs.

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from solver.problem.scoring import Feedback, ScoreTerms
     from solver.problem.spec import Problem
 
-__all__ = ["PairScorer"]
-
 
 class PairScorer:
     """The scores of one problem's pairs: a :class:`FleetScorer` over its agents, in blocks that stay in cache.

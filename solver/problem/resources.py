@@ -22,19 +22,6 @@ if TYPE_CHECKING:
 
     Demand = NDArray[np.float64] | Mapping[str, NDArray[np.float64]] | None
 
-__all__ = [
-    "SLOTS",
-    "TOKEN_SUMS",
-    "resource_capacity",
-    "resource_names",
-    "resource_rules",
-    "resource_titles",
-    "resources_taken",
-    "slots_taken",
-    "units_taken",
-    "with_resources",
-]
-
 SLOTS = "slots"
 """Name of the resource that every model has: places for agents."""
 

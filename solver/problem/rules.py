@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from solver.problem.resources import Demand
     from solver.problem.scores import ScoreTable
 
-__all__ = ["NO_MINIMUM", "broken_rules", "objective_rules", "repeated_ids"]
-
 _MOST_NAMED_ROWS = 20
 """Offending entries spelled out for each rule."""
 

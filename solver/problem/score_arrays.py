@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["SparseScores", "eligible_scores", "read_scores", "too_large_scores"]
-
 _SPREAD_PAIRS = 4_000_000
 """Agents times models up to which sparse scores become a dense array: passes over it are faster, and more engines
 can read it (`pytest benchmarks/bench_price.py -k sparse`)."""

@@ -14,8 +14,6 @@ from solver.problem.numbers import real_array, wrong_shape
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["are_chunks", "join_chunks", "spread_lists"]
-
 
 def are_chunks(scores: object) -> bool:
     """Whether scores come as an iterator, or as a list or tuple of tables or two-dimensional arrays."""

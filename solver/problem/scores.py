@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from solver.problem.agents import AgentTable
 
-__all__ = ["ScoreTable"]
-
 _MOST_NAMED_ROWS = 20
 """Offending entries spelled out for each rule."""
 

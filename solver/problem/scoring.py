@@ -12,15 +12,6 @@ from solver.errors import SpecError, Violation
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = [
-    "AdaptiveWeights",
-    "Feedback",
-    "ScoreTerms",
-    "adaptive_score",
-    "capability_score",
-    "load_weighted_score",
-]
-
 
 def capability_score(
     required: ArrayLike,

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["CompressedScores", "compress", "maxima", "name_unfit"]
-
 _MOST_NAMED = 5
 """Offending entries spelled out for each rule."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["EXCESS"]
-
 EXCESS = 1e-9
 """Relative excess over a capacity or a bound that rounding of sums explains, for real numbers. Slots are
 counted exactly. Engines, certificate and reports allow the same."""

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from solver.scale.pieces import Piece, ScoreColumns
     from solver.scale.storage import PlanFolder
 
-__all__ = ["WrittenPiece", "checksum", "file_name", "write_piece"]
-
 _PIECE_BYTES = 1 << 20
 """Bytes read at a time."""
 

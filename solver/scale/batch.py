@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from solver.scale.pieces import ScoreColumns
 
-__all__ = ["LargeBatch"]
-
 _MOST_STREAMED_MODELS = 5_000
 """Models at most: prices of samples take memory for the square of their number."""
 

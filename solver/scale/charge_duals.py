@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from solver.scale.coupling import Couplings
     from solver.scale.held_arcs import ChargeResponse
 
-__all__ = ["ChargeOptimum", "NewtonParams", "charge_errors", "minimise_charges"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewtonParams:

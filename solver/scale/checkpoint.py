@@ -18,8 +18,6 @@ from solver.scale.survey import Survey, Valuation
 if TYPE_CHECKING:
     from solver.scale.storage import PlanFolder
 
-__all__ = ["Checkpoint", "forget", "read_checkpoint", "write_checkpoint"]
-
 _NAME = ".checkpoint.json"
 
 

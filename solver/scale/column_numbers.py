@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["amount_columns", "list_rows", "number_column", "vector_column"]
-
 
 def amount_columns(path: str, row: int, batch: Any, names: Sequence[str]) -> NDArray[np.float64] | None:
     """Return columns of finite numbers >= 0, nulls as 0."""

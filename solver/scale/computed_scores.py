@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
     from solver.problem.agents import AgentTable
 
-__all__ = ["ComputedScores", "agent_fields", "scored_agents"]
-
 _UNSUPPORTED = ("copies", "count")
 """Fields of agents for which one slot each is not enough."""
 

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from solver.scale.fleet import Fleet
     from solver.scale.survey import Survey, Valuation
 
-__all__ = ["CoupledOptimum", "CoupledParams", "optimise_coupled", "take_facts"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoupledParams:

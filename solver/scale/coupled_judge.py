@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from solver.scale.coupling import Couplings
     from solver.scale.held_arcs import PayingAgents
 
-__all__ = ["conclude_coupled", "judge_paying"]
-
 
 def judge_paying(
     agents: PayingAgents, choice: NDArray[np.int64], charge: NDArray[np.float64], *, may_leave: bool

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from solver.scale.coupling import Couplings
     from solver.scale.held_arcs import ArcsInBox
 
-__all__ = ["RepairParams", "whole_agents"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepairParams:

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["BatchBudget", "BatchResource", "Couplings", "coupling_rules"]
-
 _ALLOWED_ROWS = 2_000
 """Rows at most: the second derivative takes memory for the square of models times columns."""
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from solver.scale.pieces import Piece
     from solver.scale.storage import PlanFolder
 
-__all__ = ["PieceAnswer", "finished_pieces", "note_finished"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PieceAnswer:

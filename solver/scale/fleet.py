@@ -9,8 +9,6 @@ if TYPE_CHECKING:
 
     from solver.scale.pieces import Piece
 
-__all__ = ["Fleet", "shared_out"]
-
 
 class Fleet(Protocol):
     """Workers, each with some of the pieces."""

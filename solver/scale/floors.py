@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from solver.problem.instance import Instance
     from solver.scale.survey import Survey, Valuation
 
-__all__ = ["floor_reward", "with_floors"]
-
 
 def floor_reward(shape: Instance, valuation: Valuation, survey: Survey) -> float:
     """Return more than any chain of re-assignments over all models can gain, see ``Instance.serve_step``.

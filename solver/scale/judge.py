@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from solver.problem.instance import Instance
 
-__all__ = ["BlockTerms", "PieceCertificate", "PlanCertificate", "conclude", "judge_block"]
-
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class BlockTerms:

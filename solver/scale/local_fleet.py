@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from solver.scale.pieces import Piece, ScoreColumns
 
-__all__ = ["LocalFleet"]
-
 
 class LocalFleet:
     """One worker: this process."""

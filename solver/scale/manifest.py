@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from solver.scale.storage import PlanFolder
 
-__all__ = ["MANIFEST", "Manifest", "read_manifest", "write_manifest"]
-
 MANIFEST = "manifest.json"
 """Its name in the plan's folder."""
 

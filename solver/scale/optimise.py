@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from solver.scale.fleet import Fleet
     from solver.scale.pieces import Piece
 
-__all__ = ["Optimum", "SampleBudget", "finish_orders", "optimise", "take_survey"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleBudget:

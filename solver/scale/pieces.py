@@ -19,17 +19,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = [
-    "Block",
-    "Piece",
-    "ScoreColumns",
-    "files_of",
-    "pieces_of",
-    "read_batches",
-    "read_blocks",
-    "unreadable",
-]
-
 _BLOCK_ROWS = 1 << 15
 """Rows decoded at a time: 2.6 MB at twenty models of float32."""
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from solver.scale.pieces import Piece, ScoreColumns
 
-__all__ = ["RayFleet", "start_local"]
-
 _LOOPBACK_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Environment variable that makes Ray bind to the loopback interface on Linux: it switches clusters of several
 machines off."""

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from solver.scale.shard import PieceArcs
     from solver.scale.survey import Survey, Valuation
 
-__all__ = ["PieceChoice", "PieceReduction", "PieceRows"]
-
 
 @dataclass(slots=True, kw_only=True)
 class PieceChoice:

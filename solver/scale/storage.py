@@ -18,17 +18,6 @@ from solver.errors import MissingExtraError, SpecError, Violation
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = [
-    "PlanFolder",
-    "arrow",
-    "files_matching",
-    "full_location",
-    "is_url",
-    "open_input",
-    "plan_folder",
-    "replace_text",
-]
-
 _FOLDED_URL = re.compile(r"^([a-z][a-z0-9+.-]+):/(?=[^/])")
 """A URL that was a ``Path`` in between, which folds its two slashes."""
 

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from solver.scale.fleet import Fleet
     from solver.scale.pieces import Piece
 
-__all__ = ["UniqueIdsParams", "check_unique_ids", "note_hashes"]
-
 _SCRATCH = ".ids"
 
 

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from solver.scale.storage import PlanFolder
     from solver.scale.survey import Valuation
 
-__all__ = ["FileVerification", "verify_plan"]
-
 _OBJECTIVE_TOLERANCE = 1e-12
 """Relative difference allowed between a recomputed objective and that of the manifest."""
 

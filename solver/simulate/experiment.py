@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from solver.simulate.servers import Fleet
     from solver.simulate.traffic import Traffic
 
-__all__ = ["Setup", "make_scene", "run_experiment", "seconds_per_request"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:

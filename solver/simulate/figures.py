@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from solver.simulate.replay import Replay
     from solver.simulate.scene import Scene
 
-__all__ = ["FIGURES", "MEASURED", "Interval", "figures_of", "interval_of"]
-
 FIGURES = (
     "p50_latency_ms",
     "p95_latency_ms",

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["GENERATORS", "ClientRate", "generate_clients", "generate_traffic"]
-
 _INPUT_MEDIAN, _INPUT_SIGMA = 500, 0.8  # tokens; sigma of the logarithm
 _OUTPUT_MEDIAN, _OUTPUT_SIGMA = 200, 0.7
 _WITHIN_BATCH_SIGMA = 0.2  # standard deviation of the logarithm of answer lengths within one batch

@@ -13,8 +13,6 @@ from solver.solution.solving import assign
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["BASELINES", "Audit", "feasible", "matched_plan", "simple_plan", "total_of"]
-
 BASELINES = ("greedy", "first-come", "constant", "random")
 """Rules that the joint assignment is compared with: globally best pair first, each agent in its turn its best
 model with room, the model with the best mean score as far as it has room, and any model with room."""

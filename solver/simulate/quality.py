@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from solver.simulate.servers import Fleet
 
-__all__ = ["Population", "Predictor", "Quality", "capability_population", "group_means"]
-
 _AGENT_SPREAD = 0.10
 """Standard deviation of simulated outcomes between agents, on the scale of capabilities from 0 to 1."""
 

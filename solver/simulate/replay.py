@@ -21,19 +21,6 @@ if TYPE_CHECKING:
     from solver.load.tracker import LoadTracker
     from solver.simulate.scene import Scene
 
-__all__ = [
-    "FAILED",
-    "IN_FLIGHT",
-    "OVERLOADED",
-    "REFUSED",
-    "SERVED",
-    "THROTTLED",
-    "Policy",
-    "Replay",
-    "Silent",
-    "replay",
-]
-
 IN_FLIGHT, SERVED, FAILED, REFUSED, OVERLOADED, THROTTLED = -1, 0, 1, 2, 3, 4
 """Where a request stands: not ended yet; ended with an answer, or without a usable one; turned away by the
 policy, by a full server, or by a server that answers 429 or is down."""

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from solver.simulate.running import RunningServers
     from solver.simulate.scene import Scene
 
-__all__ = ["RulesInReplay"]
-
 
 class _Utilization:
     __slots__ = ("utilization",)

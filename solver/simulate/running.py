@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from solver.simulate.scene import Scene
     from solver.simulate.schedule import Disruption
 
-__all__ = ["DOWN", "TOO_MANY", "RunningServers"]
-
 TOO_MANY, DOWN = 429, 503
 """Statuses with which servers turn requests away."""
 

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from solver.simulate.servers import Fleet
     from solver.simulate.traffic import Traffic
 
-__all__ = ["Scene"]
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scene:

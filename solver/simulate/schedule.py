@@ -12,8 +12,6 @@ from solver.problem.values import did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Disruption", "check_schedule"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disruption:

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from solver.simulate.replay import Replay
     from solver.simulate.scene import Scene
 
-__all__ = ["LOSSES", "series_of"]
-
 LOSSES = {"refused": REFUSED, "overload": OVERLOADED, "throttled": THROTTLED, "failed": FAILED}
 """Ways of not being served, by the name they have in reports."""
 

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from solver.problem.spec import Model
     from solver.simulate.traffic import Traffic
 
-__all__ = ["Fleet", "ServerParams"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class ServerParams:

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["LONG_GAP_S", "RecordedScores", "Traffic"]
-
 LONG_GAP_S = 86_400.0
 """A pause between two arrivals that is worth a warning, seconds: it dominates every average over time."""
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from solver.engines.portfolio import Answer
     from solver.problem.instance import Instance
 
-__all__ = ["solution_of"]
-
 
 def solution_of(instance: Instance, answer: Answer, deadline: Deadline, *, flat: bool) -> Solution:
     """Return the solution of an answer; ``flat`` says whether prices and loads are (m,) rather than (m, r)."""

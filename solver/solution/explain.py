@@ -27,8 +27,6 @@ _SOLVED_AGAIN_MS = 500.0
 _MOST_RIVALS = 8
 """Other models at most for which this is done."""
 
-__all__ = ["Candidate", "Explanation", "explain"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:

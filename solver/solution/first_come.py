@@ -12,8 +12,6 @@ from solver.problem.instance import UNASSIGNED, Instance
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["first_come"]
-
 
 def first_come(instance: Instance) -> NDArray[np.int64]:
     """Return the choice when each agent, in order, takes its best model that still has a slot.

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from solver.problem.instance import Instance
 
-__all__ = ["Conflict", "Relief", "explain_infeasibility"]
-
 _IRREDUCIBLE_ROWS = 60
 """Rows up to which a conflict is reduced until nothing can be left out."""
 

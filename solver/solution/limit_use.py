@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from solver.solution.infeasibility import Conflict
     from solver.solution.solution import Solution
 
-__all__ = ["LimitReport", "conflict_sentences", "limit_reports", "limit_titles", "limits_in_the_way"]
-
 _NAMED_AGENTS = 5
 """Agents spelled out in a sentence."""
 

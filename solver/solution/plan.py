@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from solver.problem.spec import Problem
     from solver.solution.solution import Solution, Status
 
-__all__ = ["ModelReport", "Plan", "finite"]
-
 _PRICE_NOISE = 1e-9
 """Price relative to the largest score below which it is float64 rounding."""
 

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from solver.problem.spec import Problem
     from solver.solution.solution import Solution
 
-__all__ = ["Reasons"]
-
 _NAMED_MODELS = 3
 """Models spelled out in a reason."""
 

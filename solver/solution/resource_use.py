@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from solver.problem.spec import Problem
     from solver.solution.solution import Solution
 
-__all__ = ["ResourceReport", "resource_reports", "too_large"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResourceReport:

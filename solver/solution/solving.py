@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from solver.problem.spec import Problem
     from solver.solution.infeasibility import Conflict
 
-__all__ = ["assign", "solve", "solve_instance", "warm_up"]
-
 _EXPLAINING_S = 5.0
 """Seconds at most for finding the reason of infeasibility, besides the deadline."""
 

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from solver.problem.instance import Instance
     from solver.problem.spec import Problem
 
-__all__ = ["Verification", "verify_assignments"]
-
 _MOST_NAMED_ROWS = 20
 """Offending agents spelled out for each rule."""
 

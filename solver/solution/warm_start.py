@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from solver.solution.plan import Plan
     from solver.solution.solution import Solution
 
-__all__ = ["by_ids", "hint_of"]
-
 
 def by_ids(plan: Plan, problem: Problem, instance: Instance) -> Solution:
     """Return the solution of a plan in the rows and columns of another problem, as far as ids are the same."""

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from solver.problem.instance import Instance
 
-__all__ = ["broken_constraints", "broken_limits", "malformed_choice"]
-
 _MOST_NAMED = 5
 """Agents of a group that are spelled out."""
 

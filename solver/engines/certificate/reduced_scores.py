@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from solver.problem.instance import Instance
 
-__all__ = ["reduced_blocks", "reduced_scores"]
-
 
 def reduced_scores(
     instance: Instance,

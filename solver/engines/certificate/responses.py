@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from solver.problem.instance import Instance
 
-__all__ = ["BestResponse", "best_response"]
-
 
 @dataclass(frozen=True, eq=False)
 class BestResponse:

@@ -27,16 +27,6 @@ if TYPE_CHECKING:
     from solver.errors import Violation
     from solver.problem.instance import Instance
 
-__all__ = [
-    "AssignmentTerms",
-    "Multipliers",
-    "duality_slack",
-    "fixed_service_slack",
-    "multipliers_of",
-    "quick_slack",
-    "violation_charge",
-]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AssignmentTerms:

@@ -32,15 +32,6 @@ if TYPE_CHECKING:
     from solver.errors import Violation
     from solver.problem.network import NetworkShape
 
-__all__ = [
-    "GAP_ROUNDING",
-    "OPTIMALITY_TOLERANCE",
-    "Certificate",
-    "certify",
-    "relative_gap",
-    "verification_seconds",
-]
-
 OPTIMALITY_TOLERANCE = 1e-9
 """Largest relative gap that is called optimal."""
 

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from solver.engines.base import Engine
     from solver.problem.network import NetworkShape
 
-__all__ = ["CpSatEngine"]
-
 _MOST_CPSAT_ARCS = 200_000
 """Allowed pairs at most."""
 

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from solver.problem.instance import Instance
     from solver.problem.network import NetworkShape
 
-__all__ = ["OpeningModel", "OpeningOutcome"]
-
 _LARGEST_OPENING_OBJECTIVE = 2.0**52
 """Scaled total at most."""
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from solver.problem.instance import Instance
 
-__all__ = ["GenerationParams", "all_arcs", "core_arcs", "count_pairs", "improving_arcs"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationParams:

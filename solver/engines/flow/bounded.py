@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from solver.problem.instance import Instance
 
-__all__ = ["Arcs", "BoundedFlow", "cost_scale", "solve_bounded"]
-
 _COST_BITS = 44
 """Bits of a scaled cost at most, so that sums over millions of units stay within 63."""
 

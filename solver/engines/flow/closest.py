@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from solver.problem.instance import Instance
     from solver.problem.network import NetworkShape
 
-__all__ = ["closest_flow"]
-
 
 def closest_flow(
     instance: Instance, shape: NetworkShape

@@ -23,8 +23,6 @@ from solver.problem.instance import UNASSIGNED, Instance
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["solve_core"]
-
 _GOLDEN = 0.6180339887498949
 """The golden ratio less one: its multiples, modulo one, are spread evenly and with no period that data have."""
 

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from solver.problem.limit_rows import LimitRows
 
-__all__ = ["CountingRows", "may_count"]
-
 _WHOLE_TOLERANCE = 1e-9
 """Relative distance below a whole number of agents at which a bound allows that number, as certificates do."""
 

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from solver.clock import Deadline
     from solver.engines.base import Engine
 
-__all__ = ["FlowEngine"]
-
 _COARSE_AGENTS = 2_000
 """Agents up to which 20 bits nearly always give the float64 optimum, at half the time."""
 

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
     from solver.clock import Deadline
 
-__all__ = ["NetworkOptimum", "solve_network"]
-
 _GOLDEN = 0.6180339887498949
 """The golden ratio less one: its multiples, modulo one, are spread evenly and with no period that data have."""
 

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from solver.problem.instance import Instance
 
-__all__ = ["LaminarNetwork", "find_network", "recognition_seconds"]
-
 _RECOGNITION_S = 6e-8
 """Upper estimate of the seconds of recognition, per pair and layer."""
 

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from solver.clock import Deadline
 
-__all__ = ["solve_laminar", "unsupported_limits"]
-
 _LAMINAR_S_PER_ARC = 1e-6
 """Upper estimate of the seconds per arc."""
 

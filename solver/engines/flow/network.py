@@ -16,8 +16,6 @@ from solver.problem.sparse import CompressedScores, maxima
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["COARSE_BITS", "FINE_BITS", "Network"]
-
 COARSE_BITS = 20
 """Costs are scaled to this many bits where speed matters; up to 2,000 agents that nearly always is exact enough."""
 

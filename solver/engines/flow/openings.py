@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from solver.engines.flow.generation import NetworkOptimum
     from solver.problem.network import NetworkShape, UnitFlow
 
-__all__ = ["OpeningParams", "search_openings"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpeningParams:

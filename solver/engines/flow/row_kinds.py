@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
     from solver.engines.flow.counting_rows import CountingRows
 
-__all__ = ["RowKinds", "row_kinds"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowKinds:

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
     from solver.problem.limit_rows import LimitRows
 
-__all__ = ["Tolls"]
-
 _WHOLE_UNITS = 1e-9
 """Distance to a whole number of units within which a bound is one."""
 

@@ -13,8 +13,6 @@ from solver.engines.kernels.library import loaded, pointer
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Chains", "Stop"]
-
 _MAX_DEPTH = 8
 _MOST = 64
 """Moves kept per step."""

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from solver.problem.sparse import CompressedScores
 
-__all__ = ["match"]
-
 
 def match(
     value: NDArray[np.float64] | CompressedScores,

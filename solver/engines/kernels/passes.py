@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["best_models", "reduce_rows"]
-
 
 def reduce_rows(
     score: NDArray[Any],

@@ -13,8 +13,6 @@ from solver.engines.kernels.library import loaded, pointer
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Outcome", "Supplied", "Transported", "transport"]
-
 
 class Outcome(enum.IntEnum):
     """How a call ended; the values are those of the C source."""

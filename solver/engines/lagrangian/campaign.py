@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from solver.engines.lagrangian.params import SearchParams
     from solver.engines.standard_form import Form
 
-__all__ = ["Campaign"]
-
 
 class Campaign:
     """Improve one form until nothing is left to do.

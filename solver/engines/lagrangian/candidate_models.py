@@ -19,8 +19,6 @@ from solver.problem.instance import UNASSIGNED, Instance
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["NearArcs", "Survey", "coupling_entries", "survey", "typical_prices"]
-
 _LEAST_PAYMENT_SHARE = 0.01
 """Payment assumed of an agent that pays nothing, relative to the mean payment."""
 

@@ -12,8 +12,6 @@ from solver.engines.lagrangian.chain_state import IMPOSSIBLE_LOSS, ChainState, M
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["IMPROVEMENT", "find_moves"]
-
 IMPROVEMENT = -3e-5
 """A move must change the penalised loss by less than this; the unit is the mean loss of a pair."""
 

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from solver.engines.standard_form import Form
 
-__all__ = ["IMPOSSIBLE_LOSS", "NOISE_DRAWS", "ChainState", "Move", "gumbel_noise"]
-
 IMPOSSIBLE_LOSS = np.float32(1e9)
 """Loss of a move that is not possible."""
 

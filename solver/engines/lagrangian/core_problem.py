@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from solver.clock import Deadline
     from solver.engines.lagrangian.params import SearchParams
 
-__all__ = ["CoreAnswer", "restrict", "solve_core"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CoreAnswer:

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from solver.engines.base import Engine
     from solver.problem.instance import Instance
 
-__all__ = ["LagrangianEngine"]
-
 
 _FORM_TERMS = 4
 """Arrays of columns by agents that are made before the clock is first read."""

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from solver.clock import Deadline
     from solver.engines.standard_form import Form
 
-__all__ = ["Relaxation", "relax"]
-
 _STEP_S_PER_PAIR = 1e-8
 """Seconds of a step for each pass over all pairs."""
 

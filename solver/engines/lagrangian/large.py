@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from solver.engines.lagrangian.smoothed_dual import SmoothedOptimum
     from solver.problem.instance import Instance
 
-__all__ = ["Large"]
-
 
 class Large:
     """One solve of an instance too large to be relaxed as a whole in the time left.

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from solver.engines.standard_form import Form
 
-__all__ = ["Reply", "solve_part", "solve_whole"]
-
 
 @dataclass(frozen=True, slots=True)
 class Reply:

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from solver.engines.standard_form import Form
 
-__all__ = ["Newton"]
-
 _LEAST_SPREAD = 0.05
 """Least weight of a column at the start, relative to the mean."""
 

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from solver.errors import SpecError, Violation
 from solver.params import Params
 
-__all__ = ["CampaignParams", "CoreParams", "LagrangianParams", "LargeParams", "SearchParams"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class SearchParams(Params):

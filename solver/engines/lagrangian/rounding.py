@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from solver.clock import Deadline
     from solver.engines.standard_form import Form
 
-__all__ = ["drop_to_fit", "insert_unassigned", "relocate", "serve_all"]
-
 _REPAIR_ROUNDS = 12
 """Rounds of repair at most."""
 

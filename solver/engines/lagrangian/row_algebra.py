@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from solver.engines.standard_form import Form
 
-__all__ = ["RowAlgebra"]
-
 
 class RowAlgebra:
     """Limit rows of a form, scaled.

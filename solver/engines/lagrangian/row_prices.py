@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from solver.engines.lagrangian.ejection_chains import Beam, Move
     from solver.engines.standard_form import Form
 
-__all__ = ["RowPrices"]
-
 _TINY_EXCESS_SHARE = 0.05
 """Share of a typical contribution below which an excess is charged as if it were a typical one."""
 

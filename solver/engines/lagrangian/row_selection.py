@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from solver.engines.standard_form import Form
 
-__all__ = ["RowSelectionParameters", "broken_rows", "first_rows", "with_rows"]
-
 _BROKEN_FROM = 1e-3
 """Excess that is more than rounding, relative to a row's bound or to one typical contribution."""
 

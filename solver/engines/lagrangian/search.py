@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from solver.engines.lagrangian.interior_point import Relaxation
     from solver.engines.standard_form import Form
 
-__all__ = ["Search"]
-
 
 class Search:
     """The incumbent, the current assignment and the penalties between them.

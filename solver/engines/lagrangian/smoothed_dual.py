@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from solver.clock import Deadline
     from solver.engines.lagrangian.candidate_models import NearArcs
 
-__all__ = ["SmoothedOptimum", "minimise_smoothed_dual"]
-
 _TEMPERATURE_FACTOR = 0.4
 """Factor between two temperatures."""
 

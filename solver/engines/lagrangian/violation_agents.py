@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from solver.engines.base import Claim
     from solver.problem.limit_rows import LimitRows
 
-__all__ = ["ViolationAgents", "with_violation_agents"]
-
 _EXCESS_STEPS = 12
 """Agents per row whose coefficients are no whole numbers: steps of 1/4095 of the largest excess."""
 

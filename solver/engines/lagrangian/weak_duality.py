@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
     from solver.engines.standard_form import Form
 
-__all__ = ["dual_bound", "reduced_losses"]
-
 
 def reduced_losses(
     form: Form, price: NDArray[np.float64], row_price: NDArray[np.float64]

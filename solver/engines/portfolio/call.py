@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from solver.engines.base import Engine
     from solver.engines.lagrangian.engine import LagrangianEngine
 
-__all__ = ["run"]
-
 _RESERVING = "lagrangian", "cpsat", "lsap"
 """Engines that use up the time they are given."""
 

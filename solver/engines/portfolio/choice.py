@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from solver.engines.portfolio.params import PortfolioParams
     from solver.problem.instance import Instance
 
-__all__ = ["Step", "answers_before_greedy", "coupled_steps", "engines_by_shape", "is_coupled"]
-
 
 @dataclass(frozen=True, slots=True)
 class Step:

@@ -20,15 +20,6 @@ if TYPE_CHECKING:
     from solver.clock import Deadline
     from solver.engines.portfolio.params import PortfolioParams
 
-__all__ = [
-    "Answer",
-    "CallSettings",
-    "answer_past_deadline",
-    "better_verified",
-    "greedy_incumbent",
-    "unsolved",
-]
-
 _REPAIR_SHARE = 0.6
 """Share of the time left that is kept back at most for making greedy's answer keep the limits."""
 

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from solver.params import Params
 
-__all__ = ["PortfolioParams"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class PortfolioParams(Params):

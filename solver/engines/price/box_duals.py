@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from solver.engines.price.contested_arcs import Contested
     from solver.engines.slot_supply import Supply
 
-__all__ = ["BoxCosts", "BoxedFlow"]
-
 _SIDES_PER_GRID = 5.0
 """Sides of a box lie on fifths of a grid."""
 

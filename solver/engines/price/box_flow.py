@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from solver.engines.price.contested_arcs import Contested
     from solver.engines.slot_supply import Supply
 
-__all__ = ["solve_boxed_flow"]
-
 
 def solve_boxed_flow(
     contested: Contested,

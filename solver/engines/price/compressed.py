@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from solver.problem.sparse import CompressedScores
 
-__all__ = ["CompressedRows"]
-
 
 class CompressedRows:
     """Rows of compressed scores.

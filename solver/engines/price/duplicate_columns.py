@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
     from solver.engines.slot_supply import Supply
 
-__all__ = ["find_twins", "share_out"]
-
 _FINGERPRINT_ROWS = 64, 512, 4096
 """Rows compared, in turn, before columns are compared in full; most of a sparse mask looks alike."""
 

@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from solver.engines.price.smoothed_dual import Estimate
     from solver.problem.instance import Instance
 
-__all__ = ["PriceEngine"]
-
 
 class PriceEngine:
     """Sampled prices, one reducing pass, one small flow: O(n m) time, O(n) memory beyond the input.

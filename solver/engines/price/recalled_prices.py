@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from solver.engines.price.sampling import Scale
     from solver.engines.slot_supply import Supply
 
-__all__ = ["recall_prices"]
-
 _JUDGING_AGENTS = 2_000
 """Agents that judge remembered prices: more of them cost more than a search from nothing where models are many
 (`pytest benchmarks/bench_many_models.py -k warm`)."""

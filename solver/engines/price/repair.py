@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from solver.clock import Deadline
     from solver.problem.instance import Instance
 
-__all__ = ["drop_overload"]
-
 _CANDIDATES_PER_MOVE = 3
 """Agents considered for each one that has to move."""
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from solver.engines.price.smoothed_dual import Estimate
     from solver.engines.slot_supply import Supply
 
-__all__ = ["barely_short", "price_tails", "tails_seconds"]
-
 _TINY_SLOTS = 2.0
 """Slots of a model in the last sample below which the sample says nothing of its price."""
 

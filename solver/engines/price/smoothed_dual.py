@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from solver.clock import Deadline
     from solver.engines.slot_supply import Supply
 
-__all__ = ["Estimate", "price_error", "sample_prices"]
-
 _SAMPLE_COOLING = 0.25
 """Factor between two temperatures; the minimiser moves by a few temperatures, which one or two steps recover."""
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from solver.engines.price.contested_arcs import Contested
     from solver.engines.slot_supply import Supply
 
-__all__ = ["COLDEST", "hand_out_ties"]
-
 COLDEST = 1 / 60
 """Of a grid: the temperature at which ties are split and everything else is decided."""
 

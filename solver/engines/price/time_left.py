@@ -10,8 +10,6 @@ from solver.clock import Deadline
 if TYPE_CHECKING:
     from solver.problem.instance import Instance
 
-__all__ = ["NO_DEADLINE", "OutOfTimeError", "flow_seconds", "hasty_seconds", "tail_seconds", "take_time"]
-
 NO_DEADLINE = Deadline(0.0, math.inf)
 """For calls without one."""
 

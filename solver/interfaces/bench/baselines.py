@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from solver.interfaces.report import Yardstick
     from solver.solution.plan import Plan
 
-__all__ = ["yardsticks"]
-
 _MOST_COMPARED_PAIRS = 4_000_000
 """Agents times models above which baselines are left out: comparing must not cost more than solving."""
 

@@ -11,8 +11,6 @@ import solver
 from solver.errors import SpecError
 from solver.interfaces.terminal import make_console
 
-__all__ = ["bench"]
-
 
 def bench(
     largest: Annotated[int, typer.Option(help="Largest number of agents on the ladder.")] = 100_000,

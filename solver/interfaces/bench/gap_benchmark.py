@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from solver.problem.instance import Instance
 
-__all__ = ["GapResult", "gap_results", "gap_table", "read_best_known"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GapResult:

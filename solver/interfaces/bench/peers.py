@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["PEERS", "Peer", "gap_by_cpsat", "gap_by_highs"]
-
 _FLOW_SCALE = 10**6
 """Factor by which scores are multiplied before rounding, as users of the flow solver usually do."""
 

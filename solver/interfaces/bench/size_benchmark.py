@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["LADDER", "ladder_report"]
-
 LADDER = ((100, 5), (1_000, 10), (10_000, 20), (10_000, 50), (100_000, 50))
 """Agents and models of each rung."""
 

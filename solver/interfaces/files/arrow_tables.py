@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from solver.interfaces.files.sources import Reading
 
-__all__ = ["PARQUET_SUFFIXES", "read_parquet"]
-
 PARQUET_SUFFIXES = (".parquet", ".pq")
 """File endings of Parquet."""
 

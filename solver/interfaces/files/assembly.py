@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from solver.interfaces.files.placement import Locate
 
-__all__ = ["DOCUMENT_SUFFIXES", "Assembly"]
-
 DOCUMENT_SUFFIXES = (".yaml", ".yml", ".json")
 """File endings of problem files and of lists of agents, models or scores."""
 

@@ -20,8 +20,6 @@ from solver.problem.values import describe, did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["Plans", "known_ids", "read_assignments"]
-
 Plans = dict[str, str | dict[str, int] | None]
 """Model of each agent, or how many times each of its models serves it; None for the unassigned."""
 

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
     from pathlib import Path
 
-__all__ = ["errors_about", "located_errors"]
-
 
 @contextmanager
 def located_errors(path: Path) -> Iterator[None]:

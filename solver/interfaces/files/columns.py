@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["ColumnKinds", "Table"]
-
 
 def _never(_name: str) -> bool:
     return False

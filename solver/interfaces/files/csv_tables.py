@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from solver.interfaces.files.columns import ColumnKinds
     from solver.interfaces.files.sources import Reading
 
-__all__ = ["CSV_SUFFIXES", "read_csv"]
-
 _SEPARATOR_OF = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".psv": "|", ".txt": "\t"}
 CSV_SUFFIXES = tuple(_SEPARATOR_OF)
 """File endings of text tables."""

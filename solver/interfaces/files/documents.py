@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-__all__ = ["DocumentLines", "check_plain", "parse_json", "read_document"]
-
 MAX_DEPTH = 32
 """Levels of nesting a document may have; problem files need six."""
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from solver.interfaces.files.sources import Reading
 
-__all__ = ["EXCEL_SUFFIXES", "read_excel"]
-
 EXCEL_SUFFIXES = (".xlsx", ".xlsm")
 """File endings of workbooks."""
 

@@ -13,8 +13,6 @@ from solver.problem.values import did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-__all__ = ["FLEET_KINDS", "fleet_rows"]
-
 _TEXTS = frozenset({"id", "provider", "region"})
 _FLAGS = frozenset({"supports_tools", "supports_vision"})
 _MAPPINGS = ("capabilities", "resources")

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Sense", "format_gap", "read_gap"]
-
 Sense = Literal["minimize", "maximize"]
 
 _NAMED_NUMBERS = 20

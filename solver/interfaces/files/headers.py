@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from solver.interfaces.files.sources import Reading
 
-__all__ = ["named_columns"]
-
 _INDEX = re.compile(r"(?:Unnamed: \d+|__index_level_\d+__)?")
 
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from solver.interfaces.files.columns import Table
     from solver.interfaces.files.documents import DocumentLines
 
-__all__ = ["Locate", "PlacedError", "Places", "in_document", "steps_of"]
-
 _INDEX_DIGITS = 10
 """Digits up to which a number in brackets is an index; longer ones are part of a name."""
 

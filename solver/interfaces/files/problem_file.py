@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from solver.problem.spec import Model, Problem
 
-__all__ = ["PROBLEM_FORMATS", "read_fleet", "read_parts", "read_problem"]
-
 ProblemFormat = Literal["auto", "document", "gap"]
 PROBLEM_FORMATS: tuple[ProblemFormat, ...] = ("auto", "document", "gap")
 """How a problem file is written: YAML or JSON, or the OR-Library's numbers; ``auto`` goes by its ending."""

@@ -20,15 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import IO
 
-__all__ = [
-    "RESULT_SUFFIXES",
-    "check_output",
-    "summary_of",
-    "write_columns",
-    "write_results",
-    "write_text",
-]
-
 RESULT_SUFFIXES = (".csv", ".json", ".parquet")
 """File endings of assignment files."""
 

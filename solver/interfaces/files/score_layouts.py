@@ -11,8 +11,6 @@ from solver.problem.values import did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["LAYOUTS", "SCORE_FIELDS", "ScoreLayout", "score_layout"]
-
 LAYOUTS = ("long", "wide", "ranked")
 """How a table of scores is laid out."""
 

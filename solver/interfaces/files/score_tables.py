@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from solver.interfaces.files.score_layouts import ScoreLayout
     from solver.interfaces.files.sources import Reading
 
-__all__ = ["read_score_table"]
-
 _NUMBER = re.compile(r"\d+")
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 _ORDINAL = re.compile(rf"\b({'|'.join(_ORDINALS)})\b", re.IGNORECASE)

@@ -20,8 +20,6 @@ from solver.problem.values import describe, did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-__all__ = ["READING_FIELDS", "Reading", "content_suffix", "open_file", "read_bytes", "read_text", "too_large"]
-
 _MB = 1_000_000
 _PIECE_BYTES = 1 << 20
 """Bytes read or decompressed at a time."""

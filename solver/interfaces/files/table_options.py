@@ -12,8 +12,6 @@ from solver.problem.values import describe, did_you_mean
 if TYPE_CHECKING:
     from solver.interfaces.files.columns import Table
 
-__all__ = ["TABLE_OPTIONS", "check_columns", "column_options"]
-
 TABLE_OPTIONS = ("columns", "ignore_columns", *READING_FIELDS)
 """Options of a table of agents or models in a problem file, beside its path."""
 

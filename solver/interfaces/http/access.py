@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-__all__ = ["ANYBODY", "Access", "Caller", "Role", "add_token", "read_tokens", "require"]
-
 _HASH = re.compile("[0-9a-f]{64}")
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="solver"'}
 

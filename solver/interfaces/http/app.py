@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
     from solver.interfaces.http.service import Service
 
-__all__ = ["create_app"]
-
 _PAGE = Path(__file__).parent / "page"
 _PROBLEM_SCHEMA = {
     "type": "object",

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from solver.problem.spec import Model
     from solver.solution.assignment import Assignment
 
-__all__ = ["add_assignments"]
-
 _ROUTER = "/api/v1/model-router"
 
 

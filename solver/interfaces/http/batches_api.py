@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from solver.interfaces.http.endpoint import Call, Endpoints
     from solver.interfaces.http.service import Service
 
-__all__ = ["add_batches"]
-
 _ASSIGN_EXAMPLE = {
     "problem": {
         "agents": [{"id": "a1"}, {"id": "a2"}],

@@ -10,8 +10,6 @@ import typer
 
 from solver.errors import SpecError
 
-__all__ = ["serve", "token"]
-
 
 def serve(
     host: Annotated[

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from solver.interfaces.http.limits import ServiceLimits
 
-__all__ = ["BoundedConnection", "bounded_by"]
-
 _JOINED_BYTES = 64 << 10  # beyond, copying costs more than a system call
 _MOST_TRAILERS = 32
 """Trailer fields after a chunked body at most; more would be an attempt to fill the memory."""

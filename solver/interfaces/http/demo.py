@@ -16,8 +16,6 @@ from solver.problem.spec import Agent, Capacity, Model, Objective
 if TYPE_CHECKING:
     from solver.interfaces.http.service import Service
 
-__all__ = ["demo_fleet", "demo_load"]
-
 _TASKS = ("coding", "math", "reasoning", "general", "summarization", "translation")
 _WAVE_S = 60.0
 """Seconds of one oscillation of the arrival rate."""

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
     Handler = Callable[["Call"], Awaitable["Reply | Response"]]
 
-__all__ = ["Call", "Endpoint", "Endpoints", "framework_response"]
-
 _PARAMETER = re.compile(r"\{(\w+)(?::path)?\}")
 _IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",

@@ -12,8 +12,6 @@ from solver.interfaces.http.problem_details import RequestRefused, retry_after
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-__all__ = ["EventHub"]
-
 _BUFFERED_EVENTS = 32
 """Events that a reader may fall behind before it is disconnected."""
 

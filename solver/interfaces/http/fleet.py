@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-__all__ = ["AlertSpec", "Fleet", "ScalingSpec", "read_fleet"]
-
 _ACTIONS = Literal["alert_only", "scale_out", "redistribute", "reject_new"]
 _METRICS = Literal["utilization", "p50_ms", "p95_ms", "p99_ms", "mean_ms", "failure_rate"]
 

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from solver.interfaces.http.service import Service
     from solver.load.store.base import Limits
 
-__all__ = ["add_fleet"]
-
 _LIMIT = {
     "name": "limit",
     "in": "query",

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from solver.interfaces.http.endpoint import Endpoint
     from solver.interfaces.http.limits import ServiceLimits
 
-__all__ = ["BATCH_PATHS", "PUBLIC_PATHS", "Gate"]
-
 PUBLIC_PATHS = frozenset({"/", "/healthz", "/readyz"})
 """Paths that hold no data and need no token; the page asks for one itself."""
 

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from solver.interfaces.http.limits import ServiceLimits
     from solver.interfaces.http.reply import Reply
 
-__all__ = ["RepeatedRequests"]
-
 REPLAYED = ("Idempotency-Replayed", "true")
 
 

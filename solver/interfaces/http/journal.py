@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from solver.load.control.alerts import Alert
     from solver.load.control.scaling_rules import CapacityEvent
 
-__all__ = ["FLEET_FILE", "Journal", "now_text"]
-
 FLEET_FILE = "fleet file"
 """The rule of the alert that a fleet file is not used."""
 

@@ -15,8 +15,6 @@ except ImportError as error:
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["from_json", "refuse_repeated_fields", "to_json"]
-
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 _SHORT_LIST = 256
 """Entries up to which a list is walked to count the fields in it: longer ones are agents, or rows of numbers."""

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from solver.online.decision import Decision
     from solver.problem.spec import Agent
 
-__all__ = ["Assignments", "Held", "HeldLeases", "Placed", "RecentDecisions"]
-
 
 @dataclass(slots=True, eq=False)
 class Held:

@@ -12,8 +12,6 @@ from solver.problem.values import did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["ServiceLimits", "checked_ttl", "limits_of"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceLimits:

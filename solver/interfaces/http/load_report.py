@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from solver.load.observe.trends import Trends
     from solver.load.tracker import LoadTracker
 
-__all__ = ["finite_or_none", "load_report"]
-
 
 def finite_or_none(value: float | None) -> float | None:
     """Return a number that JSON can hold, None for one that it cannot."""

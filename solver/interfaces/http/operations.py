@@ -12,8 +12,6 @@ from solver.problem.spec import Problem
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["Operation", "Routed"]
-
 T = TypeVar("T")
 
 _ROUTER = "/api/v1/model-router"

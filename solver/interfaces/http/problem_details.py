@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from solver.errors import Violation
 
-__all__ = ["MEDIA_TYPE", "RequestRefused", "refusal_of", "retry_after"]
-
 MEDIA_TYPE = "application/problem+json"
 
 _VIOLATIONS_LISTED = 100

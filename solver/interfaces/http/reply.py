@@ -6,8 +6,6 @@ from typing import Any, NamedTuple
 
 from solver.interfaces.http.json_codec import to_json
 
-__all__ = ["Reply", "json_reply"]
-
 
 class Reply(NamedTuple):
     """An answer as bytes.

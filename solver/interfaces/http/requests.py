@@ -11,17 +11,6 @@ from solver.problem.agents import Agent  # noqa: TC001 - pydantic reads it at ru
 from solver.problem.spec import Capacity, Model
 from solver.problem.values import Count, Frozen, Identifier, Text
 
-__all__ = [
-    "AutoAssignRequest",
-    "CapacityRequest",
-    "DecideRequest",
-    "DrainRequest",
-    "OverrideRequest",
-    "ReleaseRequest",
-    "RenewRequest",
-    "RequestModel",
-]
-
 _LONGEST_ID = 200
 
 # Bounds that OpenAPI shows. Numbers of numpy, which the values of problems take, do not come in JSON.

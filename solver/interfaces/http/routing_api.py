@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from solver.interfaces.http.endpoint import Call, Endpoints
     from solver.load.lease import Lease
 
-__all__ = ["add_routing"]
-
 _STATUS = {
     RouteRefusalReason.NO_ELIGIBLE_MODEL: 422,
     RouteRefusalReason.STORE_UNAVAILABLE: 503,

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from solver.interfaces.http.limits import ServiceLimits
     from solver.load.store.base import Store
 
-__all__ = ["serve"]
-
 _LOG = logging.getLogger("solver.http")
 _BACKLOG = 2048
 """Connections that may wait to be accepted."""

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from solver.online.decision import Decision
     from solver.problem.spec import Agent
 
-__all__ = ["Service"]
-
 _LOG = logging.getLogger("solver.http")
 _T = TypeVar("_T")
 

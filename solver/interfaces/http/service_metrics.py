@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from solver.interfaces.http.service import Service
 
-__all__ = ["ServiceMetrics"]
-
 _REQUEST_BUCKETS_S = (
     0.0005,
     0.001,

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from solver.problem.spec import Model, Problem
     from solver.solution.plan import Plan
 
-__all__ = ["BatchAnswer", "BatchTerms", "SolverProcesses", "solve_batch"]
-
 _FIELDS = ("problem", "deadline_ms", "engine", "seed", "commit", "use_load", "ttl_s")
 
 

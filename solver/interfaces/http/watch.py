@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from solver.load.control.scaling_rules import ScalingRule
     from solver.load.tracker import LoadTracker
 
-__all__ = ["ALERT_RULES", "Watch"]
-
 ALERT_RULES = (
     AlertRule(name="high utilization", metric="utilization", threshold=0.95, clear=0.85, hold_s=10.0),
     AlertRule(name="slow", metric="p99_ms", threshold=30_000.0, hold_s=30.0),

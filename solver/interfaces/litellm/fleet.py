@@ -17,16 +17,6 @@ if TYPE_CHECKING:
 
     from solver.load.tracker import LoadTracker
 
-__all__ = [
-    "Deployment",
-    "FleetOptions",
-    "describe",
-    "duration_s",
-    "expected_tokens",
-    "models_of",
-    "set_capacities",
-]
-
 _CHARACTERS_PER_TOKEN = 4
 """Characters per token, where only the length of a text is known."""
 

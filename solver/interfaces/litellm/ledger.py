@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from solver.clock import Clock
     from solver.online.decision import Decision
 
-__all__ = ["CallEnd", "LeaseLedger"]
-
 
 class CallEnd(NamedTuple):
     """How a call ended.

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from solver.online.decision import Decision
 
-__all__ = ["ProxyStrategy", "proxy"]
-
 _REMEMBERED_REFUSALS = 10_000
 """Refused requests whose headers are still to be sent."""
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["deployments_of", "healthy", "healthy_now", "plug_in"]
-
 
 def plug_in(router: Any, strategy: Any) -> None:
     """Make a strategy object the one that selects deployments."""

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from solver.online.decision import Decision
     from solver.problem.spec import Model
 
-__all__ = ["Selector"]
-
 _log = logging.getLogger(__name__)
 
 

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from solver.load.tracker import LoadTracker
     from solver.online.decision import Decision
 
-__all__ = ["OptimalStrategy", "install"]
-
 _log = logging.getLogger(__name__)
 _TRACE_KEY = "litellm_trace_id"
 """Key of LiteLLM's trace id in the metadata of a request."""

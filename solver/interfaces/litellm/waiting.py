@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from solver.load.tracker import LoadTracker
     from solver.online.decision import Decision
 
-__all__ = ["SlotQueue"]
-
 
 class SlotQueue:
     """Waits for queued leases to run. Thread-safe.

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from solver.simulate.servers import Fleet
     from solver.simulate.traffic import Traffic
 
-__all__ = ["Simulation"]
-
 _OVERLOADED_FROM = 0.98
 """Share of the fleet's capacity from which on queues only grow."""
 

@@ -11,8 +11,6 @@ from solver.problem.column_values import Coded
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["cells_of", "numbers_of"]
-
 
 def cells_of(column: Any) -> list[Any]:
     """Return the cells of a column, None where one is blank."""

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from solver.interfaces.files.tables import Table
     from solver.simulate.traffic import Traffic
 
-__all__ = ["client_traffic", "is_client_table"]
-
 _COLUMNS = ("client", "t_s", "rate_per_s", "cv", "family")
 _MANY = 10_000  # requests where none are asked for
 

@@ -15,8 +15,6 @@ from solver.simulate.traffic import RecordedScores, Traffic
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["is_decision_log", "read_decision_trace"]
-
 _LONGEST_RECORD = 1_000_000  # bytes of the first line that are looked at
 _UNKNOWN_ANSWER = 256  # tokens of an answer that nothing is recorded about
 _UNKNOWN_PROMPT = 500

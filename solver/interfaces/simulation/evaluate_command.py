@@ -16,8 +16,6 @@ from solver.interfaces.terminal import make_console, printable
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["evaluate"]
-
 
 def evaluate(
     *,

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from solver.problem.spec import Model
     from solver.simulate.servers import Fleet
 
-__all__ = ["read_fleet", "read_population"]
-
 
 def read_fleet(path: Path, reading: Reading) -> tuple[Model, ...]:
     """Return the models of a fleet file."""

@@ -7,8 +7,6 @@ import json
 from importlib.resources import files
 from typing import Any
 
-__all__ = ["html_report"]
-
 _PARTS = {
     "@@STYLE@@": ("solver.interfaces.simulation", "report.css"),
     "@@CHART_STYLE@@": ("solver.interfaces.http", "page/uplot.min.css"),

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-__all__ = ["check_new", "write_results"]
-
 
 def check_new(path: Path, suffix: str, *, force: bool) -> Path:
     """Return the path of a file to be written, unless it exists and may not be replaced."""

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from solver.interfaces.files.sources import Reading
 
-__all__ = ["read_rules", "read_schedule"]
-
 _NUMBERS = (
     "from_s",
     "until_s",

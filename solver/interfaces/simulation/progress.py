@@ -10,8 +10,6 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-__all__ = ["duration", "progress_bar"]
-
 
 def duration(seconds: float) -> str:
     """Return a rough duration in words: two digits at most."""

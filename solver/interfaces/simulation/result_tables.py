@@ -12,8 +12,6 @@ from solver.simulate.figures import FIGURES, MEASURED, interval_of
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["difference_table", "differences", "results_table"]
-
 _SHOWN = {  # heading: figure, scale, digits, whether its interval is shown
     "P50 s": ("p50_latency_ms", 1e-3, 1, False),
     "P99 s": ("p99_latency_ms", 1e-3, 1, True),

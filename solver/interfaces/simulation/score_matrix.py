@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from solver.interfaces.files.sources import Reading
     from solver.interfaces.files.tables import Table
 
-__all__ = ["ScoreMatrix", "read_groups", "read_score_matrix"]
-
 _MODEL_COLUMNS = ("model", "model_id", "model_name", "llm", "generator")
 _AGENT_COLUMNS = (
     "agent",

@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["simulate"]
-
 _DEFAULT_POLICIES = (
     "weighted-optimal,optimal-router,blind-greedy,least-tokens,route-balance,round-robin,random"
 )

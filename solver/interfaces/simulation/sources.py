@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from solver.interfaces.files.sources import Reading
     from solver.simulate.traffic import Traffic
 
-__all__ = ["TrafficOptions", "traffic_source"]
-
 _GENERATED = 10_000  # requests of a generator where none are asked for
 
 

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from solver.interfaces.files.tables import Table
 
-__all__ = ["TIME_UNITS", "TraceColumns", "read_trace", "trace_of"]
-
 TIME_UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 """Seconds in each unit of time."""
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from solver.problem.spec import Model
     from solver.simulate.servers import ServerParams
 
-__all__ = ["Variant", "variant_of"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:

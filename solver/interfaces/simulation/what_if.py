@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from solver.problem.spec import Model
 
-__all__ = ["CHANGES", "Change", "changed_fleet", "parse_change"]
-
 CHANGES = {
     "slots": "requests served at once",
     "queue": "queue places",

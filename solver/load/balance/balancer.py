@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from solver.load.tracker import LoadTracker
     from solver.problem.spec import Agent, Model
 
-__all__ = ["LoadBalancer"]
-
 _NO_DEADLINE = Deadline(0.0)
 
 

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from solver.load.tracker import LoadTracker
     from solver.problem.spec import Agent, Model, Objective
 
-__all__ = ["BatchBuilder", "checked_scores"]
-
 _FEEDBACK_AGE_S = 0.25
 """Age up to which statistics are used for routing; reading those of 500 models anew costs as much as a decision."""
 

@@ -20,19 +20,6 @@ if TYPE_CHECKING:
     from solver.load.refusal import Refusal
     from solver.solution.solution import Solution
 
-__all__ = [
-    "ALL_FULL",
-    "LOST",
-    "NOT_PLACED",
-    "NO_SUCH_MODEL",
-    "TOO_DEAR",
-    "Decision",
-    "Reservation",
-    "explained",
-    "reported_scores",
-    "served_reason",
-]
-
 NO_SUCH_MODEL = "no model meets the requirements"
 ALL_FULL = "every eligible model is full"
 NOT_PLACED = "left out: the capacity of its eligible models went to others"

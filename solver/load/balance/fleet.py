@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from solver.load.snapshot import LoadSnapshot
     from solver.problem.spec import Agent, Model, Objective
 
-__all__ = ["ModelPool"]
-
 
 class ModelPool:
     """The models to choose from, their scorer, and their places in a snapshot of the load.

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from solver.load.balance.strategies import LoadStrategy, Work
     from solver.solution.solution import Solution
 
-__all__ = ["ROUTINGS", "Placement", "Placer", "place_balanced", "place_greedy", "place_one", "place_optimal"]
-
 _MOST_SLOT_CELLS = 200_000
 """Agents times slots up to which a placement is solved slot by slot."""
 

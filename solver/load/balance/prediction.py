@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from solver.load.outcome import Outcome
     from solver.problem.spec import Model
 
-__all__ = ["Calibration", "CompletionPredictor"]
-
 _RIDGE_WEIGHT = 1e-3
 """Prior weight of the assumed coefficients, in pseudo-observations."""
 

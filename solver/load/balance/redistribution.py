@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from solver.load.tracker import LoadTracker
     from solver.problem.spec import Agent
 
-__all__ = ["WaitingWork"]
-
 
 class _Waiting(NamedTuple):
     """An agent that waits in a queue, and what it was placed on."""

@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from solver.load.tracker import LoadTracker
     from solver.problem.spec import Agent
 
-__all__ = ["Reserver"]
-
 _SHORTEST_LEASE_S = 5.0
 """Shortest lease where its length follows a predicted duration: a lease that ends too early admits one request too
 many."""

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from solver.load.tracker import LoadTracker
     from solver.problem.spec import Agent
 
-__all__ = ["reserved_demand", "usual_demand"]
-
 _TOKEN_METER = 1  # position among what is metered
 
 

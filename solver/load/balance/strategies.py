@@ -13,8 +13,6 @@ from solver.problem.numbers import finite_array, wrong_shape
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["STRATEGIES", "LeastLoaded", "LoadStrategy", "Predictive", "Priced", "Weighted", "Work"]
-
 _TIE_WEIGHT = 1e-5
 """Weight of a score point against a percentage point of utilization, so that scores only break ties."""
 

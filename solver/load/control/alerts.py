@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from solver.load.observe.trends import Trends
     from solver.load.tracker import LoadTracker
 
-__all__ = ["METRICS", "Alert", "AlertMonitor", "AlertRule"]
-
 METRICS = ("utilization", "p50_ms", "p95_ms", "p99_ms", "mean_ms", "failure_rate")
 """Figures a rule can watch: mean utilization, latencies, and the share of failed requests of a window."""
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from solver.load.snapshot import LoadSnapshot, ModelLoad
     from solver.load.tracker import LoadTracker
 
-__all__ = ["CapacityManager", "Redistributor", "dry_run"]
-
 
 class _Observed(Protocol):
     @property

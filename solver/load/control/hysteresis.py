@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["Hysteresis"]
-
 
 class Hysteresis:
     """Where one figure stands against a threshold. Not thread-safe: whoever keeps it holds a lock."""

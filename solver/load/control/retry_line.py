@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from solver.load.lease import Demand
     from solver.load.store.base import Limits
 
-__all__ = ["RetryLine"]
-
 _LONGEST_LINE_S = 600.0
 """A line longer than this begins again at its front: it is made of callers who never come back."""
 _SHORTEST_GAP_S = 0.01

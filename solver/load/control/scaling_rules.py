@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from solver.errors import SpecError, Violation, ViolationKind
 from solver.load.checks import amount_problems
 
-__all__ = ["SEVERITY", "CapacityEvent", "ScalingAction", "ScalingRule"]
-
 
 class ScalingAction(enum.StrEnum):
     """What to do about a model that is too busy, the mildest first."""

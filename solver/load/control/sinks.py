@@ -19,8 +19,6 @@ from solver.load.checks import amount_problems, positive_problems, whole_problem
 if TYPE_CHECKING:
     from solver.load.control.alerts import Alert
 
-__all__ = ["LogSink", "WebhookSink"]
-
 _LOG = logging.getLogger(__name__)
 
 

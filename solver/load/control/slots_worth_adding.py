@@ -13,8 +13,6 @@ from solver.solution.solving import assign
 if TYPE_CHECKING:
     from solver.load.balance.decision import Decision
 
-__all__ = ["missing_slots", "slots_worth_adding"]
-
 
 def missing_slots(wanted: int, slots: int, target: float) -> int:
     """Return how many slots bring utilization down to the target."""

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from solver.load.outcome import Outcome
     from solver.load.store.base import Store
 
-__all__ = ["BUSY_STATUSES", "BreakerParameters", "UpstreamHealth"]
-
 BUSY_STATUSES = frozenset({429, 503, 529})
 """HTTP statuses by which a server says that it is too busy."""
 _CALLERS_FAULT = frozenset({400, 404, 409, 413, 415, 422})

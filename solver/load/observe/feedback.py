@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from solver.load.outcome import Outcome
 
-__all__ = ["AdaptiveScorer"]
-
 _LARGEST_SUM = 1e300
 """Largest sum that is kept, so that every mean stays finite whatever is recorded."""
 

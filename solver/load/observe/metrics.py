@@ -19,8 +19,6 @@ try:
 except ImportError as error:
     raise MissingExtraError("prometheus-client", "service") from error
 
-__all__ = ["LoadMetrics", "publish_metrics"]
-
 _BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 
 

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from solver.errors import SpecError, Violation
 from solver.load.checks import whole_problems
 
-__all__ = ["LengthParameters", "OutputLengths"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LengthParameters:

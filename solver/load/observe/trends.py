@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from solver.load.outcome import Outcome
     from solver.load.snapshot import LoadSnapshot
 
-__all__ = ["WINDOWS_S", "LatencySummary", "Trends", "UtilizationSummary"]
-
 WINDOWS_S = (60.0, 300.0, 3600.0)
 """Lengths of the windows, seconds."""
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from solver.load.store.queue_rules import QueueRules
     from solver.load.store.usage_limits import UsageLimit
 
-__all__ = ["METER_NAMES", "WINDOW_PARTS", "Limits", "MeterRow", "Store", "StoreRow", "StoreView", "nano_usd"]
-
 METER_NAMES = ("requests", "tokens", "cost")
 """The metered resources, in the order in which they are checked and reported."""
 

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
     from solver.load.store.usage_limits import Calendar
 
-__all__ = ["CalendarWindow"]
-
 
 class CalendarWindow:
     """Amounts used by many models in the current period of a calendar; all comes back at its end.

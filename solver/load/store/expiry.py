@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from solver.load.store.held_lease import HeldLease
 
-__all__ = ["ExpiryQueue"]
-
 _SPARE_DEADLINES = 1024
 """Outdated entries of the expiry heap that are tolerated before it is rebuilt."""
 

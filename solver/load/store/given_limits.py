@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from solver.errors import Violation
     from solver.load.store.usage_limits import UsageLimit
 
-__all__ = ["usage_limits", "usage_problems"]
-
 
 def usage_problems(
     requests_per_minute: int | None,

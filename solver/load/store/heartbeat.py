@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from solver.clock import Clock
 
-__all__ = ["Heartbeat"]
-
 _RENEWALS_PER_TTL = 3.0
 """Renewals within one time to live: two may be lost."""
 

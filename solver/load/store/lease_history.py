@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections import deque
 
-__all__ = ["LeaseHistory"]
-
 _REMEMBERED_CHANGES = 4096
 """Changes of what is leased that a measured model remembers."""
 

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from solver.load.store.base import Limits
     from solver.load.store.pools import Pool
 
-__all__ = ["LeaseTable"]
-
 _REMEMBERED_EXPIRED = 10_000
 """Expired leases remembered, so that a late release can still settle what was really used."""
 

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from solver.load.store.base import Limits, StoreRow, StoreView
     from solver.load.store.model_table import ModelTable
 
-__all__ = ["MemoryStore"]
-
 
 class MemoryStore:
     """Counts and leases of every model in this process.

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from solver.load.lease import Demand
 
-__all__ = ["Charge", "Meters", "Window"]
-
 _METERED_REASONS = (RefusalReason.REQUESTS, RefusalReason.TOKENS, RefusalReason.BUDGET)
 """Reason of a refusal by each meter."""
 

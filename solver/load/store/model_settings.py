@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from solver.load.store.meters import Window
     from solver.load.store.pools import Pool
 
-__all__ = ["ModelSettings", "read_settings"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ModelSettings:

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from solver.load.store.held_lease import HeldLease
     from solver.load.store.pools import Pool
 
-__all__ = ["ModelTable"]
-
 
 _HISTORY_S = 600.0
 """Seconds since the last measurement with an age for which such changes go on to be noted."""

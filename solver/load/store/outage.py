@@ -12,8 +12,6 @@ try:
 except ImportError as error:
     raise MissingExtraError("redis", "redis") from error
 
-__all__ = ["LinkState", "OutageCause", "StoreFullError", "cause_of"]
-
 
 class LinkState(enum.StrEnum):
     """What a shared store can promise at the moment."""

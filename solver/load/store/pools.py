@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from solver.load.lease import Demand
 
-__all__ = ["Pool", "PoolTable", "check_circle", "full_pool", "in_use", "too_large"]
-
 _POOL_ROW = 0
 """Row of a pool in its own meters."""
 

@@ -12,8 +12,6 @@ from solver.load.checks import amount_problems, positive_problems
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["QueueRules"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueRules:

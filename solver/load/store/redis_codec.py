@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from solver.load.lease import Ask
 
-__all__ = ["Usage", "ask_fields", "limit_fields", "read_row", "read_stops", "read_usage", "read_view"]
-
 _PERIODS_TOLD = 400
 """Ends of a calendar's periods that the server is told: more than a year of days."""
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from solver.load.store.memory import MemoryStore
 
-__all__ = ["RedisLeases"]
-
 _GRANTED = (LeaseState.RUNNING, LeaseState.QUEUED)
 
 

@@ -24,8 +24,6 @@ try:
 except ImportError as error:
     raise MissingExtraError("redis", "redis") from error
 
-__all__ = ["SCHEMA", "RedisLink"]
-
 SCHEMA = "2"
 """Version of the layout of keys; stores of another version are refused."""
 

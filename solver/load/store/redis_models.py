@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from solver.load.store.base import Limits, StoreRow, StoreView
     from solver.load.store.memory import MemoryStore
 
-__all__ = ["RedisModels"]
-
 
 class RedisModels(RedisOperations):
     """Operations on models and pools; see :class:`~solver.load.store.base.Store`."""

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from solver.load.store.redis_link import RedisLink
     from solver.load.store.replica_memory import ReplicaMemory
 
-__all__ = ["RedisOperations"]
-
 _T = TypeVar("_T")
 
 

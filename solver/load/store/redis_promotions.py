@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from solver.load.store.redis_link import RedisLink
     from solver.load.store.replica_memory import ReplicaMemory
 
-__all__ = ["PromotionChannel"]
-
 _RESUBSCRIBE_S = 0.5
 """Seconds between two attempts to subscribe, and between checks of whether the store still exists."""
 

@@ -17,8 +17,6 @@ try:
 except ImportError as error:
     raise MissingExtraError("redis", "redis") from error
 
-__all__ = ["address_of", "client_of", "script", "setting_problem", "text_of"]
-
 
 def setting_problem(info: dict[str, Any]) -> tuple[Violation, OutageCause] | None:
     """Return why a server cannot keep what it is told, from its ``INFO``; None where it can."""

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from solver.clock import Clock
     from solver.load.stops import Stop
 
-__all__ = ["METER_WINDOW_S", "KnownLease", "ReplicaMemory", "share_of"]
-
 METER_WINDOW_S = 60.0
 _REMEMBERED_RESUMES = 1000
 """Stops that were lifted and are remembered, so that no other replica brings them back."""

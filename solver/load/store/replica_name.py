@@ -18,8 +18,6 @@ except (
 ):  # not on this platform: names carry the process id, and a restart counts as another replica
     fcntl = None  # type: ignore[assignment]  # what is missing is told apart below
 
-__all__ = ["ReplicaName"]
-
 _LOG = logging.getLogger("solver.load")
 
 

@@ -6,8 +6,6 @@ import math
 from array import array
 from collections import deque
 
-__all__ = ["SlidingWindow"]
-
 
 class SlidingWindow:
     """Amounts used by many models over the last ``window_s`` seconds.

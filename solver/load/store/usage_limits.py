@@ -16,14 +16,6 @@ if TYPE_CHECKING:
 
     from solver.clock import Clock
 
-__all__ = [
-    "CALENDAR_PERIODS",
-    "RESOURCES",
-    "Calendar",
-    "UsageLimit",
-    "wall_time",
-]
-
 CALENDAR_PERIODS = ("day", "week", "month")
 RESOURCES = ("requests", "tokens", "cost_usd")
 """What usage is counted of; stores number them in this order."""

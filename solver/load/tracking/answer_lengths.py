@@ -7,8 +7,6 @@ from solver.load.checks import whole_problems
 from solver.load.lease import Demand
 from solver.load.tracking.state import TrackerState
 
-__all__ = ["AnswerLengths"]
-
 
 class AnswerLengths(TrackerState):
     """Demands whose output tokens are learned from settled leases."""

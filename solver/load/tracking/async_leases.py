@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-__all__ = ["AsyncLeases"]
-
 _T = TypeVar("_T")
 _THREADS_PER_TRACKER = 8
 """Operations on a remote store that one tracker awaits at once, so that a store that hangs does not block others."""

@@ -11,8 +11,6 @@ from solver.load.checks import amount_problems, positive_problems, whole_problem
 from solver.load.snapshot import LoadSnapshot, ModelLoad, utilization_of
 from solver.load.tracking.state import TrackerState
 
-__all__ = ["CurrentLoad"]
-
 
 class CurrentLoad(TrackerState):
     """The load of every model."""

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from solver.load.store.usage_limits import UsageLimit
     from solver.problem.spec import Capacity
 
-__all__ = ["FleetSettings"]
-
 
 class FleetSettings(TrackerState):
     """Capacities, limits and pools of a fleet."""

@@ -23,8 +23,6 @@ from solver.load.tracking.model_stops import ModelStops
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["Leases"]
-
 
 class Leases(AsyncLeases, ModelStops):
     """The leases that a tracker grants."""

@@ -11,8 +11,6 @@ from solver.load.tracking.state import TrackerState
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["ModelStops"]
-
 
 class ModelStops(TrackerState):
     """Stops, drains and the operator's switch of each model."""

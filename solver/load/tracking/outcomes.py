@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from solver.load.lease import Lease
 
-__all__ = ["Outcomes"]
-
 _LATENCY_WEIGHT = 0.2
 """Weight of the newest sample in the moving average of latencies."""
 

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from solver.load.store.base import Limits, Store
     from solver.problem.spec import Capacity
 
-__all__ = ["TrackerState"]
-
 
 class TrackerState:
     """The fields of a tracker; the parameters are those of :class:`~solver.LoadTracker`."""

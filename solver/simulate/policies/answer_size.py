@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["AnswerSize"]
-
 _PRIOR_TOKENS = 256.0
 _PRIOR_WEIGHT = 10.0  # answers that the prior counts for
 _MEMORY = 1000.0  # answers over which the mean forgets

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from solver.simulate.replay import Policy
     from solver.simulate.scene import Scene
 
-__all__ = ["LITELLM_STRATEGIES", "LiteLLMPolicy"]
-
 LITELLM_STRATEGIES = (
     "simple-shuffle",
     "least-busy",

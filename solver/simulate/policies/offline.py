@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from solver.simulate.replay import Policy
     from solver.simulate.scene import Scene
 
-__all__ = ["OfflineOptimum"]
-
 
 class OfflineOptimum(Silent):
     """An oracle as a yardstick: true outcomes and service times, one assignment for the whole trace.

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from solver.simulate.replay import Policy
     from solver.simulate.scene import Scene
 
-__all__ = ["BlindBalancer", "RoutedOneByOne", "TrackedBalancer"]
-
 _ENDLESS_TTL_S = 1e8
 """Time to live of leases in a replay, where renewals are not acted out."""
 _WAIT_COST = 0.1

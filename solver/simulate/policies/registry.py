@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     Maker = Callable[[Scene, ManualClock], Policy]
     SettingsMaker = Callable[[Scene, ManualClock, PolicySettings], Policy]
 
-__all__ = ["POLICIES", "check_policies", "known_policies", "make_policy"]
-
 _CONSTANT, _LITELLM = "constant", "litellm"
 
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass, fields
 from solver.errors import SpecError, Violation, ViolationKind
 from solver.problem.values import did_you_mean
 
-__all__ = ["PolicySettings"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicySettings:

@@ -9,8 +9,6 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["LearnedSlowdown"]
-
 _MEMORY = 1000.0
 """Requests over which the regression forgets."""
 

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from solver.simulate.replay import Policy
     from solver.simulate.scene import Scene
 
-__all__ = ["Constant", "LeastTokens", "PowerOfTwo", "RandomChoice", "RoundRobin", "RouteBalance"]
-
 
 class Constant(Silent):
     """Every request goes to the same model."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["Flight", "Gauges", "Sums"]
-
 Sums = list[float]
 """Sums since the start, see :meth:`Gauges.sums`. Those of several routers may be added."""
 

@@ -11,8 +11,6 @@ from solver.load.control.learned.gauges import Flight, Gauges, Sums
 from solver.load.control.learned.limit import LearnedLimit
 from solver.load.control.learned.parameters import LearnParameters
 
-__all__ = ["LearnedCapacity", "LearnedState"]
-
 _LONGEST_PAUSE_S = 60.0
 """Longest pause after a refusal, whatever its Retry-After says."""
 

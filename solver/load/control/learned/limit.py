@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from solver.load.control.learned.gauges import Sums
     from solver.load.control.learned.parameters import LearnParameters
 
-__all__ = ["LearnedLimit", "Window"]
-
 _P99 = 2.33
 """Standard normal quantile of 0.99: the spread of a request's time per token is taken as log-normal."""
 _NO_PREFILL = 1e-4

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from solver.errors import SpecError, Violation
 from solver.load.checks import positive_problems, whole_problems
 
-__all__ = ["LearnParameters"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnParameters:

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
     from solver.load.control.learned.gauges import Sums
 
-__all__ = ["SharedTotals"]
-
 _INTEGRALS = ((g.IN_FLIGHT_S, -3), (g.WAITING_S, -2), (g.TOKENS_S, -1))
 """Sums that grow while nothing is heard, and the counts at which they do."""
 

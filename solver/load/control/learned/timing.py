@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from math import exp, inf, sqrt
 
-__all__ = ["DecodeTime", "FirstTokenLine", "prefill_limit", "waiting_at_prefill"]
-
 _ENOUGH = 30.0
 """Weight of observations from which old ones are forgotten."""
 
