@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.problem.limit_rows import NO_ROW
-from solver.problem.tolerances import EXCESS
+from solver.problem.tolerances import EXCESS_TOLERANCE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,7 +46,7 @@ def attainable_bounds(instance: Instance) -> NDArray[np.float64]:
         known[_ROW_STEPS] = _row_steps(instance)
     step: NDArray[np.float64] = known[_ROW_STEPS]
     ratio = limits.bound / np.where(step > 0, step, 1.0)
-    reached = step * np.floor(ratio + EXCESS * np.maximum(np.abs(ratio), 1.0))
+    reached = step * np.floor(ratio + EXCESS_TOLERANCE * np.maximum(np.abs(ratio), 1.0))
     # Never above what the row says: what the certificate lets pass by rounding counts as the right-hand side.
     return np.where((step > 0) & limits.hard, np.minimum(reached, limits.bound), limits.bound)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from solver.problem.instance import UNASSIGNED, Instance
 from solver.problem.limit_rows import entries_at
-from solver.problem.tolerances import EXCESS
+from solver.problem.tolerances import EXCESS_TOLERANCE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -74,7 +74,7 @@ def repaired(instance: Instance, choice: NDArray[np.int64], deadline: Deadline) 
         served = np.flatnonzero(choice != UNASSIGNED)
         used, size = limits.usage_and_magnitude(choice)
         excess = np.where(limits.hard, used - limits.bound, 0.0)
-        broken = excess > EXCESS * size
+        broken = excess > EXCESS_TOLERANCE * size
         if not broken.any():
             stays = (choice != UNASSIGNED) | may_leave
             return choice if bool(stays.all()) else None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from solver.engines.integer_scaling import SoftRow, joint_scale, scale_to_integers
-from solver.problem.tolerances import EXCESS
+from solver.problem.tolerances import EXCESS_TOLERANCE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -166,8 +166,8 @@ class PairModel:
         limit = bound * scaled.scale
         if scaled.exact:
             limit = limit + 1e-9 * max(1.0, abs(limit))
-        elif self._outer or terms + 2 <= 0.5 * EXCESS * size * scaled.scale:
-            self.relaxed = self.relaxed or not terms + 2 <= 0.5 * EXCESS * size * scaled.scale
+        elif self._outer or terms + 2 <= 0.5 * EXCESS_TOLERANCE * size * scaled.scale:
+            self.relaxed = self.relaxed or not terms + 2 <= 0.5 * EXCESS_TOLERANCE * size * scaled.scale
             limit = limit + 0.5 * terms + 1
         else:
             self.exact = False

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.problem.instance import UNASSIGNED
-from solver.problem.tolerances import EXCESS
+from solver.problem.tolerances import EXCESS_TOLERANCE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -121,7 +121,7 @@ class Form:
     @cached_property
     def room(self) -> NDArray[np.float64]:
         """(r, c) largest load that the certificate accepts."""
-        room: NDArray[np.float64] = self.capacity * (1 + EXCESS)
+        room: NDArray[np.float64] = self.capacity * (1 + EXCESS_TOLERANCE)
         return room
 
     @cached_property
@@ -145,7 +145,7 @@ class Form:
     def empty_violates_limits(self) -> bool:
         """Whether serving no agent at all breaks a lower limit."""
         hard = np.isposinf(self.violation_price)
-        return bool((hard & (self.row_bound < -EXCESS)).any())
+        return bool((hard & (self.row_bound < -EXCESS_TOLERANCE)).any())
 
     def judged(self, columns: NDArray[np.int64], loss_bound: float) -> tuple[float, float]:
         """Return objective and bound as the certificate counts them, given a lower bound on the loss."""
@@ -186,7 +186,7 @@ class Form:
             self._row_sums(columns, self.coefficient),
             self._row_sums(columns, np.abs(self.coefficient)),
         )
-        within = used <= self.row_bound + EXCESS * (np.abs(self.row_bound) + size)
+        within = used <= self.row_bound + EXCESS_TOLERANCE * (np.abs(self.row_bound) + size)
         within[self.soft] = True
         return bool(within.all())
 
@@ -197,7 +197,7 @@ class Form:
         for row, coefficient in zip(self.row, self.coefficient, strict=True):
             np.maximum.at(largest, row.ravel(), np.abs(coefficient).ravel())
         room: NDArray[np.float64] = (
-            self.row_bound + EXCESS * np.abs(self.row_bound) + _ROW_NOISE * largest[:-1]
+            self.row_bound + EXCESS_TOLERANCE * np.abs(self.row_bound) + _ROW_NOISE * largest[:-1]
         )
         return room
 
@@ -252,7 +252,7 @@ def build_form(instance: Instance, *, leave: bool) -> Form:
         members = np.argsort(owner, kind="stable")
         owner = owner[members]
     # One agent alone must fit: a pair that never can is no pair.
-    too_large = (demand > (capacity * (1 + EXCESS))[:, :, None]).any(axis=0)
+    too_large = (demand > (capacity * (1 + EXCESS_TOLERANCE))[:, :, None]).any(axis=0)
     if too_large.any():
         score[too_large] = -np.inf
     able = np.asarray(np.isfinite(score).any(axis=0))

@@ -1,1 +1,1 @@
-"""What is asked: ids, units, validation, and the arrays engines see."""
+"""The problem: ids, units, validation, and the arrays that engines read."""

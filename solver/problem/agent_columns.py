@@ -1,4 +1,4 @@
-"""From columns to agents: a million rows checked in numpy, without an object for each."""
+"""Reads agents from columns: a million rows are checked in numpy, without an object for each."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from solver.errors import SpecError, Violation, ViolationKind
-from solver.problem.agents import PROFILE_FIELDS, Agent, AgentTable, Profile, several, stated
+from solver.problem.agents import PROFILE_FIELDS, Agent, AgentTable, Profile, none_if_all_nan, none_if_all_one
 from solver.problem.column_values import (
     Coded,
     Column,
@@ -67,7 +67,7 @@ def agent_table(columns: Mapping[str, Column], *, rows: int | None = None) -> Ag
         value take the default of the field. Lists of capabilities, models, regions or providers are lists,
         or text separated by ``;`` or ``|``.
     rows : int, optional
-        Number of rows, where nobody will ask for ids: the table has none, and the column is not required.
+        Number of rows, where ids are not needed: the table has none, and the column is not required.
 
     Raises
     ------
@@ -127,9 +127,9 @@ def agent_table(columns: Mapping[str, Column], *, rows: int | None = None) -> Ag
         tenants=tuple(tenants),
         tenant=tenant,
         resources={name: taken for name, taken in resources.items() if taken.any()},
-        unassigned_penalty=stated(numbers["unassigned_penalty"]),
-        copies=several(numbers["copies"]),
-        multiplicity=several(numbers["count"]),
+        unassigned_penalty=none_if_all_nan(numbers["unassigned_penalty"]),
+        copies=none_if_all_one(numbers["copies"]),
+        multiplicity=none_if_all_one(numbers["count"]),
     )
 
 

@@ -18,12 +18,12 @@ from solver.problem.values import Count, Frozen, Identifier, PenaltyValue, Real,
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_MOST_NAMED_ROWS = 20
+_MAX_NAMED_ROWS = 20
 """Offending rows spelled out for each rule."""
 
 
 class Agent(Frozen):
-    """The one who needs a model now: one unit of work.
+    """One unit of work to be assigned to a model.
 
     Parameters
     ----------
@@ -170,7 +170,7 @@ class AgentTable(Sequence[Agent]):
 
     @classmethod
     def of_ids(cls, ids: Iterable[str], profile: Profile | None = None) -> Self:
-        """Return agents about whom only the id is known, all of one profile."""
+        """Return agents of which only the id is known, all with the same profile."""
         names = _id_array(list(ids))
         n = len(names)
         return cls(
@@ -225,14 +225,14 @@ class AgentTable(Sequence[Agent]):
                     name for agent in checked for name, units in agent.resources.items() if units
                 )
             },
-            unassigned_penalty=stated(
+            unassigned_penalty=none_if_all_nan(
                 [
                     np.nan if agent.unassigned_penalty is None else agent.unassigned_penalty
                     for agent in checked
                 ]
             ),
-            copies=several([agent.copies for agent in checked]),
-            multiplicity=several([agent.count for agent in checked]),
+            copies=none_if_all_one([agent.copies for agent in checked]),
+            multiplicity=none_if_all_one([agent.count for agent in checked]),
         )
 
     @classmethod
@@ -310,13 +310,13 @@ class AgentTable(Sequence[Agent]):
         return f"AgentTable({len(self)} agents, {len(self.profiles)} profiles)"
 
 
-def stated(numbers: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64] | None:
+def none_if_all_nan(numbers: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64] | None:
     """Return numbers as an array, or None where all are NaN."""
     array = np.asarray(numbers, np.float64)
     return None if np.isnan(array).all() else array
 
 
-def several(numbers: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64] | None:
+def none_if_all_one(numbers: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64] | None:
     """Return numbers as an array, or None where all are 1."""
     array = np.asarray(numbers, np.int64)
     return array if (array != 1).any() else None
@@ -347,8 +347,8 @@ def _duplicates(ids: list[Any]) -> list[Violation]:
             shown=f"{describe(ids[i])} again, first at agents[{first[ids[i]]}]",
             kind=ViolationKind.DUPLICATE,
         )
-        for i in again[:_MOST_NAMED_ROWS]
+        for i in again[:_MAX_NAMED_ROWS]
     ]
-    if len(again) > _MOST_NAMED_ROWS:
-        lines.append(Violation("agents", f"{len(again) - _MOST_NAMED_ROWS} more repeated ids"))
+    if len(again) > _MAX_NAMED_ROWS:
+        lines.append(Violation("agents", f"{len(again) - _MAX_NAMED_ROWS} more repeated ids"))
     return lines

@@ -1,4 +1,4 @@
-"""From plain arrays to a checked :class:`~solver.problem.instance.Instance`: every rule about arrays is here."""
+"""Builds a checked :class:`~solver.problem.instance.Instance` from plain arrays: every rule about arrays is here."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SENSES = ("maximize", "minimize")
 """Whether scores are to be maximised, or are costs."""
 
-_MOST_NAMED = 5
+_MAX_NAMED = 5
 """Offending entries that are spelled out for each rule."""
 
 
@@ -74,9 +74,9 @@ def build_instance(
     min_load : int or (m,) array_like, optional
         Floors: units of its capacity that each model must use.
     min_load_if_open : int or (m,) array_like, optional
-        Floors that count only for models that serve anybody. Only where agents take slots.
+        Floors that count only for models that serve an agent. Only where agents take slots.
     opening_cost : float or (m,) array_like, optional
-        What a model that serves anybody costs, in score, >= 0. Only where agents take slots.
+        Fixed cost of a model that serves an agent, in score, >= 0. Only where agents take slots.
     copies : int or (n,) array_like, optional
         Different models that each agent needs. Only where agents take slots.
     count : int or (n,) array_like, optional
@@ -178,7 +178,7 @@ def _broken_slot_rules(units: NDArray[np.float64]) -> list[Violation]:
     rule = "expected a whole number of slots"
     found += [
         Violation(f"capacity[{j}]", rule, units[j, 0], shown=f"{units[j, 0]:g}")
-        for j in fractional[:_MOST_NAMED]
+        for j in fractional[:_MAX_NAMED]
     ]
     return found
 
@@ -197,7 +197,7 @@ def _capacity(capacity: ArrayLike, m: int, problems: list[Violation]) -> NDArray
     if units.min() >= 0 and units.max() <= MAX_CAPACITY:
         return units
     wrong = ~((units >= 0) & (units <= MAX_CAPACITY))
-    for j, k in np.argwhere(wrong)[:_MOST_NAMED]:
+    for j, k in np.argwhere(wrong)[:_MAX_NAMED]:
         where = f"capacity[{j}]" if array.ndim == 1 else f"capacity[{j}, {k}]"
         problems.append(Violation(where, "expected between 0 and 2**53", units[j, k]))
     return units
@@ -230,7 +230,7 @@ def _demand(
         return None
     good = np.isfinite(array) & (array >= 0)
     if not good.all():
-        for where in np.argwhere(~good)[:_MOST_NAMED]:
+        for where in np.argwhere(~good)[:_MAX_NAMED]:
             index = ", ".join(map(str, where))
             rule = "expected a finite number >= 0"
             problems.append(Violation(f"demand[{index}]", rule, array[tuple(where)]))
@@ -297,7 +297,7 @@ def _load_cost(values: ArrayLike, m: int, problems: list[Violation]) -> NDArray[
     wrong[:, 1:] |= np.diff(cost, axis=1) < 0
     problems.extend(
         Violation(f"load_cost[{j}, {k}]", "expected finite, >= 0 and not below the tier before", cost[j, k])
-        for j, k in np.argwhere(wrong)[:_MOST_NAMED]
+        for j, k in np.argwhere(wrong)[:_MAX_NAMED]
     )
     return cost
 

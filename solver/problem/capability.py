@@ -1,4 +1,4 @@
-"""The words for what models are good at, and which of them each kind of work needs."""
+"""The vocabulary of capabilities, and the capabilities that each kind of task requires."""
 
 from __future__ import annotations
 

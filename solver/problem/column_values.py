@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_MOST_NAMED_ROWS = 20
+_MAX_NAMED_ROWS = 20
 """Offending rows spelled out for each rule."""
 
 _FLAG_TEXTS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -55,8 +55,8 @@ def list_rows(
 ) -> list[Violation]:
     """Return a violation for each of the first offending rows, and one that counts the others."""
     found = list(rows)
-    shown = [line(int(i)) for i in found[:_MOST_NAMED_ROWS]]
-    return shown if len(found) <= _MOST_NAMED_ROWS else [*shown, more(len(found) - _MOST_NAMED_ROWS)]
+    shown = [line(int(i)) for i in found[:_MAX_NAMED_ROWS]]
+    return shown if len(found) <= _MAX_NAMED_ROWS else [*shown, more(len(found) - _MAX_NAMED_ROWS)]
 
 
 def split_numbers(

@@ -1,4 +1,4 @@
-"""From words to arrays: a :class:`Problem`, and the live load if any, becomes an :class:`Instance`."""
+"""Compiles a :class:`Problem`, and the live load if any, into the arrays of an :class:`Instance`."""
 
 from __future__ import annotations
 

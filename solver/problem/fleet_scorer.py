@@ -1,4 +1,4 @@
-"""What serving an agent by a model is worth: one computation for whole batches and for single requests."""
+"""Computes the score of serving an agent by a model, in the same way for whole batches and for single requests."""
 
 from __future__ import annotations
 

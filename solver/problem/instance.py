@@ -10,7 +10,7 @@ import numpy as np
 
 from solver.problem.blocks import chunks, extremes
 from solver.problem.sparse import CompressedScores
-from solver.problem.tolerances import EXCESS
+from solver.problem.tolerances import EXCESS_TOLERANCE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -122,9 +122,9 @@ class Instance:
         if self.demand is None:
             count = len(np.arange(self.n)[rows])
             return np.broadcast_to(self.capacity[:, 0] < 1, (count, self.m))
-        large = self.demand[rows, :, 0] > self.capacity[:, 0] * (1 + EXCESS)
+        large = self.demand[rows, :, 0] > self.capacity[:, 0] * (1 + EXCESS_TOLERANCE)
         for k in range(1, self.r):
-            large = large | (self.demand[rows, :, k] > self.capacity[:, k] * (1 + EXCESS))
+            large = large | (self.demand[rows, :, k] > self.capacity[:, k] * (1 + EXCESS_TOLERANCE))
         return large
 
     @property
@@ -225,7 +225,7 @@ class Instance:
 
     @cached_property
     def may_leave(self) -> bool:
-        """Whether an optimum of a slot instance may need to leave somebody unassigned.
+        """Whether an optimum of a slot instance may need to leave an agent unassigned.
 
         It does not where nothing is forbidden and there are slots enough, unless leaving costs less than the worst
         slot: whoever stays unassigned leaves one free. Nor where everyone must be served.
@@ -235,8 +235,8 @@ class Instance:
             return crowded
         if crowded:
             return bool(np.isfinite(self.penalty).any())
-        dearest = 0.0 if self.load_cost is None else float(self.load_cost.max())
-        return bool(self.penalty.min() < dearest - self.score_range[0])
+        max_cost = 0.0 if self.load_cost is None else float(self.load_cost.max())
+        return bool(self.penalty.min() < max_cost - self.score_range[0])
 
     @cached_property
     def serve_step(self) -> float:
@@ -249,8 +249,8 @@ class Instance:
         a price back out of it, see :meth:`score_prices`.
         """
         low, high = self.score_range
-        dearest = 0.0 if self.load_cost is None else float(self.load_cost.max())
-        step = 4.0 * (self.m + 1) * ((high - low + dearest) or 1.0)
+        max_cost = 0.0 if self.load_cost is None else float(self.load_cost.max())
+        step = 4.0 * (self.m + 1) * ((high - low + max_cost) or 1.0)
         if self.network is not None and self.network.has_openings:
             # Opening models for one agent more may move all others: nothing all of them gain may outweigh it.
             step += 4.0 * self.units * (high - low) + 2.0 * float(self.network.opening_cost.sum())
@@ -287,8 +287,8 @@ class Instance:
     def slot_changes(self, multipliers: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Return by how much one more slot changes the total score, and whether it serves one agent more.
 
-        The change is negative where the agent that is served then costs more score than it brings. Where nobody
-        more is served a slot is worth its price, or nothing to a model whose floor binds.
+        The change is negative where the agent that is served then costs more score than it brings. Where no further
+        agent is served a slot is worth its price, or nothing to a model whose floor binds.
         """
         if not self.prices_service(multipliers):
             return np.maximum(multipliers, 0.0), np.zeros(multipliers.shape, bool)

@@ -1,4 +1,4 @@
-"""From limits in words to limits in arrays."""
+"""Resolves limits that name agents and models by id into limits on arrays."""
 
 from __future__ import annotations
 

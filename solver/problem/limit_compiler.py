@@ -1,4 +1,4 @@
-"""From limits to the rows that engines see."""
+"""Compiles limits on arrays into the coupling rows that engines read."""
 
 from __future__ import annotations
 

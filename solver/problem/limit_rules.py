@@ -1,4 +1,4 @@
-"""What must hold between a problem's limits and its agents and models."""
+"""Consistency checks between a problem's limits and its agents and models."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from solver.problem.models import Model
     from solver.problem.resources import Demand
 
-_MOST_NAMED_ROWS = 20
+_MAX_NAMED_ROWS = 20
 """Offending names spelled out for each field."""
 
 _FACTS = {
@@ -92,10 +92,10 @@ def _unknown_names(agents: AgentTable, models: Sequence[Model], limit: LimitSpec
                 *_previous("the id of a model", agent, model, columns),
             )
         ]
-        yield from bad[:_MOST_NAMED_ROWS]
-        if len(bad) > _MOST_NAMED_ROWS:
+        yield from bad[:_MAX_NAMED_ROWS]
+        if len(bad) > _MAX_NAMED_ROWS:
             yield Violation(
-                "previous", f"{len(bad) - _MOST_NAMED_ROWS} more unknown names", kind=ViolationKind.UNKNOWN
+                "previous", f"{len(bad) - _MAX_NAMED_ROWS} more unknown names", kind=ViolationKind.UNKNOWN
             )
 
 
@@ -106,7 +106,7 @@ def _names(field: str, what: str, names: tuple[str, ...] | None, known: Iterable
         yield Violation(field, "expected at least one, or nothing for all", shown="none")
     known = set(known)
     unknown = [(k, name) for k, name in enumerate(names) if name not in known]
-    for k, name in unknown[:_MOST_NAMED_ROWS]:
+    for k, name in unknown[:_MAX_NAMED_ROWS]:
         yield Violation(
             f"{field}[{k}]",
             f"expected {what}",
@@ -114,16 +114,16 @@ def _names(field: str, what: str, names: tuple[str, ...] | None, known: Iterable
             kind=ViolationKind.UNKNOWN,
             hint=did_you_mean(name, known),
         )
-    if len(unknown) > _MOST_NAMED_ROWS:
+    if len(unknown) > _MAX_NAMED_ROWS:
         yield Violation(
-            field, f"{len(unknown) - _MOST_NAMED_ROWS} more unknown names", kind=ViolationKind.UNKNOWN
+            field, f"{len(unknown) - _MAX_NAMED_ROWS} more unknown names", kind=ViolationKind.UNKNOWN
         )
     again = [name for name, count in Counter(names).items() if count > 1]
     yield from (
         Violation(
             field, "expected every name once", name, shown=f"{name!r} again", kind=ViolationKind.DUPLICATE
         )
-        for name in again[:_MOST_NAMED_ROWS]
+        for name in again[:_MAX_NAMED_ROWS]
     )
 
 
@@ -160,7 +160,7 @@ def _known_unit(
 def _concerns(
     agents: AgentTable, models: Sequence[Model], demand: Demand, limit: LimitSpec
 ) -> Iterator[Violation]:
-    """Check that a limit concerns somebody, and that what it counts is known of them."""
+    """Check that a limit concerns at least one pair, and that the amounts it counts are known for its pairs."""
     rows, columns = concerned_agents(agents, limit), concerned_models(models, limit)
     if not len(rows):
         yield Violation("", "expected at least one agent", shown="none that meets both agents and tenants")

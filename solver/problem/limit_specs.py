@@ -1,4 +1,4 @@
-"""Limits across models in words: ids, names of tenants and providers, and amounts with their unit.
+"""Limits across models by id: names of agents, models, tenants and providers, and amounts with their unit.
 
 A problem's ``limits`` are values of these classes, or mappings with a ``kind`` and the fields of that kind.
 :mod:`solver.problem.limit_arrays` turns them into the array limits of :mod:`solver.problem.limits`.
@@ -28,7 +28,7 @@ Fraction = Annotated[Real, Field(ge=0, le=1)]
 
 
 class LimitSpec(Frozen):
-    """What every kind of limit has: a name, and whom it concerns.
+    """Base class of all limits: a name, and the agents and models that the limit concerns.
 
     Parameters
     ----------

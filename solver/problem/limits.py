@@ -37,7 +37,7 @@ class Limit(ABC):
     name : str
         Appears in prices, violations and reasons.
     agents, models : sequence of int, or bool mask, optional
-        Whom it concerns; None for all.
+        The agents and models that the limit concerns; None for all.
     """
 
     name: str
@@ -160,7 +160,7 @@ class Share(RowLimit):
 
     def pieces(self, scope: LimitScope) -> list[RowPiece]:
         """Return the rows of this limit."""
-        # Everybody's use counts in the whole, not only that of the agents concerned.
+        # The whole is the use of all agents, not only of the agents concerned.
         use = np.broadcast_to(
             scope.pairs("use", 1.0 if self.use is None else self.use, everyone=True), (scope.n, scope.m)
         )

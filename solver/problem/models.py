@@ -27,7 +27,7 @@ class Capacity(Frozen):
         Agents it may take in one batch, where that is not ``max_concurrent``: a batch that runs for hours
         fits many agents through each concurrent request.
     min_slots : int
-        Slots that a batch must use, as promised to somebody: a floor.
+        Slots that a batch must use, such as a committed minimum: a floor.
     min_slots_if_open : int
         Slots that a batch must use if it uses any: 0, or so many and more.
     opening_cost : float

@@ -1,4 +1,4 @@
-"""What makes slots a network rather than an assignment: floors on models, several models per agent, multiplicity.
+"""The features that turn a slot assignment into a network flow: floors, several models per agent, multiplicity.
 
 With floors ``L``, capacities ``C``, supplies ``s_i = copies_i · count_i`` and flows ``0 <= f_ij <= count_i`` this
 remains a minimum-cost flow: maximise ``Σ score_ij f_ij`` with ``Σ_j f_ij <= s_i`` and ``L_j <= Σ_i f_ij <= C_j``.
@@ -27,9 +27,9 @@ class NetworkShape:
     floor : (m,) int64
         Slots that each model must use.
     floor_if_open : (m,) int64
-        Slots that each model must use if it serves anybody.
+        Slots that each model must use if it serves an agent.
     opening_cost : (m,) float64
-        What each model costs if it serves anybody, in score.
+        Fixed cost of each model if it serves an agent, in score.
     copies : (n,) int64 or None
         Different models each agent needs; None for one.
     count : (n,) int64 or None
@@ -52,12 +52,12 @@ class NetworkShape:
 
     @cached_property
     def has_openings(self) -> bool:
-        """Whether serving nobody may cost or allow what serving somebody does not: an integer program then."""
+        """Whether a model's floor or cost depends on its serving an agent, which makes an integer program."""
         return bool(self.opens.any())
 
     @cached_property
     def opens(self) -> NDArray[np.bool_]:
-        """(m,) bool, models whose floor or cost depends on whether they serve anybody."""
+        """(m,) bool, models whose floor or cost depends on whether they serve an agent."""
         return (self.floor_if_open > np.maximum(self.floor, 1)) | (self.opening_cost > 0)
 
     @cached_property

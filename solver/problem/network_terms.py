@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
     from solver.problem.limits import Limit
 
-_MOST_UNITS = 2**40
+_MAX_UNITS = 2**40
 """Units of all agents together at most: whole numbers stay exact in float64 and in the flow's int64."""
 
-_MOST_NAMED = 5
+_MAX_NAMED = 5
 """Offending entries spelled out for each rule."""
 
-_MOST_CHOICES = 100_000_000  # agents · most copies: entries of a choice, 800 MB
+_MAX_CHOICES = 100_000_000  # agents · most copies: entries of a choice, 800 MB
 
 
 def network_shape(
@@ -80,8 +80,8 @@ def network_shape(
                     name, f"expected none together with {' and '.join(clashes)}, which is not supported"
                 )
             )
-    if depth is not None and n * float(depth.max(initial=1)) > _MOST_CHOICES:
-        most = max(1, _MOST_CHOICES // n)
+    if depth is not None and n * float(depth.max(initial=1)) > _MAX_CHOICES:
+        most = max(1, _MAX_CHOICES // n)
         problems.append(Violation("copies", f"expected at most {most:,} each", float(depth.max())))
     if problems:
         return None, None
@@ -101,11 +101,11 @@ def network_shape(
         agents=n,
     )
     total = float((shape.width.astype(np.float64) * shape.depth).sum())
-    if total > _MOST_UNITS:
+    if total > _MAX_UNITS:
         problems.append(
             Violation(
                 "count",
-                f"expected at most {_MOST_UNITS:,} units of all agents together",
+                f"expected at most {_MAX_UNITS:,} units of all agents together",
                 total,
                 shown=f"{total:,.0f}",
             )
@@ -165,10 +165,10 @@ def _whole(
         )
         return None
     array = np.broadcast_to(array, (size,))
-    good = np.isfinite(array) & (array >= least) & (array <= _MOST_UNITS)
+    good = np.isfinite(array) & (array >= least) & (array <= _MAX_UNITS)
     if whole:
         good &= np.floor(array) == array
-    for i in np.flatnonzero(~good)[:_MOST_NAMED]:
+    for i in np.flatnonzero(~good)[:_MAX_NAMED]:
         where = f"{name}[{i}]" if given.ndim else name
         rule = "whole number" if whole else "finite number"
         problems.append(

@@ -1,4 +1,4 @@
-"""What is maximised, or minimised."""
+"""The objective function: its weights, and the penalty of leaving an agent unassigned."""
 
 from __future__ import annotations
 

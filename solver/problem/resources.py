@@ -100,7 +100,7 @@ def with_resources(
     spread = [one[:, None] if pairs and one.ndim == 1 else one for one in amounts]
     taken = np.stack(np.broadcast_arrays(*spread), axis=-1)
     units = np.stack([resource_capacity(models, name) for name in names], axis=1)
-    # A model that does not name a resource has as much as everybody together may take.
+    # A model that does not name a resource has as much of it as all agents together may take.
     plenty = np.minimum(np.maximum(taken[..., 1:].sum(axis=0), 1.0), MAX_CAPACITY)
     units = np.where(np.isinf(units), plenty, units)
     return taken, np.column_stack([slots, units])
@@ -109,7 +109,7 @@ def with_resources(
 def resource_rules(
     agents: AgentTable, models: Sequence[Model], demand: Demand, limits: Sequence[LimitSpec]
 ) -> Iterator[Violation]:
-    """Check the names of resources: a misspelt one must not bind nobody in silence."""
+    """Check the names of resources: a misspelt one would otherwise limit no model, without any message."""
     known = resource_names(models)
     for j, model in enumerate(models):
         if SLOTS in model.resources:

@@ -1,4 +1,4 @@
-"""What must hold between the parts of a problem, beyond what each part promises by itself."""
+"""Consistency checks across the parts of a problem, beyond what each part checks by itself."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from solver.problem.resources import Demand
     from solver.problem.scores import ScoreTable
 
-_MOST_NAMED_ROWS = 20
+_MAX_NAMED_ROWS = 20
 """Offending entries spelled out for each rule."""
 
 _TOO_LARGE = f"expected at most {LARGEST:g} in size"
@@ -147,7 +147,7 @@ def _names(profile: Profile, known: dict[str, list[str]]) -> Iterator[Violation]
     for field in ("allowed_regions", "allowed_providers"):
         for name in getattr(profile, field) or ():
             hint = did_you_mean(name, known[field])
-            if name not in known[field] and hint:  # a region nobody serves is a fact; a near miss is a typo
+            if name not in known[field] and hint:  # no model in a region is a fact; a near miss is a typo
                 yield Violation(field, f"no model has {name!r}", kind=ViolationKind.UNKNOWN, hint=hint)
 
 
@@ -177,9 +177,9 @@ def _score_rules(agents: AgentTable, models: Sequence[Model], scores: ScoreTable
     model_ids = [model.id for model in models]
     if scores.agent_ids is not None:
         known = agents.positions
-        yield from _strangers("agent", scores.agent_ids, scores.agent_codes, known, list(known))
+        yield from _unknown_ids("agent", scores.agent_ids, scores.agent_codes, known, list(known))
     if scores.model_ids is not None:
-        yield from _strangers(
+        yield from _unknown_ids(
             "model", scores.model_ids, scores.model_codes, dict.fromkeys(model_ids), model_ids
         )
     if scores.agent_codes is None or scores.model_codes is None:
@@ -198,32 +198,32 @@ def _score_rules(agents: AgentTable, models: Sequence[Model], scores: ScoreTable
             Violation(
                 f"scores[{i}, {j}]", _TOO_LARGE if np.isfinite(values[i, j]) else rule, float(values[i, j])
             )
-            for i, j in pairs[:_MOST_NAMED_ROWS]
+            for i, j in pairs[:_MAX_NAMED_ROWS]
         )
-        if len(pairs) > _MOST_NAMED_ROWS:
-            yield Violation("scores", f"{len(pairs) - _MOST_NAMED_ROWS} more entries are not finite")
+        if len(pairs) > _MAX_NAMED_ROWS:
+            yield Violation("scores", f"{len(pairs) - _MAX_NAMED_ROWS} more entries are not finite")
     else:
         bad = np.flatnonzero(~(np.abs(values) <= LARGEST))
         rule = "expected a finite number"
         yield from (
             Violation(f"scores[{k}].score", _TOO_LARGE if np.isfinite(values[k]) else rule, float(values[k]))
-            for k in bad[:_MOST_NAMED_ROWS]
+            for k in bad[:_MAX_NAMED_ROWS]
         )
-        if len(bad) > _MOST_NAMED_ROWS:
-            yield Violation("scores", f"{len(bad) - _MOST_NAMED_ROWS} more entries are not finite")
+        if len(bad) > _MAX_NAMED_ROWS:
+            yield Violation("scores", f"{len(bad) - _MAX_NAMED_ROWS} more entries are not finite")
         yield from _repeated_pairs(scores)
 
 
-def _strangers(
+def _unknown_ids(
     what: str,
     ids: Sequence[str],
     codes: NDArray[np.int64] | None,
     known: dict[str, object] | dict[str, int],
     names: list[str],
 ) -> Iterator[Violation]:
-    """Yield ids that nobody has, each where it comes first: in a pair, or among the labels of a matrix."""
+    """Yield a violation for each unknown id, at its first use: in a pair, or among the labels of a matrix."""
     unknown = [k for k, name in enumerate(ids) if name not in known]
-    for k in unknown[:_MOST_NAMED_ROWS]:
+    for k in unknown[:_MAX_NAMED_ROWS]:
         pair: list[int] = [] if codes is None else np.flatnonzero(codes == k)[:1].tolist()
         name = ids[k]
         yield Violation(
@@ -233,9 +233,9 @@ def _strangers(
             kind=ViolationKind.UNKNOWN,
             hint=did_you_mean(name, names),
         )
-    if len(unknown) > _MOST_NAMED_ROWS:
+    if len(unknown) > _MAX_NAMED_ROWS:
         yield Violation(
-            "scores", f"{len(unknown) - _MOST_NAMED_ROWS} more unknown {what} ids", kind=ViolationKind.UNKNOWN
+            "scores", f"{len(unknown) - _MAX_NAMED_ROWS} more unknown {what} ids", kind=ViolationKind.UNKNOWN
         )
 
 
@@ -247,7 +247,7 @@ def _repeated_pairs(scores: ScoreTable) -> Iterator[Violation]:
     pair = scores.agent_codes * len(scores.model_ids) + scores.model_codes
     order = np.argsort(pair, kind="stable")
     again = np.sort(order[1:][pair[order[1:]] == pair[order[:-1]]])
-    for k in again[:_MOST_NAMED_ROWS]:
+    for k in again[:_MAX_NAMED_ROWS]:
         agent, model = scores.agent_ids[scores.agent_codes[k]], scores.model_ids[scores.model_codes[k]]
         yield Violation(
             f"scores[{k}]",
@@ -255,15 +255,15 @@ def _repeated_pairs(scores: ScoreTable) -> Iterator[Violation]:
             shown=f"agent {agent!r}, model {model!r} again",
             kind=ViolationKind.DUPLICATE,
         )
-    if len(again) > _MOST_NAMED_ROWS:
-        yield Violation("scores", f"{len(again) - _MOST_NAMED_ROWS} more repeated pairs")
+    if len(again) > _MAX_NAMED_ROWS:
+        yield Violation("scores", f"{len(again) - _MAX_NAMED_ROWS} more repeated pairs")
 
 
 def _penalty_rules(agents: AgentTable, objective: Objective) -> Iterator[Violation]:
     """Check that every agent has a penalty where some have one of their own."""
     own = agents.unassigned_penalty
     if own is not None and objective.unassigned_penalty is None:
-        for i in np.flatnonzero(np.isnan(own))[:_MOST_NAMED_ROWS]:
+        for i in np.flatnonzero(np.isnan(own))[:_MAX_NAMED_ROWS]:
             yield (
                 Violation(
                     f"agents[{i}].unassigned_penalty",
@@ -301,7 +301,7 @@ def _floor_rules(models: Sequence[Model]) -> Iterator[Violation]:
 def _minimum_rules(agents: AgentTable, objective: Objective) -> Iterator[Violation]:
     """Check that agents have no minimum score where scores are costs."""
     if objective.sense == "minimize":
-        for i in np.flatnonzero(~np.isnan(agents.min_score))[:_MOST_NAMED_ROWS]:
+        for i in np.flatnonzero(~np.isnan(agents.min_score))[:_MAX_NAMED_ROWS]:
             yield Violation(f"agents[{i}].min_score", NO_MINIMUM, float(agents.min_score[i]))
 
 
@@ -324,7 +324,7 @@ def _demand_array_rules(
             kind=ViolationKind.TYPE,
         )
     elif not (np.isfinite(demand) & (demand >= 0)).all():
-        for where in np.argwhere(~(np.isfinite(demand) & (demand >= 0)))[:_MOST_NAMED_ROWS]:
+        for where in np.argwhere(~(np.isfinite(demand) & (demand >= 0)))[:_MAX_NAMED_ROWS]:
             index = ", ".join(map(str, where))
             amount = float(demand[tuple(where)])
             place = f"{path}[{index}]" if index else path

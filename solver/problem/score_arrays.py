@@ -21,7 +21,7 @@ _SPREAD_PAIRS = 4_000_000
 """Agents times models up to which sparse scores become a dense array: passes over it are faster, and more engines
 can read it (`pytest benchmarks/bench_price.py -k sparse`)."""
 
-_LEAST_SPARSITY = 3
+_MIN_SPARSITY = 3
 """Pairs per stored pair from which compressed rows take less memory and time than a dense array (same benchmark)."""
 
 
@@ -130,7 +130,7 @@ def _unfit_shape(shape: tuple[int, ...]) -> Violation | None:
 
 def _is_worth_compressing(score: CompressedScores) -> bool:
     n, m = score.shape
-    return n * m > _SPREAD_PAIRS and _LEAST_SPARSITY * len(score.data) < n * m
+    return n * m > _SPREAD_PAIRS and _MIN_SPARSITY * len(score.data) < n * m
 
 
 def _as_costs(lines: list[Violation]) -> list[Violation]:

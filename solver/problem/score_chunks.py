@@ -1,4 +1,4 @@
-"""Scores in parts or in Arrow's layouts become one array: record batches, lists of equal length, chunks of rows."""
+"""Reads scores in parts or in Arrow's layouts (record batches, lists of equal length, chunks of rows) as one array."""
 
 from __future__ import annotations
 

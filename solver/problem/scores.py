@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
     from solver.problem.agents import AgentTable
 
-_MOST_NAMED_ROWS = 20
+_MAX_NAMED_ROWS = 20
 """Offending entries spelled out for each rule."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ScoreTable:
-    """Scores somebody else computed.
+    """Scores that the caller computed.
 
     Parameters
     ----------

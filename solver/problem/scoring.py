@@ -1,4 +1,4 @@
-"""The formulas of what serving an agent by a model is worth, and the record of their terms."""
+"""The formulas of the score of an agent on a model, and the record of their terms."""
 
 from __future__ import annotations
 

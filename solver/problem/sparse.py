@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import DTypeLike, NDArray
 
-_MOST_NAMED = 5
+_MAX_NAMED = 5
 """Offending entries spelled out for each rule."""
 
 _CHUNK_PAIRS = 1 << 16
@@ -157,10 +157,10 @@ def name_unfit(pair: NDArray[np.intp], values: NDArray[Any], m: int, problems: l
     """Note scores that are NaN or +inf, given as row·m + model."""
     problems.extend(
         Violation(f"scores[{k // m}, {k % m}]", "expected a finite number or -inf", value)
-        for k, value in zip(pair[:_MOST_NAMED], values[:_MOST_NAMED], strict=True)
+        for k, value in zip(pair[:_MAX_NAMED], values[:_MAX_NAMED], strict=True)
     )
-    if len(pair) > _MOST_NAMED:
-        problems.append(Violation("scores", f"{len(pair) - _MOST_NAMED} more entries are NaN or +inf"))
+    if len(pair) > _MAX_NAMED:
+        problems.append(Violation("scores", f"{len(pair) - _MAX_NAMED} more entries are NaN or +inf"))
 
 
 def compress(

@@ -1,4 +1,4 @@
-"""What is asked, as frozen values with units in their names: agents, models, capacity, objective, problem."""
+"""The problem by id, as frozen values with units in their names: agents, models, capacity, objective, problem."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Problem(Frozen):
     agents : sequence of Agent, or AgentTable
         At least one. Held as an :class:`~solver.problem.agents.AgentTable`, a sequence of agents.
     models : sequence of Model
-        At least one. Zero capacity is allowed: nobody is served then, and the plan says why.
+        At least one. Zero capacity is allowed: no agent is served then, and the plan says why.
     objective : Objective
         What is maximised.
     scores : (n, m) array_like, sequence of ``{agent, model, score}``, or ScoreTable, optional

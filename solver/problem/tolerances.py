@@ -1,7 +1,7 @@
-"""What rounding in float64 explains."""
+"""The tolerance for rounding in float64."""
 
 from __future__ import annotations
 
-EXCESS = 1e-9
-"""Relative excess over a capacity or a bound that rounding of sums explains, for real numbers. Slots are
-counted exactly. Engines, certificate and reports allow the same."""
+EXCESS_TOLERANCE = 1e-9
+"""Relative excess over a real-valued capacity or bound that counts as rounding of sums. Slots are counted
+exactly. Engines, certificate and reports use the same tolerance."""

@@ -1,4 +1,4 @@
-"""The base of every value a user writes down: frozen, strict, and with errors in the house's words."""
+"""The base class of every value a user writes: frozen, strictly validated, with errors in this package's format."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from solver.engines.certificate import GAP_ROUNDING, OPTIMALITY_TOLERANCE, relative_gap
 from solver.problem.blocks import row_maxima
-from solver.problem.tolerances import EXCESS
+from solver.problem.tolerances import EXCESS_TOLERANCE
 from solver.scale.held_arcs import net_scores
 from solver.scale.judge import BlockTerms, PieceCertificate, PlanCertificate
 
@@ -99,7 +99,7 @@ def conclude_coupled(
     for part in parts:
         total.add(part)
     used = couplings.usage(np.zeros((m, c)) if total.taken is None else total.taken)
-    over = np.flatnonzero(used > couplings.bound * (1 + EXCESS)).tolist()
+    over = np.flatnonzero(used > couplings.bound * (1 + EXCESS_TOLERANCE)).tolist()
     violations = [
         f"{couplings.names[k]}: {used[k]:.12g} used exceeds the bound of {couplings.bound[k]:.12g}"
         for k in over

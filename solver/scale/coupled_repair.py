@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.problem.tolerances import EXCESS
+from solver.problem.tolerances import EXCESS_TOLERANCE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -66,7 +66,7 @@ class _Moves:
         self.net = net
         self.current = order[np.flatnonzero(np.diff(self.owner[order], prepend=-1))]  # everyone's best arc
         self.bound = couplings.bound
-        self.slack = EXCESS * 0.5 * np.maximum(couplings.bound, 1e-300)
+        self.slack = EXCESS_TOLERANCE * 0.5 * np.maximum(couplings.bound, 1e-300)
         settled = couplings.usage(core.settled[:m])
         self._settled = settled
         self.over = settled + self.use[self.current].sum(axis=0) - self.bound
@@ -99,7 +99,7 @@ def whole_agents(
     params = params or RepairParams()
     if not len(core.agent):
         over = couplings.usage(core.settled[: len(charge)]) - couplings.bound
-        fits = bool((over <= EXCESS * 0.5 * np.maximum(couplings.bound, 1e-300)).all())
+        fits = bool((over <= EXCESS_TOLERANCE * 0.5 * np.maximum(couplings.bound, 1e-300)).all())
         return np.zeros(0, np.int64) if fits else None
     moves = _Moves(core, couplings, charge)
     if not _make_fit(moves, params):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from solver.errors import Violation
-from solver.problem.tolerances import EXCESS
+from solver.problem.tolerances import EXCESS_TOLERANCE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -181,7 +181,7 @@ class Couplings:
         found = []
         for row, bound in zip(self.weight, self.bound.tolist(), strict=True):
             touched = np.flatnonzero(row.any(axis=1))
-            most = bound * (1 + EXCESS)
+            most = bound * (1 + EXCESS_TOLERANCE)
             if len(touched) == 1 and float(largest @ row[touched[0]]) > most:
                 found.append((int(touched[0]), row[touched[0]], most))
         return found

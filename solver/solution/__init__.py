@@ -1,1 +1,1 @@
-"""What came out: solutions, plans and explanations."""
+"""Results: solutions, plans and explanations."""

@@ -1,4 +1,4 @@
-"""From an engine's certified answer to a Solution as the caller asked for it."""
+"""Turns an engine's certified answer into the Solution that the caller asked for."""
 
 from __future__ import annotations
 

@@ -22,10 +22,10 @@ _SOLVED_AGAIN_PAIRS = 400
 """Agents times models up to which a threshold is found by solving again."""
 
 _SOLVED_AGAIN_MS = 500.0
-"""Milliseconds for each such solve."""
+"""Deadline of each solve that looks for a threshold, in milliseconds."""
 
-_MOST_RIVALS = 8
-"""Other models at most for which this is done."""
+_MAX_RIVALS = 8
+"""Most other models whose thresholds are found by solving again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +151,7 @@ def _coupled_change(plan: Plan, row: int, chosen: Candidate | None, rivals: list
     columns = {model.id: j for j, model in enumerate(plan.problem.models)}
     served = int((plan.solution.choice != UNASSIGNED).sum())
     found: list[tuple[float, str]] = []
-    for rival in rivals[:_MOST_RIVALS]:
+    for rival in rivals[:_MAX_RIVALS]:
         j = columns[rival.model_id]
         score = np.array(instance.score, dtype=np.float64)
         score[row, np.arange(instance.m) != j] = -np.inf

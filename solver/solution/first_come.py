@@ -1,4 +1,4 @@
-"""First come, first served: what a router does that decides one by one. A yardstick, not an engine."""
+"""First come, first served: what a router does that decides one by one. A baseline, not an engine."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ class Conflict:
     cut_short: bool = False
 
     def sentences(self) -> tuple[str, ...]:
-        """Return the explanation in words."""
+        """Return the explanation as text."""
         if self.cut_short:
             return ("what conflicts was not found out in the time left",)
         lines = []

@@ -1,4 +1,4 @@
-"""How a plan stands against the limits of its problem, in the words and units of the problem."""
+"""The use that a plan makes of each limit of its problem, in the names and units of the problem."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from solver.problem.limit_arrays import LimitArrays
 from solver.problem.limit_rows import NO_ROW
 from solver.problem.limit_specs import ApartSpec, AverageSpec, ChangesSpec, QuotaSpec, ShareSpec
 from solver.problem.resources import resource_titles
-from solver.problem.tolerances import EXCESS
+from solver.problem.tolerances import EXCESS_TOLERANCE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,7 +51,7 @@ class LimitReport:
     price : float
         What loosening the bound by one unit adds to the objective, in score, >= 0: a rate, as one agent
         more or less moves several units at once. In score alone, also where as many as possible are served
-        first and one unit more would serve somebody else.
+        first and one unit more would serve another agent.
     violation_price : float or None
         What the limit says a unit beyond it costs; None where it must hold.
     charge : float
@@ -71,17 +71,17 @@ class LimitReport:
     def is_exceeded(self) -> bool:
         """Whether the plan goes beyond a bound that may be exceeded at a price."""
         beyond = self.used - self.bound if self.side == "at_most" else self.bound - self.used
-        return self.violation_price is not None and beyond > EXCESS * max(1.0, abs(self.bound))
+        return self.violation_price is not None and beyond > EXCESS_TOLERANCE * max(1.0, abs(self.bound))
 
     @property
     def is_tight(self) -> bool:
         """Whether nothing is left of it, to rounding."""
-        return bool(abs(self.used - self.bound) <= EXCESS * max(1.0, abs(self.bound)))
+        return bool(abs(self.used - self.bound) <= EXCESS_TOLERANCE * max(1.0, abs(self.bound)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Row:
-    """One limit row of the instance, in words."""
+    """The name and title of one limit row of the instance."""
 
     limit: LimitSpec
     side: str
@@ -207,7 +207,7 @@ def limits_in_the_way(
     titles, hard = np.array(limit_titles(problem), object), limits.hard
     capacity_left = instance.capacity - solution.load.reshape(instance.capacity.shape)
     limit_left = limits.bound - solution.limit_load
-    limit_left += EXCESS * limits.magnitude(solution.choice)
+    limit_left += EXCESS_TOLERANCE * limits.magnitude(solution.choice)
     group = {
         int(i): name
         for name, members in zip(limits.together_names, limits.together, strict=True)
@@ -218,7 +218,7 @@ def limits_in_the_way(
         demand = 1.0 if instance.demand is None else instance.demand[rows]
         room = np.isfinite(instance.score[rows])
         room &= (
-            (demand <= capacity_left * (1 + EXCESS) + EXCESS).all(axis=2)
+            (demand <= capacity_left * (1 + EXCESS_TOLERANCE) + EXCESS_TOLERANCE).all(axis=2)
             if np.ndim(demand)
             else (capacity_left[:, 0] >= 1)
         )

@@ -28,7 +28,7 @@ _PRICE_NOISE = 1e-9
 """Price relative to the largest score below which it is float64 rounding."""
 
 _SEARCH_PRICE_NOISE = 1e-6
-"""The same where prices come from an iterative search."""
+"""Price relative to the largest score below which it is rounding, where an iterative search found the prices."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""How a plan stands against the resources of its models, besides slots."""
+"""The use that a plan makes of its models' resources, besides slots."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from solver.problem.blocks import chunks
 from solver.problem.resources import resource_titles
-from solver.problem.tolerances import EXCESS
+from solver.problem.tolerances import EXCESS_TOLERANCE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,7 +26,7 @@ class ResourceReport:
     Parameters
     ----------
     resource, model_id : str
-        Which of whom.
+        The resource, and the model that offers it.
     used, capacity : float
         Units taken by its agents, and units it had.
     price : float
@@ -75,7 +75,7 @@ def too_large(problem: Problem, instance: Instance, left: NDArray[np.intp]) -> N
     for block in chunks(len(left), instance.m):
         rows = left[block]
         eligible = np.isfinite(instance.score[rows])
-        over = instance.demand[rows] > instance.capacity * (1 + EXCESS)
+        over = instance.demand[rows] > instance.capacity * (1 + EXCESS_TOLERANCE)
         alone = eligible.any(axis=1) & ~(eligible & ~over.any(axis=2)).any(axis=1)
         texts = np.full(len(rows), "", object)
         texts[alone] = "asks for more than any eligible model has"

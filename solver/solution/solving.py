@@ -1,4 +1,4 @@
-"""From arrays to a verified Solution in one call."""
+"""Solves an instance given as arrays and returns a verified Solution, in one call."""
 
 from __future__ import annotations
 
@@ -119,9 +119,9 @@ def assign(
     min_load : int or (m,) array_like, optional
         Floors: units of its capacity that each model must use.
     min_load_if_open : int or (m,) array_like, optional
-        Floors of the models that serve anybody: 0, or at least so many slots. Only where agents take slots.
+        Floors of the models that serve an agent: 0, or at least so many slots. Only where agents take slots.
     opening_cost : float or (m,) array_like, optional
-        What a model that serves anybody costs, >= 0. Only where agents take slots.
+        Fixed cost of a model that serves an agent, >= 0. Only where agents take slots.
     copies : int or (n,) array_like, optional
         How many different models each agent needs. Each copy left out costs the penalty. ``choice`` is then
         (n, max copies), padded with UNASSIGNED. Only where agents take slots.
@@ -142,7 +142,7 @@ def assign(
     seed : int
         Same input, seed and ``threads=1``: same answer.
     threads : int, optional
-        Most threads to use. By default one, and all cores where a deadline presses on a large instance.
+        Most threads to use. By default one, and all cores when a deadline is set and the instance is large.
 
     Returns
     -------

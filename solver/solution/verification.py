@@ -1,4 +1,4 @@
-"""An independent check of somebody's assignments against their problem."""
+"""An independent check of given assignments against their problem."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from solver.problem.instance import Instance
     from solver.problem.spec import Problem
 
-_MOST_NAMED_ROWS = 20
+_MAX_NAMED_ROWS = 20
 """Offending agents spelled out for each rule."""
 
 _NAMED_MEMBERS = 5
@@ -89,7 +89,7 @@ def verify_assignments(
     *,
     with_bound: bool = True,
 ) -> Verification:
-    """Check assignments by id against a problem; nothing but the ids is believed.
+    """Check assignments by id against a problem; everything but the ids is recomputed.
 
     Parameters
     ----------
@@ -154,7 +154,7 @@ def _flow_of(
     flow = UnitFlow.of_arcs(table[:, 0], table[:, 1], table[:, 2])
     if instance.network is None:
         served = flow.served(instance.n)
-        several = np.flatnonzero(served > 1)[:_MOST_NAMED_ROWS]
+        several = np.flatnonzero(served > 1)[:_MAX_NAMED_ROWS]
         broken += [Violation(f"model of {problem.agents.ids[i]}", "expected one", served[i]) for i in several]
     if broken:
         raise SpecError(*broken)

@@ -9,7 +9,7 @@ import numpy as np
 from solver.engines.network_terms import unserved_agents
 from solver.errors import Violation, ViolationKind
 from solver.problem.instance import UNASSIGNED
-from solver.problem.tolerances import EXCESS
+from solver.problem.tolerances import EXCESS_TOLERANCE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -64,7 +64,9 @@ def broken_constraints(
             )
             for i in served[~np.isfinite(own)].tolist()
         ]
-    room = instance.capacity if instance.demand is None else instance.capacity * (1 + EXCESS) + 1e-12
+    room = (
+        instance.capacity if instance.demand is None else instance.capacity * (1 + EXCESS_TOLERANCE) + 1e-12
+    )
     over = load > room
     if over.any():
         broken += [
@@ -93,7 +95,7 @@ def broken_limits(
     limits = instance.limits
     if limits is None:
         return ()
-    room = np.where(limits.hard, limits.bound + EXCESS * magnitude, np.inf)
+    room = np.where(limits.hard, limits.bound + EXCESS_TOLERANCE * magnitude, np.inf)
     broken = [
         Violation(
             f"limit {limits.names[g]}",

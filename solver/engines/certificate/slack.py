@@ -17,7 +17,7 @@ from solver.engines.certificate.reduced_scores import reduced_blocks, reduced_sc
 from solver.problem.blocks import map_blocks, row_maxima
 from solver.problem.instance import UNASSIGNED
 from solver.problem.sparse import CompressedScores
-from solver.problem.tolerances import EXCESS
+from solver.problem.tolerances import EXCESS_TOLERANCE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -244,7 +244,7 @@ def _forgone_in_blocks(
         value = reduced_scores(instance, group, multipliers.prices, limit_prices=multipliers.limit_prices)
         value = value.sum(axis=0, keepdims=True)
         asked = len(group) if instance.demand is None else instance.demand[group].sum(axis=0)
-        value[0, (asked > instance.capacity * (1 + EXCESS)).any(axis=1)] = -np.inf
+        value[0, (asked > instance.capacity * (1 + EXCESS_TOLERANCE)).any(axis=1)] = -np.inf
         unserved = instance.unserved[group].sum(keepdims=True) if may_leave else None
         total += float(_shortfall(value, choice[group[:1]], unserved).sum())
     return total
