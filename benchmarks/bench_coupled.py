@@ -63,7 +63,7 @@ def main() -> None:
 def solved(batch: LargeBatch, folder: str, workers: int) -> tuple[float, int, float, float, float, Any]:
     options: dict[str, Any] = {}
     if workers:
-        from solver.scale.ray_fleet import RayFleet
+        from solver.scale.ray_workers import RayFleet
 
         options["fleet"] = partial(RayFleet, workers=workers)
     began = time.perf_counter()

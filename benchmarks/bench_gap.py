@@ -20,7 +20,7 @@ from solver.clock import Deadline
 from solver.engines.base import load_engine
 from solver.engines.certificate import certify
 from solver.problem.build import build_instance
-from solver.problem.limits import Budget
+from solver.problem.limit_kinds import Budget
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture

@@ -99,7 +99,7 @@ def streamed(batch: LargeBatch, folder: str, workers: int) -> tuple[float, float
     steps: list[tuple[float, str]] = []
     options: dict[str, Any] = {"report": lambda text: steps.append((time.perf_counter(), text))}
     if workers:
-        from solver.scale.ray_fleet import RayFleet
+        from solver.scale.ray_workers import RayFleet
 
         options["fleet"] = partial(RayFleet, workers=workers)
     manifest = solve_files(batch, Path(folder) / "plan", **options)

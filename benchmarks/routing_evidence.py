@@ -32,7 +32,7 @@ from solver.interfaces.simulation.fleet_file import read_fleet
 from solver.interfaces.simulation.sources import TrafficOptions, traffic_source
 from solver.interfaces.simulation.traces import TraceColumns
 from solver.simulate.experiment import Setup, run_experiment
-from solver.simulate.figures import FIGURES, interval_of
+from solver.simulate.metrics import FIGURES, interval_of
 from solver.simulate.policies.litellm_router import LITELLM_STRATEGIES
 from solver.simulate.servers import Fleet
 

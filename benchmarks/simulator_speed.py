@@ -17,11 +17,11 @@ from solver.clock import ManualClock
 from solver.interfaces.files.sources import Reading
 from solver.interfaces.simulation.fleet_file import read_fleet
 from solver.simulate.experiment import Setup, make_scene
-from solver.simulate.generators import generate_traffic
 from solver.simulate.policies.registry import make_policy
 from solver.simulate.replay import Replay, replay
 from solver.simulate.servers import Fleet
 from solver.simulate.traffic import Traffic
+from solver.simulate.traffic_generators import generate_traffic
 
 FLEET = Path(__file__).parents[1] / "docs" / "examples" / "simulated_fleet.yaml"
 CHEAP = ("constant:small", "random", "round-robin", "power-of-two", "least-tokens")

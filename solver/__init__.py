@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from solver.online.decision_records import read_decisions
     from solver.online.router import OptimalRouter
     from solver.problem.instance import UNASSIGNED
-    from solver.problem.limits import (
+    from solver.problem.limit_kinds import (
         Apart,
         Average,
         Budget,
@@ -153,7 +153,7 @@ _HOMES = {
     "solver.online.decision_records": ("read_decisions",),
     "solver.online.router": ("OptimalRouter",),
     "solver.problem.instance": ("UNASSIGNED",),
-    "solver.problem.limits": (
+    "solver.problem.limit_kinds": (
         "Apart",
         "Average",
         "Budget",

@@ -26,10 +26,10 @@ from solver.clock import ManualClock
 from solver.interfaces.files.sources import Reading
 from solver.interfaces.simulation.fleet_file import read_fleet
 from solver.simulate.experiment import Setup, make_scene
-from solver.simulate.generators import generate_traffic
 from solver.simulate.policies.registry import make_policy
 from solver.simulate.replay import replay
 from solver.simulate.servers import Fleet
+from solver.simulate.traffic_generators import generate_traffic
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

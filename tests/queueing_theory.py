@@ -29,7 +29,7 @@ from scipy import stats
 
 from solver import Capacity, Model
 from solver.clock import ManualClock
-from solver.simulate.policies.usual import Constant
+from solver.simulate.policies.baselines import Constant
 from solver.simulate.quality import Quality
 from solver.simulate.replay import replay
 from solver.simulate.scene import Scene

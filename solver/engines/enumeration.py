@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.engines.base import Claim
-from solver.engines.service import service_order
+from solver.engines.serve_first import service_order
 from solver.engines.standard_form import Form, build_form
 from solver.problem.instance import UNASSIGNED, Instance
 

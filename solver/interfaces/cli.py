@@ -20,15 +20,15 @@ import solver
 from solver.errors import SpecError
 from solver.interfaces.bench.baselines import yardsticks
 from solver.interfaces.bench.bench_command import bench
-from solver.interfaces.failures import report_failure, say
+from solver.interfaces.exit_codes import INFEASIBLE, INTERRUPTED, NO_FULL_ASSIGNMENT, report_failure, say
 from solver.interfaces.files.assignments import known_ids, read_assignments
 from solver.interfaces.files.results import check_output, write_results
 from solver.interfaces.http.commands import serve, token
 from solver.interfaces.options import ProblemSource, takes_problem
+from solver.interfaces.output_paths import assignments_in, check_not_read
 from solver.interfaces.report import explanation_report, plan_report, progress_report
 from solver.interfaces.simulation.evaluate_command import evaluate
 from solver.interfaces.simulation.simulate_command import simulate
-from solver.interfaces.targets import assignments_in, check_not_read
 from solver.interfaces.terminal import Steps, make_console, printable
 from solver.interfaces.verification_report import verification_report
 from solver.solution.plan import finite
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from solver.problem.spec import Problem
     from solver.solution.plan import Plan
 
-INFEASIBLE, NO_FULL_ASSIGNMENT, INTERRUPTED = 3, 4, 130
 _PLAN_URL = re.compile(r"[a-z][a-z0-9+.-]+:/")
 """URL of a plan, with one slash, as a `Path` leaves it."""
 

@@ -14,7 +14,7 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from solver.interfaces.files.unfinished import UNFINISHED
+from solver.interfaces.files.atomic_files import UNFINISHED
 
 if TYPE_CHECKING:
     from types import FrameType

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from solver.errors import SpecError, Violation, ViolationKind
-from solver.interfaces.failures import say
+from solver.interfaces.exit_codes import INFEASIBLE, say
 from solver.interfaces.files.problem_file import read_fleet
 from solver.interfaces.report import number
 from solver.interfaces.terminal import printable
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from solver.interfaces.options import ProblemSource
     from solver.problem.spec import Model
-    from solver.scale.judge import PlanCertificate
+    from solver.scale.certificate import PlanCertificate
     from solver.scale.manifest import Manifest
 
 _PRINTED_VIOLATIONS = 20
@@ -43,9 +43,6 @@ _PRINTED_VIOLATIONS = 20
 
 _PRINTED_ROWS = 8
 """Bounds printed at most."""
-
-_EXIT_INFEASIBLE = 3
-"""Exit code of a batch without a feasible assignment."""
 
 
 def solve_stream(
@@ -72,7 +69,7 @@ def solve_stream(
     batch = large_batch(source, budget_usd)
     if not workers:
         return solve_files(batch, output, seed=seed, resume=resume, unique_ids=unique_ids, report=report)
-    from solver.scale.ray_fleet import RayFleet
+    from solver.scale.ray_workers import RayFleet
 
     fleet = partial(RayFleet, workers=workers, address=address)
     return solve_files(
@@ -85,7 +82,7 @@ def show_stream(manifest: Manifest | None, out: Console, err: Console, *, as_jso
     if manifest is None:
         if not quiet:
             say(err, "infeasible: not every agent who must be served can be; nothing was written")
-        return _EXIT_INFEASIBLE
+        return INFEASIBLE
     if as_json:
         sys.stdout.write(json.dumps(finite(asdict(manifest.certificate))) + "\n")
     elif not quiet:
@@ -101,7 +98,7 @@ def show_verification(folder: Path, out: Console, *, as_json: bool, quiet: bool)
         sys.stdout.write(json.dumps(finite(document)) + "\n")
     elif not quiet:
         out.print(streaming_report(found.certificate, found.violations))
-    return 0 if found.feasible else _EXIT_INFEASIBLE
+    return 0 if found.feasible else INFEASIBLE
 
 
 def large_batch(source: ProblemSource, budget_usd: float | None = None) -> LargeBatch:

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from solver.load.lease import Lease, ReleaseOutcome
-    from solver.online.choices import Candidates
+    from solver.online.candidates import Candidates
     from solver.online.refusal import RouteRefusal
 
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from solver.online.live import LiveLoad
-    from solver.online.pricing import Pricing
+    from solver.online.live_load import LiveLoad
+    from solver.online.pricing_protocol import Pricing
     from solver.online.window import AgentRow
 
 __all__ = ["place_jointly"]

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from solver.load.balance.prediction import CompletionPredictor
 from solver.online.gathering import Gathering
 from solver.online.joint import place_jointly
-from solver.online.live import LiveLoad
+from solver.online.lease_taking import Reservations
+from solver.online.live_load import LiveLoad
 from solver.online.parameters import PriceParams, RefreshParams
 from solver.online.price_process import PriceProcess
-from solver.online.refresher import Refresher
-from solver.online.reservation import Reservations
+from solver.online.refresh_thread import Refresher
 from solver.online.router_status import RouterStatus
 from solver.online.rows import RowMaker
 from solver.online.setup import announce, check_parameters, new_pricing, open_log

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from solver.load.tracker import LoadTracker
     from solver.online.decision_log import DecisionLog
     from solver.online.parameters import PriceParams, RefreshParams
-    from solver.online.pricing import Pricing
+    from solver.online.pricing_protocol import Pricing
     from solver.online.rows import RowMaker
     from solver.online.spending import Spending
     from solver.problem.spec import Model

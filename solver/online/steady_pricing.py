@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from solver.online.live import LiveLoad
+    from solver.online.live_load import LiveLoad
     from solver.online.parameters import PriceParams, RefreshParams
-    from solver.online.pricing import Pricing
+    from solver.online.pricing_protocol import Pricing
     from solver.online.window import AgentRow, Sample
 
 __all__ = ["SteadyPricing"]

@@ -9,7 +9,7 @@ import numpy as np
 
 from solver.errors import SpecError, Violation, ViolationKind
 from solver.problem.instance import MAX_CAPACITY, Instance
-from solver.problem.limit_compiler import compile_limits
+from solver.problem.limit_row_assembly import compile_limits
 from solver.problem.network_terms import floor_limits, network_shape
 from solver.problem.numbers import LARGEST, finite_array, readable, real_array, wrong_shape
 from solver.problem.score_arrays import eligible_scores, read_scores, too_large_scores
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from solver.problem.limits import Limit
+    from solver.problem.limit_kinds import Limit
     from solver.problem.score_arrays import SparseScores
 
 SENSES = ("maximize", "minimize")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.problem.instance import Instance
-    from solver.problem.scoring import Feedback
+    from solver.problem.score_formulas import Feedback
     from solver.problem.spec import Problem
 
 

@@ -13,7 +13,7 @@ from solver.problem.agents import PROFILE_FIELDS, AgentTable, Profile
 from solver.problem.capability import capability_means, eligible_pairs, required_capabilities
 from solver.problem.objective import Objective
 from solver.problem.rules import NO_MINIMUM, objective_rules
-from solver.problem.scoring import ScoreTerms, adaptive_score, capability_score
+from solver.problem.score_formulas import ScoreTerms, adaptive_score, capability_score
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from solver.problem.agents import Agent
     from solver.problem.models import Model
-    from solver.problem.scoring import Feedback
+    from solver.problem.score_formulas import Feedback
 
 _MINIMUM_ROUNDING = 1e-9
 """A quality that misses a required minimum by less than this meets it: the sum behind it is rounded."""

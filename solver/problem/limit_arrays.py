@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.problem.blocks import chunks
-from solver.problem.concerned import concerned_agents, concerned_models
+from solver.problem.limit_kinds import (
+    Apart,
+    Average,
+    Budget,
+    Changes,
+    Commitment,
+    Limit,
+    Quota,
+    RowLimit,
+    Share,
+    StayPut,
+    Together,
+)
+from solver.problem.limit_members import concerned_agents, concerned_models
 from solver.problem.limit_specs import (
     DEMAND,
     UNITS,
@@ -22,19 +35,6 @@ from solver.problem.limit_specs import (
     ShareSpec,
     StayPutSpec,
     TogetherSpec,
-)
-from solver.problem.limits import (
-    Apart,
-    Average,
-    Budget,
-    Changes,
-    Commitment,
-    Limit,
-    Quota,
-    RowLimit,
-    Share,
-    StayPut,
-    Together,
 )
 from solver.problem.resources import slots_taken, units_taken
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.errors import Violation, ViolationKind
-from solver.problem.concerned import concerned_agents, concerned_models
+from solver.problem.limit_members import concerned_agents, concerned_models
 from solver.problem.limit_specs import (
     DEMAND,
     UNITS,

@@ -1,7 +1,7 @@
 """Limits across models by id: names of agents, models, tenants and providers, and amounts with their unit.
 
 A problem's ``limits`` are values of these classes, or mappings with a ``kind`` and the fields of that kind.
-:mod:`solver.problem.limit_arrays` turns them into the array limits of :mod:`solver.problem.limits`.
+:mod:`solver.problem.limit_arrays` turns them into the array limits of :mod:`solver.problem.limit_kinds`.
 """
 
 from __future__ import annotations

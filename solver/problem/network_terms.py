@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.errors import Violation, ViolationKind
-from solver.problem.limits import Quota
+from solver.problem.limit_kinds import Quota
 from solver.problem.network import NetworkShape
 from solver.problem.numbers import readable
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from solver.problem.limits import Limit
+    from solver.problem.limit_kinds import Limit
 
 _MAX_UNITS = 2**40
 """Units of all agents together at most: whole numbers stay exact in float64 and in the flow's int64."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from solver.problem.scoring import Feedback, ScoreTerms
+    from solver.problem.score_formulas import Feedback, ScoreTerms
     from solver.problem.spec import Problem
 
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from solver.errors import SpecError, Violation
 from solver.scale.coupled import CoupledOptimum
+from solver.scale.first_pass import Survey, Valuation
 from solver.scale.optimise import Optimum
 from solver.scale.rows import PieceChoice
 from solver.scale.storage import replace_text
-from solver.scale.survey import Survey, Valuation
 
 if TYPE_CHECKING:
     from solver.scale.storage import PlanFolder

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from solver.scale.charge_duals import ChargeOptimum
     from solver.scale.coupled_passes import PieceFacts, SampleFacts
     from solver.scale.coupling import Couplings
-    from solver.scale.fleet import Fleet
-    from solver.scale.survey import Survey, Valuation
+    from solver.scale.first_pass import Survey, Valuation
+    from solver.scale.workers import Fleet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from solver.scale.first_pass import Survey
 from solver.scale.held_arcs import ArcsInBox, ChargeResponse, PayingAgents, reduce_paying
 from solver.scale.pieces import read_blocks
-from solver.scale.survey import Survey
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
+    from solver.scale.first_pass import Valuation
     from solver.scale.held_arcs import Grains
     from solver.scale.pieces import Block, Piece, ScoreColumns
-    from solver.scale.survey import Valuation
 
 __all__ = ["CoupledPasses", "HeldBox", "PieceFacts", "SampleFacts", "amounts", "paying"]
 

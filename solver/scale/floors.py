@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.problem.instance import Instance
-    from solver.scale.survey import Survey, Valuation
+    from solver.scale.first_pass import Survey, Valuation
 
 
 def floor_reward(shape: Instance, valuation: Valuation, survey: Survey) -> float:

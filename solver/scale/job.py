@@ -12,20 +12,20 @@ from solver.engines.slot_supply import Supply
 from solver.errors import SpecError, Violation
 from solver.scale.assignment_files import file_name
 from solver.scale.batch import LargeBatch
+from solver.scale.certificate import conclude
 from solver.scale.checkpoint import Checkpoint, forget, read_checkpoint, write_checkpoint
 from solver.scale.coupled import CoupledOptimum, optimise_coupled, take_facts
-from solver.scale.coupled_judge import conclude_coupled
-from solver.scale.finished import finished_pieces
+from solver.scale.coupled_certificate import conclude_coupled
+from solver.scale.first_pass import valuation_of
 from solver.scale.floors import with_floors
-from solver.scale.judge import conclude
-from solver.scale.local_fleet import LocalFleet
+from solver.scale.local_workers import LocalFleet
 from solver.scale.manifest import MANIFEST, Manifest, write_manifest
 from solver.scale.optimise import SampleBudget, finish_orders, optimise, take_survey
 from solver.scale.pieces import ScoreColumns, files_of, pieces_of
 from solver.scale.shard import PayingOrder
 from solver.scale.storage import plan_folder
-from solver.scale.survey import valuation_of
 from solver.scale.unique_ids import check_unique_ids
+from solver.scale.written_pieces import finished_pieces
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.problem.instance import Instance
-    from solver.scale.finished import PieceAnswer
-    from solver.scale.fleet import Fleet
-    from solver.scale.judge import PlanCertificate
+    from solver.scale.certificate import PlanCertificate
+    from solver.scale.first_pass import Survey
     from solver.scale.pieces import Piece
     from solver.scale.storage import PlanFolder
-    from solver.scale.survey import Survey
+    from solver.scale.workers import Fleet
+    from solver.scale.written_pieces import PieceAnswer
 
 __all__ = ["LargeBatch", "solve_files"]
 

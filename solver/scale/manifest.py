@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from solver.errors import SpecError, Violation
 from solver.scale.assignment_files import WrittenPiece
-from solver.scale.judge import PlanCertificate
+from solver.scale.certificate import PlanCertificate
 from solver.scale.storage import plan_folder, replace_text
 
 if TYPE_CHECKING:

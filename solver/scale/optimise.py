@@ -13,10 +13,10 @@ from solver.engines.price.optimum import find_optimum, solve_everything
 from solver.engines.price.sampling import planned_samples, probe_scale
 from solver.engines.price.scarce_prices import barely_short, price_tails
 from solver.engines.slot_supply import Supply
+from solver.scale.first_pass import Survey, Valuation, valuation_of
 from solver.scale.floors import floor_reward, with_floors
 from solver.scale.rows import PieceChoice, PieceRows
 from solver.scale.shard import FinishOrder
-from solver.scale.survey import Survey, Valuation, valuation_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.problem.instance import Instance
-    from solver.scale.fleet import Fleet
     from solver.scale.pieces import Piece
+    from solver.scale.workers import Fleet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.engines.price.contested_arcs import Contested
-from solver.scale.survey import Sample, dense_rows
+from solver.scale.first_pass import Sample, dense_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.engines.price.agent_rows import DenseRows, Rows
-    from solver.scale.fleet import Fleet
+    from solver.scale.first_pass import Survey, Valuation
     from solver.scale.pieces import Piece
     from solver.scale.shard import PieceArcs
-    from solver.scale.survey import Survey, Valuation
+    from solver.scale.workers import Fleet
 
 
 @dataclass(slots=True, kw_only=True)

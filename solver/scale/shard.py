@@ -13,25 +13,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from solver.scale.assignment_files import write_piece
-from solver.scale.coupled_judge import judge_paying
+from solver.scale.certificate import PieceCertificate, judge_block
+from solver.scale.coupled_certificate import judge_paying
 from solver.scale.coupled_passes import CoupledPasses, paying
-from solver.scale.finished import PieceAnswer, note_finished
+from solver.scale.first_pass import Survey, dense_rows
 from solver.scale.held_arcs import net_scores
-from solver.scale.judge import PieceCertificate, judge_block
 from solver.scale.pieces import read_blocks
 from solver.scale.storage import plan_folder
-from solver.scale.survey import Survey, dense_rows
 from solver.scale.unique_ids import note_hashes
+from solver.scale.written_pieces import PieceAnswer, note_finished
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
+    from solver.scale.first_pass import Valuation
     from solver.scale.held_arcs import PayingAgents
     from solver.scale.pieces import Block, Piece, ScoreColumns
     from solver.scale.storage import PlanFolder
-    from solver.scale.survey import Valuation
 
 __all__ = ["FinishOrder", "PayingOrder", "PieceArcs", "Shard", "piece_choices"]
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from solver.scale.fleet import Fleet
     from solver.scale.pieces import Piece
+    from solver.scale.workers import Fleet
 
 _SCRATCH = ".ids"
 

@@ -10,15 +10,15 @@ import numpy as np
 from solver.errors import SpecError, Violation
 from solver.scale.assignment_files import checksum
 from solver.scale.batch import LargeBatch
+from solver.scale.certificate import PieceCertificate, PlanCertificate, conclude, judge_block
 from solver.scale.computed_scores import ComputedScores
-from solver.scale.coupled_judge import conclude_coupled, judge_paying
+from solver.scale.coupled_certificate import conclude_coupled, judge_paying
 from solver.scale.coupled_passes import amounts, paying
 from solver.scale.coupling import BatchBudget, BatchResource
-from solver.scale.judge import PieceCertificate, PlanCertificate, conclude, judge_block
+from solver.scale.first_pass import Survey, valuation_of
 from solver.scale.manifest import MANIFEST, Manifest, read_manifest
 from solver.scale.pieces import ScoreColumns, pieces_of, read_batches, read_blocks
 from solver.scale.storage import arrow, plan_folder
-from solver.scale.survey import Survey, valuation_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
     from solver.problem.instance import Instance
     from solver.scale.assignment_files import WrittenPiece
+    from solver.scale.first_pass import Valuation
     from solver.scale.pieces import Piece
     from solver.scale.storage import PlanFolder
-    from solver.scale.survey import Valuation
 
 _OBJECTIVE_TOLERANCE = 1e-12
 """Relative difference allowed between a recomputed objective and that of the manifest."""

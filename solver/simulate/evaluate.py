@@ -10,8 +10,8 @@ import numpy as np
 
 from solver.errors import SpecError, Violation
 from solver.problem.instance import UNASSIGNED
-from solver.simulate.figures import interval_of
 from solver.simulate.matched_plans import BASELINES, Audit, matched_plan, simple_plan
+from solver.simulate.metrics import interval_of
 from solver.simulate.quality import group_means
 
 if TYPE_CHECKING:

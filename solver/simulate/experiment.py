@@ -9,14 +9,14 @@ import numpy as np
 
 from solver.clock import ManualClock
 from solver.errors import SpecError, Violation
-from solver.simulate.figures import FIGURES, MEASURED, figures_of, interval_of
+from solver.simulate.metrics import FIGURES, MEASURED, figures_of, interval_of
 from solver.simulate.policies.registry import check_policies, make_policy
 from solver.simulate.quality import Predictor, Quality, capability_population
 from solver.simulate.replay import replay
+from solver.simulate.report_series import series_of
 from solver.simulate.rules import RulesInReplay
 from solver.simulate.scene import Scene
 from solver.simulate.schedule import check_schedule
-from solver.simulate.series import series_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from solver.simulate.running import RunningServers
+from solver.simulate.server_state import RunningServers
 
 if TYPE_CHECKING:
     from collections.abc import Callable

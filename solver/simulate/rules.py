@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from solver.clock import ManualClock
     from solver.load.control.scaling_rules import ScalingRule
     from solver.simulate.replay import Policy
-    from solver.simulate.running import RunningServers
     from solver.simulate.scene import Scene
+    from solver.simulate.server_state import RunningServers
 
 
 class _Utilization:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.problem.blocks import chunks
-from solver.problem.concerned import concerned_agents, concerned_models
 from solver.problem.instance import UNASSIGNED
 from solver.problem.limit_arrays import LimitArrays
+from solver.problem.limit_members import concerned_agents, concerned_models
 from solver.problem.limit_rows import NO_ROW
 from solver.problem.limit_specs import ApartSpec, AverageSpec, ChangesSpec, QuotaSpec, ShareSpec
 from solver.problem.resources import resource_titles

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
     from solver.problem.compile import ObservedLoad
     from solver.problem.instance import Instance
-    from solver.problem.limits import Limit
+    from solver.problem.limit_kinds import Limit
     from solver.problem.score_arrays import SparseScores
-    from solver.problem.scoring import Feedback
+    from solver.problem.score_formulas import Feedback
     from solver.problem.spec import Problem
     from solver.solution.infeasibility import Conflict
 

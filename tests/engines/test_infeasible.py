@@ -9,7 +9,7 @@ import numpy as np
 from solver.clock import Deadline
 from solver.engines.base import load_engine
 from solver.problem.build import build_instance
-from solver.problem.limits import Budget, Commitment, Quota
+from solver.problem.limit_kinds import Budget, Commitment, Quota
 from solver.solution.infeasibility import explain_infeasibility
 
 

@@ -24,7 +24,7 @@ from solver.engines.lagrangian.rounding import drop_to_fit, insert_unassigned, r
 from solver.engines.lagrangian.weak_duality import dual_bound, reduced_losses
 from solver.engines.standard_form import Form, build_form
 from solver.problem.build import build_instance
-from solver.problem.limits import Apart, Average, Budget, Quota
+from solver.problem.limit_kinds import Apart, Average, Budget, Quota
 
 if TYPE_CHECKING:
     from solver.problem.instance import Instance

@@ -22,7 +22,7 @@ from solver.engines.lagrangian.smoothed_dual import SmoothedOptimum, minimise_sm
 from solver.engines.standard_form import build_form
 from solver.problem.build import build_instance
 from solver.problem.instance import UNASSIGNED, Instance
-from solver.problem.limits import Budget, Quota
+from solver.problem.limit_kinds import Budget, Quota
 
 
 def tokens(n: int, m: int, seed: int = 0, *, money: float | None = None, **changes: Any) -> Instance:

@@ -15,8 +15,7 @@ from solver.clock import Deadline
 from solver.engines.base import load_engine
 from solver.engines.certificate import certify
 from solver.problem.build import build_instance
-from solver.problem.limit_compiler import compile_limits
-from solver.problem.limits import (
+from solver.problem.limit_kinds import (
     Apart,
     Average,
     Budget,
@@ -28,6 +27,7 @@ from solver.problem.limits import (
     StayPut,
     Together,
 )
+from solver.problem.limit_row_assembly import compile_limits
 
 if TYPE_CHECKING:
     from solver.problem.instance import Instance

@@ -18,7 +18,7 @@ from solver.engines.lagrangian.row_selection import RowSelectionParameters
 from solver.engines.limit_repair import repaired
 from solver.engines.standard_form import build_form
 from solver.problem.build import build_instance
-from solver.problem.limit_compiler import compile_limits
+from solver.problem.limit_row_assembly import compile_limits
 
 SHAPES = ((160, 160), (155, 400), (20, 900), (200, 60), (400, 3))
 

@@ -16,7 +16,7 @@ import solver
 from solver.interfaces.cli import main
 from solver.interfaces.files.problem_file import read_problem
 from solver.interfaces.generate import write_problem
-from solver.problem import limit_specs, limits
+from solver.problem import limit_kinds, limit_specs
 from solver.problem.agents import AgentTable
 
 if TYPE_CHECKING:
@@ -193,9 +193,9 @@ def test_every_limit_has_a_kind() -> None:
     specs: list[Any] = list(leaves(limit_specs.LimitSpec))
     said = {type(limit) for ways in LIMITS.values() for _, limit in ways}
     assert {str(spec.model_fields["kind"].default) for spec in specs} == set(LIMITS)
-    assert said == leaves(limits.Limit)
+    assert said == leaves(limit_kinds.Limit)
     priced = {spec for spec in specs if "violation_price" in spec.model_fields}
-    softened = {limit for limit in leaves(limits.Limit) if issubclass(limit, limits.RowLimit)}
+    softened = {limit for limit in leaves(limit_kinds.Limit) if issubclass(limit, limit_kinds.RowLimit)}
     assert {one.__name__.removesuffix("Spec") for one in priced} == {one.__name__ for one in softened}
 
 
@@ -203,7 +203,7 @@ SOFT_LIMITS = [
     (kind, ({**words, "violation_price": 0.75}, replace(limit, violation_price=0.75)))
     for kind, ways in LIMITS.items()
     for words, limit in ways
-    if isinstance(limit, limits.RowLimit)
+    if isinstance(limit, limit_kinds.RowLimit)
 ]
 
 

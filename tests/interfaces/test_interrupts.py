@@ -8,7 +8,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from solver.interfaces.files.unfinished import UnfinishedFiles
+from solver.interfaces.files.atomic_files import UnfinishedFiles
 from tests.interrupted_runs import COMMAND, ROOT, run
 
 if TYPE_CHECKING:

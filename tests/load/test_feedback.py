@@ -10,8 +10,8 @@ import pytest
 from solver.clock import ManualClock
 from solver.errors import SpecError
 from solver.load.observe.feedback import AdaptiveScorer
-from solver.load.outcome import Outcome
-from solver.problem.scoring import AdaptiveWeights
+from solver.load.request_outcome import Outcome
+from solver.problem.score_formulas import AdaptiveWeights
 
 
 def observe(scorer: AdaptiveScorer, n: int, model: str = "a", **facts: Any) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from solver.clock import ManualClock
-    from solver.load.outcome import Outcome
+    from solver.load.request_outcome import Outcome
     from solver.load.store.base import Store
 
 

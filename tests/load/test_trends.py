@@ -8,7 +8,7 @@ import pytest
 from solver.clock import ManualClock
 from solver.errors import SpecError
 from solver.load.observe.trends import WINDOWS_S, Trends
-from solver.load.outcome import Outcome
+from solver.load.request_outcome import Outcome
 from solver.load.tracker import LoadTracker
 from solver.problem.spec import Capacity
 

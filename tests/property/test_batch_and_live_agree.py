@@ -13,7 +13,7 @@ import solver
 from solver.load.balance.strategies import Weighted
 from solver.problem.agents import AgentTable
 from solver.problem.fleet_scorer import FleetScorer
-from solver.problem.scoring import Feedback
+from solver.problem.score_formulas import Feedback
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

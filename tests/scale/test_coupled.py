@@ -12,7 +12,7 @@ import pytest
 import solver
 from solver.errors import EngineError, SpecError
 from solver.scale import BatchBudget, BatchResource, LargeBatch, ScoreColumns, solve_files, verify_plan
-from solver.scale.local_fleet import LocalFleet
+from solver.scale.local_workers import LocalFleet
 from solver.scale.manifest import read_manifest
 from solver.scale.shard import Shard
 

@@ -14,9 +14,9 @@ import pytest
 
 from solver.errors import SpecError
 from solver.scale import BatchBudget, BatchResource, LargeBatch, solve_files
-from solver.scale.fleet import shared_out
 from solver.scale.optimise import SampleBudget
 from solver.scale.pieces import Piece, ScoreColumns
+from solver.scale.workers import shared_out
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -36,7 +36,7 @@ SMALL = SampleBudget(whole=0, few_arcs=2_000)
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """A cluster of this machine alone, which the jobs of this module find running."""
-    from solver.scale.ray_fleet import start_local
+    from solver.scale.ray_workers import start_local
 
     ray = start_local(2)
     yield ray
@@ -67,7 +67,7 @@ def expected(batch: LargeBatch, tmp_path_factory: pytest.TempPathFactory) -> Man
 def test_two_workers_give_the_same_files(
     cluster: Any, batch: LargeBatch, expected: Manifest, tmp_path: Path
 ) -> None:
-    from solver.scale.ray_fleet import RayFleet
+    from solver.scale.ray_workers import RayFleet
 
     found = solve_files(batch, tmp_path, fleet=partial(RayFleet, workers=2), budget=SMALL)
     assert found == expected
@@ -78,7 +78,7 @@ def test_two_workers_give_the_same_files(
 
 
 def test_floors_give_the_same_files(cluster: Any, batch: LargeBatch, tmp_path: Path) -> None:
-    from solver.scale.ray_fleet import RayFleet
+    from solver.scale.ray_workers import RayFleet
 
     floored = replace(batch, capacity=[3000] * 6, min_load=[2000, 0, 0, 0, 0, 0])
     alone = solve_files(floored, tmp_path / "alone", budget=SMALL)
@@ -93,7 +93,7 @@ def test_floors_give_the_same_files(cluster: Any, batch: LargeBatch, tmp_path: P
 def test_resources_and_budgets_give_the_same_files(
     cluster: Any, batch: LargeBatch, tmp_path: Path, struck: str | None
 ) -> None:
-    from solver.scale.ray_fleet import RayFleet
+    from solver.scale.ray_workers import RayFleet
 
     killed: list[int] = []
 
@@ -126,7 +126,7 @@ def test_resources_and_budgets_give_the_same_files(
 def test_a_worker_killed_in_a_pass_changes_nothing(
     cluster: Any, batch: LargeBatch, expected: Manifest, tmp_path: Path, struck: str
 ) -> None:
-    from solver.scale.ray_fleet import RayFleet
+    from solver.scale.ray_workers import RayFleet
 
     killed: list[int] = []
 
@@ -144,7 +144,7 @@ def test_a_worker_killed_in_a_pass_changes_nothing(
 
 
 def test_faults_of_workers_and_clusters_are_named(cluster: Any, batch: LargeBatch, tmp_path: Path) -> None:
-    from solver.scale.ray_fleet import RayFleet
+    from solver.scale.ray_workers import RayFleet
 
     with pytest.raises(SpecError, match=r"workers: expected at most the cluster's 2 CPUs, got 3"):
         solve_files(batch, tmp_path / "plan", fleet=partial(RayFleet, workers=3))
@@ -173,7 +173,7 @@ def test_repeated_ids_are_found_over_workers(cluster: Any, tmp_path: Path) -> No
         table = pa.table({"agent": ids, "m": np.ones(50, np.float32)})
         pq.write_table(table, tmp_path / f"{k}.parquet")
     batch = LargeBatch(files=[str(tmp_path)], columns=ScoreColumns(models=("m",)), capacity=[500])
-    from solver.scale.ray_fleet import RayFleet
+    from solver.scale.ray_workers import RayFleet
 
     with pytest.raises(SpecError) as caught:
         solve_files(batch, tmp_path / "plan", fleet=partial(RayFleet, workers=2), unique_ids=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from solver.errors import SpecError
-from solver.scale.local_fleet import LocalFleet
+from solver.scale.local_workers import LocalFleet
 from solver.scale.pieces import ScoreColumns, pieces_of
 from solver.scale.unique_ids import UniqueIdsParams, check_unique_ids, id_hashes
 

@@ -17,7 +17,7 @@ from solver.simulate.servers import Fleet, ServerParams
 from solver.simulate.traffic import Traffic
 
 if TYPE_CHECKING:
-    from solver.simulate.running import RunningServers
+    from solver.simulate.server_state import RunningServers
 
 models = st.lists(
     st.tuples(

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from solver import Capacity, Model, SpecError
 from solver.clock import ManualClock
 from solver.simulate.experiment import Setup, make_scene, run_experiment
-from solver.simulate.figures import MEASURED, interval_of
-from solver.simulate.generators import GENERATORS, generate_traffic
+from solver.simulate.metrics import MEASURED, interval_of
 from solver.simulate.policies.registry import POLICIES, check_policies, make_policy
 from solver.simulate.quality import Quality
 from solver.simulate.replay import FAILED, IN_FLIGHT, OVERLOADED, REFUSED, SERVED, replay
 from solver.simulate.scene import Scene
 from solver.simulate.servers import Fleet, ServerParams
 from solver.simulate.traffic import Traffic
+from solver.simulate.traffic_generators import GENERATORS, generate_traffic
 
 CHEAP = ("weighted-balanced", "blind-greedy", "random", "round-robin", "power-of-two", "least-tokens")
 

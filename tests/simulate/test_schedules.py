@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from solver import Capacity, Model, ScalingAction, ScalingRule, SpecError
 from solver.clock import ManualClock
 from solver.simulate.experiment import Setup, make_scene, run_experiment
-from solver.simulate.generators import generate_traffic
 from solver.simulate.policies.registry import make_policy
 from solver.simulate.quality import Population, Predictor
 from solver.simulate.replay import FAILED, IN_FLIGHT, OVERLOADED, REFUSED, SERVED, THROTTLED, Replay, replay
 from solver.simulate.schedule import Disruption
 from solver.simulate.servers import Fleet
+from solver.simulate.traffic_generators import generate_traffic
 
 POLICIES = (
     "weighted-optimal",

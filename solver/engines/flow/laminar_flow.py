@@ -15,7 +15,7 @@ from solver.engines.flow.generation import solve_network
 from solver.engines.flow.laminar import LaminarNetwork, find_network, recognition_seconds
 from solver.engines.network_duals import Exchanges, exchange_prices
 from solver.engines.network_terms import principal_choice
-from solver.engines.service import service_order
+from solver.engines.serve_first import service_order
 from solver.errors import EngineError
 from solver.problem.instance import UNASSIGNED, Instance
 from solver.problem.network import NetworkShape

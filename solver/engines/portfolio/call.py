@@ -26,7 +26,7 @@ from solver.engines.portfolio.incumbent import (
     unsolved,
 )
 from solver.engines.portfolio.params import PortfolioParams
-from solver.engines.service import fixed_service, service_instance, service_order
+from solver.engines.serve_first import fixed_service, service_instance, service_order
 from solver.errors import SpecError
 from solver.problem.instance import UNASSIGNED, Instance
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from solver.errors import SpecError, Violation, ViolationKind
 from solver.interfaces.files.columns import ColumnKinds, Table
 from solver.interfaces.files.documents import DocumentLines, read_document
+from solver.interfaces.files.error_locations import PlacedError, Places, in_document, steps_of
 from solver.interfaces.files.fleet_tables import FLEET_KINDS, fleet_rows
-from solver.interfaces.files.placement import PlacedError, Places, in_document, steps_of
 from solver.interfaces.files.score_layouts import SCORE_FIELDS, score_layout
 from solver.interfaces.files.score_tables import read_score_table
 from solver.interfaces.files.sources import READING_FIELDS, Reading, content_suffix
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from solver.interfaces.files.placement import Locate
+    from solver.interfaces.files.error_locations import Locate
 
 DOCUMENT_SUFFIXES = (".yaml", ".yml", ".json")
 """File endings of problem files and of lists of agents, models or scores."""

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from solver.errors import SpecError
-from solver.interfaces.files.boundary import located_errors
 from solver.interfaces.files.columns import ColumnKinds
 from solver.interfaces.files.documents import read_document
+from solver.interfaces.files.library_errors import located_errors
 from solver.interfaces.files.sources import Reading, content_suffix
 from solver.interfaces.files.tables import read_table
 from solver.problem.column_values import Coded

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from solver.errors import SpecError
-from solver.interfaces.files.boundary import located_errors
+from solver.interfaces.files.library_errors import located_errors
 from solver.interfaces.files.sources import Reading, read_text
 from solver.problem.agents import AgentTable
 from solver.problem.instance import MAX_CAPACITY

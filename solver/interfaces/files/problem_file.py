@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from solver.errors import SpecError
 from solver.interfaces.files.assembly import DOCUMENT_SUFFIXES, Assembly
-from solver.interfaces.files.boundary import located_errors
 from solver.interfaces.files.documents import DocumentLines, read_document
+from solver.interfaces.files.error_locations import in_document
 from solver.interfaces.files.gap_format import Sense, read_gap
-from solver.interfaces.files.placement import in_document
+from solver.interfaces.files.library_errors import located_errors
 from solver.interfaces.files.sources import Reading, content_suffix
 from solver.interfaces.files.tables import is_table
 from solver.problem.values import describe

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from solver.errors import MissingExtraError, SpecError
-from solver.interfaces.files.unfinished import UNFINISHED
+from solver.interfaces.files.atomic_files import UNFINISHED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from solver.errors import SpecError, Violation, ViolationKind
-from solver.interfaces.files.placement import PlacedError
+from solver.interfaces.files.error_locations import PlacedError
 from solver.interfaces.files.sources import READING_FIELDS
 from solver.problem.values import describe, did_you_mean
 

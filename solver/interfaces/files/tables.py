@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from solver.errors import SpecError
 from solver.interfaces.files.arrow_tables import PARQUET_SUFFIXES, read_parquet
-from solver.interfaces.files.boundary import located_errors
 from solver.interfaces.files.columns import ColumnKinds, Table
 from solver.interfaces.files.csv_tables import CSV_SUFFIXES, read_csv
 from solver.interfaces.files.documents import check_plain, parse_json
 from solver.interfaces.files.excel_tables import EXCEL_SUFFIXES, read_excel
+from solver.interfaces.files.library_errors import located_errors
 from solver.interfaces.files.sources import Reading, content_suffix, read_text
 
 if TYPE_CHECKING:

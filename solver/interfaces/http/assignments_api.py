@@ -10,7 +10,7 @@ import numpy as np
 from solver.errors import SpecError, Violation, ViolationKind
 from solver.interfaces.http.access import Role
 from solver.interfaces.http.answers import AssignmentsAnswer, AutoAssignAnswer, PlacedAgent
-from solver.interfaces.http.ledger import Placed
+from solver.interfaces.http.decision_memory import Placed
 from solver.interfaces.http.limits import checked_ttl
 from solver.interfaces.http.problem_details import RequestRefused, retry_after
 from solver.interfaces.http.reply import Reply, json_reply

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from solver.errors import SpecError, Violation, ViolationKind
 from solver.interfaces.files.documents import read_document
-from solver.interfaces.http.watch import ALERT_RULES
+from solver.interfaces.http.periodic_checks import ALERT_RULES
 from solver.load.control.alerts import AlertRule
 from solver.load.control.scaling_rules import ScalingAction, ScalingRule
 from solver.problem.spec import Model, Objective

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from solver.interfaces.http.journal import now_text
+from solver.interfaces.http.audit_trail import now_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,14 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from solver.errors import SpecError
+from solver.interfaces.http.audit_trail import FLEET_FILE, Journal, now_text
+from solver.interfaces.http.decision_memory import Assignments, Held, HeldLeases, RecentDecisions
 from solver.interfaces.http.fleet import Fleet, read_fleet
-from solver.interfaces.http.journal import FLEET_FILE, Journal, now_text
-from solver.interfaces.http.ledger import Assignments, Held, HeldLeases, RecentDecisions
 from solver.interfaces.http.limits import ServiceLimits
 from solver.interfaces.http.load_report import finite_or_none, load_report
+from solver.interfaces.http.periodic_checks import Watch
 from solver.interfaces.http.problem_details import RequestRefused, retry_after
 from solver.interfaces.http.solves import SolverProcesses
-from solver.interfaces.http.watch import Watch
 from solver.load.balance.balancer import LoadBalancer
 from solver.load.balance.prediction import CompletionPredictor
 from solver.load.tracker import LoadTracker

@@ -9,7 +9,7 @@ import numpy as np
 from solver.errors import SpecError, Violation, ViolationKind
 from solver.interfaces.simulation.cells import cells_of, numbers_of
 from solver.problem.values import did_you_mean
-from solver.simulate.generators import ClientRate, generate_clients
+from solver.simulate.traffic_generators import ClientRate, generate_clients
 
 if TYPE_CHECKING:
     from collections.abc import Callable

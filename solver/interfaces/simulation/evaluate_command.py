@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from solver.errors import SpecError
-from solver.interfaces.failures import say
+from solver.interfaces.exit_codes import say
 from solver.interfaces.simulation.outputs import check_new
 from solver.interfaces.terminal import make_console, printable
 
@@ -51,7 +51,7 @@ def evaluate(
 
       solver evaluate outcomes.csv --groups prompts.csv --group-column dataset --capacities 0.8,1
     """
-    from solver.interfaces.files.boundary import errors_about
+    from solver.interfaces.files.library_errors import errors_about
     from solver.interfaces.files.results import write_text
     from solver.interfaces.files.sources import Reading
     from solver.interfaces.simulation.progress import duration, progress_bar

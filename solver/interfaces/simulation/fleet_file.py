@@ -9,7 +9,7 @@ import numpy as np
 
 from solver.errors import SpecError, Violation
 from solver.interfaces.files.assembly import Assembly
-from solver.interfaces.files.boundary import located_errors
+from solver.interfaces.files.library_errors import located_errors
 from solver.interfaces.simulation.score_matrix import read_groups, read_score_matrix
 from solver.simulate.quality import Population
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from solver.interfaces.terminal import printable
-from solver.simulate.figures import FIGURES, MEASURED, interval_of
+from solver.simulate.metrics import FIGURES, MEASURED, interval_of
 
 if TYPE_CHECKING:
     from rich.table import Table

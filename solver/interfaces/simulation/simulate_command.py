@@ -102,10 +102,10 @@ def simulate(
       solver simulate --trace azure.csv --fleet fleet.yaml --load 0.95 --what-if slots.gpt-4o=+10 --html o.html
     """
     from solver.interfaces.files.sources import Reading
-    from solver.interfaces.simulation.carried_out import Simulation
     from solver.interfaces.simulation.fleet_file import read_fleet, read_population
     from solver.interfaces.simulation.outputs import check_new, write_results
     from solver.interfaces.simulation.plan_files import read_rules, read_schedule
+    from solver.interfaces.simulation.run_simulation import Simulation
     from solver.interfaces.simulation.sources import TrafficOptions, traffic_source
     from solver.interfaces.simulation.traces import TraceColumns
     from solver.interfaces.simulation.variants import variant_of

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from solver.errors import SpecError, Violation, ViolationKind
-from solver.interfaces.files.boundary import errors_about, located_errors
 from solver.interfaces.files.columns import ColumnKinds
+from solver.interfaces.files.library_errors import errors_about, located_errors
 from solver.interfaces.files.tables import is_table, read_table
 from solver.interfaces.simulation.client_rates import client_traffic, is_client_table
 from solver.interfaces.simulation.decision_trace import is_decision_log
 from solver.interfaces.simulation.traces import TraceColumns, read_trace, trace_of
 from solver.problem.values import did_you_mean
-from solver.simulate.generators import GENERATORS, generate_traffic
+from solver.simulate.traffic_generators import GENERATORS, generate_traffic
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from solver.load.outcome import Outcome
+    from solver.load.request_outcome import Outcome
     from solver.problem.spec import Model
 
 _RIDGE_WEIGHT = 1e-3

@@ -13,7 +13,7 @@ from solver.load.stops import StopOwner
 
 if TYPE_CHECKING:
     from solver.clock import Clock
-    from solver.load.outcome import Outcome
+    from solver.load.request_outcome import Outcome
     from solver.load.store.base import Store
 
 BUSY_STATUSES = frozenset({429, 503, 529})

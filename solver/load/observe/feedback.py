@@ -12,14 +12,14 @@ import numpy as np
 from solver.clock import Clock, MonotonicClock
 from solver.errors import SpecError, Violation
 from solver.load.checks import amount_problems, positive_problems
-from solver.problem.scoring import AdaptiveWeights, Feedback, adaptive_score
+from solver.problem.score_formulas import AdaptiveWeights, Feedback, adaptive_score
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
-    from solver.load.outcome import Outcome
+    from solver.load.request_outcome import Outcome
 
 _LARGEST_SUM = 1e300
 """Largest sum that is kept, so that every mean stays finite whatever is recorded."""
@@ -71,7 +71,7 @@ class AdaptiveScorer:
     Parameters
     ----------
     weights : AdaptiveWeights, optional
-        The formula's parameters, see :func:`solver.problem.scoring.adaptive_score`.
+        The formula's parameters, see :func:`solver.problem.score_formulas.adaptive_score`.
     half_life_s : float
         Seconds after which an observation weighs half. A failing model recovers as its past fades: once
         less than half of ``weights.min_requests`` remains, its capability score counts alone again.

@@ -9,7 +9,7 @@ from solver.errors import MissingExtraError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from solver.load.outcome import Outcome
+    from solver.load.request_outcome import Outcome
     from solver.load.tracker import LoadTracker
 
 try:

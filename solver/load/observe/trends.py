@@ -17,7 +17,7 @@ from solver.errors import SpecError, Violation, ViolationKind
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from solver.load.outcome import Outcome
+    from solver.load.request_outcome import Outcome
     from solver.load.snapshot import LoadSnapshot
 
 WINDOWS_S = (60.0, 300.0, 3600.0)

@@ -11,7 +11,7 @@ import numpy as np
 from solver.load.lease import Ask, LeaseState, ReleaseOutcome, slots_up_to
 from solver.load.refusal import Refusal, RefusalReason
 from solver.load.stops import reopens_in_s
-from solver.load.store.expiry import ExpiryQueue
+from solver.load.store.expiry_heap import ExpiryQueue
 from solver.load.store.held_lease import HeldLease, charge_pools, refund, take_back
 from solver.load.store.model_table import ModelTable
 from solver.load.store.pools import PoolTable, full_pool, too_large

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from solver.errors import SpecError, StoreDownError, Violation
 from solver.load.checks import name_problems, positive_problems, whole_problems
 from solver.load.store.heartbeat import Heartbeat
-from solver.load.store.outage import LinkState, OutageCause
+from solver.load.store.outage_causes import LinkState, OutageCause
 from solver.load.store.redis_leases import RedisLeases
 from solver.load.store.redis_link import RedisLink
 from solver.load.store.redis_models import RedisModels

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from solver.clock import Clock, MonotonicClock
 from solver.errors import MissingExtraError, SpecError, StoreDownError, Violation
-from solver.load.store.outage import OutageCause, StoreFullError, cause_of
+from solver.load.store.outage_causes import OutageCause, StoreFullError, cause_of
 from solver.load.store.redis_server import address_of, client_of, script, setting_problem, text_of
 from solver.load.store.replica_name import ReplicaName
 

@@ -9,7 +9,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from solver.errors import StoreDownError
-from solver.load.store.outage import StoreFullError
+from solver.load.store.outage_causes import StoreFullError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

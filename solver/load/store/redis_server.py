@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from solver.errors import MissingExtraError, SpecError, Violation
-from solver.load.store.outage import OutageCause
+from solver.load.store.outage_causes import OutageCause
 
 try:
     import redis

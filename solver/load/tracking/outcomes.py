@@ -8,7 +8,7 @@ from solver.errors import SpecError
 from solver.load.checks import amount_problems, whole_problems
 from solver.load.control.upstream import BUSY_STATUSES
 from solver.load.listeners import tell
-from solver.load.outcome import Outcome
+from solver.load.request_outcome import Outcome
 from solver.load.tracking.state import TrackerState
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from solver.errors import SpecError
 from solver.load.checks import positive_problems
 from solver.load.control.retry_line import RetryLine
 from solver.load.control.upstream import BreakerParameters, UpstreamHealth
-from solver.load.learning import LearnedFleet
+from solver.load.learned_capacity import LearnedFleet
 from solver.load.observe.output_lengths import LengthParameters, OutputLengths
 from solver.load.store.memory import MemoryStore
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from solver.load.outcome import Outcome
+    from solver.load.request_outcome import Outcome
     from solver.load.store.base import Limits, Store
     from solver.problem.spec import Capacity
 

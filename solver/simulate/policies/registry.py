@@ -8,11 +8,7 @@ from solver.errors import SpecError, Violation, ViolationKind
 from solver.load.balance.placement import ROUTINGS
 from solver.load.balance.strategies import STRATEGIES
 from solver.problem.values import did_you_mean
-from solver.simulate.policies.litellm_router import LITELLM_STRATEGIES, LiteLLMPolicy
-from solver.simulate.policies.offline import OfflineOptimum
-from solver.simulate.policies.own import BlindBalancer, RoutedOneByOne, TrackedBalancer
-from solver.simulate.policies.settings import PolicySettings
-from solver.simulate.policies.usual import (
+from solver.simulate.policies.baselines import (
     Constant,
     LeastTokens,
     PowerOfTwo,
@@ -20,6 +16,10 @@ from solver.simulate.policies.usual import (
     RoundRobin,
     RouteBalance,
 )
+from solver.simulate.policies.litellm_router import LITELLM_STRATEGIES, LiteLLMPolicy
+from solver.simulate.policies.offline import OfflineOptimum
+from solver.simulate.policies.settings import PolicySettings
+from solver.simulate.policies.solver_policies import BlindBalancer, RoutedOneByOne, TrackedBalancer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -17,7 +17,7 @@ from solver.interfaces.cli import main
 from solver.interfaces.files.sources import Reading
 from solver.interfaces.simulation.traces import read_trace
 from solver.online.decision_records import DecisionRecord, read_decisions
-from solver.simulate.figures import MEASURED
+from solver.simulate.metrics import MEASURED
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from solver.interfaces.http.journal import scaling_alert
+from solver.interfaces.http.audit_trail import scaling_alert
 from solver.load.control.alerts import AlertMonitor, AlertRule
 from solver.load.control.capacity import CapacityManager
 from solver.load.observe.trends import Trends
@@ -13,7 +13,7 @@ from solver.load.stops import StopOwner
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from solver.interfaces.http.journal import Journal
+    from solver.interfaces.http.audit_trail import Journal
     from solver.load.control.capacity import Redistributor
     from solver.load.control.scaling_rules import ScalingRule
     from solver.load.tracker import LoadTracker

@@ -8,8 +8,8 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 from solver.errors import EngineError, MissingExtraError, SpecError, Violation
-from solver.scale.fleet import shared_out
 from solver.scale.shard import Shard
+from solver.scale.workers import shared_out
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

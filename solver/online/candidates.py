@@ -9,8 +9,8 @@ import numpy as np
 from solver.online.refusal import RouteRefusalReason
 
 if TYPE_CHECKING:
-    from solver.online.live import LiveLoad
-    from solver.online.pricing import Pricing
+    from solver.online.live_load import LiveLoad
+    from solver.online.pricing_protocol import Pricing
     from solver.online.window import AgentRow
 
 _RESERVATION_ATTEMPTS = 3

@@ -8,7 +8,7 @@ import numpy as np
 
 from solver.errors import SpecError, Violation
 from solver.load.lease import ONE_SLOT, Demand, Lease, RefusalReason, ReleaseOutcome
-from solver.online.choices import Candidates, Choice
+from solver.online.candidates import Candidates, Choice
 from solver.online.decision import Decision
 from solver.online.refusal import RouteRefusal, RouteRefusalReason
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from solver.load.refusal import Refusal
     from solver.load.tracker import LoadTracker
     from solver.online.decision_log import DecisionLog
-    from solver.online.live import LiveLoad
-    from solver.online.pricing import Pricing
+    from solver.online.live_load import LiveLoad
+    from solver.online.pricing_protocol import Pricing
     from solver.online.spending import Spending
     from solver.online.window import AgentRow
     from solver.problem.spec import Agent

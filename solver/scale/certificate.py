@@ -195,7 +195,7 @@ def conclude(
     parts : iterable of PieceCertificate
         Of all pieces.
     shape : Instance
-        Slots and their costs, see :meth:`solver.scale.survey.Survey.shape`.
+        Slots and their costs, see :meth:`solver.scale.first_pass.Survey.shape`.
     prices : (m,) float64
         The prices of the parts.
     model_ids : tuple of str

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.scale.assignment_files import WrittenPiece, checksum, file_name
-from solver.scale.judge import PieceCertificate
+from solver.scale.certificate import PieceCertificate
 from solver.scale.storage import replace_text
 
 if TYPE_CHECKING:

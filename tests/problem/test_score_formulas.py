@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from solver.errors import SpecError
 from solver.problem.capability import CAPABILITIES, TASK_TYPES
 from solver.problem.compile import compile_problem, pair_scorer, remaining_slots
-from solver.problem.scoring import (
+from solver.problem.score_formulas import (
     AdaptiveWeights,
     Feedback,
     adaptive_score,

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.errors import SpecError, Violation, ViolationKind
+from solver.problem.limit_kinds import Limit, StayPut, Together
 from solver.problem.limit_layers import packed_layers
 from solver.problem.limit_rows import LimitRows, RowNames
 from solver.problem.limit_scope import LimitScope, RowPiece
-from solver.problem.limits import Limit, StayPut, Together
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,9 +12,9 @@ from solver.load.tracker import LoadTracker
 from solver.online.parameters import RefreshParams
 from solver.online.router import OptimalRouter
 from solver.problem.spec import Agent, Objective
-from solver.simulate.policies.answer_size import AnswerSize
+from solver.simulate.policies.learned_answer_size import AnswerSize
+from solver.simulate.policies.learned_slowdown import LearnedSlowdown
 from solver.simulate.policies.settings import PolicySettings
-from solver.simulate.policies.slowdown import LearnedSlowdown
 from solver.simulate.replay import Silent
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What the command line says when something went wrong, and the exit code that goes with it."""
+"""Exit codes of the command line, and what it prints where a call fails."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from solver.interfaces.terminal import BROKEN_PIPE, lost_output, printable, sile
 if TYPE_CHECKING:
     from rich.console import Console
 
-UNEXPECTED, BAD_INPUT = 1, 2
+UNEXPECTED, BAD_INPUT, INFEASIBLE, NO_FULL_ASSIGNMENT, INTERRUPTED = 1, 2, 3, 4, 130
 
 _PRINTED_ERRORS = 20
 """Errors printed at most: a table with a wrong column has one for every row."""

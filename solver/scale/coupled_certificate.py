@@ -14,8 +14,8 @@ import numpy as np
 from solver.engines.certificate import GAP_ROUNDING, OPTIMALITY_TOLERANCE, relative_gap
 from solver.problem.blocks import row_maxima
 from solver.problem.tolerances import EXCESS_TOLERANCE
+from solver.scale.certificate import BlockTerms, PieceCertificate, PlanCertificate
 from solver.scale.held_arcs import net_scores
-from solver.scale.judge import BlockTerms, PieceCertificate, PlanCertificate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from solver.interfaces.http.journal import now_text
+from solver.interfaces.http.audit_trail import now_text
 
 if TYPE_CHECKING:
     from solver.load.lease import Lease

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from solver.interfaces.failures import say
+from solver.interfaces.exit_codes import say
 from solver.interfaces.simulation.progress import duration, progress_bar
 from solver.interfaces.simulation.result_tables import difference_table, differences, results_table
 from solver.interfaces.terminal import make_console, printable

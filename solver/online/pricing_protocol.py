@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from solver.online.live import LiveLoad
+    from solver.online.live_load import LiveLoad
     from solver.online.window import AgentRow, Sample
 
 __all__ = ["Pricing"]
