@@ -20,7 +20,8 @@ test: $(VENV)/.developing  ## the whole test suite, documentation examples inclu
 	$(BIN)/python -m pytest
 
 test-pure: $(VENV)/.developing  ## what the compiled kernels touch, without them
-	SOLVER_PURE=1 $(BIN)/python -m pytest -q tests/engines tests/contract tests/property tests/solution
+	SOLVER_PURE=1 $(BIN)/python -m pytest -q tests/engines tests/contract tests/property tests/solution \
+		tests/online/test_occupancy.py tests/online/test_window_prices.py tests/online/test_joint.py
 
 test-lowest: $(VENV)/lowest/.installed  ## the suite on the lowest versions that pyproject.toml allows
 	$(VENV)/lowest/bin/python -m pytest -p no:cacheprovider --ignore=docs/conf.py
@@ -37,7 +38,7 @@ sanitize: $(VENV)/.developing  ## the kernels' tests under the address and undef
 	mkdir -p build/sanitized
 	$(BIN)/python hatch_build.py build/sanitized -g -fsanitize=address,undefined -fno-sanitize-recover=all -DNO_CLONES
 	LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 SOLVER_KERNELS=build/sanitized/_kernels.so \
-		$(BIN)/python -m pytest -q -p no:cacheprovider tests/engines/test_kernels.py
+		$(BIN)/python -m pytest -q -p no:cacheprovider tests/engines/test_kernels.py tests/online/test_compiled_prices.py
 
 check: $(VENV)/.developing  ## formatting, lint, spelling, types, import doors
 	$(BIN)/ruff format --check .

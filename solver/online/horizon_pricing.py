@@ -72,9 +72,14 @@ class HorizonPricing:
         """Return whether prices should be computed again."""
         return self._count >= self._next
 
-    def level(self, load: LiveLoad, more: int = 0) -> NDArray[np.float64]:
+    def level(self, load: LiveLoad) -> NDArray[np.float64]:
         """Return the price of a slot, ``inf`` where no slot is free, or left."""
-        slot = np.where(self.left - more >= 1.0, self._slot, np.inf) if more else self._slot
+        return np.where(load.taken() >= load.limit, np.inf, self._slot)
+
+    def levels(self, load: LiveLoad, count: int) -> NDArray[np.float64]:
+        """Return the same, (count, m), with others thought let in before."""
+        more = np.arange(count)[:, None]
+        slot = np.where(self.left - more >= 1.0, self._slot, np.inf)
         return np.where(load.taken() + more >= load.limit, np.inf, slot)
 
     def net(self, row: AgentRow, level: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -44,11 +44,10 @@ def place_jointly(rows: Sequence[AgentRow], pricing: Pricing[Any], load: LiveLoa
     copies = np.minimum(free, len(rows))
     if len(rows) < 2 or len(rows) * int(copies.sum()) > _MOST_JOINT_CELLS:
         return [-1] * len(rows)
-    levels = [pricing.level(load, more) for more in range(int(copies.max()))]
-    layers = np.array([[pricing.net(row, level) for level in levels] for row in rows])
-    layers = layers.reshape(len(rows), -1, len(free))
-    offered = np.argwhere(np.arange(layers.shape[1])[:, None] < copies)
-    value = layers[:, offered[:, 0], offered[:, 1]]
+    levels = pricing.levels(load, int(copies.max()))
+    offered = np.argwhere(np.arange(len(levels))[:, None] < copies)
+    layer, model = offered[:, 0], offered[:, 1]
+    value = np.array([pricing.net(row, levels)[layer, model] for row in rows])
     finite = value[np.isfinite(value)]
     if not finite.size:
         return [-1] * len(rows)

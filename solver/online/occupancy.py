@@ -27,6 +27,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from solver.engines import kernels
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -179,14 +181,66 @@ def occupancy_prices(
     served = weights @ shares
     load = weights @ (shares * service_s)
     mean_s = np.maximum(np.where(served > 1e-9, load / np.maximum(served, 1e-12), weights @ service_s), 1e-9)
-    relative = np.ascontiguousarray((service_s / mean_s).T)
-    state = np.arange(top)
-    waits = np.maximum(state - servers[:, None] + 1, 0)
+    waits = np.maximum(np.arange(top) - servers[:, None] + 1, 0)
     fee = wait_cost_per_s * waits * (mean_s / servers)[:, None]
     departures = np.minimum(np.arange(top + 1), servers[:, None]) / mean_s[:, None]
-    arrivals = (rate_per_s / unit)[:, None]
+    if kernels.available():
+        cost, chance, births, price, displaced = kernels.occupancy_costs(
+            scores,
+            service_s,
+            weights=weights,
+            unserved=unserved,
+            mean_s=mean_s,
+            mean_price=mean_price,
+            arrivals_per_s=rate_per_s / unit,
+            servers=servers,
+            full=full,
+            wait_cost_per_s=wait_cost_per_s,
+            rounds=rounds,
+            displaced=alternatives,
+        )
+    else:
+        fleet = _Fleet(mean_s, fee, (rate_per_s / unit)[:, None], departures, full)
+        cost, chance, births, price = _coupled(
+            scores, service_s, weights, unserved, mean_price, fleet, rounds
+        )
+        displaced = None
+    table = np.maximum.accumulate(cost + fee, axis=1) / mean_s[:, None]
+    limit = np.where(open_models, real + queue, 0)
+    other = None
+    if alternatives:
+        if displaced is None:
+            flow = (chance[:, :top] * births).sum(axis=1)
+            displaced = np.minimum(_relative_costs(flow, births, births, departures, full), 1.0)
+        taken = _service_elsewhere(scores, service_s, price, unserved, weights, shares)
+        other = Alternatives(_spread(displaced, unit, real, limit, full), taken / mean_s[:, None], price)
+    return OccupancyPrices(_spread(table, unit, real, limit, full), other)
+
+
+class _Fleet(NamedTuple):
+    """Birth-death processes: mean service (m,), fees (m, F), arrivals (m, 1), departures (m, F + 1), states (m,)."""
+
+    mean_s: NDArray[np.float64]
+    fee: NDArray[np.float64]
+    arrivals: NDArray[np.float64]
+    departures: NDArray[np.float64]
+    full: NDArray[np.int64]
+
+
+def _coupled(
+    scores: NDArray[np.float64],
+    service_s: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    unserved: NDArray[np.float64],
+    mean_price: NDArray[np.float64],
+    fleet: _Fleet,
+    rounds: int,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return costs, distribution, admission rates and the mean prices they were computed at."""
+    mean_s, fee, arrivals, departures, full = fleet
+    relative = np.ascontiguousarray((service_s / mean_s).T)
     price = mean_price.copy()
-    cost = np.repeat((price * mean_s)[:, None], top, axis=1)
+    cost = np.repeat((price * mean_s)[:, None], fee.shape[1], axis=1)
     for last in [False] * (rounds - 1) + [True]:
         advantage = _Advantage.of(_over_others(scores, service_s * price, unserved), relative, weights)
         cost, chance, births = _policy_iteration(advantage, cost, fee, arrivals, departures, full)
@@ -194,15 +248,7 @@ def occupancy_prices(
             charged = np.concatenate([cost + fee, np.zeros((len(full), 1))], axis=1)
             charged[np.arange(len(full)), full] = charged[np.arange(len(full)), full - 1]
             price = (chance * charged).sum(axis=1) / mean_s
-    table = np.maximum.accumulate(cost + fee, axis=1) / mean_s[:, None]
-    limit = np.where(open_models, real + queue, 0)
-    other = None
-    if alternatives:
-        flow = (chance[:, :top] * births).sum(axis=1)
-        displaced = np.minimum(_relative_costs(flow, births, births, departures, full), 1.0)
-        taken = _service_elsewhere(scores, service_s, price, unserved, weights, shares)
-        other = Alternatives(_spread(displaced, unit, real, limit, full), taken / mean_s[:, None], price)
-    return OccupancyPrices(_spread(table, unit, real, limit, full), other)
+    return cost, chance, births, price
 
 
 def _service_elsewhere(

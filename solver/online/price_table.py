@@ -56,31 +56,42 @@ class PriceTable:
             self._displaced = np.where(np.isfinite(displaced), displaced, 1.0).ravel()
             self._expected = self._others.service @ self._others.mean_price
 
-    def price(self, taken: NDArray[np.int64], more: int = 0) -> NDArray[np.float64]:
+    def price(self, taken: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the price of a second, (m,), ``inf`` where there is no room.
 
         Parameters
         ----------
         taken : (m,) int64
             Slots and queue places taken.
-        more : int
-            Others thought let in before, on each model alone.
         """
         if self._pooled:
-            here = at = self._position(taken)
+            at = self._position(taken)
         else:
-            here = at = np.minimum(taken, self._last)
+            at = np.minimum(taken, self._last)
             at += self._start
-        if more:
-            here = self._position(taken + more)
+        return self._price(at, at, taken)
+
+    def prices(self, taken: NDArray[np.int64], count: int) -> NDArray[np.float64]:
+        """Return the same, (count, m), with 0 to ``count`` − 1 others thought let in before, on each model alone."""
+        at = self._position(taken)
+        if self._pooled:
+            later = [taken + more for more in range(count)]
+            rows = [self._price(at, self._position(one), one) for one in later]
+            return np.array(rows).reshape(count, len(taken))
+        later_taken = taken + np.arange(count)[:, None]
+        return self._price(at, self._position(later_taken), later_taken)
+
+    def _price(
+        self, at: NDArray[np.int64], here: NDArray[np.int64], taken: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """Return prices at the positions ``here`` while the others stand ``at`` theirs."""
         price = self._flat.take(here)
         if self._others is not None:
             difference = self._others.service @ self._at_open.take(at)
             difference -= self._expected
-            difference *= self._displaced.take(here)
-            price += difference
+            price += difference * self._displaced.take(here)
             np.maximum(price, 0.0, out=price)
-        return self._of_replicas(price, taken + more) if self._pooled else price
+        return self._of_replicas(price, taken) if self._pooled else price
 
     def _position(self, taken: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return where in the flat tables each pool stands."""

@@ -42,15 +42,19 @@ class Pricing(Protocol[_Prices]):
         """Return whether prices should be computed again."""
         ...
 
-    def level(self, load: LiveLoad, more: int = 0) -> NDArray[np.float64]:
-        """Return what capacity costs at the present load, (m,), for :meth:`net`; ``inf`` where there is no room.
+    def level(self, load: LiveLoad) -> NDArray[np.float64]:
+        """Return what capacity costs at the present load, (m,), for :meth:`net`; ``inf`` where there is no room."""
+        ...
 
-        ``more`` others are thought let in before, on each model.
-        """
+    def levels(self, load: LiveLoad, count: int) -> NDArray[np.float64]:
+        """Return the same, (count, m), with 0 to ``count`` − 1 others thought let in before on each model."""
         ...
 
     def net(self, row: AgentRow, level: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return what each model is worth to an agent after its price, (m,), ``-inf`` where there is no room."""
+        """Return what each model is worth to an agent after its price, ``-inf`` where there is no room.
+
+        ``level`` and the answer are (m,), or (k, m) for k levels at once.
+        """
         ...
 
     def slot_price(self, load: LiveLoad) -> NDArray[np.float64]:

@@ -241,7 +241,7 @@ class OptimalRouter:
 
     def route_row(self, row: AgentRow, agent: Agent | None, ttl_s: float) -> Decision:
         """Do :meth:`route` for a row that the caller has made, as plug-ins do. Its arrays are kept, not copied."""
-        self._refresh_if_due()
+        self.refresh_if_due()
         with self._lock:
             self._note_arrival(row)
             candidates = self._reservations.look(row)
@@ -269,7 +269,7 @@ class OptimalRouter:
 
     async def route_row_async(self, row: AgentRow, agent: Agent | None, ttl_s: float) -> Decision:
         """Do :meth:`route_async` for a row that the caller has made. Its arrays are kept, not copied."""
-        self._refresh_if_due()
+        self.refresh_if_due()
         column = await self._gathering.column(row)
         candidates = self._reservations.look_again(row)
         candidates.begin_with(column)
@@ -313,7 +313,7 @@ class OptimalRouter:
         """
         rows = self._rows.of_many(agents, scores, service_s, cost_usd)
         who: Sequence[Agent | None] = [None] * len(rows) if agents is None else agents
-        self._refresh_if_due()
+        self.refresh_if_due()
         ttl = self._ttl_s if ttl_s is None else ttl_s
         decisions: list[Decision | None] = [None] * len(rows)
         reservations = self._reservations
@@ -340,8 +340,11 @@ class OptimalRouter:
 
     # -- refreshing
 
-    def _refresh_if_due(self) -> None:
-        """Compute prices before a decision that needs new ones, where no thread does it after the last."""
+    def refresh_if_due(self) -> None:
+        """Compute prices where a decision would have to do it first: without a thread, when it is time.
+
+        A program that decides in a loop may call this between decisions, as the background thread does its work.
+        """
         if self._background is None and self._pricing.due(self._clock.now()):
             self.refresh()
 
@@ -353,8 +356,7 @@ class OptimalRouter:
             with self._lock:
                 arrived, self._arrived = self._arrived, []
                 self._load.accept(fetched)
-            for row in arrived:
-                self._window.add(row)
+            self._window.extend(arrived)
             if not len(self._window):
                 return
             usd_left = None if self._spending is None else self._spending.left_usd(started)

@@ -101,15 +101,21 @@ class SteadyPricing:
             table = self._table = PriceTable(prices, load.limit, self._tie_break)
         return table
 
-    def level(self, load: LiveLoad, more: int = 0) -> NDArray[np.float64]:
+    def level(self, load: LiveLoad) -> NDArray[np.float64]:
         """Return the price of a second at this occupancy; before the first prices, the occupancy."""
         table = self._table
         if table is not None:
             if load.limit is not table.limit:
                 table = self._laid_out(load) or table
-            return table.price(load.taken(), more)
-        taken = load.taken() + more
-        return np.where(taken >= load.limit, np.inf, taken / np.maximum(load.limit, 1))
+            return table.price(load.taken())
+        return _fullness(load.taken(), load.limit)
+
+    def levels(self, load: LiveLoad, count: int) -> NDArray[np.float64]:
+        """Return the same, (count, m), with others thought let in before."""
+        table = self._laid_out(load)
+        if table is not None:
+            return table.prices(load.taken(), count)
+        return _fullness(load.taken() + np.arange(count)[:, None], load.limit)
 
     def net(self, row: AgentRow, level: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return scores less the price of service."""
@@ -198,6 +204,11 @@ class SteadyPricing:
         self._prices = prices
         self._rated = bool(prices.token.any() or prices.request.any())
         self._table = PriceTable(prices, load.limit, self._tie_break)
+
+
+def _fullness(taken: NDArray[np.int64], limit: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the share of the places that is taken, ``inf`` where all are."""
+    return np.where(taken >= limit, np.inf, taken / np.maximum(limit, 1))
 
 
 def _greedy(row: AgentRow, occupancy: NDArray[np.float64]) -> NDArray[np.float64]:

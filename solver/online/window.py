@@ -10,7 +10,7 @@ import numpy as np
 from solver.errors import SpecError, Violation, ViolationKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -223,7 +223,7 @@ class Window:
     def add(self, row: AgentRow) -> None:
         """Remember one agent, in place of the oldest where the ring is full. O(m)."""
         k = self._past + self.seen % self._size
-        if k >= len(self._scores):
+        while k >= len(self._scores):
             self._grow()
         self._scores[k] = row.scores
         self._service[k] = np.nan if row.service_s is None else row.service_s
@@ -233,6 +233,16 @@ class Window:
         self._tenant[k] = row.tenant
         self._forecast[k] = np.nan if row.forecast is None else row.forecast
         self.seen += 1
+
+    def extend(self, rows: Sequence[AgentRow]) -> None:
+        """Remember agents in the order they came; those that others among them would push out are only counted.
+
+        O(m) for each that is remembered.
+        """
+        missed = 0 if self._whole else max(len(rows) - self._size, 0)  # each crosses off a row of history
+        self.seen += missed
+        for row in rows[missed:]:
+            self.add(row)
 
     def _grow(self) -> None:
         rows = min(2 * len(self._scores), self._past + self._size)

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from solver.engines import kernels
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -42,6 +44,13 @@ _LONGEST_MOVE = 0.25
 
 _CURVATURE_RIDGE = 1e-6
 """Added to the diagonal of the second derivative, relative to the mean of its entries."""
+
+
+_LEAST_SHARE = 1e-7
+"""Share of an agent below which a model is left out of second derivatives: they give a direction only."""
+
+_SPARSE = 0.2
+"""Part of all shares above that up to which second derivatives are summed pair by pair instead of by a product."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -106,6 +115,9 @@ class _SmoothedDual:
         for price, use in zip(prices[len(self.of_models) * m :].tolist(), self.shared, strict=True):
             if price > 0:
                 net -= price * use
+        if kernels.available():
+            worth = kernels.smoothed_shares(net, self.unserved, self.temperature)
+            return float(self.weights @ worth + self.rates @ prices), net
         best = np.maximum(net.max(axis=1), self.unserved)
         net -= best[:, None]
         net /= self.temperature
@@ -124,7 +136,11 @@ class _SmoothedDual:
     def hessian(self, shares: NDArray[np.float64], uses: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the (resources, resources) second derivatives."""
         m, w = self.models, self.weights
-        matrix: NDArray[np.float64] = -(uses * w[:, None]).T @ uses
+        matrix: NDArray[np.float64]
+        if kernels.available() and np.count_nonzero(shares > _LEAST_SHARE) <= _SPARSE * shares.size:
+            matrix = kernels.negative_gram(uses, w, least_share=_LEAST_SHARE)
+        else:
+            matrix = -(uses * w[:, None]).T @ uses
         own = [uses[:, k * m : (k + 1) * m] for k in range(len(self.of_models))]
         here = np.arange(m)
         for k, first in enumerate(own):

@@ -8,6 +8,9 @@ kernel                     numpy twin
 :func:`reduce_rows`        ``DenseRows._scan`` of :mod:`solver.engines.price.agent_rows`
 :class:`Chains`            ``Beam.moves`` of :mod:`solver.engines.lagrangian.ejection_chains`
 :func:`best_models`        the pass in :func:`solver.engines.certificate.best_response`
+:func:`negative_gram`      ``_SmoothedDual.hessian`` of :mod:`solver.online.window_prices`
+:func:`occupancy_costs`    ``_coupled`` of :mod:`solver.online.occupancy`
+:func:`smoothed_shares`    ``_SmoothedDual.value`` there
 =========================  ==============================================================================
 
 The C sources stand beside this file; the packaging back end compiles them where there is a compiler.
@@ -17,11 +20,18 @@ The C sources stand beside this file; the packaging back end compiles them where
 from solver.engines.kernels.chains import Chains, Stop
 from solver.engines.kernels.library import available
 from solver.engines.kernels.matching import match
+from solver.engines.kernels.occupancy import (
+    OccupancyCosts,
+    negative_gram,
+    occupancy_costs,
+    smoothed_shares,
+)
 from solver.engines.kernels.passes import best_models, reduce_rows
 from solver.engines.kernels.transport import Outcome, Supplied, Transported, transport
 
 __all__ = [
     "Chains",
+    "OccupancyCosts",
     "Outcome",
     "Stop",
     "Supplied",
@@ -29,6 +39,9 @@ __all__ = [
     "available",
     "best_models",
     "match",
+    "negative_gram",
+    "occupancy_costs",
     "reduce_rows",
+    "smoothed_shares",
     "transport",
 ]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["available", "load", "loaded", "pointer"]
 
-_VERSION = 4
+_VERSION = 5
 """Of the C interface: a library of another version, left over from an older build, is not loaded."""
 
 
@@ -54,6 +54,10 @@ def load() -> ctypes.CDLL | None:
     library.solver_chains_find.restype = size
     library.solver_chains_find.argtypes = [array]
     library.solver_chains_improve.argtypes = [array, array, array, scalar, scalar, array]
+    library.solver_occupancy.argtypes = [size, size, size, *[array] * 8, scalar, size, *[array] * 5]
+    library.solver_shares.argtypes = [size, size, array, array, scalar, array]
+    library.solver_shares.restype = None
+    library.solver_gram.argtypes = [size, size, array, array, scalar, array]
     return library
 
 

@@ -251,6 +251,8 @@ class RoutedOneByOne(_Tracked):
         if self._arrived >= _REFRESH_ARRIVALS or now >= self._refreshed_s + _REFRESH_S:
             self._router.refresh()
             self._arrived, self._refreshed_s = 0, now
+        else:
+            self._router.refresh_if_due()
 
     def ended(self, request: int, column: int, latency_s: float, service_s: float, *, success: bool) -> None:
         """Release, and record the outcome."""
