@@ -13,7 +13,7 @@ from solver.problem.agents import PROFILE_FIELDS, AgentTable, Profile
 from solver.problem.capability import capability_means, eligible_pairs, required_capabilities
 from solver.problem.objective import Objective
 from solver.problem.rules import NO_MINIMUM, objective_rules
-from solver.problem.score_formulas import ScoreTerms, adaptive_score, capability_score
+from solver.problem.score_formulas import ScoreTerms, adaptive_score, capability_score, load_factor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -237,11 +237,7 @@ class FleetScorer:
         """Return what load multiplies quality by, (m,): a busy model is worth less, or costs more."""
         if utilization is None:
             return np.ones(len(self.models))
-        busy = np.asarray(utilization, np.float64)
-        wrong = ~((busy >= 0) & (busy <= 1))
-        if wrong.any():
-            raise SpecError(Violation("utilization", "expected between 0 and 1", busy[wrong].ravel()[0]))
-        return np.asarray(1.0 - (self.sign * self.objective.load_weight) * busy)
+        return load_factor(utilization, self.sign * self.objective.load_weight)
 
     def match_profiles(
         self, profiles: Sequence[Profile]

@@ -246,7 +246,7 @@ class Instance:
         instance the maximum of (score + value of service) is the lexicographic maximum: the sets of agents
         that can be served together form a transversal matroid, whose best basis depends on the order of
         the weights alone (Edmonds and Fulkerson 1965). The factor 4 leaves room to read the score part of
-        a price back out of it, see :meth:`score_prices`.
+        a price back out of it, see :mod:`solver.engines.slot_prices`.
         """
         low, high = self.score_range
         max_cost = 0.0 if self.load_cost is None else float(self.load_cost.max())
@@ -267,36 +267,6 @@ class Instance:
         low, _ = self.score_range
         rank = np.zeros(1, np.int64) if self.rank is None else self.rank
         return np.broadcast_to(low - self.serve_step * (1.0 + rank), (self.n,))
-
-    def score_prices(self, multipliers: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return what one more unit adds to the score, given the multipliers of a certificate.
-
-        They differ only in serve-first mode with too little capacity: there one more slot serves one more
-        agent, which is worth ``serve_step`` or a multiple of it to the engines; the user asked for the
-        score that this agent brings. Never negative.
-        """
-        if not self.prices_service(multipliers):
-            return multipliers
-        return np.maximum(self.slot_changes(multipliers)[0], 0.0)
-
-    def prices_service(self, multipliers: NDArray[np.float64]) -> bool:
-        """Whether multipliers of slots carry the value of serving one agent more."""
-        slots = self.demand is None and self.limits is None
-        return self.serve_first and slots and bool(multipliers.max(initial=0.0) > self.serve_step / 2)
-
-    def slot_changes(self, multipliers: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Return by how much one more slot changes the total score, and whether it serves one agent more.
-
-        The change is negative where the agent that is served then costs more score than it brings. Where no further
-        agent is served a slot is worth its price, or nothing to a model whose floor binds.
-        """
-        if not self.prices_service(multipliers):
-            return np.maximum(multipliers, 0.0), np.zeros(multipliers.shape, bool)
-        level = np.rint(multipliers / self.serve_step)
-        more = level > 0
-        low, _ = self.score_range
-        part = multipliers - level * self.serve_step + np.where(more, low, 0.0)
-        return np.where(more, part, np.maximum(part, 0.0)), more
 
     def scores_of(self, agents: NDArray[np.intp], models: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the float64 scores of some pairs, ``-inf`` where forbidden."""

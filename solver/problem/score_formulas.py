@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -50,39 +50,32 @@ def capability_score(
     )
 
 
-def load_weighted_score(
-    score: ArrayLike, utilization: ArrayLike, *, load_weight: float = 0.3
-) -> NDArray[Any]:
-    """Return scores lowered by load: ``score × (1 − load_weight × utilization)``.
+def load_factor(utilization: ArrayLike, load_weight: float) -> NDArray[np.float64]:
+    """Return what load multiplies a score by: ``1 − load_weight × utilization``.
 
     Parameters
     ----------
-    score : array_like
-        Finite scores.
     utilization : array_like, 0 to 1
         Share of each model that is busy.
-    load_weight : float, 0 to 1
-        0 ignores load; at 1 a fully busy model is worth nothing.
+    load_weight : float, -1 to 1
+        0 ignores load; at 1 a fully busy model is worth nothing. Negative where scores are costs: a busy model costs
+        more.
 
     Raises
     ------
     SpecError
-        When ``load_weight`` or a utilization is outside [0, 1].
+        When a utilization is outside [0, 1].
 
     Examples
     --------
-    >>> round(float(load_weighted_score(90, 0.6, load_weight=0.3)), 9)
+    >>> round(float(90 * load_factor(0.6, load_weight=0.3)), 9)
     73.8
     """
-    if not 0.0 <= load_weight <= 1.0:
-        msg = Violation("load_weight", "expected between 0 and 1", load_weight)
-        raise SpecError(msg)
     busy = np.asarray(utilization, np.float64)
-    if not ((busy >= 0) & (busy <= 1)).all():
-        worst = busy[~((busy >= 0) & (busy <= 1))].ravel()[0]
-        msg = Violation("utilization", "expected between 0 and 1", worst)
-        raise SpecError(msg)
-    return np.asarray(score) * (1.0 - load_weight * busy)
+    wrong = ~((busy >= 0) & (busy <= 1))
+    if wrong.any():
+        raise SpecError(Violation("utilization", "expected between 0 and 1", busy[wrong].ravel()[0]))
+    return np.asarray(1.0 - load_weight * busy)
 
 
 @dataclass(frozen=True, kw_only=True)

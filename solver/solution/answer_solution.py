@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.engines.network_terms import claimed_flow
+from solver.engines.slot_prices import score_prices, slot_changes
 from solver.problem.network import UnitFlow
 from solver.solution.solution import Solution, Status
 
@@ -38,7 +39,7 @@ def solution_of(instance: Instance, answer: Answer, deadline: Deadline, *, flat:
     prices, limit_prices = multipliers, _limit_multipliers(instance, answer.claim)
     if not everyone:
         given, given_limits = answer.claim.score_prices, answer.claim.score_limit_prices
-        prices = instance.score_prices(multipliers) if given is None else given
+        prices = score_prices(instance, multipliers) if given is None else given
         limit_prices = limit_prices if given_limits is None else given_limits
     floor_prices = np.zeros(instance.m)
     if instance.network is not None:
@@ -47,7 +48,7 @@ def solution_of(instance: Instance, answer: Answer, deadline: Deadline, *, flat:
     if status is Status.OPTIMAL and instance.has_exact_prices:
         changes, serves_more = prices[:, 0], np.zeros(instance.m, bool)
         if not everyone:
-            part, more = instance.slot_changes(multipliers)
+            part, more = slot_changes(instance, multipliers)
             changes, serves_more = part[:, 0], more[:, 0]
         changes = instance.sign * changes + 0.0
     load = certificate.load

@@ -19,7 +19,7 @@ from solver.problem.score_formulas import (
     Feedback,
     adaptive_score,
     capability_score,
-    load_weighted_score,
+    load_factor,
 )
 from solver.problem.spec import Agent, Capacity, Model, Objective, Problem
 
@@ -52,22 +52,16 @@ def test_worked_example_of_half_the_context() -> None:
 
 
 def test_worked_example_of_load() -> None:
-    assert load_weighted_score(90.0, 0.6) == pytest.approx(73.8)
+    assert 90.0 * load_factor(0.6, 0.3) == pytest.approx(73.8)
     problem = Problem(agents=[{"id": "a"}], models=[model()], scores=[[90.0]])
     instance = compile_problem(problem, load={"m": Load(utilization=0.6)})
     assert instance.score[0, 0] == pytest.approx(73.8)
 
 
-@pytest.mark.parametrize("weight", [-0.1, 1.1, math.nan])
-def test_load_weight_outside_its_range_is_refused(weight: float) -> None:
-    with pytest.raises(SpecError, match="load_weight: expected between 0 and 1"):
-        load_weighted_score(1.0, 0.5, load_weight=weight)
-
-
 @pytest.mark.parametrize("busy", [-0.1, 1.5, math.nan])
 def test_utilization_outside_its_range_is_refused(busy: float) -> None:
     with pytest.raises(SpecError, match="utilization: expected between 0 and 1"):
-        load_weighted_score(1.0, busy)
+        load_factor(busy, 0.3)
     problem = Problem(agents=[{"id": "a"}], models=[model()])
     with pytest.raises(SpecError, match=r"load\.m\.utilization"):
         compile_problem(problem, load={"m": Load(utilization=busy)})

@@ -14,6 +14,7 @@ import numpy as np
 
 from solver.engines.attainable_bounds import attainable_bounds
 from solver.engines.certificate.reduced_scores import reduced_blocks, reduced_scores
+from solver.engines.slot_prices import score_prices
 from solver.problem.blocks import map_blocks, row_maxima
 from solver.problem.instance import UNASSIGNED
 from solver.problem.sparse import CompressedScores
@@ -181,7 +182,7 @@ def fixed_service_slack(instance: Instance, terms: AssignmentTerms, claim: Claim
             alone = replace(claim, prices=claim.score_prices, limit_prices=claim.score_limit_prices)
             in_score = multipliers_of(instance, alone)
         elif claim.limit_prices is None or instance.limits is None:
-            in_score = replace(multipliers, prices=instance.score_prices(multipliers.prices))
+            in_score = replace(multipliers, prices=score_prices(instance, multipliers.prices))
         if in_score is not None:
             tried.append(in_score)
     rank = np.zeros(instance.n, np.int64) if instance.rank is None else instance.rank
