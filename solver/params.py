@@ -36,6 +36,8 @@ class Params:
         broken = []
         for field in fields(self):
             value = getattr(self, field.name)
+            if isinstance(value, Params):  # a stage, checked when it was made
+                continue
             most = 1.0 if field.name.endswith("_share") else math.inf
             numbers = value if isinstance(value, tuple) else (value,)
             if not all(

@@ -11,7 +11,7 @@ from solver.clock import Deadline
 from solver.engines.price.estimate import estimate_prices
 from solver.engines.price.optimum import find_optimum, solve_everything
 from solver.engines.price.sampling import planned_samples, probe_scale
-from solver.engines.price.scarce_prices import barely_short, price_tails
+from solver.engines.price.scarce_prices import barely_short, price_scarce
 from solver.engines.slot_supply import Supply
 from solver.scale.first_pass import Survey, Valuation, valuation_of
 from solver.scale.floors import floor_reward, with_floors
@@ -139,7 +139,7 @@ def optimise(
         everyone = PieceRows(fleet, pieces, survey, sample, None, closed) if short else rows
         enough = pooled.scaled(n / pooled.total.sum()).anchored() if short else pooled
         estimate = estimate_prices(everyone, enough, scale, generator, most=budget.numbers / m)
-        estimate = price_tails(rows, pooled, estimate, short=short)
+        estimate = price_scarce(rows, pooled, estimate, short=short)
         outcome = find_optimum(rows, pooled, scale, estimate, Deadline.after(None))
     if outcome is None:
         return None

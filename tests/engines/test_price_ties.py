@@ -12,7 +12,7 @@ from solver.engines.base import Claim, load_engine
 from solver.engines.certificate import best_response, certify, verification_seconds
 from solver.engines.price.agent_rows import DenseRows
 from solver.engines.price.box_flow import solve_boxed_flow
-from solver.engines.price.scarce_prices import barely_short, price_tails
+from solver.engines.price.scarce_prices import barely_short, price_scarce
 from solver.engines.price.smoothed_dual import Estimate
 from solver.engines.price.ties import hand_out_ties
 from solver.engines.slot_supply import Supply
@@ -69,7 +69,7 @@ def test_prices_of_handfuls_are_order_statistics() -> None:
     guess = Estimate(
         prices=np.zeros(4), error=np.ones(4), temperature=0.01, curvature=np.eye(4), is_sample=True
     )
-    found = price_tails(DenseRows(scores, None, supply.closed), supply, guess, short=0)
+    found = price_scarce(DenseRows(scores, None, supply.closed), supply, guess, short=0)
     exact = load_engine("flow").solve(instance, deadline=NO_LIMIT)
     assert exact is not None
     assert exact.prices is not None
@@ -139,6 +139,6 @@ def test_agents_without_another_choice_say_nothing_of_a_price() -> None:
     guess = Estimate(
         prices=np.zeros(6), error=np.ones(6), temperature=0.01, curvature=np.eye(6), is_sample=True
     )
-    found = price_tails(DenseRows(scores, None, supply.closed), supply, guess, short=0)
+    found = price_scarce(DenseRows(scores, None, supply.closed), supply, guess, short=0)
     assert np.isfinite(found.prices).all()
     assert np.isfinite(found.error).all()

@@ -226,7 +226,7 @@ class LargeParams(Params):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LagrangianParams:
+class LagrangianParams(Params):
     """The whole engine.
 
     Parameters
@@ -260,5 +260,6 @@ class LagrangianParams:
     large: LargeParams = field(default_factory=LargeParams)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.own_limit_s > 0:
             raise SpecError(Violation("own_limit_s", "expected > 0", self.own_limit_s))

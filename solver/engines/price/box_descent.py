@@ -17,48 +17,8 @@ if TYPE_CHECKING:
     from solver.clock import Deadline
     from solver.engines.price.agent_rows import Reduction
     from solver.engines.price.contested_arcs import Contested
+    from solver.engines.price.params import BoxParams
     from solver.engines.slot_supply import Supply
-
-__all__ = ["WIDENING", "Elsewhere", "descend", "price_box"]
-
-_FLOW_ARCS_PER_MODEL = 48
-"""Arcs per model that a flow solves as fast as a further Newton step would take."""
-
-_MOST_BOX_STEPS = 24
-"""Newton steps at most."""
-
-_BOX_COOLING = 0.2
-"""Factor between two temperatures."""
-
-_SETTLED_STEP = 4.0
-"""Step length, in temperatures, below which the temperature falls."""
-
-_WORTHWHILE_ARCS = 0.75
-"""Share of the arcs left by a smaller box up to which it is worth having."""
-
-_WORTHWHILE_SIDE = 0.6
-"""Median side of a box, relative to the one around it, up to which it is worth a reduction."""
-
-_BOX_SHORTENING = 0.25
-"""Factor on a step that did not lower the dual."""
-
-_REACH = 0.5
-"""Sides of a box that a first step may aim at."""
-
-_BEYOND = 0.1
-"""Share of a side by which a step must miss the box for another box to be worth a pass."""
-
-_PRESSING = 3.0
-"""Agents too many or too few at a side of the box above which its optimum lies outside."""
-
-_TRUSTED_STEP = 8.0
-"""Step length, in temperatures, up to which a smaller box is drawn around its end."""
-
-_UNINFORMED_BELOW = 1.0
-"""Agents within a temperature of a model's boundary below which a Newton step has no information."""
-
-WIDENING = 6.0
-"""Factor on the sides at which it binds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +68,7 @@ def descend(
     *,
     may_leave: bool,
     deadline: Deadline,
+    params: BoxParams,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | Elsewhere:
     """Push ever smaller boxes onto the nest; return centre and half-widths of the last.
 
@@ -120,36 +81,40 @@ def descend(
     at = prices
     step = excess = np.zeros(len(prices))
     stalled = 0
-    for attempt in range(_MOST_BOX_STEPS):
+    for attempt in range(params.most_steps):
         contested = nest[-1].contested
-        if contested.arcs <= _FLOW_ARCS_PER_MODEL * contested.m:
+        if contested.arcs <= params.flow_arcs_per_model * contested.m:
             break
         take_time(deadline, 0.0)
         response = contested.respond(prices, temperature)
         paid, offered, slope = supply.smooth(prices, temperature)
         value = response.value + paid
         if value > best + 1e-12 * abs(best):
-            step = step * _BOX_SHORTENING
+            step = step * params.shortening
             prices = at + step
             continue
         best, at = value, prices
         curvature = response.curvature + np.diag(slope)
         excess = response.load - offered
-        if attempt == 0 and may_leave and (aim := _aim_outside(contested, supply, prices, curvature, excess)):
+        if (
+            attempt == 0
+            and may_leave
+            and (aim := _aim_outside(contested, supply, prices, curvature, excess, params))
+        ):
             return aim
         while (
-            pinned := _pinned(contested, outermost, at, excess)
+            pinned := _pinned(contested, outermost, at, excess, params)
         ).any():  # drawn too small: the one around it
             nest.pop()
             contested = nest[-1].contested
-            radius = np.where(pinned, WIDENING * radius, radius)
-        step, radius = _step(contested, supply, prices, curvature, excess, temperature, radius)
+            radius = np.where(pinned, params.widening * radius, radius)
+        step, radius = _step(contested, supply, prices, curvature, excess, temperature, radius, params)
         prices = prices + step
-        settled = np.abs(step).max() <= (_SETTLED_STEP if temperature > coolest else 1.0) * temperature
+        settled = np.abs(step).max() <= (params.settled_step if temperature > coolest else 1.0) * temperature
         ratio = float(np.median(2 * radius / np.maximum(contested.high - contested.low, 1e-300)))
-        if ratio <= _WORTHWHILE_SIDE:
+        if ratio <= params.worthwhile_side_share:
             smaller = nest[-1].inside(*price_box(prices, radius, contested.low, contested.high, grid))
-            if smaller.contested.arcs < _WORTHWHILE_ARCS * contested.arcs:
+            if smaller.contested.arcs < params.worthwhile_arcs_share * contested.arcs:
                 nest.append(smaller)
                 stalled = 0
             else:
@@ -159,10 +124,12 @@ def descend(
         if settled or (stalled and temperature > coolest):
             if temperature <= coolest or float(np.median(curvature.diagonal())) * temperature < 1.0:
                 break
-            temperature = max(temperature * _BOX_COOLING, coolest)
+            temperature = max(temperature * params.cooling, coolest)
             best = np.inf
     if may_leave:
-        pressed = _at_a_side(outermost, at, excess) & ((excess > 0) | (outermost.low > supply.cheapest))
+        pressed = _at_a_side(outermost, at, excess, params) & (
+            (excess > 0) | (outermost.low > supply.cheapest)
+        )
         if pressed.any():
             return Elsewhere(prices=at, pressed=pressed)
     return prices, radius
@@ -174,12 +141,13 @@ def _aim_outside(
     prices: NDArray[np.float64],
     curvature: NDArray[np.float64],
     excess: NDArray[np.float64],
+    params: BoxParams,
 ) -> Elsewhere | None:
     """Return where a first step leads if that is well beyond the box."""
     side = box.high - box.low
-    reach = _REACH * side
+    reach = params.aim_share * side
     aim = prices + newton_step(curvature, excess, np.maximum(-reach, supply.cheapest - prices), reach)
-    if (np.maximum(box.low - aim, aim - box.high) > _BEYOND * side).any():
+    if (np.maximum(box.low - aim, aim - box.high) > params.outside_share * side).any():
         return Elsewhere(prices=aim, pressed=np.zeros(len(prices), bool))
     return None
 
@@ -192,35 +160,42 @@ def _step(
     excess: NDArray[np.float64],
     temperature: float,
     radius: NDArray[np.float64],
+    params: BoxParams,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return a Newton step within the box, and the half-widths of a box around its end that holds the optimum."""
     low, high = box.low - prices, box.high - prices
     if supply.anchor is not None:
         low[supply.anchor] = high[supply.anchor] = 0.0
     # Balanced to an agent or two with nobody near the boundary: the flow will settle it, few arcs are open.
-    lonely = (curvature.diagonal() * temperature < _UNINFORMED_BELOW) & (np.abs(excess) <= 2.0)
+    lonely = (curvature.diagonal() * temperature < params.informative_agents) & (np.abs(excess) <= 2.0)
     low[lonely] = high[lonely] = 0.0
     step = newton_step(curvature, excess, low, high)
     held = high <= low if supply.anchor is not None else (prices <= supply.cheapest) & (excess < 0)
     # Room for the whole step, so that going back stays inside; a step far beyond what T shows says nothing.
     reach = np.abs(step)
     shorter = np.minimum(radius, reach + 3.0 * temperature + _unit_spread(curvature, held))
-    return step, np.where(reach <= _TRUSTED_STEP * temperature, shorter, np.maximum(radius, reach))
+    return step, np.where(reach <= params.trusted_step * temperature, shorter, np.maximum(radius, reach))
 
 
-def _at_a_side(box: Contested, prices: NDArray[np.float64], excess: NDArray[np.float64]) -> NDArray[np.bool_]:
+def _at_a_side(
+    box: Contested, prices: NDArray[np.float64], excess: NDArray[np.float64], params: BoxParams
+) -> NDArray[np.bool_]:
     """Return (m,) which prices are at a side of the box and want to leave it for more than an agent or two."""
     margin = 1e-9 * (box.high - box.low)
-    rises = (prices >= box.high - margin) & (excess > _PRESSING)
-    return rises | ((prices <= box.low + margin) & (excess < -_PRESSING))
+    rises = (prices >= box.high - margin) & (excess > params.binding_agents)
+    return rises | ((prices <= box.low + margin) & (excess < -params.binding_agents))
 
 
 def _pinned(
-    box: Contested, outermost: Contested, prices: NDArray[np.float64], excess: NDArray[np.float64]
+    box: Contested,
+    outermost: Contested,
+    prices: NDArray[np.float64],
+    excess: NDArray[np.float64],
+    params: BoxParams,
 ) -> NDArray[np.bool_]:
     """Return (m,) which prices want to leave the box where the outermost one would let them."""
     free = np.where(excess > 0, box.high < outermost.high, box.low > outermost.low)
-    return free & _at_a_side(box, prices, excess)
+    return free & _at_a_side(box, prices, excess, params)
 
 
 def _unit_spread(curvature: NDArray[np.float64], held: NDArray[np.bool_]) -> NDArray[np.float64]:

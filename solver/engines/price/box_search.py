@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.engines.price.agent_rows import Reduction
-from solver.engines.price.box_descent import WIDENING, Elsewhere, descend, price_box
+from solver.engines.price.box_descent import Elsewhere, descend, price_box
 from solver.engines.price.box_flow import solve_boxed_flow
+from solver.engines.price.params import DEFAULTS
 from solver.engines.price.ties import hand_out_ties
 from solver.engines.price.time_left import NO_DEADLINE, flow_seconds, take_time
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from solver.clock import Deadline
     from solver.engines.price.box_duals import BoxedFlow
     from solver.engines.price.contested_arcs import Contested
+    from solver.engines.price.params import PriceEngineParams
     from solver.engines.slot_supply import Supply
 
 __all__ = [
@@ -29,26 +31,8 @@ __all__ = [
     "solve_whole_box",
 ]
 
-_MOST_WIDENINGS = 6
-"""Times that a box that binds is widened."""
-
 RESOLUTION = 1e-13
 """Unit that costs are rounded to where they fit into 61 bits, relative to an agent's range of scores."""
-
-_MANY_TIES = 6
-"""Arcs per agent on a grid above which ties are handed out rather than solved for."""
-
-_LARGE_FLOW = 4_000
-"""Arcs from which a flow with rounded costs is solved first."""
-
-_ROUGH_UNIT = 2.0**-24
-"""Unit of those costs, relative to a side of the box."""
-
-_ROUGH_RADIUS = 30.0
-"""Units by which the prices of that flow may be off, with models in a chain."""
-
-_MERGED_UNITS = 100.0
-"""Units of the resolution within which values are the same when agents are merged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +74,7 @@ def solve_in_box(
     grid: float | None = None,
     may_leave: bool = False,
     deadline: Deadline = NO_DEADLINE,
+    params: PriceEngineParams = DEFAULTS,
 ) -> BoxOptimum | Elsewhere:
     """Minimise the dual over a box exactly and return an optimal assignment of the contested agents.
 
@@ -129,19 +114,28 @@ def solve_in_box(
     if grid is not None and not is_on_grid(contested.value, grid):
         grid = None
     nest = [_whole(contested)]
-    descent = descend(nest, supply, prices, temperature, grid, may_leave=may_leave, deadline=deadline)
+    descent = descend(
+        nest, supply, prices, temperature, grid, may_leave=may_leave, deadline=deadline, params=params.boxes
+    )
     if isinstance(descent, Elsewhere):
         return descent
-    return _settle(nest, supply, *descent, span=span, grid=grid, deadline=deadline)
+    return _settle(nest, supply, *descent, span=span, grid=grid, deadline=deadline, params=params)
 
 
 def solve_whole_box(
-    contested: Contested, supply: Supply, *, span: float, deadline: Deadline = NO_DEADLINE
+    contested: Contested,
+    supply: Supply,
+    *,
+    span: float,
+    deadline: Deadline = NO_DEADLINE,
+    params: PriceEngineParams = DEFAULTS,
 ) -> BoxOptimum:
     """Minimise the dual over a box exactly without an idea where in it the optimum is: by flows alone."""
     prices = (contested.low + contested.high) / 2
     radius = (contested.high - contested.low) / 2
-    return _settle([_whole(contested)], supply, prices, radius, span=span, grid=None, deadline=deadline)
+    return _settle(
+        [_whole(contested)], supply, prices, radius, span=span, grid=None, deadline=deadline, params=params
+    )
 
 
 def _whole(contested: Contested) -> Reduction:
@@ -159,6 +153,7 @@ def _settle(
     span: float,
     grid: float | None,
     deadline: Deadline,
+    params: PriceEngineParams,
 ) -> BoxOptimum:
     """Solve the innermost box by a flow; where it binds, widen it, up to the outermost one.
 
@@ -167,31 +162,31 @@ def _settle(
     """
     outer = nest[0]
     arcs = 0
-    for attempt in range(_MOST_WIDENINGS + 1):
+    for attempt in range(params.boxes.most_widenings + 1):
         current = nest[-1]
         box, edge = current.contested, outer.contested
-        rough = grid is None and box.arcs > _LARGE_FLOW and attempt == 0
-        rounding = _ROUGH_UNIT * float(np.median(box.high - box.low)) if rough else 0.0
-        take_time(deadline, flow_seconds(box.arcs))
-        optimum = _flow(current, supply, prices, span * RESOLUTION, grid, rounding)
+        rough = grid is None and box.arcs > params.boxes.large_flow and attempt == 0
+        rounding = params.boxes.rough_unit * float(np.median(box.high - box.low)) if rough else 0.0
+        take_time(deadline, flow_seconds(box.arcs, params))
+        optimum = _flow(current, supply, prices, span * RESOLUTION, grid, rounding, params)
         arcs += optimum.arcs
         wants = (optimum.rises & (box.high < edge.high)) | (optimum.falls & (box.low > edge.low))
         prices = optimum.centre
         if wants.any():
             wider = (
                 np.inf
-                if attempt >= _MOST_WIDENINGS // 2
-                else np.maximum(WIDENING * radius, 1.5 * (grid or 0.0))
+                if attempt >= params.boxes.most_widenings // 2
+                else np.maximum(params.boxes.widening * radius, 1.5 * (grid or 0.0))
             )
             radius = np.where(wants, wider, 1.5 * radius)
         elif not optimum.exact:
-            radius = np.full(len(prices), _ROUGH_RADIUS * rounding)
+            radius = np.full(len(prices), params.boxes.rough_radius * rounding)
         else:
             break
         low, high = price_box(prices, radius, edge.low, edge.high, grid)
         while len(nest) > 1 and not _covers(nest[-1].contested, low, high):
             nest.pop()
-        nest.append(outer if attempt == _MOST_WIDENINGS - 1 else nest[-1].inside(low, high))
+        nest.append(outer if attempt == params.boxes.most_widenings - 1 else nest[-1].inside(low, high))
     return replace(optimum, arcs=arcs)
 
 
@@ -212,13 +207,18 @@ def _flow(
     resolution: float,
     grid: float | None,
     rounding: float,
+    params: PriceEngineParams,
 ) -> BoxOptimum:
     """Solve the flow of a reduction, identical agents merged, and hand the flow out."""
     contested = reduction.contested
-    merged = contested.merged(_MERGED_UNITS * resolution)
+    merged = contested.merged(params.boxes.merged_units * resolution)
     problem, home = (contested, None) if merged is None else merged
     solved: BoxedFlow | None = None
-    if grid is not None and home is None and problem.arcs > max(_LARGE_FLOW, _MANY_TIES * problem.groups):
+    if (
+        grid is not None
+        and home is None
+        and problem.arcs > max(params.boxes.large_flow, params.boxes.many_ties * problem.groups)
+    ):
         solved = hand_out_ties(problem, supply, prices, grid)
     if solved is None:
         solved = solve_boxed_flow(problem, supply, resolution=resolution, grid=grid, rounding=rounding)

@@ -26,8 +26,8 @@ from solver.engines.price.params import PriceEngineParams
 from solver.engines.price.recalled_prices import recall_prices
 from solver.engines.price.repair import drop_overload
 from solver.engines.price.sampling import probe_scale
-from solver.engines.price.scarce_prices import barely_short, price_tails, tails_seconds
-from solver.engines.price.time_left import flow_seconds, hasty_seconds, tail_seconds
+from solver.engines.price.scarce_prices import barely_short, price_scarce, scarce_seconds
+from solver.engines.price.time_left import choice_seconds, flow_seconds, hasty_seconds
 from solver.engines.slot_supply import Supply
 from solver.problem.blocks import chunks, row_maxima
 from solver.problem.instance import UNASSIGNED
@@ -73,7 +73,7 @@ class PriceEngine:
         small = _pairs(instance) <= params.rough_pairs
         if small:
             estimate = max(
-                estimate if m > params.few_models else 0.0, hasty_seconds(instance, _pairs(instance))
+                estimate if m > params.few_models else 0.0, hasty_seconds(instance, _pairs(instance), params)
             )
         if (small or m > params.few_models) and estimate > remaining_s:
             return f"price: needs about {estimate * 1e3:.0f} ms, {max(remaining_s, 0) * 1e3:.0f} ms left"
@@ -107,7 +107,7 @@ class PriceEngine:
         if outside is None and pooled.total.sum() == n:
             pooled = pooled.anchored()
         rows = _rows(instance, outside, pooled.closed, threads)
-        scale = probe_scale(rows, generator).with_costs(pooled.cost)
+        scale = probe_scale(rows, generator, self._params).with_costs(pooled.cost)
         known = None
         if hint is not None and hint.prices is not None and hint.prices.shape == (m, 1):
             chosen = np.append(np.arange(m) if twins is None else twins, m)[hint.choice]
@@ -132,7 +132,7 @@ class PriceEngine:
         if twins is not None:
             choice = share_out(choice, twins, supply)
         if not outcome.exact:
-            choice = drop_overload(instance, choice, prices, deadline)
+            choice = drop_overload(instance, choice, prices, deadline, self._params)
         elif n * m <= self._params.repriced_pairs and (
             pooled.anchor is not None or instance.load_cost is not None
         ):
@@ -166,19 +166,21 @@ def _outcome(
     arcs = n * instance.m * scale.allowed + n * instance.may_leave
     inner = deadline
     if deadline.limited:  # what is left is kept for a feasible choice at the prices known then
-        tail_s = tail_seconds(instance, _pairs(instance)) / threads
+        tail_s = choice_seconds(instance, _pairs(instance), params) / threads
         inner = replace(deadline, ends_s=deadline.ends_s - tail_s)
     if arcs <= (
         params.flow_arcs_sparse if arcs <= params.sparse_arcs * n else params.flow_arcs
-    ) and inner.remaining_s() >= flow_seconds(int(arcs)):
-        return solve_everything(rows, supply, scale)
+    ) and inner.remaining_s() >= flow_seconds(int(arcs), params):
+        return solve_everything(rows, supply, scale, params=params)
     most = _agents_in_haste(instance, inner.remaining_s(), threads, params)
-    estimate = None if known is None else recall_prices(rows, supply, scale, *known, generator)
+    estimate = None if known is None else recall_prices(rows, supply, scale, *known, generator, params)
     if most is not None:
-        estimate = estimate or estimate_prices(rows, supply, scale, generator, most=most, deadline=inner)
+        estimate = estimate or estimate_prices(
+            rows, supply, scale, generator, most=most, deadline=inner, params=params
+        )
         return Outcome(choice=None, prices=estimate.prices, exact=False)
-    estimate = estimate or _estimated(instance, rows, supply, scale, generator, threads, inner)
-    return find_optimum(rows, supply, scale, estimate, inner)
+    estimate = estimate or _estimated(instance, rows, supply, scale, generator, threads, inner, params)
+    return find_optimum(rows, supply, scale, estimate, inner, params)
 
 
 def _pairs(instance: Instance) -> int:
@@ -217,18 +219,19 @@ def _estimated(
     generator: np.random.Generator,
     threads: int,
     deadline: Deadline,
+    params: PriceEngineParams,
 ) -> Estimate:
     """Return prices from samples, put right where samples cannot see and time allows."""
-    short = barely_short(instance.n, supply) if instance.may_leave and not instance.forbids else 0
+    short = barely_short(instance.n, supply, params) if instance.may_leave and not instance.forbids else 0
     if short:
         everyone = _rows(instance, None, supply.closed, threads)
         enough = supply.scaled(instance.n / supply.total.sum()).anchored()
-        estimate = estimate_prices(everyone, enough, scale, generator, deadline=deadline)
+        estimate = estimate_prices(everyone, enough, scale, generator, deadline=deadline, params=params)
     else:
-        estimate = estimate_prices(rows, supply, scale, generator, deadline=deadline)
-    if deadline.limited and deadline.remaining_s() < tails_seconds(rows, supply):
+        estimate = estimate_prices(rows, supply, scale, generator, deadline=deadline, params=params)
+    if deadline.limited and deadline.remaining_s() < scarce_seconds(rows, supply, params):
         return estimate
-    return price_tails(rows, supply, estimate, short=short)
+    return price_scarce(rows, supply, estimate, short=short, params=params)
 
 
 def _is_short(instance: Instance, outside: NDArray[np.float64] | None, supply: Supply, forbids: bool) -> bool:

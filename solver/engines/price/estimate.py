@@ -8,6 +8,7 @@ import numpy as np
 
 from solver.engines.price.box_descent import price_box
 from solver.engines.price.box_flow import solve_boxed_flow
+from solver.engines.price.params import DEFAULTS
 from solver.engines.price.sampling import Scale, sample_sizes, stratified
 from solver.engines.price.smoothed_dual import Estimate, sample_prices
 from solver.engines.price.time_left import NO_DEADLINE
@@ -18,30 +19,10 @@ if TYPE_CHECKING:
 
     from solver.clock import Deadline
     from solver.engines.price.agent_rows import Rows
+    from solver.engines.price.params import PriceEngineParams
     from solver.engines.slot_supply import Supply
 
 __all__ = ["estimate_prices", "heat", "price_radius"]
-
-_DENSE_SAMPLE_PAIRS = 100_000
-"""Pairs up to which a sample is not worth reducing."""
-
-_MOST_BOXES = 3
-"""Boxes around a sample's prices at most."""
-
-_UNTIMED_MODELS = 64
-"""Models up to which the first sample keeps no deadline: it takes milliseconds that are well spent."""
-
-_SAMPLE_TIME_GROWTH = 2.0
-"""Factor on the time of the last sample, as an estimate for the next."""
-
-_SIGMAS = 3.0
-"""Half-width of a box, in standard deviations."""
-
-_TIE_TEMPERATURES = 2.0
-"""Additional half-width, in temperatures: how far a tie can hold smoothed prices off the exact ones."""
-
-_COARSE_UNIT = 1e-5
-"""Unit that the first sample's flow rounds costs to, relative to the range of scores."""
 
 
 def estimate_prices(
@@ -52,6 +33,7 @@ def estimate_prices(
     *,
     most: float = np.inf,
     deadline: Deadline = NO_DEADLINE,
+    params: PriceEngineParams = DEFAULTS,
 ) -> Estimate:
     """Return prices from stratified samples of growing size, up to ``most`` agents; rough ones if negative.
 
@@ -60,12 +42,14 @@ def estimate_prices(
     deviations, and improves on them by Newton steps. None is begun that would not end before the deadline.
     """
     n = rows.n
-    first, *larger = sample_sizes(n, rows.m)
+    first, *larger = sample_sizes(n, rows.m, params)
     sample = rows if first == n else rows.sample(stratified(n, first, generator))
     share = supply.scaled(first / n)
     low = np.where(np.isfinite(supply.cheapest), supply.cheapest, 0.0)
     contested = sample.reduce(low, low + scale.span).contested
-    prices = solve_boxed_flow(contested, share.rounded(first), resolution=_COARSE_UNIT * scale.span).centre
+    prices = solve_boxed_flow(
+        contested, share.rounded(first), resolution=params.sampling.coarse_unit * scale.span
+    ).centre
     if most < 0:  # no time even for steps on the first sample
         unknown = np.full(rows.m, scale.span)
         return Estimate(
@@ -86,27 +70,34 @@ def estimate_prices(
         span=scale.span,
         population=n,
         deadline=deadline
-        if rows.m > _UNTIMED_MODELS
+        if rows.m > params.sampling.untimed_models
         else NO_DEADLINE,  # with few, milliseconds that are well spent
+        params=params,
     )
     for size in (size for size in larger if size <= most):
         left = deadline.remaining_s()
         if (
-            deadline.limited and _SAMPLE_TIME_GROWTH * (began - left) > left
+            deadline.limited and params.sampling.time_growth * (began - left) > left
         ):  # the next sample takes longer than the last
             break
         began = left
         sample = rows.sample(stratified(n, size, generator))
-        estimate = _refine(sample, supply.scaled(size / n), scale, estimate, n, deadline)
+        estimate = _refine(sample, supply.scaled(size / n), scale, estimate, n, deadline, params)
     return estimate
 
 
 def _refine(
-    sample: Rows, share: Supply, scale: Scale, estimate: Estimate, population: int, deadline: Deadline
+    sample: Rows,
+    share: Supply,
+    scale: Scale,
+    estimate: Estimate,
+    population: int,
+    deadline: Deadline,
+    params: PriceEngineParams,
 ) -> Estimate:
     """Improve on an estimate by a larger sample."""
     start = heat(estimate, 0.5)
-    if sample.n * sample.m <= _DENSE_SAMPLE_PAIRS:
+    if sample.n * sample.m <= params.sampling.dense_pairs:
         return sample_prices(
             DenseDemand(*sample.dense()),
             share,
@@ -116,10 +107,11 @@ def _refine(
             span=scale.span,
             population=population,
             deadline=deadline,
+            params=params,
         )
-    radius = price_radius(estimate, sample.n, scale.span)
+    radius = price_radius(estimate, sample.n, scale.span, params)
     prices = estimate.prices
-    for _ in range(_MOST_BOXES):
+    for _ in range(params.sampling.most_boxes):
         low, high = price_box(prices, radius, share.cheapest, np.inf, None)
         refined = sample_prices(
             sample.reduce(low, high).contested,
@@ -131,6 +123,7 @@ def _refine(
             population=population,
             bounds=(low, high),
             deadline=deadline,
+            params=params,
         )
         prices = refined.prices
         pressed = (prices >= high) | ((prices <= low) & (low > share.cheapest))
@@ -140,9 +133,13 @@ def _refine(
     return refined
 
 
-def price_radius(estimate: Estimate, agents: int, span: float) -> NDArray[np.float64]:
+def price_radius(
+    estimate: Estimate, agents: int, span: float, params: PriceEngineParams
+) -> NDArray[np.float64]:
     """Return the half-widths of a box that holds the prices of ``agents`` agents, most likely."""
-    radius = _SIGMAS * estimate.error + _TIE_TEMPERATURES * estimate.temperature
+    radius = (
+        params.sampling.deviations * estimate.error + params.sampling.tie_temperatures * estimate.temperature
+    )
     if not estimate.is_sample:  # not a sample: what remains is the distance from one agent to the next
         radius += 4.0 / np.maximum(estimate.curvature.diagonal() * agents, 1e-300)
     return np.minimum(radius, span)

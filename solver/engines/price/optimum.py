@@ -10,6 +10,7 @@ import numpy as np
 from solver.engines.price.box_descent import Elsewhere, price_box
 from solver.engines.price.box_search import solve_in_box, solve_whole_box
 from solver.engines.price.estimate import heat, price_radius
+from solver.engines.price.params import DEFAULTS
 from solver.engines.price.time_left import NO_DEADLINE, OutOfTimeError, take_time
 
 if TYPE_CHECKING:
@@ -17,26 +18,12 @@ if TYPE_CHECKING:
 
     from solver.clock import Deadline
     from solver.engines.price.agent_rows import Choice, Rows
+    from solver.engines.price.params import PriceEngineParams
     from solver.engines.price.sampling import Scale
     from solver.engines.price.smoothed_dual import Estimate
     from solver.engines.slot_supply import Supply
 
 __all__ = ["Outcome", "find_optimum", "solve_everything"]
-
-_MOST_PASSES = 8
-"""Reducing passes at most before one flow takes all arcs."""
-
-_RECENTRED_PASSES = 3
-"""Passes that may stop early and re-centre the box."""
-
-_FIRST_TEMPERATURE = 0.25
-"""Temperature of the first step, in standard deviations of the estimate."""
-
-_REDUCING_S_PER_PAIR = 2e-9
-"""Seconds per pair of a reducing pass."""
-
-_BOX_ARCS_SHARE = 0.6
-"""Share of all arcs that may be spent on flows of boxes before one flow takes them all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +47,12 @@ class Outcome:
 
 
 def find_optimum(
-    rows: Rows, supply: Supply, scale: Scale, estimate: Estimate, deadline: Deadline
+    rows: Rows,
+    supply: Supply,
+    scale: Scale,
+    estimate: Estimate,
+    deadline: Deadline,
+    params: PriceEngineParams = DEFAULTS,
 ) -> Outcome | None:
     """Return the optimum, or what is known when the deadline leaves no time for a further pass.
 
@@ -85,16 +77,16 @@ def find_optimum(
     Outcome or None
         None proves that not everyone who must be served can be.
     """
-    radius = price_radius(estimate, rows.n, scale.span)
+    radius = price_radius(estimate, rows.n, scale.span, params)
     prices = estimate.prices
-    temperature = max(heat(estimate, _FIRST_TEMPERATURE), scale.coolest)
+    temperature = max(heat(estimate, params.boxes.first_temperature), scale.coolest)
     arcs = scale.allowed * rows.n * rows.m
     spent = 0
     began = deadline.remaining_s()
-    for attempt in range(_MOST_PASSES):
+    for attempt in range(params.boxes.most_passes):
         low, high = price_box(prices, radius, supply.cheapest, np.inf, scale.grid)
         try:
-            take_time(deadline, rows.n * rows.m * _REDUCING_S_PER_PAIR)
+            take_time(deadline, rows.n * rows.m * params.times.reducing_s_per_pair)
             reduction = rows.reduce(low, high)
             found = solve_in_box(
                 reduction.contested,
@@ -103,14 +95,17 @@ def find_optimum(
                 temperature,
                 span=scale.spread,
                 grid=scale.grid,
-                may_leave=attempt < _RECENTRED_PASSES and scale.grid is None and not deadline.limited,
+                may_leave=attempt < params.boxes.recentred_passes
+                and scale.grid is None
+                and not deadline.limited,
                 deadline=deadline,
+                params=params,
             )
         except OutOfTimeError:
             return Outcome(choice=None, prices=prices, exact=False)
         if isinstance(found, Elsewhere):
             prices = found.prices
-            radius = np.where(found.pressed, 6.0 * radius, radius)
+            radius = np.where(found.pressed, params.boxes.widening * radius, radius)
             continue
         choice = reduction.choice
         choice[reduction.agent] = found.choice
@@ -122,18 +117,24 @@ def find_optimum(
             remaining = deadline.remaining_s()
             if 2.5 * (began - remaining) / (attempt + 1) > remaining:
                 return Outcome(choice=choice, prices=found.centre, exact=False)
-        if spent > _BOX_ARCS_SHARE * arcs:
+        if spent > params.boxes.arcs_share * arcs:
             break
         prices = found.centre
-        radius = radius * np.where(binds, 6.0, 1.0 if attempt < _RECENTRED_PASSES else 2.5)
+        radius = radius * np.where(
+            binds, params.boxes.widening, 1.0 if attempt < params.boxes.recentred_passes else 2.5
+        )
     try:
-        return solve_everything(rows, supply, scale, deadline)
+        return solve_everything(rows, supply, scale, deadline, params)
     except OutOfTimeError:
         return Outcome(choice=None, prices=prices, exact=False)
 
 
 def solve_everything(
-    rows: Rows, supply: Supply, scale: Scale, deadline: Deadline = NO_DEADLINE
+    rows: Rows,
+    supply: Supply,
+    scale: Scale,
+    deadline: Deadline = NO_DEADLINE,
+    params: PriceEngineParams = DEFAULTS,
 ) -> Outcome | None:
     """Solve one flow on all allowed arcs; None if that proves that not everyone can be served.
 
@@ -149,10 +150,10 @@ def solve_everything(
     low = np.where(np.isfinite(supply.cheapest), supply.cheapest, 0.0)
     extra = float(np.ptp(supply.cost))
     likely = 1.01 * scale.span + extra
-    found = _solve_below(rows, supply, low, low + likely, scale.spread, deadline)
+    found = _solve_below(rows, supply, low, low + likely, scale.spread, deadline, params)
     if found is None:
         certain = (rows.m + 2) * 2.0 * (rows.span() + extra)
-        found = _solve_below(rows, supply, low, low + max(likely, certain), scale.spread, deadline)
+        found = _solve_below(rows, supply, low, low + max(likely, certain), scale.spread, deadline, params)
     return found
 
 
@@ -163,9 +164,10 @@ def _solve_below(
     high: NDArray[np.float64],
     span: float,
     deadline: Deadline,
+    params: PriceEngineParams,
 ) -> Outcome | None:
     reduction = rows.reduce(low, high)
-    found = solve_whole_box(reduction.contested, supply, span=span, deadline=deadline)
+    found = solve_whole_box(reduction.contested, supply, span=span, deadline=deadline, params=params)
     if found.rises.any():
         return None
     choice = reduction.choice

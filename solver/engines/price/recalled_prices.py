@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.engines.price.sampling import FIRST_SAMPLE, GROWTH, stratified
+from solver.engines.price.sampling import stratified
 from solver.engines.price.smoothed_dual import Estimate, price_error
 from solver.engines.smoothed_demand import DenseDemand, newton_step
 
@@ -14,36 +14,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.engines.price.agent_rows import Rows
+    from solver.engines.price.params import PriceEngineParams
     from solver.engines.price.sampling import Scale
     from solver.engines.slot_supply import Supply
-
-_JUDGING_AGENTS = 2_000
-"""Agents that judge remembered prices: more of them cost more than a search from nothing where models are many
-(`pytest benchmarks/bench_many_models.py -k warm`)."""
-
-_FORGONE_ROUNDING = 1e-9
-"""Amount, relative to the range of scores, that an agent may forgo by rounding."""
-
-_JUDGING_TEMPERATURE = 1 / 400
-"""Temperature at which remembered prices are judged, relative to an agent's range of scores."""
-
-_CHANGED_SHARE = 0.2
-"""Share of agents whose choice has changed up to which only the capacities may have changed."""
-
-_SLOT_CHANGE_SHARE = 1e-3
-"""Change of slots, relative to a model's agents, below which it is within the error anyway."""
-
-_MOVING_TEMPERATURE = 1 / 100
-"""Temperature of the steps that follow a change of capacities, relative to an agent's range of scores."""
-
-_MOST_MOVING_STEPS = 12
-"""Number of these steps at most."""
-
-_MOVE_ERROR = 0.04
-"""Standard deviation of what a sample says of a move, relative to the move."""
-
-_LARGEST_DRIFT = 5.0
-"""Standard deviations beyond which remembered prices are discarded."""
 
 
 def recall_prices(
@@ -53,6 +26,7 @@ def recall_prices(
     remembered: NDArray[np.float64],
     chosen: NDArray[np.int64],
     generator: np.random.Generator,
+    params: PriceEngineParams,
 ) -> Estimate | None:
     """Judge the prices of a similar instance by a sample of this one.
 
@@ -75,15 +49,15 @@ def recall_prices(
         contradicts them or is all there is.
     """
     n = rows.n
-    k = min(_JUDGING_AGENTS, n // GROWTH)
-    if k < FIRST_SAMPLE[0]:
+    k = min(params.recall.agents, n // params.sampling.growth)
+    if k < params.sampling.first_sample[0]:
         return None
     looked_at = stratified(n, k, generator)
     score, outside = rows.sample(looked_at).dense()
     demand = DenseDemand(score, outside)
     share = supply.scaled(k / n)
     start = np.maximum(remembered, supply.cheapest)
-    temperature = max(_JUDGING_TEMPERATURE * scale.spread, scale.coolest)
+    temperature = max(params.recall.temperature * scale.spread, scale.coolest)
     response = demand.respond(start, temperature)
     _, offered, slope = share.smooth(start, temperature)
     curvature = response.curvature + np.diag(slope)
@@ -96,13 +70,13 @@ def recall_prices(
         low[supply.anchor] = high[supply.anchor] = 0.0
     error = price_error(curvature, response, excess, held, k, k * k * (1.0 / k - 1.0 / n))
     step = newton_step(curvature, excess, low, high)
-    contradicted = bool((np.abs(step) > _LARGEST_DRIFT * error + 2.0 * temperature).any())
+    contradicted = bool((np.abs(step) > params.recall.largest_drift * error + 2.0 * temperature).any())
     net = np.column_stack([score - start, np.full(k, -np.inf) if outside is None else outside])
     forgone = net.max(axis=1) - net[np.arange(k), chosen[looked_at]]
-    changed = int((forgone > _FORGONE_ROUNDING * scale.span).sum()) + 1
-    if supply.anchor is None and changed <= _CHANGED_SHARE * k:
+    changed = int((forgone > params.recall.forgone_rounding * scale.span).sum()) + 1
+    if supply.anchor is None and changed <= params.recall.changed_share * k:
         load = np.bincount(chosen, minlength=rows.m + 1)[: rows.m].astype(np.float64)
-        moved = _moved_prices(demand, supply, scale, start, load, n / k)
+        moved = _moved_prices(demand, supply, scale, start, load, n / k, params)
     else:
         moved = np.zeros(rows.m)
         if contradicted:
@@ -112,10 +86,10 @@ def recall_prices(
     error = np.minimum(shrink * np.sqrt(fresh) * error, scale.span)
     shift = np.abs(moved)
     if (shift > 0.0).any():
-        error = np.maximum(error, _MOVE_ERROR * (shift + float(np.median(shift[shift > 0.0]))))
+        error = np.maximum(error, params.recall.move_error * (shift + float(np.median(shift[shift > 0.0]))))
         error = np.minimum(error, scale.span)
     moving = error[error > 0]
-    cool = 0.35 * float(np.median(moving)) if len(moving) else 0.0
+    cool = params.sampling.final_temperature * float(np.median(moving)) if len(moving) else 0.0
     return Estimate(
         prices=np.maximum(start + moved, supply.cheapest),
         error=error,
@@ -132,6 +106,7 @@ def _moved_prices(
     start: NDArray[np.float64],
     load: NDArray[np.float64],
     represents: float,
+    params: PriceEngineParams,
 ) -> NDArray[np.float64]:
     """Return how far other capacities move the prices of an instance whose agents are the same.
 
@@ -153,12 +128,12 @@ def _moved_prices(
     """
     _, offered, _ = supply.smooth(start, scale.coolest)
     short = np.where(start > supply.cheapest, np.abs(load - offered), load - offered)
-    if not (short > _SLOT_CHANGE_SHARE * np.maximum(load, 1.0)).any():
+    if not (short > params.recall.slot_change_share * np.maximum(load, 1.0)).any():
         return np.zeros(len(start))
-    temperature = max(_MOVING_TEMPERATURE * scale.spread, scale.coolest)
+    temperature = max(params.recall.moving_temperature * scale.spread, scale.coolest)
     before = demand.respond(start, temperature).load
     prices = start
-    for _ in range(_MOST_MOVING_STEPS):
+    for _ in range(params.recall.most_moving_steps):
         response = demand.respond(prices, temperature)
         _, offered, slope = supply.smooth(prices, temperature)
         excess = load + (response.load - before) * represents - offered

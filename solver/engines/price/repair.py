@@ -6,32 +6,26 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from solver.engines.price.params import DEFAULTS
 from solver.problem.blocks import row_maxima
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.clock import Deadline
+    from solver.engines.price.params import PriceEngineParams
     from solver.problem.instance import Instance
-
-_CANDIDATES_PER_MOVE = 3
-"""Agents considered for each one that has to move."""
-
-_LEAST_CANDIDATES = 500
-"""Agents considered at least."""
-
-_ROUND_S_PER_PAIR = 1e-8
-"""Seconds per pair of a round that seats agents."""
-
-_FEW_WAITING_SHARE = 0.25
-"""Share of the agents up to which those who wait are seated whatever the time: it takes a part of a pass."""
 
 _PAIRS_AT_ONCE = 4_000_000
 """Pairs of unassigned agents looked at in one block."""
 
 
 def drop_overload(
-    instance: Instance, choice: NDArray[np.int64], prices: NDArray[np.float64], deadline: Deadline
+    instance: Instance,
+    choice: NDArray[np.int64],
+    prices: NDArray[np.float64],
+    deadline: Deadline,
+    params: PriceEngineParams = DEFAULTS,
 ) -> NDArray[np.int64]:
     """Move agents of over-used models to models with room, those that lose least among some candidates.
 
@@ -66,7 +60,12 @@ def drop_overload(
     for j in np.flatnonzero(room < 0):
         agents = order[start[j] : start[j] + load[j]]
         over = int(-room[j])
-        agents = agents[:: max(1, len(agents) // max(_CANDIDATES_PER_MOVE * over, _LEAST_CANDIDATES))]
+        agents = agents[
+            :: max(
+                1,
+                len(agents) // max(params.repair.candidates_per_move * over, params.repair.least_candidates),
+            )
+        ]
         net = instance.score.take(agents, axis=0) - prices
         rival = row_maxima(np.where(room > 0, net, -np.inf))
         loss = net[:, j] - np.maximum(rival, instance.unserved[agents])
@@ -77,7 +76,7 @@ def drop_overload(
     # Prices that are not exact may have kept others out who would gain: whoever is unassigned may try.
     waiting = np.flatnonzero(choice == m) if (room > 0).any() else np.zeros(0, np.int64)
     for some in np.array_split(waiting, 1 + len(waiting) * m // _PAIRS_AT_ONCE):
-        _seat(instance, choice, prices, room, some, deadline)
+        _seat(instance, choice, prices, room, some, deadline, params)
     return choice
 
 
@@ -88,17 +87,18 @@ def _seat(
     room: NDArray[np.int64],
     waiting: NDArray[np.int64],
     deadline: Deadline,
+    params: PriceEngineParams,
 ) -> None:
     """Give unassigned agents the models with room that are best for them, who gains most first; updates both arrays."""
     m = instance.m
-    many = len(waiting) > _FEW_WAITING_SHARE * instance.n
-    if many and deadline.remaining_s() < len(waiting) * m * _ROUND_S_PER_PAIR:
+    many = len(waiting) > params.repair.waiting_share * instance.n
+    if many and deadline.remaining_s() < len(waiting) * m * params.times.round_s_per_pair:
         return _fill(instance, choice, room, waiting)
     score, stay = instance.score.take(waiting, axis=0), instance.unserved[waiting]
     for _ in range(m + 1):  # a round fills a model or seats everyone
         if not len(waiting) or not (room > 0).any():
             return None
-        if many and deadline.remaining_s() < len(waiting) * m * _ROUND_S_PER_PAIR:
+        if many and deadline.remaining_s() < len(waiting) * m * params.times.round_s_per_pair:
             return _fill(instance, choice, room, waiting)
         net = np.where(room > 0, score - prices, -np.inf)
         target = net.argmax(axis=1)

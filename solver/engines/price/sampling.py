@@ -8,32 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.engines.price.box_search import is_on_grid
+from solver.engines.price.params import DEFAULTS
 from solver.engines.price.ties import COLDEST
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.engines.price.agent_rows import Rows
-
-__all__ = ["FIRST_SAMPLE", "GROWTH", "Scale", "planned_samples", "probe_scale", "sample_sizes", "stratified"]
-
-GROWTH = 8
-"""Ratio of neighbouring sample sizes, the last being all agents; errors shrink by its square root."""
-
-FIRST_SAMPLE = 125, 250
-"""Agents of the first sample, at least and at most."""
-
-_SAMPLED_PER_MODEL = 5
-"""Agents of the first sample for each model."""
-
-_PROBED_AGENTS = 256
-"""Agents that tell range and grid of the scores."""
-
-_GRID_UNITS = (1.0, 0.1, 0.01, 0.001)
-"""Units of a grid that are recognised."""
-
-_MOST_LEVELS = 3000
-"""Levels of a grid above which ties no longer matter."""
+    from solver.engines.price.params import PriceEngineParams
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,9 +52,11 @@ class Scale:
         return COLDEST * self.grid if self.grid is not None else 1e-7 * self.spread
 
 
-def probe_scale(rows: Rows, generator: np.random.Generator) -> Scale:
+def probe_scale(rows: Rows, generator: np.random.Generator, params: PriceEngineParams = DEFAULTS) -> Scale:
     """Look at a few random agents."""
-    score, outside = rows.sample(stratified(rows.n, min(rows.n, _PROBED_AGENTS), generator)).dense()
+    score, outside = rows.sample(
+        stratified(rows.n, min(rows.n, params.sampling.probed_agents), generator)
+    ).dense()
     seen = np.isfinite(score)
     finite = score[seen]
     levels = float(np.ptp(finite)) if len(finite) else 0.0
@@ -84,35 +68,44 @@ def probe_scale(rows: Rows, generator: np.random.Generator) -> Scale:
     widest = np.where(seen, score, -np.inf).max(axis=1) - np.where(seen, score, np.inf).min(axis=1)
     widest = widest[widest > 0]
     spread = min(span, float(np.median(widest))) if len(widest) else span
-    units = (unit for unit in _GRID_UNITS if levels / unit < _MOST_LEVELS and is_on_grid(finite, unit))
+    units = (
+        unit
+        for unit in params.sampling.grid_units
+        if levels / unit < params.sampling.most_levels and is_on_grid(finite, unit)
+    )
     return Scale(span=span, spread=spread, grid=next(units, None), allowed=float(seen.mean()))
 
 
 def planned_samples(
-    n: int, m: int, generator: np.random.Generator, *, most: float = np.inf
+    n: int,
+    m: int,
+    generator: np.random.Generator,
+    *,
+    most: float = np.inf,
+    params: PriceEngineParams = DEFAULTS,
 ) -> list[NDArray[np.int64]]:
     """Return the rows that :func:`probe_scale` and then :func:`estimate_prices` draw with an equal generator.
 
     Where rows are expensive to visit, as in files, one pass can then collect all samples.
     """
-    first, *larger = sample_sizes(n, m)
+    first, *larger = sample_sizes(n, m, params)
     sizes = [
-        min(n, _PROBED_AGENTS),
+        min(n, params.sampling.probed_agents),
         *([] if first == n else [first]),
         *(size for size in larger if size <= most),
     ]
     return [stratified(n, size, generator) for size in sizes]
 
 
-def sample_sizes(n: int, m: int) -> list[int]:
+def sample_sizes(n: int, m: int, params: PriceEngineParams) -> list[int]:
     """Return the sizes of the samples of n agents on m models, ascending; n alone where all are looked at."""
-    least, most = FIRST_SAMPLE
-    first = min(max(_SAMPLED_PER_MODEL * m, least), most)
+    least, most = params.sampling.first_sample
+    first = min(max(params.sampling.agents_per_model * m, least), most)
     if n <= 2 * first:
         return [n]
-    sizes = [n // GROWTH]
-    while sizes[0] > GROWTH * first:
-        sizes.insert(0, sizes[0] // GROWTH)
+    sizes = [n // params.sampling.growth]
+    while sizes[0] > params.sampling.growth * first:
+        sizes.insert(0, sizes[0] // params.sampling.growth)
     return [first, *(size for size in sizes if size > 3 * first)]
 
 

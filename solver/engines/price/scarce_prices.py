@@ -13,44 +13,37 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.engines.price.sampling import GROWTH
+from solver.engines.price.params import DEFAULTS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.engines.price.agent_rows import Rows
+    from solver.engines.price.params import PriceEngineParams
     from solver.engines.price.smoothed_dual import Estimate
     from solver.engines.slot_supply import Supply
 
-_TINY_SLOTS = 2.0
-"""Slots of a model in the last sample below which the sample says nothing of its price."""
 
-_PASS_S_PER_PAIR = 6e-9
-"""Seconds per pair of a pass over all agents."""
-
-_S_PER_AGENT_AND_TINY = 3e-8
-"""Seconds per agent for the price of each model with few slots."""
-
-_LITTLE_SHORTAGE = 12.0
-"""Agents too many in the last sample below which it says little of the level of prices."""
-
-
-def barely_short(agents: int, supply: Supply) -> int:
+def barely_short(agents: int, supply: Supply, params: PriceEngineParams = DEFAULTS) -> int:
     """Return how many slots are missing if that is too few to show in a sample, else 0.
 
     Samples are then better drawn as if there were enough, and the level of prices found afterwards.
     """
     short = agents - int(supply.total.sum())
-    return short if 0 < short / GROWTH < _LITTLE_SHORTAGE else 0
+    return short if 0 < short / params.sampling.growth < params.sampling.little_shortage else 0
 
 
-def tails_seconds(rows: Rows, supply: Supply) -> float:
-    """Return about how long :func:`price_tails` takes where there is something to price."""
-    tiny = int(((supply.total > 0) & (supply.total / GROWTH < _TINY_SLOTS)).sum())
-    return rows.n * (rows.m * _PASS_S_PER_PAIR + tiny * _S_PER_AGENT_AND_TINY)
+def scarce_seconds(rows: Rows, supply: Supply, params: PriceEngineParams) -> float:
+    """Return about how long :func:`price_scarce` takes where there is something to price."""
+    tiny = int(
+        ((supply.total > 0) & (supply.total / params.sampling.growth < params.sampling.few_slots)).sum()
+    )
+    return rows.n * (rows.m * params.times.pass_s_per_pair + tiny * params.times.s_per_agent_and_scarce)
 
 
-def price_tails(rows: Rows, supply: Supply, estimate: Estimate, *, short: int) -> Estimate:
+def price_scarce(
+    rows: Rows, supply: Supply, estimate: Estimate, *, short: int, params: PriceEngineParams = DEFAULTS
+) -> Estimate:
     """Return the estimate with the prices and the level that samples could not see, O(n m) if there are any.
 
     Parameters
@@ -64,7 +57,9 @@ def price_tails(rows: Rows, supply: Supply, estimate: Estimate, *, short: int) -
     short : int
         Agents who stay unassigned because slots are missing, if the estimate left that aside; else 0.
     """
-    tiny = np.flatnonzero((supply.total > 0) & (supply.total / GROWTH < _TINY_SLOTS))
+    tiny = np.flatnonzero(
+        (supply.total > 0) & (supply.total / params.sampling.growth < params.sampling.few_slots)
+    )
     if not short and not len(tiny):
         return estimate
     prices, error = estimate.prices.copy(), estimate.error.copy()

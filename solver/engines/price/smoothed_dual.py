@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from solver.engines.price.params import DEFAULTS
 from solver.engines.price.time_left import NO_DEADLINE
 from solver.engines.smoothed_demand import Demand, Response, newton_step
 
@@ -30,37 +31,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.clock import Deadline
+    from solver.engines.price.params import PriceEngineParams
     from solver.engines.slot_supply import Supply
-
-_SAMPLE_COOLING = 0.25
-"""Factor between two temperatures; the minimiser moves by a few temperatures, which one or two steps recover."""
-
-_NOISE_STEP = 3.0
-"""Step length, in standard deviations, below which a stage ends: the next would be far shorter."""
-
-_SAMPLE_SHORTENING = 0.25
-"""Factor on a step that did not lower the dual."""
-
-_LONGEST_STEP_TEMPERATURES = 4.0
-"""Longest step, in temperatures: beyond, the curvature says nothing."""
-
-_STEPS_PER_TEMPERATURE = 8
-"""Newton steps at one temperature at most."""
-
-_MOST_TEMPERATURES = 60
-"""Temperatures at most, the last far below the resolution of float64."""
 
 _NO_CURVATURE = 1e-100
 """Curvature below which nothing is known; its inverse can still be squared."""
-
-_TRUSTED_MARGIN = 8.0
-"""Agents within a temperature of a boundary from which a curvature is reliable."""
-
-_IDLE_COOLING = 0.05
-"""Final temperature, relative to the first, when no price is above its floor: there is no error to compare with."""
-
-_FINAL_TEMPERATURE = 0.35
-"""Final temperature, relative to the sampling error of the prices."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +74,7 @@ def sample_prices(
     population: int,
     bounds: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
     deadline: Deadline = NO_DEADLINE,
+    params: PriceEngineParams = DEFAULTS,
 ) -> Estimate:
     """Follow the minimisers of the smoothed dual down in temperature, until sampling noise dominates.
 
@@ -131,22 +107,29 @@ def sample_prices(
     correction = k * k * max(1.0 / k - 1.0 / population, 0.0)
     previous = None
     started = temperature
-    for last in range(_MOST_TEMPERATURES, -1, -1):
+    for last in range(params.sampling.most_temperatures, -1, -1):
         prices, response, curvature, error = _minimise(
-            demand, supply, prices, temperature, span=span, bounds=bounds, correction=correction
+            demand,
+            supply,
+            prices,
+            temperature,
+            span=span,
+            bounds=bounds,
+            correction=correction,
+            params=params,
         )
         # With few agents at its margin a model's curvature is luck: keep the error seen when warmer.
         margin = curvature.diagonal() * temperature
-        enough = np.clip(response.load / 5, 1.0, _TRUSTED_MARGIN)
+        enough = np.clip(response.load / 5, 1.0, params.sampling.trusted_margin)
         if previous is not None:
             error = np.where(margin < enough, previous, error)
         previous = error
         priced = prices > supply.cheapest
         noise = float(np.median(error[priced])) if priced.any() else 0.0
         thin = priced.any() and float(np.median((margin / enough)[priced])) < 1.0
-        enough_known = not priced.any() and temperature <= _IDLE_COOLING * started
+        enough_known = not priced.any() and temperature <= params.sampling.idle_cooling * started
         over = last == 0 or deadline.expired()
-        cold = temperature <= max(coolest, _FINAL_TEMPERATURE * noise)
+        cold = temperature <= max(coolest, params.sampling.final_temperature * noise)
         if over or enough_known or cold or thin:
             return Estimate(
                 prices=prices,
@@ -155,7 +138,9 @@ def sample_prices(
                 curvature=curvature / k,
                 is_sample=correction > 0,
             )
-        temperature = max(temperature * _SAMPLE_COOLING, 0.9 * _FINAL_TEMPERATURE * noise, coolest)
+        temperature = max(
+            temperature * params.sampling.cooling, 0.9 * params.sampling.final_temperature * noise, coolest
+        )
     raise AssertionError("the last temperature returns")
 
 
@@ -168,6 +153,7 @@ def _minimise(
     span: float,
     bounds: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
     correction: float,
+    params: PriceEngineParams,
 ) -> tuple[NDArray[np.float64], Response, NDArray[np.float64], NDArray[np.float64]]:
     """Return the minimiser of the smoothed dual at one temperature.
 
@@ -175,13 +161,13 @@ def _minimise(
     """
     best, at = np.inf, prices
     step = np.zeros(len(prices))
-    longest = np.full(len(prices), _LONGEST_STEP_TEMPERATURES * temperature)
-    for _ in range(_STEPS_PER_TEMPERATURE):
+    longest = np.full(len(prices), params.sampling.longest_step * temperature)
+    for _ in range(params.sampling.steps_per_temperature):
         response = demand.respond(prices, temperature)
         paid, offered, slope = supply.smooth(prices, temperature)
         value = response.value + paid
         if value > best + 1e-12 * abs(best):  # overshot a bend: go back most of the way, D_τ is convex
-            step = step * _SAMPLE_SHORTENING
+            step = step * params.sampling.shortening
             prices = at + step
             continue
         best, at = value, prices
@@ -196,7 +182,7 @@ def _minimise(
         error = np.minimum(price_error(curvature, response, excess, held, demand.agents, correction), span)
         step = newton_step(curvature, excess, low, high)
         prices = prices + step
-        if (np.abs(step) <= np.maximum(0.5 * temperature, _NOISE_STEP * error)).all():
+        if (np.abs(step) <= np.maximum(0.5 * temperature, params.sampling.noise_step * error)).all():
             break
     return prices, response, curvature, error
 

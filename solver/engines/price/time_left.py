@@ -8,37 +8,11 @@ from typing import TYPE_CHECKING
 from solver.clock import Deadline
 
 if TYPE_CHECKING:
+    from solver.engines.price.params import PriceEngineParams
     from solver.problem.instance import Instance
 
 NO_DEADLINE = Deadline(0.0, math.inf)
 """For calls without one."""
-
-_CORE_FLOW_S_PER_ARC = 1.2e-6
-"""Upper estimate of the seconds per arc of a flow on a core or a sample."""
-
-_FLOW_OVERHEAD_S = 3e-4
-"""Upper estimate of the seconds of the call itself."""
-
-_FIRST_AGENTS = (125, 250)
-"""Agents of the first sample, at least and at most."""
-
-_FIRST_AGENTS_PER_MODEL = 5
-"""Agents of the first sample for each model."""
-
-_UNSAMPLED_ARCS = 15_000
-"""Arcs up to which no sample is needed."""
-
-_TAIL_S_PER_PAIR = 1e-8
-"""Seconds per pair of a pass over everybody, and of moving agents from overloaded models."""
-
-_TAIL_S_PER_AGENT = 1e-7
-"""Seconds per agent of the same."""
-
-_PRICE_OVERHEAD_S = 0.0015
-"""Seconds of the call itself."""
-
-_PRICE_S_PER_MODEL = 6e-5
-"""Seconds per model of the first sample."""
 
 
 class OutOfTimeError(Exception):
@@ -51,23 +25,28 @@ def take_time(deadline: Deadline, seconds: float) -> None:
         raise OutOfTimeError
 
 
-def flow_seconds(arcs: int) -> float:
+def flow_seconds(arcs: int, params: PriceEngineParams) -> float:
     """Return about how long a flow on so many arcs takes."""
-    return _FLOW_OVERHEAD_S + arcs * _CORE_FLOW_S_PER_ARC
+    return params.times.flow_overhead_s + arcs * params.times.flow_s_per_arc
 
 
-def tail_seconds(instance: Instance, pairs: int) -> float:
+def choice_seconds(instance: Instance, pairs: int, params: PriceEngineParams) -> float:
     """Return about how long it takes to get from prices to a feasible choice, with so many allowed pairs."""
-    return pairs * _TAIL_S_PER_PAIR + instance.n * _TAIL_S_PER_AGENT + 0.3 * _PRICE_OVERHEAD_S
+    times = params.times
+    return pairs * times.choice_s_per_pair + instance.n * times.choice_s_per_agent + 0.3 * times.overhead_s
 
 
-def hasty_seconds(instance: Instance, pairs: int) -> float:
+def hasty_seconds(instance: Instance, pairs: int, params: PriceEngineParams) -> float:
     """Return about how long prices of the first sample, and a feasible choice from them, take at least."""
     n, m = instance.n, instance.m
-    least, most = _FIRST_AGENTS
-    arcs = min(n, max(least, min(_FIRST_AGENTS_PER_MODEL * m, most))) * m * (pairs / (n * m))
-    if pairs <= _UNSAMPLED_ARCS:
+    times, samples = params.times, params.sampling
+    least, most = samples.first_sample
+    arcs = min(n, max(least, min(samples.agents_per_model * m, most))) * m * (pairs / (n * m))
+    if pairs <= times.unsampled_arcs:
         arcs = pairs
     return (
-        flow_seconds(int(arcs)) + tail_seconds(instance, pairs) + _PRICE_OVERHEAD_S + m * _PRICE_S_PER_MODEL
+        flow_seconds(int(arcs), params)
+        + choice_seconds(instance, pairs, params)
+        + times.overhead_s
+        + m * times.s_per_model
     )
