@@ -108,6 +108,27 @@ def test_two_tenants_that_both_wait_are_served_by_weight_within_the_bound(seed: 
         assert abs(served["a"] / weight["a"] - served["b"] / weight["b"]) <= bound
 
 
+def test_newcomers_do_not_pass_their_lead_on_to_those_after_them() -> None:
+    """Twenty tenants that came once, one after another, left the last of them a lead over one that waits all the time."""
+    tracker, _ = tracker_of(4, 400)
+    steady = [waiting(tracker, tenant="steady") for _ in range(200)]
+    for lease in steady[:150]:
+        lease.release()
+    newcomers = [waiting(tracker, tenant=f"new{k}") for k in range(20)]
+    late = [waiting(tracker, tenant="late") for _ in range(60)]
+    running = [lease for lease in steady[150:] if lease.state() is LeaseState.RUNNING]
+    waits = [lease for lease in (*steady[150:], *newcomers, *late) if lease.state() is LeaseState.QUEUED]
+    served = {"steady": 0, "late": 0}
+    for _ in range(50):
+        running.pop(0).release()
+        for lease in [lease for lease in waits if lease.state() is LeaseState.RUNNING]:
+            waits.remove(lease)
+            running.append(lease)
+            if lease.tenant in served:
+                served[lease.tenant] += 1
+    assert served["late"] - served["steady"] <= 2 * 4 / 2 + 2  # two requests for each slot of its share, and one of each
+
+
 def test_a_noisy_tenant_leaves_places_and_the_next_turn_to_others() -> None:
     tracker = solver.LoadTracker()
     balancer = solver.LoadBalancer(tracker, queue=True)

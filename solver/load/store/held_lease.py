@@ -77,6 +77,11 @@ class HeldLease:
         """Return whether the pools have room for its slots."""
         return all(pool.active + self.slots <= pool.limits.max_concurrent for pool in self.pools)
 
+    def count_in_pools(self, sign: int) -> None:
+        """Add its slots to what is taken of its pools, or take them out again with a ``sign`` of -1."""
+        for pool in self.pools:
+            pool.active += sign * self.slots
+
 
 def refund(held: HeldLease, meters: Meters) -> None:
     """Take all that a lease was charged with back, as if it had never been granted."""

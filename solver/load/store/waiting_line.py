@@ -9,7 +9,7 @@ from solver.load.lease import slots_up_to
 from solver.load.store.queue_rules import QueueRules
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from solver.load.store.held_lease import HeldLease
 
@@ -31,9 +31,10 @@ class WaitingLine:
 
     Tenants take turns by virtual token counters (Sheng et al., "Fairness in serving large language models",
     OSDI 2024): each counts the work it was served over its weight, and the least served is next. A tenant
-    that comes back begins below the count of the least served of those that wait, by two requests for
-    each slot of its share: it finds them taken by others, where on slots of its own it would begin. More is not
-    saved up. Between two tenants that both wait all the time, work over weight differs by no more than that
+    that comes back begins below the count of the least served of those that wait, or below the highest count at
+    which anybody began where that is more, by two requests for each slot of its share: it finds them taken by
+    others, where on slots of its own it would begin. More is not saved up, and the lead of one that has just come
+    is not passed on to those after it. Between two tenants that both wait all the time, work over weight differs by no more than that
     and the largest request of each. Requests without a tenant are those of one more tenant.
 
     Within a tenant, those of the highest priority come first, and waiting adds to it at the same rate for
@@ -49,7 +50,7 @@ class WaitingLine:
         self._of: dict[str | None, list[tuple[float, int, HeldLease]]] = {}
         self._served: dict[str | None, tuple[float, int]] = {}
         """Of each tenant: work over weight so far, and the number of its latest turn."""
-        self._level = 0.0  # of the tenant that was served last
+        self._level = 0.0  # the highest count at which a tenant was served: as a virtual time, it never falls
         self._arrivals = self._turns = 0
 
     def __len__(self) -> int:
@@ -97,11 +98,11 @@ class WaitingLine:
         """Let a tenant that does not wait begin its share of the slots before the least served of the others."""
         self._forget_idle()
         tenant = held.tenant
-        waiting = [self._account(other)[0] for other in self._of]
+        least = min((self._account(other)[0] for other in self._of), default=self._level)
         count, latest = self._account(tenant)
         weights = sum(map(self._weight, self._of), self._weight(tenant))
         credit = _CREDIT * self.room * held.work / weights
-        self._served[tenant] = max(count, min(waiting, default=self._level) - credit), latest
+        self._served[tenant] = max(count, max(least, self._level) - credit), latest
 
     def remove(self, held: HeldLease) -> None:
         """Take a lease out of the line."""
@@ -118,17 +119,22 @@ class WaitingLine:
     def _account(self, tenant: str | None) -> tuple[float, int]:
         return self._served.get(tenant, (0.0, 0))
 
-    def next(self, active: int, room: int) -> tuple[HeldLease, list[HeldLease]] | None:
+    def next(
+        self, active: int, room: int, started: Collection[HeldLease] = ()
+    ) -> tuple[HeldLease, list[HeldLease]] | None:
         """Return who runs next with ``active`` of ``room`` slots taken, and whom it passes; None: nobody.
 
         A lease that does not fit lets others pass as far as the rules say, then it holds back those behind it
-        that may fill no more than it may. O(1) where the first one fits, else O(waiting).
+        that may fill no more than it may. Those of ``started`` count as if they ran already. O(1) where the
+        first one fits, else O(waiting).
         """
         if active >= room:
             return None
         passed: list[HeldLease] = []
         for tenant in sorted(self._of, key=self._standing):
             for _, _, held in self._of[tenant]:
+                if held in started:
+                    continue
                 if active + held.slots > slots_up_to(held.fill_to, room) or not held.fits_pools():
                     passed.append(held)
                 elif all(self._may_pass(held, before) for before in passed):
@@ -136,11 +142,23 @@ class WaitingLine:
         return None
 
     def next_with(self, held: HeldLease, active: int, room: int) -> list[HeldLease] | None:
-        """Return whom a lease that does not wait would pass if it came now and ran next; None: it would wait."""
+        """Return whom a lease that does not wait would pass if it came now and ran; None: it would wait.
+
+        Waiting leases may fit only because another lease gives way to this one in their pools: they run first, and
+        this one runs if it fits beside them. O(waiting) for each of them.
+        """
         self.add(held)
+        started: list[HeldLease] = []
         first = self.next(active, room)
+        while first is not None and first[0] is not held:
+            started.append(first[0])
+            first[0].count_in_pools(1)
+            active += first[0].slots
+            first = self.next(active, room, started)
+        for other in started:
+            other.count_in_pools(-1)
         self.remove(held)
-        return first[1] if first is not None and first[0] is held else None
+        return None if first is None else first[1]
 
     def head(self) -> tuple[float, int]:
         """Return the place of whoever came first, by arrival less what priorities are worth."""
@@ -165,9 +183,9 @@ class WaitingLine:
 
     def _charge(self, held: HeldLease) -> None:
         self._turns += 1
-        self._level = self._account(held.tenant)[0]
-        count = self._level + held.work / self._weight(held.tenant)
-        self._served[held.tenant] = count, self._turns
+        count = self._account(held.tenant)[0]
+        self._level = max(self._level, count)
+        self._served[held.tenant] = count + held.work / self._weight(held.tenant), self._turns
 
     def _forget_idle(self) -> None:
         """Drop the accounts of tenants that do not wait, once there are too many of them."""

@@ -90,7 +90,8 @@ local function line_of(m)
   return line
 end
 
--- A tenant that does not wait begins before the least served of the others, by two requests for each slot of its share.
+-- A tenant that does not wait begins before the least served of the others, or the highest count at which anybody
+-- began where that is more, by two requests for each slot of its share.
 local function join_line(m, tenant, work)
   local line, level = line_of(m), nil
   if m.line_of[tenant] then return end
@@ -101,7 +102,8 @@ local function join_line(m, tenant, work)
     total = total + (weights[entry.tenant] or 1)
   end
   local own = account(m, tenant)
-  set_account(m, tenant, math.max(own[1], (level or m.level) - CREDIT * m.slots * work / total), own[2])
+  level = math.max(level or m.level, m.level)
+  set_account(m, tenant, math.max(own[1], level - CREDIT * m.slots * work / total), own[2])
   if #line == 0 and call('HLEN', served_key(m.name)) > 1024 then call('DEL', served_key(m.name)) end
 end
 
@@ -109,7 +111,7 @@ local function charge_tenant(m, lease)
   local tenant = lease.tenant or ''
   local own, weight = account(m, tenant), 1
   if lease.tenant then weight = (m.rules or RULES).weights[lease.tenant] or 1 end
-  m.turns, m.level, m.changed = m.turns + 1, own[1], true
+  m.turns, m.level, m.changed = m.turns + 1, math.max(m.level, own[1]), true
   set_account(m, tenant, own[1] + lease.work / weight, m.turns)
 end
 
@@ -131,8 +133,9 @@ local function fits(m, lease)
   return true
 end
 
--- The lease that runs next, and those that it passes; nil: nobody. A candidate counts as if it had come last.
-local function next_in_line(m, candidate)
+-- The lease that runs next, and those that it passes; nil: nobody. A candidate counts as if it had come last, and
+-- leases whose ids are in 'started' as if they ran already.
+local function next_in_line(m, candidate, started)
   if m.active >= granted_here(m.slots) then return nil end
   local passes, passed, tenants = (m.rules or RULES).passes, {}, line_of(m)
   local function may_pass(lease)
@@ -171,7 +174,7 @@ local function next_in_line(m, candidate)
       local lease = read_lease(id)
       if not lease or lease.state ~= 'queued' then
         damaged = true
-      else
+      elseif not (started and started[id]) then
         if pending and arrival(m, pending) < arrival(m, lease) then
           if try('', pending) then return '', pending, passed end
           pending = nil
@@ -182,6 +185,37 @@ local function next_in_line(m, candidate)
     if pending and try('', pending) then return '', pending, passed end
   end
   return nil
+end
+
+local function count_in_pools(lease, sign)
+  for _, name in ipairs(lease.pools or NOTHING) do
+    local pool = load_pool(name)
+    if pool then pool.active = pool.active + sign * lease.slots end
+  end
+end
+
+-- Those whom a lease that does not wait would pass if it came now and ran; nil: it would wait. Waiting leases may fit
+-- only because another lease gives way to this one in their pools ('leaves': slots by pool): they run first, and
+-- this one runs if it fits beside them.
+local function passed_with(m, candidate, leaves)
+  local active, started = m.active, {}
+  local function give_way(sign)
+    for name, slots in pairs(leaves) do
+      local pool = load_pool(name)
+      if pool then pool.active = pool.active + sign * slots end
+    end
+  end
+  give_way(-1)
+  local id, first, passed = next_in_line(m, candidate)
+  while first and first ~= candidate do
+    started[id], m.active = first, m.active + first.slots
+    count_in_pools(first, 1)
+    id, first, passed = next_in_line(m, candidate, started)
+  end
+  for _, other in pairs(started) do count_in_pools(other, -1) end
+  give_way(1)
+  m.active = active
+  return first and passed
 end
 
 local function note_passed(passed, by)

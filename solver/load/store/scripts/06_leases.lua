@@ -93,13 +93,13 @@ local function insert(m, id, lease, ttl, kept)
   touch(m)
 end
 
--- What a lease that gives way leaves to the one that takes its place: slots and charges by pool and meter.
+-- What a lease that gives way leaves to the one that takes its place: slots by pool, and charges by pool and meter.
 local function credit_of(id)
   local lease = id and read_lease(id)
-  if not lease then return nil end
-  local credit = {}
+  if not lease then return NOTHING, nil end
+  local slots, credit = {}, {}
   for _, name in ipairs(lease.pools or NOTHING) do
-    if lease.state == 'running' then credit[name] = lease.slots end
+    if lease.state == 'running' then slots[name] = lease.slots end
   end
   local charges = lease.charges or NOTHING
   for k = 1, #charges, CHARGE do
@@ -109,7 +109,7 @@ local function credit_of(id)
       credit[charges[k] .. ' ' .. charges[k + 1]] = counted(pool, meter, charges[k + 2], charges[k + 3])
     end
   end
-  return credit
+  return slots, credit
 end
 
 local function names_of(pools)
@@ -146,11 +146,10 @@ local function acquire(first, instead)
   if recovering then return {'recovering', exact(recovering_until - alive)} end
   if m.accepting == 0 then return {'not_accepting', '', 'stops', call('HVALS', stops_key(m.name))} end
   local fill, tenant = num(ARGV[first + 8], 1), ARGV[first + 10]
-  local most, credit = up_to(fill, m.slots), credit_of(instead)
-  local full = nil
+  local most, full, leaves, credit = up_to(fill, m.slots), nil, credit_of(instead)
   for _, pool in ipairs(chain) do
     if slots > pool.slots and pool.slots > 0 then return {'too_large', '', '', pool.subject} end
-    if pool.active - (credit and credit[pool.name] or 0) + slots > granted_here(pool.slots) then full = full or pool end
+    if pool.active - (leaves[pool.name] or 0) + slots > granted_here(pool.slots) then full = full or pool end
   end
   local lease = {model = m.name, state = 'running', slots = slots, owner = replica, fill = fill, since = now,
                  pools = names_of(chain), priority = num(ARGV[first + 9], 1), passed = 0,
@@ -159,8 +158,8 @@ local function acquire(first, instead)
   if runs and m.waiting > 0 then -- in the order in which it would be let in if it waited
     lease.tenant_key = tenant
     join_line(m, tenant, lease.work)
-    local _, chosen, behind = next_in_line(m, lease)
-    runs, passed, lease.tenant_key, lease.id = chosen == lease, behind, nil, nil
+    passed = passed_with(m, lease, leaves)
+    runs, lease.tenant_key, lease.id = passed ~= nil, nil, nil
   end
   if not runs then
     if slots > most and m.slots > 0 then return {'too_large', ''} end
