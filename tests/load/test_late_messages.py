@@ -111,13 +111,13 @@ def test_a_first_attempt_that_comes_after_the_second_takes_nothing(site: Site) -
     failed = []
     send = site.network.send
 
-    def once(work: Any, failure: Any) -> Any:
+    def once(work: Any, failure: Any, sender: str) -> Any:
         failed.append(work)
         site.network.send = send  # type: ignore[method-assign]
         site.network.faults = Faults()
-        raise failure("late")
+        raise failure(f"{sender}: late")
 
-    site.network.send = once  # type: ignore[method-assign]
+    site.network.send = once  # type: ignore[method-assign, assignment]
     assert store.acquire(ask("x")) is LeaseState.RUNNING
     store.release("x", tokens=None, cost_nano_usd=None)
     failed[0]()

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 import solver
+from solver.clock import ManualClock
 from solver.errors import SpecError
 from solver.load.lease import Ask, Demand, Lease, LeaseState, Refusal, RefusalReason
+from solver.load.store.base import Limits
+from solver.load.store.memory import MemoryStore
+from solver.load.store.usage_limits import UsageLimit
 
 if TYPE_CHECKING:
-    from solver.clock import ManualClock
     from solver.load.store.base import Store
 
 WIDE = solver.Capacity(max_concurrent=100, max_queue=10)
@@ -196,3 +199,18 @@ def test_an_old_measurement_is_compared_with_the_leases_of_its_time(
     assert tracker.snapshot().active.tolist() == [5]
     with pytest.raises(SpecError, match="age_s: expected a finite number >= 0"):
         tracker.observe_load("m", active_requests=1, age_s=-1.0)
+
+
+def test_a_refused_move_leaves_no_usage_in_a_window_that_has_passed() -> None:
+    """What the lease was charged had left the pool's window, was taken back all the same, and put back for ever."""
+    clock = ManualClock(0.0)
+    store = MemoryStore(clock=clock)
+    further = (UsageLimit(resource="tokens", amount=100, period=5.0),)
+    store.configure_pool("p", Limits(max_concurrent=2, further=further))
+    store.configure("m", Limits(max_concurrent=2, pools=("p",)))
+    store.acquire(Ask(model="m", demand=Demand(tokens=60), lease_id="a"))
+    clock.advance(6.0)
+    answer = store.move("a", Ask(model="m", demand=Demand(slots=2), lease_id="b"))
+    assert isinstance(answer, Refusal)
+    assert store.pool_row("p").meters[0].used == 0
+    assert store.acquire(Ask(model="m", demand=Demand(tokens=60), lease_id="c")) is LeaseState.RUNNING

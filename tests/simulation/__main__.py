@@ -23,13 +23,16 @@ def main() -> int:
     parser.add_argument("--store", choices=("memory", "redis"), required=True)
     parser.add_argument("--seed", type=int, default=0, help="of the first schedule; the next ones follow")
     parser.add_argument("--count", type=int, default=1000, help="schedules")
+    parser.add_argument(
+        "--simple", action="store_true", help="neither pools, tenants nor limits on usage, as at first"
+    )
     options = parser.parse_args()
     started = time.perf_counter()
     wrong = grants = lossy = 0
     with tempfile.TemporaryDirectory() as folder, running(Path(folder)) as server:
         run = run_memory if options.store == "memory" else RedisSchedules(server.port).run
         for seed in range(options.seed, options.seed + options.count):
-            verdict = run(seed)
+            verdict = run(seed, simple=options.simple)
             grants += verdict.grants
             lossy += verdict.lost_memory
             if verdict.wrong:

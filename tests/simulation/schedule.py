@@ -2,297 +2,35 @@
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import redis
 
-from solver.load.lease import Ask, Demand, LeaseState, ReleaseOutcome
+from solver.load.lease import Ask, LeaseState
 from solver.load.refusal import Refusal, RefusalReason
-from solver.load.store.base import Limits
 from solver.load.store.memory import MemoryStore
+from tests.simulation.client import Client
+from tests.simulation.contest import contest
+from tests.simulation.judge import CLOCKS_DIFFER, Judge, Verdict, day_of
+from tests.simulation.scenario import MODELS, Scenario, plain, rich
+from tests.simulation.witness import Witness
 from tests.simulation.world import (
     Coroutine,
     Faults,
     FaultyClient,
     FaultyMemoryStore,
-    Lost,
     Network,
     SkewedClock,
     World,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from solver.load.store.redis import RedisStore
 
-MODELS = ("a", "b")
-MAX_TTL_S = 40.0
 WORK_S = 90.0  # of each schedule
-MARGIN = 0.95  # of its time to live that a holder works: clocks differ by up to a hundredth
-UNLIMITED_NANO_USD = 10**15
 TROUBLES = ("down", "down", "down", "script", "fail_over", "fail_over", "step", "step", "memory", "key")
-
-
-@dataclass
-class Work:
-    """What one client believes to hold: it works on it until then, in true time."""
-
-    model: str
-    slots: int
-    until_s: float
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the independent count has found wrong; empty when nothing."""
-
-    seed: int
-    store: str
-    wrong: tuple[str, ...]
-    grants: int
-    lost_memory: bool
-
-
-class Judge:
-    """Counts what really runs, and what was really spent."""
-
-    def __init__(self, world: World, caps: dict[str, int]) -> None:
-        self.world = world
-        self.caps = caps
-        self.working: dict[str, Work] = {}
-        self.grants = 0
-        self.wrong: list[str] = []
-        self.least_spent = 0
-        self.most_spent = 0
-
-    def begins(self, lease_id: str, work: Work) -> None:
-        self.grants += 1
-        self.working[lease_id] = work
-        running = sum(
-            each.slots
-            for each in self.working.values()
-            if each.model == work.model and each.until_s > self.world.now_s
-        )
-        if running > self.caps[work.model]:
-            self.wrong.append(
-                f"at {self.world.now_s:.3f} s {running} run on {self.caps[work.model]} slots of {work.model}"
-            )
-
-    def ends(self, lease_id: str) -> None:
-        self.working.pop(lease_id, None)
-
-    def spent(self, least: int, most: int) -> None:
-        self.least_spent += least
-        self.most_spent += most
-
-
-class Client:
-    """One process: takes, renews, moves and gives back leases; pauses, crashes and comes back."""
-
-    def __init__(
-        self, world: World, judge: Judge, name: str, connect: Callable[[str, SkewedClock], Any]
-    ) -> None:
-        self.world, self.judge, self.name, self._connect = world, judge, name, connect
-        self.clock = SkewedClock(world, world.rng.uniform(0.99, 1.01), world.rng.uniform(-1e4, 1e4))
-        self.store = connect(name, self.clock)
-        self.ids = itertools.count()
-        self.mine: dict[str, Ask] = {}
-        self.outside = 0
-        self.crashed = False
-
-    def live(self, until_s: float) -> Coroutine:
-        steps = (
-            self.take,
-            self.take,
-            self.take,
-            self.give_back,
-            self.renew,
-            self.look,
-            self.move,
-            self.outsiders,
-        )
-        rng = self.world.rng
-        while self.world.now_s < until_s:
-            if rng.random() < 0.03:
-                yield rng.uniform(1.0, 30.0)  # the process is paused, and its work with it
-            elif rng.random() < 0.02:
-                self.crash()
-                yield rng.uniform(0.0, 5.0)
-            else:
-                rng.choice(steps)()
-                yield rng.expovariate(0.7)
-        self.outside_ends()
-
-    def _pick(self) -> str | None:
-        return self.world.rng.choice(sorted(self.mine)) if self.mine else None
-
-    def _works(self, lease_id: str, sent_s: float) -> None:
-        ask = self.mine[lease_id]
-        until_s = sent_s + ask.ttl_s * MARGIN
-        self.judge.begins(lease_id, Work(ask.model, ask.demand.slots, until_s))
-
-    def take(self) -> None:
-        rng, lease_id = self.world.rng, f"{self.name}-{next(self.ids)}"
-        ask = Ask(
-            model=rng.choice(MODELS),
-            demand=Demand(slots=rng.choice((1, 1, 2)), cost_usd=rng.randrange(1, 100) / 1e9),
-            ttl_s=rng.uniform(2.0, MAX_TTL_S),
-            queue=rng.random() < 0.3,
-            lease_id=lease_id,
-            fill_to=rng.choice((1.0, 1.0, 0.5)),
-        )
-        cost, sent_s = round(ask.demand.cost_usd * 1e9), self.world.now_s
-        try:
-            answer = self.store.acquire(ask)
-        except Lost:
-            self.judge.spent(0, cost)
-            return
-        if isinstance(answer, Refusal):
-            if answer.reason is RefusalReason.STORE_UNAVAILABLE:
-                self.judge.spent(0, cost)  # it may have been granted, and taken back later
-            return
-        self.mine[lease_id] = ask
-        if answer is LeaseState.RUNNING:
-            self._works(lease_id, sent_s)
-
-    def give_back(self) -> None:
-        lease_id = self._pick()
-        if lease_id is None:
-            return
-        ask, actual = self.mine.pop(lease_id), self.world.rng.randrange(0, 200)
-        estimate = round(ask.demand.cost_usd * 1e9)
-        self.judge.ends(lease_id)
-        for _ in range(2):  # a second release changes nothing
-            try:
-                outcome = self.store.release(lease_id, tokens=None, cost_nano_usd=actual)
-            except Lost:
-                self.judge.spent(min(estimate, actual), max(estimate, actual))
-                return
-            if outcome in (ReleaseOutcome.RELEASED, ReleaseOutcome.EXPIRED):
-                self.judge.spent(actual, actual)
-            elif outcome is ReleaseOutcome.DEFERRED:  # a crash may lose it
-                self.judge.spent(min(estimate, actual), max(estimate, actual))
-            else:
-                self.judge.wrong.append(f"release of {lease_id} found {outcome.value}")
-            if not self.world.chance(0.2):
-                return
-            try:
-                again = self.store.release(lease_id, tokens=None, cost_nano_usd=actual)
-            except Lost:
-                return
-            if again not in (ReleaseOutcome.UNKNOWN, ReleaseOutcome.DEFERRED):
-                self.judge.wrong.append(f"second release of {lease_id} found {again.value}")
-            return
-
-    def renew(self) -> None:
-        lease_id = self._pick()
-        if lease_id is None:
-            return
-        sent_s, ttl_s = self.world.now_s, self.world.rng.uniform(2.0, MAX_TTL_S)
-        try:
-            state = self.store.renew(lease_id, ttl_s)
-        except Lost:
-            self._doubt(lease_id, sent_s, ttl_s)
-            return
-        ask = self.mine[lease_id]
-        if state is LeaseState.GONE:
-            self._forgo(lease_id)
-        elif lease_id in self.judge.working:
-            self._doubt(lease_id, sent_s, ttl_s)  # during an outage it lives no longer than it did
-        elif state is LeaseState.RUNNING:
-            self.judge.begins(lease_id, Work(ask.model, ask.demand.slots, sent_s + ttl_s * MARGIN))
-
-    def _doubt(self, lease_id: str, sent_s: float, ttl_s: float) -> None:
-        """Count on the shorter of two times to live where the answer leaves both possible."""
-        work = self.judge.working.get(lease_id)
-        if work is not None:
-            work.until_s = min(work.until_s, sent_s + ttl_s * MARGIN)
-
-    def _forgo(self, lease_id: str) -> None:
-        """The store has ended it: no more work on it, and the estimate stays charged."""
-        ask = self.mine.pop(lease_id)
-        self.judge.ends(lease_id)
-        cost = round(ask.demand.cost_usd * 1e9)
-        self.judge.spent(cost, cost)
-
-    def look(self) -> None:
-        lease_id = self._pick()
-        if lease_id is None:
-            return
-        sent_s = self.world.now_s
-        try:
-            state = self.store.lease_state(lease_id)
-        except Lost:
-            return
-        if state is LeaseState.GONE:
-            self._forgo(lease_id)
-        elif state is LeaseState.RUNNING and lease_id not in self.judge.working:
-            # It was promoted: nobody knows how long ago it was renewed, so work begins with a renewal.
-            ask = self.mine[lease_id]
-            try:
-                renewed = self.store.renew(lease_id, ask.ttl_s)
-            except Lost:
-                return
-            if renewed is LeaseState.RUNNING and self._answers():
-                self._works(lease_id, sent_s)
-
-    def _answers(self) -> bool:
-        """Whether the last renewal was one of the server's: without it, a lease keeps the time it has."""
-        link = getattr(self.store, "_link", None)
-        return link is None or link.up
-
-    def move(self) -> None:
-        lease_id = self._pick()
-        if lease_id is None:
-            return
-        old, new_id, sent_s = self.mine[lease_id], f"{self.name}-{next(self.ids)}", self.world.now_s
-        ask = Ask(
-            model=self.world.rng.choice(MODELS),
-            demand=old.demand,
-            ttl_s=old.ttl_s,
-            lease_id=new_id,
-            queue=False,
-        )
-        cost = round(ask.demand.cost_usd * 1e9)
-        answer = self.store.move(lease_id, ask)
-        if isinstance(answer, Refusal):
-            if answer.reason is RefusalReason.STORE_UNAVAILABLE:
-                self.judge.spent(0, cost)
-            return
-        if answer is LeaseState.GONE:
-            self._forgo(lease_id)
-            return
-        del self.mine[lease_id]
-        self.mine[new_id] = ask
-        self.judge.ends(lease_id)
-        self.judge.spent(0, cost)  # the old estimate is taken back, unless that comes after its end
-        self._works(new_id, sent_s)
-
-    def outsiders(self) -> None:
-        change = 1 if self.outside == 0 else -1
-        self.store.adjust("b", active=change, queue=0)
-        self.outside += change
-
-    def outside_ends(self) -> None:
-        if self.outside:
-            self.store.adjust("b", active=-self.outside, queue=0)
-            self.outside = 0
-
-    def crash(self) -> None:
-        """Lose everything but the name; the work dies with the process, its leases wait for their end."""
-        self.outside_ends()  # what would report it survives the process: it is somebody else
-        for lease_id, ask in self.mine.items():
-            self.judge.ends(lease_id)
-            cost = round(ask.demand.cost_usd * 1e9)
-            self.judge.spent(cost, cost)
-        self.mine.clear()
-        if isinstance(self.store, FaultyMemoryStore):
-            return
-        self.crashed = self.crashed or bool(self.store._memory.unsent)
-        self.store.close()
-        self.name = self.name.split("/")[0] + f"/{next(self.ids)}"
-        self.store = self._connect(self.name.split("/")[0], self.clock)
+CONTEST_EACH = 4  # schedules over Redis, of which one ends in a contest: it takes as long as all the rest
+METERED = (RefusalReason.REQUESTS, RefusalReason.TOKENS, RefusalReason.BUDGET)
 
 
 def _random_faults(world: World, late_by_s: float) -> Faults:
@@ -307,26 +45,59 @@ def _random_faults(world: World, late_by_s: float) -> Faults:
     )
 
 
-def run_memory(seed: int) -> Verdict:
-    """Run one schedule over the store of one process."""
+def _configure(store: Any, scenario: Scenario) -> None:
+    for pool, limits in scenario.pools.items():
+        store.configure_pool(pool, limits)
+    for model, limits in scenario.models.items():
+        store.configure(model, limits)
+
+
+def _caps(world: World) -> dict[str, int]:
+    return {model: world.rng.randrange(1, 5) for model in MODELS}
+
+
+def run_memory(seed: int, *, simple: bool = False) -> Verdict:
+    """Run one schedule over the store of one process; a ``simple`` one has neither pools nor limits on usage."""
     world = World(seed)
-    clock = SkewedClock(world)
-    store = MemoryStore(clock=clock)
-    caps = _configure(store, world)
+    scenario = plain(_caps(world)) if simple else rich(seed, shared=False)
+    store = MemoryStore(clock=SkewedClock(world, offset_s=0.0 if simple else scenario.starts_s))
+    _configure(store, scenario)
+    witness = Witness(store, world, scenario)
     network = Network(
         world, _random_faults(world, 0.0)
     )  # within a process nothing comes after what follows it
-    judge = Judge(world, caps)
+    judge = Judge(world, scenario, lambda: day_of(scenario.starts_s + world.now_s))
+    served: Any = store if simple else witness
     clients = [
-        Client(world, judge, f"c{k}", lambda _name, _clock: FaultyMemoryStore(store, network))
+        Client(world, judge, f"c{k}", lambda _name, _clock: FaultyMemoryStore(served, network))
         for k in range(world.rng.randrange(2, 5))
     ]
     for client in clients:
         world.start(client.live(WORK_S))
+    if not simple:
+        world.start(_operator(world, witness))
     world.run(WORK_S + 40.0)
     network.mend()
+    if not simple:
+        witness.check_usage()
+        judge.wrong += witness.wrong  # what follows goes past it
     _check_end(world, judge, store, clients, lossless=True)
+    if not simple:
+        judge.wrong += contest(store, scenario, "b")
     return Verdict(seed, "memory", tuple(judge.wrong), judge.grants, False)
+
+
+def _operator(world: World, witness: Witness) -> Coroutine:
+    """Change slots of models and pools for a while, and compare usage."""
+    rng = world.rng
+    while world.now_s < WORK_S - 20.0:
+        yield rng.uniform(2.0, 20.0)
+        witness.check_usage()
+        subject = rng.choice(sorted(witness.slots))
+        before = witness.slots[subject]
+        witness.set_slots(subject, rng.randrange(0, before + 1))  # never more than the judge counts with
+        yield rng.uniform(0.0, 5.0)
+        witness.set_slots(subject, before)
 
 
 class RedisSchedules:
@@ -341,78 +112,115 @@ class RedisSchedules:
     def __init__(self, port: int) -> None:
         self._real = redis.Redis(port=port, socket_timeout=10.0)
 
-    def run(self, seed: int) -> Verdict:
-        """Run one schedule."""
+    def run(self, seed: int, *, simple: bool = False) -> Verdict:
+        """Run one schedule; a ``simple`` one has neither pools nor limits on usage."""
+        self._real.flushdb()
+        return _SharedSchedule(self._real, seed, simple=simple).run()
+
+
+class _SharedSchedule:
+    """One schedule over Redis."""
+
+    def __init__(self, real: Any, seed: int, *, simple: bool) -> None:
+        self.real, self.seed = real, seed
+        self.world = world = World(seed)
+        rng = world.rng
+        self.network = Network(world, _random_faults(world, 8.0))
+        self.scenario = Scenario({}, {}) if simple else rich(seed, shared=True)
+        self.server_clock = SkewedClock(world, offset_s=self.scenario.starts_s)
+        self.latest_wall_s = -1.0
+        self.life = 0
+        self.lost_memory = self.lost_key = False
+        number = rng.randrange(2, 4)
+        self.local_share = rng.random() < 0.2 if simple else self.scenario.settle_s is not None
+        if simple:
+            self.scenario = plain(_caps(world))
+        self.number = number
+        self.judge = Judge(world, self.scenario, self._day, window_part=CLOCKS_DIFFER)
+        self.clients = [Client(world, self.judge, f"c{k}", self._connect) for k in range(number)]
+
+    def _day(self) -> int:
+        """Return the latest day that the server's clock has been in."""
+        self.latest_wall_s = max(self.latest_wall_s, self.server_clock.now())
+        return day_of(self.latest_wall_s)
+
+    def _connect(self, name: str, clock: SkewedClock) -> RedisStore:
         from solver.load.store.redis import RedisStore
 
-        self._real.flushdb()
-        world = World(seed)
-        rng = world.rng
-        network = Network(world, _random_faults(world, 8.0))
-        server_clock = SkewedClock(world, offset_s=1e9)
-        lives = itertools.count()
-        life = [next(lives)]
-        lost_memory, lost_key = [False], [False]
-        number = rng.randrange(2, 4)
-        local_share = rng.random() < 0.2
+        client = FaultyClient(self.real, self.network, self.server_clock, lambda: f"run-{self.life}", name)
+        store = RedisStore(
+            client,
+            replicas=self.number,
+            name=name,
+            max_ttl_s=self.scenario.max_ttl_s,
+            settle_s=self.scenario.settle_s,
+            retry_s=0.2,
+            on_outage="local_share" if self.local_share else "refuse",
+        )
+        for part in (store._link, store._memory, store._heartbeat):
+            for attribute in ("clock", "_clock", "_wall"):
+                if hasattr(part, attribute):
+                    setattr(part, attribute, clock)
+        store._memory._wall_s = lambda: self.scenario.starts_s + self.world.now_s
+        store._link.last_answer_s = clock.now()
+        _configure(store, self.scenario)
+        return store
 
-        def connect(name: str, clock: SkewedClock) -> RedisStore:
-            client = FaultyClient(self._real, network, server_clock, lambda: f"run-{life[0]}")
-            store = RedisStore(
-                client,
-                replicas=number,
-                name=name,
-                max_ttl_s=MAX_TTL_S,
-                retry_s=0.2,
-                on_outage="local_share" if local_share else "refuse",
-            )
-            for part in (store._link, store._memory, store._heartbeat):
-                for attribute in ("clock", "_clock", "_wall"):
-                    if hasattr(part, attribute):
-                        setattr(part, attribute, clock)
-            store._link.last_answer_s = clock.now()
-            for model, limits in wanted.items():
-                store.configure(model, limits)
-            return store
+    def _trouble(self) -> Coroutine:
+        world, rng = self.world, self.world.rng
+        while world.now_s < WORK_S:
+            yield rng.uniform(5.0, 40.0)
+            kind = rng.choice(TROUBLES)
+            if kind == "down":
+                self.network.server_up = False
+                yield rng.uniform(0.1, 20.0)
+                self.network.server_up = True
+            elif kind == "memory":
+                self.lost_memory = True
+                self.judge.memory_lost()
+                self.network.server_up = False
+                self.real.flushdb()
+                self.life += 1
+                yield rng.uniform(0.0, 3.0)
+                self.network.server_up = True
+            elif kind == "script":
+                self.real.script_flush()
+            elif kind == "fail_over":
+                self.real.script_flush()
+                self.life += 1
+            elif kind == "key":
+                self._lose_key()
+            else:
+                self.server_clock.offset_s += rng.choice((-3600.0, -5.0, 5.0, 3600.0))
+                self.judge.time_leaps()
 
-        caps = {model: rng.randrange(1, 5) for model in MODELS}
-        wanted = {model: _limits(cap) for model, cap in caps.items()}
-        judge = Judge(world, caps)
-        clients = [Client(world, judge, f"c{k}", connect) for k in range(number)]
+    def _lose_key(self) -> None:
+        keys = sorted(key for key in self.real.keys("*") if not self.scenario.is_plain or b":w:" not in key)
+        if keys:
+            self.lost_memory = self.lost_key = True  # what was charged may be lost with it
+            self.judge.memory_lost()
+            self.real.delete(self.world.rng.choice(keys))
 
-        def trouble() -> Coroutine:
-            while world.now_s < WORK_S:
-                yield rng.uniform(5.0, 40.0)
-                kind = rng.choice(TROUBLES)
-                if kind == "down":
-                    network.server_up = False
-                    yield rng.uniform(0.1, 20.0)
-                    network.server_up = True
-                elif kind == "memory":
-                    lost_memory[0] = True
-                    network.server_up = False
-                    self._real.flushdb()
-                    life[0] = next(lives)
-                    yield rng.uniform(0.0, 3.0)
-                    network.server_up = True
-                elif kind == "script":
-                    self._real.script_flush()
-                elif kind == "fail_over":
-                    self._real.script_flush()
-                    life[0] = next(lives)
-                elif kind == "key":
-                    keys = sorted(key for key in self._real.keys("*") if b":w:" not in key)
-                    if keys:
-                        lost_memory[0] = lost_key[0] = True  # what was charged may be lost with it
-                        self._real.delete(rng.choice(keys))
-                else:
-                    server_clock.offset_s += rng.choice((-3600.0, -5.0, 5.0, 3600.0))
+    def _partitions(self) -> Coroutine:
+        """Cut single replicas off, long enough for their local share."""
+        world, rng = self.world, self.world.rng
+        while world.now_s < WORK_S:
+            yield rng.uniform(5.0, 30.0)
+            name = f"c{rng.randrange(self.number)}"
+            self.network.cut_off.add(name)
+            yield rng.uniform(1.0, 70.0)
+            self.network.cut_off.discard(name)
 
+    def run(self) -> Verdict:
+        """Run it, and judge."""
+        world, judge, clients = self.world, self.judge, self.clients
         for client in clients:
             world.start(client.live(WORK_S))
-        world.start(trouble())
+        world.start(self._trouble())
+        if not self.scenario.is_plain and self.local_share:
+            world.start(self._partitions())
         world.run(WORK_S + 45.0)
-        network.mend()
+        self.network.mend()
         for _ in range(2):  # whoever is still down joins again
             world.run(world.now_s + 1.0)
             for client in clients:
@@ -423,27 +231,18 @@ class RedisSchedules:
             judge,
             clients[0].store,
             clients,
-            lossless=not lost_memory[0],
-            outside_known=not (crashed or lost_key[0]),
+            lossless=not self.lost_memory,
+            outside_known=not (crashed or self.lost_key),
         )
+        if not (self.scenario.is_plain or crashed or self.lost_key or self.seed % CONTEST_EACH):
+            judge.wrong += contest(clients[0].store, self.scenario, "a")
         for client in clients:
             client.store.close()
-        if lost_memory[
-            0
-        ]:  # a lease that had ended may be settled no longer; one that lost its key is unknown
+        if (
+            self.lost_memory
+        ):  # a lease that had ended may be settled no longer; one that lost its key is unknown
             judge.wrong = [line for line in judge.wrong if "found unknown" not in line]
-        return Verdict(seed, "redis", tuple(judge.wrong), judge.grants, lost_memory[0])
-
-
-def _limits(cap: int) -> Limits:
-    return Limits(max_concurrent=cap, max_queue=2, budget_nano_usd=UNLIMITED_NANO_USD)
-
-
-def _configure(store: MemoryStore, world: World) -> dict[str, int]:
-    caps = {model: world.rng.randrange(1, 5) for model in MODELS}
-    for model, cap in caps.items():
-        store.configure(model, _limits(cap))
-    return caps
+        return Verdict(self.seed, "redis", tuple(judge.wrong), judge.grants, self.lost_memory)
 
 
 def _check_end(
@@ -456,7 +255,7 @@ def _check_end(
     outside_known: bool = True,
 ) -> None:
     """After every time to live is over, nothing is taken, everything is charged, and work goes on."""
-    world.run(world.now_s + MAX_TTL_S)
+    world.run(world.now_s + judge.scenario.max_ttl_s)
     for client in clients:
         client.store.lease_state("nobody") if not isinstance(client.store, FaultyMemoryStore) else None
     world.run(world.now_s + 1.0)
@@ -464,13 +263,28 @@ def _check_end(
     taken = dict(zip(view.models, (view.active + view.queued).tolist(), strict=True))
     if taken["a"] or (taken["b"] and outside_known):
         judge.wrong.append(f"leaked: {taken}")
+    for pool in judge.scenario.pools:
+        row = store.pool_row(pool)
+        if row.active or row.queued:
+            judge.wrong.append(f"leaked: {row.active} and {row.queued} in pool {pool}")
     for client in clients:
         for ask in client.mine.values():  # never released: the estimate stays charged
             cost = round(ask.demand.cost_usd * 1e9)
             judge.spent(cost, cost)
-    charged = int(view.meter_used[2].sum())
+    charged = sum(
+        round(meter.used * 1e9)
+        for model in MODELS
+        for meter in store.row(model).meters
+        if meter.resource == "cost_usd" and meter.period is None
+    )
     if lossless and not judge.least_spent <= charged <= judge.most_spent:
         judge.wrong.append(f"charged {charged}, really {judge.least_spent} to {judge.most_spent}")
     answer = store.acquire(Ask(model="a", lease_id="last", ttl_s=5.0))
+    if isinstance(answer, Refusal) and answer.reason in METERED:  # until it is reset
+        store.reset_usage("a")
+        for pool in judge.scenario.pools:
+            store.reset_pool(pool)
+        answer = store.acquire(Ask(model="a", lease_id="last", ttl_s=5.0))
     if answer is not LeaseState.RUNNING:
         judge.wrong.append(f"stuck: {answer}")
+    store.release("last", tokens=None, cost_nano_usd=None)

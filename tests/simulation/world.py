@@ -79,10 +79,12 @@ class Network:
     world: World
     faults: Faults
     server_up: bool = True
+    cut_off: set[str] = field(default_factory=set)
+    """Names of those who reach nobody."""
 
-    def send(self, work: Callable[[], Any], failure: Callable[[str], Exception]) -> Any:
+    def send(self, work: Callable[[], Any], failure: Callable[[str], Exception], sender: str = "") -> Any:
         world, faults = self.world, self.faults
-        if not self.server_up:
+        if not self.server_up or sender in self.cut_off:
             raise failure("the server is down")
         if world.chance(faults.request_lost):
             raise failure("the request was lost")
@@ -108,6 +110,7 @@ class Network:
     def mend(self) -> None:
         self.faults = Faults()
         self.server_up = True
+        self.cut_off.clear()
 
 
 class _Pool:
@@ -128,6 +131,7 @@ class FaultyClient:
     network: Network
     server_clock: SkewedClock
     run_id: Callable[[], str]
+    name: str = ""
     connection_pool: Any = field(init=False)
 
     def __post_init__(self) -> None:
@@ -143,14 +147,14 @@ class FaultyClient:
             except redis.exceptions.NoScriptError as error:
                 return error
 
-        answer = self.network.send(work, redis.exceptions.ConnectionError)
+        answer = self.network.send(work, redis.exceptions.ConnectionError, self.name)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
     def info(self) -> dict[str, Any]:
         info: dict[str, Any] = self.network.send(
-            lambda: {"run_id": self.run_id()}, redis.exceptions.ConnectionError
+            lambda: {"run_id": self.run_id()}, redis.exceptions.ConnectionError, self.name
         )
         return info
 

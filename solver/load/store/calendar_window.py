@@ -64,8 +64,9 @@ class CalendarWindow:
         return taken
 
     def put_back(self, model: int, amount: int, step: int) -> None:
-        """Undo a refund of the same instant."""
-        self.used[model] += amount
+        """Undo a refund of the same instant; nothing happens when its period has ended."""
+        if step == self._period:
+            self.used[model] += amount
 
     def take(self, model: int) -> int:
         """Forget all that one model has used, and return how much that was."""

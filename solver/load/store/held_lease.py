@@ -83,14 +83,14 @@ class HeldLease:
             pool.active += sign * self.slots
 
 
-def refund(held: HeldLease, meters: Meters) -> None:
+def refund(held: HeldLease, meters: Meters, now_s: float) -> None:
     """Take all that a lease was charged with back, as if it had never been granted."""
     meters.refund(held.model, held.charged)
     for pool, charges in held.pool_charged:
-        pool.refund(charges)
+        pool.refund(charges, now_s)
 
 
-def take_back(held: HeldLease) -> Callable[[], None]:
+def take_back(held: HeldLease, now_s: float) -> Callable[[], None]:
     """Take a lease out of its pools, for another that takes its place; return what puts it back at once."""
     pools, charged = held.pools, held.pool_charged
 
@@ -102,7 +102,7 @@ def take_back(held: HeldLease) -> Callable[[], None]:
                 pool.waiting += sign
 
     count(-1)
-    refunded = [(pool, pool.refund(charges)) for pool, charges in charged]
+    refunded = [(pool, pool.refund(charges, now_s)) for pool, charges in charged]
     held.pools, held.pool_charged = (), []
 
     def restore() -> None:
@@ -120,7 +120,7 @@ def charge_pools(held: HeldLease, ask: Ask, now_s: float) -> Refusal | None:
         charged = pool.charge(ask.demand, now_s)
         if isinstance(charged, Refusal):
             for before, charges in held.pool_charged:
-                before.refund(charges)
+                before.refund(charges, now_s)
             held.pool_charged = []
             return replace(charged, model=ask.model, pool=pool.name)
         if charged:

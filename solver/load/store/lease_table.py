@@ -219,7 +219,7 @@ class LeaseTable:
             return answers
         for lease_id in new & self.held.keys():
             held = self.held.pop(lease_id)
-            refund(held, self.models.meters)
+            refund(held, self.models.meters, now)
             self.give_back(held)
         return [
             answer if isinstance(answer, Refusal) else Refusal(model=ask.model, reason=RefusalReason.PLAN)
@@ -267,7 +267,7 @@ class LeaseTable:
         if old is None:
             return LeaseState.GONE
         pools = old.pools
-        restore = take_back(old) if pools else None
+        restore = take_back(old, now) if pools else None
         answer = self.acquire(ask, now)
         if isinstance(answer, Refusal):
             if restore is not None:

@@ -78,8 +78,9 @@ class Pool:
         self.meters.advance(now_s)
         self.meters.settle(_POOL_ROW, charges, tokens, nano_usd, now_s)
 
-    def refund(self, charges: list[Charge]) -> list[Charge]:
+    def refund(self, charges: list[Charge], now_s: float) -> list[Charge]:
         """Take charges back as if they had never been made; return what of them was still counted."""
+        self.meters.advance(now_s)
         return self.meters.refund(_POOL_ROW, charges)
 
     def put_back(self, refunded: list[Charge]) -> None:

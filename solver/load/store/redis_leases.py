@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from solver.load.store.memory import MemoryStore
+    from solver.load.store.replica_memory import KnownLease
 
 _GRANTED = (LeaseState.RUNNING, LeaseState.QUEUED)
 
@@ -112,13 +113,17 @@ class RedisLeases(RedisOperations):
         self._heartbeat.drop(lease_id)
 
         def remotely() -> ReleaseOutcome:
-            held = lease_id in self._memory.held
+            held = self._memory.held.get(lease_id)
             reply, sent = self._link.call_counted("release", lease_id, *actual)
+            if reply[0] == "unknown" and sent == 1 and held is not None and self._told_again(held):
+                reply = self._link.call("release", lease_id, *actual)
             self._memory.held.pop(lease_id, None)
             self._memory.unsent_releases.pop(lease_id, None)
             if len(reply) > 2:
                 self._memory.note_usage(reply[2:])
-            if reply[0] == "unknown" and sent > 1 and held:  # it was released, and the answer was lost
+            if (
+                reply[0] == "unknown" and sent > 1 and held is not None
+            ):  # it was released, and the answer was lost
                 return ReleaseOutcome.RELEASED
             return ReleaseOutcome(reply[0])
 
@@ -133,6 +138,15 @@ class RedisLeases(RedisOperations):
             return ReleaseOutcome.DEFERRED
 
         return self._run(remotely, locally)
+
+    def _told_again(self, held: KnownLease) -> bool:
+        """Tell the server a lease whose key somebody has deleted; return whether it still counts there."""
+        now = self._link.clock.now()
+        if held.until_s <= now:
+            return False
+        fields = json.dumps(held.fields(now))
+        answer = self._link.call("renew", held.ask.lease_id, repr(held.until_s - now), fields)
+        return bool(answer[0] != LeaseState.GONE.value)
 
     def move(self, lease_id: str, ask: Ask) -> LeaseState | Refusal:
         """Swap a live lease for one on another model: both steps, or neither. Refused during an outage.
@@ -163,8 +177,11 @@ class RedisLeases(RedisOperations):
         def remotely() -> LeaseState:
             state = LeaseState(self._link.call("state", lease_id)[0])
             held = self._memory.held.get(lease_id)
-            if held is not None:
-                held.state = state
+            if held is None:
+                return state
+            if state is LeaseState.GONE and held.state is not LeaseState.GONE and self._told_again(held):
+                return held.state
+            held.state = state
             return state
 
         def locally(local: MemoryStore) -> LeaseState:

@@ -88,11 +88,15 @@ class SlidingWindow:
         return 0
 
     def put_back(self, model: int, amount: int, step: int) -> None:
-        """Undo a refund of the same instant."""
-        self.used[model] += amount
-        for number, amounts in self._steps:
-            if number == step and not self._endless:
+        """Undo a refund of the same instant; nothing happens when the step has left the window."""
+        if self._endless:
+            self.used[model] += amount
+            return
+        for number, amounts in reversed(self._steps):
+            if number == step:
                 amounts[model] = amounts.get(model, 0) + amount
+                self.used[model] += amount
+                return
 
     def take(self, model: int) -> int:
         """Forget all that one model has used, and return how much that was. O(parts)."""

@@ -31,11 +31,12 @@ class WaitingLine:
 
     Tenants take turns by virtual token counters (Sheng et al., "Fairness in serving large language models",
     OSDI 2024): each counts the work it was served over its weight, and the least served is next. A tenant
-    that comes back begins below the count of the least served of those that wait, or below the highest count at
-    which anybody began where that is more, by two requests for each slot of its share: it finds them taken by
-    others, where on slots of its own it would begin. More is not saved up, and the lead of one that has just come
-    is not passed on to those after it. Between two tenants that both wait all the time, work over weight differs by no more than that
-    and the largest request of each. Requests without a tenant are those of one more tenant.
+    that comes back begins below the count of the least served of those that wait, or below the highest
+    count at which anybody began where that is more, by two requests for each slot of its share: it finds
+    them taken by others, where on slots of its own it would begin. More is not saved up, and the lead of one
+    that has just come is not passed on to those after it. Between two tenants that both wait all the time,
+    work over weight differs by no more than that and the largest request of each. Requests without a tenant
+    are those of one more tenant.
 
     Within a tenant, those of the highest priority come first, and waiting adds to it at the same rate for
     all, so that the order of two requests never changes: it is that of arrival less ``aging_s`` times

@@ -67,24 +67,21 @@ local function advance(m, meter)
   local step_s = window / PARTS
   local function left(step) return (step + 1) * step_s + window <= now end
   if not left(oldest) then return used end
-  local steps, first, left_over = call('HGETALL', window_key(m.subject, key)), nil, 0
+  local steps, first, left_over, lost = call('HGETALL', window_key(m.subject, key)), nil, 0, used
   m.changed = true
-  if #steps == 0 and used > 0 then -- somebody has deleted it: count what was used from now on
-    m.used[key], m.oldest[key] = 0, -1
-    charge(m, meter, used)
-    return used
-  end
   for k = 1, #steps, 2 do
-    local step = num(steps[k], 0)
+    local step, amount = num(steps[k], 0), num(steps[k + 1], 0)
+    lost = lost - amount
     if left(step) then
       call('HDEL', window_key(m.subject, key), steps[k])
     else
-      left_over = left_over + num(steps[k + 1], 0)
+      left_over = left_over + amount
       if not first or step < first then first = step end
     end
   end
   m.used[key], m.oldest[key] = left_over, first or -1
-  return left_over
+  if lost > 0 then charge(m, meter, lost) end -- somebody has deleted the window: count what it held from now on
+  return m.used[key]
 end
 
 -- How much of a charge is still counted.

@@ -112,6 +112,22 @@ local function credit_of(id)
   return slots, credit
 end
 
+-- What a lease was charged with whose key somebody has deleted; what went to sliding windows stays there, since nobody
+-- knows when it was.
+local function charges_of(m, chain, amounts)
+  local charges = {}
+  for _, subject in ipairs({m, unpack(chain)}) do
+    for _, meter in ipairs(meters_of(subject)) do
+      local n, step = #charges, -1
+      if meter[5] then step = subject.oldest[meter[1]]
+      elseif meter[3] == 0 then step = 0 end
+      charges[n + 1], charges[n + 2], charges[n + 3] = subject.subject, meter[1], amounts[1 + meter[2]]
+      charges[n + 4], charges[n + 5] = step, subject.resets
+    end
+  end
+  return charges
+end
+
 local function names_of(pools)
   if #pools == 0 then return nil end
   local names = {}
@@ -125,6 +141,34 @@ local function usage_after(answer, m, chain)
     if pool.metered then tell_usage(pool, answer) end
   end
   return answer
+end
+
+local HOLDS_QUEUE = {cooldown = true, breaker = true}
+
+-- Whether a model is open, and its queue held, follows from the stops that stand; those that end by themselves are
+-- among what ends.
+local function follow_stops(m)
+  local held, stops = 0, call('HGETALL', stops_key(m.name))
+  for k = 1, #stops, 2 do
+    if HOLDS_QUEUE[string.match(stops[k], '^(%a+):')] then held = 1 end
+    local until_s, timer = num(cjson.decode(stops[k + 1])[5], -1), cjson.encode({'s', m.name, stops[k]})
+    if until_s >= 0 and not call('ZSCORE', TIMERS, timer) then expect(TIMERS, until_s, timer) end
+  end
+  m.accepting, m.held, m.changed = #stops == 0 and 1 or 0, held, true
+end
+
+-- The stops that stand, as they are kept. Where somebody has deleted them every replica tells what it knows; where
+-- the time is missing at which one ends it is noted again.
+local function stops_of(m)
+  if m.accepting == 1 then return NOTHING end
+  local stops = call('HVALS', stops_key(m.name))
+  if #stops == 0 then broken = true end
+  for _, text in ipairs(stops) do
+    local entry = cjson.decode(text)
+    local timer = cjson.encode({'s', m.name, entry[1] .. ':' .. entry[2]})
+    if num(entry[5], -1) >= 0 and not call('ZSCORE', TIMERS, timer) then damaged = true end
+  end
+  return stops
 end
 
 -- An ask is eleven arguments: lease, model, slots, requests, tokens, billionths of a dollar, ttl, queue, fill,
@@ -144,7 +188,7 @@ local function acquire(first, instead)
   local known = live(id, kept)
   if known ~= 'gone' then return usage_after({known, ''}, m, chain) end
   if recovering then return {'recovering', exact(recovering_until - alive)} end
-  if m.accepting == 0 then return {'not_accepting', '', 'stops', call('HVALS', stops_key(m.name))} end
+  if m.accepting == 0 then return {'not_accepting', '', 'stops', stops_of(m)} end
   local fill, tenant = num(ARGV[first + 8], 1), ARGV[first + 10]
   local most, full, leaves, credit = up_to(fill, m.slots), nil, credit_of(instead)
   for _, pool in ipairs(chain) do
@@ -279,6 +323,7 @@ local function recount()
     end
     local m = load_model(model)
     if m then
+      follow_stops(m)
       m.active, m.waiting, m.line = (active[m.subject] or 0) + m.out_active, waiting[m.subject] or 0, nil
       touch(m)
       for _, pool in ipairs(chain_of(m) or NOTHING) do pools[pool.subject] = true end

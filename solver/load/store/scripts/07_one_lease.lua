@@ -23,9 +23,10 @@ function operations.renew()
   if ARGV[FIRST + 2] and not lease and call('ZSCORE', EXPIRY, id) then
     local told = cjson.decode(ARGV[FIRST + 2])
     local m = load_model(told.model)
-    write_lease(id, {model = told.model, state = told.state, slots = told.slots, owner = replica, fill = num(told.fill, 1),
+    local chain = m and chain_of(m) or NOTHING
+    write_lease(id, {charges = m and charges_of(m, chain, told.amounts), model = told.model, state = told.state, slots = told.slots, owner = replica, fill = num(told.fill, 1),
                      since = now, ticket = next_ticket(), priority = told.priority, passed = 0, work = told.work,
-                     tenant = told.tenant ~= '' and told.tenant or nil, pools = m and names_of(chain_of(m) or NOTHING) or nil})
+                     tenant = told.tenant ~= '' and told.tenant or nil, pools = names_of(chain)})
     list_lease(id, ttl)
     damaged = true -- it may have been promoted meanwhile: counts follow what it is now
     return {told.state}

@@ -140,16 +140,10 @@ local function observe(m, active, queued, ttl, age_s)
   return {'ok', '0', '0', int(own_changes), int(seen_a), int(seen_q)}
 end
 
-local HOLDS_QUEUE = {cooldown = true, breaker = true}
-
 local function stops_changed(m)
-  local held, names = 0, call('HKEYS', stops_key(m.name))
-  for _, name in ipairs(names) do
-    if HOLDS_QUEUE[string.match(name, '^(%a+):')] then held = 1 end
-  end
-  m.accepting, m.held, m.changed = #names == 0 and 1 or 0, held, true
+  follow_stops(m)
   version = version + 1
-  if held == 0 then promote(m) end
+  if m.held == 0 then promote(m) end
 end
 
 -- A stop is kept as {owner, name, reason, since, until or -1, order}; its key is owner:name.
@@ -177,7 +171,8 @@ local function resume(m, owner, name, every_name)
       call('ZREM', TIMERS, cjson.encode({'s', m.name, key}))
     end
   end
-  if #lifted > 0 then stops_changed(m) end
+  if #lifted > 0 then stops_changed(m)
+  else stops_of(m) end
   return lifted
 end
 
@@ -311,7 +306,7 @@ local function row(m)
   for _, meter in ipairs(meters_of(m)) do
     used[#used + 1], used[#used + 2] = meter[1], int(advance(m, meter))
   end
-  local stops = m.accepting == 0 and call('HVALS', stops_key(m.name)) or {}
+  local stops = stops_of(m)
   return {int(m.active), int(m.waiting + m.out_queued), recovering and '0' or int(m.accepting), exact(now - m.heard),
           int(m.slots), int(m.places), int(m.limit0), int(m.limit1), int(m.limit2), exact(m.period), used, stops,
           m.further_text or '', m.pools_text or '', m.rules_text or ''}

@@ -1,0 +1,170 @@
+"""Somebody deletes one key of the shared store, of each kind: nothing is granted twice, and nothing stops for good."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+import pytest
+import redis
+
+from solver.clock import ManualClock
+from solver.load.lease import Ask, Demand, LeaseState, ReleaseOutcome
+from solver.load.store.base import Limits
+from solver.load.store.redis import RedisStore
+from solver.load.store.usage_limits import UsageLimit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.redis_server import RedisServer
+
+NAMES = itertools.count()
+START_S = 1_777_247_970.0  # half a minute before a midnight
+FIXED = (
+    *("meta", "expiry", "models", "pools", "timers", "trash", "recent", "joined", "processes", "c:day/UTC"),
+    *("m:m", "m:n", "p:p", "q:m", "v:m", "s:n", "o:n", "h:n", "x:topic"),
+    *("w:m:m:0", "w:m:m:1", "w:m:m:0@5.0", "w:p:p:1@10.0", "l:a", "l:d"),
+)
+SLOTS = 3
+
+
+class Fleet:
+    """Two replicas, a pool, and a model with every kind of limit, on a server of this test's."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self.clock = ManualClock(START_S)
+        self.prefix = f"lost-{next(NAMES)}"
+        self.real = redis.Redis.from_url(server.url, decode_responses=True)
+        self.first, self.second = (self._store(server, name) for name in ("A", "B"))
+
+    def _store(self, server: RedisServer, name: str) -> RedisStore:
+        store = RedisStore(
+            server.url, replicas=2, namespace=self.prefix, name=name, clock=self.clock, timeout_s=5.0
+        )
+        store.configure_pool(
+            "p",
+            Limits(
+                max_concurrent=SLOTS,
+                further=(
+                    UsageLimit(resource="requests", amount=50, period="day"),
+                    UsageLimit(resource="tokens", amount=100, period=10.0),
+                ),
+            ),
+        )
+        further = (UsageLimit(resource="requests", amount=6, period=5.0),)
+        store.configure(
+            "m",
+            Limits(
+                max_concurrent=SLOTS,
+                max_queue=6,
+                requests=50,
+                tokens=500,
+                budget_nano_usd=10**12,
+                pools=("p",),
+                further=further,
+            ),
+        )
+        store.configure("n", Limits(max_concurrent=2))
+        return store
+
+    def ask(self, store: RedisStore, lease_id: str, tenant: str | None = None) -> object:
+        demand = Demand(tokens=10, cost_usd=5e-9)
+        return store.acquire(
+            Ask(model="m", demand=demand, ttl_s=60.0, queue=True, lease_id=lease_id, tenant=tenant)
+        )
+
+    def fill(self) -> None:
+        """Three run, two wait, one has ended; another model is stopped twice and has work from outside."""
+        for k, lease_id in enumerate("abcde"):
+            self.ask((self.first, self.second)[k % 2], lease_id, ("t", "u")[k % 2])
+            self.clock.advance(0.3)
+        self.first.stop("n", "cooldown", name="c", reason="429", for_s=20.0)
+        self.second.stop("n", "operator", name="o", reason="maintenance")
+        self.first.adjust("n", active=1, queue=0)
+        self.first.observe("n", active=1, queue=0, ttl_s=15.0, age_s=0.5)
+        self.first.acquire(Ask(model="m", ttl_s=0.1, queue=True, lease_id="short"))
+        self.clock.advance(1.0)
+        self.first.exchange("topic", "told", 60.0)
+
+    def delete(self, key: str) -> int:
+        deleted: int = self.real.delete(f"solver:{{{self.prefix}}}:{key}")
+        return deleted
+
+    def kinds(self) -> set[str]:
+        """Return the kinds of keys that there are."""
+        start = len(f"solver:{{{self.prefix}}}:")
+        return {key[start:].split(":")[0] for key in self.real.keys(f"solver:{{{self.prefix}}}:*")}
+
+    def running(self) -> int:
+        states = [
+            (self.first, self.second)[k % 2].lease_state(lease_id) for k, lease_id in enumerate("abcde")
+        ]
+        return states.count(LeaseState.RUNNING)
+
+
+@pytest.fixture
+def fleet(redis_server: RedisServer) -> Iterator[Fleet]:
+    fleet = Fleet(redis_server)
+    fleet.fill()
+    yield fleet
+    fleet.first.close()
+    fleet.second.close()
+
+
+def test_every_kind_of_key_is_tried(fleet: Fleet) -> None:
+    assert fleet.kinds() - {"op"} == {key.split(":")[0] for key in FIXED}
+
+
+@pytest.mark.parametrize("key", FIXED)
+def test_one_lost_key(fleet: Fleet, key: str) -> None:
+    assert fleet.delete(key) == 1
+    for k in range(4):
+        fleet.ask((fleet.first, fleet.second)[k % 2], f"more-{k}")
+    assert fleet.running() <= SLOTS
+    fleet.clock.advance(2.0)
+    for k, lease_id in enumerate("abcde"):
+        store = (fleet.first, fleet.second)[k % 2]
+        assert store.release(lease_id, tokens=5, cost_nano_usd=3) is ReleaseOutcome.RELEASED
+    fleet.clock.advance(25.0)
+    for store in (fleet.first, fleet.second, fleet.first):  # whoever has to tell does
+        store.lease_state("nobody")
+        store.row("n")
+    row = fleet.first.row("n")
+    assert not row.accepting
+    assert [(stop.owner.value, stop.name) for stop in row.stops] == [("operator", "o")]
+    fleet.second.resume("n", "operator", name="o")
+    assert fleet.second.row("n").accepting
+    fleet.clock.advance(125.0)
+    for store in (fleet.first, fleet.second, fleet.first):
+        store.view()
+    pool, view = fleet.first.pool_row("p"), fleet.first.view()
+    assert (pool.active, pool.queued) == (0, 0)
+    assert (view.active[0], view.queued[0]) == (0, 0)
+    fleet.clock.advance(61.0)
+    fleet.second.view()
+    assert [fleet.ask(fleet.first, f"last-{k}") for k in range(SLOTS)] == [LeaseState.RUNNING] * SLOTS
+
+
+def test_a_window_that_lost_its_steps_still_holds_what_they_held(fleet: Fleet) -> None:
+    """After its key is deleted under load a window has steps again, though not all: none may be forgotten."""
+    fleet.clock.advance(20.0)
+    for lease_id in "abcde":
+        fleet.first.release(lease_id, tokens=10, cost_nano_usd=None)
+    fleet.clock.advance(60.0)
+    one = Ask(model="m", demand=Demand(tokens=10), lease_id="one", ttl_s=60.0)
+    assert fleet.first.acquire(one._replace(demand=Demand(tokens=80))) is LeaseState.RUNNING
+    fleet.clock.advance(6.0)
+    assert fleet.delete("w:p:p:1@10.0") == 1
+    assert fleet.first.acquire(one._replace(lease_id="two")) is LeaseState.RUNNING
+    fleet.clock.advance(4.5)  # what the first was charged would leave now, if it were known
+    used = {meter.period: meter.used for meter in fleet.first.pool_row("p").meters}
+    assert used[10.0] == 90.0
+
+
+def test_a_lease_that_lost_its_key_is_settled(fleet: Fleet) -> None:
+    before = next(each.used for each in fleet.first.row("m").meters if each.period is None)
+    assert fleet.delete("l:a") == 1
+    assert fleet.first.release("a", tokens=5, cost_nano_usd=3) is ReleaseOutcome.RELEASED
+    after = next(each.used for each in fleet.first.row("m").meters if each.period is None)
+    assert round((before - after) * 1e9) == 2
