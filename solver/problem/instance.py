@@ -246,7 +246,7 @@ class Instance:
         instance the maximum of (score + value of service) is the lexicographic maximum: the sets of agents
         that can be served together form a transversal matroid, whose best basis depends on the order of
         the weights alone (Edmonds and Fulkerson 1965). The factor 4 leaves room to read the score part of
-        a price back out of it, see :mod:`solver.engines.slot_prices`.
+        a price back out of it, see `solver.engines.slot_prices`.
         """
         low, high = self.score_range
         max_cost = 0.0 if self.load_cost is None else float(self.load_cost.max())
