@@ -20,8 +20,6 @@ BUSY_STATUSES = frozenset({429, 503, 529})
 """HTTP statuses by which a server says that it is too busy."""
 _CALLERS_FAULT = frozenset({400, 404, 409, 413, 415, 422})
 """HTTP statuses that say something about the request, not about the model."""
-_RECENT = 20
-"""Outcomes over which the share of failures is taken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +31,9 @@ class BreakerParameters:
     failures : int
         Failures in a row that open the breaker.
     failure_share : float
-        Share of the last 20 outcomes that opens it, too, from ten on; above 1 never.
+        Share of the last ``recent`` outcomes that opens it, too, from ten on; above 1 never.
+    recent : int
+        Outcomes over which this share is taken.
     open_s, longest_open_s : float
         Seconds until the first probe; they double while probes fail.
     pause_s, longest_pause_s : float
@@ -47,13 +47,16 @@ class BreakerParameters:
 
     failures: int = 5
     failure_share: float = 0.5
+    recent: int = 20
     open_s: float = 1.0
     longest_open_s: float = 60.0
     pause_s: float = 1.0
     longest_pause_s: float = 30.0
 
     def __post_init__(self) -> None:
-        problems = whole_problems("failures", self.failures, low=1)
+        problems = whole_problems("failures", self.failures, low=1) + whole_problems(
+            "recent", self.recent, low=1
+        )
         for name in ("failure_share", "open_s", "longest_open_s", "pause_s", "longest_pause_s"):
             problems += positive_problems(name, getattr(self, name))
         if problems:
@@ -65,9 +68,9 @@ class _Health:
 
     __slots__ = ("allowed", "failures", "full", "open_until_s", "pauses", "recent", "trips")
 
-    def __init__(self) -> None:
+    def __init__(self, recent: int) -> None:
         self.failures = self.pauses = self.trips = 0
-        self.recent: deque[bool] = deque(maxlen=_RECENT)
+        self.recent: deque[bool] = deque(maxlen=recent)
         self.open_until_s = 0.0
         self.allowed = 0
         """Slots open to probes and to the slow start; 0 while the model is healthy."""
@@ -111,7 +114,7 @@ class UpstreamHealth:
         if known is None and outcome.success:
             return  # the usual case costs one look-up
         with self._lock:
-            health = self._models.setdefault(outcome.model, _Health())
+            health = self._models.setdefault(outcome.model, _Health(self._p.recent))
             if outcome.success:
                 self._succeeded(outcome.model, health)
             elif status in BUSY_STATUSES or retry_after_s is not None:

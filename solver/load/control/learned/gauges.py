@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from solver.load.control.learned.parameters import MeasuringParams
+
 Sums = list[float]
 """Sums since the start, see :meth:`Gauges.sums`. Those of several routers may be added."""
 
@@ -20,15 +22,6 @@ Sums = list[float]
 DECODE_FIT = slice(10, 16)
 FIRST_FIT = slice(16, 21)
 N_SUMS = 21
-
-_LEAST_OUTPUT = 8
-"""Shortest answer, tokens, whose time per token says something."""
-_FULL_WEIGHT = 64.0
-"""Output tokens from which a request counts fully in the fit of decode times."""
-_FEW_SAMPLES = 4.0
-"""Weight of requests that found nobody ahead below which the others count, too."""
-_HIGH_SIDE = 0.1
-"""Weight of a time to first token above the line: an expectile of about 0.1 (Newey and Powell 1987)."""
 
 
 class Flight:
@@ -55,6 +48,8 @@ class Gauges:
     ----------
     streamed : bool
         Whether first tokens are reported.
+    params : MeasuringParams, optional
+        What counts, and how much.
     """
 
     __slots__ = (
@@ -62,6 +57,7 @@ class Gauges:
         "_decode",
         "_first",
         "_held_since",
+        "_params",
         "_sums",
         "elsewhere",
         "elsewhere_tokens",
@@ -76,7 +72,8 @@ class Gauges:
         "waiting",
     )
 
-    def __init__(self, *, streamed: bool = True) -> None:
+    def __init__(self, *, streamed: bool = True, params: MeasuringParams | None = None) -> None:
+        self._params = params or MeasuringParams()
         self.streamed = streamed
         self.in_flight = self.waiting = 0
         self.prompt = 0.0
@@ -140,15 +137,18 @@ class Gauges:
         sums[FIRST] += 1.0
         sums[PROMPT_TOKENS] += flight.prompt
         first, took = self._first, now - flight.sent_s
-        few = first[0] < _FEW_SAMPLES and not (self.elsewhere > 0.0 and self.line[0] + self.line[1] > 0.0)
+        params = self._params
+        few = first[0] < params.few_samples and not (
+            self.elsewhere > 0.0 and self.line[0] + self.line[1] > 0.0
+        )
         if flight.ahead == 0.0:
             size = flight.prompt * 1e-3
             expected = self.line[0] + self.line[1] * flight.prompt
-            weight = 1.0 if took < expected or few else _HIGH_SIDE
+            weight = 1.0 if took < expected or few else params.late_weight
             if weight < 1.0 and self.elsewhere > 0.0:  # others may have been ahead, unheard of so far
                 weight *= min(1.0, (expected + 1e-3) / (took + 1e-3))
         elif few:  # so far nothing better is known than who had to wait for others' prompts
-            size, weight = (flight.prompt + flight.ahead) * 1e-3, _HIGH_SIDE
+            size, weight = (flight.prompt + flight.ahead) * 1e-3, params.late_weight
         else:
             return
         first[0] += weight
@@ -178,8 +178,8 @@ class Gauges:
         span = now - start
         sums[DECODED] += 1.0
         sums[DECODE_S] += span
-        if output >= _LEAST_OUTPUT and span > 0.0:
-            weight = min(output, _FULL_WEIGHT) / _FULL_WEIGHT
+        if output >= self._params.least_output and span > 0.0:
+            weight = min(1.0, output / self._params.full_weight_output)
             pace, level, fit = span / size, (self.total_area - flight.area) / span, self._decode
             fit[0] += weight
             fit[1] += weight * level

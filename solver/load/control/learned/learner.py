@@ -11,9 +11,6 @@ from solver.load.control.learned.gauges import Flight, Gauges, Sums
 from solver.load.control.learned.limit import LearnedLimit
 from solver.load.control.learned.parameters import LearnParameters
 
-_LONGEST_PAUSE_S = 60.0
-"""Longest pause after a refusal, whatever its Retry-After says."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnedState:
@@ -70,7 +67,7 @@ class LearnedCapacity:
 
     def __init__(self, parameters: LearnParameters | None = None) -> None:
         self._p = p = parameters or LearnParameters()
-        self._gauges = Gauges(streamed=p.streamed)
+        self._gauges = Gauges(streamed=p.streamed, params=p.measuring)
         self._law = LearnedLimit(p)
         self._opened_s = -inf
         self._before: Sums = [0.0] * g.N_SUMS
@@ -211,7 +208,9 @@ class LearnedCapacity:
         """
         gauges = self._gauges
         gauges.ended(now, flight, 0)
-        self.paused_until_s = max(self.paused_until_s, now + min(retry_after_s, _LONGEST_PAUSE_S))
+        self.paused_until_s = max(
+            self.paused_until_s, now + min(retry_after_s, self.parameters.measuring.longest_pause_s)
+        )
         if rate:
             return False
         level = int(gauges.in_flight + gauges.elsewhere)

@@ -13,17 +13,6 @@ if TYPE_CHECKING:
     from solver.load.control.learned.gauges import Sums
     from solver.load.control.learned.parameters import LearnParameters
 
-_P99 = 2.33
-"""Standard normal quantile of 0.99: the spread of a request's time per token is taken as log-normal."""
-_NO_PREFILL = 1e-4
-"""Prefill shorter than this share of decoding never limits anything."""
-_HELD = 0.3
-"""Share of a window in which the limit must have kept traffic back before it may rise."""
-_WAITING_UNKNOWN = 0.35
-"""Share of the requests in flight that may wait while the time to first token is not known."""
-_EXPLAINED = 1.6
-"""Waiting up to this multiple of what prefill explains is no queue for a place."""
-
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -77,7 +66,7 @@ class LearnedLimit:
 
     def __init__(self, parameters: LearnParameters) -> None:
         self._p = p = parameters
-        self.line = FirstTokenLine()
+        self.line = FirstTokenLine(p.measuring)
         self.decode = DecodeTime(p.memory_s)
         self.base = float(min(max(p.start, p.low), p.high))
         """The limit without a dip."""
@@ -146,7 +135,7 @@ class LearnedLimit:
         elif best < 0.95 * self.base and window.in_flight > 0.5 * best:
             self.base = max(self._p.low, best, 0.5 * self.base)
             self._doubling, self.reason = False, why
-        elif window.held_back > _HELD and best > 1.05 * self.base:
+        elif window.held_back > self._p.measuring.held_back_share and best > 1.05 * self.base:
             self._grow(now, best)
         self._set_dip()
 
@@ -163,7 +152,9 @@ class LearnedLimit:
 
     @property
     def _decode_over_prefill(self) -> float:
-        if self._prefill <= _NO_PREFILL * self._decoding:  # the formulas would subtract equal numbers
+        if (
+            self._prefill <= self._p.measuring.least_prefill_share * self._decoding
+        ):  # the formulas would subtract equal numbers
             return inf
         return (self._decoding + self.line.constant) / self._prefill
 
@@ -173,12 +164,16 @@ class LearnedLimit:
         if not p.streamed or n <= 0.9 * p.low:
             return 0.0
         if self.line.constant + self.line.slope <= 0.0:  # nothing to compare with: most must not wait
-            return window.waiting - _WAITING_UNKNOWN * n if window.waiting > max(1.0, 0.5 * n) else 0.0
+            return (
+                window.waiting - self._p.measuring.unknown_waiting_share * n
+                if window.waiting > max(1.0, 0.5 * n)
+                else 0.0
+            )
         ratio = self._decode_over_prefill
         own = window.first_rate * self.line.constant
         explained = own + (waiting_at_prefill(n, ratio) if ratio < inf else 0.0)
         queue = window.waiting - explained
-        worth = max(p.queue_share * n, 0.5) + (_EXPLAINED - 1.0) * explained
+        worth = max(p.queue_share * n, 0.5) + (p.measuring.explained_factor - 1.0) * explained
         return queue if queue > worth else 0.0
 
     def _best(self, level: float) -> tuple[float, str]:
@@ -195,7 +190,9 @@ class LearnedLimit:
             best = decode.ratio
         else:
             pace = decode.pace_s(level)
-            goal = p.slo_s_per_token * exp(-_P99 * sqrt(min(max(decode.variance, 1e-3), 0.06)))
+            goal = p.slo_s_per_token * exp(
+                -p.measuring.p99_deviations * sqrt(min(max(decode.variance, 1e-3), 0.06))
+            )
             slope = min(max(decode.speed * decode.slope, 0.2 * pace / level), pace / level)
             best = max(0.5 * level, level + 0.7 * (goal - pace) / slope)
         return max(p.low, min(best, most)), "decode time" if best < most else why

@@ -2,10 +2,54 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from solver.errors import SpecError, Violation
 from solver.load.checks import positive_problems, whole_problems
+from solver.params import Params
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuringParams(Params):
+    """What is taken from a backend's times. Measured by ``bench_learned_capacity.py``.
+
+    Parameters
+    ----------
+    least_output : int
+        Shortest answer, tokens, whose time per token says something.
+    full_weight_output : float
+        Output tokens from which a request counts fully in the fit of decode times.
+    few_samples : float
+        Weight of requests that found nobody ahead below which the others count, too.
+    late_weight : float
+        Weight of a time to first token above the line: an expectile of about 0.1 (Newey and Powell 1987).
+    remembered_weight : float
+        Weight of observations of first tokens from which old ones are forgotten.
+    p99_deviations : float
+        Standard normal quantile of 0.99: the spread of a request's time per token is taken as log-normal.
+    least_prefill_share : float
+        Prefill shorter than this share of decoding never limits anything.
+    held_back_share : float
+        Share of a window in which the limit must have kept traffic back before it may rise.
+    unknown_waiting_share : float
+        Share of the requests in flight that may wait while the time to first token is not known.
+    explained_factor : float
+        Waiting up to this multiple of what prefill explains is no queue for a place.
+    longest_pause_s : float
+        Longest pause after a refusal, seconds, whatever its Retry-After says.
+    """
+
+    least_output: int = 8
+    full_weight_output: float = 64.0
+    few_samples: float = 4.0
+    late_weight: float = 0.1
+    remembered_weight: float = 30.0
+    p99_deviations: float = 2.33
+    least_prefill_share: float = 1e-4
+    held_back_share: float = 0.3
+    unknown_waiting_share: float = 0.35
+    explained_factor: float = 1.6
+    longest_pause_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +89,8 @@ class LearnParameters:
     dip_share : float
         Without an objective: how far the limit dips, in eight of forty windows, to see the slope of the
         decode time where traffic does not vary by itself.
+    measuring : MeasuringParams
+        What is taken from a backend's times.
 
     Raises
     ------
@@ -69,6 +115,7 @@ class LearnParameters:
     longest_hold_s: float = 60.0
     idle_s: float = 30.0
     dip_share: float = 0.3
+    measuring: MeasuringParams = field(default_factory=MeasuringParams)
 
     def __post_init__(self) -> None:
         problems = whole_problems("low", self.low, low=1) + whole_problems("high", self.high, low=1)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from math import exp, inf, sqrt
 
-_ENOUGH = 30.0
-"""Weight of observations from which old ones are forgotten."""
+from solver.load.control.learned.parameters import MeasuringParams
 
 
 class FirstTokenLine:
@@ -13,9 +12,15 @@ class FirstTokenLine:
 
     Forgetting least squares; what the backend adds (waiting for a place, or for prefill of others) is not in
     it, since the samples are unobstructed and those above the line weigh a tenth.
+
+    Parameters
+    ----------
+    params : MeasuringParams, optional
+        From which weight on old observations are forgotten.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, params: MeasuringParams | None = None) -> None:
+        self._remembered = (params or MeasuringParams()).remembered_weight
         self.constant = self.slope = 0.0
         self._sums = [0.0] * 5
 
@@ -36,7 +41,7 @@ class FirstTokenLine:
 
     def learn(self, sums: list[float], forget: float) -> None:
         """Add (Σv, Σvp, Σvpp, Σvt, Σvpt) of one window; prompt tokens p in thousands, times t in seconds."""
-        fade = forget if self._sums[0] > _ENOUGH else 1.0
+        fade = forget if self._sums[0] > self._remembered else 1.0
         total = [fade * old + new for old, new in zip(self._sums, sums, strict=True)]
         self._sums = total
         weight, size, square, time, product = total
