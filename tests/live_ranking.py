@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
     from solver.simulate.replay import Policy
-    from solver.simulate.scene import Scene
+    from solver.simulate.scenario import Scene
 
 POLICIES = (
     "weighted-optimal",

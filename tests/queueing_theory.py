@@ -32,7 +32,7 @@ from solver.clock import ManualClock
 from solver.simulate.policies.baselines import Constant
 from solver.simulate.quality import Quality
 from solver.simulate.replay import replay
-from solver.simulate.scene import Scene
+from solver.simulate.scenario import Scene
 from solver.simulate.servers import Fleet, ServerParams
 from solver.simulate.traffic import Traffic
 

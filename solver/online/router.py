@@ -6,10 +6,10 @@ import threading
 from typing import TYPE_CHECKING
 
 from solver.load.balance.prediction import CompletionPredictor
-from solver.online.gathering import Gathering
 from solver.online.joint import place_jointly
 from solver.online.lease_taking import Reservations
 from solver.online.live_load import LiveLoad
+from solver.online.micro_batching import Gathering
 from solver.online.parameters import PriceParams, RefreshParams
 from solver.online.price_process import PriceProcess
 from solver.online.refresh_thread import Refresher

@@ -15,7 +15,7 @@ from solver.simulate.quality import Predictor, Quality, capability_population
 from solver.simulate.replay import replay
 from solver.simulate.report_series import series_of
 from solver.simulate.rules import RulesInReplay
-from solver.simulate.scene import Scene
+from solver.simulate.scenario import Scene
 from solver.simulate.schedule import check_schedule
 
 if TYPE_CHECKING:

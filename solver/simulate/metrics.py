@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from solver.simulate.replay import Replay
-    from solver.simulate.scene import Scene
+    from solver.simulate.scenario import Scene
 
 FIGURES = (
     "p50_latency_ms",

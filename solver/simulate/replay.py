@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from solver.clock import ManualClock
     from solver.load.tracker import LoadTracker
-    from solver.simulate.scene import Scene
+    from solver.simulate.scenario import Scene
 
 IN_FLIGHT, SERVED, FAILED, REFUSED, OVERLOADED, THROTTLED = -1, 0, 1, 2, 3, 4
 """Where a request stands: not ended yet; ended with an answer, or without a usable one; turned away by the

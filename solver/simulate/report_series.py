@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.simulate.replay import Replay
-    from solver.simulate.scene import Scene
+    from solver.simulate.scenario import Scene
 
 LOSSES = {"refused": REFUSED, "overload": OVERLOADED, "throttled": THROTTLED, "failed": FAILED}
 """Ways of not being served, by the name they have in reports."""

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from solver.clock import ManualClock
     from solver.load.control.scaling_rules import ScalingRule
     from solver.simulate.replay import Policy
-    from solver.simulate.scene import Scene
+    from solver.simulate.scenario import Scene
     from solver.simulate.server_state import RunningServers
 
 

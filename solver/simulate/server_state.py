@@ -12,7 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from solver.simulate.scene import Scene
+    from solver.simulate.scenario import Scene
     from solver.simulate.schedule import Disruption
 
 TOO_MANY, DOWN = 429, 503

@@ -16,7 +16,7 @@ from scipy.optimize import linprog
 from scipy.sparse import coo_matrix, csr_matrix, hstack, identity
 
 from solver.clock import Deadline
-from solver.engines.flow.closest import closest_flow
+from solver.engines.flow.least_relaxation import closest_flow
 from solver.engines.standard_form import Form, build_form
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from solver.simulate.metrics import MEASURED, interval_of
 from solver.simulate.policies.registry import POLICIES, check_policies, make_policy
 from solver.simulate.quality import Quality
 from solver.simulate.replay import FAILED, IN_FLIGHT, OVERLOADED, REFUSED, SERVED, replay
-from solver.simulate.scene import Scene
+from solver.simulate.scenario import Scene
 from solver.simulate.servers import Fleet, ServerParams
 from solver.simulate.traffic import Traffic
 from solver.simulate.traffic_generators import GENERATORS, generate_traffic

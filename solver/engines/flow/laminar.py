@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.engines.flow.counting_rows import CountingRows, may_count
+from solver.engines.flow.excess_costs import Tolls
 from solver.engines.flow.row_kinds import RowKinds, row_kinds
-from solver.engines.flow.tolls import Tolls
 from solver.problem.sparse import CompressedScores
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from solver.interfaces.http.assignments_api import add_assignments
 from solver.interfaces.http.batches_api import add_batches
 from solver.interfaces.http.endpoint import Call, Endpoints, framework_response
 from solver.interfaces.http.fleet_api import add_fleet
-from solver.interfaces.http.gate import Gate
+from solver.interfaces.http.middleware import Gate
 from solver.interfaces.http.problem_details import RequestRefused
 from solver.interfaces.http.reply import Reply, json_reply
 from solver.interfaces.http.routing_api import add_routing

@@ -11,8 +11,8 @@ import numpy as np
 
 from solver.clock import MonotonicClock
 from solver.interfaces.litellm.fleet import FleetOptions, describe, expected_tokens, models_of, set_capacities
+from solver.interfaces.litellm.queued_calls import SlotQueue
 from solver.interfaces.litellm.request_leases import CallEnd, LeaseLedger
-from solver.interfaces.litellm.waiting import SlotQueue
 from solver.load.balance.prediction import CompletionPredictor
 from solver.load.tracker import LoadTracker
 from solver.online.router import OptimalRouter

@@ -10,7 +10,7 @@ import numpy as np
 
 from solver.errors import SpecError
 from solver.load.checks import LARGEST_WHOLE, name_problems, names_problems, whole_problems
-from solver.load.store.given_limits import usage_limits, usage_problems
+from solver.load.store.usage_limit_checks import usage_limits, usage_problems
 from solver.load.tracking.state import TrackerState
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from solver.errors import SpecError
 from solver.load.checks import amount_problems, whole_problems
-from solver.load.control.upstream import BUSY_STATUSES
+from solver.load.control.circuit_breaker import BUSY_STATUSES
 from solver.load.listeners import tell
 from solver.load.request_outcome import Outcome
 from solver.load.tracking.state import TrackerState

@@ -16,8 +16,8 @@ import numpy as np
 from solver.clock import Clock, MonotonicClock
 from solver.errors import SpecError
 from solver.load.checks import positive_problems
-from solver.load.control.retry_line import RetryLine
-from solver.load.control.upstream import BreakerParameters, UpstreamHealth
+from solver.load.control.circuit_breaker import BreakerParameters, UpstreamHealth
+from solver.load.control.retry_after import RetryLine
 from solver.load.learned_capacity import LearnedFleet
 from solver.load.observe.output_lengths import LengthParameters, OutputLengths
 from solver.load.store.memory import MemoryStore

@@ -11,7 +11,7 @@ from solver.simulate.replay import Silent
 
 if TYPE_CHECKING:
     from solver.simulate.replay import Policy
-    from solver.simulate.scene import Scene
+    from solver.simulate.scenario import Scene
 
 
 class Constant(Silent):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from solver.clock import ManualClock
     from solver.simulate.replay import Policy
-    from solver.simulate.scene import Scene
+    from solver.simulate.scenario import Scene
 
 LITELLM_STRATEGIES = (
     "simple-shuffle",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from solver.clock import ManualClock
     from solver.simulate.replay import Policy
-    from solver.simulate.scene import Scene
+    from solver.simulate.scenario import Scene
 
     Maker = Callable[[Scene, ManualClock], Policy]
     SettingsMaker = Callable[[Scene, ManualClock, PolicySettings], Policy]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from solver.load.lease import Lease
     from solver.online.decision import Decision
     from solver.simulate.replay import Policy
-    from solver.simulate.scene import Scene
+    from solver.simulate.scenario import Scene
 
 _ENDLESS_TTL_S = 1e8
 """Time to live of leases in a replay, where renewals are not acted out."""

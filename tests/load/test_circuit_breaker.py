@@ -10,7 +10,7 @@ import pytest
 import solver
 from solver.clock import ManualClock
 from solver.errors import SpecError
-from solver.load.control.upstream import BreakerParameters
+from solver.load.control.circuit_breaker import BreakerParameters
 from solver.load.refusal import Refusal, RefusalReason
 from solver.load.stops import StopOwner
 
