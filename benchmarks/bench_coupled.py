@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import resource
 import tempfile
 import time
 from functools import partial
@@ -23,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.bench_scale import Wire, counted_fleet, peak_mb
 from solver.scale import BatchBudget, BatchResource, LargeBatch, ScoreColumns, solve_files
 
 _ROWS_A_FILE, _ROWS_A_GROUP = 1_000_000, 125_000
@@ -62,18 +62,19 @@ def main() -> None:
 
 def solved(batch: LargeBatch, folder: str, workers: int) -> tuple[float, int, float, float, float, Any]:
     options: dict[str, Any] = {}
+    wire = Wire()
     if workers:
-        from solver.scale.ray_workers import RayFleet
-
-        options["fleet"] = partial(RayFleet, workers=workers)
+        options["fleet"] = partial(counted_fleet, wire, workers)
     began = time.perf_counter()
     manifest = solve_files(batch, Path(folder) / "plan", **options)
     wall = time.perf_counter() - began
+    if workers:
+        print(f"  {wire.calls} calls, {(wire.up + wire.down) / 1e6:.2f} MB; workers' peaks {wire.peaks} MB")
     assert manifest is not None
     found = manifest.certificate
     assert not found.violations, found.violations
     _, used, bound = found.usage[-1]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_mb()
     checks = [one.crc32 for one in manifest.files]
     return found.gap, found.served, used / bound, wall, peak, (checks, manifest.prices)
 

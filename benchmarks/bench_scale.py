@@ -3,6 +3,7 @@
     python -m benchmarks.bench_scale --agents 10000000 --models 20
     python -m benchmarks.bench_scale --agents 10000000 --models 20 --workers 2 --no-memory
 
+With workers it prints the bytes between them and the driver, pickled, and the peak memory of each.
 Generates Parquet in a temporary folder (about 4 bytes a score), deleted afterwards. Not part of the test suite.
 """
 
@@ -11,9 +12,11 @@ from __future__ import annotations
 import argparse
 import itertools
 import multiprocessing
-import resource
+import os
+import pickle
 import tempfile
 import time
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,7 +65,7 @@ def measured(run: Any) -> tuple[float, float, float, float, float]:
     began, cpu = time.perf_counter(), time.process_time()
     objective, gap = run()
     wall, busy = time.perf_counter() - began, time.process_time() - cpu
-    return objective, gap, wall, busy, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return objective, gap, wall, busy, peak_mb()
 
 
 def generate(folder: Path, agents: int, models: int, layout: str) -> None:
@@ -98,16 +101,69 @@ def batch_of(folder: Path, agents: int, models: int, layout: str) -> LargeBatch:
 def streamed(batch: LargeBatch, folder: str, workers: int) -> tuple[float, float]:
     steps: list[tuple[float, str]] = []
     options: dict[str, Any] = {"report": lambda text: steps.append((time.perf_counter(), text))}
+    wire = Wire()
     if workers:
-        from solver.scale.ray_workers import RayFleet
-
-        options["fleet"] = partial(RayFleet, workers=workers)
+        options["fleet"] = partial(counted_fleet, wire, workers)
     manifest = solve_files(batch, Path(folder) / "plan", **options)
     steps.append((time.perf_counter(), ""))
     for (start, text), (end, _) in itertools.pairwise(steps):
         print(f"  {end - start:6.1f} s {text}", flush=True)
+    if workers:
+        size = sum(path.stat().st_size for path in Path(batch.files[0]).iterdir())
+        peaks = ", ".join(f"{peak:.0f}" for peak in wire.peaks)
+        print(
+            f"  {wire.calls} calls, {wire.up / 1e6:.2f} MB from workers and {wire.down / 1e6:.2f} MB to them,"
+            f" {(wire.up + wire.down) / size:.3%} of the files; peak memory of workers {peaks} MB,"
+            f" processor time {', '.join(f'{seconds:.1f}' for seconds in wire.seconds)} s"
+        )
     assert manifest is not None
     return manifest.certificate.objective, manifest.certificate.gap
+
+
+@dataclass
+class Wire:
+    """What went between workers and driver."""
+
+    calls: int = 0
+    up: int = 0
+    down: int = 0
+    peaks: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+
+def counted_fleet(wire: Wire, workers: int, *arguments: Any) -> Any:
+    """Return actors of Ray, whose messages are counted."""
+    from solver.scale.ray_workers import RayFleet
+
+    class Counted(RayFleet):
+        def run(self, method: str, *arguments: Any, each: Any = None) -> list[Any]:
+            found = super().run(method, *arguments, each=each)
+            wire.calls += 1
+            wire.down += len(self.actors) * len(pickle.dumps(arguments)) + len(pickle.dumps(each))
+            wire.up += sum(len(pickle.dumps(one)) for one in found)
+            return found
+
+        def close(self) -> None:
+            for process in self._ray.get([actor.process.remote() for actor in self.actors]):
+                wire.peaks.append(peak_mb(process))
+                wire.seconds.append(processor_seconds(process))
+            super().close()
+
+    return Counted(*arguments, workers=workers)
+
+
+def peak_mb(process: int | str = "self") -> float:
+    """Return the largest resident memory of a process since it began its program, in megabytes."""
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) / 1024
+    return float("nan")
+
+
+def processor_seconds(process: int) -> float:
+    """Return the processor time of a process."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def verified(folder: str) -> tuple[float, float]:

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from solver.scale.held_arcs import Grains
     from solver.scale.pieces import Block, Piece, ScoreColumns
 
-__all__ = ["CoupledPasses", "HeldBox", "PieceFacts", "SampleFacts", "amounts", "paying"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PieceFacts:
@@ -179,10 +177,10 @@ class CoupledPasses:
     def _arcs(self, box: HeldBox) -> list[ArcsInBox]:
         if self._held is None or self._held[0] != box.key:
             self._held = None  # two boxes at a time would take twice the memory
-            self._held = box.key, [self._reduced(piece, box) for piece in self._pieces]
+            self._held = box.key, [self._arcs_of(piece, box) for piece in self._pieces]
         return self._held[1]
 
-    def _reduced(self, piece: Piece, box: HeldBox) -> ArcsInBox:
+    def _arcs_of(self, piece: Piece, box: HeldBox) -> ArcsInBox:
         if box.stride:
             return reduce_paying(self._sampled(piece, box), box.low, box.high)
         parts = (

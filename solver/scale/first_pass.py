@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from solver.scale.pieces import Block
 
-__all__ = ["Sample", "Survey", "Valuation", "dense_rows", "penalties", "valuation_of"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
@@ -40,6 +38,33 @@ class Sample:
     score: NDArray[Any]
     penalty: NDArray[np.float64] | None
     priority: NDArray[np.float64] | None
+
+    @classmethod
+    def of(cls, block: Block, agents: NDArray[np.int64]) -> Sample:
+        """Return some agents of a block."""
+        at = agents - block.first
+        return cls(
+            agent=agents,
+            score=block.score[at],
+            penalty=None if block.penalty is None else block.penalty[at],
+            priority=None if block.priority is None else block.priority[at],
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[Sample]) -> Sample:
+        """Return the agents of some parts, those of the one after those of the other."""
+        wide = any(part.score.dtype == np.float64 for part in parts)
+        kind = np.float64 if wide else np.float32
+        return cls(
+            agent=_joined([part.agent for part in parts]),
+            score=np.concatenate([part.score.astype(kind, copy=False) for part in parts]),
+            penalty=None
+            if parts[0].penalty is None
+            else _joined([part.penalty for part in parts if part.penalty is not None]),
+            priority=None
+            if parts[0].priority is None
+            else _joined([part.priority for part in parts if part.priority is not None]),
+        )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -110,15 +135,7 @@ class Survey:
         self.equal = _first_equal(score, self.equal if len(self.equal) else np.zeros(self.m, np.int64))
         begin, end = np.searchsorted(drawn, (block.first, block.first + len(score)))
         if end > begin:
-            at = drawn[begin:end] - block.first
-            self.samples.append(
-                Sample(
-                    agent=drawn[begin:end],
-                    score=score[at],
-                    penalty=None if block.penalty is None else block.penalty[at],
-                    priority=None if block.priority is None else block.priority[at],
-                )
-            )
+            self.samples.append(Sample.of(block, drawn[begin:end]))
 
     def _take_range(self, score: NDArray[Any]) -> None:
         least = float(score.min())
@@ -155,19 +172,7 @@ class Survey:
 
     def sample(self) -> Sample:
         """Return all agents drawn, ascending."""
-        parts = sorted(self.samples, key=lambda part: int(part.agent[0]))
-        wide = any(part.score.dtype == np.float64 for part in parts)
-        kind = np.float64 if wide else np.float32
-        return Sample(
-            agent=_joined([part.agent for part in parts]),
-            score=np.concatenate([part.score.astype(kind, copy=False) for part in parts]),
-            penalty=None
-            if parts[0].penalty is None
-            else _joined([part.penalty for part in parts if part.penalty is not None]),
-            priority=None
-            if parts[0].priority is None
-            else _joined([part.priority for part in parts if part.priority is not None]),
-        )
+        return Sample.joined(sorted(self.samples, key=lambda part: int(part.agent[0])))
 
     def shape(
         self,

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["ArcsInBox", "ChargeResponse", "Grains", "PayingAgents", "net_scores", "reduce_paying"]
-
 _UNDIVIDED_FROM = 1e-3
 """Distance of the largest weight from 1 below which an agent does not add to the curvature."""
 
@@ -98,16 +96,16 @@ class Grains:
             Upper limit of what all of them together pay.
         """
         return cls(
-            value=float(_grain(np.array(4.0 * agents * score + charge))),
-            load=_grain(total),
-            square=_grain(2.0 * total[:, None] * most),
+            value=float(grain(np.array(4.0 * agents * score + charge))),
+            load=grain(total),
+            square=grain(2.0 * total[:, None] * most),
         )
 
 
-def _grain(bound: NDArray[np.float64]) -> NDArray[np.float64]:
+def grain(bound: NDArray[np.float64] | float) -> NDArray[np.float64]:
     """Return a power of two whose multiples up to ``bound`` are added without rounding."""
-    grain: NDArray[np.float64] = np.exp2(np.ceil(np.log2(np.maximum(bound, 1e-290))) - 52.0)
-    return grain
+    found: NDArray[np.float64] = np.exp2(np.ceil(np.log2(np.maximum(bound, 1e-290))) - 52.0)
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -11,7 +11,6 @@ import numpy as np
 from solver.engines.slot_supply import Supply
 from solver.errors import SpecError, Violation
 from solver.scale.assignment_files import file_name
-from solver.scale.batch import LargeBatch
 from solver.scale.certificate import conclude
 from solver.scale.checkpoint import Checkpoint, forget, read_checkpoint, write_checkpoint
 from solver.scale.coupled import CoupledOptimum, optimise_coupled, take_facts
@@ -34,14 +33,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.problem.instance import Instance
+    from solver.scale.batch import LargeBatch
     from solver.scale.certificate import PlanCertificate
     from solver.scale.first_pass import Survey
     from solver.scale.pieces import Piece
     from solver.scale.storage import PlanFolder
     from solver.scale.workers import Fleet
     from solver.scale.written_pieces import PieceAnswer
-
-__all__ = ["LargeBatch", "solve_files"]
 
 
 def solve_files(

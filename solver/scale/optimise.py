@@ -10,12 +10,13 @@ import numpy as np
 from solver.clock import Deadline
 from solver.engines.price.estimate import estimate_prices
 from solver.engines.price.optimum import find_optimum, solve_everything
-from solver.engines.price.sampling import planned_samples, probe_scale
+from solver.engines.price.sampling import probe_scale
 from solver.engines.price.scarce_prices import barely_short, price_scarce
 from solver.engines.slot_supply import Supply
 from solver.scale.first_pass import Survey, Valuation, valuation_of
 from solver.scale.floors import floor_reward, with_floors
 from solver.scale.rows import PieceChoice, PieceRows
+from solver.scale.sample_plan import SamplePlan
 from solver.scale.shard import FinishOrder
 
 if TYPE_CHECKING:
@@ -30,13 +31,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleBudget:
-    """How much of the data the driver holds.
+    """How much of the data workers and driver hold.
 
     Parameters
     ----------
     numbers : int
-        Scores that all samples may hold together, each of 4 or 8 bytes. ``benchmarks/bench_scale.py`` measures memory
-        and passes against it: larger samples leave fewer agents contested, as their square root.
+        Scores that the largest sample may hold, over all workers, each of 4 or 8 bytes.
+        ``benchmarks/bench_scale.py`` measures memory and passes against it: larger samples leave fewer agents
+        contested, as their square root.
     whole : int
         Scores up to which the driver holds all of them, and passes over samples are passes over everything.
     few_arcs : int
@@ -46,6 +48,16 @@ class SampleBudget:
     numbers: int = 20_000_000
     whole: int = 1_000_000
     few_arcs: int = 15_000
+
+    def plan(self, agents: int, models: int, seed: int) -> SamplePlan:
+        """Return the samples of a batch of that size."""
+        return SamplePlan(
+            agents=agents,
+            models=models,
+            seed=seed,
+            most=self.numbers / models,
+            everybody=agents * models <= self.whole,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,14 +92,8 @@ def take_survey(
     budget: SampleBudget,
 ) -> Survey:
     """Return the facts and the samples of all pieces, in one pass."""
-    m = len(closed)
-    if agents * m <= budget.whole:
-        drawn = np.arange(agents)
-    else:
-        most = budget.numbers / m
-        samples = planned_samples(agents, m, np.random.default_rng(seed), most=most)
-        drawn = np.unique(np.concatenate(samples))
-    first, *rest = fleet.run("survey", drawn, common_penalty)
+    plan = budget.plan(agents, len(closed), seed)
+    first, *rest = fleet.run("survey", plan, common_penalty)
     survey = cast(Survey, first)
     for other in rest:
         survey.merge(other)
@@ -129,14 +135,15 @@ def optimise(
         pooled = pooled.anchored()
     sample = survey.sample()
     closed = pooled.closed
-    rows = PieceRows(fleet, pieces, survey, sample, valuation if may_leave else None, closed)
+    plan = budget.plan(n, m, seed)
+    rows = PieceRows(fleet, pieces, survey, sample, plan, valuation if may_leave else None, closed)
     generator = np.random.default_rng(seed)
     scale = probe_scale(rows, generator).with_costs(pooled.cost)
     if n * m * scale.allowed + (n if may_leave else 0) <= budget.few_arcs:
         outcome = solve_everything(rows, pooled, scale)
     else:
         short = barely_short(n, pooled) if may_leave and not survey.forbids else 0
-        everyone = PieceRows(fleet, pieces, survey, sample, None, closed) if short else rows
+        everyone = PieceRows(fleet, pieces, survey, sample, plan, None, closed) if short else rows
         enough = pooled.scaled(n / pooled.total.sum()).anchored() if short else pooled
         estimate = estimate_prices(everyone, enough, scale, generator, most=budget.numbers / m)
         estimate = price_scarce(rows, pooled, estimate, short=short)

@@ -1,24 +1,30 @@
-"""The price engine's view of agents in files: samples that were collected ahead, passes by a fleet."""
+"""The price engine's view of agents in files: small samples here, everything else with the workers of a fleet."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from solver.engines.price.contested_arcs import Contested
+from solver.engines.smoothed_demand import Response
 from solver.scale.first_pass import Sample, dense_rows
+from solver.scale.held_arcs import grain
+from solver.scale.slot_passes import NestedBoxes, SlotSums
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from solver.engines.price.agent_rows import DenseRows, Rows
+    from solver.engines.price.agent_rows import DenseRows
+    from solver.engines.price.row_protocols import Choice, Rows
     from solver.scale.first_pass import Survey, Valuation
     from solver.scale.pieces import Piece
-    from solver.scale.shard import PieceArcs
+    from solver.scale.sample_plan import SamplePlan
+    from solver.scale.slot_passes import BoxSize, PieceArcs
     from solver.scale.workers import Fleet
 
 
@@ -43,16 +49,176 @@ class PieceChoice:
 
     def __setitem__(self, agents: NDArray[np.int64], models: NDArray[np.int64], /) -> None:
         """Name all agents that the rule leaves open."""
-        self.agent, self.model = agents, np.asarray(models, np.int64)
+        order = np.argsort(agents, kind="stable")
+        self.agent, self.model = agents[order], np.asarray(models, np.int64)[order]
+
+    def copy(self) -> PieceChoice:
+        """Return another that may name other agents."""
+        return replace(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PieceReduction:
-    """A pass over all pieces for a box, see :class:`solver.engines.price.agent_rows.Reduction`."""
+class GatheredPieces:
+    """A box whose contested arcs have come here, see :class:`~solver.engines.price.row_protocols.Gathered`."""
 
     choice: PieceChoice
     agent: NDArray[np.int64]
     contested: Contested
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldArcs:
+    """The contested arcs of a box that workers hold, see :class:`~solver.engines.price.row_protocols.ContestedArcs`.
+
+    Parameters
+    ----------
+    fleet : Fleet
+        The workers.
+    boxes : NestedBoxes
+        The box, and those around it.
+    arcs, agents : int
+        Arcs, and agents of all pieces.
+    span : float
+        Largest absolute value of an arc.
+    """
+
+    fleet: Fleet
+    boxes: NestedBoxes
+    arcs: int
+    agents: int
+    span: float
+
+    @classmethod
+    def of(cls, fleet: Fleet, boxes: NestedBoxes, span: float) -> HeldArcs:
+        """Have a box reduced."""
+        sizes: list[BoxSize] = fleet.run("reduce", boxes)
+        return cls(
+            fleet=fleet,
+            boxes=boxes,
+            arcs=sum(size.arcs for size in sizes),
+            agents=sum(size.agents for size in sizes),
+            span=span,
+        )
+
+    @property
+    def low(self) -> NDArray[np.float64]:
+        """(m,) float64, lower sides of the box."""
+        return self.boxes.sides[-1][0]
+
+    @property
+    def high(self) -> NDArray[np.float64]:
+        """(m,) float64, upper sides of the box."""
+        return self.boxes.sides[-1][1]
+
+    @property
+    def m(self) -> int:
+        """Number of models."""
+        return len(self.low)
+
+    def on_grid(self, grid: float) -> bool:
+        """Return whether all values are whole multiples of ``grid``."""
+        return all(self.fleet.run("on_grid", self.boxes, grid))
+
+    def respond(self, prices: NDArray[np.float64], temperature: float) -> Response:
+        """Return the smoothed response, summed up by the workers."""
+        m, largest = self.m, self.span + float(np.abs(prices).max(initial=0.0))
+        grains = tuple(float(grain(4.0 * self.agents * size)) for size in (largest, 1.0, 2.0 / temperature))
+        total = SlotSums.total(self.fleet.run("respond_slots", self.boxes, prices, temperature, grains))
+        upper = np.triu_indices(m)
+        moment = np.zeros((m, m))
+        moment[upper] = total.moment
+        moment = moment + np.triu(moment, 1).T
+        curvature = moment * (-1.0 / temperature)
+        curvature.flat[:: m + 1] = total.bend
+        return Response(value=total.value, load=total.load, curvature=curvature, moment=moment)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PieceReduction:
+    """A box of prices over pieces, see :class:`~solver.engines.price.row_protocols.Reduced`, and one of nested boxes.
+
+    Parameters
+    ----------
+    contested : HeldArcs
+        What it leaves contested, with the workers.
+    pieces : sequence of Piece
+        All of them.
+    """
+
+    contested: HeldArcs
+    pieces: Sequence[Piece] = field(repr=False)
+
+    def whole(self) -> PieceReduction:
+        """Return itself: workers know who is settled by the box."""
+        return self
+
+    def resolved(self, found: Choice) -> Choice:
+        """Return everybody's choice: the rule found."""
+        return found
+
+    def inside(self, low: NDArray[np.float64], high: NDArray[np.float64]) -> PieceReduction:
+        """Have a smaller box reduced."""
+        outer = self.contested
+        boxes = replace(outer.boxes, sides=(*outer.boxes.sides, (low, high)))
+        return PieceReduction(contested=HeldArcs.of(outer.fleet, boxes, outer.span), pieces=self.pieces)
+
+    def gathered(self) -> GatheredPieces:
+        """Return it with its arcs here."""
+        held = self.contested
+        parts: list[PieceArcs] = held.fleet.run("gather_slots", held.boxes)
+        first = {piece.number: piece.first for piece in self.pieces}
+        agent = np.concatenate([part.agent.astype(np.int64) + first[part.number] for part in parts])
+        degree = np.concatenate([part.degree for part in parts]).astype(np.int64)
+        settled = {part.number: part.settled for part in parts}
+        contested = Contested(
+            first=np.append(0, np.cumsum(degree)),
+            model=np.concatenate([part.model for part in parts]).astype(np.int64),
+            value=np.concatenate([part.value for part in parts]).astype(np.float64),
+            weight=None,
+            settled=np.sum(list(settled.values()), axis=0).astype(np.float64),
+            low=held.low,
+            high=held.high,
+        )
+        choice = PieceChoice(low=held.low, settled=settled, agent=agent, model=np.full(len(agent), held.m))
+        return GatheredPieces(choice=choice, agent=agent, contested=contested)
+
+
+class HeldSample:
+    """A sample that workers hold.
+
+    Parameters
+    ----------
+    rows : PieceRows
+        What it is of.
+    size : int
+        Its agents.
+    """
+
+    def __init__(self, rows: PieceRows, size: int) -> None:
+        self.n, self.m = size, rows.m
+        self._rows = rows
+
+    def reduce(self, low: NDArray[np.float64], high: NDArray[np.float64]) -> PieceReduction:
+        """Find the contested arcs for a box."""
+        return self._rows.reduced(self.n, low, high)
+
+    def sample(self, rows: NDArray[np.int64]) -> Rows:
+        """Refuse: samples are drawn from everybody."""
+        raise NotImplementedError
+
+    def dense(self) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+        """Refuse: it is held because it is too large."""
+        raise NotImplementedError
+
+    def span(self) -> float:
+        """Return the range of everybody's values."""
+        return self._rows.span()
+
+    def standing(
+        self, prices: NDArray[np.float64], apart: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Refuse: only everybody is looked at like this."""
+        raise NotImplementedError
 
 
 class PieceRows:
@@ -67,7 +233,9 @@ class PieceRows:
     survey : Survey
         What is known of the agents.
     sample : Sample
-        The agents that any sample may hold.
+        The agents of small samples.
+    plan : SamplePlan
+        Which samples there are.
     valuation : Valuation or None
         What staying unassigned is worth; None where nobody may.
     closed : (m,) bool
@@ -80,29 +248,37 @@ class PieceRows:
         pieces: Sequence[Piece],
         survey: Survey,
         sample: Sample,
+        plan: SamplePlan,
         valuation: Valuation | None,
         closed: NDArray[np.bool_],
     ) -> None:
         self.n, self.m = survey.agents, survey.m
-        self._fleet, self._pieces, self._survey = fleet, pieces, survey
+        self._fleet, self._pieces, self._survey, self._plan = fleet, pieces, survey, plan
         self._sample, self._valuation, self._closed = sample, valuation, closed
+        self._keys = itertools.count()
         self._collected = dense_rows(sample, valuation, closed)
 
-    def sample(self, rows: NDArray[np.int64]) -> DenseRows:
-        """Return agents that were collected ahead."""
+    def sample(self, rows: NDArray[np.int64]) -> DenseRows | HeldSample:
+        """Return a sample: its agents if there are few, else what workers hold."""
+        if len(rows) in self._plan.held:
+            return HeldSample(self, len(rows))
         place = np.searchsorted(self._sample.agent, rows)
         return self._collected.sample(place)
 
     def dense(self) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
         """Return all agents, of whom there must be few enough to have been collected."""
-        return self.sample(np.arange(self.n)).dense()
+        return self._collected.sample(np.arange(self.n)).dense()
 
     def span(self) -> float:
         """Return the range of all finite scores and values of staying unassigned."""
+        values = self._extremes()
+        return max(values) - min(values) if values else 0.0
+
+    def _extremes(self) -> list[float]:
         values = [value for value in (self._survey.low, self._survey.high) if np.isfinite(value)]
         if self._valuation is not None:
             values += self._valuation.extremes(self._survey)
-        return max(values) - min(values) if values else 0.0
+        return values
 
     def standing(
         self, prices: NDArray[np.float64], apart: NDArray[np.int64]
@@ -114,22 +290,20 @@ class PieceRows:
 
     def reduce(self, low: NDArray[np.float64], high: NDArray[np.float64]) -> PieceReduction:
         """Find the contested arcs for a box, in one pass over all pieces."""
-        parts: list[PieceArcs] = self._fleet.run("reduce", low, high, self._valuation, self._closed)
-        first = {piece.number: piece.first for piece in self._pieces}
-        agent = np.concatenate([part.agent.astype(np.int64) + first[part.number] for part in parts])
-        degree = np.concatenate([part.degree for part in parts]).astype(np.int64)
-        settled = {part.number: part.settled for part in parts}
-        contested = Contested(
-            first=np.append(0, np.cumsum(degree)),
-            model=np.concatenate([part.model for part in parts]).astype(np.int64),
-            value=np.concatenate([part.value for part in parts]).astype(np.float64),
-            weight=None,
-            settled=np.sum(list(settled.values()), axis=0).astype(np.float64),
-            low=low,
-            high=high,
+        return self.reduced(0, low, high)
+
+    def reduced(self, sample: int, low: NDArray[np.float64], high: NDArray[np.float64]) -> PieceReduction:
+        """Do the same for a sample of that size; 0 for everybody."""
+        boxes = NestedBoxes(
+            key=2 * next(self._keys) + (self._valuation is None),
+            sides=((low, high),),
+            sample=sample,
+            plan=self._plan,
+            valuation=self._valuation,
+            closed=self._closed,
         )
-        choice = PieceChoice(low=low, settled=settled, agent=agent, model=np.full(len(agent), self.m))
-        return PieceReduction(choice=choice, agent=agent, contested=contested)
+        span = max(map(abs, self._extremes()), default=1.0)
+        return PieceReduction(contested=HeldArcs.of(self._fleet, boxes, span), pieces=self._pieces)
 
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from solver.scale.coupled_passes import CoupledPasses, paying
 from solver.scale.first_pass import Survey, dense_rows
 from solver.scale.held_arcs import net_scores
 from solver.scale.pieces import read_blocks
+from solver.scale.slot_passes import SlotPasses
 from solver.scale.storage import plan_folder
 from solver.scale.unique_ids import note_hashes
 from solver.scale.written_pieces import PieceAnswer, note_finished
@@ -31,37 +32,8 @@ if TYPE_CHECKING:
     from solver.scale.first_pass import Valuation
     from solver.scale.held_arcs import PayingAgents
     from solver.scale.pieces import Block, Piece, ScoreColumns
+    from solver.scale.sample_plan import SamplePlan
     from solver.scale.storage import PlanFolder
-
-__all__ = ["FinishOrder", "PayingOrder", "PieceArcs", "Shard", "piece_choices"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PieceArcs:
-    """The contested agents of a piece, packed for the way to the driver.
-
-    Parameters
-    ----------
-    number : int
-        The piece.
-    agent : (g,) unsigned
-        Places within the piece, ascending.
-    degree : (g,) unsigned
-        Arcs of each.
-    model : (a,) unsigned
-        Head of each arc, m for staying unassigned.
-    value : (a,) float32 or float64
-        Scores, float32 where that loses nothing.
-    settled : (m + 1,) int64
-        Agents whose choice the box leaves no doubt of, by choice.
-    """
-
-    number: int
-    agent: NDArray[Any]
-    degree: NDArray[Any]
-    model: NDArray[Any]
-    value: NDArray[Any]
-    settled: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +87,7 @@ class PayingOrder:
     jitter: float
 
 
-class Shard(CoupledPasses):
+class Shard(SlotPasses, CoupledPasses):
     """Some pieces and how to read them.
 
     Parameters
@@ -142,12 +114,16 @@ class Shard(CoupledPasses):
         """Return the numbers of the pieces: the worker is there."""
         return [piece.number for piece in self._pieces]
 
-    def survey(self, drawn: NDArray[np.int64], common_penalty: float | None) -> list[Survey]:
-        """Check every number, and keep the agents at the places ``drawn``, ascending."""
+    def survey(self, plan: SamplePlan, common_penalty: float | None) -> list[Survey]:
+        """Check every number; return the agents of small samples, and keep those of large ones."""
         survey = Survey(m=len(self._columns.models), closed=self._closed)
-        for piece in self._pieces:
-            for block in read_blocks(piece, self._columns):
-                survey.add(block, drawn, common_penalty)
+
+        def surveyed() -> Iterator[tuple[int, Block]]:
+            for k, block in self._all_blocks():
+                survey.add(block, plan.gathered, common_penalty)
+                yield k, block
+
+        self._keep(plan, surveyed())
         return [survey]
 
     def hash_ids(self, scratch: str, seed: int) -> list[int]:
@@ -155,43 +131,6 @@ class Shard(CoupledPasses):
         for piece in self._pieces:
             note_hashes(piece, self._columns.agent, Path(scratch), seed)
         return self.ready()
-
-    def reduce(
-        self,
-        low: NDArray[np.float64],
-        high: NDArray[np.float64],
-        valuation: Valuation | None,
-        closed: NDArray[np.bool_],
-    ) -> list[PieceArcs]:
-        """Find the contested arcs for a box of prices, piece by piece."""
-        return [self._reduce(piece, low, high, valuation, closed) for piece in self._pieces]
-
-    def _reduce(
-        self,
-        piece: Piece,
-        low: NDArray[np.float64],
-        high: NDArray[np.float64],
-        valuation: Valuation | None,
-        closed: NDArray[np.bool_],
-    ) -> PieceArcs:
-        m = len(self._columns.models)
-        settled = np.zeros(m + 1)
-        agent, degree, model, value = [], [], [], []
-        for block in read_blocks(piece, self._columns):
-            found = dense_rows(block, valuation, closed).reduce(low, high)
-            settled += found.contested.settled
-            agent.append(found.agent + (block.first - piece.first))
-            degree.append(found.contested.degree)
-            model.append(found.contested.model)
-            value.append(_narrow_floats(found.contested.value))
-        return PieceArcs(
-            number=piece.number,
-            agent=_narrow(np.concatenate(agent), piece.rows),
-            degree=_narrow(np.concatenate(degree), m + 1),
-            model=_narrow(np.concatenate(model), m),
-            value=np.concatenate(value),
-            settled=settled.astype(np.int64),
-        )
 
     def standing(
         self,
@@ -201,11 +140,9 @@ class Shard(CoupledPasses):
         closed: NDArray[np.bool_],
     ) -> list[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]]:
         """Return what agents have at some prices, see ``Rows.standing``."""
-        return [dense_rows(block, valuation, closed).standing(prices, apart) for block in self._blocks()]
-
-    def _blocks(self) -> Iterator[Block]:
-        for piece in self._pieces:
-            yield from read_blocks(piece, self._columns)
+        return [
+            dense_rows(block, valuation, closed).standing(prices, apart) for _, block in self._all_blocks()
+        ]
 
     def finish(
         self,
@@ -343,13 +280,3 @@ def piece_choices(
             shared[agents] = models[np.searchsorted(totals, place, side="right")]
             handed_out[first] += len(agents)
         yield block, shared
-
-
-def _narrow(values: NDArray[np.int64], most: int) -> NDArray[Any]:
-    return values.astype(np.min_scalar_type(most))
-
-
-def _narrow_floats(values: NDArray[np.float64]) -> NDArray[Any]:
-    with np.errstate(over="ignore"):
-        short = values.astype(np.float32)
-    return short if (short == values).all() else values

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import pickle
 import resource
 from dataclasses import replace
 from importlib import import_module
@@ -16,10 +17,12 @@ import pytest
 import solver
 from solver.errors import SpecError
 from solver.scale import LargeBatch, solve_files, verify_plan
+from solver.scale.local_workers import LocalFleet
 from solver.scale.optimise import SampleBudget
 from solver.scale.pieces import ScoreColumns
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -387,3 +390,19 @@ def test_a_full_disk_is_named_and_publishes_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "plan" / "manifest.json").exists()
     assert not list((tmp_path / "plan").glob("*.unfinished"))
     assert solve_files(batch, tmp_path / "plan") is not None
+
+
+def test_workers_and_driver_exchange_sums(tmp_path: Path) -> None:
+    sizes: list[int] = []
+
+    class Counted(LocalFleet):
+        def run(self, method: str, *arguments: Any, each: Mapping[int, Any] | None = None) -> list[Any]:
+            found = super().run(method, *arguments, each=each)
+            sizes.append(len(pickle.dumps((arguments, each))) + len(pickle.dumps(found)))
+            return found
+
+    batch = batch_of(write(tmp_path / "batch", drawn(300_000, 6, 0), group=10_000), np.full(6, 57_000))
+    found = solve_files(batch, tmp_path / "plan", fleet=Counted)
+    assert found is not None
+    assert found.certificate.optimal
+    assert sum(sizes) < 500_000  # most of it are the scores of small samples; the files hold 7,200,000 bytes

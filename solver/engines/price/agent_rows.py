@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Choice", "DenseRows", "Reduced", "Reduction", "Rows"]
+    from solver.engines.price.row_protocols import Choice
 
 _CHUNKS_PER_CALL = 8
 """Consecutive chunks that one call of the compiled pass takes: calls are then a percent of the time."""
@@ -66,6 +66,21 @@ class Reduction:
         )
         return cls(choice=choice, agent=contested, contested=arcs)
 
+    def whole(self) -> Reduction:
+        """Return the outermost of nested boxes, its agents being the positions of the contested ones."""
+        groups = self.contested.groups
+        nobody = np.full(groups, self.contested.m)
+        return Reduction(choice=nobody, agent=np.arange(groups), contested=self.contested)
+
+    def gathered(self) -> Reduction:
+        """Return itself: its arcs are in memory."""
+        return self
+
+    def resolved(self, found: Choice) -> NDArray[np.int64]:
+        """Return everybody's choice, given that of the contested agents by position."""
+        self.choice[self.agent] = np.asarray(found)
+        return self.choice
+
     def inside(self, low: NDArray[np.float64], high: NDArray[np.float64]) -> Reduction:
         """Return the reduction to a smaller box; this one stays as it is."""
         contested, kept, still = self.contested.inside(low, high)
@@ -74,62 +89,6 @@ class Reduction:
         choice = self.choice.copy()
         choice[self.agent[owner[lone]]] = self.contested.model[lone]
         return Reduction(choice=choice, agent=self.agent[still], contested=contested)
-
-
-class Choice(Protocol):
-    """What every agent has: an (n,) array, or a rule where n numbers would not fit into memory."""
-
-    def __setitem__(self, agents: NDArray[np.int64], models: NDArray[np.int64], /) -> None:
-        """Let some agents have other models, m for unassigned."""
-        ...
-
-
-class Reduced(Protocol):
-    """A full pass over the agents for a box, see :class:`Reduction`."""
-
-    @property
-    def choice(self) -> Choice:
-        """Choice of every settled agent; arbitrary for contested ones."""
-        ...
-
-    @property
-    def agent(self) -> NDArray[np.int64]:
-        """(g,) int64, the contested agents, ascending."""
-        ...
-
-    @property
-    def contested(self) -> Contested:
-        """Their arcs."""
-        ...
-
-
-class Rows(Protocol):
-    """Agents with their scores, dense or sparse."""
-
-    n: int
-    m: int
-
-    def sample(self, rows: NDArray[np.int64]) -> Rows:
-        """Return some of the agents."""
-        ...
-
-    def dense(self) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
-        """Return scores as (n, m) float64 and the values of staying unassigned."""
-        ...
-
-    def span(self) -> float:
-        """Return the range of all finite scores and values of staying unassigned."""
-        ...
-
-    def standing(
-        self, prices: NDArray[np.float64], apart: NDArray[np.int64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """Return what agents have: their best elsewhere at these prices, unassigned, and their scores apart."""
-        ...
-
-    def reduce(self, low: NDArray[np.float64], high: NDArray[np.float64]) -> Reduced:
-        """Find the contested arcs for a box."""
-        ...
 
 
 class DenseRows:

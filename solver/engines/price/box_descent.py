@@ -15,9 +15,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.clock import Deadline
-    from solver.engines.price.agent_rows import Reduction
-    from solver.engines.price.contested_arcs import Contested
     from solver.engines.price.params import BoxParams
+    from solver.engines.price.row_protocols import ContestedArcs, Nested
     from solver.engines.slot_supply import Supply
 
 
@@ -60,7 +59,7 @@ def price_box(
 
 
 def descend(
-    nest: list[Reduction],
+    nest: list[Nested],
     supply: Supply,
     prices: NDArray[np.float64],
     temperature: float,
@@ -136,7 +135,7 @@ def descend(
 
 
 def _aim_outside(
-    box: Contested,
+    box: ContestedArcs,
     supply: Supply,
     prices: NDArray[np.float64],
     curvature: NDArray[np.float64],
@@ -153,7 +152,7 @@ def _aim_outside(
 
 
 def _step(
-    box: Contested,
+    box: ContestedArcs,
     supply: Supply,
     prices: NDArray[np.float64],
     curvature: NDArray[np.float64],
@@ -178,7 +177,7 @@ def _step(
 
 
 def _at_a_side(
-    box: Contested, prices: NDArray[np.float64], excess: NDArray[np.float64], params: BoxParams
+    box: ContestedArcs, prices: NDArray[np.float64], excess: NDArray[np.float64], params: BoxParams
 ) -> NDArray[np.bool_]:
     """Return (m,) which prices are at a side of the box and want to leave it for more than an agent or two."""
     margin = 1e-9 * (box.high - box.low)
@@ -187,8 +186,8 @@ def _at_a_side(
 
 
 def _pinned(
-    box: Contested,
-    outermost: Contested,
+    box: ContestedArcs,
+    outermost: ContestedArcs,
     prices: NDArray[np.float64],
     excess: NDArray[np.float64],
     params: BoxParams,

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.engines.price.agent_rows import Reduction
 from solver.engines.price.box_descent import Elsewhere, descend, price_box
 from solver.engines.price.box_flow import solve_boxed_flow
 from solver.engines.price.params import DEFAULTS
@@ -19,17 +18,9 @@ if TYPE_CHECKING:
 
     from solver.clock import Deadline
     from solver.engines.price.box_duals import BoxedFlow
-    from solver.engines.price.contested_arcs import Contested
     from solver.engines.price.params import PriceEngineParams
+    from solver.engines.price.row_protocols import Choice, ContestedArcs, Nested, Reduced
     from solver.engines.slot_supply import Supply
-
-__all__ = [
-    "RESOLUTION",
-    "BoxOptimum",
-    "is_on_grid",
-    "solve_in_box",
-    "solve_whole_box",
-]
 
 RESOLUTION = 1e-13
 """Unit that costs are rounded to where they fit into 61 bits, relative to an agent's range of scores."""
@@ -41,7 +32,7 @@ class BoxOptimum:
 
     Parameters
     ----------
-    choice : (g,) int64
+    choice : Choice
         Choice of each contested agent, m for unassigned.
     prices : (m,) float64
         The smallest optimal prices.
@@ -55,7 +46,7 @@ class BoxOptimum:
         False if costs were rounded and the result may be off by that.
     """
 
-    choice: NDArray[np.int64]
+    choice: Choice
     prices: NDArray[np.float64]
     centre: NDArray[np.float64]
     arcs: int
@@ -65,7 +56,7 @@ class BoxOptimum:
 
 
 def solve_in_box(
-    contested: Contested,
+    reduction: Reduced,
     supply: Supply,
     prices: NDArray[np.float64],
     temperature: float,
@@ -84,7 +75,7 @@ def solve_in_box(
 
     Parameters
     ----------
-    contested : Contested
+    reduction : Reduced
         The contested agents of the box.
     supply : Supply
         Whole slots.
@@ -111,9 +102,9 @@ def solve_in_box(
     BoxOptimum or Elsewhere
         The optimum over the box, or a better centre for another box.
     """
-    if grid is not None and not is_on_grid(contested.value, grid):
+    if grid is not None and not reduction.contested.on_grid(grid):
         grid = None
-    nest = [_whole(contested)]
+    nest = [reduction.whole()]
     descent = descend(
         nest, supply, prices, temperature, grid, may_leave=may_leave, deadline=deadline, params=params.boxes
     )
@@ -123,7 +114,7 @@ def solve_in_box(
 
 
 def solve_whole_box(
-    contested: Contested,
+    reduction: Reduced,
     supply: Supply,
     *,
     span: float,
@@ -131,21 +122,16 @@ def solve_whole_box(
     params: PriceEngineParams = DEFAULTS,
 ) -> BoxOptimum:
     """Minimise the dual over a box exactly without an idea where in it the optimum is: by flows alone."""
-    prices = (contested.low + contested.high) / 2
-    radius = (contested.high - contested.low) / 2
+    box = reduction.contested
+    prices = (box.low + box.high) / 2
+    radius = (box.high - box.low) / 2
     return _settle(
-        [_whole(contested)], supply, prices, radius, span=span, grid=None, deadline=deadline, params=params
+        [reduction.whole()], supply, prices, radius, span=span, grid=None, deadline=deadline, params=params
     )
 
 
-def _whole(contested: Contested) -> Reduction:
-    """Return the outermost of nested boxes: nobody settled yet."""
-    agent = np.arange(contested.groups)
-    return Reduction(choice=np.full(contested.groups, contested.m), agent=agent, contested=contested)
-
-
 def _settle(
-    nest: list[Reduction],
+    nest: list[Nested],
     supply: Supply,
     prices: NDArray[np.float64],
     radius: NDArray[np.float64],
@@ -190,18 +176,12 @@ def _settle(
     return replace(optimum, arcs=arcs)
 
 
-def is_on_grid(values: NDArray[np.float64], grid: float) -> bool:
-    """Return whether all values are whole multiples of ``grid``, to a millionth of it."""
-    multiples = values / grid
-    return bool(np.abs(multiples - np.rint(multiples)).max(initial=0.0) < 1e-6)
-
-
-def _covers(box: Contested, low: NDArray[np.float64], high: NDArray[np.float64]) -> bool:
+def _covers(box: ContestedArcs, low: NDArray[np.float64], high: NDArray[np.float64]) -> bool:
     return bool((box.low <= low).all() and (box.high >= high).all())
 
 
 def _flow(
-    reduction: Reduction,
+    nested: Nested,
     supply: Supply,
     prices: NDArray[np.float64],
     resolution: float,
@@ -210,6 +190,7 @@ def _flow(
     params: PriceEngineParams,
 ) -> BoxOptimum:
     """Solve the flow of a reduction, identical agents merged, and hand the flow out."""
+    reduction = nested.gathered()
     contested = reduction.contested
     merged = contested.merged(params.boxes.merged_units * resolution)
     problem, home = (contested, None) if merged is None else merged

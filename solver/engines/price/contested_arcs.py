@@ -23,8 +23,6 @@ from solver.engines.smoothed_demand import Response
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Contested"]
-
 _ARCWISE_FROM = 10_000
 """Arcs from which the best of each position is found arc by arc."""
 
@@ -49,9 +47,9 @@ class Contested:
     ----------
     first : (g + 1,) int64
         Arcs of the agent at position i are ``first[i]:first[i + 1]``, at least two.
-    model : (a,) int64
+    model : (a,) int64, or unsigned where many are held
         Head of each arc; m stands for staying unassigned.
-    value : (a,) float64
+    value : (a,) float64, or float32 where many are held
         Score of each arc, or the value of staying unassigned.
     weight : (g,) int64 or None
         Identical agents merged into each position; None: one each.
@@ -220,7 +218,7 @@ class Contested:
             low=low,
             high=high,
             settled_value=self.settled_value
-            + float(gained.sum() if by_weight is None else by_weight @ gained),
+            + float(gained.sum(dtype=np.float64) if by_weight is None else by_weight @ gained),
         )
         return left, kept, still
 
@@ -240,6 +238,10 @@ class Contested:
             best[at] = np.maximum(best[at], values[starts[at] + k])
             at = at[self.degree[at] > k + 1]
         return best
+
+    def on_grid(self, grid: float) -> bool:
+        """Return whether all values are whole multiples of ``grid``, to a millionth of it."""
+        return is_on_grid(self.value, grid)
 
     def best_arcs(self, prices: NDArray[np.float64], tolerance: float) -> NDArray[np.bool_]:
         """Return (a,) which arcs are best for their agent at some prices, to a tolerance."""
@@ -321,3 +323,9 @@ class Contested:
         word ^= word >> np.uint64(29)
         prints: NDArray[np.uint64] = np.add.reduceat(word, starts)
         return prints
+
+
+def is_on_grid(values: NDArray[np.float64], grid: float) -> bool:
+    """Return whether all values are whole multiples of ``grid``, to a millionth of it."""
+    multiples = np.divide(values, grid, dtype=np.float64)
+    return bool(np.abs(multiples - np.rint(multiples)).max(initial=0.0) < 1e-6)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from solver.clock import Deadline
     from solver.engines.base import Engine
-    from solver.engines.price.agent_rows import Rows
+    from solver.engines.price.row_protocols import Rows
     from solver.engines.price.sampling import Scale
     from solver.engines.price.smoothed_dual import Estimate
     from solver.problem.instance import Instance

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.clock import Deadline
-    from solver.engines.price.agent_rows import Rows
     from solver.engines.price.params import PriceEngineParams
+    from solver.engines.price.row_protocols import Rows
     from solver.engines.slot_supply import Supply
 
 __all__ = ["estimate_prices", "heat", "price_radius"]
@@ -46,7 +46,7 @@ def estimate_prices(
     sample = rows if first == n else rows.sample(stratified(n, first, generator))
     share = supply.scaled(first / n)
     low = np.where(np.isfinite(supply.cheapest), supply.cheapest, 0.0)
-    contested = sample.reduce(low, low + scale.span).contested
+    contested = sample.reduce(low, low + scale.span).whole().gathered().contested
     prices = solve_boxed_flow(
         contested, share.rounded(first), resolution=params.sampling.coarse_unit * scale.span
     ).centre

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.clock import Deadline
-    from solver.engines.price.agent_rows import Choice, Rows
     from solver.engines.price.params import PriceEngineParams
+    from solver.engines.price.row_protocols import Choice, Rows
     from solver.engines.price.sampling import Scale
     from solver.engines.price.smoothed_dual import Estimate
     from solver.engines.slot_supply import Supply
@@ -89,7 +89,7 @@ def find_optimum(
             take_time(deadline, rows.n * rows.m * params.times.reducing_s_per_pair)
             reduction = rows.reduce(low, high)
             found = solve_in_box(
-                reduction.contested,
+                reduction,
                 supply,
                 np.clip(prices, low, high),
                 temperature,
@@ -107,8 +107,7 @@ def find_optimum(
             prices = found.prices
             radius = np.where(found.pressed, params.boxes.widening * radius, radius)
             continue
-        choice = reduction.choice
-        choice[reduction.agent] = found.choice
+        choice = reduction.resolved(found.choice)
         binds = found.rises | (found.falls & (low > supply.cheapest))
         if not binds.any():
             return Outcome(choice=choice, prices=found.prices, exact=True)
@@ -167,9 +166,8 @@ def _solve_below(
     params: PriceEngineParams,
 ) -> Outcome | None:
     reduction = rows.reduce(low, high)
-    found = solve_whole_box(reduction.contested, supply, span=span, deadline=deadline, params=params)
+    found = solve_whole_box(reduction, supply, span=span, deadline=deadline, params=params)
     if found.rises.any():
         return None
-    choice = reduction.choice
-    choice[reduction.agent] = found.choice
+    choice = reduction.resolved(found.choice)
     return Outcome(choice=choice, prices=found.prices, exact=True)

@@ -13,8 +13,8 @@ from solver.engines.smoothed_demand import DenseDemand, newton_step
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from solver.engines.price.agent_rows import Rows
     from solver.engines.price.params import PriceEngineParams
+    from solver.engines.price.row_protocols import Rows
     from solver.engines.price.sampling import Scale
     from solver.engines.slot_supply import Supply
 

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.engines.price.box_search import is_on_grid
+from solver.engines.price.contested_arcs import is_on_grid
 from solver.engines.price.params import DEFAULTS
 from solver.engines.price.ties import COLDEST
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from solver.engines.price.agent_rows import Rows
     from solver.engines.price.params import PriceEngineParams
+    from solver.engines.price.row_protocols import Rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,8 +18,8 @@ from solver.engines.price.params import DEFAULTS
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from solver.engines.price.agent_rows import Rows
     from solver.engines.price.params import PriceEngineParams
+    from solver.engines.price.row_protocols import Rows
     from solver.engines.price.smoothed_dual import Estimate
     from solver.engines.slot_supply import Supply
 

@@ -1,0 +1,64 @@
+"""Which agents are samples: a rule that every worker follows, so that no list of them travels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from solver.engines.price.params import DEFAULTS
+from solver.engines.price.sampling import planned_samples
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplePlan:
+    """The samples of a job, as the price engine draws them with an equal generator.
+
+    Parameters
+    ----------
+    agents, models : int
+        Size of the batch.
+    seed : int
+        Of the generator.
+    most : float
+        Agents of the largest sample.
+    everybody : bool
+        There are so few agents that the driver holds all of them.
+    """
+
+    agents: int
+    models: int
+    seed: int
+    most: float
+    everybody: bool
+
+    def __getstate__(self) -> dict[str, object]:
+        """Return what travels: the rule, without the places that follow from it."""
+        return {entry.name: getattr(self, entry.name) for entry in fields(self)}
+
+    @cached_property
+    def _levels(self) -> list[NDArray[np.int64]]:
+        generator = np.random.default_rng(self.seed)
+        return planned_samples(self.agents, self.models, generator, most=self.most)
+
+    @cached_property
+    def gathered(self) -> NDArray[np.int64]:
+        """(k,) int64, the agents that the driver holds, ascending: those of samples too small to reduce."""
+        if self.everybody:
+            return np.arange(self.agents)
+        return np.unique(np.concatenate([rows for rows in self._levels if not self._is_held(len(rows))]))
+
+    @cached_property
+    def held(self) -> dict[int, NDArray[np.int64]]:
+        """The samples that stay with the workers, by their size: (size,) int64, ascending."""
+        if self.everybody:
+            return {}
+        return {len(rows): rows for rows in self._levels if self._is_held(len(rows))}
+
+    def _is_held(self, size: int) -> bool:
+        return size * self.models > DEFAULTS.sampling.dense_pairs
