@@ -41,7 +41,7 @@ class Shape:
     build: Callable[[np.random.Generator], tuple[tuple[Any, ...], dict[str, Any]]]
 
 
-def _slots(n: int, m: int, room: float = 1.1, **options: Any) -> Shape:
+def slots_shape(n: int, m: int, room: float = 1.1, **options: Any) -> Shape:
     """Plain slots; ``room`` is the number of slots per agent."""
     priorities = options.pop("priorities", 0)
     whole = options.pop("whole", False)
@@ -67,7 +67,7 @@ def _slots(n: int, m: int, room: float = 1.1, **options: Any) -> Shape:
     return Shape(name, build)
 
 
-def _sparse(n: int, m: int, degree: int, slots: int = 1, **options: Any) -> Shape:
+def sparse_shape(n: int, m: int, degree: int, slots: int = 1, **options: Any) -> Shape:
     """Scores of a few pairs, as a sparse matrix, one of them for every agent in a perfect matching where n <= m."""
 
     def build(rng: np.random.Generator) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -84,7 +84,7 @@ def _sparse(n: int, m: int, degree: int, slots: int = 1, **options: Any) -> Shap
     return Shape(f"sparse {n} x {m}, {degree} pairs an agent, {slots} slots", build)
 
 
-def _demand(n: int, m: int, resources: int = 1, **options: Any) -> Shape:
+def demand_shape(n: int, m: int, resources: int = 1, **options: Any) -> Shape:
     """Agents that take different amounts."""
 
     def build(rng: np.random.Generator) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -95,7 +95,7 @@ def _demand(n: int, m: int, resources: int = 1, **options: Any) -> Shape:
     return Shape(f"{n} x {m}, {resources} resources" + (", all served" if options else ""), build)
 
 
-def _limits(n: int, m: int, kind: str, count: int, room: float = 1.1, **options: Any) -> Shape:
+def limits_shape(n: int, m: int, kind: str, count: int, room: float = 1.1, **options: Any) -> Shape:
     """Slots with limits of one kind."""
 
     def build(rng: np.random.Generator) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -107,7 +107,7 @@ def _limits(n: int, m: int, kind: str, count: int, room: float = 1.1, **options:
     return Shape(f"{n} x {m}, {count} x {kind}{served}", build)
 
 
-def _network(
+def network_shape(
     n: int,
     m: int,
     *,
@@ -182,64 +182,64 @@ def _some(kind: str, count: int, n: int, m: int, rng: np.random.Generator) -> li
 
 
 SHAPES = (
-    *(_slots(n, m) for n, m in ((1, 1), (10, 3), (100, 5), (1_000, 10), (10_000, 20), (20_000, 50))),
-    *(_slots(1, m, m) for m in (100, 20_000)),
-    *(_slots(n, 1, 1.0) for n in (100, 20_000)),
-    *(_slots(n, m, m / n) for n, m in ((20, 6_000), (300, 5_000), (100, 20_000))),
-    *(_slots(n, n, 1.0) for n in (50, 200, 500, 1_000, 2_000)),
-    _slots(5_000, 300, 0.06),
-    _slots(20_000, 100, 0.005),
-    _slots(2_000, 500),
-    _slots(5_000, 1_000),
-    _slots(500, 500, 1.0, whole=True),
-    _slots(500, 500, 1.0, forbidden=0.9),
-    _slots(300, 400, 4 / 3, unassigned_penalty=10.0),
-    _slots(20_000, 20, 0.5, priorities=50),
-    _slots(1_000, 200, 0.5, priorities=20),
-    _slots(20_000, 10, 1.1, unassigned_penalty=np.inf),
-    _sparse(5_000, 5_000, 10, unassigned_penalty=np.inf),
-    _sparse(20_000, 20_000, 10, unassigned_penalty=np.inf),
-    _sparse(20_000, 20_000, 5),
-    _sparse(20_000, 500, 8, 41),
-    _sparse(200, 20_000, 30),
-    _demand(100, 5),
-    _demand(1_000, 10, 2),
-    _demand(20_000, 20),
-    _demand(400, 100, unassigned_penalty=np.inf),
-    _demand(20_000, 5, 3, unassigned_penalty=np.inf),
-    _demand(100, 1_000),
-    _limits(1_000, 10, "apart", 100),
-    _limits(2_000, 20, "apart", 200),
-    _limits(2_000, 20, "apart", 400, unassigned_penalty=np.inf),
-    _limits(20_000, 10, "apart", 400),
-    _limits(180, 40, "teams apart", 60, unassigned_penalty=np.inf),
-    _limits(20_000, 10, "mixed", 23),
-    _limits(5_000, 50, "mixed", 100),
-    _limits(300, 200, "mixed", 20),
-    _limits(20_000, 10, "quota", 400),
-    _limits(1_000, 20, "quota", 50, unassigned_penalty=np.inf),
-    _limits(2_000, 40, "floor", 40),
-    _limits(10, 3, "mixed", 4),
-    _limits(2_000, 10, "budget", 10),
-    _limits(20_000, 10, "budget", 3),
-    _limits(100, 5_000, "budget", 1),
-    _limits(1_000, 1_000, "apart", 50, 1.0),
-    _limits(20_000, 20, "floor", 20),
-    _network(1_000, 10, floor=0.7),
-    _network(17_000, 50, floor=0.85, unassigned_penalty=np.inf),
-    _network(20_000, 20, floor=0.8, priorities=5),
-    _network(60, 40, copies=3, floor=0.4, unassigned_penalty=np.inf),
-    _network(5_000, 500, copies=3, unassigned_penalty=np.inf),
-    _network(2_000, 20, count=50),
-    _network(300, 12, floor_if_open=0.5, opening_cost=50.0),
-    _network(5_000, 40, floor_if_open=0.5),
+    *(slots_shape(n, m) for n, m in ((1, 1), (10, 3), (100, 5), (1_000, 10), (10_000, 20), (20_000, 50))),
+    *(slots_shape(1, m, m) for m in (100, 20_000)),
+    *(slots_shape(n, 1, 1.0) for n in (100, 20_000)),
+    *(slots_shape(n, m, m / n) for n, m in ((20, 6_000), (300, 5_000), (100, 20_000))),
+    *(slots_shape(n, n, 1.0) for n in (50, 200, 500, 1_000, 2_000)),
+    slots_shape(5_000, 300, 0.06),
+    slots_shape(20_000, 100, 0.005),
+    slots_shape(2_000, 500),
+    slots_shape(5_000, 1_000),
+    slots_shape(500, 500, 1.0, whole=True),
+    slots_shape(500, 500, 1.0, forbidden=0.9),
+    slots_shape(300, 400, 4 / 3, unassigned_penalty=10.0),
+    slots_shape(20_000, 20, 0.5, priorities=50),
+    slots_shape(1_000, 200, 0.5, priorities=20),
+    slots_shape(20_000, 10, 1.1, unassigned_penalty=np.inf),
+    sparse_shape(5_000, 5_000, 10, unassigned_penalty=np.inf),
+    sparse_shape(20_000, 20_000, 10, unassigned_penalty=np.inf),
+    sparse_shape(20_000, 20_000, 5),
+    sparse_shape(20_000, 500, 8, 41),
+    sparse_shape(200, 20_000, 30),
+    demand_shape(100, 5),
+    demand_shape(1_000, 10, 2),
+    demand_shape(20_000, 20),
+    demand_shape(400, 100, unassigned_penalty=np.inf),
+    demand_shape(20_000, 5, 3, unassigned_penalty=np.inf),
+    demand_shape(100, 1_000),
+    limits_shape(1_000, 10, "apart", 100),
+    limits_shape(2_000, 20, "apart", 200),
+    limits_shape(2_000, 20, "apart", 400, unassigned_penalty=np.inf),
+    limits_shape(20_000, 10, "apart", 400),
+    limits_shape(180, 40, "teams apart", 60, unassigned_penalty=np.inf),
+    limits_shape(20_000, 10, "mixed", 23),
+    limits_shape(5_000, 50, "mixed", 100),
+    limits_shape(300, 200, "mixed", 20),
+    limits_shape(20_000, 10, "quota", 400),
+    limits_shape(1_000, 20, "quota", 50, unassigned_penalty=np.inf),
+    limits_shape(2_000, 40, "floor", 40),
+    limits_shape(10, 3, "mixed", 4),
+    limits_shape(2_000, 10, "budget", 10),
+    limits_shape(20_000, 10, "budget", 3),
+    limits_shape(100, 5_000, "budget", 1),
+    limits_shape(1_000, 1_000, "apart", 50, 1.0),
+    limits_shape(20_000, 20, "floor", 20),
+    network_shape(1_000, 10, floor=0.7),
+    network_shape(17_000, 50, floor=0.85, unassigned_penalty=np.inf),
+    network_shape(20_000, 20, floor=0.8, priorities=5),
+    network_shape(60, 40, copies=3, floor=0.4, unassigned_penalty=np.inf),
+    network_shape(5_000, 500, copies=3, unassigned_penalty=np.inf),
+    network_shape(2_000, 20, count=50),
+    network_shape(300, 12, floor_if_open=0.5, opening_cost=50.0),
+    network_shape(5_000, 40, floor_if_open=0.5),
 )
 
 
 @functools.cache
 def overruns() -> list[tuple[str, int, float, float, float, str, float, bool]]:
     """Return shape, deadline, reading, wall and overrun in ms, status, gap, and whether the note on reading is due."""
-    shapes = [SHAPES[1], SHAPES[2], _limits(10, 3, "mixed", 4)] if SMOKE else SHAPES
+    shapes = [SHAPES[1], SHAPES[2], limits_shape(10, 3, "mixed", 4)] if SMOKE else SHAPES
     if CPU_CLOCK:
         solver.clock.MonotonicClock.now = lambda self: time.process_time()  # type: ignore[method-assign]
     solver.warm_up()
@@ -300,4 +300,5 @@ def bench_deadlines_are_held() -> None:
 @pytest.mark.skipif(SMOKE, reason="needs the whole table")
 def bench_late_readers_are_told() -> None:
     """Where reading alone takes longer than the deadline, the answer says so."""
-    assert all(noted for _, due, reading, _, _, _, _, noted in overruns() if reading > 1.1 * due + 1)
+    silent = [row[:4] for row in overruns() if row[2] > 1.1 * row[1] + 1 and not row[-1]]
+    assert not silent

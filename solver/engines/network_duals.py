@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 _DENSE_MODELS = 1_500
 """Models up to which exchanges are a matrix over pairs of models."""
 
+_ROUNDING = 4 * float(np.finfo(np.float64).eps)
+"""Change of a price, relative to the largest that changes, that ends the search for prices."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Exchanges:
@@ -54,9 +57,13 @@ class Exchanges:
             np.minimum.at(matrix, key, loss)
             found = np.flatnonzero(np.isfinite(matrix))
             return cls(source=found // nodes, target=found % nodes, loss=matrix[found])
-        order = np.lexsort((loss, key))
-        first = order[np.flatnonzero(np.diff(key[order], prepend=-1))]
-        return cls(source=source[first], target=target[first], loss=loss[first])
+        order = np.argsort(key)
+        key = key[order]
+        first = np.flatnonzero(np.diff(key, prepend=-1))
+        if not len(first):
+            return cls(source=source, target=target, loss=loss)
+        found = key[first]
+        return cls(source=found // nodes, target=found % nodes, loss=np.minimum.reduceat(loss[order], first))
 
 
 def network_prices(instance: Instance, flow: UnitFlow) -> NDArray[np.float64]:
@@ -153,7 +160,8 @@ def exchange_prices(exchanges: Exchanges, m: int) -> NDArray[np.float64]:
     """Return the smallest (m,) prices that no exchange contradicts, where there are any (Bellman 1958).
 
     Models whose price nothing keeps from falling, because their floors could not be raised at all, take the highest
-    price up to 0 that the rest allows.
+    price up to 0 that the rest allows. Around a cycle of exchanges that lose nothing, rounding would raise prices
+    for ever: changes that rounding explains end the search.
     """
     price = np.full(m + 1, -np.inf)
     price[m] = 0.0
@@ -165,7 +173,8 @@ def exchange_prices(exchanges: Exchanges, m: int) -> NDArray[np.float64]:
     for _ in range(m + 1 if len(first) else 0):  # a longest path visits every node at most once
         raised = np.maximum(price[into], np.maximum.reduceat(price[source] - loss, first))
         raised[into == m] = 0.0
-        if (raised == price[into]).all():
+        before = price[into]
+        if _is_rounding(before, raised):
             break
         price[into] = raised
     free = np.isneginf(price)
@@ -176,7 +185,17 @@ def exchange_prices(exchanges: Exchanges, m: int) -> NDArray[np.float64]:
         for _ in range(m + 1 if len(source) else 0):
             lowered = price.copy()
             np.minimum.at(lowered, source, price[target] + loss)
-            if (lowered == price).all():
+            if _is_rounding(price, lowered):
                 break
             price = lowered
     return price[:m]
+
+
+def _is_rounding(before: NDArray[np.float64], after: NDArray[np.float64]) -> bool:
+    """Whether prices, some of them ``-inf``, changed by no more than float64 rounding explains."""
+    changed = np.flatnonzero(before != after)
+    if not len(changed):
+        return True
+    before, after = before[changed], after[changed]
+    largest = float(np.abs(after).max())
+    return bool(np.abs(after - before).max() <= _ROUNDING * largest)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 from scipy import sparse
@@ -9,6 +11,7 @@ from scipy.optimize import linear_sum_assignment
 
 import solver
 from solver.clock import Deadline
+from solver.engines import network_duals
 from solver.engines.base import Claim
 from solver.engines.certificate import certify
 from solver.engines.flow.arc_pricing import GenerationParams
@@ -18,6 +21,9 @@ from solver.problem.build import build_instance
 from solver.problem.instance import UNASSIGNED
 from solver.problem.network import UnitFlow
 from tests.fuzz_networks import check, optimum, random_arguments
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -339,3 +345,23 @@ def test_a_short_deadline_has_a_verified_answer() -> None:
     if solution.status is not solver.Status.UNKNOWN:
         assert solution.load.min() >= 60
         assert np.isfinite(solution.gap)
+
+
+def test_prices_end_where_only_rounding_would_raise_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cycle of exchanges that gains less than float64 can tell raised prices once per model, for ever."""
+    plain, rounds = network_duals._is_rounding, 0
+
+    def counted(before: NDArray[np.float64], after: NDArray[np.float64]) -> bool:
+        nonlocal rounds
+        rounds += 1
+        return plain(before, after)
+
+    monkeypatch.setattr(network_duals, "_is_rounding", counted)
+    m = 1_000
+    exchanges = network_duals.Exchanges(
+        source=np.array([m, 0, 1]), target=np.array([0, 1, 0]), loss=np.array([-5.0, 0.3, -0.3 - 1e-15])
+    )
+    prices = network_duals.exchange_prices(exchanges, m)
+    assert rounds < 6
+    assert prices[:2] == pytest.approx([5.0, 4.7], abs=1e-12)
+    assert (prices[2:] == 0.0).all()

@@ -6,10 +6,15 @@ import numpy as np
 import pytest
 
 import solver
+import solver.clock
+from benchmarks import random_deadlines
 from solver import SpecError, Status
 from solver.clock import Deadline
 from solver.engines import kernels
-from solver.engines.portfolio import PortfolioParams, run
+from solver.engines.base import Claim, load_engine
+from solver.engines.certificate import certify
+from solver.engines.lagrangian import LagrangianEngine
+from solver.engines.portfolio import PortfolioParams, call, run
 from solver.problem.build import build_instance
 from solver.problem.generate import generate_scores
 
@@ -108,3 +113,26 @@ def test_thresholds_out_of_range_are_named() -> None:
         solver.SpecError, match=r"PortfolioParams\.service_share: expected a number from 0 to 1, got 2"
     ):
         PortfolioParams(service_share=2.0)
+
+
+def test_an_answer_under_a_deadline_is_never_worse_than_greedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where an engine comes before greedy and falls short of it, greedy's answer is taken."""
+    rng = np.random.default_rng(0)
+    scores, demand = rng.uniform(0, 100, (60, 8)), rng.uniform(1, 10, (60, 8))
+    instance = build_instance(scores, np.full(8, 60.0), demand=demand, unassigned_penalty=np.inf)
+    greedy = load_engine("greedy").solve(instance, deadline=Deadline.after(None))
+    assert greedy is not None
+    poor = Claim(choice=np.arange(60) % 8)
+    assert certify(instance, poor).objective < certify(instance, greedy).objective
+    monkeypatch.setattr(LagrangianEngine, "solve", lambda self, instance, **options: poor)
+    monkeypatch.setattr(call, "answers_before_greedy", lambda *arguments: True)
+    answer = call.run(instance, deadline=Deadline.after(60_000), engine="lagrangian")
+    assert answer.engine == "greedy"
+    assert answer.certificate.objective == certify(instance, greedy).objective
+
+
+def test_random_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small share of `python -m benchmarks.random_deadlines`: the clock counts processor time."""
+    monkeypatch.setattr(solver.clock.MonotonicClock, "now", lambda self: time.process_time())
+    faults = [random_deadlines.check(number, np.random.default_rng([3, number])) for number in range(12)]
+    assert [fault for fault in faults if fault is not None] == []

@@ -43,6 +43,25 @@ def test_a_bound_of_zero_is_proven_to_the_rounding_of_charges() -> None:
     assert solution.objective == 0.0
 
 
-@pytest.mark.parametrize(("seed", "number"), [(92, 1178), (95, 733), (101, 877), (104, 1104)])
+def test_a_charge_that_is_certain_is_part_of_the_bound() -> None:
+    """The floor counts a forbidden pair only: nobody can help it, and its multiplier says so."""
+    limits = [
+        solver.Quota(name="soft", agents=[0], models=[0], at_least=2, violation_price=3.0),
+        solver.Budget(name="nothing", amount=0.0, cost=[[1.0, 0.0], [0.0, 0.0]]),
+        solver.Quota(name="few", models=[1], at_most=1),
+    ]
+    solution = solver.assign(
+        [[9.0, 1.0], [4.0, 5.0]], [2, 2], limits=limits, engine="flow", unassigned_penalty=0.0
+    )
+    assert solution.status is Status.OPTIMAL
+    assert (solution.objective, solution.bound) == (-1.0, -1.0)
+    assert solution.limit_prices[0] == 3.0
+    assert not solution.bound_is_claimed
+
+
+@pytest.mark.parametrize(
+    ("seed", "number"),
+    [(92, 1178), (95, 733), (101, 877), (104, 1104), (202, 1869), (203, 2227), (204, 63), (204, 434)],
+)
 def test_random_instances_that_were_not_proven(seed: int, number: int) -> None:
     assert check(draw(np.random.default_rng([seed, number]))) is None

@@ -156,10 +156,10 @@ def _tiers_above_floors(
     return model, cost, left.ravel()
 
 
-def cost_scale(costs: NDArray[np.float64], nodes: int) -> float:
+def cost_scale(costs: NDArray[np.float64], nodes: int, *, bits: int = _COST_BITS) -> float:
     """Return the factor to whole numbers: 1 where costs are whole and small, else as fine as overflow allows."""
     highest = float(costs.max(initial=0.0))
     if highest < _EXACT_COSTS and np.array_equal(np.rint(costs), costs):
         return 1.0
     room = 61 - math.ceil(math.log2(nodes))  # |cost| · nodes < 2**62
-    return 2.0 ** (min(_COST_BITS, room) - math.ceil(math.log2(highest)))
+    return 2.0 ** (min(bits, room) - math.ceil(math.log2(highest)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +21,9 @@ _COUNTED_SAMPLE = 64
 
 _LEAST_EDGES = 3
 """Pairs of agents kept apart from which a clique is looked for."""
+
+_MOST_UNITS = 2**60
+"""Bounds on numbers of agents are cut off here, so that they are whole numbers of 64 bits."""
 
 _CLIQUE_ROUNDS = 8
 """Rounds of looking for cliques."""
@@ -55,6 +57,8 @@ class CountingRows:
     ----------
     weight_of : (g,) float64
         Coefficient of the pairs of a row that may be exceeded, 0 for rows that must hold.
+    certain : list of int
+        Rows that are exceeded whatever anybody does, because no pair that may be used counts for them.
     """
 
     def __init__(self, limits: LimitRows, allowed: NDArray[np.bool_]) -> None:
@@ -68,6 +72,7 @@ class CountingRows:
         self.infeasible = False
         self.forbidding: list[int] = []
         self.merged: list[int] = []
+        self.certain: list[int] = []
         entries = [self._entries(k) for k in range(len(limits.layers))]
         self.row = np.concatenate([np.zeros(0, np.int64), *(entry[0] for entry in entries)])
         self.agent = np.concatenate([np.zeros(0, np.int64), *(entry[1] for entry in entries)])
@@ -85,28 +90,35 @@ class CountingRows:
     def understand(self) -> bool:
         """Turn every row into bounds on a number of agents; return False where one is nothing of the kind."""
         count = self.limits.count
-        low, high = np.full(count, np.inf), np.full(count, -np.inf)
+        low, high = np.full(count, np.inf), np.full(count, -np.inf)  # of no pairs
         np.minimum.at(low, self.row, self.weight)
         np.maximum.at(high, self.row, self.weight)
         self.idle = low > high
         hard = self.limits.hard
-        missed = self.idle & (self.limits.bound < 0)
-        if (missed & ~hard).any():  # charged whatever anybody does
+        self.infeasible = bool((self.idle & hard & (self.limits.bound < 0)).any())
+        counts = low == high
+        soft = ~hard & ~self.idle
+        if (soft & ~counts).any():
             return False
-        self.infeasible = bool(missed.any())
-        for g in np.flatnonzero(~self.idle).tolist():
-            if not hard[g]:
-                if low[g] != high[g]:
+        self.weight_of[soft], self.unit[soft] = low[soft], np.abs(low[soft])
+        self._count(np.flatnonzero(hard & counts), low)
+        unequal = np.flatnonzero(hard & (low < high))
+        if len(unequal):
+            order = np.argsort(self.row, kind="stable")
+            ends = (
+                np.searchsorted(self.row[order], unequal),
+                np.searchsorted(self.row[order], unequal, "right"),
+            )
+            for g, start, end in zip(unequal.tolist(), *ends, strict=True):
+                if not self._is_simple(g, order[start:end], float(low[g])):
                     return False
-                self.weight_of[g], self.unit[g] = low[g], abs(low[g])
-            elif low[g] == high[g]:
-                self._count(g, float(low[g]))
-            elif not self._is_simple(g, np.flatnonzero(self.row == g), float(low[g])):
-                return False
         if self.forbidding or self.idle.any():
             kept = ~self.idle[self.row]
             kept &= self.allowed[self.agent, self.model]
             self.row, self.agent, self.model = self.row[kept], self.agent[kept], self.model[kept]
+        left = np.bincount(self.row, minlength=count) > 0
+        self.certain = np.flatnonzero(~hard & ~left & (self.limits.bound < 0)).tolist()
+        self.weight_of[~left] = 0.0
         self._merge_cliques()
         return True
 
@@ -149,18 +161,18 @@ class CountingRows:
         self.agent = np.concatenate([self.agent[kept], vertex[members] % n])
         self.model = np.concatenate([self.model[kept], vertex[members] // n])
 
-    def _count(self, g: int, weight: float) -> None:
-        """Note a row whose pairs all count the same."""
-        bound = float(self.limits.bound[g])
-        self.unit[g] = abs(weight)
-        if weight > 0:
-            if bound < 0:
-                self.infeasible = True
-            self.most[g] = max(0, math.floor(bound / weight * (1 + _WHOLE_TOLERANCE) + 1e-12))
-        else:
-            ratio = bound / weight
-            self.least[g] = max(0, math.ceil(ratio * (1 - _WHOLE_TOLERANCE) - 1e-12))
-            self.idle[g] = self.least[g] == 0
+    def _count(self, rows: NDArray[np.intp], low: NDArray[np.float64]) -> None:
+        """Note rows whose pairs all count the same, ``low`` of each row."""
+        weight, bound = low[rows], self.limits.bound[rows]
+        self.unit[rows] = np.abs(weight)
+        upper = weight > 0
+        self.infeasible |= bool((upper & (bound < 0)).any())
+        ratio = bound / weight
+        most = np.floor(ratio[upper] * (1 + _WHOLE_TOLERANCE) + 1e-12)
+        self.most[rows[upper]] = np.clip(most, 0, _MOST_UNITS).astype(np.int64)
+        least = np.ceil(ratio[~upper] * (1 - _WHOLE_TOLERANCE) - 1e-12)
+        self.least[rows[~upper]] = np.clip(least, 0, _MOST_UNITS).astype(np.int64)
+        self.idle[rows[~upper]] = self.least[rows[~upper]] == 0
 
     def _is_simple(self, g: int, own: NDArray[np.intp], least: float) -> bool:
         """Note a row of unequal weights that forbids all its pairs, or that no plan can break."""

@@ -13,6 +13,7 @@ import numpy as np
 from solver.engines.base import Claim
 from solver.engines.certificate import certify
 from solver.engines.duals import priced_claim, supporting_prices
+from solver.engines.flow.arc_pricing import GenerationParams
 from solver.engines.flow.core_arcs import solve_core
 from solver.engines.flow.generation import solve_network
 from solver.engines.flow.laminar_flow import solve_laminar, unsupported_limits
@@ -52,6 +53,15 @@ _GENERATION_S_PER_PAIR = 3e-8
 
 _GENERATION_S_PER_ARC = 5e-6
 """Upper estimate of the flows on the few arcs of each of its rows."""
+
+_GENERATION_S_PER_MODEL = 3e-4
+"""The same per model where rows are few for the models: sampled prices say little then, and rounds are many."""
+
+_FEW_ROWS_PER_MODEL = 4
+"""Rows per model below which they are few."""
+
+_EXCHANGE_S = 1.5e-7
+"""Upper estimate of looking at one exchange of two pairs of a row (`python -m benchmarks.random_deadlines`)."""
 
 
 class FlowEngine:
@@ -117,8 +127,13 @@ def _unsupported_network(instance: Instance, remaining_s: float) -> str | None:
     """Return why floors, copies and counts are too many for the time left, or are not a flow."""
     if instance.network is None:
         return None
-    copies = float(instance.network.depth.sum())
-    estimate = instance.n * instance.m * _GENERATION_S_PER_PAIR + copies * _GENERATION_S_PER_ARC
+    n, m = instance.n, instance.m
+    estimate = n * m * _GENERATION_S_PER_PAIR + float(instance.network.depth.sum()) * _GENERATION_S_PER_ARC
+    if n * m <= GenerationParams().all_pairs:
+        used = float(np.minimum(instance.network.supply, m).sum())
+        estimate += n * m * _FLOW_S_PER_ARC + used * m * _EXCHANGE_S
+    elif n < _FEW_ROWS_PER_MODEL * m:
+        estimate += m * _GENERATION_S_PER_MODEL
     if estimate > remaining_s:
         return f"flow: needs about {estimate * 1e3:.0f} ms, {max(remaining_s, 0) * 1e3:.0f} ms left"
     return None

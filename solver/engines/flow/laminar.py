@@ -68,6 +68,8 @@ class LaminarNetwork:
         Coefficient of the row, the same for all its pairs, in size.
     forbidding : tuple of int
         Rows with right-hand side 0 that forbid their pairs.
+    certain : tuple of int
+        Rows that may be exceeded and are, whatever anybody does.
     tolls : Tolls
         What units through the nodes of rows that may be exceeded cost.
     whole_models : bool
@@ -90,6 +92,7 @@ class LaminarNetwork:
     row_sign: NDArray[np.int64]
     row_unit: NDArray[np.float64]
     forbidding: tuple[int, ...]
+    certain: tuple[int, ...]
     tolls: Tolls
     whole_models: bool
     strengthened: bool
@@ -212,6 +215,7 @@ def _assembled(instance: Instance, rows: CountingRows) -> LaminarNetwork | None:
         row_sign=sign,
         row_unit=rows.unit,
         forbidding=tuple(rows.forbidding),
+        certain=tuple(rows.certain),
         whole_models=only_models and not soft.any() and bool((kinds.on_model == kinds.whole).all()),
         tolls=tolls,
         strengthened=bool(rows.merged) or tolls.are_partial,

@@ -37,6 +37,12 @@ _LAMINAR_OVERHEAD_S = 1e-3
 _MOST_LAMINAR_ARCS = 5_000_000
 """Arcs at most."""
 
+_FEW_AGENTS = 1_000
+"""Agents up to which costs are as fine as float64 holds: sums of them stay within 63 bits."""
+
+_FINE_COST_BITS = 52
+"""Bits of a cost then."""
+
 _GENERATED_PAIRS = 30_000
 """Pairs above which floors and capacities are left to column generation."""
 
@@ -167,7 +173,9 @@ def _solve(n: int, network: LaminarNetwork, value: NDArray[np.float64]) -> _Solv
     loss = top[network.agent] - value
     tolls = network.tolls
     tolled, units, toll = tolls.arcs()
-    scale = cost_scale(np.concatenate([loss, np.abs(toll)]), n + sink + 3)
+    costs = np.concatenate([loss, np.abs(toll)])
+    few = n <= _FEW_AGENTS
+    scale = cost_scale(costs, n + sink + 3, bits=_FINE_COST_BITS) if few else cost_scale(costs, n + sink + 3)
     cost = np.rint(loss * scale).astype(np.int64)
     solver = SimpleMinCostFlow()
     add = solver.add_arcs_with_capacity_and_unit_cost
@@ -266,9 +274,21 @@ def _claim(instance: Instance, network: LaminarNetwork, solved: _Solved, value: 
         np.maximum(network.row_sign[some] * step[network.row_node[some]], 0.0) / network.row_unit[some]
     )
     choice = _choice(network, solved)
+    charged = _charge_certain(instance, network, rows)
     _deter(instance, network, choice, prices, rows)
-    bound = _dual_value(instance.n, network, solved.price, value) if network.strengthened else None
+    bound = None
+    if network.strengthened:
+        bound = _dual_value(instance.n, network, solved.price, value) - charged
     return Claim(choice=choice, prices=prices, limit_prices=rows, bound=bound)
+
+
+def _charge_certain(instance: Instance, network: LaminarNetwork, rows: NDArray[np.float64]) -> float:
+    """Give rows that are exceeded whatever anybody does, in place, their prices; return what they charge."""
+    limits, certain = instance.limits, list(network.certain)
+    if limits is None or limits.violation_price is None or not certain:
+        return 0.0
+    rows[certain] = limits.violation_price[certain]
+    return float(-(rows[certain] * limits.bound[certain]).sum())
 
 
 def _dual_value(
@@ -338,6 +358,7 @@ def _generated(instance: Instance, network: LaminarNetwork, deadline: Deadline) 
             rows[g], prices[j], upper[j] = prices[j] / network.row_unit[g], 0.0, g
     choice = principal_choice(plain, found.flow)
     prices = prices[:, None]
+    _charge_certain(instance, network, rows)
     _deter(instance, network, choice, prices, rows)
     return Claim(choice=choice, prices=prices, limit_prices=rows)
 

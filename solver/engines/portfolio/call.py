@@ -190,8 +190,8 @@ class _Call(CallSettings):
                 notes.append(f"{name}: stopped at its own limit of time; a deadline replaces it")
             best = better_verified(instance, claim, name, best, self, deadline)
             best = self._priced(instance, best, deadline)
-        if best is None and not looked:
-            best = greedy_incumbent(instance, deadline, self)
+        if not looked and (best is None or not best.certificate.optimal):
+            best = self._no_worse_than_greedy(instance, best, deadline)
         best = best or unsolved(instance, self)
         return Answer(
             claim=best.claim,
@@ -201,6 +201,17 @@ class _Call(CallSettings):
             notes=tuple(notes),
             stopped_by=self._stop_reason(best, stop, deadline),
         )
+
+    def _no_worse_than_greedy(
+        self, instance: Instance, best: Answer | None, deadline: Deadline
+    ) -> Answer | None:
+        """Return greedy's answer where it is better, or there is no other, and time is left for it."""
+        if best is not None and (not deadline.limited or deadline.remaining_s() < self.params.margin_s):
+            return best
+        greedy = greedy_incumbent(instance, deadline, self)
+        if best is None or greedy is None:
+            return best or greedy
+        return better_verified(instance, greedy.claim, greedy.engine, best, self, deadline)
 
     def _priced(self, instance: Instance, answer: Answer, deadline: Deadline) -> Answer:
         """Return an answer proven by enumeration or CP-SAT together with multipliers for the report."""

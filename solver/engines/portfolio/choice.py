@@ -91,7 +91,20 @@ def answers_before_greedy(
         return instance.n * instance.m > params.large_pairs
     if engine != "lagrangian" or instance.penalty is None or not np.isposinf(instance.penalty).all():
         return False
+    if _fits_on_average(instance, params):
+        return False
     return deadline.remaining_s() > params.bids_s_per_pair * instance.n * instance.m
+
+
+def _fits_on_average(instance: Instance, params: PortfolioParams) -> bool:
+    """Whether all capacities hold what everybody takes on average: greedy then places everybody as a rule."""
+    if instance.limits is not None:
+        return False
+    if instance.demand is None:
+        return bool(instance.n <= instance.capacity[:, 0].sum())
+    some = instance.demand[:: max(1, instance.n // params.sampled_agents)]
+    taken = instance.n * some.mean(axis=0).mean(axis=0)
+    return bool((taken <= params.loose_share * instance.capacity.sum(axis=0)).all())
 
 
 def _has_many_models(instance: Instance, params: PortfolioParams) -> bool:

@@ -36,6 +36,10 @@ class PortfolioParams(Params):
         Pairs above which the price engine has an answer sooner than greedy.
     bids_s_per_pair : float
         Seconds per pair from which the Lagrangian engine has an answer of its own sooner than greedy has one.
+    sampled_agents : int
+        Agents whose demands say whether capacities are loose.
+    loose_share : float
+        Share of all capacity up to which the average demand of everybody is loose: greedy finds an answer then.
     lsap_last_resort_s : float
         Most seconds for ``lsap`` where ``flow`` and ``price`` found no proof; it is tried if so much is left.
     flow_patience_share : float
@@ -80,6 +84,8 @@ class PortfolioParams(Params):
     few_slots: int = 400
     large_pairs: int = 2_000_000
     bids_s_per_pair: float = 0.4e-6
+    sampled_agents: int = 256
+    loose_share: float = 0.95
     lsap_last_resort_s: float = 5.0
     flow_patience_share: float = 0.3
     way_out_s: float = 0.0005
