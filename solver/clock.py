@@ -101,6 +101,8 @@ class Deadline:
             raise SpecError(Violation("deadline_ms", "expected a number > 0", budget_ms))
         try:
             seconds = float(budget_ms) / 1000.0
+        except TypeError:  # durations of numpy count as numbers
+            raise SpecError(Violation("deadline_ms", "expected a number > 0", budget_ms)) from None
         except OverflowError:
             rule = "expected a number > 0 that fits 64 bits"
             raise SpecError(Violation("deadline_ms", rule, shown="a larger one")) from None

@@ -194,7 +194,11 @@ class AgentTable(Sequence[Agent]):
         SpecError
             One line per violation, ``agents[3].priority: expected > 0, got -5``.
         """
-        given = list(agents)
+        try:
+            given = list(agents)
+        except (TypeError, RuntimeError):
+            rule = "expected a sequence of agents"
+            raise SpecError(Violation("agents", rule, agents, kind=ViolationKind.TYPE)) from None
         try:
             checked = _AGENTS.validate_python(given)
         except ValidationError as error:

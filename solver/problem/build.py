@@ -95,10 +95,9 @@ def build_instance(
     """
     problems: list[Violation] = []
     limits = _sequence(limits)
-    if sense not in SENSES:
-        problems.append(Violation("sense", f"expected {' or '.join(SENSES)}", sense))
+    minimize = _minimizes(sense, problems)
     plain = demand is None and eligible is None and not limits
-    score, known = read_scores(scores, problems, minimize=sense == "minimize", keep_sparse=plain)
+    score, known = read_scores(scores, problems, minimize=minimize, keep_sparse=plain)
     n, m = score.shape
     units = _capacity(capacity, m, problems)
     taken = None if demand is None else _demand(demand, n, m, units, _dimensions(capacity), problems)
@@ -152,13 +151,24 @@ def build_instance(
     return instance
 
 
+def _minimizes(sense: object, problems: list[Violation]) -> bool:
+    """Return whether scores are costs, or note that the sense is none."""
+    if isinstance(sense, str) and sense in SENSES:
+        return sense == "minimize"
+    problems.append(Violation("sense", f"expected {' or '.join(SENSES)}", sense))
+    return False
+
+
 def _sequence(limits: Any) -> tuple[Limit, ...]:
     """Return the limits as a tuple; a :class:`SpecError` where they are no sequence."""
-    if limits == ():
-        return ()
-    if isinstance(limits, (str, bytes)) or not isinstance(limits, Iterable):
-        raise SpecError(Violation("limits", "expected a sequence of limits", limits, kind=ViolationKind.TYPE))
-    return tuple(limits)
+    if isinstance(limits, tuple):
+        return limits
+    if isinstance(limits, Iterable) and not isinstance(limits, (str, bytes)):
+        try:
+            return tuple(limits)
+        except (TypeError, RuntimeError):  # arrays without dimensions claim to be iterable
+            pass
+    raise SpecError(Violation("limits", "expected a sequence of limits", limits, kind=ViolationKind.TYPE))
 
 
 def _dimensions(values: ArrayLike) -> int:

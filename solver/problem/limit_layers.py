@@ -25,49 +25,50 @@ def packed_layers(pieces: Sequence[RowPiece], n: int, m: int) -> tuple[Layer, ..
     A piece goes where its agents or its models are free: a floor on each of forty models is one layer.
     """
     packed: list[tuple[NDArray[np.bool_], list[tuple[int, RowPiece]]]] = []
-    crossed: list[NDArray[np.bool_] | None] = []  # pairs used, of layers where agents have several pieces
+    noted: list[NDArray[np.bool_] | None] = []  # pairs used, of layers that a piece was compared with
+    crossed: list[bool] = []  # whether agents have several pieces
     first = 0
     for piece in pieces:
         at = next((k for k, (used, _) in enumerate(packed) if not used[piece.agents].any()), None)
         # Where an agent has a piece already, one that touches all its models cannot fit.
         partial = piece.row.shape[1] == m and bool((piece.row == NO_ROW).any())
         if at is None and partial and n * m <= _PACKED_PAIRS:
-            at = next((k for k in range(len(packed)) if _fits(piece, packed[k], crossed, k, (n, m))), None)
+            at = next((k for k in range(len(packed)) if _fits(piece, packed[k], noted, k, (n, m))), None)
+            if at is not None:
+                crossed[at] = True
         if at is None:
             packed.append((np.zeros(n, bool), []))
-            crossed.append(None)
+            noted.append(None)
+            crossed.append(False)
             at = len(packed) - 1
         used, content = packed[at]
         used[piece.agents] = True
-        pairs = crossed[at]
+        pairs = noted[at]
         if pairs is not None:
             _note(pairs, piece)
         content.append((first, piece))
         first += piece.count
     return tuple(
-        _layer(content, n, m) if pairs is None else _crossed_layer(content, n, m)
-        for (_, content), pairs in zip(packed, crossed, strict=True)
+        _crossed_layer(content, n, m) if several else _layer(content, n, m)
+        for (_, content), several in zip(packed, crossed, strict=True)
     )
 
 
 def _fits(
     piece: RowPiece,
     layer: tuple[NDArray[np.bool_], list[tuple[int, RowPiece]]],
-    crossed: list[NDArray[np.bool_] | None],
+    noted: list[NDArray[np.bool_] | None],
     at: int,
     shape: tuple[int, int],
 ) -> bool:
     """Return whether a piece shares no pair with a layer, whose pairs are noted from then on."""
-    pairs = crossed[at]
+    pairs = noted[at]
     if pairs is None:
-        pairs = np.zeros(shape, bool)
+        pairs = noted[at] = np.zeros(shape, bool)
         for _, other in layer[1]:
             _note(pairs, other)
     where, touched = _pairs(piece, *shape)
-    if (pairs[where] & touched).any():
-        return False
-    crossed[at] = pairs
-    return True
+    return not (pairs[where] & touched).any()
 
 
 def _pairs(piece: RowPiece, n: int, m: int) -> tuple[Any, NDArray[np.bool_]]:

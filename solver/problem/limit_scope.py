@@ -126,7 +126,7 @@ class LimitScope:
 
     def not_negative(self, what: str, value: float) -> None:
         """Check a right-hand side."""
-        if not (is_number(value) and 0 <= value <= LARGEST):
+        if not (is_number(value) and 0 <= float(value) <= LARGEST):
             self.fail(Violation(what, "expected a finite number >= 0", value))
 
     def range(
@@ -137,7 +137,7 @@ class LimitScope:
             self.fail(Violation("at_most", "expected at_most or at_least", shown="neither"))
         for what, value in (("at_least", low), ("at_most", high)):
             if value is not None and not (
-                is_number(value) and abs(value) <= LARGEST and least <= value <= most
+                is_number(value) and abs(float(value)) <= LARGEST and least <= float(value) <= most
             ):
                 self.fail(Violation(what, f"expected a finite number from {least:g} to {most:g}", value))
         if self.problems:

@@ -61,7 +61,8 @@ class Capacity(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _learned_from(cls, data: Any) -> Any:
-        if not isinstance(data, dict) or data.get("max_concurrent") != "learn":
+        most = data.get("max_concurrent") if isinstance(data, dict) else None
+        if not isinstance(most, str) or most != "learn":
             return data
         low, high = data.get("low", 1), data.get("high", 1024)
         start = 4

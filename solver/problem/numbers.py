@@ -19,7 +19,7 @@ LARGEST = 1e100
 
 def is_number(value: object) -> bool:
     """Whether a value is one real number that float64 can hold; text and truth values are none."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
+    if isinstance(value, (bool, np.bool_, np.timedelta64)) or not isinstance(value, Real):
         return False
     try:
         float(value)
@@ -65,17 +65,25 @@ def _is_flat(row: NDArray[Any] | list[Any] | tuple[Any, ...]) -> bool:
 
 def is_plain(values: object) -> bool:
     """Whether nothing in an array, or in a list of arrays, is masked."""
-    return not _masked(values)
+    try:
+        return not _masked(values)
+    except RecursionError:  # a list that contains itself: numpy refuses it
+        return True
 
 
 def readable(values: object) -> NDArray[Any] | None:
-    """Return values as numpy reads them; None where it cannot, or where some are masked."""
+    """Return values as numpy reads them; None where it cannot, or where some are masked or too large for float64."""
     if not is_plain(values):
         return None
     try:
-        return np.asarray(values)
-    except (TypeError, ValueError, OverflowError, np.ma.MAError):
+        array = np.asarray(values)
+    except (TypeError, ValueError, OverflowError, RuntimeError, np.ma.MAError):
         return None
+    if array.dtype.kind == "f" and array.dtype.itemsize > np.dtype(np.float64).itemsize:
+        with np.errstate(over="ignore"):
+            narrow = array.astype(np.float64)
+        return narrow if np.array_equal(np.isfinite(array), np.isfinite(narrow)) else None
+    return array
 
 
 def real_array(path: str, values: ArrayLike, lines: list[Violation]) -> NDArray[Any] | None:

@@ -11,6 +11,7 @@ import numpy as np
 from pydantic_core import CoreSchema, core_schema
 
 from solver.errors import SpecError, Violation, ViolationKind
+from solver.problem.numbers import readable
 from solver.problem.values import describe
 
 if TYPE_CHECKING:
@@ -79,7 +80,9 @@ class ScoreTable:
         if isinstance(value, dict):
             return cls._from_labelled(value)
         try:
-            matrix = np.asarray(value)
+            matrix = readable(value)
+            if matrix is None:
+                raise TypeError
             if matrix.dtype == object:
                 given = matrix.ravel().tolist()
                 if any(isinstance(entry, str | bool) for entry in given):

@@ -12,6 +12,7 @@ from solver.errors import SpecError, Violation, ViolationKind
 from solver.problem.agents import Agent, AgentTable
 from solver.problem.limit_specs import LimitSpecs  # noqa: TC001 - pydantic reads it at run time
 from solver.problem.models import Capacity, Model
+from solver.problem.numbers import readable
 from solver.problem.objective import Objective
 from solver.problem.rules import broken_rules
 from solver.problem.scores import ScoreTable
@@ -46,8 +47,8 @@ def _demand(value: object) -> Any:
 
 def _demand_array(name: str, value: object) -> Any:
     try:
-        array = np.array(value)
-        if array.dtype.kind not in "iuf":
+        array = readable(value)
+        if array is None or array.dtype.kind not in "iuf":
             raise TypeError
     except (TypeError, ValueError, OverflowError):
         rule = "expected numbers, one per agent or per agent and model"

@@ -126,18 +126,26 @@ def _plain_number(text: str) -> float | None:
 
 def _identifier(value: object) -> object:
     """Take whole numbers as ids too: ``id: 17`` in YAML is the id '17'."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        return value
-    return str(operator.index(value))
+    number = _index(value)
+    return value if number is None else str(number)
 
 
 def _count(value: object) -> object:
     """Take 8.0 and numpy integers as the whole numbers they are; leave all else to the strict rule."""
-    if isinstance(value, bool):
-        return value
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    return operator.index(value) if hasattr(value, "__index__") else value
+    number = _index(value)
+    return value if number is None else number
+
+
+def _index(value: object) -> int | None:
+    """Return a whole number, or None for truth values and for whatever is none: arrays claim to be, until asked."""
+    if isinstance(value, (bool, str)) or not hasattr(value, "__index__"):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
 
 
 def _real(value: object) -> object:
