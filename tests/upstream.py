@@ -1,11 +1,12 @@
 """A loopback server that speaks enough of OpenAI's API: latency, failures, 429s, streams, and what it saw.
 
-Each model name has a behaviour, see :class:`Behaviour`. ``python -m tests.upstream`` serves ``fast`` and ``slow``
-by hand.
+Each model name has a behaviour, see :class:`Behaviour`. ``python -m tests.upstream --port 8001`` answers any model
+until it is interrupted; one called ``slow`` takes a second.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import math
@@ -36,6 +37,8 @@ class Behaviour:
 
 class Upstream:
     """The server, in threads, on a free port."""
+
+    listen_port = 0  # a free one
 
     def __init__(self, **behaviours: Behaviour) -> None:
         self.behaviours = behaviours
@@ -68,7 +71,7 @@ class Upstream:
             def handle_error(self, *_: object) -> None:
                 """Clients that leave are part of the tests."""
 
-        self.server = Server(("127.0.0.1", 0), Handler)
+        self.server = Server(("127.0.0.1", self.listen_port), Handler)
         self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02})
 
     @property
@@ -169,7 +172,16 @@ def answer_of(model: str) -> dict[str, Any]:
     }
 
 
-if __name__ == "__main__":
-    with Upstream(fast=Behaviour(), slow=Behaviour(latency_s=1.0, chunk_s=0.2)) as served:
-        print(served.url, flush=True)
+def main() -> None:
+    """Serve until interrupted."""
+    parser = argparse.ArgumentParser(description="A stand-in for any server that speaks OpenAI's API.")
+    parser.add_argument("--port", type=int, default=0, help="default: a free one")
+    Upstream.listen_port = parser.parse_args().port
+    slow = Behaviour(latency_s=1.0, chunk_s=0.2)
+    with contextlib.suppress(KeyboardInterrupt), Upstream(slow=slow) as served:
+        print(f"serving at {served.url}", flush=True)
         threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()

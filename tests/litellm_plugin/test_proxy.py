@@ -37,19 +37,11 @@ MISSING = [name for name in ("uvicorn", "apscheduler", "fastapi_sso") if not imp
 needs_proxy = pytest.mark.skipif(
     not COMMAND.exists() or bool(MISSING), reason=f"LiteLLM's proxy cannot start here: {MISSING} missing"
 )
-SLOTS = {"fast": 3, "slow": 2}
-CONFIG = """
-model_list:
-  - model_name: chat
-    litellm_params: {model: openai/fast, api_key: none, api_base: os.environ/UPSTREAM, max_parallel_requests: 3}
-    model_info: {id: fast}
-  - model_name: chat
-    litellm_params: {model: openai/slow, api_key: none, api_base: os.environ/UPSTREAM, max_parallel_requests: 2}
-    model_info: {id: slow}
-litellm_settings:
-  callbacks: ["solver.interfaces.litellm.proxy"]
-  solver_options: {ttl_s: 3.0, scores: {fast: 0.4, slow: 0.9}}
-"""
+SLOTS = {"large": 2, "small": 3}
+UPSTREAM_OF = {"large": "gpt-4o", "small": "gpt-4o-mini"}
+DOCUMENTED = Path(__file__).parents[2] / "docs" / "examples" / "litellm_proxy.yaml"
+CONFIG = DOCUMENTED.read_text(encoding="utf-8").replace("ttl_s: 30", "ttl_s: 3")
+KEY = "sk-of-the-test"
 BODY = {"model": "chat", "messages": [{"role": "user", "content": "hello"}]}
 
 
@@ -65,7 +57,7 @@ class Proxy:
             env={
                 **os.environ,
                 "UPSTREAM": up.url,
-                "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
+                "LITELLM_MASTER_KEY": KEY,
                 **environment,
             },
             stdout=subprocess.DEVNULL,
@@ -83,7 +75,12 @@ class Proxy:
         pytest.fail("the proxy did not become ready")
 
     def ask(self, *, stream: bool = False) -> Any:
-        return httpx.post(f"{self.url}/v1/chat/completions", json={**BODY, "stream": stream}, timeout=30)
+        return httpx.post(
+            f"{self.url}/v1/chat/completions",
+            headers={"Authorization": f"Bearer {KEY}"},
+            json={**BODY, "stream": stream},
+            timeout=30,
+        )
 
     def ask_at_once(self, count: int, *, stream: bool = False) -> list[Any]:
         answers: list[Any] = []
@@ -142,7 +139,8 @@ class Neighbour:
                 self.stop.wait(0.05)
                 continue
             with lease:
-                httpx.post(f"{self.up.url}/chat/completions", json={**BODY, "model": model}, timeout=30)
+                body = {**BODY, "model": UPSTREAM_OF[model]}
+                httpx.post(f"{self.up.url}/chat/completions", json=body, timeout=30)
                 self.served += 1
 
     def end(self) -> None:
@@ -153,14 +151,14 @@ class Neighbour:
 
 @needs_proxy
 def test_a_proxy_shares_its_slots_over_redis_and_is_killed_and_restarted_under_load(tmp_path: Path) -> None:
-    behaviours = {name: Behaviour(latency_s=0.5, chunk_s=0.01) for name in SLOTS}
+    behaviours = {name: Behaviour(latency_s=0.5, chunk_s=0.01) for name in UPSTREAM_OF.values()}
     with running_redis(tmp_path) as url, Upstream(**behaviours) as up:
         shared = {"SOLVER_REDIS_URL": url, "SOLVER_REPLICAS": "2"}
         neighbour = Neighbour(url, up)
         with started(tmp_path, up, **shared) as proxy:
             before = up.served.copy()
             assert proxy.ask().status_code == 200
-            assert up.served["slow"] == before["slow"] + 1  # by the scores of the configuration
+            assert up.served["gpt-4o"] == before["gpt-4o"] + 1  # by the scores of the configuration
             for stream in (False, True):
                 answers = proxy.ask_at_once(7, stream=stream)
                 assert sorted(answer.status_code for answer in answers) == [200] * 5 + [429] * 2
@@ -185,7 +183,9 @@ def test_a_proxy_shares_its_slots_over_redis_and_is_killed_and_restarted_under_l
             finally:
                 neighbour.end()
         assert neighbour.served > 0
-        assert up.most == SLOTS, "more at once than there are slots, or never all of them"
+        assert up.most == {UPSTREAM_OF[model]: slots for model, slots in SLOTS.items()}, (
+            "more at once than there are slots, or never all of them"
+        )
 
 
 def _ask_until_gone(proxy: Proxy) -> None:

@@ -14,7 +14,7 @@ from solver.errors import MissingExtraError
 from solver.simulate.replay import Silent
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator
+    from collections.abc import Coroutine, Iterator, Sequence
 
     from solver.clock import ManualClock
     from solver.simulate.replay import Policy
@@ -42,6 +42,10 @@ _RETRY_TIMEOUT_S = 5.0
 """Real seconds that a retry inside LiteLLM may take before the request is given up."""
 
 
+_UNENDING_S = 1e6
+"""Cooldown, seconds, of a Router whose cooldowns are ended by simulated time."""
+
+
 _CALLBACKS = (
     "callbacks",
     "input_callback",
@@ -58,6 +62,45 @@ class _Loop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return perf_counter()
+
+
+class _NativeCooldowns:
+    """Ends cooldowns by simulated time where LiteLLM keeps them outside of Python, from 1.110 on.
+
+    Such a store reads the machine's clock, on which a replay takes seconds: a deployment that failed once would be
+    left alone for a good part of the trace. Before 1.110 there is nothing to do.
+
+    Parameters
+    ----------
+    litellm : module
+        The package.
+    clock : ManualClock
+        Simulated time.
+    """
+
+    def __init__(self, litellm: Any, clock: ManualClock) -> None:
+        self._clock = clock
+        self._seconds = float(litellm.constants.DEFAULT_COOLDOWN_TIME_SECONDS)
+        self.settings: dict[str, float] = {}
+        if hasattr(litellm.Router, "health"):
+            self.settings["cooldown_time"] = _UNENDING_S
+        self._store: Any = None
+        self._until: dict[str, float] = {}
+
+    def watch(self, router: Any) -> None:
+        """Begin with a Router that was made with ``settings``."""
+        if self.settings:
+            self._store = router.health().cooldowns.cooldown_store
+
+    def sweep(self, deployments: Sequence[str]) -> None:
+        """Note the cooldowns that have begun, and end those whose time is over."""
+        if self._store is None:
+            return
+        now = self._clock.seconds
+        for deployment, _ in self._store.active_sync(deployments):
+            if now >= self._until.setdefault(deployment, now + self._seconds):
+                self._store.evict_local(deployment)
+                del self._until[deployment]
 
 
 class _Call:
@@ -146,26 +189,34 @@ class LiteLLMPolicy(Silent):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         self._litellm.suppress_debug_info = True
         fleet = scene.fleet
-        with self._at_now():
-            self._router = self._litellm.Router(
-                model_list=[
-                    {
-                        "model_name": _GROUP,
-                        "litellm_params": {
-                            "model": f"{_PROVIDER}/{j}",
-                            "api_key": "none",
-                            "weight": max(int(fleet.slots[j]), 1),
-                            "input_cost_per_token": float(fleet.usd_per_input_token[j]),
-                            "output_cost_per_token": float(fleet.usd_per_output_token[j]),
-                        },
-                        "model_info": {"id": str(j)},
-                    }
-                    for j in range(len(fleet))
-                    if fleet.slots[j]
-                ],
-                routing_strategy=strategy,
-                num_retries=scene.retries,
-            )
+        self._ids = [str(j) for j in range(len(fleet)) if fleet.slots[j]]
+        self._cooldowns = _NativeCooldowns(self._litellm, clock)
+        self._router = self._run(self._make_router(strategy))
+        self._cooldowns.watch(self._router)
+
+    async def _make_router(self, strategy: str) -> Any:
+        """Return the Router; inside the loop, where it leaves tasks of its own."""
+        scene, fleet = self._scene, self._scene.fleet
+        return self._litellm.Router(
+            model_list=[
+                {
+                    "model_name": _GROUP,
+                    "litellm_params": {
+                        "model": f"{_PROVIDER}/{j}",
+                        "api_key": "none",
+                        "weight": max(int(fleet.slots[j]), 1),
+                        "input_cost_per_token": float(fleet.usd_per_input_token[j]),
+                        "output_cost_per_token": float(fleet.usd_per_output_token[j]),
+                    },
+                    "model_info": {"id": str(j)},
+                }
+                for j in range(len(fleet))
+                if fleet.slots[j]
+            ],
+            routing_strategy=strategy,
+            num_retries=scene.retries,
+            **self._cooldowns.settings,
+        )
 
     @contextmanager
     def _at_now(self) -> Iterator[None]:
@@ -177,7 +228,10 @@ class LiteLLMPolicy(Silent):
 
     def _run(self, work: Coroutine[Any, Any, Any]) -> Any:
         with self._at_now():
-            return self._loop.run_until_complete(work)
+            self._cooldowns.sweep(self._ids)
+            result = self._loop.run_until_complete(work)
+            self._cooldowns.sweep(self._ids)
+            return result
 
     async def served(self, given: dict[str, Any]) -> Any:
         """Be a deployment: say which one was chosen, wait until the replay has the answer, and return it."""
