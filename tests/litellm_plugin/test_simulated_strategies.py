@@ -10,10 +10,11 @@ import pytest
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 pytest.importorskip("litellm", reason="needs the extra [litellm]")
 
+from solver.simulate.generators import generate_traffic
+
 from solver import Capacity, Model
 from solver.clock import ManualClock
 from solver.simulate.experiment import Setup, make_scene, run_experiment
-from solver.simulate.generators import generate_traffic
 from solver.simulate.policies.litellm_router import LITELLM_STRATEGIES
 from solver.simulate.policies.registry import make_policy
 from solver.simulate.replay import SERVED, Replay, replay
