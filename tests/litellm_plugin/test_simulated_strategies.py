@@ -10,8 +10,6 @@ import pytest
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 pytest.importorskip("litellm", reason="needs the extra [litellm]")
 
-from solver.simulate.generators import generate_traffic
-
 from solver import Capacity, Model
 from solver.clock import ManualClock
 from solver.simulate.experiment import Setup, make_scene, run_experiment
@@ -20,6 +18,7 @@ from solver.simulate.policies.registry import make_policy
 from solver.simulate.replay import SERVED, Replay, replay
 from solver.simulate.schedule import Disruption
 from solver.simulate.servers import Fleet
+from solver.simulate.traffic_generators import generate_traffic
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of LiteLLM and what it imports
 
