@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import math
 import threading
 from typing import TYPE_CHECKING, Any
@@ -521,3 +522,26 @@ def test_a_lease_is_found_although_it_moves_at_that_moment(
     store.before_next = lambda: tracker.move(lease, "b")
     assert look(lease) is LeaseState.RUNNING
     assert lease.model == "b"
+
+
+@pytest.mark.parametrize("name", ["try_acquire", "acquire", "renew", "release"])
+def test_awaited_operations_take_what_the_others_take(name: str) -> None:
+    awaited = getattr(LoadTracker, f"{name}_async")
+    assert inspect.iscoroutinefunction(awaited)
+    assert inspect.signature(awaited) == inspect.signature(getattr(LoadTracker, name))
+
+
+def test_lengths_of_answers_are_learned_from_awaited_releases_too() -> None:
+    tracker = LoadTracker()
+    tracker.set_capacity("m", Capacity(max_concurrent=1))
+
+    async def serve() -> None:
+        for _ in range(30):
+            lease = await tracker.acquire_async("m", Demand(tokens=500, guessed_tokens=400, input_tokens=100))
+            assert lease is not None
+            assert await tracker.release_async(lease, output_tokens=77) is ReleaseOutcome.RELEASED
+
+    asyncio.run(serve())
+    reserve = tracker.output_reserve("m")
+    assert reserve is not None
+    assert 77 <= reserve < 2 * 77

@@ -17,14 +17,14 @@ from solver.load.checks import (
 from solver.load.lease import ONE_SLOT, Ask, Demand, Lease, LeaseState, QueuePlace, ReleaseOutcome
 from solver.load.refusal import Refusal
 from solver.load.store.base import nano_usd
-from solver.load.tracking.async_leases import AsyncLeases
+from solver.load.tracking.async_work import AsyncWork, awaited
 from solver.load.tracking.model_stops import ModelStops
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 
-class Leases(AsyncLeases, ModelStops):
+class Leases(AsyncWork, ModelStops):
     """The leases that a tracker grants."""
 
     def try_acquire(
@@ -262,6 +262,11 @@ class Leases(AsyncLeases, ModelStops):
             if known and hold_s is not None
             else None,
         )
+
+    try_acquire_async = awaited(try_acquire)
+    acquire_async = awaited(acquire)
+    renew_async = awaited(renew)
+    release_async = awaited(release)
 
     def _lease(self, ask: Ask, answer: LeaseState | Refusal) -> Lease | Refusal:
         if isinstance(answer, Refusal):
