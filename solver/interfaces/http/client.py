@@ -7,8 +7,9 @@ import inspect
 import random
 import secrets
 import time
+from collections.abc import Awaitable, Callable
 from functools import update_wrapper
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from solver.errors import MissingExtraError, SolverError
 from solver.interfaces.http import operations
@@ -20,12 +21,14 @@ except ImportError as error:
     raise MissingExtraError("httpx", "service") from error
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Coroutine
 
 __all__ = ["AsyncClient", "Client", "Routed", "ServiceError"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Http = TypeVar("Http")
+Sleep = TypeVar("Sleep", bound=Callable[[float], object])
 
 _RETRIED_STATUSES = frozenset({409, 429, 502, 503, 504})
 """Statuses after which a request is repeated; a 409 with Retry-After says that the first attempt still runs."""
@@ -67,7 +70,7 @@ class _Attempts:
         What is asked.
     """
 
-    def __init__(self, client: _Settings, operation: Operation[Any]) -> None:
+    def __init__(self, client: _Settings[Any, Any], operation: Operation[Any]) -> None:
         self._client = client
         self._number = 0
         self._waited_s = 0.0
@@ -109,12 +112,27 @@ class _Attempts:
         return wait_s
 
 
-class _Settings:
-    """What both clients are told."""
+class _Settings(Generic[Http, Sleep]):
+    """What both clients are told, and the connections they keep."""
 
-    def __init__(self, token: str | None, retries: int, longest_wait_s: float, unreachable_s: float) -> None:
+    _connect: Callable[..., Http]
+    _default_sleep: Sleep
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        timeout_s: float = 30.0,
+        retries: int = 5,
+        longest_wait_s: float = 30.0,
+        unreachable_s: float = 20.0,
+        sleep: Sleep | None = None,
+    ) -> None:
         self.headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         self.retries, self.longest_wait_s, self.unreachable_s = retries, longest_wait_s, unreachable_s
+        self._http: Http = self._connect(base_url=url, timeout=timeout_s)
+        self._sleep = self._default_sleep if sleep is None else sleep
 
 
 def _result(operation: Operation[T], answer: httpx.Response) -> T:
@@ -168,7 +186,7 @@ def _asynchronous(
     return call
 
 
-class Client(_Settings):
+class Client(_Settings[httpx.Client, Callable[[float], object]]):
     """A client of ``solver serve``.
 
     Requests that change something carry a key, so that a retry after a lost answer changes nothing twice.
@@ -198,20 +216,8 @@ class Client(_Settings):
         From every method: what the service refused, and why.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        token: str | None = None,
-        timeout_s: float = 30.0,
-        retries: int = 5,
-        longest_wait_s: float = 30.0,
-        unreachable_s: float = 20.0,
-        sleep: Callable[[float], object] = time.sleep,
-    ) -> None:
-        super().__init__(token, retries, longest_wait_s, unreachable_s)
-        self._http = httpx.Client(base_url=url, timeout=timeout_s)
-        self._sleep = sleep
+    _connect = httpx.Client
+    _default_sleep = staticmethod(time.sleep)
 
     def close(self) -> None:
         """Close the connections."""
@@ -251,7 +257,7 @@ class Client(_Settings):
             self._sleep(wait_s or 0.0)
 
 
-class AsyncClient(_Settings):
+class AsyncClient(_Settings[httpx.AsyncClient, Callable[[float], Awaitable[object]]]):
     """The asynchronous client of ``solver serve``, for one event loop: the methods of :class:`solver.Client`.
 
     Parameters
@@ -267,20 +273,8 @@ class AsyncClient(_Settings):
         From every method: what the service refused, and why.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        token: str | None = None,
-        timeout_s: float = 30.0,
-        retries: int = 5,
-        longest_wait_s: float = 30.0,
-        unreachable_s: float = 20.0,
-        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
-    ) -> None:
-        super().__init__(token, retries, longest_wait_s, unreachable_s)
-        self._http = httpx.AsyncClient(base_url=url, timeout=timeout_s)
-        self._sleep = sleep
+    _connect = httpx.AsyncClient
+    _default_sleep = staticmethod(asyncio.sleep)
 
     async def aclose(self) -> None:
         """Close the connections."""
