@@ -9,6 +9,8 @@ import numpy as np
 from solver.online.refusal import RouteRefusalReason
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from solver.online.live_load import LiveLoad
     from solver.online.pricing_protocol import Pricing
     from solver.online.window import AgentRow
@@ -39,6 +41,8 @@ class Candidates:
         What is left of a budget.
     keep : bool
         Whether net values are kept as they were, for a log.
+    level : (m,) float64, optional
+        Prices at the present load, where they are known already.
 
     Attributes
     ----------
@@ -74,8 +78,9 @@ class Candidates:
         left_usd: float | None,
         *,
         keep: bool = False,
+        level: NDArray[np.float64] | None = None,
     ) -> None:
-        net = pricing.net(row, pricing.level(load))
+        net = pricing.net(row, pricing.level(load) if level is None else level)
         if load.remote and load.may_have_opened(row.scores):
             net = row.scores.copy()  # what the store says is worth more than an old reading
         if load.metered:

@@ -47,7 +47,7 @@ def place_jointly(rows: Sequence[AgentRow], pricing: Pricing[Any], load: LiveLoa
     levels = pricing.levels(load, int(copies.max()))
     offered = np.argwhere(np.arange(len(levels))[:, None] < copies)
     layer, model = offered[:, 0], offered[:, 1]
-    value = np.array([pricing.net(row, levels)[layer, model] for row in rows])
+    value = _nets(rows, pricing, levels)[:, layer, model]
     finite = value[np.isfinite(value)]
     if not finite.size:
         return [-1] * len(rows)
@@ -56,6 +56,27 @@ def place_jointly(rows: Sequence[AgentRow], pricing: Pricing[Any], load: LiveLoa
     nobody = np.where(np.isfinite(nobody), nobody, lowest - 1.0 - float(np.ptp(finite)) * len(rows))
     chosen = _matched(np.where(np.isfinite(value), value, -np.inf), nobody)
     return [int(offered[k, 1]) if k >= 0 else -1 for k in chosen.tolist()]
+
+
+def _nets(
+    rows: Sequence[AgentRow], pricing: Pricing[Any], levels: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return what each model is worth to each agent at each level, (n, k, m)."""
+    first = rows[0]
+    if any(
+        row.tenant >= 0
+        or row.tokens != first.tokens
+        or (row.service_s is None) != (first.service_s is None)
+        or (row.cost_usd is None) != (first.cost_usd is None)
+        for row in rows
+    ):
+        return np.array([pricing.net(row, levels) for row in rows])
+    every = first._replace(
+        scores=np.array([row.scores for row in rows])[:, None],
+        service_s=None if first.service_s is None else np.array([row.service_s for row in rows])[:, None],
+        cost_usd=None if first.cost_usd is None else np.array([row.cost_usd for row in rows])[:, None],
+    )
+    return pricing.net(every, levels)
 
 
 def _matched(value: NDArray[np.float64], nobody: NDArray[np.float64]) -> NDArray[np.int64]:

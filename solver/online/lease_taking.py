@@ -14,6 +14,7 @@ from solver.online.refusal import RouteRefusal, RouteRefusalReason
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Sequence
 
     from solver.load.refusal import Refusal
     from solver.load.tracker import LoadTracker
@@ -86,6 +87,15 @@ class Reservations:
         """Do :meth:`look`, taking the lock."""
         with self._lock:
             return self.look(row)
+
+    def look_for_all(self, rows: Sequence[AgentRow]) -> list[Candidates]:
+        """Return the models worth trying for each of several agents, all at the load before any of them."""
+        with self._lock:
+            load = self._load
+            load.look()
+            left_usd = None if self._spending is None else self._spending.left_usd(self._clock.now())
+            level, keep = self._pricing.level(load), self._log is not None
+            return [Candidates(row, self._pricing, load, left_usd, keep=keep, level=level) for row in rows]
 
     # -- reserving
 

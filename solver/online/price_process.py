@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _T = TypeVar("_T")
+_NICENESS = 5
+"""Added to the niceness of a process that computes beside one that decides, which then waits for less than a time slice
+where there are more busy processes than processors."""
+
 _SHUTDOWN_TIMEOUT_S = 5.0
 """Seconds after which a child that does not end is killed."""
 
@@ -106,9 +110,16 @@ def _finish(child: subprocess.Popen[bytes], owner: int) -> None:
         child.wait()
 
 
+def give_way() -> None:
+    """Let other processes of this machine go before this one, where the system knows of that."""
+    if hasattr(os, "nice"):
+        os.nice(_NICENESS)
+
+
 def serve() -> None:
     """Answer questions until standard input ends. What a call prints goes to standard error."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to end
+    give_way()
     asked, answers = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr
     while True:

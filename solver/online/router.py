@@ -236,7 +236,11 @@ class OptimalRouter:
         SpecError
             If neither or both of agent and scores are given, or a value is out of range.
         """
-        row = self._rows.of_one(agent, scores, cost_usd, service_s, tokens, tenant, priority)
+        rows = self._rows
+        if agent is None and scores is not None:
+            row = rows.of_arrays(scores, cost_usd, service_s, tokens, tenant, priority)
+        else:
+            row = rows.of_one(agent, scores, cost_usd, service_s, tokens, tenant, priority)
         return self.route_row(row, agent, self._ttl_s if ttl_s is None else ttl_s)
 
     def route_row(self, row: AgentRow, agent: Agent | None, ttl_s: float) -> Decision:
@@ -317,8 +321,9 @@ class OptimalRouter:
         ttl = self._ttl_s if ttl_s is None else ttl_s
         decisions: list[Decision | None] = [None] * len(rows)
         reservations = self._reservations
-        for i, column in enumerate(self._place_waiting(rows)):
-            candidates = reservations.look_again(rows[i])
+        columns = self._place_waiting(rows)
+        for i, candidates in enumerate(reservations.look_for_all(rows)):
+            column = columns[i]
             if candidates.only(column):
                 decisions[i] = reservations.reserve(who[i], rows[i], candidates, ttl) or None
         for i, decision in enumerate(
