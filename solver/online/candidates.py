@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,13 +17,6 @@ if TYPE_CHECKING:
 
 _RESERVATION_ATTEMPTS = 3
 """Models tried: the best one and, where a reservation is lost to another client, two more."""
-
-
-class Choice(NamedTuple):
-    """A model worth trying, and what it is worth after its price."""
-
-    column: int
-    net: float
 
 
 class Candidates:
@@ -115,15 +108,15 @@ class Candidates:
         self._tries, self.tentative = 0, True
         return self.begin_with(column)
 
-    def following(self) -> Choice | None:
-        """Return the next model to try, None when none is left that is worth it."""
+    def following(self) -> tuple[int, float] | None:
+        """Return the next model to try and its net value; None when none is left that is worth it."""
         column = self._placed
         if column >= 0:
             self._placed = -1
             net = self._net.item(column)
             self._net[column] = -np.inf
             self._column = -1
-            return Choice(column, net)
+            return column, net
         if not self._tries:
             return None
         column, best = self._column, self._best
@@ -140,7 +133,7 @@ class Candidates:
         self._tries -= 1
         self._net[column] = -np.inf
         self._column = -1
-        return Choice(column, best)
+        return column, best
 
     def runner_up(self) -> tuple[int, float]:
         """Return the best model that was not tried, -1 for none, and its net value or that of serving nobody."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from solver.errors import SpecError, Violation
 from solver.load.lease import ONE_SLOT, Demand, Lease, RefusalReason, ReleaseOutcome
-from solver.online.candidates import Candidates, Choice
+from solver.online.candidates import Candidates
 from solver.online.decision import Decision
 from solver.online.refusal import RouteRefusal, RouteRefusalReason
 
@@ -104,14 +104,18 @@ class Reservations:
         last: Refusal | None = None
         place = self._place(row) if self._queue else _NO_QUEUE
         while (choice := self._next(row, candidates, last)) is not None:
+            column, net = choice
             try:
-                answer = self._tracker.try_acquire(*self._ask(row, choice), ttl_s, **place)
+                answer = self._tracker.try_acquire(
+                    self.ids[column], self._demand(row, column), ttl_s, **place
+                )
             except BaseException:
-                self._unclaim(choice.column, row)
+                self._unclaim(column, row)
                 raise
             if isinstance(answer, Lease):
-                return self._granted(agent, candidates, choice, answer)
-            last = self._lost(choice, row, answer)
+                return self._granted(agent, candidates, column, net, answer)
+            self._unclaim(column, row)
+            last = answer
         return self._refused(agent, row, candidates, last)
 
     async def reserve_async(
@@ -121,22 +125,26 @@ class Reservations:
         last: Refusal | None = None
         place = self._place(row) if self._queue else _NO_QUEUE
         while (choice := self._next(row, candidates, last)) is not None:
+            column, net = choice
             try:
-                answer = await self._tracker.try_acquire_async(*self._ask(row, choice), ttl_s, **place)
+                answer = await self._tracker.try_acquire_async(
+                    self.ids[column], self._demand(row, column), ttl_s, **place
+                )
             except BaseException:  # cancelled, too: the tracker releases what it still grants
-                self._unclaim(choice.column, row)
+                self._unclaim(column, row)
                 raise
             if isinstance(answer, Lease):
-                return self._granted(agent, candidates, choice, answer)
-            last = self._lost(choice, row, answer)
+                return self._granted(agent, candidates, column, net, answer)
+            self._unclaim(column, row)
+            last = answer
         return self._refused(agent, row, candidates, last)
 
-    def _next(self, row: AgentRow, candidates: Candidates, last: Refusal | None) -> Choice | None:
+    def _next(self, row: AgentRow, candidates: Candidates, last: Refusal | None) -> tuple[int, float] | None:
         """Return the next model to try, its slot of the horizon and its money claimed; None when none is left."""
         if last is not None and last.reason in _LASTING:
             return None
         while (choice := candidates.following()) is not None:
-            if not self._claims or self._claim(choice.column, row):
+            if not self._claims or self._claim(choice[0], row):
                 return choice
         return None
 
@@ -160,15 +168,10 @@ class Reservations:
                 self._spending.give_back(_cost(row, column))
             self._load.note(column, -1)
 
-    def _lost(self, choice: Choice, row: AgentRow, answer: Refusal) -> Refusal:
-        self._unclaim(choice.column, row)
-        return answer
-
-    def _ask(self, row: AgentRow, choice: Choice) -> tuple[str, Demand]:
-        model = self.ids[choice.column]
+    def _demand(self, row: AgentRow, column: int) -> Demand:
         if not row.tokens and row.cost_usd is None:
-            return model, ONE_SLOT
-        return model, Demand(tokens=int(row.tokens), cost_usd=_cost(row, choice.column))
+            return ONE_SLOT
+        return Demand(tokens=int(row.tokens), cost_usd=_cost(row, column))
 
     def _place(self, row: AgentRow) -> dict[str, Any]:
         """Return the terms on which a request may wait."""
@@ -176,14 +179,16 @@ class Reservations:
 
     # -- answering
 
-    def _granted(self, agent: Agent | None, candidates: Candidates, choice: Choice, lease: Lease) -> Decision:
+    def _granted(
+        self, agent: Agent | None, candidates: Candidates, column: int, net: float, lease: Lease
+    ) -> Decision:
         decision = Decision(
             None if agent is None else agent.id,
             self,
             candidates,
             lease=lease,
-            column=choice.column,
-            net=choice.net,
+            column=column,
+            net=net,
         )
         if candidates.kept is not None:
             self._note(agent, candidates, decision)

@@ -36,6 +36,8 @@ class LiveLoad:
     ----------
     remote : bool
         Whether a reading of the store costs a round trip.
+    metered : bool
+        Whether any model has a limit on requests, tokens or money.
     slots, limit : (m,) int64
         Slots, 0 where new work is being rejected; and slots plus queue places. New arrays whenever they
         change.
@@ -100,6 +102,7 @@ class LiveLoad:
         active = view.active
         if view.pool_free is not None and not self._queue:  # what is taken of a pool is taken of its models
             active = np.maximum(active, view.max_concurrent - view.pool_free)
+        self.metered = bool(view.metered)
         self._plain = not view.metered and view.pool_free is None
         taken = active + view.queued if self._queue else active
         self._taken = taken if self._where is None else taken[self._where]
@@ -119,11 +122,6 @@ class LiveLoad:
         So it is while the store recovers: asking it costs a round trip, and says why and for how long.
         """
         return self.remote and not self.limit[scores > -np.inf].any()
-
-    @property
-    def metered(self) -> bool:
-        """Whether any model has a limit on requests, tokens or money."""
-        return bool(self._view.metered)
 
     def taken(self) -> NDArray[np.int64]:
         """Return the slots and queue places taken, (m,) int64; not to be written to."""

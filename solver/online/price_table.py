@@ -69,6 +69,9 @@ class PriceTable:
         else:
             at = np.minimum(taken, self._last)
             at += self._start
+            if self._others is None:
+                alone: NDArray[np.float64] = self._flat.take(at)
+                return alone
         return self._price(at, at, taken)
 
     def prices(self, taken: NDArray[np.int64], count: int) -> NDArray[np.float64]:

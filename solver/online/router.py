@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from typing import TYPE_CHECKING
 
 from solver.load.balance.prediction import CompletionPredictor
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
     from solver.problem.spec import Agent, Model
 
 __all__ = ["OptimalRouter"]
-
-_PENDING_ARRIVALS = 4096
-"""Arrivals kept for the next refresh; older ones are dropped."""
 
 
 class OptimalRouter:
@@ -181,7 +179,7 @@ class OptimalRouter:
             crossed_off_weight=params.crossed_off_weight,
         )
         self._gathering = Gathering(self._place_waiting)
-        self._arrived: list[AgentRow] = []
+        self._arrived: deque[AgentRow] = deque(maxlen=self._window.most_pending)
         self._arrivals = self._refreshes = self._failures = 0
         self._refresh_ms = 0.0
         self._last_error: str | None = None
@@ -340,8 +338,6 @@ class OptimalRouter:
         self._arrived.append(row)
         if self._background is not None and self._pricing.due(now):
             self._background.wake()
-        if len(self._arrived) > 2 * _PENDING_ARRIVALS:
-            del self._arrived[:_PENDING_ARRIVALS]
 
     # -- refreshing
 
@@ -359,7 +355,7 @@ class OptimalRouter:
             started = self._clock.now()
             fetched = self._load.fetch()
             with self._lock:
-                arrived, self._arrived = self._arrived, []
+                arrived, self._arrived = self._arrived, deque(maxlen=self._window.most_pending)
                 self._load.accept(fetched)
             self._window.extend(arrived)
             if not len(self._window):

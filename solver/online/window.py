@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from solver.errors import SpecError, Violation, ViolationKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -169,6 +170,10 @@ class Sample(NamedTuple):
     tenant: NDArray[np.int64]
 
 
+_MOST_PENDING = 8192
+"""Arrivals kept for the next refresh where each crosses off a row of history; else as many as are remembered."""
+
+
 class Window:
     """A ring of the last agents, after the rows of history. Not thread-safe: its owner holds a lock.
 
@@ -184,6 +189,13 @@ class Window:
         Agents of the whole batch, where history describes it.
     crossed_off_weight : float
         See :class:`~solver.online.parameters.PriceParams`.
+
+    Attributes
+    ----------
+    seen : int
+        Arrivals so far.
+    most_pending : int
+        Arrivals worth keeping until the next refresh.
     """
 
     def __init__(
@@ -199,7 +211,8 @@ class Window:
         self._m, self._size = m, size
         past, cost, service = (np.empty((0, m)), None, None) if history is None else history.arrays(m)
         self._past = len(past)
-        self._whole = history is not None and history.whole_batch and self._past > 0
+        self._crosses_off = history is not None and history.whole_batch and self._past > 0
+        self.most_pending = _MOST_PENDING if self._crosses_off else size
         self._weight = crossed_off_weight
         self._left = np.full(self._past, (expected or self._past) / max(self._past, 1))
         self._matched = 0
@@ -234,14 +247,16 @@ class Window:
         self._forecast[k] = np.nan if row.forecast is None else row.forecast
         self.seen += 1
 
-    def extend(self, rows: Sequence[AgentRow]) -> None:
+    def extend(self, rows: Collection[AgentRow]) -> None:
         """Remember agents in the order they came; those that others among them would push out are only counted.
 
         O(m) for each that is remembered.
         """
-        missed = 0 if self._whole else max(len(rows) - self._size, 0)  # each crosses off a row of history
+        missed = (
+            0 if self._crosses_off else max(len(rows) - self._size, 0)
+        )  # each crosses off a row of history
         self.seen += missed
-        for row in rows[missed:]:
+        for row in islice(rows, missed, None):
             self.add(row)
 
     def _grow(self) -> None:
@@ -265,7 +280,7 @@ class Window:
         """
         n = len(self)
         weights = np.ones(n)
-        if self._whole:
+        if self._crosses_off:
             self._cross_off()
             weights[: self._past] = np.maximum(self._left, 0.0)
             weights[self._past :] = self._weight
