@@ -8,6 +8,7 @@ passes over the agents still waiting.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from solver.engines.base import Claim
 from solver.engines.network_balance import balanced_prices
 from solver.engines.network_greedy import greedy_flow
-from solver.engines.network_terms import principal_choice
+from solver.engines.network_terms import claimed_flow, principal_choice
 from solver.problem.blocks import chunks, row_maxima
 from solver.problem.instance import UNASSIGNED, Instance
 from solver.problem.sparse import CompressedScores, maxima
@@ -43,6 +44,10 @@ _BALANCING_SHARE = 0.25
 """Share of the time left for it."""
 
 
+_CLOSING_ROUNDS = 12
+"""Rounds in which models short of a floor that counts only if they are opened are closed: each halves their number."""
+
+
 class GreedyEngine:
     """Maximum-regret greedy. O(n m) per round, at most m rounds for slots; claims no bound."""
 
@@ -50,8 +55,6 @@ class GreedyEngine:
 
     def unsupported_reason(self, instance: Instance, *, remaining_s: float) -> str | None:
         """Return why not: greedy looks at one capacity at a time, not at limits across models."""
-        if instance.network is not None and instance.network.has_openings:
-            return "greedy: does not know models that cost, or have a floor, only if they are opened"
         return None if instance.limits is None else "greedy: does not know limits across models"
 
     def solve(
@@ -68,6 +71,8 @@ class GreedyEngine:
         Floors may be missed: nothing is claimed then.
         """
         if instance.network is not None:
+            if instance.network.has_openings:
+                return _opened_claim(instance, instance.network, deadline)
             return _network_claim(instance, instance.network, deadline)
         choice = np.full(instance.n, UNASSIGNED, np.int64)
         room = instance.capacity.copy()
@@ -88,6 +93,29 @@ class GreedyEngine:
         if len(waiting) and deadline.limited:
             _hand_out(instance, choice)
         return Claim(choice=choice)
+
+
+def _opened_claim(instance: Instance, shape: NetworkShape, deadline: Deadline) -> Claim | None:
+    """Return greedy's answer without costs of opening, models that stay short of their floors closed in rounds.
+
+    Of the models that serve some agents, but too few, the emptier half is closed before the next round.
+    """
+    zeros = np.zeros(instance.m)
+    plain = replace(shape, floor_if_open=np.zeros_like(shape.floor), opening_cost=zeros)
+    capacity = instance.capacity
+    for _ in range(_CLOSING_ROUNDS):
+        relaxed = replace(instance, capacity=capacity, network=plain)
+        claim = _network_claim(relaxed, plain, deadline)
+        if claim is None:
+            return None
+        load = claimed_flow(claim).load(instance.m)
+        short = np.flatnonzero((load > 0) & (load < shape.floor_if_open))
+        if not len(short):
+            return claim
+        filled = load[short] / shape.floor_if_open[short]
+        capacity = capacity.copy()
+        capacity[short[np.argsort(filled, kind="stable")[: (len(short) + 1) // 2]]] = 0.0
+    return None
 
 
 def _network_claim(instance: Instance, shape: NetworkShape, deadline: Deadline) -> Claim | None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.errors import Violation, ViolationKind
-from solver.problem.blocks import map_blocks, priced_blocks, row_maxima
+from solver.problem.blocks import chunks, map_blocks, priced_blocks, row_maxima
 from solver.problem.instance import UNASSIGNED
 from solver.problem.network import UnitFlow
 
@@ -204,6 +204,41 @@ def network_slack(
 
     total = sum(map_blocks(misjudged, instance.n, instance.m, threads))
     return total + _supply_slack(instance, shape, flow.load(instance.m), prices)
+
+
+def most_score(instance: Instance, shape: NetworkShape, units: int) -> float:
+    """Return the most that so many units can score, or all with what staying unserved is worth; no capacity is kept.
+
+    Parameters
+    ----------
+    instance, shape
+        The problem.
+    units : int
+        Units served, where service comes first: plans that serve as many are what a score is compared with.
+
+    Notes
+    -----
+    O(n m) time, O(n d) memory for d copies at most.
+    """
+    closed = np.where(instance.slots < 1, np.inf, 0.0)
+    deepest = int(min(shape.depth.max(initial=1), instance.m))
+    best = np.full((instance.n, deepest), -np.inf)
+    for rows in chunks(instance.n, instance.m):
+        value = instance.score[rows] - closed
+        top = value if deepest == value.shape[1] else -np.partition(-value, deepest - 1, axis=1)[:, :deepest]
+        best[rows] = -np.sort(-top, axis=1)
+    best = np.where(np.arange(deepest) < shape.depth[:, None], best, -np.inf)
+    if not instance.serve_first:
+        must = np.isneginf(instance.unserved)
+        base = np.where(must, 0.0, instance.unserved)
+        least = np.where(must, -np.inf, 0.0)[:, None]
+        gain = np.maximum(np.where(np.isfinite(best), best - base[:, None], 0.0), least).sum(axis=1)
+        return float((gain * shape.width).sum() + (base * shape.supply).sum())
+    value, width = best.ravel(), np.repeat(shape.width, deepest)
+    order = np.argsort(-value)
+    taken = np.diff(np.minimum(np.cumsum(width[order]), units), prepend=0)
+    some = taken > 0
+    return float((value[order][some] * taken[some]).sum())
 
 
 def _best_of_rows(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -10,13 +12,14 @@ from scipy import sparse
 from scipy.optimize import linear_sum_assignment
 
 import solver
+import solver.clock
 from solver.clock import Deadline
 from solver.engines import network_duals
-from solver.engines.base import Claim
+from solver.engines.base import Claim, load_engine
 from solver.engines.certificate import certify
 from solver.engines.flow.arc_pricing import GenerationParams
 from solver.engines.flow.generation import solve_network
-from solver.engines.network_terms import principal_choice
+from solver.engines.network_terms import claimed_flow, most_score, principal_choice
 from solver.problem.build import build_instance
 from solver.problem.instance import UNASSIGNED
 from solver.problem.network import UnitFlow
@@ -365,3 +368,64 @@ def test_prices_end_where_only_rounding_would_raise_them(monkeypatch: pytest.Mon
     assert rounds < 6
     assert prices[:2] == pytest.approx([5.0, 4.7], abs=1e-12)
     assert (prices[2:] == 0.0).all()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_bounds_of_networks_hold_no_value_of_service(seed: int) -> None:
+    """Poor answers and no answer at all: no bound is above what as many units can score, none below the optimum."""
+    rng = np.random.default_rng(seed)
+    given = random_arguments(rng)
+    instance = build_instance(given.pop("scores"), given.pop("capacity"), **given)
+    shape = instance.network
+    if shape is None:
+        return
+    best = np.where(np.isfinite(instance.score), instance.score, -np.inf).max(axis=1, initial=-np.inf)
+    for engine in ("greedy", "flow"):
+        claim = load_engine(engine).solve(instance, deadline=Deadline.after(None))
+        if claim is None or claim.infeasible:
+            continue
+        claim = replace(claim, prices=rng.normal(size=(instance.m, 1)) * 3)
+        verdict = certify(instance, claim)
+        if verdict.violations or not instance.serve_first:
+            continue
+        units = claimed_flow(claim).units.sum()
+        assert verdict.objective <= verdict.bound
+        assert verdict.bound <= units * max(best.max(), 0.0) + 1e-9
+    nobody = certify(instance, Claim(choice=np.full(instance.n, UNASSIGNED)))
+    if instance.serve_first and not nobody.violations:
+        assert (nobody.objective, nobody.bound, nobody.optimal) == (0.0, 0.0, False)
+
+
+def test_most_score_is_what_enumeration_says() -> None:
+    scores = [[5.0, 4.0, -1.0], [9.0, -np.inf, 2.0]]
+    given = build_instance(scores, [3, 3, 3], copies=[2, 1], count=[2, 3])
+    assert given.network is not None
+    best = sorted([5, 5, 4, 4, 9, 9, 9], reverse=True)
+    for units in range(8):
+        assert most_score(given, given.network, units) == sum(best[:units])
+    refused = build_instance(
+        scores, [3, 3, 3], copies=[2, 1], count=[2, 3], unassigned_penalty=[-0.0, np.inf]
+    )
+    assert refused.network is not None
+    assert most_score(refused, refused.network, 0) == 45.0
+
+
+def test_greedy_closes_models_that_stay_short_of_their_floors() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.uniform(0, 100, (300, 40))
+    options: dict[str, Any] = {"min_load_if_open": 20, "opening_cost": 5.0}
+    greedy = solver.assign(scores, [30] * 40, engine="greedy", **options)
+    load = np.bincount(greedy.choice[greedy.choice >= 0], minlength=40)
+    assert (greedy.choice >= 0).all()
+    assert ((load == 0) | (load >= 20)).all()
+    assert greedy.objective == pytest.approx(scores[range(300), greedy.choice].sum() - 5.0 * (load > 0).sum())
+    best = solver.assign(scores, [30] * 40, **options)
+    assert greedy.objective <= best.objective <= greedy.bound
+
+
+def test_openings_on_many_models_have_an_answer_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(solver.clock.MonotonicClock, "now", lambda self: time.process_time())
+    scores = np.random.default_rng(0).uniform(0, 100, (300, 5_000))
+    solution = solver.assign(scores, np.full(5_000, 2), opening_cost=1.0, deadline_ms=100)
+    assert (solution.choice >= 0).all()
+    assert solution.bound <= scores.max(axis=1).sum() + 1e-9

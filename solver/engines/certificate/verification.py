@@ -19,7 +19,7 @@ from solver.engines.certificate.slack import (
     quick_slack,
     violation_charge,
 )
-from solver.engines.network_terms import claimed_flow, network_slack, network_terms
+from solver.engines.network_terms import claimed_flow, most_score, network_slack, network_terms
 from solver.problem.blocks import chunks
 from solver.problem.instance import UNASSIGNED, Instance
 from solver.problem.sparse import CompressedScores
@@ -160,7 +160,7 @@ def verification_seconds(instance: Instance, claim: Claim | None = None, *, leav
             return 0.0  # as long as without a bound
     score = instance.score
     pairs = len(score.data) if isinstance(score, CompressedScores) else instance.n * instance.m
-    terms = 1 + (0 if instance.demand is None else instance.r)
+    terms = 1 + (0 if instance.demand is None else instance.r) + (instance.network is not None)
     if instance.limits is not None:
         terms += _LAYER_TERMS * len(instance.limits.layers)
     seconds = pairs * terms * _VERIFY_S_PER_TERM + instance.n * _VERIFY_S_PER_AGENT + _VERIFY_OVERHEAD_S
@@ -180,7 +180,16 @@ def _certify_flow(instance: Instance, shape: NetworkShape, claim: Claim, threads
     multipliers = None if terms.violations else multipliers_of(instance, claim)
     if multipliers is not None:
         slack = network_slack(instance, shape, flow, terms, multipliers.prices[:, 0], threads)
-    return _concluded(instance, claim, terms, slack, terms.scale)
+    certificate = _concluded(instance, claim, terms, slack, terms.scale)
+    if terms.violations or certificate.optimal or isinstance(instance.score, CompressedScores):
+        return certificate
+    # Multipliers may hold the value of service, or of what floors ask for: no score is above what so many can have.
+    most = most_score(instance, shape, int(flow.units.sum()))
+    if not most < certificate.bound:
+        return certificate
+    capped = _concluded(instance, claim, terms, max(0.0, most - terms.objective), terms.scale)
+    could_serve_more = instance.serve_first and bool(terms.left.any())
+    return replace(capped, optimal=capped.optimal and not could_serve_more)
 
 
 def _certify_fixed_service(
