@@ -106,7 +106,8 @@ def streamed(batch: LargeBatch, folder: str, workers: int) -> tuple[float, float
         options["fleet"] = partial(counted_fleet, wire, workers)
     manifest = solve_files(batch, Path(folder) / "plan", **options)
     steps.append((time.perf_counter(), ""))
-    for (start, text), (end, _) in itertools.pairwise(steps):
+    stages = [step for step in steps if " read, about " not in step[1]]
+    for (start, text), (end, _) in itertools.pairwise(stages):
         print(f"  {end - start:6.1f} s {text}", flush=True)
     if workers:
         size = sum(path.stat().st_size for path in Path(batch.files[0]).iterdir())

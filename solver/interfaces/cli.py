@@ -29,7 +29,7 @@ from solver.interfaces.output_paths import assignments_in, check_not_read
 from solver.interfaces.report import explanation_report, plan_report, progress_report
 from solver.interfaces.simulation.evaluate_command import evaluate
 from solver.interfaces.simulation.simulate_command import simulate
-from solver.interfaces.terminal import Steps, make_console, printable
+from solver.interfaces.terminal import LoggedSteps, Steps, make_console, printable
 from solver.interfaces.verification_report import verification_report
 from solver.solution.plan import finite
 from solver.solution.solution import Status
@@ -196,7 +196,7 @@ def solve(
     if stream:
         from solver.interfaces.streaming import show_stream, solve_stream
 
-        with Steps(_err, "reading", quiet=quiet or as_json) as step:
+        with LoggedSteps(_err, "reading", quiet=quiet or as_json) as step:
             manifest = solve_stream(
                 source,
                 output,

@@ -9,10 +9,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from solver.clock import MonotonicClock
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from rich.console import Console
+
+    from solver.clock import Clock
 
 BROKEN_PIPE = 141
 """Exit code when whoever reads standard output has closed it: 128 plus the number of SIGPIPE."""
@@ -131,3 +135,28 @@ class Steps:
     def __exit__(self, *_: object) -> None:
         if self._status is not None:
             self._status.stop()
+
+
+class LoggedSteps(Steps):
+    """The same for long jobs: where there is no terminal, lines with the seconds since the beginning, for logs.
+
+    What is said of one step again and again, in lines that begin with it and a colon, appears at intervals.
+    """
+
+    EVERY_S = 10.0
+    """Seconds between two lines of one step, at least."""
+
+    def __init__(self, console: Console, first: str, *, quiet: bool, clock: Clock | None = None) -> None:
+        super().__init__(console, first, quiet=quiet)
+        self._lines = None if quiet or self._status is not None else console
+        self._clock = clock or MonotonicClock()
+        self._began = self._said = self._clock.now()
+
+    def step(self, text: str) -> None:
+        """Show another text."""
+        super().step(text)
+        now = self._clock.now()
+        if self._lines is None or (": " in text and now - self._said < self.EVERY_S):
+            return
+        self._said = now
+        self._lines.print(f"{now - self._began:7.1f} s  {text}", soft_wrap=True)

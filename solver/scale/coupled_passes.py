@@ -13,7 +13,7 @@ import numpy as np
 
 from solver.scale.first_pass import Survey
 from solver.scale.held_arcs import ArcsInBox, ChargeResponse, PayingAgents, reduce_paying
-from solver.scale.pieces import read_blocks
+from solver.scale.piece_reader import PieceReader
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from solver.scale.first_pass import Valuation
     from solver.scale.held_arcs import Grains
-    from solver.scale.pieces import Block, Piece, ScoreColumns
+    from solver.scale.pieces import Block, Piece
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -105,11 +105,9 @@ class HeldBox:
     jitter: float = 0.0
 
 
-class CoupledPasses:
+class CoupledPasses(PieceReader):
     """The passes of a :class:`~solver.scale.shard.Shard` over agents who pay for amounts."""
 
-    _pieces: tuple[Piece, ...]
-    _columns: ScoreColumns
     _closed: NDArray[np.bool_]
 
     def __init__(self) -> None:
@@ -122,7 +120,7 @@ class CoupledPasses:
         for piece in self._pieces:
             survey = Survey(m=len(self._columns.models), closed=self._closed)
             total, most = [], []
-            for block in read_blocks(piece, self._columns):
+            for block in self._blocks(piece):
                 survey.add(block, np.zeros(0, np.int64), common_penalty)
                 amount = amounts(block)
                 total.append(amount.sum(axis=0))
@@ -185,7 +183,7 @@ class CoupledPasses:
             return reduce_paying(self._sampled(piece, box), box.low, box.high)
         parts = (
             reduce_paying(paying(block, box.valuation, box.single, box.jitter), box.low, box.high)
-            for block in read_blocks(piece, self._columns)
+            for block in self._blocks(piece)
         )
         return ArcsInBox.joined(parts)
 
@@ -199,7 +197,7 @@ class CoupledPasses:
             drawn = np.minimum(drawn, piece.rows - 1) + piece.first
             parts = [
                 _some(paying(block, box.valuation, box.single, box.jitter), drawn)
-                for block in read_blocks(piece, self._columns)
+                for block in self._blocks(piece)
             ]
             self._samples[key] = PayingAgents(
                 agent=np.concatenate([part.agent for part in parts]),

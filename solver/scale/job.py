@@ -20,7 +20,8 @@ from solver.scale.floors import with_floors
 from solver.scale.local_workers import LocalFleet
 from solver.scale.manifest import MANIFEST, Manifest, write_manifest
 from solver.scale.optimise import SampleBudget, finish_orders, optimise, take_survey
-from solver.scale.pieces import ScoreColumns, files_of, pieces_of
+from solver.scale.pieces import ScoreColumns, files_of, pieces_of, size_of
+from solver.scale.progress import Progress
 from solver.scale.shard import PayingOrder
 from solver.scale.storage import plan_folder
 from solver.scale.unique_ids import check_unique_ids
@@ -75,7 +76,7 @@ def solve_files(
     budget : SampleBudget, optional
         How much of the data the driver holds.
     report : callable
-        Told what is going on.
+        Told what is going on: the stage, and within passes what is read and about how long it takes still.
 
     Returns
     -------
@@ -98,19 +99,21 @@ def solve_files(
     report("reading footers")
     pieces = pieces_of(files, batch.reading)
     agents = sum(piece.rows for piece in pieces)
+    progress = Progress(report, agents, size_of(pieces))
     request = _request(batch, pieces, seed)
     state = read_checkpoint(folder, request) if resume else None
     workers = fleet(pieces, batch.reading, batch.slots < 1)
+    workers.watch = progress
     try:
         done: list[PieceAnswer] = []
         if unique_ids and state is None:
-            report(f"looking for repeated ids among {agents:,} agents")
+            progress.stage(f"looking for repeated ids among {agents:,} agents")
             _make(folder)
             check_unique_ids(workers, pieces, batch.columns.agent, folder.location)
         if state is None:
-            report(f"surveying {agents:,} agents in {len(pieces):,} pieces")
+            progress.stage(f"surveying {agents:,} agents in {len(pieces):,} pieces")
             solve = _solve_coupled if batch.is_coupled else _solve_slots
-            state = solve(workers, batch, pieces, seed, budget or SampleBudget(), report)
+            state = solve(workers, batch, pieces, seed, budget or SampleBudget(), progress.stage)
             if state is None:
                 return None
             _make(folder)
@@ -118,7 +121,7 @@ def solve_files(
             write_checkpoint(folder, request, state)
         else:
             done = finished_pieces(folder, pieces)
-        report(f"writing {len(pieces) - len(done):,} files")
+        progress.stage(f"writing {len(pieces) - len(done):,} files")
         answers = [*done, *_finish(workers, batch, pieces, folder, state, {one.number for one in done})]
     finally:
         workers.close()

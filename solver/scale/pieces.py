@@ -216,6 +216,11 @@ def _piece(
     )
 
 
+def size_of(pieces: Sequence[Piece]) -> int:
+    """Return the bytes of all files that pieces are of."""
+    return sum(int(mark.partition("-")[0]) for mark in {one.path: one.fingerprint for one in pieces}.values())
+
+
 def read_blocks(piece: Piece, columns: ScoreColumns) -> Iterator[Block]:
     """Yield the numbers of a piece, checked, a few thousand agents at a time.
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.scale.pieces import Piece, ScoreColumns
+    from solver.scale.progress import Progress
 
 _LOOPBACK_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Environment variable that makes Ray bind to the loopback interface on Linux: it switches clusters of several
@@ -25,6 +26,9 @@ machines off."""
 
 _READY_S = 60.0
 """Seconds that a cluster has to start the actors."""
+
+_LOOK_S = 1.0
+"""Seconds between two looks at how far a pass is."""
 
 _MOST_RESTARTS = 20
 """Restarts of one actor after which its host is given up, as one without enough memory is."""
@@ -70,11 +74,15 @@ class RayFleet:
         address = address or os.environ.get("RAY_ADDRESS") or None
         self._ray = _imported(local=address is None)
         self._owns_cluster = False
+        self.watch: Progress | None = None
         self.actors: list[Any] = []
         try:
             self._connect(address, len(self._parts))
             actor = self._ray.remote(
-                num_cpus=1, max_restarts=_MOST_RESTARTS, max_task_retries=_MOST_RESTARTS
+                num_cpus=1,
+                max_restarts=_MOST_RESTARTS,
+                max_task_retries=_MOST_RESTARTS,
+                max_concurrency=2,  # a pass, and the question how far it is
             )(Shard)
             self.actors = [actor.remote(part, columns, closed) for part in self._parts]
             self._await([one.ready.remote() for one in self.actors], ready_s)
@@ -131,8 +139,25 @@ class RayFleet:
                 if each is None
                 else ({one.number: each[one.number] for one in part if one.number in each},)
             )
-            calls.append(getattr(actor, method).remote(*arguments, *own))
+            calls.append(actor.call.remote(method, *arguments, *own))
+        if self.watch is not None:
+            self.watch.begin()
+            self._look_on(calls, self.watch)
         return [one for answer in self._await(calls, None) for one in answer]
+
+    def _look_on(self, calls: list[Any], watch: Progress) -> None:
+        """Ask the actors how far they are until all calls are over."""
+        pending, most = calls, len(calls)
+        while True:
+            _, pending = self._ray.wait(pending, num_returns=len(pending), timeout=_LOOK_S)
+            if not pending:
+                return
+            asked = [actor.rows_read.remote() for actor in self.actors]
+            told, _ = self._ray.wait(asked, num_returns=most, timeout=_LOOK_S)
+            try:
+                watch.read(sum(self._ray.get(told)))
+            except self._ray.exceptions.RayError:
+                continue  # it is being started again, which the call itself waits for
 
     def close(self) -> None:
         """Stop the actors, and the cluster if this object started it."""

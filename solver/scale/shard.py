@@ -18,14 +18,13 @@ from solver.scale.coupled_certificate import judge_paying
 from solver.scale.coupled_passes import CoupledPasses, paying
 from solver.scale.first_pass import Survey, dense_rows
 from solver.scale.held_arcs import net_scores
-from solver.scale.pieces import read_blocks
 from solver.scale.slot_passes import SlotPasses
 from solver.scale.storage import plan_folder
 from solver.scale.unique_ids import note_hashes
 from solver.scale.written_pieces import PieceAnswer, note_finished
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -209,7 +208,7 @@ class Shard(SlotPasses, CoupledPasses):
             if piece.number not in orders:
                 continue
             chosen, certificate = np.empty(piece.rows, np.min_scalar_type(m)), PieceCertificate.empty(m)
-            for block in read_blocks(piece, self._columns):
+            for block in self._blocks(piece):
                 at = block.first - piece.first
                 order = orders[piece.number]
                 shifted = paying(block, valuation, single, order.jitter)
@@ -237,7 +236,7 @@ class Shard(SlotPasses, CoupledPasses):
         m = len(self._columns.models)
         chosen = np.empty(piece.rows, np.min_scalar_type(m))
         certificate = PieceCertificate.empty(m)
-        choices = piece_choices(piece, self._columns, order, valuation if may_leave else None)
+        choices = piece_choices(self._blocks(piece), piece, order, valuation if may_leave else None)
         for block, choice in choices:
             chosen[block.first - piece.first :][: len(choice)] = choice
             outside = valuation.worth(block)
@@ -260,14 +259,14 @@ def _paying_choice(agents: PayingAgents, order: PayingOrder, at: int) -> NDArray
 
 
 def piece_choices(
+    blocks: Iterable[Block],
     piece: Piece,
-    columns: ScoreColumns,
     order: FinishOrder,
     valuation: Valuation | None,
 ) -> Iterator[tuple[Block, NDArray[np.int64]]]:
     """Yield the blocks of a piece with the (k,) models of their agents, m for unassigned."""
     handed_out = {first: start for first, (start, _, _) in order.shares.items()}
-    for block in read_blocks(piece, columns):
+    for block in blocks:
         choice = dense_rows(block, valuation, order.closed).reduce(order.low, order.low).choice
         at = block.first - piece.first
         begin, end = np.searchsorted(order.agent, (at, at + len(block.score)))

@@ -14,7 +14,7 @@ import numpy as np
 
 from solver.engines.price.contested_arcs import Contested
 from solver.scale.first_pass import Sample, dense_rows
-from solver.scale.pieces import read_blocks
+from solver.scale.piece_reader import PieceReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.scale.first_pass import Valuation
-    from solver.scale.pieces import Block, Piece, ScoreColumns
+    from solver.scale.pieces import Block
     from solver.scale.sample_plan import SamplePlan
 
 
@@ -140,11 +140,8 @@ class _Nest:
     parts: list[list[tuple[NDArray[Any], Contested]]] = field(default_factory=list)
 
 
-class SlotPasses:
+class SlotPasses(PieceReader):
     """The passes of a :class:`~solver.scale.shard.Shard` over agents who take slots."""
-
-    _pieces: tuple[Piece, ...]
-    _columns: ScoreColumns
 
     def __init__(self) -> None:
         super().__init__()
@@ -223,7 +220,7 @@ class SlotPasses:
     ) -> tuple[NDArray[Any], Contested]:
         """Return the contested agents of a piece, or of its part of a sample."""
         piece = self._pieces[place]
-        some: Iterable[Block | Sample] = read_blocks(piece, self._columns)
+        some: Iterable[Block | Sample] = self._blocks(piece)
         if boxes.sample:
             sample = self._sample(boxes.plan, boxes.sample)[place]
             some = [] if sample is None else [sample]
@@ -254,7 +251,7 @@ class SlotPasses:
 
     def _all_blocks(self) -> Iterator[tuple[int, Block]]:
         for k, piece in enumerate(self._pieces):
-            for block in read_blocks(piece, self._columns):
+            for block in self._blocks(piece):
                 yield k, block
 
     def _keep(self, plan: SamplePlan, blocks: Iterable[tuple[int, Block]]) -> None:

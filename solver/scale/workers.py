@@ -8,10 +8,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from solver.scale.pieces import Piece
+    from solver.scale.progress import Progress
 
 
 class Fleet(Protocol):
     """Workers, each with some of the pieces."""
+
+    watch: Progress | None
+    """Told what passes have read."""
 
     def run(self, method: str, *arguments: Any, each: Mapping[int, Any] | None = None) -> list[Any]:
         """Call a method of :class:`~solver.scale.shard.Shard` on every worker and join the lists they return.
