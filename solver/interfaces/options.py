@@ -220,7 +220,7 @@ class ProblemSource:
             "--choice-column": self.choice_column,
             "--slots": self.slots,
         }
-        lines = []
+        lines = self._faulty_values()
         if self.scores is None:
             what = (
                 f"{self.problem or self.gap_file} says that itself"
@@ -236,21 +236,26 @@ class ProblemSource:
             lines.append(
                 "--slots: required beside --scores without --models: how many agents each model takes"
             )
-        if self.slots is not None and self.slots < 0:
-            lines.append(f"--slots: expected a number >= 0, got {self.slots}")
-        if self.slots is not None and self.slots > MAX_CAPACITY:
-            lines.append(f"--slots: expected at most {MAX_CAPACITY}, got {describe(self.slots)}")
         if self.agents is not None and self.models is None and self.scores is None:
             lines.append("--models: required beside --agents: the fleet that serves them")
         if self.models is not None and self.agents is None and self.scores is None:
             lines.append("--agents: required beside --models, or --scores that name them")
-        if self.layout is not None and self.layout not in LAYOUTS:
-            hint = did_you_mean(self.layout, LAYOUTS)
-            lines.append(f"--layout: expected {', '.join(LAYOUTS)}, got {describe(self.layout)}{hint}")
         if self.problem_set is not None and self.problem is None and self.gap_file is None:
             lines.append(f"--set: only for files of the OR-Library, got {self.problem_set!r}")
         if lines:
             raise SpecError(*lines)
+
+    def _faulty_values(self) -> list[str]:
+        """Return a line per option whose value is wrong whatever the others are."""
+        lines = []
+        if self.slots is not None and self.slots < 0:
+            lines.append(f"--slots: expected a number >= 0, got {self.slots}")
+        if self.slots is not None and self.slots > MAX_CAPACITY:
+            lines.append(f"--slots: expected at most {MAX_CAPACITY}, got {describe(self.slots)}")
+        if self.layout is not None and self.layout not in LAYOUTS:
+            hint = did_you_mean(self.layout, LAYOUTS)
+            lines.append(f"--layout: expected {', '.join(LAYOUTS)}, got {describe(self.layout)}{hint}")
+        return lines
 
     def _scores(self) -> dict[str, Any] | None:
         """Return the table of scores as a problem file would name it."""

@@ -210,31 +210,27 @@ class AgentTable(Sequence[Agent]):
         tenants: dict[str | None, int] = {}
         codes = [profiles.setdefault(key, len(profiles)) for key in map(attrgetter(*PROFILE_FIELDS), checked)]
         owners = [tenants.setdefault(agent.tenant, len(tenants)) for agent in checked]
+
+        def column(field: str, kind: type[np.generic] = np.int64) -> NDArray[Any]:
+            return np.array(list(map(attrgetter(field), checked)), kind)
+
+        used = dict.fromkeys(name for agent in checked for name, units in agent.resources.items() if units)
         return cls(
             ids=_id_array([agent.id for agent in checked]),
             profiles=tuple(Profile(*key) for key in profiles),
             profile=np.array(codes, np.int32),
-            min_context_tokens=np.array([agent.min_context_tokens for agent in checked], np.int64),
-            input_tokens=np.array([agent.input_tokens for agent in checked], np.int64),
-            output_tokens=np.array([agent.output_tokens for agent in checked], np.int64),
-            priority=np.array([agent.priority for agent in checked], np.float64),
-            min_score=np.array(
-                [np.nan if agent.min_score is None else agent.min_score for agent in checked], np.float64
-            ),
+            min_context_tokens=column("min_context_tokens"),
+            input_tokens=column("input_tokens"),
+            output_tokens=column("output_tokens"),
+            priority=column("priority", np.float64),
+            min_score=column("min_score", np.float64),  # None becomes NaN
             tenants=tuple(tenants) or (None,),
             tenant=np.array(owners, np.int32),
             resources={
                 name: np.array([agent.resources.get(name, 0.0) for agent in checked], np.float64)
-                for name in dict.fromkeys(
-                    name for agent in checked for name, units in agent.resources.items() if units
-                )
+                for name in used
             },
-            unassigned_penalty=none_if_all_nan(
-                [
-                    np.nan if agent.unassigned_penalty is None else agent.unassigned_penalty
-                    for agent in checked
-                ]
-            ),
+            unassigned_penalty=none_if_all_nan(column("unassigned_penalty", np.float64)),
             copies=none_if_all_one([agent.copies for agent in checked]),
             multiplicity=none_if_all_one([agent.count for agent in checked]),
         )

@@ -65,21 +65,8 @@ def network_shape(
     cost = _whole("opening_cost", opening_cost, m, problems, whole=False)
     depth = _whole("copies", copies, n, problems, least=1)
     width = _whole("count", count, n, problems, least=1)
-    for name, given in (
-        ("min_load_if_open", if_open),
-        ("opening_cost", cost),
-        ("copies", depth),
-        ("count", width),
-    ):
-        clashes = [other for other in ("demand", "limits") if others[other]]
-        if name in ("min_load_if_open", "opening_cost") and others["load_cost"]:
-            clashes.append("load_cost")
-        if given is not None and clashes and given.any():
-            problems.append(
-                Violation(
-                    name, f"expected none together with {' and '.join(clashes)}, which is not supported"
-                )
-            )
+    given = {"min_load_if_open": if_open, "opening_cost": cost, "copies": depth, "count": width}
+    problems += _unsupported_together(given, others)
     if depth is not None and n * float(depth.max(initial=1)) > _MAX_CHOICES:
         most = max(1, _MAX_CHOICES // n)
         problems.append(Violation("copies", f"expected at most {most:,} each", float(depth.max())))
@@ -88,7 +75,7 @@ def network_shape(
     floors_matter = floor is not None and bool(floor.any())
     if coupled:
         return None, floor if floors_matter else None
-    opens = any(given is not None and given.any() for given in (if_open, cost))
+    opens = any(values is not None and values.any() for values in (if_open, cost))
     if not (floors_matter or opens or depth is not None or width is not None):
         return None, None
     zeros = np.zeros(m)
@@ -112,6 +99,21 @@ def network_shape(
         )
         return None, None
     return shape, None
+
+
+def _unsupported_together(
+    given: Mapping[str, NDArray[np.float64] | None], others: Mapping[str, bool]
+) -> list[Violation]:
+    """Return a violation per argument that is not supported beside what else the instance has."""
+    broken = []
+    for name, values in given.items():
+        clashes = [other for other in ("demand", "limits") if others[other]]
+        if name in ("min_load_if_open", "opening_cost") and others["load_cost"]:
+            clashes.append("load_cost")
+        if values is not None and clashes and values.any():
+            rule = f"expected none together with {' and '.join(clashes)}, which is not supported"
+            broken.append(Violation(name, rule))
+    return broken
 
 
 def floor_limits(floors: NDArray[np.float64] | None, demand: NDArray[np.float64] | None) -> tuple[Limit, ...]:

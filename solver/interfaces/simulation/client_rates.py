@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from solver.interfaces.files.sources import Reading
     from solver.interfaces.files.tables import Table
     from solver.simulate.traffic import Traffic
@@ -53,37 +55,12 @@ def client_traffic(
     """
     numbers = {name: numbers_of(table.columns[name]) for name in ("t_s", "rate_per_s", "cv")}
     families = [str(cell) for cell in cells_of(table.columns["family"])]
-    problems = []
-    for name, values in numbers.items():
-        bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
-        problems += [
-            Violation(
-                f"{table.where(int(i))}: {name}", "expected a number >= 0", cells_of(table.columns[name])[i]
-            )
-            for i in bad[:3]
-        ]
-    for i, family in enumerate(families):
-        if family.lower() not in ("gamma", "weibull") and numbers["rate_per_s"][i] > 0:
-            problems.append(Violation(f"{table.where(i)}: family", "expected Gamma or Weibull", family))
-            break
-    if problems:
+    if problems := _faults(table, numbers, families):
         raise SpecError(*problems)
-    models = [str(cell) for cell in cells_of(table.columns["model"])] if "model" in table.columns else None
     keep = np.ones(table.rows, np.bool_)
-    if models is not None:
-        names = np.array(models, np.object_)
-        total = {name: float(numbers["rate_per_s"][names == name].sum()) for name in dict.fromkeys(models)}
-        if model is not None and model not in total:
-            raise SpecError(
-                Violation(
-                    "client_model",
-                    f"expected a model of the table: {', '.join(total)}",
-                    model,
-                    kind=ViolationKind.UNKNOWN,
-                    hint=did_you_mean(model, list(total)),
-                )
-            )
-        chosen = model or max(total, key=lambda name: total[name])
+    if "model" in table.columns:
+        names = np.array([str(cell) for cell in cells_of(table.columns["model"])], np.object_)
+        chosen = _chosen_model(names, numbers["rate_per_s"], model)
         keep = names == chosen
         reading.note(f"{path.name}: rates of the clients of {chosen}, from a window drawn for each seed")
     clients = cells_of(table.columns["client"])
@@ -108,3 +85,35 @@ def client_traffic(
         return generate_clients(later, window_s=window_s, name=path.name, most=requests or _MANY, seed=seed)
 
     return traffic_of
+
+
+def _faults(table: Table, numbers: dict[str, NDArray[np.float64]], families: list[str]) -> list[Violation]:
+    """Return the first figures of each column that are no number >= 0, and the first unknown family."""
+    problems = []
+    for name, values in numbers.items():
+        bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
+        cells = cells_of(table.columns[name])
+        problems += [
+            Violation(f"{table.where(int(i))}: {name}", "expected a number >= 0", cells[i]) for i in bad[:3]
+        ]
+    for i, family in enumerate(families):
+        if family.lower() not in ("gamma", "weibull") and numbers["rate_per_s"][i] > 0:
+            problems.append(Violation(f"{table.where(i)}: family", "expected Gamma or Weibull", family))
+            break
+    return problems
+
+
+def _chosen_model(names: NDArray[np.object_], rates: NDArray[np.float64], asked: str | None) -> str:
+    """Return the model asked for, by default the one with the most traffic."""
+    total = {name: float(rates[names == name].sum()) for name in dict.fromkeys(names.tolist())}
+    if asked is not None and asked not in total:
+        raise SpecError(
+            Violation(
+                "client_model",
+                f"expected a model of the table: {', '.join(total)}",
+                asked,
+                kind=ViolationKind.UNKNOWN,
+                hint=did_you_mean(asked, list(total)),
+            )
+        )
+    return asked or max(total, key=lambda name: total[name])
