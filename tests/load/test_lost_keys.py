@@ -168,3 +168,20 @@ def test_a_lease_that_lost_its_key_is_settled(fleet: Fleet) -> None:
     assert fleet.first.release("a", tokens=5, cost_nano_usd=3) is ReleaseOutcome.RELEASED
     after = next(each.used for each in fleet.first.row("m").meters if each.period is None)
     assert round((before - after) * 1e9) == 2
+
+
+@pytest.mark.parametrize("key", ["p:p", "m:m"])
+def test_usage_of_what_was_deleted_is_told_by_those_who_know_it(fleet: Fleet, key: str) -> None:
+    """The one who joins again, or sets limits, makes it anew; what the others have used of it must not be lost."""
+    for lease_id in "abcde":
+        fleet.first.release(lease_id, tokens=10, cost_nano_usd=None)
+    assert fleet.delete(key) == 1
+    fleet.second.configure("n", Limits(max_concurrent=2))
+    fleet.second.configure_pool("p", fleet.second._memory.pools["p"])
+    fleet.second.configure("m", fleet.second._memory.limits["m"])
+    for store in (fleet.first, fleet.second):
+        store.view()
+    name = key.partition(":")[2]
+    row = fleet.first.row(name) if key[0] == "m" else fleet.first.pool_row(name)
+    used = {(meter.resource, meter.period): meter.used for meter in row.meters}
+    assert used["tokens", 60.0 if key[0] == "m" else 10.0] == 50

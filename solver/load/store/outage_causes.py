@@ -51,6 +51,7 @@ class OutageCause(enum.StrEnum):
 
 _CAUSES = {
     "BUSY": OutageCause.BUSY,
+    "UNKILLABLE": OutageCause.BUSY,
     "LOADING": OutageCause.BUSY,
     "READONLY": OutageCause.READ_ONLY,
     "MASTERDOWN": OutageCause.READ_ONLY,

@@ -24,6 +24,16 @@ try:
 except ImportError as error:
     raise MissingExtraError("redis", "redis") from error
 
+FAILURES: tuple[type[Exception], ...] = (
+    OSError,
+    *(
+        kind
+        for kind in vars(redis.exceptions).values()
+        if isinstance(kind, type) and issubclass(kind, Exception)
+    ),
+)
+"""What a client raises for a server that does not answer, or not as asked: not all of it has one root."""
+
 SCHEMA = "2"
 """Version of the layout of keys; stores of another version are refused."""
 
@@ -165,7 +175,7 @@ class RedisLink:
             except redis.exceptions.NoScriptError:
                 self._lost("the server has been restarted", OutageCause.UNREACHABLE, at_once=True)
                 continue
-            except redis.exceptions.RedisError as error:
+            except FAILURES as error:
                 cause = cause_of(error)
                 if cause is OutageCause.FULL:
                     raise StoreFullError(f"{type(error).__name__}: {error}") from error
@@ -250,7 +260,7 @@ class RedisLink:
                 info = self._client.info()
                 self._check_server(info)
                 reply = self._tell(info["run_id"])
-            except redis.exceptions.RedisError as error:
+            except FAILURES as error:
                 self._lost(f"{type(error).__name__}: {error}", cause_of(error), at_once=False)
                 raise StoreDownError(self.detail) from error
             if reply[0] == "schema":

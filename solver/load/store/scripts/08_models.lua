@@ -35,7 +35,8 @@ local function configure(limits)
   end
   if not m then
     local was_known = call('ZSCORE', is_model and MODELS or POOLS, name) ~= false
-    damaged = was_known or damaged -- somebody has deleted it: it may have leases
+    damaged = was_known or damaged -- somebody has deleted it: it may have leases,
+    broken = broken or (was_known and not recovering) -- and what was used of it only the replicas know
     list(is_model and MODELS or POOLS, name)
     if is_model then call('ZREM', FORGOTTEN, name) end
     loaded[subject] = nil
