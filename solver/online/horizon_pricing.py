@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from solver.online.pricing_protocol import Pricing
     from solver.online.window import AgentRow, Sample
 
-__all__ = ["HorizonPricing"]
-
 _REFRESHED_EACH = 20
 """First arrivals, each of which is followed by new prices."""
 

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from solver.online.pricing_protocol import Pricing
     from solver.online.window import AgentRow
 
-__all__ = ["place_jointly"]
-
 _MOST_JOINT_CELLS = 4_000_000
 """Cells of the assignment problem up to which agents at one moment are placed together; beyond, one by one."""
 

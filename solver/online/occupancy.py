@@ -32,8 +32,6 @@ from solver.engines import kernels
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Alternatives", "OccupancyPrices", "occupancy_prices"]
-
 _MOST_ITERATIONS = 20
 """Iterations of policy improvement; it converges after a few."""
 

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
     from solver.online.steady import SteadyPrices
 
-__all__ = ["PriceTable"]
-
 _EMPTIER_PREFERENCE = 1e-9
 """Score a second by which an empty replica is preferred to a full one."""
 

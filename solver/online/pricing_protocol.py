@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from solver.online.live_load import LiveLoad
     from solver.online.window import AgentRow, Sample
 
-__all__ = ["Pricing"]
-
 _Prices = TypeVar("_Prices")
 
 

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from solver.online.decision_log import DecisionLog
     from solver.problem.spec import Agent, Model
 
-__all__ = ["OptimalRouter"]
-
 
 class OptimalRouter:
     """Routes agents one at a time by the prices that capacity has for those still to come.

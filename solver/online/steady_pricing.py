@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from solver.online.pricing_protocol import Pricing
     from solver.online.window import AgentRow, Sample
 
-__all__ = ["SteadyPricing"]
-
 _GREEDY_LOAD_WEIGHT = 0.3
 """Load weight before the first prices: score × (1 − 0.3 × utilization), as in the balancer."""
 

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["AgentRow", "Forecast", "History", "Sample", "Window"]
-
 
 class Forecast(NamedTuple):
     """What the router predicted an agent's service from, so that it can predict it again once it knows better.

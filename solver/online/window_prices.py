@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["WindowPrices", "window_prices"]
-
 _MOST_NEWTON_STEPS = 40
 """Newton steps at most."""
 

@@ -11,8 +11,6 @@ from solver.engines.kernels.library import loaded, pointer
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["OccupancyCosts", "negative_gram", "occupancy_costs", "smoothed_shares"]
-
 
 class OccupancyCosts(NamedTuple):
     """Costs of one more admission, and the process they come from; entries from a model's last state on are 0.

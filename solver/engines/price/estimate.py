@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from solver.engines.price.row_protocols import Rows
     from solver.engines.slot_supply import Supply
 
-__all__ = ["estimate_prices", "heat", "price_radius"]
-
 
 def estimate_prices(
     rows: Rows,

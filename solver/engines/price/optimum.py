@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from solver.engines.price.smoothed_dual import Estimate
     from solver.engines.slot_supply import Supply
 
-__all__ = ["Outcome", "find_optimum", "solve_everything"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:

@@ -10,28 +10,6 @@ from typing import Annotated, Any, NotRequired
 from pydantic import ConfigDict, Field, TypeAdapter, with_config
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
-__all__ = [
-    "AlertsAnswer",
-    "AssignAnswer",
-    "AssignmentsAnswer",
-    "AuditAnswer",
-    "AutoAssignAnswer",
-    "CapacityAnswer",
-    "Decided",
-    "DecisionsAnswer",
-    "ExplainAnswer",
-    "ForgetAnswer",
-    "HealthAnswer",
-    "LoadAnswer",
-    "ModelCapacity",
-    "PlacedAgent",
-    "ReadyAnswer",
-    "ReleaseAnswer",
-    "RenewAnswer",
-    "StopAnswer",
-    "answer_schema",
-]
-
 _STRICT = ConfigDict(extra="forbid")
 _OPEN = ConfigDict(extra="allow")
 

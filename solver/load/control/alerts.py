@@ -188,7 +188,7 @@ class AlertMonitor:
             try:
                 sink(alert)
             except Exception:  # whatever a sink does, the others must hear of the alert
-                logging.getLogger(__name__).exception("an alert sink failed")
+                logging.getLogger("solver.load").exception("an alert sink failed")
 
 
 def _figure(rule: AlertRule, model: str, trends: Trends) -> float | None:

@@ -19,7 +19,7 @@ from solver.load.checks import amount_problems, positive_problems, whole_problem
 if TYPE_CHECKING:
     from solver.load.control.alerts import Alert
 
-_LOG = logging.getLogger(__name__)
+_LOG = logging.getLogger("solver.load")
 
 
 class LogSink:
@@ -32,7 +32,7 @@ class LogSink:
     """
 
     def __init__(self, logger: logging.Logger | None = None) -> None:
-        self._logger = logger or logging.getLogger(__name__)
+        self._logger = logger or _LOG
 
     def __call__(self, alert: Alert) -> None:
         """Log one alert."""

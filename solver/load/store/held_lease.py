@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from solver.load.store.meters import Charge, Meters
     from solver.load.store.pools import Pool
 
-__all__ = ["HeldLease", "charge_pools", "refund", "take_back"]
-
 
 class HeldLease:
     """A live lease."""

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from solver.load.store.held_lease import HeldLease
 
-__all__ = ["WaitingLine"]
-
 _PART_OF_FREE_PLACES = 4
 """A tenant may hold as many places as this times those that are free: alone 4 of 5, and never all."""
 
