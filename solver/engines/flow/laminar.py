@@ -25,8 +25,11 @@ if TYPE_CHECKING:
 
     from solver.problem.instance import Instance
 
-_RECOGNITION_S = 6e-8
+_RECOGNITION_S = 1e-7
 """Upper estimate of the seconds of recognition, per pair and layer."""
+
+_RECOGNITION_S_PER_ROW = 1.5e-6
+"""The same per row (`python -m benchmarks.random_deadlines`)."""
 
 _RECOGNITION_OVERHEAD_S = 1e-3
 """The same for the call itself."""
@@ -141,8 +144,10 @@ def recognition_seconds(instance: Instance) -> float:
     """Return about how long :func:`find_network` takes; nothing once it is known."""
     if _CACHED_NETWORK in vars(instance):
         return 0.0
-    layers = 1 if instance.limits is None else 1 + len(instance.limits.layers)
-    return instance.n * instance.m * layers * _RECOGNITION_S + _RECOGNITION_OVERHEAD_S
+    limits = instance.limits
+    layers, rows = (0, 0) if limits is None else (len(limits.layers), limits.count)
+    entries = instance.n * instance.m * (1 + layers)
+    return entries * _RECOGNITION_S + rows * _RECOGNITION_S_PER_ROW + _RECOGNITION_OVERHEAD_S
 
 
 def find_network(instance: Instance) -> LaminarNetwork | None:

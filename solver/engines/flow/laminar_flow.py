@@ -31,6 +31,9 @@ _LAMINAR_S_PER_ARC = 1e-6
 _MANY_LAMINAR_NODES = 50_000
 """Nodes by which the time per arc doubles."""
 
+_LOOKING_SHARE = 0.5
+"""Share of the time left that finding out may take: the flow, or another answer, takes time as well."""
+
 _LAMINAR_OVERHEAD_S = 1e-3
 """Seconds of the call itself."""
 
@@ -53,7 +56,7 @@ _LAMINAR_S_PER_PAIR = 2e-7
 def unsupported_limits(instance: Instance, remaining_s: float) -> str | None:
     """Return why limits are no network, or why the time left does not suffice to find out or to solve it."""
     looking_s = recognition_seconds(instance)
-    if looking_s > remaining_s:
+    if looking_s > _LOOKING_SHARE * remaining_s:
         return f"flow: looking for a network needs about {looking_s * 1e3:.0f} ms"
     network = find_network(instance)
     if network is None:

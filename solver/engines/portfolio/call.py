@@ -83,6 +83,7 @@ def run(
         If the engine is unknown or cannot handle this kind of instance at all.
     """
     params = params or _DEFAULT_PARAMS
+    read_ms = deadline.elapsed_ms()
     if engine == "auto":
         names = engines_by_shape(instance, deadline, params)
     elif engine in ENGINES:
@@ -99,7 +100,7 @@ def run(
         threads = (os.cpu_count() or 1) if presses else 1
     call = _Call(deadline=deadline, seed=seed, threads=threads, named=engine != "auto", params=params)
     if deadline.expired() and not call.named:
-        return answer_past_deadline(instance, call)
+        return answer_past_deadline(instance, call, read_ms)
     if not is_coupled(instance):
         return call.attempt(instance, [Step(name) for name in names], hint)
     if call.named:

@@ -173,13 +173,22 @@ def greedy_incumbent(instance: Instance, deadline: Deadline, call: CallSettings)
     return better_verified(instance, claim, "greedy", None, call, deadline)
 
 
-def answer_past_deadline(instance: Instance, call: CallSettings) -> Answer:
-    """Return whatever takes no time, where the deadline has passed before any engine could start."""
+def answer_past_deadline(instance: Instance, call: CallSettings, read_ms: float) -> Answer:
+    """Return whatever takes no time, where the deadline has passed before any engine could start.
+
+    ``read_ms`` is what passed before engines were chosen.
+    """
     deadline = call.deadline
-    late = (
-        f"skipped every search: reading the input took {deadline.elapsed_ms():.0f} ms "
-        f"of a deadline of {(deadline.ends_s - deadline.started_s) * 1e3:g} ms"
-    )
+    given_ms = (deadline.ends_s - deadline.started_s) * 1e3
+    if read_ms >= given_ms:
+        late = (
+            f"skipped every search: reading the input took {read_ms:.0f} ms of a deadline of {given_ms:g} ms"
+        )
+    else:
+        late = (
+            f"skipped every search: choosing an engine took {deadline.elapsed_ms() - read_ms:.0f} ms after "
+            f"{read_ms:.0f} ms of reading, of a deadline of {given_ms:g} ms"
+        )
     best = greedy_incumbent(instance, deadline, call) or unsolved(instance, call)
     return replace(best, notes=(*best.notes, late))
 
