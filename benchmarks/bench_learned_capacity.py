@@ -347,7 +347,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="part of the names of scenarios; '-' for none")
     arguments = parser.parse_args()
     for scenario in SCENARIOS:
-        if arguments.only in scenario.name:
+        if arguments.only != "-" and arguments.only in scenario.name:
             report(scenario, arguments.seeds)
     scores = [report(drawn(k), 1) for k in range(arguments.first, arguments.first + arguments.draws)]
     if scores:

@@ -108,7 +108,7 @@ class LearnParameters:
     window_share: float = 0.3
     longest_window_s: float = 10.0
     queue_share: float = 0.08
-    prefill_idle: float = 0.05
+    prefill_idle: float = 0.03
     memory_s: float = 240.0
     growth: float = 0.06
     hold_s: float = 5.0
