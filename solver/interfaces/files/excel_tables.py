@@ -46,35 +46,13 @@ def read_excel(path: Path, reading: Reading, kinds: ColumnKinds, first_name: str
     MissingExtraError
         Without openpyxl.
     """
-    try:
-        import openpyxl  # an extra
-    except ImportError:
-        package = "openpyxl"
-        raise MissingExtraError(package, "excel") from None
     data = read_bytes(path, reading)
-    _check_archive(path, data, reading)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about styles and extensions, which are not read
-        try:
-            book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
-            sheet = _sheet(path, book, reading)
-            sheet.reset_dimensions()  # the size written in the file may be any
-            rows = [
-                (number, row)
-                for number, row in enumerate(sheet.iter_rows(values_only=True), 1)
-                if _filled(row)
-            ]
-        except SpecError:
-            raise
-        except Exception as error:  # openpyxl raises whatever a broken part of the archive makes it raise
-            reason = describe(str(error).partition("\n")[0])[1:-1]
-            msg = f"{path}: not a readable Excel workbook ({reason}); save it as CSV, or with cells alone"
-            raise SpecError(msg) from error
+    title, rows = _filled_rows(path, data, reading)
     if not rows:
-        msg = f"{path}: sheet {describe(sheet.title)}: expected a row with the names of the columns, got nothing"
+        msg = f"{path}: sheet {describe(title)}: expected a row with the names of the columns, got nothing"
         raise SpecError(msg)
     if any(value is None for _, row in rows for value in row) and len(data) <= _EXPLAINED_MB * _MB:
-        _note_lost_values(path, data, sheet.title, reading)
+        _note_lost_values(path, data, title, reading)
     first, header = rows[0]
     body = rows[1:]
     width = max(len(row) for _, row in rows)
@@ -92,6 +70,30 @@ def read_excel(path: Path, reading: Reading, kinds: ColumnKinds, first_name: str
         for position, name in names.items()
     }
     return Table(table, len(body), lambda row: f"{path} row {body[row][0] if row >= 0 else first}")
+
+
+def _filled_rows(path: Path, data: bytes, reading: Reading) -> tuple[str, list[tuple[int, tuple[Any, ...]]]]:
+    """Return the title of the sheet, and its rows that hold anything, by number."""
+    try:
+        import openpyxl  # an extra
+    except ImportError:
+        package = "openpyxl"
+        raise MissingExtraError(package, "excel") from None
+    _check_archive(path, data, reading)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about styles and extensions, which are not read
+        try:
+            book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
+            sheet = _sheet(path, book, reading)
+            sheet.reset_dimensions()  # the size written in the file may be any
+            rows = enumerate(sheet.iter_rows(values_only=True), 1)
+            return sheet.title, [(number, row) for number, row in rows if _filled(row)]
+        except SpecError:
+            raise
+        except Exception as error:  # openpyxl raises whatever a broken part of the archive makes it raise
+            reason = describe(str(error).partition("\n")[0])[1:-1]
+            msg = f"{path}: not a readable Excel workbook ({reason}); save it as CSV, or with cells alone"
+            raise SpecError(msg) from error
 
 
 def _note_lost_values(path: Path, data: bytes, title: str, reading: Reading) -> None:
