@@ -292,9 +292,9 @@ def replicas(count: int, seed: int = 1, every_s: float = 0.5) -> float:
 
     def share(now: float) -> None:
         sums = [controller.learned.sums(now) for controller in group]
-        group[0].learned.hear(sums[1:], now)
+        group[0].learned.merge_peer_sums(sums[1:], now)
         for i in range(1, count):
-            group[i].learned.hear(sums[:i] + sums[i + 1 :], now)
+            group[i].learned.merge_peer_sums(sums[:i] + sums[i + 1 :], now)
             group[i].learned.follow(group[0].learned.export())
 
     class Together:

@@ -1,1 +1,1 @@
-"""How it is solved: arrays in, arrays out; no ids, no files, no logging, no state."""
+"""The engines: arrays in, arrays out; no ids, no files, no logging, no state."""

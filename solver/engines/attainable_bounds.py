@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from solver.problem.instance import Instance
 
-_MOST_STEP_ENTRIES = 5_000_000
+_MAX_STEP_ENTRIES = 5_000_000
 """Pairs times layers up to which coefficients are searched for a common step."""
 
 _LARGEST_WHOLE = 2.0**53
@@ -39,7 +39,7 @@ def attainable_bounds(instance: Instance) -> NDArray[np.float64]:
     limits = instance.limits
     if limits is None:
         return np.zeros(0)
-    if instance.n * instance.m * len(limits.layers) > _MOST_STEP_ENTRIES:
+    if instance.n * instance.m * len(limits.layers) > _MAX_STEP_ENTRIES:
         return limits.bound
     known = vars(instance)
     if _ROW_STEPS not in known:

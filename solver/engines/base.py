@@ -1,4 +1,4 @@
-"""What an engine is, what it may claim, and where engines are found by name."""
+"""The protocol of engines, the claims they return, and the registry of engines by name."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class StopReason(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """What an engine says it found. Nothing in it is believed before the certificate has recomputed it.
+    """An engine's answer. The certificate recomputes it before anything else uses it.
 
     Parameters
     ----------
@@ -50,14 +50,14 @@ class Claim:
     limit_prices : (g,) float64 or None
         Lagrange multipliers of the limit rows, >= 0; None for zeros.
     score_prices, score_limit_prices : (m, r) and (g,) float64, or None
-        The same in score alone, where agents are left out in serve-first mode and the multipliers carry the
-        value of service: what one more unit adds to the score. For the report; they prove nothing.
+        Multipliers in score alone, where agents are left out in serve-first mode and the others include the value
+        of service: the change of the score by one more unit. For the report; they prove nothing.
     bound : float or None
-        A bound on the instance's objective that the engine vouches for without prices.
+        A bound on the instance's objective that the engine asserts and that cannot be recomputed from prices.
     infeasible : bool
         The engine proved that no feasible assignment exists; ``choice`` is then all UNASSIGNED.
     serves_most : bool
-        In serve-first mode: the engine vouches that nothing serves more agents, or more of a higher priority.
+        In serve-first mode: the engine asserts that no plan serves more agents, or more of a higher priority.
     stopped_by : StopReason or None
         Why the engine stopped looking; None where it had nothing more to try.
     progress : tuple of (float, float, float)

@@ -32,13 +32,13 @@ _NEAR_PAIRS = 12
 """Pairs per agent considered first where models are many."""
 
 _SAMPLED_AGENTS = 32
-"""Agents whose losses say which pairs these are."""
+"""Agents whose losses tell which pairs are considered first."""
 
 _TABULATED_AT_LAST = 1_200
 """Full models up to which all least losses are tabulated where a few pairs do not give the prices."""
 
-_FEW_PASSES = 1
-"""Passes over all pairs before that."""
+_PASSES_BEFORE_TABLE = 1
+"""Passes over all pairs before all least losses are tabulated."""
 
 _VISITS_PER_MOVE = 20
 """Visits of each known move after which the choice is taken not to be optimal."""
@@ -90,7 +90,9 @@ def priced_claim(instance: Instance, choice: NDArray[np.int64], *, deadline: Dea
         tabulable = len(full) <= _TABULATED_AT_LAST and not isinstance(instance.score, CompressedScores)
         most = _VISITS_PER_MOVE * (len(graph.loss) + len(full)) if tabulable else np.inf
         for passes in count():
-            if not graph.raise_prices(price, deadline, work=most) or (passes > _FEW_PASSES and tabulable):
+            if not graph.raise_prices(price, deadline, work=most) or (
+                passes > _PASSES_BEFORE_TABLE and tabulable
+            ):
                 break
             if not graph.add_missed(price) or (deadline is not None and deadline.expired()):
                 tabulable = False
@@ -183,8 +185,8 @@ def core_prices(
 def supporting_prices(instance: Instance, choice: NDArray[np.int64]) -> NDArray[np.float64] | None:
     """Return the smallest multipliers of a feasible slot assignment, or None if it is not optimal.
 
-    By complementary slackness it is if and only if they keep everybody where they are, drive nobody out, and cost
-    nothing where slots are left. That no model is over-used is taken for granted. As :func:`minimal_prices` otherwise.
+    By complementary slackness it is if and only if every agent's model is its best choice at them, and they
+    are zero where slots are left. That no model is over-used is taken for granted. As :func:`minimal_prices` otherwise.
     """
     loss = _least_losses(instance, choice, np.arange(instance.m))
     price = _longest_paths(loss)
@@ -195,7 +197,7 @@ def supporting_prices(instance: Instance, choice: NDArray[np.int64]) -> NDArray[
     idle = np.bincount(model, minlength=instance.m) < instance.slots
     if price[:-1][idle].max(initial=0.0) > rounding or (price[:, None] - loss - price).max() > rounding:
         return None
-    if not instance.serve_first or len(served) < instance.n:  # otherwise nobody may leave
+    if not instance.serve_first or len(served) < instance.n:  # otherwise all agents stay served
         earned = own - price[model] - instance.unserved[served]
         if earned.min(initial=0.0) < -rounding:
             return None

@@ -1,4 +1,4 @@
-"""Every plan of a tiny instance, level by level: exact in float64, limits and all, and no other library's word.
+"""Every plan of a tiny instance, level by level: exact in float64, with all limits, and without another solver.
 
 Agents are placed one after the other. A level holds every partial plan that can still be completed, as arrays: loads
 of capacities and rows, service and score lost so far. Partial plans that break a capacity, that can no longer meet
@@ -15,7 +15,7 @@ import numpy as np
 
 from solver.engines.base import Claim
 from solver.engines.serve_first import service_order
-from solver.engines.standard_form import Form, build_form
+from solver.engines.standard_form import StandardForm, build_form
 from solver.problem.instance import UNASSIGNED, Instance
 
 if TYPE_CHECKING:
@@ -85,20 +85,22 @@ class EnumerationEngine:
         """Return the optimum, the proof that there is no plan, or None where there are too many to look at."""
         may_leave = instance.serve_first or bool(np.isfinite(instance.unserved).any())
         form = build_form(instance, leave=may_leave)
-        nobody = np.full(instance.n, UNASSIGNED, np.int64)
+        all_unassigned = np.full(instance.n, UNASSIGNED, np.int64)
         if instance.penalty is not None and np.isposinf(instance.penalty[form.unservable]).any():
-            return Claim(choice=nobody, infeasible=True)
+            return Claim(choice=all_unassigned, infeasible=True)
         if form.n == 0:
             nothing = np.zeros(0, np.int64)
-            bound = form.judged(nothing, form.value(nothing))[1]
-            return Claim(choice=nobody, bound=bound, serves_most=True, infeasible=form.empty_violates_limits)
+            bound = form.objective_and_bound(nothing, form.value(nothing))[1]
+            return Claim(
+                choice=all_unassigned, bound=bound, serves_most=True, infeasible=form.empty_violates_limits
+            )
         levels = _Levels(instance, form, self._params, deadline)
         if not levels.complete():
             return None
         if levels.best is None:
-            return Claim(choice=nobody, infeasible=True)
+            return Claim(choice=all_unassigned, infeasible=True)
         choice = form.choice(levels.best)
-        bound = form.judged(levels.best, form.value(levels.best))[1]
+        bound = form.objective_and_bound(levels.best, form.value(levels.best))[1]
         return Claim(choice=choice, bound=bound, serves_most=levels.exact)
 
 
@@ -111,7 +113,9 @@ class _Levels:
         Columns of the best plan found.
     """
 
-    def __init__(self, instance: Instance, form: Form, params: EnumerationParams, deadline: Deadline) -> None:
+    def __init__(
+        self, instance: Instance, form: StandardForm, params: EnumerationParams, deadline: Deadline
+    ) -> None:
         self.form, self.params, self.deadline = form, params, deadline
         n, models = form.n, form.models
         loss = form.loss.copy()
@@ -186,7 +190,7 @@ class _Levels:
                 [np.repeat(picked, len(columns), axis=0), np.tile(columns, len(picked))]
             ).astype(np.int16)
             ahead = np.concatenate([np.zeros(cells), self.later[:, position]])
-            # What exceeds soft limits costs at least what nobody who follows can take back.
+            # An excess over soft limits costs at least the part that no later agent can reduce.
             least = lost + form.violation_charge((load + ahead)[:, cells:]) if len(form.soft) else lost
             keep = np.flatnonzero((load + ahead <= self.room).all(axis=1) & self._hopeful(left, least))
             if len(keep) > self.params.merge_from:

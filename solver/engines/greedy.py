@@ -77,7 +77,7 @@ class GreedyEngine:
         choice = np.full(instance.n, UNASSIGNED, np.int64)
         room = instance.capacity.copy()
         waiting = np.arange(instance.n)
-        for _ in range(instance.n):  # every round places somebody, or is the last
+        for _ in range(instance.n):  # every round places an agent, or is the last
             if not len(waiting) or deadline.remaining_s() <= len(waiting) * _SECONDS_PER_BID:
                 break
             bid, regret = _bids(instance, waiting, room, deadline)
@@ -86,7 +86,7 @@ class GreedyEngine:
             if not len(waiting):
                 break
             taken = _accept(instance, waiting, bid, regret, room)
-            if not taken.any():  # rounding of loads: nobody can be placed any more
+            if not taken.any():  # rounding of loads: no further agent can be placed
                 break
             choice[waiting[taken]] = bid[taken]
             waiting = waiting[~taken]

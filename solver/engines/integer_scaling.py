@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from solver.engines.standard_form import Form
+    from solver.engines.standard_form import StandardForm
 
 _EXACT_SCALES = (1.0, 10.0, 100.0, 1000.0, 1e4, 1e5, 1e6)
 """Factors that may turn all numbers of a row into whole numbers, tried in turn."""
@@ -25,7 +25,7 @@ _LARGEST_ROW = 2.0**46
 """Scaled coefficients of a row sum up to this at most."""
 
 _LARGEST_SOFT_ROW = 2.0**52
-"""The same for a row whose excess is paid for: its rounding is part of the loss, which must be known more finely."""
+"""Scaled coefficients of a soft row sum up to this at most: its rounding is part of the loss, so it is finer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ class SoftRow:
 
 
 def soft_rows(
-    form: Form, agent: NDArray[np.int64], column: NDArray[np.int64], *, most_loss: float = np.inf
+    form: StandardForm, agent: NDArray[np.int64], column: NDArray[np.int64], *, most_loss: float = np.inf
 ) -> list[SoftRow]:
     """Return the soft rows of a form over the given pairs, without those that nothing can exceed.
 

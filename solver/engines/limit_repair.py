@@ -1,4 +1,4 @@
-"""From an assignment that knows no limits to one that keeps them: leave out whom the limits do not bear.
+"""Repairs an assignment that violates limits by unassigning agents.
 
 For deadlines too short for a search: a few passes over the agents per broken row, whatever the number of pairs.
 """
@@ -23,10 +23,10 @@ _LIMIT_REPAIR_ROUNDS = 8
 """Rounds of repair at most."""
 
 _SECONDS_PER_SORTED = 1e-7
-"""What ordering an agent by what it gives up takes, per layer of limits (`benchmarks/bench_deadlines.py`)."""
+"""Seconds to order an agent by the score it gives up, per layer of limits (`benchmarks/bench_deadlines.py`)."""
 
 _SECONDS_PER_COUNTED = 2e-8
-"""The same for adding up loads."""
+"""Seconds to add an agent to the loads of limit rows, per layer of limits."""
 
 
 def repair_seconds(instance: Instance) -> float:

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from solver.clock import Deadline
     from solver.engines.base import Engine
 
-_MOST_CELLS = 50_000_000
+_MAX_CELLS = 50_000_000
 """Agents times replicated models at most: 400 MB of float64."""
 
-_MOST_REPLICATED_PAIRS = 5_000_000
+_MAX_REPLICATED_PAIRS = 5_000_000
 """Pairs of a sparse matching at most, once replicated, which take as much."""
 
 _DENSE_S_PER_CELL_ROW = 4e-10
@@ -75,22 +75,22 @@ class LsapEngine:
             return "lsap: slots must not cost by load"
         if isinstance(instance.score, CompressedScores):
             pairs = replicated_pairs(instance.score, instance.slots) + instance.n
-            if pairs > _MOST_REPLICATED_PAIRS:
-                return f"lsap: {pairs:,} pairs once models are replicated, at most {_MOST_REPLICATED_PAIRS:,}"
+            if pairs > _MAX_REPLICATED_PAIRS:
+                return f"lsap: {pairs:,} pairs once models are replicated, at most {_MAX_REPLICATED_PAIRS:,}"
             estimate = pairs * (_SPARSE_S_PER_PAIR + instance.n * _SPARSE_S_PER_PAIR_ROW)
         elif kernels.available() and _is_wide(instance):
             estimate = instance.n * instance.m * _WIDE_S_PER_CELL
         elif _has_core(instance):
             pairs = CoreParameters().pairs_per_agent * instance.slot_total * instance.n // instance.m
             pairs += instance.n
-            if pairs > _MOST_REPLICATED_PAIRS:
-                return f"lsap: about {pairs:,} pairs once models are replicated, at most {_MOST_REPLICATED_PAIRS:,}"
+            if pairs > _MAX_REPLICATED_PAIRS:
+                return f"lsap: about {pairs:,} pairs once models are replicated, at most {_MAX_REPLICATED_PAIRS:,}"
             estimate = instance.n * instance.m * _CORE_S_PER_CELL + _LSAP_OVERHEAD_S
             estimate += pairs * (_SPARSE_S_PER_PAIR + instance.n * _SPARSE_S_PER_PAIR_ROW)
         else:
             cells = _cells(instance)
-            if cells > _MOST_CELLS:
-                return f"lsap: {cells:,} cells once columns are replicated, at most {_MOST_CELLS:,}"
+            if cells > _MAX_CELLS:
+                return f"lsap: {cells:,} cells once columns are replicated, at most {_MAX_CELLS:,}"
             estimate = _dense_seconds(instance)
         if estimate > remaining_s:
             return f"lsap: needs about {estimate * 1e3:.0f} ms, {max(remaining_s, 0) * 1e3:.0f} ms left"
@@ -117,7 +117,7 @@ class LsapEngine:
             if claim is not None:
                 return claim
             needs_s = 0.0 if compiled else _dense_seconds(instance)
-            if _cells(instance) > _MOST_CELLS or needs_s > deadline.remaining_s():
+            if _cells(instance) > _MAX_CELLS or needs_s > deadline.remaining_s():
                 return None
         outside = instance.unserved if instance.may_leave else None
         if compiled:
@@ -167,14 +167,14 @@ def _dense_seconds(instance: Instance) -> float:
 
 
 def _alike(instance: Instance) -> bool:
-    """Whether staying unassigned needs no columns: for nobody an option, or for all the same and the last resort."""
+    """Whether staying unassigned needs no columns: no agent may, or all may at one value below every score."""
     if not instance.may_leave:
         return instance.slot_total >= instance.n
     return instance.serve_first and instance.rank is None and not instance.forbids
 
 
 def _has_core(instance: Instance) -> bool:
-    """Whether a core is worth looking for: dense scores, and slots for everybody."""
+    """Whether a core is worth looking for: dense scores, and slots for all agents."""
     slots = instance.slot_total
     return slots >= instance.n >= _CORED_AGENTS and instance.m > CoreParameters().pairs_per_agent
 
@@ -223,7 +223,7 @@ def _solve_core(instance: Instance, deadline: Deadline) -> Claim | None:
 
 def _is_too_large(instance: Instance, pairs: CompressedScores) -> bool:
     """Whether scipy would need too much memory for some pairs once models are replicated."""
-    return not kernels.available() and replicated_pairs(pairs, instance.slots) > _MOST_REPLICATED_PAIRS
+    return not kernels.available() and replicated_pairs(pairs, instance.slots) > _MAX_REPLICATED_PAIRS
 
 
 def _match(
@@ -237,7 +237,7 @@ def _match(
 
 
 def _solve_dense(instance: Instance) -> NDArray[np.int64] | None:
-    """Return an optimal choice by scipy's dense solver, or None if not everybody who must be served can be."""
+    """Return an optimal choice by scipy's dense solver, or None if an agent that must be served cannot be."""
     n = instance.n
     slots = instance.slots
     column = np.repeat(np.arange(instance.m), slots)

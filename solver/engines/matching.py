@@ -42,7 +42,7 @@ class CoreParameters:
     most_left : tuple of float
         Part of the agents that a core may leave out, core by core; beyond, all pairs are solved instead.
     leaving : float
-        Where a core does not serve everybody, agents may stay out of it at this many times its width below their
+        Where a core does not serve all agents, they may stay out of it at this many times its width below their
         best, which tells the prices of what they compete for; twice that each time.
     """
 
@@ -148,7 +148,7 @@ def replicated_pairs(pairs: CompressedScores, slots: NDArray[np.int64]) -> int:
 def match_pairs(
     pairs: CompressedScores, slots: NDArray[np.int64], outside: NDArray[np.float64] | None
 ) -> NDArray[np.int64] | None:
-    """Return an optimal choice among some pairs, or None if they do not serve everybody who must be served.
+    """Return an optimal choice among some pairs, or None if they do not serve all agents that must be served.
 
     Parameters
     ----------
@@ -157,7 +157,7 @@ def match_pairs(
     slots : (m,) int64
         Slots of the models.
     outside : (n,) float64, optional
-        Value of staying unassigned, ``-inf`` where that is no option; None when it is for nobody.
+        Value of staying unassigned, ``-inf`` where that is no option; None where no agent may.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Greedy for floors, copies and counts: floors first, then everybody's best model that has room, by regret."""
+"""Greedy for floors, copies and counts: floors first, then best models with room, by regret."""
 
 from __future__ import annotations
 

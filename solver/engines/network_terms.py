@@ -1,4 +1,4 @@
-"""What the certificate recomputes where agents take slots under floors, with copies, counts or openings.
+"""The certificate's terms where agents take slots under floors, with copies, counts or openings.
 
 For any prices ``p``, negative ones allowed where a model has a floor, weak duality gives
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from solver.problem.instance import Instance
     from solver.problem.network import NetworkShape
 
-_MOST_NAMED_AGENTS = 1000
+_MAX_NAMED_AGENTS = 1000
 """Offending agents that are spelled out."""
 
 
@@ -100,11 +100,11 @@ def unserved_agents(must: NDArray[np.bool_]) -> list[Violation]:
     rows, kind = np.flatnonzero(must).tolist(), ViolationKind.UNSERVED
     found = [
         Violation(f"choice[{i}]", f"agent {i} must be served", kind=kind, position=(i,))
-        for i in rows[:_MOST_NAMED_AGENTS]
+        for i in rows[:_MAX_NAMED_AGENTS]
     ]
-    if len(rows) > _MOST_NAMED_AGENTS:
+    if len(rows) > _MAX_NAMED_AGENTS:
         found.append(
-            Violation("choice", f"{len(rows) - _MOST_NAMED_AGENTS} more agents must be served", kind=kind)
+            Violation("choice", f"{len(rows) - _MAX_NAMED_AGENTS} more agents must be served", kind=kind)
         )
     return found
 
@@ -144,7 +144,7 @@ def _broken(
             int(flow.units[k]),
             position=(int(flow.agent[k]), int(flow.model[k])),
         )
-        for k in wide[:_MOST_NAMED_AGENTS]
+        for k in wide[:_MAX_NAMED_AGENTS]
     ]
     over, short = load > instance.capacity[:, 0], load < shape.floor
     half = (load > 0) & (load < shape.floor_if_open)
@@ -159,7 +159,7 @@ def _broken(
         ]
     broken += [
         Violation(f"choice[{i}]", f"agent {i} is served {-left[i]} times too often", position=(i,))
-        for i in np.flatnonzero(left < 0)[:_MOST_NAMED_AGENTS].tolist()
+        for i in np.flatnonzero(left < 0)[:_MAX_NAMED_AGENTS].tolist()
     ]
     if instance.penalty is not None:
         broken += unserved_agents((left > 0) & np.isposinf(instance.penalty))

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from solver.engines.standard_form import Form
+    from solver.engines.standard_form import StandardForm
 
 _CONFIRMING_WORK = 0.5
 """Units of CP-SAT's deterministic time, about seconds, that a second run may take: how busy the machine is does not
 decide what is proven."""
 
 _CONFIRMING_TIMES = 4.0
-"""The same as a multiple of the first run; the larger of the two holds."""
+"""Deterministic time that a second run may take, as a multiple of the first run; the larger limit holds."""
 
 
 def is_loaded() -> bool:
@@ -177,7 +177,7 @@ class PairModel:
 
     def couple(
         self,
-        form: Form,
+        form: StandardForm,
         agent: NDArray[np.int64],
         column: NDArray[np.int64],
         *,
@@ -188,14 +188,14 @@ class PairModel:
 
         Parameters
         ----------
-        form : Form
+        form : StandardForm
             The problem.
         agent, column : (p,) int64
             The pairs, as given to the constructor.
         load : (r, c) float64, optional
             Capacity already taken by agents that are not in the model.
         row_load : (g,) float64, optional
-            The same for limit rows.
+            Limit rows, likewise.
         """
         order = np.argsort(column, kind="stable")
         bounds = np.searchsorted(column[order], np.arange(form.columns + 1))
@@ -250,7 +250,7 @@ class PairModel:
         quick : bool
             Skip presolve that small models do not repay. Only where ``complete`` is not taken for a proof.
         confirm : bool
-            Ask again with other parameters before ``complete`` is said: it is a proof that nobody can recompute.
+            Ask again with other parameters before ``complete`` is said: it is a proof that cannot be recomputed.
         """
         now = time.perf_counter
         started = now()

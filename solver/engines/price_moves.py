@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 PATH_ROUNDING = 1e-13
 """Error of sums of losses along a path, relative to the largest score or price on it."""
 
-_LEAST_PRICE_STEP = 4e-16
+_MIN_PRICE_STEP = 4e-16
 """Least rise of a price, relative to the same: without it a cycle of zero gain could go on for ever."""
 
 
 def earned_values(instance: Instance, choice: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return (n,) what everybody has: the score, or the value of staying unassigned."""
+    """Return (n,) the value of each agent's present choice: its score, or the value of staying unassigned."""
     served = np.flatnonzero(choice != UNASSIGNED)
     if len(served) == instance.n:
         return instance.scores_of(served, choice)
@@ -42,11 +42,11 @@ class Moves:
     instance : Instance
         With slots.
     choice : (n,) int64
-        What everybody has.
+        Present model of each agent.
     own : (n,) float64
         What it is worth to them.
     full : (m,) bool
-        Models without a free slot that serve somebody.
+        Models without a free slot that serve an agent.
     source, target : (a,) int64
         Model left, m for none, and model entered, for every move.
     loss : (a,) float64
@@ -66,7 +66,7 @@ class Moves:
 
     def __post_init__(self) -> None:
         scale = float(np.abs(self.own).max(initial=0.0))
-        self._step = _LEAST_PRICE_STEP * scale
+        self._step = _MIN_PRICE_STEP * scale
         self._rounding = PATH_ROUNDING * scale
         self._group()
 
@@ -79,7 +79,7 @@ class Moves:
         pairs: CompressedScores,
         own: NDArray[np.float64] | None = None,
     ) -> Moves:
-        """Return the moves along some pairs; ``own`` is what everybody has, by default from the instance."""
+        """Return the moves along some pairs; ``own`` is the value of each agent's choice, by default computed here."""
         is_full = np.zeros(instance.m, bool)
         is_full[full] = True
         own = earned_values(instance, choice) if own is None else own

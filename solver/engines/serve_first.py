@@ -1,9 +1,9 @@
-"""Serve-first mode where demands or limits couple agents: who is served, as a problem of its own.
+"""Serve-first mode where demands or limits couple agents: which agents are served, as a problem of its own.
 
 One weight per agent orders plans by service: first the number of agents served, then the number of the highest
 priority, of the next, and so on. With plain slots one weighted problem decides service and score together
-(:attr:`~solver.problem.instance.Instance.serve_step`); with demands or limits the sets of agents that fit are no
-matroid, no weight in score is large enough without losing digits, and the two questions are asked in turn.
+(:attr:`~solver.problem.instance.Instance.serve_step`); with demands or limits the sets of agents that fit do
+not form a matroid, no weight in score is large enough without losing digits, and the two problems are solved in turn.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from solver.problem.limit_rows import Layer, LimitRows
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_MOST_WEIGHT = 2.0**50
+_MAX_WEIGHT = 2.0**50
 """Sum of all weights at most: sums of whole numbers below this are exact in float64."""
 
 
@@ -50,7 +50,7 @@ def service_order(instance: Instance) -> ServiceOrder:
     for agents in count.tolist():
         weights.append(total + 1)
         total += agents * weights[-1]
-        if n * (total + 1) > _MOST_WEIGHT:
+        if n * (total + 1) > _MAX_WEIGHT:
             rank = instance.rank.astype(np.float64)
             return ServiceOrder(weight=rank + 1.0 + rank.sum(), exact=False)
     return ServiceOrder(weight=np.array(weights, np.float64)[instance.rank] + total + 1.0, exact=True)

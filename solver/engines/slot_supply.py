@@ -1,4 +1,4 @@
-"""What the models sell: slots in tiers of non-decreasing cost, seen from the side of the prices."""
+"""The supply side of the dual: the models' slots in tiers of non-decreasing cost."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Supply:
         Number of models m.
     anchor : int or None
         A model whose price is held in Newton steps. Needed when there are exactly as many slots as agents and
-        nobody may stay unassigned: every slot is sold at any price, and all prices can rise or fall together at
+        no agent may stay unassigned: every slot is sold at any price, and all prices can rise or fall together at
         no change of the dual.
     """
 
@@ -76,7 +76,7 @@ class Supply:
         return self.cost <= self._first_cost[self.model]
 
     @cached_property
-    def dearest(self) -> NDArray[np.float64]:
+    def max_slot_cost(self) -> NDArray[np.float64]:
         """(m,) float64, cost of the last slot of each model."""
         ceiling = np.zeros(self.models)
         stocked = self.slots > 0
@@ -101,8 +101,8 @@ class Supply:
     def rounded(self, agents: int) -> Supply:
         """Return whole slots by largest remainder.
 
-        All in all they are rounded up where they suffice for so many agents, and down where not: whether somebody
-        has to stay out must not change.
+        All in all they are rounded up where they suffice for so many agents, and down where not: whether an
+        agent has to stay unassigned must not change.
         """
         whole = np.floor(self.slots)
         exactly = float(self.slots.sum())

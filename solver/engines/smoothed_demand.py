@@ -15,7 +15,7 @@ from solver.problem.blocks import row_maxima
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_MOST_ACTIVE_SETS = 10
+_MAX_ACTIVE_SETS = 10
 """Active sets tried at most."""
 
 _NEWTON_RIDGE = 1e-9
@@ -119,7 +119,7 @@ def newton_step(
     step: NDArray[np.float64] = np.zeros(m)
     pull = excess
     above = below = np.zeros(m, bool)
-    for attempt in range(_MOST_ACTIVE_SETS):
+    for attempt in range(_MAX_ACTIVE_SETS):
         now_above = pull + weight * (step - high) > 0
         now_below = pull + weight * (step - low) < 0
         fixed = high <= low

@@ -1,4 +1,4 @@
-"""The problem as this engine sees it: columns by agents, losses to be minimised, one list of coupling rows.
+"""The standard form of a problem: columns by agents, losses to be minimised, one list of coupling rows.
 
 A *column* is a model, or the extra last column of the agents that are left unassigned. The loss of a pair is
 what it falls short of its agent's best value, so every loss is >= 0 and sums stay small whatever the
@@ -28,7 +28,7 @@ _ROW_NOISE = 1e-13
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Form:
+class StandardForm:
     """Minimise total loss under coupling rows.
 
     Parameters
@@ -52,7 +52,7 @@ class Form:
     service : (n,) float64
         Value of leaving each agent in serve-first mode, where the objective does not count it; zeros otherwise.
     unservable_service : float
-        The same for all unservable agents together.
+        Value of leaving all unservable agents, together.
     row : (q, c, n) int32
         Limit row touched by a pair in each layer; ``rows`` (one past the last) for none.
     coefficient : (q, c, n) float64
@@ -147,7 +147,7 @@ class Form:
         hard = np.isposinf(self.violation_price)
         return bool((hard & (self.row_bound < -EXCESS_TOLERANCE)).any())
 
-    def judged(self, columns: NDArray[np.int64], loss_bound: float) -> tuple[float, float]:
+    def objective_and_bound(self, columns: NDArray[np.int64], loss_bound: float) -> tuple[float, float]:
         """Return objective and bound as the certificate counts them, given a lower bound on the loss."""
         uncounted = self.unservable_service
         if self.leave:
@@ -220,7 +220,7 @@ class Form:
         return columns
 
 
-def build_form(instance: Instance, *, leave: bool) -> Form:
+def build_form(instance: Instance, *, leave: bool) -> StandardForm:
     """Compile an instance. O(n m r) time and memory.
 
     Parameters
@@ -233,7 +233,7 @@ def build_form(instance: Instance, *, leave: bool) -> Form:
 
     Returns
     -------
-    Form
+    StandardForm
     """
     # Always a copy: it is written to.
     score = np.array(np.asarray(instance.score).T, dtype=np.float64, order="C")
@@ -278,7 +278,7 @@ def build_form(instance: Instance, *, leave: bool) -> Form:
     forbidden = np.isinf(score)
     if forbidden.any():
         demand = np.where(forbidden, 0.0, demand)
-    return Form(
+    return StandardForm(
         loss=loss,
         demand=demand,
         capacity=capacity,

@@ -30,18 +30,18 @@ _SHARE_EVERY_S = 0.5
 """Seconds between two exchanges with the other processes of a shared store: half of the shortest window. With it six
 processes reach the goodput of one in ``python -m benchmarks.bench_learned_capacity``."""
 
-_TOLD_FOR_S = 30.0
-"""Seconds after which a process that tells nothing is gone; what it had in flight counts until then."""
+_PEER_TIMEOUT_S = 30.0
+"""Seconds without a report after which a process counts as gone; its requests in flight count until then."""
 
-_LEADS_FOR_S = 5.0
-"""Seconds for which a process that tells nothing goes on to lead."""
+_LEADER_LEASE_S = 5.0
+"""Seconds without a report for which the leading process keeps the lead."""
 
 _SWEEP_EVERY_S = 1.0
 _SWEPT_AT_ONCE = 16
-"""Seconds between two looks for requests that nobody will end, and leases that one look asks the store about."""
+"""Seconds between two sweeps for abandoned requests, and leases that one sweep asks the store about."""
 
 _CHECK_EVERY = 10
-"""Exchanges after which the process that leads looks whether the store still has its limit."""
+"""Exchanges after which the leading process checks that the store still has its limit."""
 
 
 class LearnedFleet:
@@ -214,7 +214,7 @@ class LearnedFleet:
                 self._begin_process()
             text = json.dumps({model: _told(learned, now) for model, learned in self._learned.items()})
         try:
-            told = self._store.exchange("learned", text, _TOLD_FOR_S)
+            told = self._store.exchange("learned", text, _PEER_TIMEOUT_S)
             self._exchanges += 1
             own = told.pop(self._store.replica, None)
             if own is None:
@@ -241,7 +241,7 @@ class LearnedFleet:
         totals = self._totals.setdefault(model, SharedTotals()).add(
             {name: (entry["sums"], age_s) for name, (entry, age_s) in others.items()}
         )
-        awake = [name for name, (_, age_s) in others.items() if age_s <= _LEADS_FOR_S]
+        awake = [name for name, (_, age_s) in others.items() if age_s <= _LEADER_LEASE_S]
         leads = self._leads[model] = all(self._store.replica < name for name in awake)
         if not leads:
             leader = others[min(awake)][0]
@@ -259,7 +259,7 @@ class LearnedFleet:
             if count > self._heard_refusals.get((model, name), count):
                 learned.refused_elsewhere(now, in_flight)
             self._heard_refusals[model, name] = count
-        learned.hear([totals] if others else [], now)
+        learned.merge_peer_sums([totals] if others else [], now)
 
     def _begin_process(self) -> None:
         """In the child of a fork: what the parent has in flight stays the parent's."""
@@ -274,7 +274,7 @@ class LearnedFleet:
             self._learned[model] = fresh
 
     def _sweep(self) -> None:
-        """Count requests as failed whose leases nobody holds any more, or are over; at most once a second."""
+        """Count requests as failed whose lease objects are gone, or whose leases are over; at most once a second."""
         now = self._clock.now()
         if now < self._sweep_due_s:
             return

@@ -171,7 +171,7 @@ class QueuePlace:
     position : int
         1 for the one that starts next, if it fits.
     expected_start_s : float or None
-        Seconds until it starts, as far as can be told: at the pace at which leases ran lately, and if nobody
+        Seconds until it starts, as far as can be told: at the pace at which leases ran lately, and if no request
         of a higher priority comes. None before the first request has ended.
     """
 

@@ -28,7 +28,7 @@ class RefusalReason(enum.StrEnum):
     TOO_LARGE = "too_large"
     """It asks for more than the whole capacity: waiting does not help."""
     NOT_ACCEPTING = "not_accepting"
-    """New work is being rejected on purpose; ``Refusal.stops`` says by whom, why and until when."""
+    """New work is being rejected on purpose; ``Refusal.stops`` names the owner, the reason and the end."""
     PLAN = "plan"
     """It would have fitted, but another part of an all-or-nothing plan did not."""
     STORE_UNAVAILABLE = "store_unavailable"

@@ -1,4 +1,4 @@
-"""What happened to one request: the only thing that feedback, trends and predictions learn from."""
+"""The outcome of one request: the only input from which feedback, trends and predictions learn."""
 
 from __future__ import annotations
 

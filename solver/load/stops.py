@@ -1,4 +1,4 @@
-"""Stops: who keeps new work away from a model, why, and until when. A model is open when no stop stands."""
+"""Stops, which keep new work away from a model: owner, reason and end. A model is open when no stop is active."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class StopOwner(enum.StrEnum):
-    """Who set a stop. Each owner lifts its own stops and nobody else's."""
+    """Who set a stop. Each owner lifts its own stops only."""
 
     OPERATOR = "operator"
     """A person, or a script that acts for one."""

@@ -1,4 +1,4 @@
-"""LoadTracker: who is busy, and one atomic way to reserve capacity."""
+"""LoadTracker: how busy each model is, and one atomic way to reserve capacity."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class LoadTracker(FleetSettings, Leases, AnswerLengths, CurrentLoad, Outcomes):
     clock : Clock, optional
         Time of the default store and of recorded outcomes; default: the machine's monotonic clock.
     stale_after_s : float
-        Seconds after which load that nobody has updated counts as unknown.
+        Seconds without an update after which load counts as unknown.
     lease_ids : callable, optional
         Returns a new unique id at each call; default: a random prefix and a count.
     breaker : BreakerParameters, optional

@@ -166,7 +166,7 @@ class Survey:
         self.samples += other.samples
 
     @property
-    def twins(self) -> NDArray[np.int64] | None:
+    def first_duplicate(self) -> NDArray[np.int64] | None:
         """(m,) int64, the first model with an equal column; None where all columns differ."""
         return None if (self.equal == np.arange(self.m)).all() else self.equal
 

@@ -27,8 +27,8 @@ def floor_reward(shape: Instance, valuation: Valuation, survey: Survey) -> float
     """
     low, high = shape.score_range
     values = [low, high] if valuation.serve_first else [low, high, *valuation.extremes(survey)]
-    dearest = 0.0 if shape.load_cost is None else float(shape.load_cost.max())
-    return 4.0 * (shape.m + 1) * ((max(values) - min(values) + dearest) or 1.0)
+    max_cost = 0.0 if shape.load_cost is None else float(shape.load_cost.max())
+    return 4.0 * (shape.m + 1) * ((max(values) - min(values) + max_cost) or 1.0)
 
 
 def with_floors(supply: Supply, floor: NDArray[np.int64], reward: float) -> Supply:

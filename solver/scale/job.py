@@ -183,7 +183,7 @@ def _finish(
     supply = Supply.of(_shape(batch, state.survey))
     if batch.floors is not None:
         supply = with_floors(supply, batch.floors, found.valuation.shift)
-    orders, load = finish_orders(pieces, found.choice, supply, state.survey.twins)
+    orders, load = finish_orders(pieces, found.choice, supply, state.survey.first_duplicate)
     # In serve-first mode a full service can only be compared with full services.
     judge_leaves = not (batch.serve_first and load[-1] == 0)
     answers: list[PieceAnswer] = workers.run(

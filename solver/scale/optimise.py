@@ -11,7 +11,7 @@ from solver.clock import Deadline
 from solver.engines.price.estimate import estimate_prices
 from solver.engines.price.optimum import find_optimum, solve_everything
 from solver.engines.price.sampling import probe_scale
-from solver.engines.price.scarce_prices import barely_short, price_scarce
+from solver.engines.price.scarce_prices import price_scarce, small_slot_shortage
 from solver.engines.slot_supply import Supply
 from solver.scale.first_pass import Survey, Valuation, valuation_of
 from solver.scale.floors import floor_reward, with_floors
@@ -128,9 +128,9 @@ def optimise(
     must = survey.bound if may_leave and not shape.serve_first else 0 if may_leave else n
     if must > int(supply.total.sum()) or survey.stranded:
         return None
-    twins = survey.twins
-    pooled = supply if twins is None else supply.pooled(twins)
-    dearest = pooled.dearest
+    first_duplicate = survey.first_duplicate
+    pooled = supply if first_duplicate is None else supply.pooled(first_duplicate)
+    max_slot_cost = pooled.max_slot_cost
     if not may_leave and pooled.total.sum() == n:
         pooled = pooled.anchored()
     sample = survey.sample()
@@ -142,7 +142,7 @@ def optimise(
     if n * m * scale.allowed + (n if may_leave else 0) <= budget.few_arcs:
         outcome = solve_everything(rows, pooled, scale)
     else:
-        short = barely_short(n, pooled) if may_leave and not survey.forbids else 0
+        short = small_slot_shortage(n, pooled) if may_leave and not survey.forbids else 0
         everyone = PieceRows(fleet, pieces, survey, sample, plan, None, closed) if short else rows
         enough = pooled.scaled(n / pooled.total.sum()).anchored() if short else pooled
         estimate = estimate_prices(everyone, enough, scale, generator, most=budget.numbers / m)
@@ -152,15 +152,15 @@ def optimise(
         return None
     prices = outcome.prices
     if pooled.anchor is not None:
-        # Every slot is sold, only differences of prices matter: as low as the dearest slots allow.
-        prices = prices - (prices - dearest)[~pooled.closed].min()
-    if twins is not None:
-        prices = prices[twins]
+        # Every slot is sold, only differences of prices matter: as low as the most expensive slots allow.
+        prices = prices - (prices - max_slot_cost)[~pooled.closed].min()
+    if first_duplicate is not None:
+        prices = prices[first_duplicate]
     choice, prices = cast(PieceChoice, outcome.choice), np.maximum(prices, 0.0)
     if floor is not None:
         prices = prices - valuation.shift
         prices = np.where(floor > 0, prices, np.maximum(prices, 0.0))  # below zero only where a floor binds
-        if not _reaches(choice, floor if twins is None else np.bincount(twins, floor, m)):
+        if not _reaches(choice, floor if first_duplicate is None else np.bincount(first_duplicate, floor, m)):
             return None
     return Optimum(choice=choice, prices=prices, valuation=valuation, may_leave=may_leave)
 
@@ -178,15 +178,15 @@ def _may_leave(survey: Survey, shape: Instance) -> bool:
         return crowded
     if crowded:
         return survey.bound < shape.n
-    dearest = 0.0 if shape.load_cost is None else float(shape.load_cost.max())
-    return bool(survey.least_penalty < dearest - shape.score_range[0])
+    max_cost = 0.0 if shape.load_cost is None else float(shape.load_cost.max())
+    return bool(survey.least_penalty < max_cost - shape.score_range[0])
 
 
 def finish_orders(
     pieces: Sequence[Piece],
     choice: PieceChoice,
     supply: Supply,
-    twins: NDArray[np.int64] | None,
+    first_duplicate: NDArray[np.int64] | None,
 ) -> tuple[dict[int, FinishOrder], NDArray[np.int64]]:
     """Return what every piece needs to write its part, and the (m + 1,) loads of everything together.
 
@@ -194,8 +194,8 @@ def finish_orders(
     """
     m = supply.models
     before = np.zeros(m + 1, np.int64)
-    closed = (supply if twins is None else supply.pooled(twins)).closed
-    ladders = {} if twins is None else _ladders(supply, twins)
+    closed = (supply if first_duplicate is None else supply.pooled(first_duplicate)).closed
+    ladders = {} if first_duplicate is None else _ladders(supply, first_duplicate)
     orders = {}
     for piece in pieces:
         begin, end = np.searchsorted(choice.agent, (piece.first, piece.first + piece.rows))
@@ -213,12 +213,12 @@ def finish_orders(
 
 
 def _ladders(
-    supply: Supply, twins: NDArray[np.int64]
+    supply: Supply, first_duplicate: NDArray[np.int64]
 ) -> dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Return, for the first of equal models, the models of all their slots by cost, and running totals of the slots."""
-    pool = twins[supply.model]
+    pool = first_duplicate[supply.model]
     found = {}
-    for first in np.unique(twins[twins != np.arange(len(twins))]):
+    for first in np.unique(first_duplicate[first_duplicate != np.arange(len(first_duplicate))]):
         tiers = np.flatnonzero((pool == first) & (supply.slots > 0))
         if len(tiers):
             tiers = tiers[np.argsort(supply.cost[tiers], kind="stable")]

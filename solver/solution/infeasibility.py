@@ -17,7 +17,7 @@ from scipy.sparse import coo_matrix, csr_matrix, hstack, identity
 
 from solver.clock import Deadline
 from solver.engines.flow.least_relaxation import closest_flow
-from solver.engines.standard_form import Form, build_form
+from solver.engines.standard_form import StandardForm, build_form
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -157,7 +157,7 @@ def explain_infeasibility(instance: Instance, *, deadline: Deadline | None = Non
     )
 
 
-def _names(instance: Instance, form: Form) -> list[str]:
+def _names(instance: Instance, form: StandardForm) -> list[str]:
     names = [f"capacity[{j}, {k}]" for k in range(form.resources) for j in range(form.models)]
     if instance.limits is not None:
         names += [f"limit {name}" for name in instance.limits.names]
@@ -167,7 +167,7 @@ def _names(instance: Instance, form: Form) -> list[str]:
 class _Program:
     """The relaxation with elastic rows: ``matrix x <= right + excess``, every agent assigned once."""
 
-    def __init__(self, form: Form, deadline: Deadline) -> None:
+    def __init__(self, form: StandardForm, deadline: Deadline) -> None:
         self.deadline = deadline
         column, agent = np.nonzero(np.isfinite(form.loss))
         pairs = len(agent)

@@ -22,7 +22,7 @@ from solver.engines.lagrangian.ejection_chains import Beam
 from solver.engines.lagrangian.interior_point import relax
 from solver.engines.lagrangian.rounding import drop_to_fit, insert_unassigned, relocate, serve_all
 from solver.engines.lagrangian.weak_duality import dual_bound, reduced_losses
-from solver.engines.standard_form import Form, build_form
+from solver.engines.standard_form import StandardForm, build_form
 from solver.problem.build import build_instance
 from solver.problem.limit_kinds import Apart, Average, Budget, Quota
 
@@ -68,7 +68,7 @@ def limited(seed: int, n: int = 60, m: int = 5) -> Instance:
     return build_instance(quality, capacity, demand=demand, unassigned_penalty=np.inf, limits=limits)
 
 
-def lp_bound(form: Form) -> float:
+def lp_bound(form: StandardForm) -> float:
     """Return the optimum of the linear relaxation by HiGHS."""
     columns, n = form.loss.shape
     parts: list[Any] = [

@@ -160,7 +160,7 @@ def test_a_sample_of_the_divided_gives_the_same_prices(monkeypatch: pytest.Monke
     instance = tokens(3000, 6)
     seen = survey(instance, np.zeros((6, 1)), np.zeros(0), nearest=6, leave=False)
     _, every = settled(instance, seen, coldest=1e-3)
-    monkeypatch.setattr(smoothed_dual, "_MOST_CURVED", 300)
+    monkeypatch.setattr(smoothed_dual, "_MAX_CURVED", 300)
     _, some = settled(instance, seen, coldest=1e-3)
     np.testing.assert_allclose(some.price, every.price, rtol=1e-2, atol=1e-3)
 

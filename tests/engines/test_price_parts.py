@@ -10,7 +10,7 @@ from scipy.optimize import minimize
 
 from solver.engines.price.agent_rows import DenseRows
 from solver.engines.price.box_flow import solve_boxed_flow
-from solver.engines.price.duplicate_columns import find_twins, share_out
+from solver.engines.price.duplicate_columns import first_duplicates, share_out
 from solver.engines.price.repair import drop_overload
 from solver.engines.price.time_left import NO_DEADLINE
 from solver.engines.slot_supply import Supply
@@ -170,16 +170,16 @@ def test_rounded_slots_are_too_few_if_they_were() -> None:
     assert free_supply([0.4, 1.7, 2.8]).rounded(5).slots.tolist() == [0, 1, 3]
 
 
-def test_twins_are_found_and_share_their_agents() -> None:
+def test_duplicate_columns_are_found_and_share_their_agents() -> None:
     rng = np.random.default_rng(4)
     score = rng.random((100, 3))[:, [0, 1, 0, 2, 1]]
-    twins = find_twins(score)
-    assert twins is not None
-    assert twins.tolist() == [0, 1, 0, 3, 1]
-    assert find_twins(rng.random((100, 3))) is None
+    first_duplicate = first_duplicates(score)
+    assert first_duplicate is not None
+    assert first_duplicate.tolist() == [0, 1, 0, 3, 1]
+    assert first_duplicates(rng.random((100, 3))) is None
     choice = np.repeat([0, 1, 3], [40, 30, 30]).astype(np.int64)
-    shared = share_out(choice, twins, free_supply([25, 20, 20, 30, 20]))
-    assert np.array_equal(twins[shared], choice)
+    shared = share_out(choice, first_duplicate, free_supply([25, 20, 20, 30, 20]))
+    assert np.array_equal(first_duplicate[shared], choice)
     assert (np.bincount(shared, minlength=5) <= [25, 20, 20, 30, 20]).all()
 
 

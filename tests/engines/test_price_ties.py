@@ -1,4 +1,4 @@
-"""Handing out ties, prices of handfuls, and the judge's memory: each against what it replaces."""
+"""Handing out ties, prices set by few agents, and remembered best responses: each against what it replaces."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from solver.engines.base import Claim, load_engine
 from solver.engines.certificate import best_response, certify, verification_seconds
 from solver.engines.price.agent_rows import DenseRows
 from solver.engines.price.box_flow import solve_boxed_flow
-from solver.engines.price.scarce_prices import barely_short, price_scarce
+from solver.engines.price.scarce_prices import price_scarce, small_slot_shortage
 from solver.engines.price.smoothed_dual import Estimate
 from solver.engines.price.ties import hand_out_ties
 from solver.engines.slot_supply import Supply
@@ -84,7 +84,7 @@ def test_a_few_slots_too_few_are_certified(missing: int) -> None:
     slots = np.full(m, n // m)
     slots[0] -= missing
     instance = build_instance(rng.random((n, m)), slots)
-    assert barely_short(n, Supply.of(instance)) == missing
+    assert small_slot_shortage(n, Supply.of(instance)) == missing
     claim = load_engine("price").solve(instance, deadline=NO_LIMIT)
     assert claim is not None
     assert (claim.choice == UNASSIGNED).sum() == missing

@@ -1,4 +1,4 @@
-"""The judge: recomputes objective, loads, feasibility and bound of a claim from the Instance alone.
+"""The certificate verifier: recomputes objective, loads, feasibility and bound of a claim from the Instance alone.
 
 Weak Lagrangian duality makes the bound valid for any prices ``p >= 0``, wherever they came from:
 

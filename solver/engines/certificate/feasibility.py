@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from solver.problem.instance import Instance
 
-_MOST_NAMED = 5
+_MAX_NAMED = 5
 """Agents of a group that are spelled out."""
 
 
@@ -110,7 +110,7 @@ def broken_limits(
     broken += [
         Violation(
             f"limit {name}",
-            f"expected one model for agents {group.tolist()[:_MOST_NAMED]}",
+            f"expected one model for agents {group.tolist()[:_MAX_NAMED]}",
             np.unique(choice[group]).tolist(),
             kind=ViolationKind.TOGETHER,
             position=tuple(group.tolist()),

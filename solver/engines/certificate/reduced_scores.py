@@ -1,4 +1,4 @@
-"""Scores less what capacities and limits charge at given prices."""
+"""Reduced scores: scores less the charges of capacities and limits at given prices."""
 
 from __future__ import annotations
 

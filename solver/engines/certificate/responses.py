@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class BestResponse:
     """Every agent's best model at some prices, as :func:`best_response` found it.
 
-    Engines hand it on with their claim, so that the certificate does not repeat a pass over all pairs. Nobody but
-    :func:`best_response` makes one: it is part of the judge, not a statement of an engine.
+    Engines hand it on with their claim, so that the certificate does not repeat a pass over all pairs. Only
+    :func:`best_response` makes one: it is part of the certificate verifier, not a statement of an engine.
 
     Parameters
     ----------

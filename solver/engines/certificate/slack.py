@@ -69,7 +69,7 @@ class AssignmentTerms:
 
     @property
     def magnitude(self) -> float:
-        """The same, with what leaving the others is worth."""
+        """Sum of the absolute scores of the agents served and of the absolute values of leaving the others."""
         left = float(np.abs(self.left_value).sum()) if len(self.left_value) else 0.0
         return self.served_magnitude + left
 
@@ -150,7 +150,7 @@ def duality_slack(
 
 
 def quick_slack(instance: Instance, terms: AssignmentTerms) -> float:
-    """Return how far the objective is from everybody having the largest score there is, free of charge. O(n).
+    """Return how far the objective is from all agents having the largest of all scores, free of charge. O(n).
 
     Where service comes first, the bound is that of as many agents as are served. A load cost only takes away from
     it, so that it holds without one.
@@ -283,7 +283,7 @@ def _shortfall(
     """Return by how much each row's choice falls short of its best, in reduced score."""
     flat, first = value.ravel(), np.arange(0, value.size, value.shape[1])
     best: NDArray[np.float64] = np.maximum.reduceat(flat, first)
-    if unserved is None:  # nobody is, then
+    if unserved is None:  # all agents are served, then
         short: NDArray[np.float64] = best - flat[first + pick]
         return short
     own = np.where(pick == UNASSIGNED, unserved, flat[first + np.maximum(pick, 0)])

@@ -1,4 +1,4 @@
-"""One claim in, one certificate out."""
+"""Verifies one claim of an engine and returns its certificate."""
 
 from __future__ import annotations
 
@@ -42,22 +42,22 @@ _WHOLE_NOISE = 0.01
 """Rounding error of a bound above which it is not rounded down to a whole number."""
 
 _VERIFY_S_PER_TERM = 3e-9
-"""Upper estimate of what a certificate takes per pair and term."""
+"""Upper estimate of the seconds of a certificate, per pair and term."""
 
 _VERIFY_S_PER_AGENT = 5e-8
-"""The same per agent."""
+"""Upper estimate of the seconds of a certificate, per agent."""
 
 _VERIFY_OVERHEAD_S = 2e-4
-"""The same for the call itself."""
+"""Upper estimate of the seconds of a certificate, for the call itself."""
 
 _SECONDS_PER_RANKED, _SETS_OF_PRICES = 2.5e-7, 3
-"""What sorting an agent by rank takes, and how often: where service comes first and somebody is left out."""
+"""Seconds to sort an agent by rank, and how often that is done, in serve-first mode with agents left out."""
 
 _LAYER_TERMS = 3
 """Terms that a layer of limit rows counts for: looking up the price of a row takes as long as three subtractions."""
 
 _NUMPY_PAIRS = 2_000_000
-"""Pairs up to which the pass is numpy's, so that the judge of the compiled engine shares no code with it."""
+"""Pairs up to which the pass is numpy's, so that the verification of the compiled engine shares no code with it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +79,7 @@ class Certificate:
     optimal : bool
         Feasible, and the gap is within :data:`OPTIMALITY_TOLERANCE` or float64 rounding.
     bound_is_claimed : bool
-        The bound was vouched for by an engine, not recomputed from prices.
+        The bound was asserted by an engine, not recomputed from prices.
     """
 
     objective: float
@@ -117,8 +117,8 @@ def certify(instance: Instance, claim: Claim, *, threads: int = 1, quick: bool =
     threads : int
         Threads that share the pass.
     quick : bool
-        Take the largest score there is for everybody's best instead of a pass over all pairs: O(n), and a much
-        looser bound, for when no time is left.
+        Take the largest of all scores as the best of every agent instead of a pass over all pairs: O(n), and a
+        much looser bound, for when no time is left.
 
     Returns
     -------
@@ -257,7 +257,7 @@ def _concluded(
         rounding,
     )
     if not tight and bound - objective <= OPTIMALITY_TOLERANCE * (1.0 + scale):
-        # Where scores cancel, or nobody is served, rounding is still that of single terms.
+        # Where scores cancel, or no agent is served, rounding is still that of single terms.
         tight = bound - objective <= GAP_ROUNDING * _largest_term(instance)
     return Certificate(
         objective=objective,

@@ -17,7 +17,7 @@ from solver.engines.duals import minimal_prices
 from solver.engines.integer_scaling import soft_rows
 from solver.engines.network_terms import claimed_flow, principal_choice
 from solver.engines.pair_model import Outcome, PairModel, is_loaded
-from solver.engines.standard_form import Form, build_form
+from solver.engines.standard_form import StandardForm, build_form
 from solver.problem.instance import UNASSIGNED, Instance
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from solver.engines.base import Engine
     from solver.problem.network import NetworkShape
 
-_MOST_CPSAT_ARCS = 200_000
+_MAX_CPSAT_ARCS = 200_000
 """Allowed pairs at most."""
 
 _BUILDING_S_PER_ARC = 15e-6
@@ -42,10 +42,10 @@ _LIBRARY_LOADING_S = 0.4
 _FINE_ENOUGH = 1e-10
 """Rounding relative to the objective that does not stand in the way of a proof."""
 
-_MOST_ROUNDING_SHARE = 1e-12
+_MAX_ROUNDING_SHARE = 1e-12
 """Largest share of the worst loss that rounding takes off once the steps are as fine as 42 bits allow."""
 
-_LEAST_SEARCH_S = 0.05
+_MIN_SEARCH_S = 0.05
 """Seconds of search at least: CP-SAT overruns shorter limits."""
 
 
@@ -61,9 +61,9 @@ class CpSatEngine:
         if instance.network is not None and not instance.network.has_openings:
             return "cpsat: does not know floors, copies or counts, unless models are opened at a cost"
         arcs = instance.n * instance.m
-        if arcs > _MOST_CPSAT_ARCS:
-            return f"cpsat: up to {arcs:,} pairs, at most {_MOST_CPSAT_ARCS:,}"
-        estimate = arcs * _BUILDING_S_PER_ARC + _LEAST_SEARCH_S + (0.0 if is_loaded() else _LIBRARY_LOADING_S)
+        if arcs > _MAX_CPSAT_ARCS:
+            return f"cpsat: up to {arcs:,} pairs, at most {_MAX_CPSAT_ARCS:,}"
+        estimate = arcs * _BUILDING_S_PER_ARC + _MIN_SEARCH_S + (0.0 if is_loaded() else _LIBRARY_LOADING_S)
         if estimate > remaining_s:
             left_ms = max(remaining_s, 0) * 1e3
             return f"cpsat: its model needs about {estimate * 1e3:.0f} ms, {left_ms:.0f} ms left"
@@ -81,28 +81,28 @@ class CpSatEngine:
         """Return the best choice found, with the bound CP-SAT proved, or prices where slots allow them."""
         if instance.network is not None:
             return _open_models(instance, instance.network, deadline, hint, seed, threads)
-        nobody = np.full(instance.n, UNASSIGNED, np.int64)
+        all_unassigned = np.full(instance.n, UNASSIGNED, np.int64)
         may_leave = instance.serve_first or bool(np.isfinite(instance.unserved).any())
         form = build_form(instance, leave=may_leave)
         if instance.penalty is not None and np.isposinf(instance.penalty[form.unservable]).any():
-            return Claim(choice=nobody, infeasible=True)
+            return Claim(choice=all_unassigned, infeasible=True)
         if form.n == 0:
             nothing = np.zeros(0, np.int64)
-            bound = form.judged(nothing, form.value(nothing))[1]
-            return Claim(choice=nobody, bound=bound, infeasible=form.empty_violates_limits)
+            bound = form.objective_and_bound(nothing, form.value(nothing))[1]
+            return Claim(choice=all_unassigned, bound=bound, infeasible=form.empty_violates_limits)
         pairs = _Pairs(form)
         given = None if hint is None else form.columns_of(hint.choice)
         found = pairs.best(given, deadline, seed=seed, threads=threads)
         if found.columns is None:
             # Nothing feasible is lost in a relaxed model: no plan there is a proof.
-            return Claim(choice=nobody, infeasible=True) if found.complete else None
+            return Claim(choice=all_unassigned, infeasible=True) if found.complete else None
         if pairs.is_coarse(found):
             found = pairs.refined(found, deadline, seed=seed, threads=threads)
         columns, least = found.columns, found.least_loss
         assert columns is not None
         proves = least > -np.inf
         choice = form.choice(columns)
-        proven = float(form.judged(columns, least)[1]) if proves else None
+        proven = float(form.objective_and_bound(columns, least)[1]) if proves else None
         prices = minimal_prices(instance, choice) if instance.is_slots else None
         # With plain slots the weights of service are large enough for one weighted problem.
         most = instance.is_slots and proves and found.complete
@@ -111,7 +111,7 @@ class CpSatEngine:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What CP-SAT says of a form.
+    """CP-SAT's answer for a standard form.
 
     Parameters
     ----------
@@ -136,13 +136,13 @@ class _Pairs:
 
     Parameters
     ----------
-    form : Form
+    form : StandardForm
         The problem.
     most_loss : float
         Pairs and excesses that lose more by themselves are left out: no choice that loses at most so much has them.
     """
 
-    def __init__(self, form: Form, most_loss: float = np.inf) -> None:
+    def __init__(self, form: StandardForm, most_loss: float = np.inf) -> None:
         self.form, self.most_loss = form, most_loss
         loss = form.loss.T
         self.agent, self.column = np.nonzero(np.isfinite(loss) & (loss <= most_loss))
@@ -165,16 +165,16 @@ class _Pairs:
     def is_coarse(self, found: _Found) -> bool:
         """Whether rounding alone keeps a choice from being proven, and leaving out hopeless pairs would make it finer.
 
-        Large penalties make steps coarse: 42 bits hold what everybody loses at worst.
+        Large penalties make steps coarse: 42 bits hold the worst loss of all agents together.
         """
         form, columns = self.form, found.columns
         if columns is None or not found.complete or found.least_loss == -np.inf:
             return False
-        objective, _ = form.judged(columns, found.least_loss)
+        objective, _ = form.objective_and_bound(columns, found.least_loss)
         if found.rounding <= _FINE_ENOUGH * abs(objective):
             return False
         most = form.value(columns) * (form.n + len(form.soft))
-        return most < found.rounding / _MOST_ROUNDING_SHARE
+        return most < found.rounding / _MAX_ROUNDING_SHARE
 
     def refined(self, found: _Found, deadline: Deadline, *, seed: int, threads: int) -> _Found:
         """Return the best choice once more, among those that lose no more than one that was found."""

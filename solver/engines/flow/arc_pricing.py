@@ -149,7 +149,7 @@ def improving_arcs(
     new = np.concatenate(found)
     agent, model = new // m, new % m
     score = instance.scores_of(agent, model)
-    # A price far from the optimum attracts everybody: as many arcs as could carry its slots are enough for a round.
+    # A price far from the optimum attracts all agents: as many arcs as could carry its slots are enough for a round.
     gain = score - prices[model] - worst[agent]
     order = np.lexsort((-gain, model))
     place = np.arange(len(order)) - np.searchsorted(model[order], model[order])

@@ -2,7 +2,7 @@
 
 Of the n·m arcs an optimum needs hardly more than n, and good prices tell which (the core-oriented approach of
 Volgenant 1996 to assignment problems, after the knapsack cores of Balas and Zemel 1980). The prices are those
-of a sample, improved by a Newton step on everybody; whatever is near its agent's best at these prices is
+of a sample, improved by a Newton step on all agents; whatever is near its agent's best at these prices is
 in the core. Nothing here proves anything: an optimum of the core is one of the instance if its own smallest
 prices certify it, and nearly always they do.
 """
@@ -32,10 +32,10 @@ _AGENTS_PER_SAMPLED = 8
 _CORE_SAMPLE_PER_MODEL = 10
 """Sampled agents per model at least, with fewer of which their prices are too uncertain."""
 
-_LEAST_AGENTS_PER_SAMPLED = 4
+_MIN_AGENTS_PER_SAMPLED = 4
 """At most one agent of so many is sampled: beyond, the flow on all arcs is as fast."""
 
-_FEW_LEVELS = 32
+_MIN_CORE_COST_RANGE = 32
 """Range of whole costs below which there is no core."""
 
 _CORE_TEMPERATURE = 1 / 30
@@ -47,7 +47,7 @@ _LONGEST_STEP = 4.0
 _CORE_WIDTH = 1.25
 """Width of the core, in lengths of the Newton step."""
 
-_LEAST_WIDTH = 0.25
+_MIN_WIDTH = 0.25
 """Least width of the core, in temperatures."""
 
 _ARCS_PER_AGENT = 2.0
@@ -74,7 +74,7 @@ def solve_core(instance: Instance) -> NDArray[np.int64] | None:
     """
     n, m, slots = instance.n, instance.m, instance.slots
     size = max(n // _AGENTS_PER_SAMPLED, _CORE_SAMPLE_PER_MODEL * m)
-    if size > n // _LEAST_AGENTS_PER_SAMPLED or instance.forbids or (slots == 0).all():
+    if size > n // _MIN_AGENTS_PER_SAMPLED or instance.forbids or (slots == 0).all():
         return None
     if instance.may_leave and not np.isfinite(instance.unserved).all():
         return None
@@ -90,7 +90,7 @@ def solve_core(instance: Instance) -> NDArray[np.int64] | None:
         prices = np.append(prices, 0.0)
     step = _newton_step(value, slots, prices, temperature)
     prices = prices + step
-    width = max(_CORE_WIDTH * float(np.abs(step).max()), _LEAST_WIDTH * temperature)
+    width = max(_CORE_WIDTH * float(np.abs(step).max()), _MIN_WIDTH * temperature)
     loss = value - prices
     np.subtract(row_maxima(loss)[:, None], loss, out=loss)
     arc = np.flatnonzero(loss <= width)
@@ -110,7 +110,7 @@ def solve_core(instance: Instance) -> NDArray[np.int64] | None:
         contested = agent[first]
         cost = loss[agent, column] - prices[column] + prices.max()  # from a base of each agent's own, >= 0
         core = Network(len(contested), m, np.cumsum(first) - 1, column + len(contested), cost, left)
-        # Where somebody leaves, costs span what service is worth, and scores are a small part of that.
+        # Where an agent leaves, costs span the value of service, and scores are a small part of that.
         solved = core.solve(FINE_BITS if instance.may_leave else COARSE_BITS)
         if solved is None:
             return None
@@ -135,7 +135,7 @@ def _sampled_prices(instance: Instance, size: int) -> tuple[NDArray[np.float64],
     )
     network = Network.of(sample)
     typical = float(np.median(network.cost))
-    tied = network.is_whole and network.highest < _FEW_LEVELS
+    tied = network.is_whole and network.highest < _MIN_CORE_COST_RANGE
     choice = None if tied or not typical > 0.0 else network.solve(COARSE_BITS)
     if choice is None:
         return None

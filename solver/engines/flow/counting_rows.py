@@ -19,10 +19,10 @@ _WHOLE_TOLERANCE = 1e-9
 _COUNTED_SAMPLE = 64
 """Agents looked at before all are."""
 
-_LEAST_EDGES = 3
+_MIN_EDGES = 3
 """Pairs of agents kept apart from which a clique is looked for."""
 
-_MOST_UNITS = 2**60
+_MAX_NODE_UNITS = 2**60
 """Bounds on numbers of agents are cut off here, so that they are whole numbers of 64 bits."""
 
 _CLIQUE_ROUNDS = 8
@@ -136,7 +136,7 @@ class CountingRows:
         single = np.flatnonzero(np.isin(self.row, apart))
         entry = single[np.argsort(self.row[single], kind="stable")].reshape(-1, 2)
         entry = entry[self.model[entry[:, 0]] == self.model[entry[:, 1]]]
-        if len(entry) < _LEAST_EDGES:
+        if len(entry) < _MIN_EDGES:
             return
         key = self.model[entry] * n + self.agent[entry]
         vertex, ends = np.unique(key, return_inverse=True)
@@ -169,9 +169,9 @@ class CountingRows:
         self.infeasible |= bool((upper & (bound < 0)).any())
         ratio = bound / weight
         most = np.floor(ratio[upper] * (1 + _WHOLE_TOLERANCE) + 1e-12)
-        self.most[rows[upper]] = np.clip(most, 0, _MOST_UNITS).astype(np.int64)
+        self.most[rows[upper]] = np.clip(most, 0, _MAX_NODE_UNITS).astype(np.int64)
         least = np.ceil(ratio[~upper] * (1 - _WHOLE_TOLERANCE) - 1e-12)
-        self.least[rows[~upper]] = np.clip(least, 0, _MOST_UNITS).astype(np.int64)
+        self.least[rows[~upper]] = np.clip(least, 0, _MAX_NODE_UNITS).astype(np.int64)
         self.idle[rows[~upper]] = self.least[rows[~upper]] == 0
 
     def _is_simple(self, g: int, own: NDArray[np.intp], least: float) -> bool:

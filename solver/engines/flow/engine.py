@@ -45,7 +45,7 @@ _FLOW_S_PER_ARC = 1e-6
 _MANY_NODES = 10_000
 """Nodes by which the time per arc doubles."""
 
-_MOST_FLOW_ARCS = 100_000_000
+_MAX_FLOW_ARCS = 100_000_000
 """Arcs at most: more do not fit into memory."""
 
 _GENERATION_S_PER_PAIR = 3e-8
@@ -82,8 +82,8 @@ class FlowEngine:
         score = instance.score
         pairs = len(score.data) if isinstance(score, CompressedScores) else instance.n * instance.m
         arcs = pairs + instance.n
-        if arcs > _MOST_FLOW_ARCS:
-            return f"flow: up to {arcs:,} arcs, at most {_MOST_FLOW_ARCS:,}"
+        if arcs > _MAX_FLOW_ARCS:
+            return f"flow: up to {arcs:,} arcs, at most {_MAX_FLOW_ARCS:,}"
         estimate = arcs * _FLOW_S_PER_ARC * (1 + (instance.n + instance.m) / _MANY_NODES)
         if estimate > remaining_s:
             return f"flow: needs about {estimate * 1e3:.0f} ms, {max(remaining_s, 0) * 1e3:.0f} ms left"
@@ -153,9 +153,9 @@ def _network_claim(instance: Instance, deadline: Deadline, hint: Claim | None) -
         start = hint.prices[:, 0]
     found = solve_network(instance, deadline, prices=start)
     must = np.zeros(instance.n, bool) if instance.penalty is None else np.isposinf(instance.penalty)
-    nobody = np.full(instance.n, UNASSIGNED, np.int64)
+    all_unassigned = np.full(instance.n, UNASSIGNED, np.int64)
     if found.missing.any() or (found.left > 0)[must].any():
-        return Claim(choice=nobody, infeasible=True) if found.complete else None
+        return Claim(choice=all_unassigned, infeasible=True) if found.complete else None
     prices = found.prices[:, None]
     single = shape is not None and shape.is_single
     return Claim(

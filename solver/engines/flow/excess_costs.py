@@ -1,4 +1,4 @@
-"""What the units through a node cost where its row may be exceeded: a convex function in three pieces."""
+"""The cost of the units through a node whose row may be exceeded: a convex function in three pieces."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _WHOLE_UNITS = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Tolls:
-    """Tolls at t nodes: the charge of k units is ``price * max(weight * k - bound, 0)``.
+class ViolationCosts:
+    """Violation costs at t nodes: the charge of k units is ``price * max(weight * k - bound, 0)``.
 
     Units up to ``free`` cost ``first`` each, the next one, across the bound, ``across``, and all others ``beyond``. Of
     a row that asks for at least so much, the first units save what the bound would charge: they cost less than nothing.
@@ -48,8 +48,8 @@ class Tolls:
     @classmethod
     def of_rows(
         cls, limits: LimitRows, weight: NDArray[np.float64], number: NDArray[np.int64], units: int
-    ) -> Tolls:
-        """Return the tolls of rows that may be exceeded: those whose pairs have a weight; their nodes are numbered."""
+    ) -> ViolationCosts:
+        """Return the costs of exceeding soft rows: those whose pairs have a weight; their nodes are numbered."""
         rows = np.flatnonzero((weight != 0.0) & (number >= 0))
         weight, bound = weight[rows], limits.bound[rows]
         price = np.zeros(0) if limits.violation_price is None else limits.violation_price[rows]
@@ -69,11 +69,11 @@ class Tolls:
             units=units,
         )
 
-    def waived(self) -> Tolls:
-        """Return no tolls at all."""
+    def waived(self) -> ViolationCosts:
+        """Return violation costs without nodes: no row is charged."""
         none = np.zeros(0)
         nodes = np.zeros(0, np.int64)
-        return Tolls(
+        return ViolationCosts(
             node=nodes, free=nodes, first=none, across=none, beyond=none, none=none, units=self.units
         )
 

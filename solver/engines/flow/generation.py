@@ -149,8 +149,8 @@ def _shape(instance: Instance) -> NetworkShape:
 def _value_range(instance: Instance) -> float:
     """Return by how much two arcs' values can differ, load costs included; positive."""
     low, high = instance.score_range
-    dearest = 0.0 if instance.load_cost is None else float(instance.load_cost.max())
-    return (high - low + dearest) or 1.0
+    max_cost = 0.0 if instance.load_cost is None else float(instance.load_cost.max())
+    return (high - low + max_cost) or 1.0
 
 
 def _highest_outside(instance: Instance) -> float:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.engines.flow.counting_rows import CountingRows, may_count
-from solver.engines.flow.excess_costs import Tolls
+from solver.engines.flow.excess_costs import ViolationCosts
 from solver.engines.flow.row_kinds import RowKinds, row_kinds
 from solver.problem.sparse import CompressedScores
 
@@ -32,9 +32,9 @@ _RECOGNITION_S_PER_ROW = 1.5e-6
 """The same per row (`python -m benchmarks.random_deadlines`)."""
 
 _RECOGNITION_OVERHEAD_S = 1e-3
-"""The same for the call itself."""
+"""Upper estimate of the seconds of recognition, for the call itself."""
 
-_MOST_RECOGNISED_ENTRIES = 20_000_000
+_MAX_RECOGNISED_ENTRIES = 20_000_000
 """Pairs times layers up to which limits are recognised as a network."""
 
 _SAMPLED_FROM_PAIRS = 30_000
@@ -64,7 +64,7 @@ class LaminarNetwork:
     low, high : (k,) int64
         Bounds on the units from each node to its parent.
     row_node : (g,) int64
-        Node whose bounds a row is, or -1 for a row that binds nobody.
+        Node whose bounds a row is, or -1 for a row that binds no agent.
     row_sign : (g,) int64
         Whether the multiplier of the row is the node's price less its parent's (1), or the reverse (-1).
     row_unit : (g,) float64
@@ -73,7 +73,7 @@ class LaminarNetwork:
         Rows with right-hand side 0 that forbid their pairs.
     certain : tuple of int
         Rows that may be exceeded and are, whatever anybody does.
-    tolls : Tolls
+    violation_costs : ViolationCosts
         What units through the nodes of rows that may be exceeded cost.
     whole_models : bool
         No set is smaller than all pairs of a model, and models are not grouped: floors and capacities say it all.
@@ -96,7 +96,7 @@ class LaminarNetwork:
     row_unit: NDArray[np.float64]
     forbidding: tuple[int, ...]
     certain: tuple[int, ...]
-    tolls: Tolls
+    violation_costs: ViolationCosts
     whole_models: bool
     strengthened: bool
     infeasible: bool
@@ -170,7 +170,7 @@ def _find(instance: Instance) -> LaminarNetwork | None:
         return None
     if limits.together or isinstance(instance.score, CompressedScores):
         return None
-    if instance.n * instance.m * max(1, len(limits.layers)) > _MOST_RECOGNISED_ENTRIES:
+    if instance.n * instance.m * max(1, len(limits.layers)) > _MAX_RECOGNISED_ENTRIES:
         return None
     if instance.n * instance.m > _SAMPLED_FROM_PAIRS and not may_count(limits, instance.n):
         return None
@@ -201,7 +201,7 @@ def _assembled(instance: Instance, rows: CountingRows) -> LaminarNetwork | None:
     low, high = np.zeros(len(parent), np.int64), np.full(len(parent), n + 1, np.int64)
     high[:m] = np.minimum(instance.capacity[:, 0], n + 1)
     sign = _bound_nodes(rows, kinds, number, low, high)
-    tolls = Tolls.of_rows(rows.limits, rows.weight_of, number, n + 1)
+    violation_costs = ViolationCosts.of_rows(rows.limits, rows.weight_of, number, n + 1)
     number[rows.idle] = -1
     number[
         rows.merged
@@ -222,8 +222,8 @@ def _assembled(instance: Instance, rows: CountingRows) -> LaminarNetwork | None:
         forbidding=tuple(rows.forbidding),
         certain=tuple(rows.certain),
         whole_models=only_models and not soft.any() and bool((kinds.on_model == kinds.whole).all()),
-        tolls=tolls,
-        strengthened=bool(rows.merged) or tolls.are_partial,
+        violation_costs=violation_costs,
+        strengthened=bool(rows.merged) or violation_costs.are_partial,
         infeasible=rows.infeasible or bool((high < low).any() or (rows.least > kinds.size).any()),
     )
 

@@ -37,7 +37,7 @@ _LOOKING_SHARE = 0.5
 _LAMINAR_OVERHEAD_S = 1e-3
 """Seconds of the call itself."""
 
-_MOST_LAMINAR_ARCS = 5_000_000
+_MAX_LAMINAR_ARCS = 5_000_000
 """Arcs at most."""
 
 _FEW_AGENTS = 1_000
@@ -62,8 +62,8 @@ def unsupported_limits(instance: Instance, remaining_s: float) -> str | None:
     if network is None:
         return "flow: limits are not all counts of agents whose sets are nested"
     arcs = len(network.agent)
-    if arcs > _MOST_LAMINAR_ARCS:
-        return f"flow: up to {arcs:,} arcs, at most {_MOST_LAMINAR_ARCS:,}"
+    if arcs > _MAX_LAMINAR_ARCS:
+        return f"flow: up to {arcs:,} arcs, at most {_MAX_LAMINAR_ARCS:,}"
     estimate = _seconds(instance, network)
     if estimate > remaining_s:
         return f"flow: needs about {estimate * 1e3:.0f} ms, {max(remaining_s, 0) * 1e3:.0f} ms left"
@@ -90,7 +90,7 @@ def solve_laminar(instance: Instance, deadline: Deadline) -> Claim | None:
 
     Notes
     -----
-    Where service comes first: a flow that serves everybody if there is one, else one that serves as well as possible
+    Where service comes first: a flow that serves all agents if there is one, else one that serves as well as possible
     and one for the best score with as many of every priority served.
     """
     network = find_network(instance)
@@ -136,7 +136,9 @@ def _best_service(instance: Instance, network: LaminarNetwork, deadline: Deadlin
         return None
     order = service_order(instance)
     outside = network.model == network.outside
-    free = replace(network, tolls=network.tolls.waived())  # service comes before what limits charge
+    free = replace(
+        network, violation_costs=network.violation_costs.waived()
+    )  # service comes before what limits charge
     served = _solve(instance.n, free, np.where(outside, -order.weight[network.agent], 0.0))
     if served is None:
         return _infeasible(instance)
@@ -174,9 +176,9 @@ def _solve(n: int, network: LaminarNetwork, value: NDArray[np.float64]) -> _Solv
     first = np.searchsorted(network.agent, np.arange(n))
     top = np.maximum.reduceat(value, first) if n else value
     loss = top[network.agent] - value
-    tolls = network.tolls
-    tolled, units, toll = tolls.arcs()
-    costs = np.concatenate([loss, np.abs(toll)])
+    soft_costs = network.violation_costs
+    charged, units, violation_cost = soft_costs.arcs()
+    costs = np.concatenate([loss, np.abs(violation_cost)])
     few = n <= _FEW_AGENTS
     scale = cost_scale(costs, n + sink + 3, bits=_FINE_COST_BITS) if few else cost_scale(costs, n + sink + 3)
     cost = np.rint(loss * scale).astype(np.int64)
@@ -185,10 +187,10 @@ def _solve(n: int, network: LaminarNetwork, value: NDArray[np.float64]) -> _Solv
     arcs = add(network.agent, network.node + n, np.ones(len(cost), np.int64), cost)
     inner = np.arange(sink)
     room = network.high - network.low
-    room[tolls.node] = 0  # goes over arcs of its own
+    room[soft_costs.node] = 0  # goes over arcs of its own
     tree = add(inner + n, network.parent + n, room, np.zeros(sink, np.int64))
-    charge = np.rint(toll * scale)
-    paying = add(tolled + n, network.parent[tolled] + n, units, charge.astype(np.int64))
+    charge = np.rint(violation_cost * scale)
+    paying = add(charged + n, network.parent[charged] + n, units, charge.astype(np.int64))
     supply = np.zeros(n + sink + 1, np.int64)
     supply[:n] = 1
     supply[n : n + sink] -= network.low
@@ -202,7 +204,7 @@ def _solve(n: int, network: LaminarNetwork, value: NDArray[np.float64]) -> _Solv
         raise EngineError(f"flow: expected an optimal flow, got {status.name}")
     used = np.flatnonzero(solver.flows(arcs))
     flow = np.asarray(solver.flows(tree), np.int64) + network.low
-    np.add.at(flow, tolled, np.asarray(solver.flows(paying), np.int64))
+    np.add.at(flow, charged, np.asarray(solver.flows(paying), np.int64))
     price = _prices(network, cost, used, flow, scale)
     return _Solved(used=used, price=price / scale)
 
@@ -222,15 +224,15 @@ def _prices(
     own = used[network.agent]  # agents use one arc each, in their order
     other = np.flatnonzero(network.node != network.node[own])
     more, less = np.flatnonzero(flow < network.high), np.flatnonzero(flow > network.low)
-    tolls = network.tolls
-    next_toll, last_toll = np.zeros(sink), np.zeros(sink)
-    next_toll[tolls.node] = np.rint(tolls.marginal(flow[tolls.node] + 1) * scale)
-    last_toll[tolls.node] = np.rint(tolls.marginal(flow[tolls.node]) * scale)
+    soft_costs = network.violation_costs
+    next_cost, last_cost = np.zeros(sink), np.zeros(sink)
+    next_cost[soft_costs.node] = np.rint(soft_costs.marginal(flow[soft_costs.node] + 1) * scale)
+    last_cost[soft_costs.node] = np.rint(soft_costs.marginal(flow[soft_costs.node]) * scale)
     exchanges = Exchanges.least(
         np.concatenate([network.node[own[other]], more, parent[less]]),
         np.concatenate([network.node[other], parent[more], less]),
         np.concatenate(
-            [(cost[other] - cost[own[other]]).astype(np.float64), next_toll[more], -last_toll[less]]
+            [(cost[other] - cost[own[other]]).astype(np.float64), next_cost[more], -last_cost[less]]
         ),
         sink + 1,
     )
@@ -238,13 +240,13 @@ def _prices(
     # Nothing goes through a node whose price is below its parent's without a floor: it may as well be equal.
     floored = network.low > 0
     fixed = floored & (network.low == network.high)
-    least, dearest = np.zeros(sink), np.full(sink, np.inf)
-    least[tolls.node] = np.rint(tolls.first * scale)
-    dearest[tolls.node] = np.rint(tolls.beyond * scale)
+    least, max_cost = np.zeros(sink), np.full(sink, np.inf)
+    least[soft_costs.node] = np.rint(soft_costs.first * scale)
+    max_cost[soft_costs.node] = np.rint(soft_costs.beyond * scale)
     for level in _levels(parent, sink):
         above = price[parent[level]]
         lowered = np.minimum(price[level], above)
-        raised = np.clip(price[level], above + least[level], above + dearest[level])
+        raised = np.clip(price[level], above + least[level], above + max_cost[level])
         price[level] = np.where(fixed[level], price[level], np.where(floored[level], lowered, raised))
     return price
 
@@ -302,8 +304,10 @@ def _dual_value(
     np.maximum.at(best, network.agent, value - price[network.node])
     step = price[:-1] - price[network.parent]
     units = np.where(step > 0, network.high, network.low)
-    units[network.tolls.node] = 0
-    return float(best.sum() + (step * units).sum()) + network.tolls.most(step[network.tolls.node])
+    units[network.violation_costs.node] = 0
+    return float(best.sum() + (step * units).sum()) + network.violation_costs.most(
+        step[network.violation_costs.node]
+    )
 
 
 def _deter(
@@ -313,7 +317,7 @@ def _deter(
     prices: NDArray[np.float64],
     rows: NDArray[np.float64],
 ) -> None:
-    """Give rows that forbid pairs, in place, the multipliers that deter everybody from them."""
+    """Give rows that forbid pairs, in place, multipliers so large that no agent prefers them."""
     limits = instance.limits
     if limits is None or not network.forbidding:
         return

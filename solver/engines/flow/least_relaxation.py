@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def closest_flow(
     instance: Instance, shape: NetworkShape
 ) -> tuple[NDArray[np.int64], dict[str, int], list[str]]:
-    """Return agents that no models can serve, the least changes that admit everybody else, and what conflicts.
+    """Return agents that no models can serve, the least changes that admit all others, and what conflicts.
 
     Parameters
     ----------

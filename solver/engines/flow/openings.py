@@ -206,7 +206,7 @@ def _try(
 def _valued(
     instance: Instance, shape: NetworkShape, is_open: NDArray[np.bool_], found: NetworkOptimum
 ) -> _Tried | None:
-    """Return a flow with its value, None if it misses a floor or leaves out whom it must serve."""
+    """Return a flow with its value, None if it misses a floor or leaves out an agent that must be served."""
     must = np.zeros(instance.n, bool) if instance.penalty is None else np.isposinf(instance.penalty)
     if found.missing.any() or (found.left > 0)[must].any():
         return None

@@ -1,4 +1,4 @@
-"""Of what kind each row that counts pairs is: pairs of one model, whole models, or whole agents."""
+"""Classifies each row that counts pairs: pairs of one model, whole models, or whole agents."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowKinds:
-    """Of what kind each of g rows is, and what it consists of.
+    """The kind of each of g rows, and what it consists of.
 
     Parameters
     ----------

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["available", "load", "loaded", "pointer"]
 
 _VERSION = 5
-"""Of the C interface: a library of another version, left over from an older build, is not loaded."""
+"""Version of the C interface: a library of another version, left over from an older build, is not loaded."""
 
 
 def available() -> bool:

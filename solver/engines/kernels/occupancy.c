@@ -12,10 +12,10 @@
 
 #define EXPORT __attribute__((visibility("default")))
 
-enum { MOST_ITERATIONS = 20, BLOCK = 8 };
+enum { MAX_ITERATIONS = 20, BLOCK = 8 };
 
-static const double LEAST_RATE = 1e-12;  /* Least admission rate, as in occupancy.py. */
-static const double LEAST_SHARE = 1e-12; /* Least service of an agent, in mean service times. */
+static const double MIN_RATE = 1e-12;  /* Least admission rate, as in occupancy.py. */
+static const double MIN_SHARE = 1e-12; /* Least service of an agent, in mean service times. */
 static const double NEGLIGIBLE = -37.0;  /* Exponent below which a share is 0: it would not change the sum. */
 
 /* Agents worth more than nothing at one model. */
@@ -101,7 +101,7 @@ static void iterate(const Advantage *at, double arrivals, int64_t full, States *
 {
     for (int64_t k = 0; k < full; k++)
         s->before[k] = -1;
-    for (int pass = 0; pass < MOST_ITERATIONS; pass++) {
+    for (int pass = 0; pass < MAX_ITERATIONS; pass++) {
         double gain = 0.0;
         for (int64_t k = 0; k < full; k++)
             s->threshold[k] = cost[k] + s->fee[k];
@@ -111,7 +111,7 @@ static void iterate(const Advantage *at, double arrivals, int64_t full, States *
         memcpy(s->before, s->admitted, (size_t)full * sizeof(int64_t));
         for (int64_t k = 0; k < full; k++) {
             const double rate = arrivals * s->service[k];
-            births[k] = rate > LEAST_RATE ? rate : LEAST_RATE;
+            births[k] = rate > MIN_RATE ? rate : MIN_RATE;
             s->reward[k] = arrivals * (s->value[k] - s->fee[k] * s->service[k]);
         }
         stationary(births, s->level, full, chance);
@@ -171,8 +171,8 @@ static void collect(int64_t n, int64_t m, int64_t from, int64_t to, const double
                 continue;
             Advantage *here = at + (j - from);
             double share = service[i * m + j] / mean_s[j];
-            if (!(share > LEAST_SHARE))
-                share = LEAST_SHARE;
+            if (!(share > MIN_SHARE))
+                share = MIN_SHARE;
             here->ratio[here->count] = value / share;
             here->value[here->count] = weights[i] * value;
             here->service[here->count++] = weights[i] * share;

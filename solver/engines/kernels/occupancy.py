@@ -64,7 +64,7 @@ def occupancy_costs(
     mean_s, mean_price, arrivals_per_s : (m,) float64
         Mean service, mean prices to start from, and arrivals a second per unit of states.
     servers, full : (m,) int64
-        States with a free server, and all states in which somebody may be let in; at least 1.
+        States with a free server, and all states in which a request may be admitted; at least 1.
     wait_cost_per_s : float
         Score lost per second waited.
     rounds : int
@@ -114,17 +114,17 @@ def smoothed_shares(
     Parameters
     ----------
     net : (n, m) float64
-        In C order; becomes the shares, which with that of nobody sum to 1.
+        In C order; becomes the shares, which with that of refusing sum to 1.
     unserved : (n,) float64
-        Finite value of one more choice, nobody.
+        Finite value of one more choice, to refuse.
     temperature : float
         Greater than 0.
     """
     worth = np.empty(len(net))
-    nobody = np.ascontiguousarray(unserved, np.float64)
-    if nobody.shape != worth.shape:
-        raise ValueError(f"expected a value of nobody for {len(net)} rows")
-    loaded().solver_shares(*net.shape, pointer(net), pointer(nobody), temperature, pointer(worth))
+    refused_value = np.ascontiguousarray(unserved, np.float64)
+    if refused_value.shape != worth.shape:
+        raise ValueError(f"expected a value of refusing for {len(net)} rows")
+    loaded().solver_shares(*net.shape, pointer(net), pointer(refused_value), temperature, pointer(worth))
     return worth
 
 

@@ -25,10 +25,10 @@
 enum { SOLVED = 0, INFEASIBLE = 1, OUT_OF_TIME = 2, BAD_INPUT = 3, NO_MEMORY = 4, TOO_LONG = 5 };
 
 #define SAMPLE_DIVISOR 4        /* a sample is one row of four */
-#define LEAST_PER_MODEL 10      /* and at least so many rows per model */
+#define MIN_PER_MODEL 10      /* and at least so many rows per model */
 #define SEARCHES_PER_LOOK 32    /* searches between two looks at the clock */
 #define SEARCHES_PER_NODE 64    /* searches per row, copy, tier and model after which flows of many units give up */
-#define MOST_UNITS (1LL << 40)  /* of all rows together */
+#define MAX_UNITS (1LL << 40)  /* of all rows together */
 #define GOLDEN 0.6180339887498949
 
 typedef struct {
@@ -302,9 +302,9 @@ static int is_wrong(const Transport *t)
     if (t->n < 1 || t->m < 1 || t->n > INT32_MAX - 1 || t->m > 32767 || !t->value || !t->slots)
         return 1;
     for (int64_t k = 0; k < t->m; k++) {
-        if (t->slots[k] < 0 || t->slots[k] > MOST_UNITS)
+        if (t->slots[k] < 0 || t->slots[k] > MAX_UNITS)
             return 1;
-        if (t->floor && (t->floor[k] < 0 || t->floor[k] > MOST_UNITS))
+        if (t->floor && (t->floor[k] < 0 || t->floor[k] > MAX_UNITS))
             return 1;
         int64_t before = 0;
         for (int64_t tier = 0; t->tier_cost && tier < t->tiers; tier++) {
@@ -316,12 +316,12 @@ static int is_wrong(const Transport *t)
     }
     double total = 0.0;
     for (int64_t i = 0; i < t->n && (t->width || t->copies); i++) {
-        if ((t->width && (t->width[i] < 1 || t->width[i] > MOST_UNITS)) ||
-            (t->copies && (t->copies[i] < 1 || t->copies[i] > MOST_UNITS)))
+        if ((t->width && (t->width[i] < 1 || t->width[i] > MAX_UNITS)) ||
+            (t->copies && (t->copies[i] < 1 || t->copies[i] > MAX_UNITS)))
             return 1;
         total += (t->width ? (double)t->width[i] : 1.0) * (t->copies ? (double)t->copies[i] : 1.0);
     }
-    return total > (double)MOST_UNITS;
+    return total > (double)MAX_UNITS;
 }
 
 /* The next `count` items of an arena, or of its size while there is none. */

@@ -361,7 +361,7 @@ static int NAME(start_prices)(Transport *t, int64_t *row, int64_t *space, double
     int64_t m = t->m, n = t->n, size = n / SAMPLE_DIVISOR;
     for (int64_t k = 0; k < m; k++)
         price[k] = 0.0;
-    if (size < LEAST_PER_MODEL * m)
+    if (size < MIN_PER_MODEL * m)
         return SOLVED;
     double supply = 0.0, sampled = 0.0;
     for (int64_t s = 0; s < size; s++) {

@@ -1,4 +1,4 @@
-"""What to try next, until proven, satisfied or out of time.
+"""The schedule of the search: which step comes next, until the answer is proven, good enough, or time is up.
 
 Three things compete for the time that is left: descents from mixed, perturbed or sampled assignments;
 neighbourhoods of a few models solved by CP-SAT; and, once, the kernel of pairs that a better assignment may
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from solver.clock import Deadline
     from solver.engines.lagrangian.interior_point import Relaxation
     from solver.engines.lagrangian.params import SearchParams
-    from solver.engines.standard_form import Form
+    from solver.engines.standard_form import StandardForm
 
 
 class Campaign:
@@ -33,7 +33,7 @@ class Campaign:
 
     Parameters
     ----------
-    form : Form
+    form : StandardForm
         The problem.
     relaxation : Relaxation
         Its dual solution.
@@ -49,7 +49,7 @@ class Campaign:
 
     def __init__(
         self,
-        form: Form,
+        form: StandardForm,
         relaxation: Relaxation,
         *,
         deadline: Deadline,
@@ -83,7 +83,7 @@ class Campaign:
         """Whether the incumbent is proven optimal or good enough."""
         if self.proved or self.search.best is None:
             return self.proved
-        objective, bound = self.form.judged(self.search.best, self.bound)
+        objective, bound = self.form.objective_and_bound(self.search.best, self.bound)
         tolerance = max(self.gap_tolerance, 0.5 * OPTIMALITY_TOLERANCE)
         return bound - objective <= tolerance * max(abs(objective), abs(bound)) + 1e-14 * abs(
             self.form.offset
@@ -185,7 +185,7 @@ class Campaign:
 
     def _note(self) -> None:
         if self.search.best is not None:
-            objective, bound = self.form.judged(self.search.best, self.bound)
+            objective, bound = self.form.objective_and_bound(self.search.best, self.bound)
             self.progress.append((self.deadline.elapsed_ms(), objective, bound))
 
     def _restart(self) -> bool:
@@ -235,7 +235,7 @@ class Campaign:
         """Return the least improvement worth having: one where losses are whole, else far below the tolerance."""
         if self.form.integral or self.search.best is None:
             return 1.0
-        objective, _ = self.form.judged(self.search.best, 0.0)
+        objective, _ = self.form.objective_and_bound(self.search.best, 0.0)
         return 0.1 * OPTIMALITY_TOLERANCE * abs(objective) + 1e-14 * abs(self.form.offset)
 
     def _kernel(self) -> NDArray[np.bool_]:

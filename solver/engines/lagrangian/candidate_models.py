@@ -19,14 +19,14 @@ from solver.problem.instance import UNASSIGNED, Instance
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_LEAST_PAYMENT_SHARE = 0.01
+_MIN_PAYMENT_SHARE = 0.01
 """Payment assumed of an agent that pays nothing, relative to the mean payment."""
 
 _GOLDEN = 0.6180339887498949
 """The golden ratio less one: its multiples, modulo one, are spread evenly and with no period that data have."""
 
 _MARGIN_SHARE = 0.25
-"""Payment assumed of a row of average use where nobody pays anything, relative to the mean margin."""
+"""Payment assumed of a row of average use where no agent pays anything, relative to the mean margin."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -178,7 +178,7 @@ def typical_prices(instance: Instance, seen: Survey) -> NDArray[np.float64]:
     local = use[:cells].reshape(-1, instance.r)
     total = np.maximum(local.sum(axis=0), np.finfo(np.float64).tiny)
     own = np.concatenate([np.tile((seen.prices * local).sum(axis=0) / total, instance.m), seen.limit_prices])
-    # Rows of a kind are alike: one that nobody near touches is taken for a mean one.
+    # Rows of a kind are alike: one that no near pair touches is taken for a mean one.
     kind = np.concatenate([np.tile(np.arange(instance.r), instance.m), np.full(count - cells, instance.r)])
     of_kind = np.bincount(kind, weights=use) / np.maximum(np.bincount(kind, weights=touched), 1.0)
     typical = np.where(touched > 0, use / np.maximum(touched, 1.0), of_kind[kind])
@@ -192,7 +192,7 @@ def typical_prices(instance: Instance, seen: Survey) -> NDArray[np.float64]:
 
 
 class NearArcs:
-    """The agents that may still change their mind, with their near models; everybody else counts as decided.
+    """The agents whose model prices may still change, with their near models; all others count as decided.
 
     Parameters
     ----------
@@ -218,7 +218,7 @@ class NearArcs:
         row, amount = coupling_entries(instance, everyone, seen.model[:2])
         least = np.append(np.maximum(self.price, scale), 0.0)
         paid = (least[row] * np.abs(amount)).sum(axis=0).mean(axis=0)
-        paid = np.maximum(paid, _LEAST_PAYMENT_SHARE * float(paid.mean()) + np.finfo(np.float64).tiny)
+        paid = np.maximum(paid, _MIN_PAYMENT_SHARE * float(paid.mean()) + np.finfo(np.float64).tiny)
         margin = seen.margin
         near = margin < reach * paid
         far = ~near & ~seen.unservable

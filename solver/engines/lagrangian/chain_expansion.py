@@ -18,7 +18,7 @@ IMPROVEMENT = -3e-5
 _LARGEST_LOSS = np.float32(1e8)
 """Losses below this are those of possible moves."""
 
-_MOST_EXPANDED = 12_000
+_MAX_EXPANDED = 12_000
 """Candidate pairs per level above which only the cheapest ejections are considered."""
 
 
@@ -200,7 +200,7 @@ def _ejections(
         np.maximum(remains, 0, out=remains)
         remains *= state.penalty[k][open_end][entry]
         base += remains
-    most_ejected = _MOST_EXPANDED // state.nearest
+    most_ejected = _MAX_EXPANDED // state.nearest
     if len(ejected) > most_ejected:
         promise = base + partial.credit[entry]
         promise += cheapest_exit[ejected]

@@ -12,7 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from solver.engines.standard_form import Form
+    from solver.engines.standard_form import StandardForm
 
 IMPOSSIBLE_LOSS = np.float32(1e9)
 """Loss of a move that is not possible."""
@@ -49,7 +49,7 @@ class ChainState:
 
     Parameters
     ----------
-    form : Form
+    form : StandardForm
         The problem.
     reduced : (c, n) float64
         Reduced losses at the dual prices: how good a pair can be.
@@ -63,7 +63,7 @@ class ChainState:
 
     def __init__(
         self,
-        form: Form,
+        form: StandardForm,
         reduced: NDArray[np.float64],
         price: NDArray[np.float64],
         *,
@@ -114,7 +114,7 @@ class ChainState:
         self.column = np.append(columns, 0).astype(np.int64)
         size = np.bincount(columns, minlength=count)
         if self.form.leave:
-            size[-1] = 0  # nobody is ever ejected from there, so nobody has to be listed
+            size[-1] = 0  # no agent is ever ejected from there, so none has to be listed
         slots = int(size.max(initial=0)) + 3
         self.members = np.full((count, slots), n, np.int64)
         order = np.argsort(columns, kind="stable")
@@ -182,7 +182,7 @@ def gumbel_noise(size: int) -> NDArray[np.float32]:
     return noise
 
 
-def _room(form: Form) -> NDArray[np.float32]:
+def _room(form: StandardForm) -> NDArray[np.float32]:
     """Return the (r, c) capacities: exact for moderate whole numbers, else less what float32 sums may be off."""
     largest = float(form.capacity.max(initial=0.0))
     whole = largest < _EXACT_FLOAT32 and all(

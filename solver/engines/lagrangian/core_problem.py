@@ -1,6 +1,6 @@
 """The core of a large instance: the few thousand agents that prices do not decide, solved together.
 
-Everybody else stays where it is, and the core has exactly the capacity that the others leave. The smoothed dual
+All other agents stay where they are, and the core has exactly the capacity that the others leave. The smoothed dual
 of the core is minimised once more, at a temperature so low that only about as many agents stay divided between
 models as there are coupling rows. Rounding those at random overloads a few models by an agent or two, which
 compound moves repair.

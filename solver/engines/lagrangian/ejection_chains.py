@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["IMPROVEMENT", "Beam", "Move"]
 
-_MOST_NOISE = np.float32(4.0)
+_MAX_NOISE = np.float32(4.0)
 """Noise is cut off there, one draw in fifty, so that the kernel can prune."""
 
 
@@ -87,7 +87,7 @@ class Beam(ChainState):
                 near_demand=self.near_demand,
                 price=self.price,
                 room=self.room,
-                noise=np.minimum(gumbel_noise(NOISE_DRAWS), _MOST_NOISE) * np.float32(self.temperature),
+                noise=np.minimum(gumbel_noise(NOISE_DRAWS), _MAX_NOISE) * np.float32(self.temperature),
                 improvement=IMPROVEMENT,
                 seed=int(self.rng.integers(1, 2**63)),
             )

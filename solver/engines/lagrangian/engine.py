@@ -15,7 +15,7 @@ from solver.engines.lagrangian.large import Large
 from solver.engines.lagrangian.params import LagrangianParams
 from solver.engines.lagrangian.rounding import drop_to_fit, insert_unassigned
 from solver.engines.lagrangian.violation_agents import with_violation_agents
-from solver.engines.standard_form import Form, build_form
+from solver.engines.standard_form import StandardForm, build_form
 from solver.problem.instance import UNASSIGNED
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _FORM_TERMS = 4
 """Arrays of columns by agents that are made before the clock is first read."""
 
 _LAYER_TERMS = 3
-"""The same for each layer of limit rows."""
+"""Arrays of columns by agents that each layer of limit rows adds to those."""
 
 _FORM_S_PER_TERM = 4e-8
 _FORM_OVERHEAD_S = 0.002
@@ -184,7 +184,7 @@ class _Solve:
         self.progress: list[tuple[float, float, float]] = []
 
     def claim(self) -> Claim | None:
-        """Decide whom may be left out, then search."""
+        """Decide whether agents may be left out, then search."""
         instance = self.instance
         penalty = instance.penalty
         if Large.is_for(instance, budget_s=self.deadline.remaining_s(), params=self.params.large):
@@ -195,7 +195,7 @@ class _Solve:
         if len(form.unservable) and penalty is not None:
             return self._nothing()
         if form.n == 0:
-            return self._nobody(form)
+            return self._all_unassigned(form)
         relaxation = self._relax(form)
         if relaxation.infeasible:
             return self._nothing() if penalty is not None else self._with_leaving()
@@ -229,7 +229,7 @@ class _Solve:
             stopped_by=self.stop if self.deadline.expired() else StopReason.GAP_TOLERANCE,
         )
 
-    def _relax(self, form: Form) -> Relaxation:
+    def _relax(self, form: StandardForm) -> Relaxation:
         budget_s = max(self.deadline.remaining_s(), 1e-3)
         work = form.loss.size * (form.resources + len(form.row))
         single = work > self.params.single_precision_work * budget_s
@@ -246,7 +246,7 @@ class _Solve:
             change=change,
         )
 
-    def _campaign(self, form: Form, relaxation: Relaxation) -> Campaign:
+    def _campaign(self, form: StandardForm, relaxation: Relaxation) -> Campaign:
         return Campaign(
             form,
             relaxation,
@@ -264,7 +264,7 @@ class _Solve:
         if self.instance.penalty is not None and np.isposinf(self.instance.penalty[form.unservable]).any():
             return self._nothing()
         if form.n == 0:
-            return self._nobody(form)
+            return self._all_unassigned(form)
         relaxation = self._relax(form)
         if relaxation.infeasible:
             return self._nothing()
@@ -279,10 +279,10 @@ class _Solve:
         campaign.run()
         return self._nothing() if campaign.infeasible else self._result(campaign)
 
-    def _nobody(self, form: Form) -> Claim:
-        """Return the claim where no model can serve anybody."""
+    def _all_unassigned(self, form: StandardForm) -> Claim:
+        """Return the claim where no model can serve any agent."""
         choice = np.full(self.instance.n, UNASSIGNED, np.int64)
-        _, bound = form.judged(np.zeros(0, np.int64), 0.0)
+        _, bound = form.objective_and_bound(np.zeros(0, np.int64), 0.0)
         return Claim(choice=choice, bound=bound, infeasible=form.empty_violates_limits)
 
     def _nothing(self) -> Claim:
@@ -311,11 +311,11 @@ class _Solve:
             progress=tuple(campaign.progress),
             serves_most=campaign.proved and self.instance.is_slots,
             stopped_by=None if campaign.done else self.stop,
-            bound=form.judged(columns, campaign.bound)[1] if campaign.proved else None,
+            bound=form.objective_and_bound(columns, campaign.bound)[1] if campaign.proved else None,
         )
 
 
-def _towards_service(form: Form) -> NDArray[np.float64]:
+def _towards_service(form: StandardForm) -> NDArray[np.float64]:
     """Return the direction of the losses in which service becomes worth more."""
     change = np.zeros_like(form.loss)
     change[-1] = -form.service

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.clock import Deadline
-    from solver.engines.standard_form import Form
+    from solver.engines.standard_form import StandardForm
 
 _STEP_S_PER_PAIR = 1e-8
 """Seconds of a step for each pass over all pairs."""
@@ -56,7 +56,7 @@ _ROUNDABLE = 1e-3
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Relaxation:
-    """The solved relaxation of a :class:`Form`.
+    """The solved relaxation of a :class:`StandardForm`.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ class Relaxation:
 
 
 def relax(
-    form: Form,
+    form: StandardForm,
     *,
     deadline: Deadline,
     share: float = 0.5,
@@ -107,7 +107,7 @@ def relax(
 
     Parameters
     ----------
-    form : Form
+    form : StandardForm
         The problem.
     deadline : Deadline
         Checked before every step.
@@ -174,7 +174,7 @@ class _Options:
     change: NDArray[np.float64] | None
 
 
-def _seconds_per_step(form: Form) -> float:
+def _seconds_per_step(form: StandardForm) -> float:
     """Return about how long a Newton step takes."""
     layers = len(form.row)
     unknowns = form.capacity.size + form.rows
@@ -183,8 +183,8 @@ def _seconds_per_step(form: Form) -> float:
     return pairs * _STEP_S_PER_PAIR + (cross + float(unknowns) ** 3) * _SECONDS_PER_PRODUCT
 
 
-def _unsolved(form: Form) -> Relaxation:
-    """Return a relaxation that took no time: free capacities, everybody mostly where it loses least."""
+def _unsolved(form: StandardForm) -> Relaxation:
+    """Return a relaxation that took no time: free capacities, each agent mostly where it loses least."""
     price, row_price = np.zeros(form.capacity.shape), np.zeros(form.rows)
     finite = np.isfinite(form.loss)
     unit = float(form.loss[finite].mean()) if finite.any() else 0.0
@@ -202,7 +202,7 @@ def _unsolved(form: Form) -> Relaxation:
 
 
 def _solved(
-    form: Form,
+    form: StandardForm,
     deadline: Deadline,
     before: float,
     stop_s: float,

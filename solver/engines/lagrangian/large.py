@@ -1,8 +1,8 @@
-"""A hundred thousand agents: prices first, then a core that is solved again and again.
+"""Large instances, up to a hundred thousand agents: prices first, then a core that is solved repeatedly.
 
 The relaxation of a few thousand random agents, with their share of every capacity, takes tens of milliseconds
-and gives prices within a few percent. Newton steps on the smoothed dual of everybody, restricted to each
-agent's near models, make them exact. Under exact prices nearly everybody is at the right model already; the
+and gives prices within a few percent. Newton steps on the smoothed dual of all agents, restricted to each
+agent's near models, make them exact. Under exact prices nearly all agents have the right model already; the
 few thousand agents that nearly have two best models, the core, are released together, with exactly the
 capacity that the others leave, and solved with the whole machinery. The certified gap says when to stop.
 """
@@ -125,7 +125,7 @@ class Large:
         return (self.bound - self.best_value) / max(abs(self.bound), abs(self.best_value), 1e-300)
 
     def _find_prices(self) -> None:
-        """Balance the loads of ever more agents; give everybody a model, drawn at random where several are as good."""
+        """Balance the loads of ever more agents; give each agent a model, drawn at random where several are as good."""
         instance = self.instance
         now, left = self.deadline.clock.now(), max(0.0, self.deadline.remaining_s())
         part = self._drawn(min(self.params.large_sample_agents, instance.n // 2))
@@ -225,7 +225,7 @@ class Large:
                 single=True,
                 most_iterations=self.params.sample_iterations,
             )
-            # Nobody in the sample can use a model that is closed or too small: its price means nothing.
+            # No agent of the sample can use a model that is closed or too small: its price means nothing.
             local = np.where(form.demand.any(axis=2), relaxation.price, 0.0)
             prices = np.ascontiguousarray(local[:, : form.models].T), relaxation.row_price
             if not relaxation.infeasible:
@@ -261,7 +261,7 @@ class Large:
     def _look(
         self, prices: NDArray[np.float64], limit_prices: NDArray[np.float64], *, nearest: int = 2
     ) -> Survey:
-        """Return what everybody prefers under some prices; keep prices that prove more."""
+        """Return the best models of all agents at some prices; keep the prices if they prove a better bound."""
         start_s = self.deadline.clock.now()
         seen = survey(self.instance, prices, limit_prices, nearest=nearest, leave=self.leave)
         self._pass_s = self.deadline.clock.now() - start_s

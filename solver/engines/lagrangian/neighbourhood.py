@@ -12,7 +12,7 @@ from solver.engines.pair_model import PairModel
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from solver.engines.standard_form import Form
+    from solver.engines.standard_form import StandardForm
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Reply:
 
 
 def solve_part(
-    form: Form,
+    form: StandardForm,
     columns: NDArray[np.int64],
     free: NDArray[np.int64],
     keep: NDArray[np.bool_],
@@ -52,7 +52,7 @@ def solve_part(
 
     Parameters
     ----------
-    form : Form
+    form : StandardForm
         The problem.
     columns : (n,) int64
         A feasible assignment; agents that are not free stay there.
@@ -69,7 +69,7 @@ def solve_part(
     proof : bool
         Whether ``complete`` will be taken for a proof, and is worth a second run that confirms it.
     """
-    if not len(free):  # nobody sits in the models chosen
+    if not len(free):  # no agent has one of the models chosen
         return Reply(None, complete=True, exact=True, rounding=0.0)
     keep = keep & np.isfinite(form.loss[:, free])
     keep[columns[free], np.arange(len(free))] = True
@@ -99,12 +99,12 @@ def solve_part(
     return Reply(found, outcome.complete, model.exact, model.rounding)
 
 
-def solve_whole(form: Form, *, limit_s: float, seed: int) -> Reply:
+def solve_whole(form: StandardForm, *, limit_s: float, seed: int) -> Reply:
     """Look for any feasible assignment among all pairs, or prove that there is none.
 
     Parameters
     ----------
-    form : Form
+    form : StandardForm
         The problem.
     limit_s : float
         Seconds for the search, model building not included.

@@ -17,21 +17,21 @@ from solver.engines.lagrangian.row_algebra import RowAlgebra
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from solver.engines.standard_form import Form
+    from solver.engines.standard_form import StandardForm
 
-_LEAST_SPREAD = 0.05
+_MIN_SPREAD = 0.05
 """Least weight of a column at the start, relative to the mean."""
 
 _SHORT_STEP = 0.4
 """Step length below which a second correction pays for itself."""
 
 _SHORT_STEP_LIMITS = 0.9
-"""The same with limit rows."""
+"""Step length below which a second correction pays for itself where there are limit rows."""
 
 _BOUNDARY_SHARE = 0.99
 """Share of the way to the boundary that a step goes."""
 
-_LEAST_SLACK = 0.1
+_MIN_SLACK = 0.1
 """First slack of a row at least, in units of the row's scale."""
 
 
@@ -58,7 +58,7 @@ class _Direction(NamedTuple):
 class Newton:
     """State of the iteration, everything scaled: losses by their mean, rows by their bound."""
 
-    def __init__(self, form: Form, *, rng: np.random.Generator, jitter: float, dtype: type) -> None:
+    def __init__(self, form: StandardForm, *, rng: np.random.Generator, jitter: float, dtype: type) -> None:
         n = form.n
         self.form = form
         self.dtype: Any = dtype
@@ -82,13 +82,13 @@ class Newton:
         ones = np.ones(loss.shape, dtype) if self.mask is None else self.mask
         # Spread every agent in proportion to the room of the columns: skewed capacities start nearly feasible.
         weight = (self.scale / np.maximum(form.demand.mean(axis=2), 1e-12)).min(axis=0)
-        weight = np.clip(weight / weight[:models].mean(), _LEAST_SPREAD, 1 / _LEAST_SPREAD)
+        weight = np.clip(weight / weight[:models].mean(), _MIN_SPREAD, 1 / _MIN_SPREAD)
         if form.leave:
             weight[-1] = 1.0
         self.x = ones * weight[:, None].astype(dtype)
         self.x /= self.x.sum(axis=0)
         self.price: NDArray[Any] = np.ones(len(self.bound), dtype)
-        self.slack = np.maximum(dtype(_LEAST_SLACK), self.bound - self.act(self.x))
+        self.slack = np.maximum(dtype(_MIN_SLACK), self.bound - self.act(self.x))
         self.reduced = self.loss + self.charge(self.price)
         self.level = self._least(self.reduced) - dtype(1)
         self.z = self.reduced - self.level

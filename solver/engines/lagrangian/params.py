@@ -113,7 +113,7 @@ class CoreParams(Params):
     near_models : int
         Models per agent that the prices of a core may choose between.
     jitter : float
-        Noise on the losses, relative to what agents pay: breaks ties, so that cold prices decide nearly everybody.
+        Noise on the losses, relative to what agents pay: breaks ties, so that low temperatures decide most agents.
     hottest, coldest : float
         Temperatures of the smoothed dual at the beginning and at the end.
     trust_radius : float
@@ -158,16 +158,16 @@ class LargeParams(Params):
     measured_models : int
         Models whose demands tell the sample's share of capacity.
     large_sample_agents : int
-        Agents whose loads are balanced before everybody's.
+        Agents whose loads are balanced before those of all agents.
     near_models : int
         Models per agent that prices may still choose between.
     rounds : int
         Times that near models are looked up and their prices balanced.
     hottest, lukewarm, coldest : float
         Temperatures: relative price changes that change an agent's choice. The sample is balanced from the first
-        down to the second, everybody down to the third.
+        down to the second, all agents down to the third.
     hottest_whole : float
-        Temperature from which everybody is balanced at most.
+        Highest temperature from which the loads of all agents are balanced.
     shrink : float
         Factor on trust radius and temperature after a step that missed models.
     reheat : float
@@ -243,7 +243,7 @@ class LagrangianParams(Params):
     large_gap : float
         Relative gap at which a large instance is left.
     full_service_share : float
-        Share of the time for serving everybody before agents may be left out.
+        Share of the time for serving all agents before agents may be left out.
     search, campaign, core, large
         Parameters of the stages.
     """

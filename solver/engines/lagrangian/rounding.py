@@ -1,4 +1,4 @@
-"""From anything to something feasible, in milliseconds.
+"""Fast heuristics that turn any assignment into a feasible one, in milliseconds.
 
 Where agents may be left out: shed what does not fit, then fill what is left. Where all must be served: let
 them bid at the prices, those with the most to lose first (the regret greedy of Martello and Toth 1981, in
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.clock import Deadline
-    from solver.engines.standard_form import Form
+    from solver.engines.standard_form import StandardForm
 
 _REPAIR_ROUNDS = 12
 """Rounds of repair at most."""
@@ -27,12 +27,12 @@ _PRICE_FACTORS = (1.0, 1.03, 1.1, 1.3, 2.0, 5.0)
 """Factors on the prices, tried in turn: the larger, the more room is left over."""
 
 
-def drop_to_fit(form: Form, columns: NDArray[np.int64]) -> NDArray[np.int64]:
+def drop_to_fit(form: StandardForm, columns: NDArray[np.int64]) -> NDArray[np.int64]:
     """Leave agents unassigned until no capacity and no upper limit is exceeded. O(n log n) per broken row.
 
     Parameters
     ----------
-    form : Form
+    form : StandardForm
         With a column for the unassigned; agents that may not use it stay where they are.
     columns : (n,) int64
         Any assignment.
@@ -68,7 +68,7 @@ def drop_to_fit(form: Form, columns: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _drop(
-    form: Form,
+    form: StandardForm,
     columns: NDArray[np.int64],
     members: NDArray[np.intp],
     freed: NDArray[np.float64],
@@ -83,13 +83,13 @@ def _drop(
 
 
 def insert_unassigned(
-    form: Form, columns: NDArray[np.int64], deadline: Deadline | None = None
+    form: StandardForm, columns: NDArray[np.int64], deadline: Deadline | None = None
 ) -> NDArray[np.int64]:
     """Serve unassigned agents wherever there is room and it lowers the loss. O(rounds · c · left).
 
     Parameters
     ----------
-    form : Form
+    form : StandardForm
         With a column for the unassigned.
     columns : (n,) int64
         An assignment; what it exceeds already is left alone.
@@ -142,7 +142,7 @@ def _late(deadline: Deadline | None) -> bool:
     return deadline is not None and deadline.remaining_s() < _RESERVED_S
 
 
-def _rows_allow(form: Form, columns: NDArray[np.int64], left: NDArray[np.intp]) -> NDArray[np.bool_]:
+def _rows_allow(form: StandardForm, columns: NDArray[np.int64], left: NDArray[np.intp]) -> NDArray[np.bool_]:
     """Return which (model, left agent) pairs fit every limit row on their own."""
     spare = np.append(form.row_room - form.row_load(columns), np.inf)
     allowed = np.ones((form.models, len(left)), bool)
@@ -152,19 +152,19 @@ def _rows_allow(form: Form, columns: NDArray[np.int64], left: NDArray[np.intp]) 
 
 
 def serve_all(
-    form: Form, priced: NDArray[np.float64], *, first: NDArray[np.int64] | None = None
+    form: StandardForm, priced: NDArray[np.float64], *, first: NDArray[np.int64] | None = None
 ) -> NDArray[np.int64] | None:
     """Serve every agent within the capacities, or return None. A few passes over the pairs.
 
     Parameters
     ----------
-    form : Form
+    form : StandardForm
         The problem; limit rows are not looked at beyond what they contribute to ``priced``.
     priced : (c, n) float64
         Losses with the prices of what a pair takes. If some agent finds no room at these prices, they are
         raised, up to fivefold, which favours pairs that take little.
     first : (n,) int64, optional
-        What everybody bids for first, such as a rounded relaxation.
+        Model that each agent bids for first, such as a rounded relaxation.
     """
     if first is not None:
         columns = _serve(form, priced, first)
@@ -178,11 +178,13 @@ def serve_all(
     return None
 
 
-def _serve(form: Form, key: NDArray[np.float64], first: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
+def _serve(
+    form: StandardForm, key: NDArray[np.float64], first: NDArray[np.int64] | None
+) -> NDArray[np.int64] | None:
     columns = np.full(form.n, -1)
     spare = form.room.copy()
     waiting = np.arange(form.n)
-    for _ in range(form.n + 2):  # every round but one with given bids serves somebody
+    for _ in range(form.n + 2):  # every round but one with given bids serves an agent
         if not len(waiting):
             break
         value = np.where(
@@ -205,12 +207,14 @@ def _serve(form: Form, key: NDArray[np.float64], first: NDArray[np.int64] | None
     return None if len(waiting) else columns
 
 
-def relocate(form: Form, columns: NDArray[np.int64], deadline: Deadline | None = None) -> NDArray[np.int64]:
+def relocate(
+    form: StandardForm, columns: NDArray[np.int64], deadline: Deadline | None = None
+) -> NDArray[np.int64]:
     """Move agents to better columns that have room for them, in rounds. O(rounds · c · n).
 
     Parameters
     ----------
-    form : Form
+    form : StandardForm
         The problem; its limit rows are not looked at.
     columns : (n,) int64
         An assignment within all capacities.
@@ -238,7 +242,7 @@ def relocate(form: Form, columns: NDArray[np.int64], deadline: Deadline | None =
 
 
 def _accepted(
-    form: Form,
+    form: StandardForm,
     agents: NDArray[np.intp],
     bid: NDArray[np.int64],
     rank: NDArray[np.float64],
@@ -260,7 +264,7 @@ def _accepted(
 
 
 def _take(
-    form: Form, agents: NDArray[np.intp], columns: NDArray[np.int64], spare: NDArray[np.float64]
+    form: StandardForm, agents: NDArray[np.intp], columns: NDArray[np.int64], spare: NDArray[np.float64]
 ) -> None:
     for k in range(form.resources):
         spare[k] -= np.bincount(columns, form.demand[k, columns, agents], minlength=form.columns)

@@ -13,7 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from solver.engines.standard_form import Form
+    from solver.engines.standard_form import StandardForm
 
 
 class RowAlgebra:
@@ -21,7 +21,7 @@ class RowAlgebra:
 
     Parameters
     ----------
-    form : Form
+    form : StandardForm
         The problem.
     scale : (g,) float64
         What each row is divided by.
@@ -29,7 +29,7 @@ class RowAlgebra:
         float32 or float64.
     """
 
-    def __init__(self, form: Form, scale: NDArray[np.float64], dtype: type) -> None:
+    def __init__(self, form: StandardForm, scale: NDArray[np.float64], dtype: type) -> None:
         self.rows, self.dtype = form.rows, dtype
         self.columns, self.n = form.loss.shape
         padded = np.append(scale, 1.0)

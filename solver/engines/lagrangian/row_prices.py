@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.engines.lagrangian.ejection_chains import Beam, Move
-    from solver.engines.standard_form import Form
+    from solver.engines.standard_form import StandardForm
 
 _TINY_EXCESS_SHARE = 0.05
 """Share of a typical contribution below which an excess is charged as if it were a typical one."""
@@ -32,7 +32,7 @@ class RowPrices:
 
     Parameters
     ----------
-    form : Form
+    form : StandardForm
         With at least one limit row.
     row_price : (g,) float64
         Dual prices, loss per unit.
@@ -42,7 +42,9 @@ class RowPrices:
         Typical difference between two near pairs of an agent, in the beam's unit.
     """
 
-    def __init__(self, form: Form, row_price: NDArray[np.float64], beam: Beam, *, pull: float) -> None:
+    def __init__(
+        self, form: StandardForm, row_price: NDArray[np.float64], beam: Beam, *, pull: float
+    ) -> None:
         self.form, self.beam = form, beam
         rows, n = form.rows, form.n
         self.price = row_price / beam.unit

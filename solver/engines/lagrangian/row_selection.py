@@ -15,7 +15,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from solver.engines.standard_form import Form
+    from solver.engines.standard_form import StandardForm
 
 _BROKEN_FROM = 1e-3
 """Excess that is more than rounding, relative to a row's bound or to one typical contribution."""
@@ -43,7 +43,7 @@ class RowSelectionParameters:
     rounds: int = 3
 
 
-def first_rows(form: Form, parameters: RowSelectionParameters) -> NDArray[np.intp] | None:
+def first_rows(form: StandardForm, parameters: RowSelectionParameters) -> NDArray[np.intp] | None:
     """Return the limit rows to begin with, or None for all of them."""
     if form.rows <= parameters.all_up_to:
         return None
@@ -55,7 +55,7 @@ def first_rows(form: Form, parameters: RowSelectionParameters) -> NDArray[np.int
     return np.sort(widest[touched[widest] >= parameters.wide * form.loss.size])
 
 
-def with_rows(form: Form, kept: NDArray[np.intp]) -> Form:
+def with_rows(form: StandardForm, kept: NDArray[np.intp]) -> StandardForm:
     """Return the form with some of its limit rows."""
     number = np.full(form.rows + 1, len(kept), np.int32)
     number[kept] = np.arange(len(kept), dtype=np.int32)
@@ -74,7 +74,7 @@ def with_rows(form: Form, kept: NDArray[np.intp]) -> Form:
     )
 
 
-def broken_rows(form: Form, weight: NDArray[Any], most: int) -> NDArray[np.intp]:
+def broken_rows(form: StandardForm, weight: NDArray[Any], most: int) -> NDArray[np.intp]:
     """Return the limit rows that a fractional solution breaks, at most so many, the most broken ones."""
     load, size = np.zeros(form.rows + 1), np.zeros(form.rows + 1)
     for row, coefficient in zip(form.row, form.coefficient, strict=True):

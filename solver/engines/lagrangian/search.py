@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from solver.clock import Deadline
     from solver.engines.lagrangian.ejection_chains import Move
     from solver.engines.lagrangian.interior_point import Relaxation
-    from solver.engines.standard_form import Form
+    from solver.engines.standard_form import StandardForm
 
 
 class Search:
@@ -35,7 +35,7 @@ class Search:
 
     Parameters
     ----------
-    form : Form
+    form : StandardForm
         The problem.
     relaxation : Relaxation
         Its dual prices guide every move.
@@ -47,7 +47,7 @@ class Search:
 
     def __init__(
         self,
-        form: Form,
+        form: StandardForm,
         relaxation: Relaxation,
         *,
         rng: np.random.Generator,

@@ -31,16 +31,16 @@ if TYPE_CHECKING:
 _TEMPERATURE_FACTOR = 0.4
 """Factor between two temperatures."""
 
-_MOST_DUAL_STEPS = 40
+_MAX_DUAL_STEPS = 40
 """Newton steps at most."""
 
 _UNDIVIDED_FROM = 1e-3
 """Distance of the largest weight from 1 below which an agent does not add to the curvature."""
 
-_MOST_CURVED = 8_000
+_MAX_CURVED = 8_000
 """Agents that the second derivative is summed over at most; more add only time."""
 
-_LEAST_GAIN = 0.02
+_MIN_GAIN = 0.02
 """Expected gain of a step, relative to temperature times payments, below which the temperature falls."""
 
 _ARMIJO = 1e-4
@@ -49,16 +49,16 @@ _ARMIJO = 1e-4
 _SHORTENING = 0.3
 """Factor on a step that does not."""
 
-_MOST_SHORTENINGS = 5
+_MAX_SHORTENINGS = 5
 """Times that a step is shortened at most."""
 
 _FIRST_DAMPING = 1e-3
 """Damping of the curvature at the beginning (Levenberg 1944)."""
 
-_LEAST_DAMPING = 1e-6
+_MIN_DAMPING = 1e-6
 """Least damping."""
 
-_MOST_DAMPING = 1e3
+_MAX_DAMPING = 1e3
 """Largest damping."""
 
 _FLAT_CURVATURE = 1e-7
@@ -68,7 +68,7 @@ _FIRST_REACH = 0.1
 """Largest relative change of a price in one step."""
 
 _REACH_TEMPERATURES = 8.0
-"""The same in temperatures; the larger of the two holds."""
+"""Largest change of a price in one step, in temperatures; the larger of the two limits holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -140,7 +140,7 @@ def minimise_smoothed_dual(
     low, high = np.maximum(arcs.price - around, 0.0), arcs.price + around
     damping, reach, steps = _FIRST_DAMPING, max(_FIRST_REACH, _REACH_TEMPERATURES * temperature), 0
     stake = float(arcs.unit.sum())
-    while len(arcs.agents) and steps < _MOST_DUAL_STEPS and deadline.clock.now() < stop_s:
+    while len(arcs.agents) and steps < _MAX_DUAL_STEPS and deadline.clock.now() < stop_s:
         steps += 1
         slope = arcs.right - arcs.load(point.weight)
         free = np.where(slope > 0, point.price > low, point.price < high)
@@ -148,7 +148,7 @@ def minimise_smoothed_dual(
         move = _direction(arcs, point, np.where(free, slope, 0.0), damping, limit, rng)
         gain, taken = -float(slope @ move), 0.0
         share = 1.0
-        for _ in range(_MOST_SHORTENINGS if gain > 0 else 0):
+        for _ in range(_MAX_SHORTENINGS if gain > 0 else 0):
             price = np.clip(point.price + share * move, low, high)
             trial = _evaluate(arcs, price, temperature)
             if trial.value <= point.value + _ARMIJO * float(slope @ (price - point.price)):
@@ -156,11 +156,11 @@ def minimise_smoothed_dual(
                 break
             share *= _SHORTENING
         if taken == 1.0:
-            damping, reach = max(0.3 * damping, _LEAST_DAMPING), min(2 * reach, 1.0)
+            damping, reach = max(0.3 * damping, _MIN_DAMPING), min(2 * reach, 1.0)
         elif taken == 0.0 or taken < _SHORTENING:
-            damping, reach = min(30 * damping, _MOST_DAMPING), max(0.3 * reach, temperature)
-        done = gain < _LEAST_GAIN * temperature * temperature * stake
-        if not done and taken == 0.0 and damping >= _MOST_DAMPING:
+            damping, reach = min(30 * damping, _MAX_DAMPING), max(0.3 * reach, temperature)
+        done = gain < _MIN_GAIN * temperature * temperature * stake
+        if not done and taken == 0.0 and damping >= _MAX_DAMPING:
             done = True
         if done:
             if temperature <= coldest or _at_end(point.price, low, high):
@@ -235,9 +235,9 @@ def _curvature(arcs: NearArcs, point: _Point, rng: np.random.Generator) -> NDArr
     count = len(point.price) + 1
     divided = np.flatnonzero(point.weight.max(axis=0) < 1 - _UNDIVIDED_FROM)
     represents = 1.0
-    if len(divided) > _MOST_CURVED:
-        represents = len(divided) / _MOST_CURVED
-        divided = rng.choice(divided, _MOST_CURVED, replace=False)
+    if len(divided) > _MAX_CURVED:
+        represents = len(divided) / _MAX_CURVED
+        divided = rng.choice(divided, _MAX_CURVED, replace=False)
     weight, heat = point.weight[:, divided], point.heat[divided]
     row, amount = arcs.row[:, :, divided], arcs.amount[:, :, divided]
     mean = np.zeros((len(divided), count), np.float32)  # only a direction: half the time of float64

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _EXCESS_STEPS = 12
 """Agents per row whose coefficients are no whole numbers: steps of 1/4095 of the largest excess."""
 
-_MOST_EXCESS_STEPS = 30
+_MAX_EXCESS_STEPS = 30
 """Agents per row at most."""
 
 
@@ -97,7 +97,7 @@ def with_violation_agents(original: Instance) -> ViolationAgents | None:
     for g in np.flatnonzero(~limits.hard).tolist():
         if most[g] <= 0:
             continue
-        bits = min(int(np.ceil(np.log2(most[g] + 1.0))), _MOST_EXCESS_STEPS) if whole[g] else _EXCESS_STEPS
+        bits = min(int(np.ceil(np.log2(most[g] + 1.0))), _MAX_EXCESS_STEPS) if whole[g] else _EXCESS_STEPS
         smallest = max(1.0, most[g] / (2.0**bits - 1)) if whole[g] else most[g] / (2.0**bits - 1)
         rounding += 0.0 if whole[g] and smallest == 1.0 else smallest * float(limits.violation_price[g])
         row += [g] * bits

@@ -1,4 +1,4 @@
-"""What any multipliers >= 0 prove: losses with every coupling row priced in, and the bound they add up to."""
+"""Weak duality: the losses with every coupling row priced in, and the bound that any multipliers >= 0 prove."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from solver.engines.standard_form import Form
+    from solver.engines.standard_form import StandardForm
 
 
 def reduced_losses(
-    form: Form, price: NDArray[np.float64], row_price: NDArray[np.float64]
+    form: StandardForm, price: NDArray[np.float64], row_price: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Return ``loss + Σ price·demand + Σ row price·coefficient``, fresh (c, n) float64."""
     total = form.loss.copy()
@@ -25,7 +25,7 @@ def reduced_losses(
     return total
 
 
-def dual_bound(form: Form, price: NDArray[np.float64], row_price: NDArray[np.float64]) -> float:
+def dual_bound(form: StandardForm, price: NDArray[np.float64], row_price: NDArray[np.float64]) -> float:
     """Return the Lagrangian bound of any multipliers >= 0, in float64."""
     best = reduced_losses(form, price, row_price).min(axis=0)
     return float(best.sum() - (price * form.capacity).sum() - row_price @ form.row_bound)

@@ -305,6 +305,7 @@ def _less_verification(
         return deadline
     left_s = max(0.0, deadline.remaining_s())
     reserve_s = min(
-        verification_seconds(instance, leaves=leaves) + params.way_out_s, params.most_reserved_share * left_s
+        verification_seconds(instance, leaves=leaves) + params.return_reserve_s,
+        params.most_reserved_share * left_s,
     )
     return replace(deadline, ends_s=deadline.ends_s - reserve_s)

@@ -1,4 +1,4 @@
-"""The best verified answer so far: claims are judged here, and the better of two answers is kept."""
+"""The best verified answer so far: claims are verified here, and the better of two answers is kept."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def _with_proofs_of(
 
 
 def unsolved(instance: Instance, call: CallSettings) -> Answer:
-    """Return the answer that serves nobody."""
+    """Return the answer that leaves all agents unassigned."""
     return better_verified(instance, None, "none", None, call, call.deadline)
 
 

@@ -24,9 +24,9 @@ class PortfolioParams(Params):
     flow_pairs : int
         Pairs up to which ``flow`` comes before ``price``.
     flow_pairs_many_agents, many_agents_per_model : int
-        The same where agents per model are at least so many, because the core of the flow is small then.
+        Replaces it where agents per model are at least so many, because the core of the flow is small then.
     flow_pairs_few_agents, few_agents_per_model : int
-        The same where agents per model are fewer than so many, because samples say little then.
+        Replaces it where agents per model are fewer than so many, because samples say little then.
     many_models, few_agents_per_model_compiled : int
         From so many models ``lsap`` comes first where agents per model are at most ``few_agents_per_model``, or with
         the compiled kernel at most ``few_agents_per_model_compiled``.
@@ -44,8 +44,8 @@ class PortfolioParams(Params):
         Most seconds for ``lsap`` where ``flow`` and ``price`` found no proof; it is tried if so much is left.
     flow_patience_share : float
         Share of the time left within which ``flow`` must be done for no incumbent to be needed.
-    way_out_s : float
-        Seconds kept back for returning, besides those for verification.
+    return_reserve_s : float
+        Seconds reserved for returning the answer, besides those for verification.
     most_reserved_share : float
         Share of the time left that is kept back at most.
     enumerated_pairs : int
@@ -88,7 +88,7 @@ class PortfolioParams(Params):
     loose_share: float = 0.95
     lsap_last_resort_s: float = 5.0
     flow_patience_share: float = 0.3
-    way_out_s: float = 0.0005
+    return_reserve_s: float = 0.0005
     most_reserved_share: float = 0.5
     enumerated_pairs: int = 160
     cpsat_first_pairs: int = 400

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.engines.price.ties import COLDEST
+from solver.engines.price.ties import TIE_TEMPERATURE
 from solver.engines.price.time_left import take_time
 from solver.engines.smoothed_demand import newton_step
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Elsewhere:
-    """The optimum lies outside the box: where another one should be centred.
+class OutsideBox:
+    """The result of a search whose optimum lies outside its box: the centre of the next box.
 
     Parameters
     ----------
     prices : (m,) float64
         A better centre.
     pressed : (m,) bool
-        Prices that ended at a side of the box and want further: their sides were too short.
+        Prices that ended at a side of the box, with the optimum beyond it: their sides were too short.
     """
 
     prices: NDArray[np.float64]
@@ -68,14 +68,14 @@ def descend(
     may_leave: bool,
     deadline: Deadline,
     params: BoxParams,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]] | Elsewhere:
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | OutsideBox:
     """Push ever smaller boxes onto the nest; return centre and half-widths of the last.
 
     If the first step aims beyond the outermost box, or the last ends at a side of it: where to.
     """
     contested = outermost = nest[0].contested
     radius = (contested.high - contested.low) / 2
-    coolest = 0.0 if grid is None else COLDEST * grid
+    coolest = 0.0 if grid is None else TIE_TEMPERATURE * grid
     best = np.inf
     at = prices
     step = excess = np.zeros(len(prices))
@@ -130,7 +130,7 @@ def descend(
             (excess > 0) | (outermost.low > supply.cheapest)
         )
         if pressed.any():
-            return Elsewhere(prices=at, pressed=pressed)
+            return OutsideBox(prices=at, pressed=pressed)
     return prices, radius
 
 
@@ -141,13 +141,13 @@ def _aim_outside(
     curvature: NDArray[np.float64],
     excess: NDArray[np.float64],
     params: BoxParams,
-) -> Elsewhere | None:
+) -> OutsideBox | None:
     """Return where a first step leads if that is well beyond the box."""
     side = box.high - box.low
     reach = params.aim_share * side
     aim = prices + newton_step(curvature, excess, np.maximum(-reach, supply.cheapest - prices), reach)
     if (np.maximum(box.low - aim, aim - box.high) > params.outside_share * side).any():
-        return Elsewhere(prices=aim, pressed=np.zeros(len(prices), bool))
+        return OutsideBox(prices=aim, pressed=np.zeros(len(prices), bool))
     return None
 
 
@@ -165,7 +165,7 @@ def _step(
     low, high = box.low - prices, box.high - prices
     if supply.anchor is not None:
         low[supply.anchor] = high[supply.anchor] = 0.0
-    # Balanced to an agent or two with nobody near the boundary: the flow will settle it, few arcs are open.
+    # Balanced to an agent or two with no agent near the boundary: the flow will settle it, few arcs are open.
     lonely = (curvature.diagonal() * temperature < params.informative_agents) & (np.abs(excess) <= 2.0)
     low[lonely] = high[lonely] = 0.0
     step = newton_step(curvature, excess, low, high)

@@ -95,7 +95,7 @@ class BoxCosts:
         """Scale the costs of a box to multiples of about ``resolution``, or of a fifth of the grid, exactly."""
         m, groups = contested.m, contested.groups
         side = contested.high - contested.low
-        if supply.closed.any():  # and nobody's option either, unless it is for want of a slot in a sample
+        if supply.closed.any():  # no agent may use it, except where only the sample left it without a slot
             asked_for = np.bincount(contested.model, minlength=m + 1)[:m] > 0
             side = np.where(supply.closed & ~asked_for, 0.0, side)
         cost = contested.shortfall

@@ -1,4 +1,4 @@
-"""From a box around the optimum to the optimum: Newton on the contested arcs, nested boxes, one small flow."""
+"""Finds the optimum inside a box of prices: Newton steps on the contested arcs, nested boxes, one small flow."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.engines.price.box_descent import Elsewhere, descend, price_box
+from solver.engines.price.box_descent import OutsideBox, descend, price_box
 from solver.engines.price.box_flow import solve_boxed_flow
 from solver.engines.price.params import DEFAULTS
 from solver.engines.price.ties import hand_out_ties
@@ -66,7 +66,7 @@ def solve_in_box(
     may_leave: bool = False,
     deadline: Deadline = NO_DEADLINE,
     params: PriceEngineParams = DEFAULTS,
-) -> BoxOptimum | Elsewhere:
+) -> BoxOptimum | OutsideBox:
     """Minimise the dual over a box exactly and return an optimal assignment of the contested agents.
 
     Newton steps on the arcs say where in the box the optimum is, ever more precisely, and the problem is
@@ -99,7 +99,7 @@ def solve_in_box(
 
     Returns
     -------
-    BoxOptimum or Elsewhere
+    BoxOptimum or OutsideBox
         The optimum over the box, or a better centre for another box.
     """
     if grid is not None and not reduction.contested.on_grid(grid):
@@ -108,7 +108,7 @@ def solve_in_box(
     descent = descend(
         nest, supply, prices, temperature, grid, may_leave=may_leave, deadline=deadline, params=params.boxes
     )
-    if isinstance(descent, Elsewhere):
+    if isinstance(descent, OutsideBox):
         return descent
     return _settle(nest, supply, *descent, span=span, grid=grid, deadline=deadline, params=params)
 

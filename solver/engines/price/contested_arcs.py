@@ -1,4 +1,4 @@
-"""What is left of a problem inside a box of prices: the contested agents and the arcs they may use.
+"""The part of a problem that a box of prices leaves open: the contested agents and the arcs they may use.
 
 Let prices lie in a box ``low <= p <= high``. Whatever they are, agent i ends up at one of
 
@@ -35,7 +35,7 @@ _CURVATURE_ARCS = 12_000
 _PROBED_POSITIONS = 1000
 """Agents looked at before deciding whether merging pays."""
 
-_MOST_DISTINCT_SHARE = 0.7
+_MAX_DISTINCT_SHARE = 0.7
 """Share of distinct rows above which it does not."""
 
 
@@ -274,11 +274,11 @@ class Contested:
             return None
         if self.groups > _PROBED_POSITIONS:
             probe = self._fingerprints(resolution, min(self.groups, _PROBED_POSITIONS))
-            if len(np.unique(probe)) > _MOST_DISTINCT_SHARE * len(probe):
+            if len(np.unique(probe)) > _MAX_DISTINCT_SHARE * len(probe):
                 return None
         prints = self._fingerprints(resolution, self.groups)
         _, chosen, home = np.unique(prints, return_index=True, return_inverse=True)
-        if len(chosen) > _MOST_DISTINCT_SHARE * self.groups:
+        if len(chosen) > _MAX_DISTINCT_SHARE * self.groups:
             return None
         order = np.argsort(chosen)
         place = np.empty_like(order)

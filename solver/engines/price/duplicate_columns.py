@@ -1,4 +1,4 @@
-"""Models that are equal to every agent: solved as one, shared out afterwards."""
+"""Models with equal columns of scores: solved as one pooled model, whose agents are then divided among them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FORBIDDEN_MARK = -1.618033988749895e7
 """Number that stands for `-inf` in a fingerprint."""
 
 
-def find_twins(score: NDArray[Any]) -> NDArray[np.int64] | None:
+def first_duplicates(score: NDArray[Any]) -> NDArray[np.int64] | None:
     """Return, for each model, the first model with an equal column; None when all columns differ.
 
     A few rows rule out nearly all pairs; the rest are compared in full.
@@ -44,18 +44,20 @@ def _kinds(rows: NDArray[Any]) -> NDArray[np.int64]:
     return np.unique(prints, return_inverse=True)[1]
 
 
-def share_out(choice: NDArray[np.int64], twins: NDArray[np.int64], supply: Supply) -> NDArray[np.int64]:
+def share_out(
+    choice: NDArray[np.int64], first_duplicate: NDArray[np.int64], supply: Supply
+) -> NDArray[np.int64]:
     """Hand the agents of each pool to its members, cheapest tiers first."""
-    m = len(twins)
+    m = len(first_duplicate)
     load = np.bincount(choice, minlength=m + 1)
-    pool = twins[supply.model]
+    pool = first_duplicate[supply.model]
     order = np.lexsort((supply.cost, pool))
     slots = supply.slots[order]
     before = np.cumsum(slots) - slots
     start = np.full(m, np.inf)
     np.minimum.at(start, pool[order], before)
     sold = np.clip(load[pool[order]] - (before - start[pool[order]]), 0, slots).astype(np.int64)
-    pooled = np.isin(choice, np.unique(twins[twins != np.arange(m)]))
+    pooled = np.isin(choice, np.unique(first_duplicate[first_duplicate != np.arange(m)]))
     agents = np.flatnonzero(pooled)
     agents = agents[np.argsort(choice[agents], kind="stable")]
     mixed = np.isin(pool[order], choice[agents])

@@ -19,14 +19,14 @@ from solver.engines.duals import priced_claim
 from solver.engines.network_duals import network_prices
 from solver.engines.price.agent_rows import DenseRows
 from solver.engines.price.compressed import CompressedRows
-from solver.engines.price.duplicate_columns import find_twins, share_out
+from solver.engines.price.duplicate_columns import first_duplicates, share_out
 from solver.engines.price.estimate import estimate_prices
 from solver.engines.price.optimum import Outcome, find_optimum, solve_everything
 from solver.engines.price.params import PriceEngineParams
 from solver.engines.price.recalled_prices import recall_prices
 from solver.engines.price.repair import drop_overload
 from solver.engines.price.sampling import probe_scale
-from solver.engines.price.scarce_prices import barely_short, price_scarce, scarce_seconds
+from solver.engines.price.scarce_prices import price_scarce, scarce_seconds, small_slot_shortage
 from solver.engines.price.time_left import choice_seconds, flow_seconds, hasty_seconds
 from solver.engines.slot_supply import Supply
 from solver.problem.blocks import chunks, row_maxima
@@ -101,26 +101,26 @@ class PriceEngine:
         if _is_short(instance, outside, supply, forbids):
             return Claim(choice=np.full(n, UNASSIGNED, np.int64), infeasible=True)
         score = instance.score
-        twins = None if isinstance(score, CompressedScores) else find_twins(score)
-        pooled = supply if twins is None else supply.pooled(twins)
-        dearest = pooled.dearest
+        first_duplicate = None if isinstance(score, CompressedScores) else first_duplicates(score)
+        pooled = supply if first_duplicate is None else supply.pooled(first_duplicate)
+        max_slot_cost = pooled.max_slot_cost
         if outside is None and pooled.total.sum() == n:
             pooled = pooled.anchored()
         rows = _rows(instance, outside, pooled.closed, threads)
         scale = probe_scale(rows, generator, self._params).with_costs(pooled.cost)
         known = None
         if hint is not None and hint.prices is not None and hint.prices.shape == (m, 1):
-            chosen = np.append(np.arange(m) if twins is None else twins, m)[hint.choice]
+            chosen = np.append(np.arange(m) if first_duplicate is None else first_duplicate, m)[hint.choice]
             known = hint.prices[:, 0], chosen
         outcome = _outcome(instance, rows, pooled, scale, generator, known, deadline, threads, self._params)
         if outcome is None:
             return Claim(choice=np.full(n, UNASSIGNED, np.int64), infeasible=True)
         prices = outcome.prices
         if pooled.anchor is not None:
-            # Every slot is sold, only differences of prices matter: as low as the dearest slots allow.
-            prices = prices - (prices - dearest)[~pooled.closed].min()
-        if twins is not None:
-            prices = prices[twins]
+            # Every slot is sold, only differences of prices matter: as low as the most expensive slots allow.
+            prices = prices - (prices - max_slot_cost)[~pooled.closed].min()
+        if first_duplicate is not None:
+            prices = prices[first_duplicate]
         prices = np.maximum(prices, 0.0)
         choice = cast("NDArray[np.int64] | None", outcome.choice)
         response = None
@@ -129,8 +129,8 @@ class PriceEngine:
             choice = response.model.astype(np.int64)
             if outside is not None:
                 choice[outside > response.value] = m
-        if twins is not None:
-            choice = share_out(choice, twins, supply)
+        if first_duplicate is not None:
+            choice = share_out(choice, first_duplicate, supply)
         if not outcome.exact:
             choice = drop_overload(instance, choice, prices, deadline, self._params)
         elif n * m <= self._params.repriced_pairs and (
@@ -222,7 +222,9 @@ def _estimated(
     params: PriceEngineParams,
 ) -> Estimate:
     """Return prices from samples, put right where samples cannot see and time allows."""
-    short = barely_short(instance.n, supply, params) if instance.may_leave and not instance.forbids else 0
+    short = (
+        small_slot_shortage(instance.n, supply, params) if instance.may_leave and not instance.forbids else 0
+    )
     if short:
         everyone = _rows(instance, None, supply.closed, threads)
         enough = supply.scaled(instance.n / supply.total.sum()).anchored()

@@ -94,7 +94,7 @@ def _refine(
     params: PriceEngineParams,
 ) -> Estimate:
     """Improve on an estimate by a larger sample."""
-    start = heat(estimate, 0.5)
+    start = start_temperature(estimate, 0.5)
     if sample.n * sample.m <= params.sampling.dense_pairs:
         return sample_prices(
             DenseDemand(*sample.dense()),
@@ -143,8 +143,8 @@ def price_radius(
     return np.minimum(radius, span)
 
 
-def heat(estimate: Estimate, share: float) -> float:
-    """Return a temperature to start at: a share of the typical error, no colder than the estimate's own."""
+def start_temperature(estimate: Estimate, share: float) -> float:
+    """Return the temperature to start at: a share of the typical error, not below the estimate's own temperature."""
     moving = estimate.error[estimate.error > 0]
     typical = float(np.median(moving)) if len(moving) else 0.0
     return max(share * typical, estimate.temperature)

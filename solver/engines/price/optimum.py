@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.engines.price.box_descent import Elsewhere, price_box
+from solver.engines.price.box_descent import OutsideBox, price_box
 from solver.engines.price.box_search import solve_in_box, solve_whole_box
-from solver.engines.price.estimate import heat, price_radius
+from solver.engines.price.estimate import price_radius, start_temperature
 from solver.engines.price.params import DEFAULTS
 from solver.engines.price.time_left import NO_DEADLINE, OutOfTimeError, take_time
 
@@ -77,7 +77,7 @@ def find_optimum(
     """
     radius = price_radius(estimate, rows.n, scale.span, params)
     prices = estimate.prices
-    temperature = max(heat(estimate, params.boxes.first_temperature), scale.coolest)
+    temperature = max(start_temperature(estimate, params.boxes.first_temperature), scale.coolest)
     arcs = scale.allowed * rows.n * rows.m
     spent = 0
     began = deadline.remaining_s()
@@ -101,7 +101,7 @@ def find_optimum(
             )
         except OutOfTimeError:
             return Outcome(choice=None, prices=prices, exact=False)
-        if isinstance(found, Elsewhere):
+        if isinstance(found, OutsideBox):
             prices = found.prices
             radius = np.where(found.pressed, params.boxes.widening * radius, radius)
             continue

@@ -250,7 +250,7 @@ class PriceTimes(Params):
     unsampled_arcs : int
         Arcs up to which no sample is needed.
     choice_s_per_pair, choice_s_per_agent : float
-        A pass over everybody and moving agents from overloaded models, per pair and per agent, seconds.
+        A pass over all agents and moving agents from overloaded models, per pair and per agent, seconds.
     overhead_s : float
         The call of the engine itself, seconds.
     s_per_model : float

@@ -37,7 +37,7 @@ def recall_prices(
     remembered : (m,) float64
         Prices of the similar one.
     chosen : (n,) int64
-        What each agent had there, m for nothing. Agents for whom that is no longer best at these prices have changed;
+        Model of each agent there, m for none. Agents whose model is no longer best at these prices have changed;
         their share says how far the prices may have moved.
     generator : numpy.random.Generator
         Draws the sample.

@@ -1,4 +1,4 @@
-"""From a nearly balanced choice to a feasible one, when there is no time for exactness."""
+"""Repairs a nearly balanced choice to a feasible one, when there is no time for an exact optimum."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def drop_overload(
     prices : (m,) float64
         Prices at which losses are measured.
     deadline : Deadline
-        Beyond it nobody who waits is seated any more.
+        After it no further waiting agent gets a model.
 
     Returns
     -------

@@ -9,7 +9,7 @@ import numpy as np
 
 from solver.engines.price.contested_arcs import is_on_grid
 from solver.engines.price.params import DEFAULTS
-from solver.engines.price.ties import COLDEST
+from solver.engines.price.ties import TIE_TEMPERATURE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,7 +49,7 @@ class Scale:
     @property
     def coolest(self) -> float:
         """Temperature below which nothing is gained: ties are resolved, or float64 is exhausted."""
-        return COLDEST * self.grid if self.grid is not None else 1e-7 * self.spread
+        return TIE_TEMPERATURE * self.grid if self.grid is not None else 1e-7 * self.spread
 
 
 def probe_scale(rows: Rows, generator: np.random.Generator, params: PriceEngineParams = DEFAULTS) -> Scale:

@@ -1,4 +1,4 @@
-"""Prices that hang on a handful of agents: no sample sees them, one look at everybody does.
+"""Prices set by a few agents: sampling misses them, a pass over all agents computes them.
 
 A model with three slots among a million agents costs what the fourth keenest agent would pay for it; if there
 are twenty slots too few, the level of all prices is what keeps just twenty agents out. Both are order
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from solver.engines.slot_supply import Supply
 
 
-def barely_short(agents: int, supply: Supply, params: PriceEngineParams = DEFAULTS) -> int:
-    """Return how many slots are missing if that is too few to show in a sample, else 0.
+def small_slot_shortage(agents: int, supply: Supply, params: PriceEngineParams = DEFAULTS) -> int:
+    """Return the number of missing slots if it is too small to show in a sample, else 0.
 
     Samples are then better drawn as if there were enough, and the level of prices found afterwards.
     """

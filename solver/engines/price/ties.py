@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from solver.engines.price.contested_arcs import Contested
     from solver.engines.slot_supply import Supply
 
-COLDEST = 1 / 60
-"""Of a grid: the temperature at which ties are split and everything else is decided."""
+TIE_TEMPERATURE = 1 / 60
+"""Temperature, in units of the grid of scores, at which only agents with ties are divided between models."""
 
 
 def hand_out_ties(
@@ -50,7 +50,7 @@ def hand_out_ties(
     m, model, owner = contested.m, contested.model, contested.owner
     price = np.clip(np.rint(prices / grid) * grid, contested.low, contested.high)
     tied = contested.best_arcs(price, 0.5 * grid)
-    share = np.where(tied, contested.shares(prices, COLDEST * grid), 0.0)
+    share = np.where(tied, contested.shares(prices, TIE_TEMPERATURE * grid), 0.0)
     chosen = _draw(share, contested.first)
     lost = np.flatnonzero(~tied[chosen])
     chosen[lost] = np.flatnonzero(tied)[

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from solver.problem.instance import Instance
 
 NO_DEADLINE = Deadline(0.0, math.inf)
-"""For calls without one."""
+"""The deadline of calls without one."""
 
 
 class OutOfTimeError(Exception):

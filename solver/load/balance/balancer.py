@@ -71,7 +71,7 @@ class LoadBalancer:
         Of the choice between equals.
     objective : Objective, optional
         What is maximised, as :func:`solver.solve` does it: cost, latency, priorities, minimum scores and the
-        penalty of leaving an agent out count. Nobody can be made to serve all: an infinite penalty counts as
+        penalty of leaving an agent out count. Live load cannot be required to serve all: an infinite penalty counts as
         none. Without an objective quality and load alone count, and priorities only say who goes first. The
         strategy ``least_loaded`` takes requirements and minimum scores of it, and ties.
     shares : mapping of str to float, optional

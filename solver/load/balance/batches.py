@@ -1,4 +1,4 @@
-"""From agents and live load to the arrays that a batch is placed on."""
+"""Builds the arrays that a batch is placed on, from agents and live load."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a balancer decided: assignments, reservations, and the reasons in words."""
+"""The decisions of a balancer: assignments, reservations, and the reasons as text."""
 
 from __future__ import annotations
 

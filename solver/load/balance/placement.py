@@ -1,6 +1,6 @@
 """How a batch is placed: greedily, with the highest utilization as low as can be, or at the joint optimum.
 
-Each function takes a batch as arrays and returns (n,) int64, the model of each agent or UNASSIGNED. Nobody
+Each function takes a batch as arrays and returns (n,) int64, the model of each agent or UNASSIGNED. No model
 gets more than its room, and forbidden pairs are never used.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from solver.load.balance.strategies import LoadStrategy, Work
     from solver.solution.solution import Solution
 
-_MOST_SLOT_CELLS = 200_000
+_MAX_SLOT_CELLS = 200_000
 """Agents times slots up to which a placement is solved slot by slot."""
 
 _PLACEMENT_TIE = 1e-9
@@ -92,7 +92,7 @@ def place_optimal(
         return _solved(work, value, work.room, rng, deadline_ms)
     n = len(work.quality)
     room = np.minimum(work.room, n)
-    if not strategy.needs_prediction or int(room.sum()) * n > _MOST_SLOT_CELLS:
+    if not strategy.needs_prediction or int(room.sum()) * n > _MAX_SLOT_CELLS:
         room = _level_room(work)
     owner = np.repeat(np.arange(len(room)), room)
     if not len(owner):
@@ -110,7 +110,7 @@ def place_optimal(
         unassigned_penalty=_penalty(work),
         deadline_ms=deadline_ms,
         # single slots are what lsap is made for: three to seven times as fast here as what "auto" takes
-        engine="lsap" if value.size <= _MOST_SLOT_CELLS else "auto",
+        engine="lsap" if value.size <= _MAX_SLOT_CELLS else "auto",
     )
     choice = np.where(solution.choice == UNASSIGNED, UNASSIGNED, owner[solution.choice])
     prices = np.zeros(len(room))

@@ -30,7 +30,7 @@ _TOKENS_PER_UNIT = 1000.0
 _TOKEN_SCALE = np.array([1.0, _TOKENS_PER_UNIT, _TOKENS_PER_UNIT])
 """Units of the regressors: requests, and tokens in and out."""
 
-_LEAST_DURATION_MS = 1e-9
+_MIN_DURATION_MS = 1e-9
 """Duration of a request that takes no time: others are divided by it."""
 
 _DEFAULT_MS = np.array([500.0, 20.0, 20_000.0])
@@ -208,7 +208,7 @@ class CompletionPredictor:
     """Predicts completion times from tokens in and out and the observed speed of each model.
 
     Exponentially decayed least squares of latency on (1, input tokens, output tokens), coefficients kept at
-    or above zero; O(1) memory a model. A model nobody has observed is predicted from the facts it states
+    or above zero; O(1) memory a model. A model without observations is predicted from the facts it states
     (``latency_s``, ``output_tokens_per_second``), or else like the average of the others. Feed it with
     ``tracker.listen(predictor.observe)``. Thread-safe.
 
@@ -302,7 +302,7 @@ class CompletionPredictor:
             fleet, observed = table.fleet, table.observed
             if fleet.find(self._lines) or len(observed) > _PATCHED_MODELS:
                 per_unit: NDArray[np.float64] = (self._estimates(fleet)[0] / _TOKEN_SCALE).T.copy()
-                np.maximum(per_unit[0], _LEAST_DURATION_MS, out=per_unit[0])
+                np.maximum(per_unit[0], _MIN_DURATION_MS, out=per_unit[0])
             else:
                 per_unit = table.per_unit.copy()
                 self._patch(per_unit, fleet, observed)
@@ -316,13 +316,13 @@ class CompletionPredictor:
         for name in observed & fleet.column.keys():
             column = fleet.column[name]
             request_ms, input_ms, output_ms = self._lines[name].coefficients()
-            per_request[column] = max(request_ms, _LEAST_DURATION_MS)
+            per_request[column] = max(request_ms, _MIN_DURATION_MS)
             per_input[column] = input_ms / _TOKENS_PER_UNIT
             per_output[column] = output_ms / _TOKENS_PER_UNIT
         if self._lines and any(map(len, fleet.average)):
             self._solve()
             average = (np.add.reduce(self._learned[: len(self._lines)]) / len(self._lines)).tolist()
-            per_request[fleet.average[0]] = max(average[0], _LEAST_DURATION_MS)
+            per_request[fleet.average[0]] = max(average[0], _MIN_DURATION_MS)
             per_input[fleet.average[1]] = average[1] / _TOKENS_PER_UNIT
             per_output[fleet.average[2]] = average[2] / _TOKENS_PER_UNIT
 

@@ -41,7 +41,7 @@ _SHORTEST_LEASE_S = 5.0
 many."""
 
 _ASKED_FOR_REASON = 3
-"""Models asked why they have no room for an agent that nobody serves."""
+"""Models asked why they have no room for an agent that stays unassigned."""
 
 _LASTING = frozenset({RefusalReason.STORE_UNAVAILABLE, RefusalReason.RECOVERING})
 """Refusals that a new decision cannot change."""
@@ -180,7 +180,7 @@ class Reserver:
     def _ask_why(
         self, agent: Agent, pool: ModelPool, work: Work, reason: str, quality: NDArray[np.float64] | None
     ) -> Reservation:
-        """Say why nobody serves an agent: ask its best models, and keep the answer with room soonest."""
+        """Say why no model serves an agent: ask its best models, and keep the answer with room soonest."""
         best: Refusal | None = None
         snapshot = self._tracker.snapshot()
         told = reported_scores(work, self._placer.strategy, 0)

@@ -1,4 +1,4 @@
-"""What agents take of models whose tokens or money are limited, where the length of an answer is unknown."""
+"""The demands of agents on models with limits on tokens or money, where the length of an answer is unknown."""
 
 from __future__ import annotations
 

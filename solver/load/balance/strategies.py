@@ -1,4 +1,4 @@
-"""What load does to the value of a model: least loaded, weighted, predictive, or a price per slot."""
+"""Load strategies, which lower the value of a busy model: least loaded, weighted, predictive, or a price per slot."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ class Predictive:
         if work.may_wait:
             ahead = np.maximum(0.0, active + 1.0 - work.slots) / work.divisor
             done = done + ahead * work.service_ms.mean(axis=0)
-        # without a usable model nobody reads the values; 1e12 ms keeps them finite
+        # without a usable model the values are not read; 1e12 ms keeps them finite
         fastest = np.where(work.usable[rows], done, 1e12).min(axis=-1, keepdims=True)
         fastest *= self._load_weight
         factor: NDArray[np.float64] = fastest / done  # at most the weight where usable

@@ -1,1 +1,1 @@
-"""What is done about load: scaling rules, alerts and where they are sent."""
+"""Reactions to load: scaling rules, and alerts with their sinks."""

@@ -1,4 +1,4 @@
-"""Alerts when a figure crosses a threshold and when it clears, sent where somebody will see them."""
+"""Alerts when a figure crosses a threshold and when it clears, sent to the sinks that the operator chose."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ class CapacityManager:
         """Check every model and carry out what is due.
 
         ``reject_new`` stops the model in the rule's name until the rule ends; balancers leave it out from
-        then on. It is open again when no other rule, and nobody else, stops it. A manager made anew takes
+        then on. It is open again when no other rule and no other owner stops it. A manager made anew takes
         over the stops that its predecessor has set by the same rules. ``redistribute`` has the balancer
         decide again on the work that waits for the model, and moves its leases; running work stays.
         ``scale_out`` recommends a number of slots.

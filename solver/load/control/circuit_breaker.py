@@ -1,4 +1,4 @@
-"""What a model's own server says about itself: pauses it asks for, and a circuit breaker on its failures."""
+"""Signals of a model's own server: pauses that it asks for, and a circuit breaker on its failures."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 BUSY_STATUSES = frozenset({429, 503, 529})
 """HTTP statuses by which a server says that it is too busy."""
-_CALLERS_FAULT = frozenset({400, 404, 409, 413, 415, 422})
-"""HTTP statuses that say something about the request, not about the model."""
+_CLIENT_ERROR_STATUSES = frozenset({400, 404, 409, 413, 415, 422})
+"""HTTP statuses of a wrong request: they say nothing about the health of the model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +119,7 @@ class UpstreamHealth:
                 self._succeeded(outcome.model, health)
             elif status in BUSY_STATUSES or retry_after_s is not None:
                 self._pause(outcome.model, health, status, retry_after_s)
-            elif status not in _CALLERS_FAULT:
+            elif status not in _CLIENT_ERROR_STATUSES:
                 self._failed(outcome.model, health)
 
     def _pause(self, model: str, health: _Health, status: int | None, retry_after_s: float | None) -> None:

@@ -6,7 +6,7 @@ import math
 
 
 class Hysteresis:
-    """Where one figure stands against a threshold. Not thread-safe: whoever keeps it holds a lock."""
+    """Tracks a value against a threshold. Not thread-safe: its owner holds a lock."""
 
     __slots__ = ("active", "ended_s", "since_s")
 

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from solver.load.store.base import Limits
 
 _LONGEST_LINE_S = 600.0
-"""A line longer than this begins again at its front: it is made of callers who never come back."""
+"""A line longer than this, in seconds, begins again at its front: most callers in it have given up."""
 _SHORTEST_GAP_S = 0.01
-"""Between two callers where nothing is known about how fast room comes back."""
+"""Seconds between the retry times of two callers where the pace at which capacity is released is not known."""
 
 
 class RetryLine:

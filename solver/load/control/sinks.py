@@ -1,4 +1,4 @@
-"""Where alerts go: a logger, or a web hook that never delays anybody."""
+"""Sinks of alerts: a logger, or a web hook that never delays the process that raises them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class LogSink:
 
 
 class WebhookSink:
-    """Posts alerts as JSON to an URL, from a thread of its own: a slow or dead receiver delays nobody.
+    """Posts alerts as JSON to an URL, from a thread of its own: a slow or dead receiver delays no caller.
 
     Only an answer with a status from 200 to 299 counts as delivered. Redirects are not followed: alerts go
     where they were meant to go, or are tried again.

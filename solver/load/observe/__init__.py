@@ -1,1 +1,1 @@
-"""What was observed: latency and success feedback, trends, metrics."""
+"""Observations: latency and success feedback, trends, metrics."""

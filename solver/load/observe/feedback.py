@@ -78,7 +78,7 @@ class AdaptiveScorer:
     by_task_type : bool
         Also learn per task type; where a type has too few observations, the model's total counts.
     exploration : float
-        Score points added to a model nobody has observed; the bonus falls with the square root of the
+        Score points added to a model without observations; the bonus falls with the square root of the
         number of observations (UCB1; Auer et al. 2002). 0: none.
     clock : Clock, optional
         Default: the machine's monotonic clock.

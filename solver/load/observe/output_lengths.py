@@ -14,7 +14,7 @@ from solver.load.checks import whole_problems
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LengthParameters:
-    """How much is reserved for answers whose length nobody knows beforehand.
+    """How much is reserved for answers whose length is not known in advance.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class LengthParameters:
             raise SpecError(*problems)
 
 
-_FEW_LENGTHS = 16
+_MAX_PADDED_ANSWERS = 16
 """Answers up to which a reservation is larger than any of them: by as much as one more answer may add."""
 
 _REMEMBERED_KINDS = 4096
@@ -73,7 +73,7 @@ class _Sample:
         n = len(self._sorted)
         rank = math.ceil(quantile * n + math.sqrt(n * quantile * (1.0 - quantile)))  # one deviation above it
         covered = self._sorted[min(rank, n) - 1]
-        self.reserve = max(1, math.ceil(covered * (1.0 + 1.0 / n if n < _FEW_LENGTHS else 1.0)))
+        self.reserve = max(1, math.ceil(covered * (1.0 + 1.0 / n if n < _MAX_PADDED_ANSWERS else 1.0)))
 
 
 class OutputLengths:

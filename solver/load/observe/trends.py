@@ -29,7 +29,7 @@ _PARTS_PER_WINDOW = 12
 _RELATIVE_ACCURACY = 0.01
 """Relative error of a percentile (DDSketch; Masson, Rim and Lee 2019)."""
 
-_MOST_BINS = 1024
+_MAX_BINS = 1024
 """Bins of a sketch: a factor of 7e8 between the lowest and the highest latency before bins are merged."""
 
 
@@ -83,7 +83,7 @@ class _Step:
         self.successes = 0
         self.total_ms = 0.0
         self.sketch = LogCollapsingLowestDenseDDSketch(
-            relative_accuracy=_RELATIVE_ACCURACY, bin_limit=_MOST_BINS
+            relative_accuracy=_RELATIVE_ACCURACY, bin_limit=_MAX_BINS
         )
 
 
@@ -158,7 +158,7 @@ class Trends:
             if summary is not None and (first, seen) == (steps[0].number, requests):
                 return summary  # nothing has come or gone since: rules and pages ask for the same figures
             merged = LogCollapsingLowestDenseDDSketch(
-                relative_accuracy=_RELATIVE_ACCURACY, bin_limit=_MOST_BINS
+                relative_accuracy=_RELATIVE_ACCURACY, bin_limit=_MAX_BINS
             )
             for step in steps:
                 merged.merge(step.sketch)

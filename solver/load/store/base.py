@@ -1,4 +1,4 @@
-"""What a store of live load must do, whichever process or server it lives in."""
+"""The interface of a store of live load, in one process or on a server."""
 
 from __future__ import annotations
 
@@ -145,10 +145,10 @@ class StoreView(NamedTuple):
         Slots and queue places taken.
     accepting : (m,) bool
         False while new work is rejected on purpose.
-    heard_s : (m,) float64
+    last_update_s : (m,) float64
         Reading of the store's clock when anything was last heard, seconds.
     max_concurrent, max_queue : (m,) int64
-        The limits. As long as nobody changes them, a store may answer with the same array objects.
+        The limits. As long as they do not change, a store may answer with the same array objects.
     meter_limit, meter_used : (3, m) float64
         Limits (``inf`` for none) and usage of ``METER_NAMES``: requests, tokens, billionths of a dollar. Of
         several limits on one resource, of the model and of its pools, the one with the least left.
@@ -166,7 +166,7 @@ class StoreView(NamedTuple):
     active: NDArray[np.int64]
     queued: NDArray[np.int64]
     accepting: NDArray[np.bool_]
-    heard_s: NDArray[np.float64]
+    last_update_s: NDArray[np.float64]
     max_concurrent: NDArray[np.int64]
     max_queue: NDArray[np.int64]
     meter_limit: NDArray[np.float64]
@@ -178,7 +178,7 @@ class StoreView(NamedTuple):
     @property
     def age_s(self) -> NDArray[np.float64]:
         """(m,) float64, seconds since anything was last heard."""
-        return self.now_s - self.heard_s
+        return self.now_s - self.last_update_s
 
 
 class Store(Protocol):

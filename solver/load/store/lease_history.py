@@ -1,4 +1,4 @@
-"""How many slots of a model were leased when."""
+"""The history of a model's leased slots."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class LeaseHistory:
 
     def __init__(self) -> None:
         self.until_s = -math.inf
-        """Until when changes are noted: nobody measures the model any more."""
+        """Time until which changes are noted: later, the model is no longer measured."""
         self._times: deque[float] = deque(maxlen=_REMEMBERED_CHANGES)
         self._leased: deque[int] = deque(maxlen=_REMEMBERED_CHANGES)
 

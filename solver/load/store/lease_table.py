@@ -1,4 +1,4 @@
-"""The leases of one process's store: who holds what, until when, and who runs next."""
+"""The leases of one process's store: their holders, ends and order."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class LeaseTable:
         self.late: deque[Callable[[float], object]] = deque()
         """Operations that came while their own thread was inside another one, from a finalizer."""
         self.tells = False
-        """Whether anybody listens."""
+        """Whether there is a listener."""
 
     # -- limits
 
@@ -92,7 +92,7 @@ class LeaseTable:
             del self.held[held.lease_id]
             self._remember(held)
             self._uncount(held)
-        table.touch(i, now)
+        table.note_update(i, now)
         self._promote_in({pool for held in ended for pool in held.pools})
         return len(ended)
 
@@ -103,7 +103,7 @@ class LeaseTable:
         for held in itertools.chain(self.held.values(), self._expired.values()):
             if held.model == i:
                 held.charged = []  # otherwise it would settle with what others use from now on
-        self.models.touch(i, now)
+        self.models.note_update(i, now)
 
     def reset_pool(self, name: str) -> None:
         """Do :meth:`reset_usage` for a pool."""
@@ -178,7 +178,7 @@ class LeaseTable:
         else:
             table.enqueue(held)
             line.add(held)
-        table.heard_s[i] = now
+        table.last_update_s[i] = now
         table.version += 1
         return LeaseState.RUNNING if running else LeaseState.QUEUED
 
@@ -233,7 +233,7 @@ class LeaseTable:
             held.expires_s, held.ttl_s = now + ttl_s, ttl_s
             held.alive = alive or held.alive
             self._expiry.add(held)
-            self.models.touch(held.model, now)
+            self.models.note_update(held.model, now)
         return held.state if held is not None else LeaseState.GONE
 
     def release(
@@ -257,7 +257,7 @@ class LeaseTable:
             self.models.meters.settle(held.model, held.charged, tokens, cost_nano_usd, now)
         for pool, charges in held.pool_charged:
             pool.settle(charges, tokens, cost_nano_usd, now)
-        self.models.touch(held.model, now)
+        self.models.note_update(held.model, now)
         return outcome
 
     def move(self, lease_id: str, ask: Ask, now: float) -> LeaseState | Refusal:
@@ -318,7 +318,7 @@ class LeaseTable:
         del self.held[held.lease_id]
         self._remember(held)
         self.give_back(held)
-        self.models.touch(held.model, now)
+        self.models.note_update(held.model, now)
 
     def live(self, lease_id: str, now: float) -> HeldLease | None:
         """Return a lease unless its time is over, ended already or not."""

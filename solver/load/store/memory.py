@@ -91,10 +91,10 @@ class MemoryStore:
             return self._models.limits[self._models.at(model)]
 
     def adopt_limits(self, model: str, limits: Limits) -> None:
-        """Nobody else sets limits of this store."""
+        """Do nothing: no other process sets limits of this store."""
 
     def exchange(self, topic: str, text: str, ttl_s: float) -> dict[str, tuple[str, float]]:
-        """Return nothing: there is nobody else."""
+        """Return nothing: no other process shares this store."""
         return {}
 
     @property

@@ -1,4 +1,4 @@
-"""What rarely changes of a fleet in a store, as arrays that snapshots share."""
+"""The settings of a fleet in a store, as arrays that snapshots share because they rarely change."""
 
 from __future__ import annotations
 

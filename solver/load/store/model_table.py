@@ -50,7 +50,7 @@ class ModelTable:
         self.queued = array("q")
         self.accepting = array("b")
         self.held_back = array("b")  # stops that hold the queue
-        self.heard_s = array("d")
+        self.last_update_s = array("d")
         self.waiting: list[WaitingLine] = []
         self.chains: list[tuple[Pool, ...]] = []
         """Per model, the pools that it draws on."""
@@ -73,9 +73,9 @@ class ModelTable:
             raise SpecError(Violation("model", "expected one whose capacity is set", model))
         return i
 
-    def touch(self, i: int, now_s: float) -> None:
-        """Note that something about a model was heard."""
-        self.heard_s[i] = now_s
+    def note_update(self, i: int, now_s: float) -> None:
+        """Record that the model's settings, leases or reported load have changed."""
+        self.last_update_s[i] = now_s
         self.version += 1
 
     # -- models
@@ -92,7 +92,7 @@ class ModelTable:
         self.waiting[i].set_rules(limits.rules or QueueRules())
         self.meters.configure(i, limits, now_s)
         self._settings = None
-        self.touch(i, now_s)
+        self.note_update(i, now_s)
         return i
 
     def _add(self, model: str, limits: Limits) -> int:
@@ -102,7 +102,7 @@ class ModelTable:
         for column in (self.max_concurrent, self.max_queue, self.active, self.queued, self.held_back):
             column.append(0)
         self.accepting.append(1)
-        self.heard_s.append(0.0)
+        self.last_update_s.append(0.0)
         self.waiting.append(WaitingLine())
         self.chains.append(())
         self.hold_s.append(math.nan)
@@ -120,7 +120,7 @@ class ModelTable:
         self.index = {name: j for j, name in enumerate(self.models)}
         for column in (self.max_concurrent, self.max_queue, self.active, self.queued, self.held_back):
             del column[i]
-        del self.accepting[i], self.heard_s[i], self.limits[i], self.waiting[i], self.hold_s[i]
+        del self.accepting[i], self.last_update_s[i], self.limits[i], self.waiting[i], self.hold_s[i]
         del self.chains[i]
         self._histories.pop(model, None)
         del self._adjusted[i], self._observed[i], self._observed_until[i], self._stops[i]
@@ -212,7 +212,7 @@ class ModelTable:
         self.active[i] += added[0] + observed[0] - before[0][0] - before[1][0]
         self.queued[i] += added[1] + observed[1] - before[0][1] - before[1][1]
         self._adjusted[i], self._observed[i] = added, observed
-        self.touch(i, now_s)
+        self.note_update(i, now_s)
 
     # -- stops
 
@@ -256,7 +256,7 @@ class ModelTable:
             if key is None and self._observed_until[i] <= now_s:
                 self._observed_until[i] = math.inf
                 self._set_outside(
-                    i, [max(0, amount) for amount in self._adjusted[i]], [0, 0], self.heard_s[i]
+                    i, [max(0, amount) for amount in self._adjusted[i]], [0, 0], self.last_update_s[i]
                 )
                 changed.append(i)
             elif key in self._stops[i] and self._stops[i][key].until_s <= now_s:
@@ -272,7 +272,7 @@ class ModelTable:
             active=self.active[i],
             queued=self.queued[i],
             accepting=bool(self.accepting[i]),
-            age_s=now_s - self.heard_s[i],
+            age_s=now_s - self.last_update_s[i],
             limits=self.limits[i],
             stops=self.stops(i),
             hold_s=None if math.isnan(self.hold_s[i]) else self.hold_s[i],
@@ -303,7 +303,7 @@ class ModelTable:
             active=active,
             queued=queued,
             accepting=settings.accepting,
-            heard_s=np.frombuffer(self.heard_s.tobytes(), np.float64),
+            last_update_s=np.frombuffer(self.last_update_s.tobytes(), np.float64),
             max_concurrent=settings.max_concurrent,
             max_queue=settings.max_queue,
             meter_limit=most,

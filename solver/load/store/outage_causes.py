@@ -1,4 +1,4 @@
-"""What a shared store can promise while its server does not do what it is asked for, and why it does not."""
+"""The guarantees of a shared store while its server is unavailable, and the causes of an outage."""
 
 from __future__ import annotations
 

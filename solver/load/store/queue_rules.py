@@ -24,7 +24,7 @@ class QueueRules:
         request waits behind later ones of its tenant for no longer than this times the difference.
     passes : float
         Slots that may pass a waiting request that does not fit yet, for each slot of its own; after that,
-        slots are kept free for it. 0: nobody passes.
+        slots are kept free for it. 0: no request passes.
     weights : mapping of str to float
         Share of each tenant relative to the others, > 0; 1 for a tenant that is not named.
 

@@ -65,7 +65,7 @@ class RedisStore(RedisLeases, RedisModels):
     clock : Clock, optional
         Time of the store instead of the server's, for tests and replays.
     name : str, optional
-        Of this replica: the same after a restart, and nobody else's. Default: the host and the lowest
+        Name of this replica: unique, and the same after a restart. Default: the host and the lowest
         number free on it. Needed where a restarted replica comes up on a host of another name.
 
     Raises

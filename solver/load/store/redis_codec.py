@@ -262,7 +262,7 @@ def read_view(reply: list[Any]) -> StoreView:
         active=table[:, 0].astype(np.int64),
         queued=table[:, 1].astype(np.int64),
         accepting=table[:, 2] == 1,
-        heard_s=float(now) - table[:, 3],
+        last_update_s=float(now) - table[:, 3],
         max_concurrent=table[:, 4].astype(np.int64),
         max_queue=table[:, 5].astype(np.int64),
         meter_limit=limit,

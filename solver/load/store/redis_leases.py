@@ -140,7 +140,7 @@ class RedisLeases(RedisOperations):
         return self._run(remotely, locally)
 
     def _told_again(self, held: KnownLease) -> bool:
-        """Tell the server a lease whose key somebody has deleted; return whether it still counts there."""
+        """Tell the server a lease whose key was deleted; return whether it still counts there."""
         now = self._link.clock.now()
         if held.until_s <= now:
             return False

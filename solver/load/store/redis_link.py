@@ -200,7 +200,7 @@ class RedisLink:
             reply = self._exchange(operation, name, attempt, *arguments)
             if not reply or reply[0] != "late":
                 return reply
-            # It is not late, since somebody waits for the answer: the server's clock has been set forward.
+            # It is not late, since this caller waits for the answer: the server's clock has been set forward.
             self._clock_set = (self.server_now_s, float(reply[1]))
         raise redis.exceptions.ConnectionError("the server's clock does not keep still")
 
@@ -285,7 +285,7 @@ class RedisLink:
             reply = self._send_order(run_id)
             if reply[0] == "stale":  # another process has joined under this name
                 self._process, self._joinings = secrets.token_hex(8), 0
-            elif reply[0] != "epoch":  # after the loss of a lease nobody can name, every replica tells again
+            elif reply[0] != "epoch":  # after the loss of an unknown lease, every replica reports again
                 return reply
         raise redis.exceptions.ConnectionError(f"the server does not take what it is told: {reply[0]}")
 

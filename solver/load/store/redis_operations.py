@@ -1,4 +1,4 @@
-"""What every operation on a shared store goes through: here or there, and what is sent after an outage."""
+"""Runs every operation on the server, or locally during an outage, and sends what is due after an outage."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class RedisOperations:
         """Whether a finalizer has interrupted an operation of this very thread."""
         return bool(getattr(self._inside, "depth", 0))
 
-    # -- one operation, here or there
+    # -- one operation, on the server or locally
 
     def _run(
         self,

@@ -69,7 +69,7 @@ class PromotionChannel:
         """End the thread."""
         self._closing.set()
 
-    def hear(self, closing: threading.Event, this: weakref.ref[PromotionChannel]) -> None:
+    def receive(self, closing: threading.Event, this: weakref.ref[PromotionChannel]) -> None:
         """Listen until the connection breaks or the store is closed."""
         try:
             self._link.call("state", "")  # joins, which chooses the name
@@ -112,7 +112,7 @@ def _run(this: weakref.ref[PromotionChannel], closing: threading.Event) -> None:
         if channel is None:
             return
         try:
-            channel.hear(closing, this)
+            channel.receive(closing, this)
         except (redis.exceptions.RedisError, StoreDownError, OSError, ValueError):
             closing.wait(_RESUBSCRIBE_S)  # the link logs what is wrong with the server
         del channel

@@ -1,4 +1,4 @@
-"""What one replica remembers of a shared store, so that a server without its memory can be told again."""
+"""One replica's record of a shared store, from which a server that lost its data is restored."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class ReplicaMemory:
         self._prune_at = 1024
 
     def hold(self, ask: Ask, state: LeaseState, *, here: bool = False) -> None:
-        """Remember a lease; now and then forget those that nobody released."""
+        """Remember a lease; now and then forget those that were never released."""
         now = self._clock.now()
         self.held[ask.lease_id] = KnownLease(ask, state, now + ask.ttl_s, here)
         if len(self.held) > self._prune_at:
@@ -136,7 +136,7 @@ class ReplicaMemory:
         self._lifted.pop((model, f"{stop.owner}:{stop.name}"), None)
 
     def note_view(self, models: Mapping[str, tuple[Stop, ...]], known: frozenset[str], version: int) -> None:
-        """Remember every stop that stands; forget models that somebody has removed."""
+        """Remember every active stop; forget models that another replica has removed."""
         self.stops = dict(models)
         self.version = version
         for model in self.limits.keys() - known - {name for kind, name in self.unsent_limits if kind == "m"}:

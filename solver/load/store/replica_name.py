@@ -61,7 +61,7 @@ class ReplicaName:
         folder = Path(tempfile.gettempdir()) / f"solver-replicas-{os.getuid()}"
         folder.mkdir(mode=0o700, exist_ok=True)
         if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-            raise OSError(f"{folder} belongs to somebody else")
+            raise OSError(f"{folder} belongs to another user")
         for number in itertools.count():
             descriptor = os.open(folder / f"{self._scope}-{number}.lock", os.O_RDWR | os.O_CREAT, 0o600)
             try:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 CALENDAR_PERIODS = ("day", "week", "month")
 RESOURCES = ("requests", "tokens", "cost_usd")
-"""What usage is counted of; stores number them in this order."""
+"""The amounts whose usage is counted; stores number them in this order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

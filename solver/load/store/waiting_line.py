@@ -1,4 +1,4 @@
-"""Who waits for one model, and who runs next: fair between tenants, by priority and age within each."""
+"""The queue of one model: fair between tenants, by priority and age within each."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _PART_OF_FREE_PLACES = 4
 """A tenant may hold as many places as this times those that are free: alone 4 of 5, and never all."""
 
 _CREDIT = 2
-"""What a tenant that comes back has before the others, in requests for each slot of its share: one for the slots that
-it would find free if they were its own, one for the time until somebody else's request ends."""
+"""Head start of a tenant that comes back, in requests for each slot of its share: one for the slots that it would find
+free if they were its own, one for the time until another tenant's request ends."""
 
 _REMEMBERED_TENANTS = 1024
 """Tenants whose share of service is remembered while none of their requests waits."""
@@ -30,7 +30,7 @@ class WaitingLine:
     Tenants take turns by virtual token counters (Sheng et al., "Fairness in serving large language models",
     OSDI 2024): each counts the work it was served over its weight, and the least served is next. A tenant
     that comes back begins below the count of the least served of those that wait, or below the highest
-    count at which anybody began where that is more, by two requests for each slot of its share: it finds
+    count at which a tenant began where that is more, by two requests for each slot of its share: it finds
     them taken by others, where on slots of its own it would begin. More is not saved up, and the lead of one
     that has just come is not passed on to those after it. Between two tenants that both wait all the time,
     work over weight differs by no more than that and the largest request of each. Requests without a tenant
@@ -48,8 +48,8 @@ class WaitingLine:
         self._held: dict[str, HeldLease] = {}
         self._of: dict[str | None, list[tuple[float, int, HeldLease]]] = {}
         self._served: dict[str | None, tuple[float, int]] = {}
-        """Of each tenant: work over weight so far, and the number of its latest turn."""
-        self._level = 0.0  # the highest count at which a tenant was served: as a virtual time, it never falls
+        """Virtual counter of each tenant, work over weight so far, and the number of its latest turn."""
+        self._highest_counter = 0.0  # count at which tenants were served: a virtual time, it never falls
         self._arrivals = self._turns = 0
 
     def __len__(self) -> int:
@@ -97,11 +97,11 @@ class WaitingLine:
         """Let a tenant that does not wait begin its share of the slots before the least served of the others."""
         self._forget_idle()
         tenant = held.tenant
-        least = min((self._account(other)[0] for other in self._of), default=self._level)
+        least = min((self._account(other)[0] for other in self._of), default=self._highest_counter)
         count, latest = self._account(tenant)
         weights = sum(map(self._weight, self._of), self._weight(tenant))
         credit = _CREDIT * self.room * held.work / weights
-        self._served[tenant] = max(count, max(least, self._level) - credit), latest
+        self._served[tenant] = max(count, max(least, self._highest_counter) - credit), latest
 
     def remove(self, held: HeldLease) -> None:
         """Take a lease out of the line."""
@@ -121,7 +121,7 @@ class WaitingLine:
     def next(
         self, active: int, room: int, started: Collection[HeldLease] = ()
     ) -> tuple[HeldLease, list[HeldLease]] | None:
-        """Return who runs next with ``active`` of ``room`` slots taken, and whom it passes; None: nobody.
+        """Return the lease that runs next with ``active`` of ``room`` slots taken, and those it passes; None: no lease.
 
         A lease that does not fit lets others pass as far as the rules say, then it holds back those behind it
         that may fill no more than it may. Those of ``started`` count as if they ran already. O(1) where the
@@ -141,7 +141,7 @@ class WaitingLine:
         return None
 
     def next_with(self, held: HeldLease, active: int, room: int) -> list[HeldLease] | None:
-        """Return whom a lease that does not wait would pass if it came now and ran; None: it would wait.
+        """Return the waiting leases that a new lease would overtake if it ran now; None: it would wait.
 
         Waiting leases may fit only because another lease gives way to this one in their pools: they run first, and
         this one runs if it fits beside them. O(waiting) for each of them.
@@ -160,7 +160,7 @@ class WaitingLine:
         return None if first is None else first[1]
 
     def head(self) -> tuple[float, int]:
-        """Return the place of whoever came first, by arrival less what priorities are worth."""
+        """Return the place of the lease that came first, by arrival less what priorities are worth."""
         return min(waiting[0][:2] for waiting in self._of.values())
 
     def _may_pass(self, held: HeldLease, before: HeldLease) -> bool:
@@ -176,14 +176,14 @@ class WaitingLine:
         self._charge(held)
 
     def start_at_once(self, held: HeldLease) -> None:
-        """Charge the tenant of a lease that runs without having waited, while nobody does."""
+        """Charge the tenant of a lease that starts without having waited, while no lease waits."""
         self._join(held)
         self._charge(held)
 
     def _charge(self, held: HeldLease) -> None:
         self._turns += 1
         count = self._account(held.tenant)[0]
-        self._level = max(self._level, count)
+        self._highest_counter = max(self._highest_counter, count)
         self._served[held.tenant] = count + held.work / self._weight(held.tenant), self._turns
 
     def _forget_idle(self) -> None:

@@ -1,4 +1,4 @@
-"""What to reserve for answers whose length nobody knows beforehand."""
+"""Reservations for answers whose length is not known in advance."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class AnswerLengths(TrackerState):
         usd_per_output_token: float = 0.0,
         usd_per_input_token: float = 0.0,
     ) -> Demand:
-        """Return what to reserve for a request whose answer nobody can measure beforehand.
+        """Return what to reserve for a request whose answer cannot be measured in advance.
 
         Of the output tokens, a quantile of the latest answers to such tasks is reserved, at most ``max_tokens``,
         and settled by ``release(tokens=…)`` at the end. While nothing is known, one request reserves all

@@ -74,13 +74,13 @@ class CurrentLoad(TrackerState):
         )
 
     def current_load(self, model: str) -> ModelLoad | None:
-        """Return the load of a model, None when it is unknown or nobody has updated it for too long."""
+        """Return the load of a model, None when it is unknown or was not updated for too long."""
         try:
             row = self._store.row(model)
         except SpecError:
             return None
         now = self._clock.now()
-        heard = max(now - row.age_s, self._heard_s.get(model, -math.inf))
+        heard = max(now - row.age_s, self._last_outcome_s.get(model, -math.inf))
         if now - heard > self._stale_after_s:
             return None
         return ModelLoad(

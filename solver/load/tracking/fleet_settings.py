@@ -1,4 +1,4 @@
-"""What each model and each shared pool can take: set, read, reset, forgotten, and learned."""
+"""The capacities of models and shared pools: set, read, reset, forgotten, and learned."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ class FleetSettings(TrackerState):
         with self._lock:
             self._limits.pop(model, None)
             self._draining.pop(model, None)
-            for known in (self._capacities, self._latency_ms, self._heard_s):
+            for known in (self._capacities, self._latency_ms, self._last_outcome_s):
                 known.pop(model, None)
             self._refusals = Counter({key: n for key, n in self._refusals.items() if key[0] != model})
             self._targets = ((), np.empty(0))

@@ -315,7 +315,7 @@ def _check_place(priority: float, tenant: str | None) -> None:
 
 
 def _alive(lease: Lease) -> Callable[[], bool]:
-    """Return a function that says whether somebody still holds the lease object, without holding it itself."""
+    """Return a function that says whether the lease object is still referenced, without referencing it itself."""
     reference = weakref.ref(lease)
     return lambda: reference() is not None
 

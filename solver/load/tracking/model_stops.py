@@ -1,4 +1,4 @@
-"""Which models take new work, and who keeps it away from them."""
+"""Stops on models: which models take new work, and the owner of each stop."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ class Outcomes(TrackerState):
             if success:  # a model that fails at once is not a fast one
                 mean = self._latency_ms.get(model, latency_ms)
                 self._latency_ms[model] = mean + _LATENCY_WEIGHT * (latency_ms - mean)
-            self._heard_s[model] = outcome.at_s
+            self._last_outcome_s[model] = outcome.at_s
         if model in self._capacities:
             self._upstream.observe(outcome, status, retry_after_s)
         if lease is not None and status in BUSY_STATUSES:

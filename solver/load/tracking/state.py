@@ -1,4 +1,4 @@
-"""What the parts of a tracker share: the store, the clock, locks, and what has been learned."""
+"""The state that the parts of a tracker share: the store, the clock, locks, and learned values."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class TrackerState:
         self._refusals: Counter[tuple[str, str]] = Counter()
         self._capacities: dict[str, Capacity] = {}
         self._latency_ms: dict[str, float] = {}
-        self._heard_s: dict[str, float] = {}
+        self._last_outcome_s: dict[str, float] = {}
         self._listeners: tuple[Callable[[Outcome], object], ...] = ()
         self._targets: tuple[tuple[str, ...], NDArray[np.float64]] = ((), np.empty(0))
         nothing = np.empty(0, np.int64)

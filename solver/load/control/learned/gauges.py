@@ -1,4 +1,4 @@
-"""What one router sees of its requests at one backend: gauges, and sums that add up over routers."""
+"""One router's measurements of its requests at one backend: gauges, and sums that add up over routers."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ class Gauges:
         sums[PROMPT_TOKENS] += flight.prompt
         first, took = self._first, now - flight.sent_s
         params = self._params
-        few = first[0] < params.few_samples and not (
+        few = first[0] < params.min_uncontended_weight and not (
             self.elsewhere > 0.0 and self.line[0] + self.line[1] > 0.0
         )
         if flight.ahead == 0.0:

@@ -29,7 +29,7 @@ class LearnedState:
     paused_until_s : float
         Reading of the clock until which the backend asked for silence; in the past when it did not.
     seconds_per_token, seconds_to_first_token : float
-        Expected at the present load, and of a request that finds nobody ahead with a prompt of 1,000 tokens.
+        Expected at the present load, and of a request with a prompt of 1,000 tokens and no request ahead.
     """
 
     limit: int
@@ -47,7 +47,7 @@ class LearnedCapacity:
 
     Not thread-safe; the tracker calls it under a lock. About 5 µs a request over all its events. Several
     routers in front of one backend share :meth:`sums`: the one that leads learns from all of them through
-    :meth:`hear`, the others take its limit through :meth:`follow`.
+    :meth:`merge_peer_sums`, the others take its limit through :meth:`follow`.
 
     Parameters
     ----------
@@ -156,7 +156,7 @@ class LearnedCapacity:
         return gauges.tokens + gauges.elsewhere_tokens + prompt <= self._law.tokens
 
     def held_back(self, now: float, *, by_tokens: bool = False) -> None:
-        """Note that somebody else, who enforces the limit, kept a request back."""
+        """Note that the component that enforces the limit kept a request back."""
         self._law.held_by_tokens = by_tokens
         self._gauges.held_back(now)
 
@@ -261,8 +261,8 @@ class LearnedCapacity:
         gauges = self._gauges
         return [*gauges.sums(now), float(gauges.in_flight), float(gauges.waiting), gauges.tokens]
 
-    def hear(self, others: list[Sums], now: float) -> None:
-        """Take note of what the other routers have seen, each from its :meth:`sums`; and lead.
+    def merge_peer_sums(self, others: list[Sums], now: float) -> None:
+        """Merge the sums of the other routers, each from its :meth:`sums`, and lead from now on.
 
         With others, windows are closed here alone, where the sums of all belong to about the same time.
         """

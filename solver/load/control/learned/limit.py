@@ -1,4 +1,4 @@
-"""The control law: from what a window showed to how much may be in flight."""
+"""The control law: computes the concurrency limit from one window's measurements."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class LearnedLimit:
         elif best < 0.95 * self.base and window.in_flight > 0.5 * best:
             self.base = max(self._p.low, best, 0.5 * self.base)
             self._doubling, self.reason = False, why
-        elif window.held_back > self._p.measuring.held_back_share and best > 1.05 * self.base:
+        elif window.held_back > self._p.measuring.min_throttled_share and best > 1.05 * self.base:
             self._grow(now, best)
         self._set_dip()
 
@@ -159,13 +159,13 @@ class LearnedLimit:
         return (self._decoding + self.line.constant) / self._prefill
 
     def _queue(self, window: Window) -> float:
-        """Return the mean number that waits for a place, 0 where there is no queue worth the name."""
+        """Return the mean number of requests that wait for a place, 0 below the detection threshold."""
         p, n = self._p, window.in_flight
         if not p.streamed or n <= 0.9 * p.low:
             return 0.0
         if self.line.constant + self.line.slope <= 0.0:  # nothing to compare with: most must not wait
             return (
-                window.waiting - self._p.measuring.unknown_waiting_share * n
+                window.waiting - self._p.measuring.max_waiting_share_unfitted * n
                 if window.waiting > max(1.0, 0.5 * n)
                 else 0.0
             )
@@ -173,7 +173,7 @@ class LearnedLimit:
         own = window.first_rate * self.line.constant
         explained = own + (waiting_at_prefill(n, ratio) if ratio < inf else 0.0)
         queue = window.waiting - explained
-        worth = max(p.queue_share * n, 0.5) + (p.measuring.explained_factor - 1.0) * explained
+        worth = max(p.queue_share * n, 0.5) + (p.measuring.explained_wait_factor - 1.0) * explained
         return queue if queue > worth else 0.0
 
     def _best(self, level: float) -> tuple[float, str]:

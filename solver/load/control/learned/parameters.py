@@ -1,4 +1,4 @@
-"""What a learned limit may be told, and its tuning constants."""
+"""The settings of a learned limit, and its tuning constants."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class MeasuringParams(Params):
         Shortest answer, tokens, whose time per token says something.
     full_weight_output : float
         Output tokens from which a request counts fully in the fit of decode times.
-    few_samples : float
-        Weight of requests that found nobody ahead below which the others count, too.
+    min_uncontended_weight : float
+        Weight of requests that found no other request ahead, below which the others count, too.
     late_weight : float
         Weight of a time to first token above the line: an expectile of about 0.1 (Newey and Powell 1987).
     remembered_weight : float
@@ -29,26 +29,26 @@ class MeasuringParams(Params):
         Standard normal quantile of 0.99: the spread of a request's time per token is taken as log-normal.
     least_prefill_share : float
         Prefill shorter than this share of decoding never limits anything.
-    held_back_share : float
-        Share of a window in which the limit must have kept traffic back before it may rise.
-    unknown_waiting_share : float
-        Share of the requests in flight that may wait while the time to first token is not known.
-    explained_factor : float
-        Waiting up to this multiple of what prefill explains is no queue for a place.
+    min_throttled_share : float
+        Least share of a window in which the limit kept requests back for the limit to rise.
+    max_waiting_share_unfitted : float
+        Largest share of the requests in flight that may wait while the time to first token is not yet fitted.
+    explained_wait_factor : float
+        Waiting up to this multiple of the waiting that prefill explains does not count as queueing.
     longest_pause_s : float
         Longest pause after a refusal, seconds, whatever its Retry-After says.
     """
 
     least_output: int = 8
     full_weight_output: float = 64.0
-    few_samples: float = 4.0
+    min_uncontended_weight: float = 4.0
     late_weight: float = 0.1
     remembered_weight: float = 30.0
     p99_deviations: float = 2.33
     least_prefill_share: float = 1e-4
-    held_back_share: float = 0.3
-    unknown_waiting_share: float = 0.35
-    explained_factor: float = 1.6
+    min_throttled_share: float = 0.3
+    max_waiting_share_unfitted: float = 0.35
+    explained_wait_factor: float = 1.6
     longest_pause_s: float = 60.0
 
 

@@ -1,4 +1,4 @@
-"""What several routers in front of one backend have seen, as the sums of a single one."""
+"""Combines the measurements of several routers in front of one backend into the sums of a single router."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _INTEGRALS = ((g.IN_FLIGHT_S, -3), (g.WAITING_S, -2), (g.TOKENS_S, -1))
 
 
 class SharedTotals:
-    """Adds up what other routers tell, so that nobody's start, restart or end looks like work.
+    """Adds up the sums of other routers, so that no router's start, restart or end looks like work.
 
     Of each router only what has come since it was first heard counts. What it had in flight when it told is
     taken to have been in flight since, so that a router without events need not tell anything.

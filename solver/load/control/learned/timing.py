@@ -8,7 +8,7 @@ from solver.load.control.learned.parameters import MeasuringParams
 
 
 class FirstTokenLine:
-    """Seconds to the first token on prompt tokens, of requests that found nobody ahead; low side.
+    """Regression of seconds to the first token on prompt tokens, of requests with none ahead of them; low side.
 
     Forgetting least squares; what the backend adds (waiting for a place, or for prefill of others) is not in
     it, since the samples are unobstructed and those above the line weigh a tenth.

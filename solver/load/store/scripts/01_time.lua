@@ -17,7 +17,7 @@
 -- ARGV[11+] arguments of the operation
 --
 -- Reply: {time, answer}. A script is not rolled back when a call fails, so nothing here relies on a key
--- that somebody may have deleted, and every number is written in full.
+-- that another client may have deleted, and every number is written in full.
 --
 -- A subject is a model, m:<model>, or a pool of limits that several models share, p:<pool>. What is read of it
 -- and of the store's own state is kept in tables, and written back once, at the end.
@@ -54,10 +54,11 @@ end
 -- now    seconds that have passed, for meters. The server's clock may be set while it runs: steps back are
 --        left out. A reading later than the caller says it can be means that the message is late, or that
 --        the clock was set forward: nothing is done, and a caller who still waits for the answer says so.
--- alive  the same for leases. Time that no caller can vouch for may be a step of the clock: the gap before
---        the first message of a process, say. And time made up for may have passed before a lease began.
---        Neither shortens leases, so that none ends while its holder works. Short gaps add up to no more
---        than the longest time to live in as long a time, so that leases also end where every process is new.
+-- alive  seconds that have passed, for leases. Elapsed time that no client's clock confirms may be a step of the
+--        server's clock (the gap before the first message of a process, say), and time recovered after a step may
+--        have passed before a lease began. Neither is counted, so that no lease ends while its holder works. The
+--        time left out is at most the longest time to live in as long a time, so that leases also end where every
+--        process is new.
 
 local wall = tonumber(ARGV[3])
 local by_caller = wall ~= nil
@@ -71,7 +72,7 @@ local STATE = 'ddddddddddddddd'
 local meta = call('HMGET', META, 'epoch', 'state')
 local has_state = meta[2] ~= false
 local now, lag, peak, peak_now, late = wall, 0, wall, wall, false
-local doubt, doubt_until = 0, 0                      -- time left out for want of somebody who vouches, and until when it counts
+local doubt, doubt_until = 0, 0                      -- elapsed time not counted since no client confirmed it, and its end
 local leases, models, version, ticket = 0, 0, 0, 0   -- how many there are; numbers that only grow
 local due, due_alive = math.huge, math.huge          -- before that, nothing ends by itself, and no lease
 local recovering_until, longest_s = 0, 0
@@ -97,7 +98,7 @@ if has_state then
     now = math.max(before, peak_now + wall - peak)
   elseif step > max_gap then
     lag = lag + step
-  elseif not earliest and not by_caller then -- nobody vouches for it
+  elseif not earliest and not by_caller then -- no client's clock confirms the step
     if before - lag >= doubt_until then doubt, doubt_until = 0, before - lag + max_gap end
     local doubted = math.max(0, math.min(step, max_gap - doubt))
     doubt, lag = doubt + doubted, lag + doubted

@@ -1,7 +1,7 @@
 -- The usual requests, in few steps ----------------------------------------------------------------------
 --
 -- Most of the work is to take or give back a lease on a model that is open, draws on no pool, has no limits beyond
--- those on its own three meters, and has nobody waiting. That is done here, before the functions of the files that
+-- those on its own three meters, and has no lease waiting. That is done here, before the functions of the files that
 -- follow are made: making them takes longer than the whole operation. It does what acquire and release of
 -- 06_leases.lua do. Whatever else is found is left to them, and nothing has been written by then.
 
@@ -9,7 +9,7 @@
 local ACTIVE, WAITING, ACCEPTING, HEARD, USED, OLDEST, USAGE, RESETS, MEASURED = 1, 2, 9, 11, 12, 15, 18, 19, 22
 local METER = {[0] = '0', '1', '2'}
 
--- Limits and state of a model that has nothing but slots and its own three meters, and nobody waiting; else nil.
+-- Limits and state of a model that has nothing but slots and its own three meters, and no lease waiting; else nil.
 local function plain_model(subject)
   local kept = call('HMGET', prefix .. subject, 'limits', 'state', 'further', 'pools')
   if not kept[1] or not kept[2] or kept[3] or kept[4] then return nil end

@@ -80,7 +80,7 @@ local function advance(m, meter)
     end
   end
   m.used[key], m.oldest[key] = left_over, first or -1
-  if lost > 0 then charge(m, meter, lost) end -- somebody has deleted the window: count what it held from now on
+  if lost > 0 then charge(m, meter, lost) end -- the window's key was deleted: count what it held from now on
   return m.used[key]
 end
 

@@ -5,8 +5,8 @@
 -- A queue's members are the ticket, in 16 digits, the tenant, and the lease; its scores are times of arrival less
 -- what a priority is worth.
 
-local damaged = false -- a part was found missing: counts are made anew from what is left
-local broken = false  -- one that cannot be made anew here: every replica has to tell what it holds
+local damaged = false -- a key is missing: recount from the leases
+local broken = false -- a missing key cannot be rebuilt here: every replica has to report its leases
 local RULES = {aging = 30, passes = 4, weights = NOTHING}
 local CREDIT = 2      -- requests for each slot of its share that a tenant which comes back has before the others
 local PLACES = 4      -- a tenant may hold as many places as this times those that are free
@@ -90,7 +90,7 @@ local function line_of(m)
   return line
 end
 
--- A tenant that does not wait begins before the least served of the others, or the highest count at which anybody
+-- A tenant that does not wait begins before the least served of the others, or the highest count at which a tenant
 -- began where that is more, by two requests for each slot of its share.
 local function join_line(m, tenant, work)
   local line, level = line_of(m), nil
@@ -133,7 +133,7 @@ local function fits(m, lease)
   return true
 end
 
--- The lease that runs next, and those that it passes; nil: nobody. A candidate counts as if it had come last, and
+-- The lease that runs next, and those that it passes; nil: no lease. A candidate counts as if it had come last, and
 -- leases whose ids are in 'started' as if they ran already.
 local function next_in_line(m, candidate, started)
   if m.active >= granted_here(m.slots) then return nil end
@@ -194,7 +194,7 @@ local function count_in_pools(lease, sign)
   end
 end
 
--- Those whom a lease that does not wait would pass if it came now and ran; nil: it would wait. Waiting leases may fit
+-- The waiting leases that a new lease would overtake if it ran now; nil: it would wait. Waiting leases may fit
 -- only because another lease gives way to this one in their pools ('leaves': slots by pool): they run first, and
 -- this one runs if it fits beside them.
 local function passed_with(m, candidate, leaves)
@@ -246,8 +246,8 @@ local function take_slots(m, lease)
   note_history(m)
 end
 
--- Let those run who wait and fit. While leases may be missing that others have not told yet, nothing is known to
--- be free.
+-- Start the waiting leases that fit. While other replicas have yet to report their leases, no slot is known to be
+-- free.
 local function promote_one(m)
   if recovering or not m or m.waiting <= 0 or m.held == 1 then return false end
   local id, lease, passed = next_in_line(m)

@@ -112,8 +112,7 @@ local function credit_of(id)
   return slots, credit
 end
 
--- What a lease was charged with whose key somebody has deleted; what went to sliding windows stays there, since nobody
--- knows when it was.
+-- The charges of a lease whose key was deleted; those to sliding windows stay there, since their time is not known.
 local function charges_of(m, chain, amounts)
   local charges = {}
   for _, subject in ipairs({m, unpack(chain)}) do
@@ -157,7 +156,7 @@ local function follow_stops(m)
   m.accepting, m.held, m.changed = #stops == 0 and 1 or 0, held, true
 end
 
--- The stops that stand, as they are kept. Where somebody has deleted them every replica tells what it knows; where
+-- The active stops, as they are kept. Where their key was deleted every replica reports what it knows; where
 -- the time is missing at which one ends it is noted again.
 local function stops_of(m)
   if m.accepting == 1 then return NOTHING end
@@ -287,7 +286,7 @@ local function release(id, actual)
   return answer
 end
 
--- Counts of leases made anew from the leases themselves.
+-- Recompute the counts of leases from the leases themselves.
 local function recount()
   damaged = false
   local active, waiting, count, pools = {}, {}, 0, {}
@@ -308,7 +307,7 @@ local function recount()
     elseif recovering or lease then
       call('ZREM', EXPIRY, id)
     else
-      broken = true -- nobody knows here what it holds
+      broken = true -- its charges and slots are not known here
     end
   end
   if broken then return end

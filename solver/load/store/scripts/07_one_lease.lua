@@ -19,7 +19,7 @@ function operations.renew()
     if m then touch(m) end
     return {state}
   end
-  -- Somebody has deleted its key, and it still counts: the caller may tell what it was.
+  -- Its key was deleted, and it still counts: the caller may tell what it was.
   if ARGV[FIRST + 2] and not lease and call('ZSCORE', EXPIRY, id) then
     local told = cjson.decode(ARGV[FIRST + 2])
     local m = load_model(told.model)
@@ -53,7 +53,7 @@ local function begin()
   if meta[1] ~= ARGV[2] then return {'epoch'} end
   begun = true
   if call('ZCARD', EXPIRY) ~= leases then
-    broken = true -- a part is missing that cannot be made anew here: let every replica tell
+    broken = true -- a missing key cannot be rebuilt here: every replica has to report
     return {'epoch'}
   end
   if peers > 0 then
@@ -67,7 +67,7 @@ end
 
 local function finish(answer)
   if answer[1] == 'unknown_model' and (call('ZSCORE', MODELS, answer[3]) or call('ZCARD', MODELS) ~= models) then
-    broken = true -- it is known, or the list of those that are: somebody has deleted it
+    broken = true -- the model's key, or the list of models, was deleted
   end
   if damaged and not broken then recount() end
   if begun then write_back() end

@@ -35,7 +35,7 @@ local function configure(limits)
   end
   if not m then
     local was_known = call('ZSCORE', is_model and MODELS or POOLS, name) ~= false
-    damaged = was_known or damaged -- somebody has deleted it: it may have leases,
+    damaged = was_known or damaged -- its key was deleted: it may have leases,
     broken = broken or (was_known and not recovering) -- and what was used of it only the replicas know
     list(is_model and MODELS or POOLS, name)
     if is_model then call('ZREM', FORGOTTEN, name) end
@@ -128,7 +128,7 @@ local function observe(m, active, queued, ttl, age_s)
   local seen_q = math.max(0, queued - m.waiting)
   set_own_part(m.name, own_part(m.name))
   local parts, own_changes = call('HGETALL', outside_key(m.name)), 0
-  for k = 1, #parts, 2 do -- what anybody has added before is part of the totals, and not told again
+  for k = 1, #parts, 2 do -- what any replica has added before is part of the totals, and not told again
     local _, _, changes = read_part(parts[k + 1])
     call('HSET', outside_key(m.name), parts[k], '0 0 ' .. int(changes + 1))
     if parts[k] == replica then own_changes = changes + 1 end

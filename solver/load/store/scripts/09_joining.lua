@@ -19,7 +19,7 @@ local function tell_used(subject, entry) -- {changes, resets, {meter: amount}}
   m.usage, m.changed = entry[1], true
 end
 
--- What a replica remembers is told to a server that has lost its memory.
+-- After data loss: re-create the leases and usage that a replica reports.
 local function told(order, epoch)
   for _, lease in ipairs(order.leases) do -- they are running, whether they still fit or not
     -- the server of the caller's epoch knows better which of those it granted have ended
@@ -47,7 +47,7 @@ local function told(order, epoch)
   for _, entry in ipairs(order.used) do tell_used(entry[1], {entry[2], entry[3], entry[4]}) end
 end
 
--- What somebody set on purpose outlives the server's memory, unless it was lifted later.
+-- Re-create, after data loss, the stops that an operator or rule has set, unless they were lifted later.
 local function tell_settings(order)
   for _, entry in ipairs(order.lifted) do
     local key, m = cjson.encode({entry[1], entry[2]}), load_model(entry[1])

@@ -81,7 +81,7 @@ local function rows_of(set, kind)
   local rows = {}
   for k, name in ipairs(call('ZRANGE', set, 0, -1)) do
     local m = load(kind .. name)
-    if not m then -- somebody has deleted it
+    if not m then -- its key was deleted
       broken = true
       return rows
     end
