@@ -235,7 +235,7 @@ def _scene(station: Station, arrival: NDArray[np.float64], tokens: NDArray[np.in
         ),
         fleet=Fleet([model], ServerParams(slowdown=0.0)),
         quality=Quality(outcome=flat, predicted=flat),
-        luck=np.ones((n, 2)),
+        uniform_draws=np.ones((n, 2)),
         seed=0,
     )
 

@@ -1,7 +1,7 @@
 """The command line: ``solver solve | verify | explain | generate | bench | serve | token | simulate | evaluate``.
 
 Exit codes: 0 solved, 1 unexpected, 2 bad input, 3 infeasible, 4 deadline with no full assignment, 130 and 143
-interrupted, 141 nobody reads the output any more.
+interrupted, 141 the reader of the output is gone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import typer
 
 import solver
 from solver.errors import SpecError
-from solver.interfaces.bench.baselines import yardsticks
+from solver.interfaces.bench.baselines import baselines
 from solver.interfaces.bench.bench_command import bench
 from solver.interfaces.exit_codes import INFEASIBLE, INTERRUPTED, NO_FULL_ASSIGNMENT, report_failure, say
 from solver.interfaces.files.assignments import known_ids, read_assignments
@@ -228,7 +228,7 @@ def solve(
     if as_json:
         sys.stdout.write(json.dumps(finite(plan.summary())) + "\n")
     elif not quiet:
-        _out.print(plan_report(plan, yardsticks=yardsticks(plan)))
+        _out.print(plan_report(plan, baselines=baselines(plan)))
         if progress:
             _out.print(progress_report(plan.solution))
         for path in written:

@@ -24,7 +24,7 @@ _TRACEBACK = "SOLVER_TRACEBACK"
 
 
 def say(console: Console, text: str, **options: Any) -> None:
-    """Print one line; nobody can be told when standard error is closed or full."""
+    """Print one line; do nothing when standard error is closed or full."""
     with suppress(OSError):
         console.print(printable(text), soft_wrap=True, **options)
 

@@ -31,7 +31,7 @@ def handle_signals() -> None:
     """From now on, SIGINT ends the process with code 130 and SIGTERM with 143.
 
     To be called once, in the main thread, before anything heavy is imported. Signals that the parent set to
-    be ignored stay ignored; a handler that somebody installs later, such as a web server's, takes over.
+    be ignored stay ignored; a handler installed later, such as a web server's, takes over.
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)

@@ -1,4 +1,4 @@
-"""What every command that takes a problem accepts: where the problem is, and how its files are read."""
+"""Options of every command that takes a problem: where the problem is, and how its files are read."""
 
 from __future__ import annotations
 

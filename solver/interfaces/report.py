@@ -48,8 +48,8 @@ _STYLES = {
     Status.UNKNOWN: "bold red",
 }
 
-Yardstick = tuple[str, float]
-"""What another way of assigning would reach: its name and objective."""
+Baseline = tuple[str, float]
+"""The name and the objective of another way of assigning."""
 
 
 def number(value: float) -> str:
@@ -72,13 +72,13 @@ def headline(solution: Solution, *, agents: int, models: int) -> Text:
     return line
 
 
-def plan_report(plan: Plan, *, yardsticks: tuple[Yardstick, ...] = ()) -> RenderableType:
+def plan_report(plan: Plan, *, baselines: tuple[Baseline, ...] = ()) -> RenderableType:
     """Return the report of a plan: certificate, models, bottlenecks, who is left and why."""
     parts: list[RenderableType] = [headline(plan.solution, agents=plan.instance.n, models=plan.instance.m)]
     objective = Text("objective: " + _objective_text(plan), style="dim")
     if plan.status in (Status.INFEASIBLE, Status.UNKNOWN):
         return Group(*parts, objective, *(Text(printable(note)) for note in plan.solution.notes))
-    parts += [_certificate(plan, yardsticks), objective]
+    parts += [_certificate(plan, baselines), objective]
     parts += [Text(), _models(plan)]
     if plan.resources:
         parts += [Text(), _resources(plan)]
@@ -93,7 +93,7 @@ def _count(number_of: int, what: str) -> str:
     return f"{number_of:,} {what}" if number_of == 1 else f"{number_of:,} {what}s"
 
 
-def _certificate(plan: Plan, yardsticks: tuple[Yardstick, ...]) -> Table:
+def _certificate(plan: Plan, baselines: tuple[Baseline, ...]) -> Table:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim")
     grid.add_column(justify="right")
@@ -106,7 +106,7 @@ def _certificate(plan: Plan, yardsticks: tuple[Yardstick, ...]) -> Table:
     grid.add_row(
         "gap", f"{plan.gap:.4%}" if math.isfinite(plan.gap) else "unknown", "distance between the two"
     )
-    for name, objective in yardsticks:
+    for name, objective in baselines:
         gain = f", the plan is {plan.objective / objective:.2f}× that" if objective > 0 else ""
         grid.add_row(name, number(objective), f"for comparison{gain}")
     return grid

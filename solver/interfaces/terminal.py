@@ -1,4 +1,4 @@
-"""What reaches a terminal: plain text without control characters, in whatever encoding the stream has."""
+"""Output to a terminal: plain text without control characters, in whatever encoding the stream has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many agents arrive a second, from the last few groups of them."""
+"""The arrival rate of agents, measured over the last few groups of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 _GROUP_S = 1e-3
 """Seconds within which arrivals count as one group."""
 
-_FEW_GROUPS = 5
+_MIN_SHORT_SPAN_GROUPS = 5
 """Groups below which an arrival rate is measured over a whole service time at least."""
 
 
@@ -40,7 +40,7 @@ class ArrivalRate:
         if not groups:
             return 1.0
         used = min(len(groups), self._most)
-        shortest = mean_service_s * (self._services if used >= _FEW_GROUPS else 1.0)
+        shortest = mean_service_s * (self._services if used >= _MIN_SHORT_SPAN_GROUPS else 1.0)
         span = max(now_s - groups[-used][0], shortest, 1e-6)
         count = -0.5 * groups[-used][1] if used > 1 else 0.0  # the first group opens the span
         for at in range(1, len(groups) + 1):

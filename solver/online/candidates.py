@@ -53,9 +53,9 @@ class Candidates:
         "_best",
         "_column",
         "_net",
-        "_nobody",
         "_placed",
         "_pricing",
+        "_refusal_value",
         "_tries",
         "kept",
         "refusal",
@@ -78,23 +78,23 @@ class Candidates:
             net = row.scores.copy()  # what the store says is worth more than an old reading
         if load.metered:
             load.forbid_metered(net, row.tokens, row.cost_usd)
-        poor = False
+        over_budget = False
         if left_usd is not None and row.cost_usd is not None:
-            dear = row.cost_usd > left_usd
-            poor = bool((dear & np.isfinite(net)).any())
-            net[dear] = -np.inf
+            exceeds_budget = row.cost_usd > left_usd
+            over_budget = bool((exceeds_budget & np.isfinite(net)).any())
+            net[exceeds_budget] = -np.inf
         self.kept = net.copy() if keep else None
         self.row, self._pricing, self._net = row, pricing, net
         self._placed = -1
         self.tentative = False
         self._tries = _RESERVATION_ATTEMPTS
         self.refusal = RouteRefusalReason.FULL
-        self._nobody = pricing.nobody(row)
+        self._refusal_value = pricing.refusal_value(row)
         self._column = column = int(net.argmax())
         self._best = net.item(column)
         if self._best == -np.inf:
             self._tries = 0
-            self.refusal = _why_none(row, pricing, poor=poor)
+            self.refusal = _why_none(row, pricing, over_budget=over_budget)
 
     def begin_with(self, column: int) -> bool:
         """Put a jointly placed model first, -1 for none; False where it is full by now."""
@@ -136,18 +136,18 @@ class Candidates:
         return column, best
 
     def runner_up(self) -> tuple[int, float]:
-        """Return the best model that was not tried, -1 for none, and its net value or that of serving nobody."""
+        """Return the best model that was not tried, -1 for none, and its net value or that of refusing."""
         column = int(self._net.argmax())
         second = self._net.item(column)
         if second == -np.inf:
-            return -1, self._nobody
-        return column, max(second, self._nobody)
+            return -1, self._refusal_value
+        return column, max(second, self._refusal_value)
 
 
-def _why_none(row: AgentRow, pricing: Pricing[Any], *, poor: bool) -> RouteRefusalReason:
+def _why_none(row: AgentRow, pricing: Pricing[Any], *, over_budget: bool) -> RouteRefusalReason:
     if not np.isfinite(row.scores).any():
         return RouteRefusalReason.NO_ELIGIBLE_MODEL
-    if poor:
+    if over_budget:
         return RouteRefusalReason.BUDGET
     if pricing.out_of_slots(row):
         return RouteRefusalReason.SLOTS_USED_UP

@@ -1,4 +1,4 @@
-"""What the router decided for one agent: the model and its lease, or why nobody serves it."""
+"""What the router decided for one agent: the model and its lease, or why no model serves it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Decision:
     Attributes
     ----------
     agent_id : str or None
-        Whom it is about.
+        The agent.
     model : str or None
         Id of the model; None when refused.
     lease : Lease or None
@@ -44,7 +44,7 @@ class Decision:
     reason : str
         In words.
     refusal : RouteRefusal or None
-        Why nobody serves the agent.
+        Why no model serves the agent.
     """
 
     __slots__ = (
@@ -90,13 +90,13 @@ class Decision:
 
     @property
     def runner_up(self) -> str | None:
-        """The next best model; None where there is none, or nobody serves the agent."""
+        """The next best model; None where there is none, or the agent was refused."""
         column = self._candidates.runner_up()[0] if self.lease is not None else -1
         return None if column < 0 else self._router.ids[column]
 
     @property
     def margin(self) -> float:
-        """By how much the choice beat the runner-up, or serving nobody, in score; 0 when refused.
+        """By how much the choice beat the runner-up, or refusing, in score; 0 when refused.
 
         Infinite where there is no other way; below zero where agents were placed jointly, and others
         needed the better model more.

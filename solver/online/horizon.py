@@ -25,7 +25,7 @@ class HorizonPrices(NamedTuple):
     dollar : float
         Score a US dollar costs.
     unserved : float
-        Value of serving nobody, for agents whose objective names none.
+        Value of refusing, for agents whose objective names none.
     """
 
     slot: NDArray[np.float64]
@@ -43,7 +43,7 @@ def range_of_scores(scores: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def value_of_nobody(unserved: NDArray[np.float64], lowest: float) -> tuple[NDArray[np.float64], float]:
-    """Return the value of serving nobody of each agent, and the one that stands in where none is named."""
+    """Return the value of refusing each agent, and the one that stands in where none is named."""
     return np.where(np.isnan(unserved), lowest, unserved), lowest
 
 

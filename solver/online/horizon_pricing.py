@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _REFRESHED_EACH = 20
 """First arrivals, each of which is followed by new prices."""
 
-_LEAST_STRIDE = 5
+_MIN_STRIDE = 5
 """Fewest arrivals between two refreshes after these."""
 
 
@@ -75,7 +75,7 @@ class HorizonPricing:
         return np.where(load.taken() >= load.limit, np.inf, self._slot)
 
     def levels(self, load: LiveLoad, count: int) -> NDArray[np.float64]:
-        """Return the same, (count, m), with others thought let in before."""
+        """Return (count, m) levels, as if 0 to ``count`` − 1 more requests had already been admitted."""
         more = np.arange(count)[:, None]
         slot = np.where(self.left - more >= 1.0, self._slot, np.inf)
         return np.where(load.taken() + more >= load.limit, np.inf, slot)
@@ -91,14 +91,14 @@ class HorizonPricing:
         """Return the price of a slot of the horizon, (m,)."""
         return np.asarray(self._prices.slot, np.float64)
 
-    def nobody(self, row: AgentRow) -> float:
-        """Return the value of serving nobody."""
+    def refusal_value(self, row: AgentRow) -> float:
+        """Return the value of refusing this request."""
         return row.unserved if row.unserved == row.unserved else self._prices.unserved  # NaN: none named
 
     def worth_it(self, row: AgentRow, column: int, net: float) -> bool:
-        """Return whether to serve; while slots suffice for all still to come, prices turn nobody away."""
+        """Return whether to serve; while slots suffice for all still to come, prices turn no agent away."""
         if self._budget or self.left.sum() <= self.arrivals_left:
-            return net >= self.nobody(row)
+            return net >= self.refusal_value(row)
         return not row.scores[column] < row.unserved
 
     def out_of_slots(self, row: AgentRow) -> bool:
@@ -124,7 +124,7 @@ class HorizonPricing:
         """Return a second: concurrency is full, and how long it is held is not known here."""
         return 1.0
 
-    def question(
+    def price_job(
         self, sample: Sample, load: LiveLoad, usd_left: float | None, now_s: float
     ) -> Callable[[], HorizonPrices]:
         """Return the problem of what is left."""
@@ -143,7 +143,7 @@ class HorizonPricing:
         """Return the arrivals until the next prices: few at both ends, where one arrival says or uses much."""
         if self._count < _REFRESHED_EACH:
             return 1
-        return max(_LEAST_STRIDE, min(self._count, self.arrivals_left) // self._parts)
+        return max(_MIN_STRIDE, min(self._count, self.arrivals_left) // self._parts)
 
     def install(self, prices: HorizonPrices, load: LiveLoad) -> None:
         """Charge new prices."""

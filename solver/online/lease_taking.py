@@ -1,4 +1,4 @@
-"""From a decision to a lease, and from the lease to what became of it. The tracker decides; money never overruns."""
+"""Takes the lease of a decision and follows it to its end. The tracker decides; money never overruns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tasks that wait in the same pass of an event loop are decided on together; nobody is made to wait for more."""
+"""Tasks that wait in the same pass of an event loop are decided on together; no task is made to wait for more."""
 
 from __future__ import annotations
 

@@ -32,10 +32,10 @@ from solver.engines import kernels
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_MOST_ITERATIONS = 20
+_MAX_ITERATIONS = 20
 """Iterations of policy improvement; it converges after a few."""
 
-_LEAST_RATE = 1e-12
+_MIN_RATE = 1e-12
 """Least admission rate, so that every state has a finite weight in logarithms."""
 
 
@@ -63,7 +63,7 @@ class OccupancyPrices(NamedTuple):
     Parameters
     ----------
     table : (m, max(slots + queue) + 1) float64
-        Score per second of service; ``inf`` where nobody more is let in.
+        Score per second of service; ``inf`` where no further request is admitted.
     alternatives : Alternatives or None
         None unless asked for.
     """
@@ -151,7 +151,7 @@ def occupancy_prices(
     weights : (n,) float64
         Sum 1.
     unserved : (n,) float64
-        Value of serving nobody.
+        Value of refusing.
     shares : (n, m) float64
         Who is served where at mean prices, see :func:`~solver.online.window_prices.window_prices`.
     mean_price : (m,) float64
@@ -306,12 +306,12 @@ def _policy_iteration(
     inside = np.arange(top) < full[:, None]
     before: NDArray[np.intp] | None = None
     chance, births = np.empty((len(cost), top + 1)), np.empty_like(cost)
-    for _ in range(_MOST_ITERATIONS):
+    for _ in range(_MAX_ITERATIONS):
         position, value, service = advantage.admitted(cost + fee)
         if before is not None and (position == before)[inside].all():
             break
         before = position
-        births = np.where(inside, np.maximum(arrivals * service, _LEAST_RATE), 0.0)
+        births = np.where(inside, np.maximum(arrivals * service, _MIN_RATE), 0.0)
         reward = np.where(inside, arrivals * (value - fee * service), 0.0)
         with np.errstate(divide="ignore"):
             steps = np.log(births) - np.log(departures[:, 1:])

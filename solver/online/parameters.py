@@ -40,7 +40,7 @@ class PriceParams:
         nearest to it is crossed off; the rows that are left weigh 1.
     unserved_margin : float
         For an objective without ``unassigned_penalty`` in steady traffic: how far below the worst score
-        seen the value of serving nobody lies at least, as a share of the range of scores; it is never above
+        seen the value of refusing lies at least, as a share of the range of scores; it is never above
         0, since who is turned away gets nothing.
     rate_limit_share : float
         Share of tokens and requests per minute that prices plan for. Load fluctuates, and a window that

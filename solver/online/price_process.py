@@ -40,28 +40,28 @@ class PriceProcess:
 
     @property
     def pid(self) -> int | None:
-        """Process id of the child; None before the first question, and after a failure."""
+        """Process id of the child; None before the first job, and after a failure."""
         return None if self._child is None else self._child.pid
 
-    def answer(self, question: Callable[[], _T]) -> _T:
+    def answer(self, price_job: Callable[[], _T]) -> _T:
         """Return what a call returns there.
 
         Parameters
         ----------
-        question : callable
+        price_job : callable
             Can be pickled, takes no arguments.
 
         Raises
         ------
         SolverError
-            If the call raised an error there, or the child has died; the next question starts another.
+            If the call raised an error there, or the child has died; the next job starts another.
         """
         with self._lock:
             child = self._running()
             assert child.stdin is not None
             assert child.stdout is not None
             try:
-                pickle.dump(question, child.stdin, pickle.HIGHEST_PROTOCOL)
+                pickle.dump(price_job, child.stdin, pickle.HIGHEST_PROTOCOL)
                 child.stdin.flush()
                 answer, error = pickle.load(child.stdout)  # noqa: S301 - from this object's own child
             except (OSError, EOFError, pickle.UnpicklingError) as problem:
@@ -124,12 +124,12 @@ def serve() -> None:
     sys.stdout = sys.stderr
     while True:
         try:
-            question = pickle.load(asked)  # noqa: S301 - from the parent process
+            price_job = pickle.load(asked)  # noqa: S301 - from the parent process
         except EOFError:
             return
         answer: tuple[Any, str | None]
         try:
-            answer = question(), None
+            answer = price_job(), None
         except Exception as error:  # noqa: BLE001 - reported to the parent, which raises it
             answer = None, f"{type(error).__name__}: {error}"
         try:

@@ -73,7 +73,7 @@ class PriceTable:
         return self._price(at, at, taken)
 
     def prices(self, taken: NDArray[np.int64], count: int) -> NDArray[np.float64]:
-        """Return the same, (count, m), with 0 to ``count`` − 1 others thought let in before, on each model alone."""
+        """Return (count, m) prices, as if 0 to ``count`` − 1 more requests had been admitted, to each model alone."""
         at = self._position(taken)
         if self._pooled:
             later = [taken + more for more in range(count)]

@@ -1,7 +1,7 @@
-"""What the router charges now: one way to price capacity for a finite horizon, one for steady traffic.
+"""The router's present prices: one way to price capacity for a finite horizon, one for steady traffic.
 
 Each reads the live load, charges a row, and is refreshed with prices computed elsewhere. The router calls
-``level``, ``net``, ``claim`` and ``install`` under its lock. What ``question`` returns may be called anywhere, in
+``level``, ``net``, ``claim`` and ``install`` under its lock. What ``price_job`` returns may be called anywhere, in
 another process too.
 """
 
@@ -45,7 +45,7 @@ class Pricing(Protocol[_Prices]):
         ...
 
     def levels(self, load: LiveLoad, count: int) -> NDArray[np.float64]:
-        """Return the same, (count, m), with 0 to ``count`` − 1 others thought let in before on each model."""
+        """Return (count, m) levels, as if 0 to ``count`` − 1 more requests had already been admitted to each model."""
         ...
 
     def net(self, row: AgentRow, level: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -59,12 +59,12 @@ class Pricing(Protocol[_Prices]):
         """Return what one more slot of each model is worth now, in score, (m,); 0 before the first prices."""
         ...
 
-    def nobody(self, row: AgentRow) -> float:
-        """Return the value of serving nobody."""
+    def refusal_value(self, row: AgentRow) -> float:
+        """Return the value of refusing this request."""
         ...
 
     def worth_it(self, row: AgentRow, column: int, net: float) -> bool:
-        """Return whether serving the agent there, at ``net``, is better than serving nobody."""
+        """Return whether serving the agent there, at ``net``, is better than refusing the request."""
         ...
 
     def out_of_slots(self, row: AgentRow) -> bool:
@@ -83,12 +83,12 @@ class Pricing(Protocol[_Prices]):
         """Return a guess of the seconds until an eligible model has room again; ``limit`` is how many each takes."""
         ...
 
-    def question(
+    def price_job(
         self, sample: Sample, load: LiveLoad, usd_left: float | None, now_s: float
     ) -> Callable[[], _Prices]:
         """Return a call that computes prices from a sample. It can be pickled, and holds copies only."""
         ...
 
     def install(self, prices: _Prices, load: LiveLoad) -> None:
-        """Charge the prices that the last question was answered with."""
+        """Charge the prices that the last price job has computed."""
         ...

@@ -30,7 +30,7 @@ class Refresher:
     largest_share : float
         Share of one processor, in (0, 1].
     elsewhere : bool
-        Whether another process does the work: its time is then the time from question to answer, of which
+        Whether another process does the work: its time is then the time from job to answer, of which
         this thread's own processor time says nothing.
     """
 

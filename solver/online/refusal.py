@@ -20,7 +20,7 @@ class RouteRefusalReason(enum.StrEnum):
     SLOTS_USED_UP = "every eligible model's slots of this horizon are used up"
     """Nothing comes back before the horizon ends."""
     NOT_WORTH_ITS_PRICE = "worth less than its capacity is to others"
-    """Serving nobody is better than the best model at its price."""
+    """Refusing is better than the best model at its price."""
     BUDGET = "the budget does not allow it"
     """Every eligible model with room costs more than is left."""
     STORE_UNAVAILABLE = "the store of live load cannot be reached"

@@ -50,7 +50,7 @@ class OptimalRouter:
     objective : Objective, optional
         What is maximised. ``load_weight`` has no effect: prices stand in its place. Without
         ``unassigned_penalty`` agents are turned away only for want of room or money; in a finite horizon, while
-        slots suffice for all still to come, nobody is.
+        slots suffice for all still to come, no agent is.
     horizon : int, optional
         Agents still to come, who use slots up (``Capacity.slots``, else ``max_concurrent``). None: steady
         traffic, where slots come back.
@@ -360,8 +360,8 @@ class OptimalRouter:
                 return
             usd_left = None if self._spending is None else self._spending.left_usd(started)
             sample = self._window.sample(self._rows.predicted_s)
-            question = self._pricing.question(sample, self._load, usd_left, started)
-            prices = question() if self._process is None else self._process.answer(question)
+            price_job = self._pricing.price_job(sample, self._load, usd_left, started)
+            prices = price_job() if self._process is None else self._process.answer(price_job)
             with self._lock:
                 self._pricing.install(prices, self._load)
             self._refreshes += 1

@@ -1,4 +1,4 @@
-"""How a router's background work is doing."""
+"""The status of a router's background work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From an agent, or from arrays the caller computed, to the row that prices are charged against."""
+"""Builds the row that prices are charged against, from an agent or from arrays that the caller computed."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ _REPLICA_EVIDENCE = 20
 """Agents with equal scores on two models from which the two count as replicas."""
 
 _STEADY_SMOOTHING = 1.6
-"""Temperature in steady traffic over that of a horizon; here a share of the range from nobody to the best score."""
+"""Temperature in steady traffic over that of a horizon; here a share of the range from refusing to the best score."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -67,7 +67,7 @@ class SteadyPrices:
     tenant_second : (t,) float64
         Score a second of service costs a tenant, for its share.
     unserved : float
-        Value of serving nobody, for agents whose objective names none.
+        Value of refusing, for agents whose objective names none.
     alternatives : Alternatives or None
         Of the pools; None for mean prices alone.
     """

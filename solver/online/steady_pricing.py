@@ -109,7 +109,7 @@ class SteadyPricing:
         return _fullness(load.taken(), load.limit)
 
     def levels(self, load: LiveLoad, count: int) -> NDArray[np.float64]:
-        """Return the same, (count, m), with others thought let in before."""
+        """Return (count, m) levels, as if 0 to ``count`` − 1 more requests had already been admitted."""
         table = self._laid_out(load)
         if table is not None:
             return table.prices(load.taken(), count)
@@ -138,17 +138,17 @@ class SteadyPricing:
         price = table.price(np.minimum(load.taken(), np.maximum(load.limit - 1, 0))) * self._service
         return np.where(np.isfinite(price), price, 0.0)
 
-    def nobody(self, row: AgentRow) -> float:
-        """Return the value of serving nobody."""
+    def refusal_value(self, row: AgentRow) -> float:
+        """Return the value of refusing this request."""
         if row.unserved == row.unserved:
             return row.unserved
         return -np.inf if self._prices is None else self._prices.unserved
 
     def worth_it(self, row: AgentRow, column: int, net: float) -> bool:
-        """Return whether to serve; where the objective does not price refusals, only money turns anybody away."""
+        """Return whether to serve; where the objective does not price refusals, only money turns an agent away."""
         if row.unserved != row.unserved and (self._prices is None or not self._prices.dollar > 0):
             return True
-        return net >= self.nobody(row)
+        return net >= self.refusal_value(row)
 
     def out_of_slots(self, row: AgentRow) -> bool:
         """Return False: slots come back."""
@@ -167,7 +167,7 @@ class SteadyPricing:
         releases = (limit * np.isfinite(row.scores) / np.maximum(service, 1e-9)).sum()
         return float(min(1.0 / releases, 60.0)) if releases > 0 else 60.0
 
-    def question(
+    def price_job(
         self, sample: Sample, load: LiveLoad, usd_left: float | None, now_s: float
     ) -> Callable[[], SteadyPrices]:
         """Return the problem of every resource and of the tables over occupancy."""

@@ -40,7 +40,7 @@ class AgentRow(NamedTuple):
     scores : (m,) float64
         Higher is better; ``-inf`` forbids the model.
     unserved : float
-        Value of serving nobody; NaN where the objective names none.
+        Value of refusing; NaN where the objective names none.
     service_s : (m,) float64 or None
         Predicted seconds that a slot is held; None: the mean of each model.
     cost_usd : (m,) float64 or None
@@ -168,7 +168,7 @@ class Sample(NamedTuple):
     tenant: NDArray[np.int64]
 
 
-_MOST_PENDING = 8192
+_MAX_PENDING = 8192
 """Arrivals kept for the next refresh where each crosses off a row of history; else as many as are remembered."""
 
 
@@ -210,7 +210,7 @@ class Window:
         past, cost, service = (np.empty((0, m)), None, None) if history is None else history.arrays(m)
         self._past = len(past)
         self._crosses_off = history is not None and history.whole_batch and self._past > 0
-        self.most_pending = _MOST_PENDING if self._crosses_off else size
+        self.most_pending = _MAX_PENDING if self._crosses_off else size
         self._weight = crossed_off_weight
         self._left = np.full(self._past, (expected or self._past) / max(self._past, 1))
         self._matched = 0

@@ -5,7 +5,7 @@ may use of r::
 
     minimise  Σ_i w_i τ log( exp(u_i / τ) + Σ_j exp((s_ij − Σ_r p_r a_ijr) / τ) ) + Σ_r q_r p_r    over p >= 0
 
-where u_i is the value of serving nobody. This is the dual of the assignment problem of a typical arrival,
+where u_i is the value of refusing agent i. This is the dual of the assignment problem of a typical arrival,
 smoothed by entropy (Cuturi 2013; Li and Ye 2022 for its use in online allocation). Its minimum is found by
 projected Newton steps (Bertsekas 1982): O(n m² + m³) each, three to five from the last prices.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_MOST_NEWTON_STEPS = 40
+_MAX_NEWTON_STEPS = 40
 """Newton steps at most."""
 
 _USE_TOLERANCE = 2e-3
@@ -44,7 +44,7 @@ _CURVATURE_RIDGE = 1e-6
 """Added to the diagonal of the second derivative, relative to the mean of its entries."""
 
 
-_LEAST_SHARE = 1e-7
+_MIN_SHARE = 1e-7
 """Share of an agent below which a model is left out of second derivatives: they give a direction only."""
 
 _SPARSE = 0.2
@@ -135,8 +135,8 @@ class _SmoothedDual:
         """Return the (resources, resources) second derivatives."""
         m, w = self.models, self.weights
         matrix: NDArray[np.float64]
-        if kernels.available() and np.count_nonzero(shares > _LEAST_SHARE) <= _SPARSE * shares.size:
-            matrix = kernels.negative_gram(uses, w, least_share=_LEAST_SHARE)
+        if kernels.available() and np.count_nonzero(shares > _MIN_SHARE) <= _SPARSE * shares.size:
+            matrix = kernels.negative_gram(uses, w, least_share=_MIN_SHARE)
         else:
             matrix = -(uses * w[:, None]).T @ uses
         own = [uses[:, k * m : (k + 1) * m] for k in range(len(self.of_models))]
@@ -177,7 +177,7 @@ def window_prices(
     weights : (n,) float64
         Of the agents, > 0; scaled to sum 1 here.
     unserved : (n,) float64
-        Value of serving nobody, finite.
+        Value of refusing, finite.
     rates : (k m + r,) float64
         What one arrival may use of each resource: those of the models first, resource by resource, then
         the shared ones; ``inf`` for no limit.
@@ -198,7 +198,7 @@ def window_prices(
     span = float(np.ptp(np.append(finite, unserved.min()))) if finite.size else 0.0
     longest = _LONGEST_MOVE * max(span, 1e-12)
     value, shares = dual.value(prices)
-    for _ in range(_MOST_NEWTON_STEPS):
+    for _ in range(_MAX_NEWTON_STEPS):
         uses = dual.uses(shares)
         use = dual.weights @ uses
         slope = np.where(dual.limited, dual.rates - use, 0.0)

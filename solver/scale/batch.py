@@ -1,4 +1,4 @@
-"""What is asked of a batch in files."""
+"""The request for a batch in files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from solver.scale.pieces import ScoreColumns
 
-_MOST_STREAMED_MODELS = 5_000
+_MAX_STREAMED_MODELS = 5_000
 """Models at most: prices of samples take memory for the square of their number."""
 
 
@@ -65,8 +65,8 @@ class LargeBatch:
         """
         m = len(self.columns.models)
         lines = []
-        if not 0 < m <= _MOST_STREAMED_MODELS:
-            lines.append(Violation("models", f"expected 1 to {_MOST_STREAMED_MODELS:,} models", m))
+        if not 0 < m <= _MAX_STREAMED_MODELS:
+            lines.append(Violation("models", f"expected 1 to {_MAX_STREAMED_MODELS:,} models", m))
         if len(self.capacity) != m:
             lines.append(
                 Violation("capacity", f"expected one number for each of {m} models", len(self.capacity))

@@ -70,7 +70,7 @@ class PieceCertificate(BlockTerms):
 
     @classmethod
     def empty(cls, m: int) -> PieceCertificate:
-        """Return the certificate of nobody."""
+        """Return the certificate of no agents."""
         return cls(
             own=0.0,
             left=0.0,
@@ -129,7 +129,7 @@ class PlanCertificate:
     usage: tuple[tuple[str, float, float], ...] = ()
 
 
-def judge_block(
+def block_terms(
     score: NDArray[Any],
     choice: NDArray[np.int64],
     prices: NDArray[np.float64],

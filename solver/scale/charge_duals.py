@@ -132,7 +132,7 @@ def minimise_charges(
     unit : (c,) float64
         Change of the charge of a column that matters as much as an agent's scores differ.
     density : float
-        Agents that change their mind when all that anybody pays rises by one unit of scores, about.
+        Agents that change their choice when all charges rise by one unit of scores, about.
     box : tuple of two (m, c) float64, optional
         Charges outside of which the response is not known: the search ends at its sides.
     params : NewtonParams, optional
@@ -277,7 +277,7 @@ def _step(
 ) -> NDArray[np.float64]:
     """Return the change of prices that minimises the quadratic model over prices >= 0.
 
-    Rows that are used up are damped by how far their price may go: with nobody near a boundary there is no curvature.
+    Rows that are used up are damped by how far their price may go: with no agent near a boundary there is no curvature.
     """
     curve = (flat @ curvature @ flat.T) * reach[:, None] * reach
     pull = slope * reach

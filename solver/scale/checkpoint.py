@@ -1,4 +1,4 @@
-"""What a job has found out before it writes, so that one that was interrupted goes on instead of starting anew."""
+"""The checkpoint of a job before it writes, so that an interrupted job goes on instead of starting anew."""
 
 from __future__ import annotations
 

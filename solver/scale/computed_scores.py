@@ -37,7 +37,7 @@ _WITHOUT_EFFECT = ("tenant",)
 """Fields that only limits look at."""
 
 _LIST_SEPARATOR = ";"
-"""Between the names of a list, as text columns have it."""
+"""Separator between the names of a list in a text column."""
 
 _ROW = re.compile(r"^agents\[(\d+)\]\.?")
 

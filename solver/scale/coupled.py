@@ -1,6 +1,6 @@
 """Prices of several resources and budgets by passes over pieces, and whole agents at them.
 
-Prices of a sample come first, then those of a larger one in a box around them, then those of everybody in a box around
+Prices of a sample come first, then those of a larger one in a box around them, then those of all agents in a box around
 these: workers hold the contested arcs of a box and answer Newton's steps with sums. Of the last box, a few thousand
 agents, the arcs come here: whole agents are chosen for them so that every bound holds. All boxes are boxes of
 charges, of what agents pay: prices of rows that count the same amounts may move against each other without effect.
@@ -45,7 +45,7 @@ class CoupledParams:
         Which of them make up the small one.
     hot, warm, cool, cold, coldest : float
         Temperatures, in typical ranges of an agent's scores: the first, the last of the small sample, of the large one,
-        of everybody, and of the agents of the last box.
+        of all agents, and of the agents of the last box.
     sigmas : float
         Half-width of a box, in standard errors.
     tie_temperatures : float
@@ -53,13 +53,13 @@ class CoupledParams:
     most_error : float
         Largest standard error that is believed, in units of charge.
     most_boxes : int
-        Boxes around everybody at most.
+        Most boxes of prices for all agents.
     core_arcs : int
         Numbers that the agents of the last box may take on the driver: arcs times rows.
     first_core, least_core, shrinking : float
         Half-width of the first attempt at a last box, in units of charge; where agents are taken for equal; the factor.
     equal, most_equal : float
-        Difference of scores within which models are as good, in typical ranges, and agents for each row of whom that
+        Difference of scores within which models are as good, in typical ranges, and agents for each row of which that
         may be: at optimal prices as many as rows are divided.
     jitter : float
         What scores are shifted by at most, by lot, where agents are equal, in typical ranges of an agent's scores.
@@ -91,7 +91,7 @@ class CoupledParams:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CoupledOptimum:
-    """Prices and everybody's choice.
+    """Prices and the choice of every agent.
 
     Parameters
     ----------
@@ -106,9 +106,9 @@ class CoupledOptimum:
     largest : (c,) float64
         Largest amounts.
     jitter : float
-        What scores are shifted by at most, by lot, before anybody chooses.
+        What scores are shifted by at most, by lot, before agents choose.
     leaves : bool
-        Whether anybody stays unassigned.
+        Whether an agent stays unassigned.
     """
 
     prices: NDArray[np.float64]
@@ -122,7 +122,7 @@ class CoupledOptimum:
 
 
 def take_facts(fleet: Fleet, common_penalty: float | None) -> tuple[Survey, list[PieceFacts]]:
-    """Return what one pass over everybody says, all pieces together and each."""
+    """Return the results of one pass over all agents, for all pieces together and for each."""
     facts: list[PieceFacts] = fleet.run("paying_facts", common_penalty)
     survey = facts[0].survey
     for other in facts[1:]:
@@ -141,14 +141,14 @@ def optimise_coupled(
     params: CoupledParams | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> CoupledOptimum | None:
-    """Return prices and choices within all bounds, or None where somebody who must be served has no model.
+    """Return prices and choices within all bounds, or None where an agent that must be served has no model.
 
     Raises
     ------
     EngineError
         Where no plan within all bounds was found.
     """
-    if survey.stranded:
+    if survey.unservable_required:
         return None
     search = _Search(fleet, couplings, survey, facts, valuation, seed, params or CoupledParams(), report)
     try:
@@ -203,7 +203,7 @@ class _Search:
         self.highest = max((abs(value) for value in worths if math.isfinite(value)), default=1.0)
 
     def run(self) -> CoupledOptimum | None:
-        """Prices from samples, then everybody's, then whole agents."""
+        """Find prices from samples, then from all agents, then assign whole agents."""
         params, couplings = self.params, self.couplings
         sampled = self._sample_facts(1)
         agents = max(sampled.total[-1], 1.0)
@@ -222,7 +222,7 @@ class _Search:
             error = self._errors(optimum, moments, small.total)
             optimum, box = self._around(1, optimum, error, sampled.total, params.warm, params.cool)
         error = self._errors(optimum, moments, sampled.total)
-        self.report("prices of everybody")
+        self.report("prices of all agents")
         optimum, box = self._around(0, optimum, error, self.total, params.cool, params.cold)
         self.report("whole agents")
         return self._whole(optimum, box)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from solver.scale.held_arcs import PayingAgents
 
 
-def judge_paying(
+def paying_terms(
     agents: PayingAgents, choice: NDArray[np.int64], charge: NDArray[np.float64], *, may_leave: bool
 ) -> BlockTerms:
     """Return the terms of some agents. O(k m c).

@@ -58,7 +58,7 @@ class SampleFacts:
     moments : (c, c) float64
         Sums of the products of two amounts.
     spread : float
-        Sum of the ranges of everybody's finite scores.
+        Sum over all agents of the range of their finite scores.
     """
 
     number: int

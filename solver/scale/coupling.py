@@ -96,7 +96,7 @@ class Couplings:
     names : tuple of str
         Of the rows.
     columns : tuple of str
-        Columns of amounts in the files. The last of the c amounts is 1 for everybody and has no column.
+        Columns of amounts in the files. The last of the c amounts is 1 for every agent and has no column.
     weight : (K, m, c) float64
         What a row counts of an agent's amounts at each model, >= 0.
     bound : (K,) float64

@@ -1,4 +1,4 @@
-"""What one look at all agents says: ranges, who can be served, equal columns, and the samples drawn on the way."""
+"""The first pass over all agents: ranges, agents that can be served, equal columns, and the samples drawn on it."""
 
 from __future__ import annotations
 
@@ -83,10 +83,10 @@ class Survey:
         Range of the finite scores.
     forbids : bool
         Whether any pair is forbidden.
-    stranded : int
-        Agents whom no open model may serve although leaving them out is no option.
-    bound : int
-        Agents whom leaving out is no option: their penalty is infinite.
+    unservable_required : int
+        Agents that must be served although no open model may serve them.
+    required_count : int
+        Agents that must be served: their penalty is infinite.
     least_penalty, largest_penalty : float
         Range of the finite penalties, after priorities.
     least_priority : float
@@ -105,8 +105,8 @@ class Survey:
     low: float = np.inf
     high: float = -np.inf
     forbids: bool = False
-    stranded: int = 0
-    bound: int = 0
+    unservable_required: int = 0
+    required_count: int = 0
     least_penalty: float = np.inf
     largest_penalty: float = -np.inf
     least_priority: float = np.inf
@@ -122,13 +122,13 @@ class Survey:
         penalty = penalties(block, common_penalty)
         if penalty is not None:
             bound = np.isposinf(penalty)
-            self.bound += int(bound.sum())
+            self.required_count += int(bound.sum())
             finite = penalty[~bound]
             self.least_penalty = min(self.least_penalty, float(finite.min(initial=np.inf)))
             self.largest_penalty = max(self.largest_penalty, float(finite.max(initial=-np.inf)))
             if bound.any() and (self.forbids or self.closed.any()):
                 best = row_maxima(np.where(self.closed, -np.inf, score))
-                self.stranded += int((np.isneginf(best) & bound).sum())
+                self.unservable_required += int((np.isneginf(best) & bound).sum())
         if block.priority is not None:
             self.least_priority = min(self.least_priority, float(block.priority.min()))
             self.levels = np.union1d(self.levels, block.priority)
@@ -150,8 +150,8 @@ class Survey:
         self.agents += other.agents
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
         self.forbids |= other.forbids
-        self.stranded += other.stranded
-        self.bound += other.bound
+        self.unservable_required += other.unservable_required
+        self.required_count += other.required_count
         self.least_penalty = min(self.least_penalty, other.least_penalty)
         self.largest_penalty = max(self.largest_penalty, other.largest_penalty)
         self.least_priority = min(self.least_priority, other.least_priority)
@@ -275,7 +275,7 @@ def penalties(block: Block | Sample, common: float | None) -> NDArray[np.float64
 
 
 def dense_rows(block: Block | Sample, valuation: Valuation | None, closed: NDArray[np.bool_]) -> DenseRows:
-    """Return agents in memory as the price engine takes them; without a valuation nobody may stay unassigned."""
+    """Return agents in memory as the price engine takes them; without a valuation no agent may stay unassigned."""
     return DenseRows(block.score, None if valuation is None else valuation.outside(block), closed)
 
 

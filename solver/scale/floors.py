@@ -2,7 +2,7 @@
 
 Prices know slots in tiers of rising cost. A floor is a first tier that costs ``reward`` less than the others; what
 re-assigning agents along a chain of models gains is less than that, so an optimum fills every floor that can be filled.
-Costs stay >= 0 by charging the reward for all slots beyond the floors instead, and everybody outside as much.
+Costs stay >= 0 by charging the reward for all slots beyond the floors instead, and every unassigned agent as much.
 """
 
 from __future__ import annotations

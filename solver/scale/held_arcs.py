@@ -4,7 +4,7 @@ Agent i pays ``a_i · q_j`` at model j. Whatever the charges in ``low <= q <= hi
 
     K_i = { j : s_ij − a_i·low_j >= max_k (s_ik − a_i·high_k) },
 
-as in :mod:`solver.engines.price.contested_arcs`, where everybody's amount is one slot. Partial sums are rounded to a
+as in :mod:`solver.engines.price.contested_arcs`, where every agent's amount is one slot. Partial sums are rounded to a
 common grain, coarse enough that adding multiples of it is exact: the totals do not depend on who adds what.
 """
 

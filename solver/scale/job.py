@@ -185,13 +185,13 @@ def _finish(
         supply = with_floors(supply, batch.floors, found.valuation.shift)
     orders, load = finish_orders(pieces, found.choice, supply, state.survey.first_duplicate)
     # In serve-first mode a full service can only be compared with full services.
-    judge_leaves = not (batch.serve_first and load[-1] == 0)
+    certify_leaving = not (batch.serve_first and load[-1] == 0)
     answers: list[PieceAnswer] = workers.run(
         "finish",
         found.prices,
         found.valuation,
         found.may_leave,
-        judge_leaves,
+        certify_leaving,
         folder.location,
         each={number: order for number, order in orders.items() if number not in done},
     )

@@ -1,4 +1,4 @@
-"""What a plan in files says of itself: written last, so that a folder with a manifest is a complete plan."""
+"""The manifest of a plan in files: written last, so that a folder with a manifest is a complete plan."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from solver.scale.storage import PlanFolder
 
 MANIFEST = "manifest.json"
-"""Its name in the plan's folder."""
+"""Name of the manifest in the plan's folder."""
 
 _SCHEMA = 1
 

@@ -1,4 +1,4 @@
-"""From pieces to optimal prices and a rule for everybody's choice: the price engine, its passes done by a fleet."""
+"""The price engine on pieces: optimal prices and a rule for every agent's choice, its passes done by workers."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ class SampleBudget:
             models=models,
             seed=seed,
             most=self.numbers / models,
-            everybody=agents * models <= self.whole,
+            all_agents=agents * models <= self.whole,
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Optimum:
-    """Prices and everybody's choice.
+    """Prices and the choice of every agent.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ class Optimum:
     valuation : Valuation
         What staying unassigned is worth.
     may_leave : bool
-        Whether the rule may leave somebody unassigned.
+        Whether the rule may leave an agent unassigned.
     """
 
     choice: PieceChoice
@@ -125,8 +125,8 @@ def optimise(
         reward = floor_reward(shape, valuation, survey)
         supply, valuation = with_floors(supply, floor, reward), replace(valuation, shift=reward)
     n, m = shape.n, shape.m
-    must = survey.bound if may_leave and not shape.serve_first else 0 if may_leave else n
-    if must > int(supply.total.sum()) or survey.stranded:
+    must = survey.required_count if may_leave and not shape.serve_first else 0 if may_leave else n
+    if must > int(supply.total.sum()) or survey.unservable_required:
         return None
     first_duplicate = survey.first_duplicate
     pooled = supply if first_duplicate is None else supply.pooled(first_duplicate)
@@ -172,12 +172,12 @@ def _reaches(choice: PieceChoice, least: NDArray[Any]) -> bool:
 
 
 def _may_leave(survey: Survey, shape: Instance) -> bool:
-    """Whether an optimum may need to leave somebody unassigned, see ``Instance.may_leave``."""
+    """Whether an optimum may need to leave an agent unassigned, see ``Instance.may_leave``."""
     crowded = survey.forbids or shape.n > int(shape.slots.sum())
     if shape.serve_first:
         return crowded
     if crowded:
-        return survey.bound < shape.n
+        return survey.required_count < shape.n
     max_cost = 0.0 if shape.load_cost is None else float(shape.load_cost.max())
     return bool(survey.least_penalty < max_cost - shape.score_range[0])
 

@@ -25,7 +25,7 @@ _BLOCK_ROWS = 1 << 15
 _PIECE_ROWS = 1 << 20
 """Rows up to which consecutive row groups are one piece, with one file of its own."""
 
-_MOST_NAMED = 5
+_MAX_NAMED = 5
 """Entries spelled out in an error."""
 
 
@@ -195,7 +195,7 @@ def pieces_of(files: Sequence[str], columns: ScoreColumns) -> list[Piece]:
         reader.close(force=True)
     if not lines and not pieces:
         lines.append(
-            Violation(", ".join(files[:_MOST_NAMED]), "expected at least one agent (row)", shown="none")
+            Violation(", ".join(files[:_MAX_NAMED]), "expected at least one agent (row)", shown="none")
         )
     if lines:
         raise SpecError(*lines)

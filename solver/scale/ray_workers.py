@@ -30,7 +30,7 @@ _READY_S = 60.0
 _LOOK_S = 1.0
 """Seconds between two looks at how far a pass is."""
 
-_MOST_RESTARTS = 20
+_MAX_RESTARTS = 20
 """Restarts of one actor after which its host is given up, as one without enough memory is."""
 
 
@@ -80,8 +80,8 @@ class RayFleet:
             self._connect(address, len(self._parts))
             actor = self._ray.remote(
                 num_cpus=1,
-                max_restarts=_MOST_RESTARTS,
-                max_task_retries=_MOST_RESTARTS,
+                max_restarts=_MAX_RESTARTS,
+                max_task_retries=_MAX_RESTARTS,
                 max_concurrency=2,  # a pass, and the question how far it is
             )(Shard)
             self.actors = [actor.remote(part, columns, closed) for part in self._parts]

@@ -35,9 +35,9 @@ class PieceChoice:
     Parameters
     ----------
     low : (m,) float64
-        The prices: lower sides of a box outside which nobody named has a tie.
+        The prices: lower sides of a box outside which no agent named has a tie.
     settled : dict of int to (m + 1,) int64
-        Agents of each piece whom the rule settles, by choice.
+        Agents of each piece that the rule settles, by choice.
     agent, model : (g,) int64
         The agents named, ascending, and their models, m for unassigned.
     """
@@ -153,7 +153,7 @@ class PieceReduction:
         return self
 
     def resolved(self, found: Choice) -> Choice:
-        """Return everybody's choice: the rule found."""
+        """Return the choice of every agent: the rule found."""
         return found
 
     def inside(self, low: NDArray[np.float64], high: NDArray[np.float64]) -> PieceReduction:
@@ -203,7 +203,7 @@ class HeldSample:
         return self._rows.reduced(self.n, low, high)
 
     def sample(self, rows: NDArray[np.int64]) -> Rows:
-        """Refuse: samples are drawn from everybody."""
+        """Refuse: samples are drawn from all agents."""
         raise NotImplementedError
 
     def dense(self) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
@@ -211,13 +211,13 @@ class HeldSample:
         raise NotImplementedError
 
     def span(self) -> float:
-        """Return the range of everybody's values."""
+        """Return the range of the values of all agents."""
         return self._rows.span()
 
     def standing(
         self, prices: NDArray[np.float64], apart: NDArray[np.int64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """Refuse: only everybody is looked at like this."""
+        """Refuse: this pass is over all agents only."""
         raise NotImplementedError
 
 
@@ -237,9 +237,9 @@ class PieceRows:
     plan : SamplePlan
         Which samples there are.
     valuation : Valuation or None
-        What staying unassigned is worth; None where nobody may.
+        Value of staying unassigned; None where no agent may.
     closed : (m,) bool
-        Models that nobody gets: those without slots, and those that an equal model stands for.
+        Models that no agent gets: those without slots, and those that an equal model stands for.
     """
 
     def __init__(
@@ -266,7 +266,7 @@ class PieceRows:
         return self._collected.sample(place)
 
     def dense(self) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
-        """Return all agents, of whom there must be few enough to have been collected."""
+        """Return all agents, which must be few enough to have been collected."""
         return self._collected.sample(np.arange(self.n)).dense()
 
     def span(self) -> float:
@@ -293,7 +293,7 @@ class PieceRows:
         return self.reduced(0, low, high)
 
     def reduced(self, sample: int, low: NDArray[np.float64], high: NDArray[np.float64]) -> PieceReduction:
-        """Do the same for a sample of that size; 0 for everybody."""
+        """Return the contested agents of a sample of that size; 0 for all agents."""
         boxes = NestedBoxes(
             key=2 * next(self._keys) + (self._valuation is None),
             sides=((low, high),),

@@ -27,7 +27,7 @@ class SamplePlan:
         Of the generator.
     most : float
         Agents of the largest sample.
-    everybody : bool
+    all_agents : bool
         There are so few agents that the driver holds all of them.
     """
 
@@ -35,7 +35,7 @@ class SamplePlan:
     models: int
     seed: int
     most: float
-    everybody: bool
+    all_agents: bool
 
     def __getstate__(self) -> dict[str, object]:
         """Return what travels: the rule, without the places that follow from it."""
@@ -49,14 +49,14 @@ class SamplePlan:
     @cached_property
     def gathered(self) -> NDArray[np.int64]:
         """(k,) int64, the agents that the driver holds, ascending: those of samples too small to reduce."""
-        if self.everybody:
+        if self.all_agents:
             return np.arange(self.agents)
         return np.unique(np.concatenate([rows for rows in self._levels if not self._is_held(len(rows))]))
 
     @cached_property
     def held(self) -> dict[int, NDArray[np.int64]]:
         """The samples that stay with the workers, by their size: (size,) int64, ascending."""
-        if self.everybody:
+        if self.all_agents:
             return {}
         return {len(rows): rows for rows in self._levels if self._is_held(len(rows))}
 

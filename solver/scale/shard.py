@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.scale.assignment_files import write_piece
-from solver.scale.certificate import PieceCertificate, judge_block
-from solver.scale.coupled_certificate import judge_paying
+from solver.scale.certificate import PieceCertificate, block_terms
+from solver.scale.coupled_certificate import paying_terms
 from solver.scale.coupled_passes import CoupledPasses, paying
 from solver.scale.first_pass import Survey, dense_rows
 from solver.scale.held_arcs import net_scores
@@ -46,7 +46,7 @@ class FinishOrder:
     low : (m,) float64
         Lower sides of the last box: every agent that is not named has its best model at these prices.
     closed : (m,) bool
-        Models that nobody has by that rule.
+        Models that no agent has by that rule.
     agent : (g,) int64
         Places, within the piece, of the agents that are named, ascending.
     model : (g,) int64
@@ -77,7 +77,7 @@ class PayingOrder:
     model : (g,) int64
         Their models, m for unassigned.
     jitter : float
-        What scores are shifted by before anybody chooses.
+        What scores are shifted by before agents choose.
     """
 
     low: NDArray[np.float64]
@@ -148,22 +148,22 @@ class Shard(SlotPasses, CoupledPasses):
         prices: NDArray[np.float64],
         valuation: Valuation,
         may_leave: bool,
-        judge_leaves: bool,
+        certify_leaving: bool,
         folder: str,
         orders: dict[int, FinishOrder],
     ) -> list[PieceAnswer]:
-        """Choose, judge and write the pieces that there are orders for.
+        """Choose, certify and write the pieces that there are orders for.
 
         Parameters
         ----------
         prices : (m,) float64
-            Optimal prices, at which the judge measures what agents forgo.
+            Optimal prices, at which the certificate measures what agents forgo.
         valuation : Valuation
             What staying unassigned is worth.
         may_leave : bool
             Whether the choice may be to stay unassigned.
-        judge_leaves : bool
-            Whether the judge compares with staying unassigned.
+        certify_leaving : bool
+            Whether the certificate compares with staying unassigned.
         folder : str
             Where the files go.
         orders : dict of int to FinishOrder
@@ -171,7 +171,7 @@ class Shard(SlotPasses, CoupledPasses):
         """
         place = plan_folder(folder)
         return [
-            self._finish(piece, orders[piece.number], prices, valuation, may_leave, judge_leaves, place)
+            self._finish(piece, orders[piece.number], prices, valuation, may_leave, certify_leaving, place)
             for piece in self._pieces
             if piece.number in orders
         ]
@@ -181,22 +181,22 @@ class Shard(SlotPasses, CoupledPasses):
         charge: NDArray[np.float64],
         valuation: Valuation,
         single: Sequence[tuple[int, NDArray[np.float64], float]],
-        judge_leaves: bool,
+        certify_leaving: bool,
         folder: str,
         orders: dict[int, PayingOrder],
     ) -> list[PieceAnswer]:
-        """Choose, judge and write the pieces that there are orders for, where agents pay for amounts.
+        """Choose, certify and write the pieces that there are orders for, where agents pay for amounts.
 
         Parameters
         ----------
         charge : (m, c) float64
-            Charges at optimal prices, at which the judge measures what agents forgo.
+            Charges at optimal prices, at which the certificate measures what agents forgo.
         valuation : Valuation
             What staying unassigned is worth.
         single : sequence of (int, (c,) float64, float)
             See :class:`~solver.scale.coupled_passes.HeldBox`.
-        judge_leaves : bool
-            Whether the judge compares with staying unassigned.
+        certify_leaving : bool
+            Whether the certificate compares with staying unassigned.
         folder : str
             Where the files go.
         orders : dict of int to PayingOrder
@@ -216,7 +216,7 @@ class Shard(SlotPasses, CoupledPasses):
                 for agents, seen in zip(whole.parts(), shifted.parts(), strict=True):
                     choice = _paying_choice(seen, order, at)
                     chosen[at : at + len(choice)] = choice
-                    certificate.add(judge_paying(agents, choice, charge, may_leave=judge_leaves))
+                    certificate.add(paying_terms(agents, choice, charge, may_leave=certify_leaving))
                     at += len(choice)
             written = write_piece(piece, self._columns, chosen, place)
             answers.append(PieceAnswer(number=piece.number, certificate=certificate, written=written))
@@ -230,7 +230,7 @@ class Shard(SlotPasses, CoupledPasses):
         prices: NDArray[np.float64],
         valuation: Valuation,
         may_leave: bool,
-        judge_leaves: bool,
+        certify_leaving: bool,
         folder: PlanFolder,
     ) -> PieceAnswer:
         m = len(self._columns.models)
@@ -240,7 +240,7 @@ class Shard(SlotPasses, CoupledPasses):
         for block, choice in choices:
             chosen[block.first - piece.first :][: len(choice)] = choice
             outside = valuation.worth(block)
-            certificate.add(judge_block(block.score, choice, prices, self._closed, outside, judge_leaves))
+            certificate.add(block_terms(block.score, choice, prices, self._closed, outside, certify_leaving))
         written = write_piece(piece, self._columns, chosen, folder)
         answer = PieceAnswer(number=piece.number, certificate=certificate, written=written)
         note_finished(folder, answer)

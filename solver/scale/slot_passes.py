@@ -37,13 +37,13 @@ class NestedBoxes:
     sides : tuple of ((m,) float64, (m,) float64)
         Lower and upper sides, the outermost box first.
     sample : int
-        Size of the sample, 0 for everybody.
+        Size of the sample, 0 for all agents.
     plan : SamplePlan
         What the sample is.
     valuation : Valuation or None
-        What staying unassigned is worth; None where nobody may.
+        Value of staying unassigned; None where no agent may.
     closed : (m,) bool
-        Models that nobody gets.
+        Models that no agent gets.
     """
 
     key: int

@@ -10,9 +10,9 @@ import numpy as np
 from solver.errors import SpecError, Violation
 from solver.scale.assignment_files import checksum
 from solver.scale.batch import LargeBatch
-from solver.scale.certificate import PieceCertificate, PlanCertificate, conclude, judge_block
+from solver.scale.certificate import PieceCertificate, PlanCertificate, block_terms, conclude
 from solver.scale.computed_scores import ComputedScores
-from solver.scale.coupled_certificate import conclude_coupled, judge_paying
+from solver.scale.coupled_certificate import conclude_coupled, paying_terms
 from solver.scale.coupled_passes import amounts, paying
 from solver.scale.coupling import BatchBudget, BatchResource
 from solver.scale.first_pass import Survey, valuation_of
@@ -81,11 +81,11 @@ def verify_plan(folder: str | Path) -> FileVerification:
         for block in read_blocks(piece, batch.reading):
             survey.add(block, np.zeros(0, np.int64), batch.unassigned_penalty)
     if batch.is_coupled:
-        certificate = _judged_coupled(place, manifest, batch, pieces, survey, lines)
+        certificate = _certified_coupled(place, manifest, batch, pieces, survey, lines)
         return _compared(certificate, manifest, lines)
     shape = survey.shape(batch.slots, batch.tiers, serve_first=batch.serve_first, sense=batch.columns.sense)
     valuation = valuation_of(survey, shape, batch.unassigned_penalty)
-    certificate = _judged(place, manifest, batch, pieces, shape, valuation, closed, lines)
+    certificate = _certified(place, manifest, batch, pieces, shape, valuation, closed, lines)
     return _compared(certificate, manifest, lines)
 
 
@@ -151,7 +151,7 @@ def _asked(folder: PlanFolder, manifest: Manifest) -> tuple[LargeBatch, list[Pie
     return batch, pieces
 
 
-def _judged(
+def _certified(
     folder: PlanFolder,
     manifest: Manifest,
     batch: LargeBatch,
@@ -175,14 +175,14 @@ def _judged(
         for block in read_blocks(piece, batch.columns):
             at = block.first - piece.first
             choice = models[at : at + len(block.score)].astype(np.int64)
-            judge_leaves = not (batch.serve_first and everyone)
+            certify_leaving = not (batch.serve_first and everyone)
             outside = valuation.worth(block)
-            part.add(judge_block(block.score, choice, prices, closed, outside, judge_leaves))
+            part.add(block_terms(block.score, choice, prices, closed, outside, certify_leaving))
         parts.append(part)
     return conclude(parts, shape, prices, batch.columns.models, batch.floors)
 
 
-def _judged_coupled(
+def _certified_coupled(
     folder: PlanFolder,
     manifest: Manifest,
     batch: LargeBatch,
@@ -190,7 +190,7 @@ def _judged_coupled(
     survey: Survey,
     lines: list[str],
 ) -> PlanCertificate:
-    """Do what ``_judged`` does where there are resources or budgets."""
+    """Do what ``_certified`` does where there are resources or budgets."""
     shape = survey.shape(batch.slots, None, serve_first=batch.serve_first, sense=batch.columns.sense)
     valuation = valuation_of(survey, shape, batch.unassigned_penalty)
     couplings, prices = batch.couplings, np.array(manifest.prices)
@@ -199,7 +199,7 @@ def _judged_coupled(
         _read_assignments(folder, piece, batch.columns, written, lines)
         for piece, written in zip(pieces, manifest.files, strict=True)
     ]
-    judge_leaves = not batch.serve_first or any((models == m).any() for models in chosen)
+    certify_leaving = not batch.serve_first or any((models == m).any() for models in chosen)
     parts = []
     for piece, models in zip(pieces, chosen, strict=True):
         part = PieceCertificate.empty(m)
@@ -209,7 +209,7 @@ def _judged_coupled(
             single = couplings.exceeded(amounts(block).max(axis=0))
             for agents in paying(block, valuation, single).parts():
                 choice = models[at : at + len(agents.agent)].astype(np.int64)
-                part.add(judge_paying(agents, choice, charge, may_leave=judge_leaves))
+                part.add(paying_terms(agents, choice, charge, may_leave=certify_leaving))
                 at += len(choice)
         parts.append(part)
     return conclude_coupled(
@@ -224,7 +224,7 @@ def _read_assignments(
     pa, pq = arrow()
     path = folder.path(written.name)
     m = len(columns.models)
-    nobody = np.full(piece.rows, m, np.min_scalar_type(m))
+    all_unassigned = np.full(piece.rows, m, np.min_scalar_type(m))
     try:
         if checksum(folder, written.name) != (written.crc32, written.bytes):
             lines.append(f"{path}: the file is not the one that the manifest names")
@@ -232,10 +232,10 @@ def _read_assignments(
             table = pq.read_table(file)
     except (pa.ArrowException, OSError) as error:
         lines.append(f"{path}: not readable: {(str(error).splitlines() or [''])[0]}")
-        return nobody
+        return all_unassigned
     if table.column_names != [columns.agent, "model"] or table.num_rows != piece.rows:
         lines.append(f"{path}: expected columns {columns.agent} and model in {piece.rows} rows")
-        return nobody
+        return all_unassigned
     at = 0
     for batch in read_batches(piece, [columns.agent]):
         ids = pa.chunked_array([batch.column(columns.agent)])

@@ -1,4 +1,4 @@
-"""Who carries out the passes: this process, or actors of a cluster; the answers are the same."""
+"""The workers that run the passes: this process, or actors of a cluster; the answers are the same."""
 
 from __future__ import annotations
 

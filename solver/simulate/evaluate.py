@@ -90,7 +90,7 @@ def evaluate(
         joint assignment gains over that policy, at no more than its cost and with as many served. The policy
         ``joint`` is the assignment without regard to cost, its gain that over ``greedy``; ``shuffled`` is the
         control: the gain over ``greedy`` when predictions are those of other agents. ``ceiling``: the same with
-        true scores in place of predictions, which nobody has in advance. ``verification``: how many ``plans`` were
+        true scores in place of predictions, which are not known in advance. ``verification``: how many ``plans`` were
         made, how many are ``proven_optimal`` for the scores they were made for, and how many are ``broken``, which
         is none.
 

@@ -106,7 +106,7 @@ def make_scene(traffic: Traffic, fleet: Fleet, *, seed: int, setup: Setup | None
         traffic=traffic,
         fleet=fleet,
         quality=_quality(traffic, fleet, setup, seed),
-        luck=np.random.default_rng([seed, 6]).random((len(traffic), 2)),
+        uniform_draws=np.random.default_rng([seed, 6]).random((len(traffic), 2)),
         seed=seed,
         schedule=setup.schedule,
         retries=setup.retries,

@@ -92,7 +92,7 @@ def _mean(values: NDArray[np.float64]) -> float:
 
 
 def figures_of(scene: Scene, result: Replay) -> dict[str, float]:
-    """Return the figures of one replay; NaN where nobody was served.
+    """Return the figures of one replay; NaN where no request was served.
 
     Latencies are those of the served. ``quality`` is the mean over all that arrived: who is not served gets
     nothing, which is worth 0, or the lowest outcome there is where outcomes can be below 0. ``quality_served`` is

@@ -1,4 +1,4 @@
-"""What answers are worth, and what a policy may know of that before: two different tables."""
+"""The quality of answers, and the predictions of it that a policy may use: two different tables."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _AGENT_SPREAD = 0.10
 """Standard deviation of simulated outcomes between agents, on the scale of capabilities from 0 to 1."""
 
 _PAIR_SPREAD = 0.05
-"""The same between agents and models."""
+"""Standard deviation of quality between pairs of agent and model."""
 
 _PAST_AGENTS = 4000
 """Simulated past agents that predictions are learned from."""
@@ -32,7 +32,7 @@ class Predictor:
     ----------
     kind : {"means", "noise", "oracle"}
         ``means``: the mean per model and task type of other agents. ``noise``: that, plus a noisy view of what the
-        agent itself will get. ``oracle``: the outcome itself, which nobody has in advance.
+        agent itself will get. ``oracle``: the outcome itself, which is not known in advance.
     explained : float
         With ``noise``: share of the variance around the means that predictions explain, 0 to 1. Predictions are
         calibrated: among pairs predicted at p the mean outcome is p.

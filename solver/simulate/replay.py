@@ -59,8 +59,8 @@ class Policy(Protocol):
         ...
 
 
-class Silent:
-    """A policy that learns nothing from what happens; base of those that learn some of it."""
+class PolicyBase:
+    """Base class of policies, with empty callbacks: a policy overrides those it learns from."""
 
     tracker: LoadTracker | None = None
 

@@ -1,4 +1,4 @@
-"""What a report draws of a replay: latency distribution, utilization and losses over time."""
+"""The series that a report draws of a replay: latency distribution, utilization and losses over time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens in one replay whatever the policy."""
+"""The scenario of a replay: everything that does not depend on the policy."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scene:
-    """What happens in one replay whatever the policy: the same for all that are compared.
+    """Everything in a replay that does not depend on the policy: the same for all policies that are compared.
 
     Parameters
     ----------
     traffic, fleet, quality
         Requests, servers, and the worth of answers.
-    luck : (n, 2) float64
+    uniform_draws : (n, 2) float64
         Uniform on [0, 1): a request fails, or is answered 429, where this is below the model's rate of that.
     seed : int
         Of whatever a policy draws.
@@ -36,7 +36,7 @@ class Scene:
     traffic: Traffic
     fleet: Fleet
     quality: Quality
-    luck: NDArray[np.float64]
+    uniform_draws: NDArray[np.float64]
     seed: int
     schedule: tuple[Disruption, ...] = ()
     retries: int = 0

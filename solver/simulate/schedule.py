@@ -1,4 +1,4 @@
-"""What goes wrong at a server, and when: outages, failures, status 429, other speeds, other capacities."""
+"""Disruptions of servers over time: outages, failures, status 429, other speeds, other capacities."""
 
 from __future__ import annotations
 

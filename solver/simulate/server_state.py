@@ -28,7 +28,7 @@ class RunningServers:
     Parameters
     ----------
     scene : Scene
-        Traffic, fleet, luck and schedule.
+        Traffic, fleet, uniform_draws and schedule.
 
     Attributes
     ----------
@@ -59,8 +59,8 @@ class RunningServers:
         self._slower = [1.0] * len(fleet)
         self._down = [False] * len(fleet)
         self._rejects = any(each.outage or each.reject_rate for each in scene.schedule)
-        self._luck: list[float] = scene.luck[:, 0].tolist()
-        self._other_luck: list[float] = scene.luck[:, 1].tolist() if self._rejects else []
+        self._uniform_draws: list[float] = scene.uniform_draws[:, 0].tolist()
+        self._reject_draws: list[float] = scene.uniform_draws[:, 1].tolist() if self._rejects else []
         self.fails = [False] * n
         self._usual_slots = tuple(self.slots)
         self._schedule: list[tuple[int, Disruption]] = [
@@ -92,8 +92,8 @@ class RunningServers:
         if self._rejects:
             if self._down[column]:
                 return DOWN
-            luck = self._other_luck[(request + _RETRY_STRIDE * attempt) % len(self._other_luck)]
-            if luck < self._reject_rate[column]:
+            uniform_draws = self._reject_draws[(request + _RETRY_STRIDE * attempt) % len(self._reject_draws)]
+            if uniform_draws < self._reject_rate[column]:
                 return TOO_MANY
         if self.running[column] < self.slots[column]:
             self._begin(request, column, now)
@@ -118,7 +118,7 @@ class RunningServers:
         end = first + factor * self.tokens[request] * self._per_token[column]
         self.start[request], self.first_token[request], self.end[request] = now, first, end
         if self._failure_rate[column]:
-            self.fails[request] = self._luck[request] < self._failure_rate[column]
+            self.fails[request] = self._uniform_draws[request] < self._failure_rate[column]
         heapq.heappush(self.heap, (end, request, column))
 
     # -- schedule

@@ -77,7 +77,7 @@ class Fleet:
     Raises
     ------
     SpecError
-        Without models, or with none that serves anybody.
+        Without models, or with none that has a slot.
     """
 
     def __init__(self, models: Sequence[Model], params: ServerParams | None = None) -> None:

@@ -98,7 +98,7 @@ class Traffic:
         Raises
         ------
         SpecError
-            If the share is not in (0, 1], or leaves nobody.
+            If the share is not in (0, 1], or leaves no request.
         """
         if not 0 < share <= 1:
             raise SpecError(Violation("thin", "expected > 0 and <= 1", share))

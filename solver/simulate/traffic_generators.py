@@ -195,7 +195,7 @@ def generate_clients(
     Raises
     ------
     SpecError
-        If nobody sends anything.
+        If no client sends anything.
     """
     rng = np.random.default_rng([seed, 7])
     start = min((rate.start_s for rate in rates), default=0.0)

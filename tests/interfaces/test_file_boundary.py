@@ -265,7 +265,7 @@ def test_a_fault_of_the_program_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "p.yaml").write_text(AGENTS + FLEET)
-    monkeypatch.setattr("solver.interfaces.cli.yardsticks", lambda _: 1 // 0)
+    monkeypatch.setattr("solver.interfaces.cli.baselines", lambda _: 1 // 0)
     assert main(["solve", str(tmp_path / "p.yaml")]) == 1
     errors = capsys.readouterr().err
     assert "error: unexpected ZeroDivisionError" in errors

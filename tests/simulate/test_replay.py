@@ -125,7 +125,7 @@ def test_mean_wait_is_that_of_erlang(servers: int, utilization: float) -> None:
         traffic=traffic,
         fleet=Fleet([model], ServerParams(slowdown=0.0)),
         quality=Quality(outcome=flat, predicted=flat),
-        luck=np.ones((n, 2)),
+        uniform_draws=np.ones((n, 2)),
         seed=0,
     )
     result = replay(scene, make_policy("constant:m", scene, ManualClock()), ManualClock())

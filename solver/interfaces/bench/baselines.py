@@ -1,4 +1,4 @@
-"""What simpler ways of assigning would reach, so that a report can say what the proof is worth."""
+"""Baselines: the objectives of simpler ways of assigning, so that a report can say what the proof is worth."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from solver.solution.first_come import first_come
 from solver.solution.solution import Status
 
 if TYPE_CHECKING:
-    from solver.interfaces.report import Yardstick
+    from solver.interfaces.report import Baseline
     from solver.solution.plan import Plan
 
-_MOST_COMPARED_PAIRS = 4_000_000
+_MAX_COMPARED_PAIRS = 4_000_000
 """Agents times models above which baselines are left out: comparing must not cost more than solving."""
 
 
-def yardsticks(plan: Plan) -> tuple[Yardstick, ...]:
+def baselines(plan: Plan) -> tuple[Baseline, ...]:
     """Return what greedy and first come, first served reach on the same instance, feasible ones only.
 
     Nothing for large instances, and for plans that are not worth comparing.
     """
     instance = plan.instance
-    if plan.status in (Status.INFEASIBLE, Status.UNKNOWN) or instance.n * instance.m > _MOST_COMPARED_PAIRS:
+    if plan.status in (Status.INFEASIBLE, Status.UNKNOWN) or instance.n * instance.m > _MAX_COMPARED_PAIRS:
         return ()
     claims = {}
     engine = load_engine("greedy")
@@ -37,7 +37,7 @@ def yardsticks(plan: Plan) -> tuple[Yardstick, ...]:
     if plan.solution.engine != "greedy" and greedy is not None:
         claims["greedy"] = greedy
     if instance.is_slots:
-        claims["one by one"] = Claim(choice=first_come(instance))
+        claims["first come"] = Claim(choice=first_come(instance))
     served = int(np.count_nonzero(plan.solution.choice != UNASSIGNED))
     found = []
     for name, claim in claims.items():

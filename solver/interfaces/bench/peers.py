@@ -18,14 +18,14 @@ _FLOW_SCALE = 10**6
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A way to solve a dense slot instance in which everybody is served.
+    """A way to solve a dense slot instance in which all agents are served.
 
     Parameters
     ----------
     solve : callable of (scores, capacity) to float
         Returns the objective.
     most_pairs : int
-        Largest n·m it finishes in a time anybody would wait for.
+        Largest n·m that it finishes in an acceptable time.
     """
 
     solve: Callable[[NDArray[np.float64], NDArray[np.int64]], float]

@@ -15,7 +15,7 @@ from solver.interfaces.files.score_layouts import SCORE_FIELDS, score_layout
 from solver.interfaces.files.score_tables import read_score_table
 from solver.interfaces.files.sources import READING_FIELDS, Reading, content_suffix
 from solver.interfaces.files.table_options import TABLE_OPTIONS, check_columns, column_options
-from solver.interfaces.files.tables import TABLE_SUFFIXES, is_table, read_table, way_out
+from solver.interfaces.files.tables import TABLE_SUFFIXES, conversion_hint, is_table, read_table
 from solver.problem.agent_columns import LIST_FIELDS, NUMBER_FIELDS, TEXT_FIELDS, agent_table
 from solver.problem.agents import Agent, AgentTable
 from solver.problem.scores import ScoreTable
@@ -165,7 +165,9 @@ class Assembly:
         if content_suffix(path) not in DOCUMENT_SUFFIXES:
             endings = ", ".join((*DOCUMENT_SUFFIXES, *TABLE_SUFFIXES))
             rule = f"expected one of {endings}"
-            msg = Violation(str(path), rule, path.suffix, kind=ViolationKind.UNKNOWN, hint=way_out(path))
+            msg = Violation(
+                str(path), rule, path.suffix, kind=ViolationKind.UNKNOWN, hint=conversion_hint(path)
+            )
             with self._places.naming(part, path):
                 raise SpecError(msg)
         with self._places.naming(part, path):

@@ -32,7 +32,7 @@ Sense = Literal["minimize", "maximize"]
 _NAMED_NUMBERS = 20
 """Numbers that break a rule, spelled out at most."""
 
-_MOST_SETS = 1000
+_MAX_SETS = 1000
 """Problem sets of one file at most; the library's own files hold five."""
 
 
@@ -159,7 +159,7 @@ def _one_set(numbers: NDArray[np.float64]) -> list[_Set] | None:
 def _many_sets(numbers: NDArray[np.float64]) -> list[_Set] | None:
     """Return the sets of a file that begins with their number, with or without an optimum behind each."""
     count = numbers[0]
-    if not (1 <= count <= _MOST_SETS and count == np.floor(count)):
+    if not (1 <= count <= _MAX_SETS and count == np.floor(count)):
         return None
     for between in (0, 1):
         at = 1
@@ -175,7 +175,7 @@ def _many_sets(numbers: NDArray[np.float64]) -> list[_Set] | None:
 
 
 def _assignment(numbers: NDArray[np.float64]) -> list[_Set] | None:
-    """Return a square assignment problem as a set in which everybody takes the one slot of a model."""
+    """Return a square assignment problem as a set in which every agent takes the one slot of a model."""
     n = numbers[0]
     if not (1 <= n == np.floor(n)):
         return None

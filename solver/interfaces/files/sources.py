@@ -167,7 +167,7 @@ def open_file(path: Path, reading: Reading) -> Any:
         msg = f"{describe(str(path))}: expected the path of a file, which holds no NUL"
         raise SpecError(msg)
     try:
-        # A pipe nobody writes to would block; what is opened is looked at afterwards, so nobody can swap it.
+        # A pipe without a writer would block; the opened file is checked afterwards, so it cannot be swapped.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
     except OSError as error:
         raise SpecError(f"{_shown(path)}: {_reason(path, error)}") from None

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-__all__ = ["TABLE_SUFFIXES", "Table", "is_table", "read_table", "way_out"]
+__all__ = ["TABLE_SUFFIXES", "Table", "conversion_hint", "is_table", "read_table"]
 
 _JSON_LINES = (".jsonl", ".ndjson")
 TABLE_SUFFIXES = (*CSV_SUFFIXES, *_JSON_LINES, *PARQUET_SUFFIXES, *EXCEL_SUFFIXES)
@@ -45,8 +45,8 @@ def is_table(path: Path) -> bool:
     return content_suffix(path) in TABLE_SUFFIXES
 
 
-def way_out(path: Path) -> str:
-    """Return what to do with a file of a kind that is not read, or nothing."""
+def conversion_hint(path: Path) -> str:
+    """Return how to convert a file of a kind that is not read, or nothing."""
     suffix = path.suffix.lower()
     return f"; {_ALIENS[suffix]}" if suffix in _ALIENS else ""
 
@@ -90,7 +90,8 @@ def read_table(
             return read_parquet(path, reading, kinds, first_name)
         if suffix in EXCEL_SUFFIXES:
             return read_excel(path, reading, kinds, first_name)
-    msg = f"{path}: expected a table ({', '.join(TABLE_SUFFIXES)}), got {suffix or 'no ending'!r}{way_out(path)}"
+    expected = f"expected a table ({', '.join(TABLE_SUFFIXES)})"
+    msg = f"{path}: {expected}, got {suffix or 'no ending'!r}{conversion_hint(path)}"
     raise SpecError(msg)
 
 

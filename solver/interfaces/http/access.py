@@ -1,4 +1,4 @@
-"""Who may do what: bearer tokens with roles, of which only hashes are stored."""
+"""Access control: bearer tokens with roles, of which only hashes are stored."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Caller:
     role: Role
 
 
-ANYBODY = Caller("local", Role.OPERATE)
+LOCAL_OPERATOR = Caller("local", Role.OPERATE)
 """The caller of a service on the loopback interface that has no tokens."""
 
 
@@ -58,7 +58,7 @@ class Access:
     Parameters
     ----------
     hashes : iterable of (str, Caller), optional
-        SHA-256 of each token, in hexadecimal digits. None: everybody on this machine is an operator.
+        SHA-256 of each token, in hexadecimal digits. None: every caller on this machine is an operator.
     """
 
     def __init__(self, hashes: Iterable[tuple[str, Caller]] | None = None) -> None:
@@ -72,7 +72,7 @@ class Access:
     def caller(self, authorization: bytes | None) -> Caller:
         """Return who sends this header, or refuse with status 401."""
         if self._callers is None:
-            return ANYBODY
+            return LOCAL_OPERATOR
         scheme, _, token = (authorization or b"").partition(b" ")
         if scheme.lower() != b"bearer" or not token.strip():
             raise RequestRefused(401, "a bearer token is required", headers=_CHALLENGE)

@@ -74,7 +74,7 @@ def create_app(service: Service, access: Access | None = None) -> ASGIApp:
     service : Service
         What is behind it; started and stopped with the application.
     access : Access, optional
-        Who may do what; default: everybody on this machine.
+        Roles of callers; default: every caller on this machine is an operator.
     """
 
     @asynccontextmanager

@@ -1,4 +1,4 @@
-"""What the service tells people: the audit trail, alerts that stand or stood, and events for who listens."""
+"""The audit trail of the service, its present and past alerts, and events for clients that listen."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from solver.interfaces.http.limits import ServiceLimits
 
 _JOINED_BYTES = 64 << 10  # beyond, copying costs more than a system call
-_MOST_TRAILERS = 32
+_MAX_TRAILERS = 32
 """Trailer fields after a chunked body at most; more would be an attempt to fill the memory."""
 
 
@@ -110,7 +110,7 @@ class BoundedConnection(HttpToolsProtocol):
             super().on_header(name, value)
             return
         self._trailers += 1
-        if self._trailers > _MOST_TRAILERS:
+        if self._trailers > _MAX_TRAILERS:
             self.transport.abort()
 
     def on_headers_complete(self) -> None:

@@ -1,4 +1,4 @@
-"""What the service remembers of decisions: leases, assignments, and the log that explanations are made from."""
+"""The service's record of decisions: leases, assignments, and the log that explanations are made from."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Held:
     lease : Lease
         The capacity.
     agent_id : str or None
-        For whom.
+        The agent it serves.
     decision : Decision or None
         Of the router, where it was one.
     expires_s : float
@@ -83,9 +83,9 @@ class Placed:
     Parameters
     ----------
     agent_id : str
-        Whom it is about.
+        The agent.
     model_id : str or None
-        Who serves the agent; None: nobody.
+        The model that serves the agent; None: no model.
     score : float
         Of the pair.
     reason : str

@@ -1,4 +1,4 @@
-"""A fleet and a load for somebody who wants to see a service live before there is anything to route."""
+"""A demonstration fleet and load, to see a service live before there is anything to route."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from starlette.routing import compile_path
 
 from solver.errors import SpecError, Violation, ViolationKind
-from solver.interfaces.http.access import ANYBODY, Caller, Role, require
+from solver.interfaces.http.access import LOCAL_OPERATOR, Caller, Role, require
 from solver.interfaces.http.answers import answer_schema
 from solver.interfaces.http.idempotency import RepeatedRequests
 from solver.interfaces.http.json_codec import refuse_repeated_fields
@@ -119,7 +119,7 @@ class Endpoint:
             What is answered as problem details.
         """
         state = scope["state"]
-        caller: Caller = state.get("caller", ANYBODY)
+        caller: Caller = state.get("caller", LOCAL_OPERATOR)
         require(caller, self.role)
         raw: bytes = state.get("body", b"")
         checked = None if self.body is None else _checked(self.body, raw, self.required)

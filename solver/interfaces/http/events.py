@@ -1,4 +1,4 @@
-"""Server-sent events: one hub, bounded queues, and nobody waits for a slow reader."""
+"""Server-sent events: one hub, bounded queues; a slow reader delays no other client."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ async def capacity(call: Call) -> Reply:
 
 
 def _known(service: Service, model: str) -> None:
-    """Refuse a model that nobody has told the tracker about."""
+    """Refuse a model that the tracker does not know."""
     models = service.tracker.snapshot().models
     if model not in models:
         raise RequestRefused(404, f"no model {model[:100]!r}{did_you_mean(model, models)}")
@@ -212,7 +212,7 @@ async def drain(call: Call) -> Reply:
 
 
 async def undrain(call: Call) -> Reply:
-    """Lift the drain of an operator. The model takes new work when nobody else stops it."""
+    """Lift the drain of an operator. The model takes new work when no other stop is active."""
     service, model = call.service, call.path["model_id"]
 
     def resume() -> bool:

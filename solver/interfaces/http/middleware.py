@@ -1,4 +1,4 @@
-"""What every request passes first: identity, origin, bounds of the body, security headers, one log line."""
+"""Middleware that every request passes: identity, origin, bounds of the body, security headers, one log line."""
 
 from __future__ import annotations
 

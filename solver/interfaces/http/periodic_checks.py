@@ -1,4 +1,4 @@
-"""What happens once a second: rules are checked against the live load, and trends are sampled."""
+"""Periodic work, once a second: rules are checked against the live load, and trends are sampled."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Watch:
         self._lift_forgotten({rule.name for rule in scaling})
 
     def _lift_forgotten(self, names: set[str]) -> None:
-        """Lift stops of rules that nobody checks any more, also those that an earlier process has left."""
+        """Lift stops of rules that are no longer checked, also those that an earlier process has left."""
         for model, stops in self._tracker.snapshot().stops.items():
             for stop in stops:
                 if stop.owner is StopOwner.RULE and stop.name not in names:

@@ -1,4 +1,4 @@
-"""What clients send, checked field by field."""
+"""Bodies of requests, checked field by field."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ async def release(call: Call) -> Reply:
 
 
 async def renew(call: Call) -> Reply:
-    """Extend a lease from now. Status 404 when it is gone: its capacity may be somebody else's by now."""
+    """Extend a lease from now. Status 404 when it is gone: its capacity may be another client's by now."""
     service, lease_id = call.service, call.path["lease_id"]
     ttl_s = checked_ttl(service.limits, call.body.ttl_s)
     held = service.held.get(lease_id)

@@ -315,7 +315,7 @@ class Service:
             await asyncio.sleep(self.limits.tick_s)
 
     def _look(self) -> dict[str, Any] | None:
-        """Check files and rules; return the live load where somebody listens."""
+        """Check files and rules; return the live load where a client listens."""
         self._reload()
         self.watch.sample(_EveryBalancer(tuple(self._balancers.values())))
         return self.load() if len(self.journal.events) else None

@@ -1,4 +1,4 @@
-"""From LiteLLM's deployments to models, capacities and prices."""
+"""Converts LiteLLM's deployments to models, capacities and prices."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ class SlotQueue:
         tracker = self._tracker
         self._expect(lease, lambda: loop.call_soon_threadsafe(running.set))
         try:
-            # a promotion may have come before anybody listened for it: ask after, not before
+            # a promotion may have come before this listener was added: ask after, not before
             state = await tracker.renew_async(lease, ttl_s=self._timeout_s + self._run_ttl_s)
             started = state is LeaseState.RUNNING
             if state is LeaseState.QUEUED:

@@ -1,4 +1,4 @@
-"""What is asked of LiteLLM's Router, for its three implementations: until 1.108, 1.109, and from 1.110 in Rust."""
+"""Access to LiteLLM's Router, for its three implementations: until 1.108, 1.109, and from 1.110 in Rust."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ def evaluate(
 
 
 def _verified(counts: dict[str, int]) -> str:
-    """Return what the check of all plans found, in words."""
+    """Return what the check of all plans found, as text."""
     if counts["broken"]:
         return f"verification: {counts['broken']:,} of {counts['plans']:,} plans break a limit; do not trust this"
     return (

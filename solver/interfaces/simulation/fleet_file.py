@@ -1,4 +1,4 @@
-"""What a simulation knows of models: their fleet file, and scores of past agents on them."""
+"""The inputs of a simulation about models: their fleet file, and scores of past agents on them."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ function chart(id, options, columns) {
 }
 function latency() {
   const served = results.map((r, k) => [r, k]).filter(([r]) => r.series.latency_s.length);
-  if (!served.length) { document.getElementById("latency").textContent = "Nobody was served."; return; }
+  if (!served.length) { document.getElementById("latency").textContent = "No request was served."; return; }
   const columns = uPlot.join(served.map(([r]) => {
     const kept = new Map(r.series.latency_s.map((x, i) => [Math.max(x, 1e-3), 100 * r.series.shares[i]]));
     return [[...kept.keys()], [...kept.values()]];
@@ -73,7 +73,7 @@ function quality() {
   const order = results.map((r, k) => [r, k]).filter(([r]) => r.quality.mean !== null && r.cost_usd.mean !== null);
   const priced = order.some(([r]) => r.cost_usd.mean > 0), x = priced ? "cost_usd" : "p99_latency_ms", scale = priced ? 1 : 1e-3;
   const points = order.filter(([r]) => r[x].mean !== null).sort((a, b) => a[0][x].mean - b[0][x].mean);
-  if (!points.length) { document.getElementById("quality").textContent = "Nobody was served."; return; }
+  if (!points.length) { document.getElementById("quality").textContent = "No request was served."; return; }
   const columns = [points.map(([r]) => r[x].mean * scale), ...points.map(([r], k) => points.map((_, i) => i === k ? r.quality.mean : null))];
   const pad = (u, low, high) => { const p = (high - low || Math.abs(high) || 1) * 0.08; return [low - p, high + p]; };
   chart("quality", {

@@ -46,7 +46,7 @@ class Simulation:
         """Standard output."""
         return make_console()
 
-    def carried_out(self) -> dict[str, Any]:
+    def run(self) -> dict[str, Any]:
         """Say what will be done, do it, print tables, and return the results as a document."""
         fleets = [self.servers, *([] if self.variant.fleet is None else [self.variant.fleet])]
         for fleet in fleets:
@@ -58,7 +58,7 @@ class Simulation:
             *self.reading.notes,
             *self.servers.silent_defaults(),
             *_never_serving(self.servers),
-            *_strain(self.servers, first, self.setup.load),
+            *_overload_warning(self.servers, first, self.setup.load),
         ]
         err = make_console(stderr=True)
         if not self.quiet:
@@ -173,7 +173,7 @@ def _rule_lines(result: dict[str, Any]) -> list[str]:
 _EVENTS_SHOWN = 5
 
 
-def _strain(fleet: Fleet, traffic: Traffic, load: float | None) -> list[str]:
+def _overload_warning(fleet: Fleet, traffic: Traffic, load: float | None) -> list[str]:
     """Return a warning where the fleet is too small for the traffic."""
     share = load if load is not None else traffic.rate_per_s / fleet.capacity_per_s(traffic.output_tokens)
     if share <= _OVERLOADED_FROM or not traffic.span_s:

@@ -155,6 +155,6 @@ def simulate(
         quiet=quiet,
         compares_policies=compare is not None and variant.fleet is None,
     )
-    document = run.carried_out()
+    document = run.run()
     document["settings"] |= {"slowdown": slowdown, "failure_rate": failure_rate, "predictor": predictor}
     write_results(document, json_target, html_target, run.out, quiet=quiet)

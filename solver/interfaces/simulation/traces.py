@@ -103,7 +103,7 @@ _NAMED_FAULTS = 3
 """Faulty rows spelled out for each rule."""
 
 
-_MOST_TOKENS = 10**9
+_MAX_TOKENS = 10**9
 """Tokens of a prompt or an answer at most."""
 
 
@@ -288,9 +288,7 @@ def _complain(table: Table, name: str, rule: str, bad: NDArray[np.bool_]) -> Non
 
 def _tokens(table: Table, name: str) -> NDArray[np.int64]:
     numbers = numbers_of(table.columns[name])
-    bad = ~(
-        np.isfinite(numbers) & (numbers >= 0) & (numbers <= _MOST_TOKENS) & (numbers == np.floor(numbers))
-    )
+    bad = ~(np.isfinite(numbers) & (numbers >= 0) & (numbers <= _MAX_TOKENS) & (numbers == np.floor(numbers)))
     _complain(table, name, "expected a whole number >= 0", bad)
     return numbers.astype(np.int64)
 
@@ -332,8 +330,8 @@ def _batch(path: Path, table: Table, reading: Reading) -> Traffic:
             raise SpecError(f"{table.where(row)}: body: expected an object, got {type(body).__name__}")
         inputs.append(max(1, _characters([body.get(name, "") for name in _PROMPTS]) // _CHARS_PER_TOKEN))
         limit = next((body[name] for name in _LIMITS if body.get(name) is not None), None)
-        if limit is not None and not (type(limit) is int and 0 <= limit <= _MOST_TOKENS):
-            rule = f"expected a whole number from 0 to {_MOST_TOKENS:,}"
+        if limit is not None and not (type(limit) is int and 0 <= limit <= _MAX_TOKENS):
+            rule = f"expected a whole number from 0 to {_MAX_TOKENS:,}"
             raise SpecError(Violation(f"{table.where(row)}: body.max_tokens", rule, limit))
         outputs.append(_BATCH_ANSWER_TOKENS if limit is None else limit)
     reading.note(

@@ -1,4 +1,4 @@
-"""What a simulation is compared with: another fleet on the same traffic, or another policy."""
+"""Variants that a simulation is compared with: another fleet on the same traffic, or another policy."""
 
 from __future__ import annotations
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.simulate.policies.learned_answer_size import AnswerSize
-from solver.simulate.replay import Silent
+from solver.simulate.replay import PolicyBase
 
 if TYPE_CHECKING:
     from solver.simulate.replay import Policy
     from solver.simulate.scenario import Scene
 
 
-class Constant(Silent):
+class Constant(PolicyBase):
     """Every request goes to the same model."""
 
     def __init__(self, column: int) -> None:
@@ -25,7 +25,7 @@ class Constant(Silent):
         return [self._column] * len(requests)
 
 
-class RandomChoice(Silent):
+class RandomChoice(PolicyBase):
     """A random model, in proportion to its slots."""
 
     def __init__(self, scene: Scene) -> None:
@@ -38,7 +38,7 @@ class RandomChoice(Silent):
         return self._drawn[requests.start : requests.stop]
 
 
-class RoundRobin(Silent):
+class RoundRobin(PolicyBase):
     """Smooth weighted round robin by slots: in turn, larger models more often."""
 
     def __init__(self, scene: Scene) -> None:
@@ -59,7 +59,7 @@ class RoundRobin(Silent):
         return chosen
 
 
-class _InFlight(Silent):
+class _InFlight(PolicyBase):
     """Counts what is on each model, as a gateway does that sees every request."""
 
     def __init__(self, scene: Scene) -> None:

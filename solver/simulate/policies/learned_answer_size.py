@@ -1,4 +1,4 @@
-"""How long answers are expected to be, learned from those that have ended."""
+"""Expected lengths of answers, learned from those that have ended."""
 
 from __future__ import annotations
 

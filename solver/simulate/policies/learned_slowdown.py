@@ -1,4 +1,4 @@
-"""How much slower models are the fuller they are, learned from requests that have ended."""
+"""The slowdown of models with their utilization, learned from requests that have ended."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from solver.errors import MissingExtraError
-from solver.simulate.replay import Silent
+from solver.simulate.replay import PolicyBase
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator, Sequence
@@ -151,7 +151,7 @@ def _provider(litellm: Any) -> Any:
     return handler
 
 
-class LiteLLMPolicy(Silent):
+class LiteLLMPolicy(PolicyBase):
     """A strategy of LiteLLM's Router, unmodified.
 
     Every request is a call of ``Router.acompletion``; its deployments are a provider whose answers come when the

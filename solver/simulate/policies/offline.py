@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.simulate.replay import Silent
+from solver.simulate.replay import PolicyBase
 from solver.solution.solving import assign
 
 if TYPE_CHECKING:
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from solver.simulate.scenario import Scene
 
 
-class OfflineOptimum(Silent):
-    """An oracle as a yardstick: true outcomes and service times, one assignment for the whole trace.
+class OfflineOptimum(PolicyBase):
+    """An oracle as a baseline: true outcomes and service times, one assignment for the whole trace.
 
     Maximises total quality where each model may be used for its slots times the span of the trace, in seconds of
     service at full-load speed. The plan is then replayed: requests wait where their model is busy, and are lost

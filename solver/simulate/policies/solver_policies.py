@@ -15,7 +15,7 @@ from solver.problem.spec import Agent, Objective
 from solver.simulate.policies.learned_answer_size import AnswerSize
 from solver.simulate.policies.learned_slowdown import LearnedSlowdown
 from solver.simulate.policies.settings import PolicySettings
-from solver.simulate.replay import Silent
+from solver.simulate.replay import PolicyBase
 
 if TYPE_CHECKING:
     from solver.clock import ManualClock
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from solver.simulate.scenario import Scene
 
 _ENDLESS_TTL_S = 1e8
-"""Time to live of leases in a replay, where renewals are not acted out."""
+"""Time to live of leases in a replay, where renewals are not simulated."""
 _WAIT_COST = 0.1
 """Default cost of a second of waiting, as a share of the range of predicted scores."""
 _NEVER = 1e9
@@ -34,8 +34,8 @@ _REFRESH_ARRIVALS, _REFRESH_S = 10, 0.5
 """Arrivals and seconds between two refreshes, as ``RefreshParams`` has them by default."""
 
 
-_ANYBODY = Agent(id="anybody", input_tokens=0, output_tokens=0)
-"""What requests are copies of: making an agent anew would take longer than deciding on it."""
+_TEMPLATE_AGENT = Agent(id="anybody", input_tokens=0, output_tokens=0)
+"""The agent that requests are copied from: validating a new agent would take longer than deciding on it."""
 
 
 def _objective(settings: PolicySettings) -> Objective | None:
@@ -50,7 +50,7 @@ def _objective(settings: PolicySettings) -> Objective | None:
     )
 
 
-class _Tracked(Silent):
+class _Tracked(PolicyBase):
     """A policy with a tracker, which hears of capacities and of servers that turn requests away."""
 
     def __init__(self, scene: Scene, clock: ManualClock) -> None:
@@ -65,7 +65,7 @@ class _Tracked(Silent):
         """Return what a policy knows of each request: its prompt, and the mean answer so far."""
         expected = round(self._answer.tokens)
         return [
-            _ANYBODY.model_copy(
+            _TEMPLATE_AGENT.model_copy(
                 update={"id": f"r{i}", "input_tokens": self._inputs[i], "output_tokens": expected}
             )
             for i in requests
@@ -286,7 +286,7 @@ class BlindBalancer(_Tracked):
     scene : Scene
         Traffic, fleet, predictions.
     clock : ManualClock
-        Of the tracker, which nobody tells about load.
+        Clock of the tracker, which receives no load.
     routing : str
         Of the balancer.
     """
