@@ -194,8 +194,17 @@ def solve(
     if (ray or ray_address or resume or unique_ids or budget_usd is not None) and not stream:
         raise SpecError("--budget-usd, --ray, --ray-address, --resume, --unique-ids: only beside --stream")
     if stream:
-        from solver.interfaces.streaming import show_stream, solve_stream
+        from solver.interfaces.streaming import refuse_beside_stream, show_stream, solve_stream
 
+        refuse_beside_stream(
+            {
+                "--engine": engine != "auto",
+                "--deadline-ms": deadline_ms is not None,
+                "--threads": threads != 1,
+                "--excel-safe": excel_safe,
+                "--progress": progress,
+            }
+        )
         with LoggedSteps(_err, "reading", quiet=quiet or as_json) as step:
             manifest = solve_stream(
                 source,

@@ -28,7 +28,7 @@ from solver.scale.verification import verify_plan
 from solver.solution.plan import finite
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from rich.console import Console, RenderableType
@@ -43,6 +43,19 @@ _PRINTED_VIOLATIONS = 20
 
 _PRINTED_ROWS = 8
 """Bounds printed at most."""
+
+
+def refuse_beside_stream(given: Mapping[str, bool]) -> None:
+    """Raise for options that would have no effect.
+
+    Raises
+    ------
+    SpecError
+        Naming them.
+    """
+    lines = [f"{name}: not beside --stream" for name, wanted in given.items() if wanted]
+    if lines:
+        raise SpecError(*lines)
 
 
 def solve_stream(

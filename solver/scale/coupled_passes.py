@@ -172,6 +172,10 @@ class CoupledPasses(PieceReader):
         """Return what a smaller box leaves contested, piece by piece."""
         return [part.inside(low, high) for part in self._arcs(box)]
 
+    def forget_charges(self) -> None:
+        """Let go of samples and boxes: prices are known."""
+        self._held, self._samples = None, {}
+
     def _arcs(self, box: HeldBox) -> list[ArcsInBox]:
         if self._held is None or self._held[0] != box.key:
             self._held = None  # two boxes at a time would take twice the memory

@@ -169,6 +169,7 @@ class Shard(SlotPasses, CoupledPasses):
         orders : dict of int to FinishOrder
             By the number of the piece.
         """
+        self.forget_boxes()
         place = plan_folder(folder)
         return [
             self._finish(piece, orders[piece.number], prices, valuation, may_leave, certify_leaving, place)
@@ -202,6 +203,7 @@ class Shard(SlotPasses, CoupledPasses):
         orders : dict of int to PayingOrder
             By the number of the piece.
         """
+        self.forget_charges()
         place, m = plan_folder(folder), len(self._columns.models)
         answers = []
         for piece in self._pieces:

@@ -195,6 +195,10 @@ class SlotPasses(PieceReader):
             for piece, (agent, arcs) in zip(self._pieces, self._innermost(boxes), strict=True)
         ]
 
+    def forget_boxes(self) -> None:
+        """Let go of samples and boxes: prices are known."""
+        self._nest, self._kept = _Nest(key=-1), {}
+
     def _innermost(self, boxes: NestedBoxes) -> list[tuple[NDArray[Any], Contested]]:
         """Return agents and arcs of the innermost box, piece by piece, from whatever boxes around it are known."""
         nest = self._nest
@@ -219,7 +223,7 @@ class SlotPasses(PieceReader):
         self, place: int, boxes: NestedBoxes, low: NDArray[np.float64], high: NDArray[np.float64]
     ) -> tuple[NDArray[Any], Contested]:
         """Return the contested agents of a piece, or of its part of a sample."""
-        piece = self._pieces[place]
+        piece, m = self._pieces[place], len(low)
         some: Iterable[Block | Sample] = self._blocks(piece)
         if boxes.sample:
             sample = self._sample(boxes.plan, boxes.sample)[place]
@@ -227,21 +231,31 @@ class SlotPasses(PieceReader):
         found, at = [], 0
         for block in some:
             reduction = dense_rows(block, boxes.valuation, boxes.closed).reduce(low, high)
-            found.append((reduction.agent + at, reduction.contested))
+            arcs = reduction.contested
+            found.append(
+                (
+                    _narrow(reduction.agent + at, piece.rows),
+                    _narrow(arcs.degree, m + 1),
+                    _narrow(arcs.model, m),
+                    _narrow_floats(arcs.value),
+                    arcs.settled,
+                )
+            )
             at += len(block.score)
-        m = len(low)
-        return (
-            _joined([_narrow(agent, piece.rows) for agent, _ in found], np.min_scalar_type(piece.rows)),
-            Contested(
-                first=np.append(0, np.cumsum(_joined([arcs.degree for _, arcs in found], np.int64))),
-                model=_joined([_narrow(arcs.model, m) for _, arcs in found], np.min_scalar_type(m)),
-                value=_joined([_narrow_floats(arcs.value) for _, arcs in found], np.float32),
-                weight=None,
-                settled=np.sum([arcs.settled for _, arcs in found], axis=0) if found else np.zeros(m + 1),
-                low=low,
-                high=high,
-            ),
+        kinds = [np.min_scalar_type(most) for most in (piece.rows, m + 1, m)]
+        agent, degree, model, value = (
+            _joined([part[k] for part in found], kind) for k, kind in enumerate([*kinds, np.float32])
         )
+        contested = Contested(
+            first=np.append(0, np.cumsum(degree, dtype=np.int64)),
+            model=model,
+            value=value,
+            weight=None,
+            settled=np.sum([part[-1] for part in found], axis=0) if found else np.zeros(m + 1),
+            low=low,
+            high=high,
+        )
+        return agent, contested
 
     def _sample(self, plan: SamplePlan, size: int) -> list[Sample | None]:
         """Return a sample, piece by piece."""

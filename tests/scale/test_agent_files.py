@@ -215,6 +215,14 @@ def test_what_is_wrong_is_named_with_file_and_row(
         (["--agents", "x.parquet"], "--models: required beside --agents and --stream"),
         (["--agents", "x.parquet", "--scores", "y.parquet", "--slots", "3"], "either --scores or --agents"),
         (["--slots", "3"], "either --scores or --agents"),
+        (
+            ["--scores", "x.parquet", "--slots", "3", "--deadline-ms", "5"],
+            "--deadline-ms: not beside --stream",
+        ),
+        (
+            ["--scores", "x.parquet", "--slots", "3", "--budget-usd", "5"],
+            "--models: required beside --budget-usd",
+        ),
         (["--agents", "x.parquet", "--models", "f", "--sense", "minimize"], "--sense: not beside --stream"),
     ],
 )
