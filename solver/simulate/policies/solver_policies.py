@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,7 @@ from solver.simulate.policies.learned_answer_size import AnswerSize
 from solver.simulate.policies.learned_slowdown import LearnedSlowdown
 from solver.simulate.policies.settings import PolicySettings
 from solver.simulate.replay import PolicyBase
+from solver.solution.solving import warm_up
 
 if TYPE_CHECKING:
     from solver.clock import ManualClock
@@ -107,6 +109,7 @@ class TrackedBalancer(_Tracked):
     ) -> None:
         super().__init__(scene, clock)
         settings = settings or PolicySettings()
+        _load_engines(routing)
         predictor = None
         if strategy == "predictive":
             predictor = CompletionPredictor(clock=clock)
@@ -293,6 +296,7 @@ class BlindBalancer(_Tracked):
 
     def __init__(self, scene: Scene, clock: ManualClock, routing: str) -> None:
         super().__init__(scene, clock)
+        _load_engines(routing)
         self._balancer = LoadBalancer(self.tracker, "weighted", routing, load_weight=0.0, seed=scene.seed)
 
     def choose(self, requests: range) -> list[int]:
@@ -303,6 +307,13 @@ class BlindBalancer(_Tracked):
             scores=self._scene.quality.predicted[requests.start : requests.stop],
         )
         return [-1 if each.model_id is None else self._column[each.model_id] for each in assignments]
+
+
+@cache
+def _load_engines(routing: str) -> None:
+    """Load what an optimal batch may need, once a process: a decision's time is not that of an import."""
+    if routing == "optimal":
+        warm_up()
 
 
 if TYPE_CHECKING:
