@@ -11,6 +11,7 @@ kernel                     numpy twin
 :func:`negative_gram`      ``_SmoothedDual.hessian`` of :mod:`solver.online.window_prices`
 :func:`occupancy_costs`    ``_coupled`` of :mod:`solver.online.occupancy`
 :func:`smoothed_shares`    ``_SmoothedDual.value`` there
+:class:`KnapsackKernel`    :class:`solver.engines.lagrangian.knapsacks.Knapsacks`
 =========================  ==============================================================================
 
 The C sources stand beside this file; the packaging back end compiles them where there is a compiler.
@@ -18,6 +19,7 @@ The C sources stand beside this file; the packaging back end compiles them where
 """
 
 from solver.engines.kernels.chains import Chains, Stop
+from solver.engines.kernels.knapsacks import KnapsackKernel
 from solver.engines.kernels.library import available
 from solver.engines.kernels.matching import match
 from solver.engines.kernels.occupancy import (
@@ -31,6 +33,7 @@ from solver.engines.kernels.transport import Outcome, Supplied, Transported, tra
 
 __all__ = [
     "Chains",
+    "KnapsackKernel",
     "OccupancyCosts",
     "Outcome",
     "Stop",

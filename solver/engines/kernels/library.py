@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["available", "load", "loaded", "pointer"]
 
-_VERSION = 5
+_VERSION = 6
 """Version of the C interface: a library of another version, left over from an older build, is not loaded."""
 
 
@@ -51,6 +51,10 @@ def load() -> ctypes.CDLL | None:
         best = getattr(library, f"solver_best_{kind}")
         best.argtypes = [array, size, array, size, size, array, array, array]
         best.restype = None
+    library.solver_knapsacks.argtypes = [size, size, *[array] * 9]
+    library.solver_knapsacks.restype = None
+    library.solver_knapsacks_forced.argtypes = [size, size, *[array] * 9]
+    library.solver_knapsacks_forced.restype = None
     library.solver_chains_find.restype = size
     library.solver_chains_find.argtypes = [array]
     library.solver_chains_improve.argtypes = [array, array, array, scalar, scalar, array]

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.engines.certificate import OPTIMALITY_TOLERANCE
-from solver.engines.lagrangian.params import CampaignParams
+from solver.engines.lagrangian.knapsack_dual import KnapsackDual
+from solver.engines.lagrangian.knapsacks import knapsacks_of
+from solver.engines.lagrangian.params import CampaignParams, KnapsackParams
 from solver.engines.lagrangian.rounding import relocate, serve_all
 from solver.engines.lagrangian.search import Search
 from solver.engines.lagrangian.weak_duality import reduced_losses
@@ -43,7 +45,7 @@ class Campaign:
         Source of all randomness.
     gap_tolerance : float
         Relative gap of the objective at which to be satisfied.
-    params, search_params
+    params, search_params, knapsack_params
         Tuning constants.
     """
 
@@ -57,26 +59,33 @@ class Campaign:
         gap_tolerance: float = 0.0,
         params: CampaignParams | None = None,
         search_params: SearchParams | None = None,
+        knapsack_params: KnapsackParams | None = None,
     ) -> None:
         self.params = params or CampaignParams()
+        self.knapsack_params = knapsack_params or KnapsackParams()
         self.form, self.relaxation, self.deadline, self.rng = form, relaxation, deadline, rng
         self.budget_s = max(deadline.remaining_s(), 1e-3)
         self.search = Search(form, relaxation, rng=rng, params=search_params)
         self.search.on_better = self._note
-        self.bound = relaxation.bound
-        if form.integral:
-            self.bound = float(np.ceil(self.bound - 1e-6 * max(1.0, abs(self.bound))))
+        self.bound = self._whole(relaxation.bound)
+        self.knapsack_dual: KnapsackDual | None = None
+        self._using: NDArray[np.float64] | None = None
         self.gap_tolerance = gap_tolerance
         self.proved = False
         self.infeasible = False
+        self.bound_is_claimed = False  # by whole knapsacks: no prices of capacities prove it
         self.progress: list[tuple[float, float, float]] = []
         self.fallback: NDArray[np.int64] | None = None
         self._pool: list[tuple[float, NDArray[np.int64]]] = []
-        self._spent = {"descend": 1e-9, "neighbourhood": 1e-9}
-        self._worth = {"descend": 1.0, "neighbourhood": 1.0}
+        self._spent = {"descend": 1e-9, "dive": 0.0}
+        self._worth = {"descend": 1.0, "dive": 1.0}
         self._models_freed = min(4, form.models)
         self._misses = 0
-        self._kernel_due = True
+        self._kernel_tried = np.inf  # pairs of the last kernel that was not exhausted
+
+    def _whole(self, bound: float) -> float:
+        """Round a bound up to a whole number where every loss is one."""
+        return float(np.ceil(bound - 1e-6 * max(1.0, abs(bound)))) if self.form.integral else bound
 
     @property
     def done(self) -> bool:
@@ -156,16 +165,62 @@ class Campaign:
 
     def run(self) -> None:
         """Go on until proven, satisfied or out of time."""
+        if not self.done and not self.infeasible and self.budget_s >= self.params.short_s:
+            self._keep_capacities_whole()
         now = self.deadline.clock.now
         for _ in range(self.params.most_attempts):
             if self.done or self.infeasible or self.deadline.remaining_s() < max(0.002, self.search.step_s):
                 break
+            if self._cpsat_next():
+                self._ask_cpsat()
+                continue
             before, start_s = self.search.best_loss, now()
-            kind = "neighbourhood" if self._cpsat_next() else "descend"
-            hit_limit = self._ask_cpsat() if kind == "neighbourhood" else self._restart()
-            value = self.params.reward if self.search.best_loss < before else (0.1 if hit_limit else 1.0)
+            kind = self._next_start()
+            if kind == "dive":
+                self._dive()
+            else:
+                self._restart()
+            value = self.params.reward if self.search.best_loss < before else 1.0
             self._worth[kind] = 0.8 * self._worth[kind] + 0.2 * value
             self._spent[kind] += now() - start_s
+
+    def _next_start(self) -> str:
+        """Return where the next descent starts from: what has had the least time for what it was worth."""
+        if self.knapsack_dual is None or self.search.best is None:
+            return "descend"
+        return min(self._spent, key=lambda kind: self._spent[kind] / self._worth[kind])
+
+    def _dive(self) -> None:
+        """Descend from where the whole knapsacks point."""
+        dual = self.knapsack_dual
+        assert dual is not None
+        stop_s = self.deadline.clock.now() + self.params.longest_share * self.budget_s
+        columns = dual.dive(self.search.best_loss, deadline=self.deadline, stop_s=stop_s)
+        self._descend_from(columns)
+
+    def _keep_capacities_whole(self) -> None:
+        """Tighten the bound by whole knapsacks, where time allows for it."""
+        form, params, clock = self.form, self.knapsack_params, self.deadline.clock
+        knapsacks = knapsacks_of(form)
+        if knapsacks is None:
+            return
+        stop_s = clock.now() + params.share * self.deadline.remaining_s()
+        paid = reduced_losses(form, self.relaxation.price, self.relaxation.row_price).min(axis=0)
+        if np.abs(paid).sum() > knapsacks.most_multiplier:
+            return
+        started_s = clock.now()
+        dual = KnapsackDual(knapsacks, paid, rng=self.rng, params=params)
+        if params.least_rounds * (clock.now() - started_s) > stop_s - started_s:
+            return
+        target = (
+            self.search.best_loss if self.search.best is not None else self.bound + 0.01 * abs(self.bound)
+        )
+        dual.tighten(target, deadline=self.deadline, stop_s=stop_s)
+        self.knapsack_dual, self._using = dual, dual.increase()
+        bound = self._whole(dual.bound)
+        if bound > self.bound:
+            self.bound, self.bound_is_claimed = bound, True
+            self._note()
 
     def _descend(
         self,
@@ -188,7 +243,7 @@ class Campaign:
             objective, bound = self.form.objective_and_bound(self.search.best, self.bound)
             self.progress.append((self.deadline.elapsed_ms(), objective, bound))
 
-    def _restart(self) -> bool:
+    def _restart(self) -> None:
         """Descend from a variation of what is known."""
         form, rng, best = self.form, self.rng, self.search.best
         draw = rng.random()
@@ -207,13 +262,16 @@ class Campaign:
             beam = self.search.beam
             moved = rng.choice(form.n, min(form.n, max(2, form.n // 20)), replace=False)
             columns[moved] = beam.near[moved, rng.integers(0, min(3, beam.nearest), len(moved))]
-        beam = self.search.beam
+        self._descend_from(columns)
+
+    def _descend_from(self, columns: NDArray[np.int64]) -> None:
+        """Descend with a beam of random depth, as long as one attempt may take."""
+        beam, rng = self.search.beam, self.rng
         beam.depth = int(rng.choice([5, 6]))
         if self.budget_s > self.params.short_s:
             beam.width = self.params.beam_width
-        longest = max(0.1, 0.15 * self.budget_s)
+        longest = max(0.1, self.params.longest_share * self.budget_s)
         self._descend(columns, patience=self.params.patience, stop_s=self.deadline.clock.now() + longest)
-        return False
 
     def _sample(self) -> NDArray[np.int64]:
         """Draw an assignment from the weights of the relaxation."""
@@ -242,6 +300,8 @@ class Campaign:
         """Return the (c, n) pairs that an assignment reaching the target can use."""
         room = self._target - self.relaxation.bound
         within: NDArray[np.bool_] = self.search.reduced <= room + 1e-6 * max(1.0, abs(room))
+        if self._using is not None:
+            within &= self._using <= self._target + 1e-6 * max(1.0, abs(self._target))
         return within
 
     def _cpsat_next(self) -> bool:
@@ -250,14 +310,20 @@ class Campaign:
         long = self.budget_s >= self.params.short_s
         if not long and not is_loaded():
             return False
-        if self._kernel_due:
-            pairs = int(self._kernel().sum())  # fewer with every improvement
-            if pairs <= (self.params.kernel_pairs if long else self.params.kernel_pairs_short):
-                return True
+        if self._kernel_pays(int(self._kernel().sum())):
+            return True
         return long and self.form.models <= 3
 
-    def _ask_cpsat(self) -> bool:
-        """Solve the kernel once, neighbourhoods afterwards; True when time ran out inside."""
+    def _kernel_pays(self, pairs: int) -> bool:
+        """Whether a kernel of so many pairs, fewer with every improvement, is small enough to be solved as a whole."""
+        params = self.params
+        most: float = params.kernel_pairs if self.budget_s >= params.short_s else params.kernel_pairs_short
+        if self.knapsack_dual is not None:
+            most = min(most, params.kernel_pairs_per_agent * self.form.n)
+        return pairs <= min(most, params.kernel_shrinks * self._kernel_tried)
+
+    def _ask_cpsat(self) -> None:
+        """Solve the kernel where it is small, neighbourhoods otherwise."""
         from solver.engines.lagrangian.neighbourhood import solve_part
 
         form, best = self.form, self.search.best
@@ -265,14 +331,9 @@ class Campaign:
         left = self.deadline.remaining_s()
         kernel = self._kernel()
         pairs = int(kernel.sum())
-        most = (
-            self.params.kernel_pairs
-            if self.budget_s >= self.params.short_s
-            else self.params.kernel_pairs_short
-        )
-        whole = (self._kernel_due and pairs <= most) or self._models_freed >= form.models
+        whole = self._kernel_pays(pairs) or self._models_freed >= form.models
         if whole:
-            self._kernel_due = False
+            self._kernel_tried = pairs
             limit_s = (
                 min(0.8 * left, 0.25 * self.budget_s) if self.budget_s >= self.params.short_s else 0.8 * left
             )
@@ -318,4 +379,3 @@ class Campaign:
                 self._misses = 0
         else:
             self._misses = 0
-        return not reply.complete

@@ -254,6 +254,7 @@ class _Solve:
             rng=self.rng,
             params=self.params.campaign,
             search_params=self.params.search,
+            knapsack_params=self.params.knapsack,
         )
 
     def _with_leaving(self, tried: Campaign | None = None) -> Claim | None:
@@ -311,7 +312,9 @@ class _Solve:
             progress=tuple(campaign.progress),
             serves_most=campaign.proved and self.instance.is_slots,
             stopped_by=None if campaign.done else self.stop,
-            bound=form.objective_and_bound(columns, campaign.bound)[1] if campaign.proved else None,
+            bound=form.objective_and_bound(columns, campaign.bound)[1]
+            if campaign.proved or campaign.bound_is_claimed
+            else None,
         )
 
 

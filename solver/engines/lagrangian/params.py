@@ -67,6 +67,10 @@ class CampaignParams(Params):
         Seconds below which CP-SAT is asked only about kernels of at most ``kernel_pairs_short`` pairs.
     kernel_pairs, kernel_pairs_short : int
         Pairs up to which the kernel is given to CP-SAT as a whole.
+    kernel_pairs_per_agent : float
+        The same per agent, where whole knapsacks tell which pairs belong to it.
+    kernel_shrinks : float
+        Share of its last size from which a kernel that was not exhausted is tried again.
     first_patience, patience : int
         Local optima without improvement after which the first descent ends, and a later one.
     whole_pairs : int
@@ -83,6 +87,8 @@ class CampaignParams(Params):
         Partial moves kept per level where the time is not short.
     reward : float
         Weight of an attempt that brought a new incumbent, against 1 for one that did not.
+    longest_share : float
+        Share of the whole time that one attempt may take.
     most_attempts : int
         Descents and calls of CP-SAT at most, whatever the clock says.
     """
@@ -91,6 +97,8 @@ class CampaignParams(Params):
     short_s: float = 0.5
     kernel_pairs: int = 1500
     kernel_pairs_short: int = 450
+    kernel_pairs_per_agent: float = 5.0
+    kernel_shrinks: float = 0.6
     first_patience: int = 40
     patience: int = 25
     whole_pairs: int = 30_000
@@ -101,7 +109,59 @@ class CampaignParams(Params):
     least_cpsat_s: float = 0.03
     beam_width: int = 60
     reward: float = 20.0
+    longest_share: float = 0.15
     most_attempts: int = 100_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnapsackParams(Params):
+    """The bound with whole knapsacks and its dives, see :mod:`solver.engines.lagrangian.knapsack_dual`.
+
+    Parameters
+    ----------
+    share : float
+        Share of the time for the bound.
+    least_rounds : int
+        Rounds that must fit into that share, by the time of the first; otherwise there is no such bound.
+    iterations, dive_iterations : int
+        Rounds of the volume algorithm at most: for the bound, and after agents have been fixed.
+    first_scale, dive_scale : float
+        Length of the first steps, relative to the distance between bound and target.
+    largest_share : float
+        Largest weight of the last sets in the running average.
+    patience : int
+        Rounds without a better bound after which steps are shortened.
+    shrink : float
+        Factor on their length then.
+    window : int
+        Rounds over which progress is measured.
+    least_progress : float
+        Share of the remaining gap that a window must close.
+    rounds_between_looks : int
+        Rounds between two looks at the clock.
+    fixed_share : float
+        Share of the agents left that a dive fixes at once.
+    noise : float
+        Standard deviation of the logarithm of the shares by which a dive chooses.
+    hopeless : float
+        Distance of a dive's bound above the best known loss, relative to the gap, at which it ends.
+    """
+
+    share: float = 0.25
+    least_rounds: int = 200
+    iterations: int = 500
+    dive_iterations: int = 40
+    first_scale: float = 0.1
+    dive_scale: float = 0.3
+    largest_share: float = 0.1
+    patience: int = 5
+    shrink: float = 0.8
+    window: int = 100
+    least_progress: float = 0.01
+    rounds_between_looks: int = 4
+    fixed_share: float = 0.4
+    noise: float = 0.1
+    hopeless: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,7 +304,7 @@ class LagrangianParams(Params):
         Relative gap at which a large instance is left.
     full_service_share : float
         Share of the time for serving all agents before agents may be left out.
-    search, campaign, core, large
+    search, campaign, knapsack, core, large
         Parameters of the stages.
     """
 
@@ -256,6 +316,7 @@ class LagrangianParams(Params):
     full_service_share: float = 0.4
     search: SearchParams = field(default_factory=SearchParams)
     campaign: CampaignParams = field(default_factory=CampaignParams)
+    knapsack: KnapsackParams = field(default_factory=KnapsackParams)
     core: CoreParams = field(default_factory=CoreParams)
     large: LargeParams = field(default_factory=LargeParams)
 
