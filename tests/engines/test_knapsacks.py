@@ -132,7 +132,7 @@ def test_what_is_no_knapsack_is_left_alone() -> None:
         {"capacity": np.full((2, 2), 9), "demand": np.stack([demand, demand], axis=2)},
         {"capacity": [1e12, 1e12], "demand": demand},
     ):
-        instance = build_instance(scores, unassigned_penalty=np.inf, **given)  # type: ignore[arg-type]
+        instance = build_instance(scores, unassigned_penalty=np.inf, **given)
         assert knapsacks_of(build_form(instance, leave=False)) is None
     instance = build_instance(scores, [9, 9], demand=demand, unassigned_penalty=np.inf)
     assert knapsacks_of(build_form(instance, leave=False)) is not None
