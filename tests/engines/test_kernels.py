@@ -24,6 +24,7 @@ from solver.problem.build import build_instance
 from solver.problem.generate import generate_scores
 from solver.problem.instance import Instance
 from solver.problem.sparse import CompressedScores
+from tests import fuzz_kernels
 from tests.kernel_equality import difference, numpy_only
 
 compiled = pytest.mark.skipif(not kernels.available(), reason="the kernels were not built: no C compiler")
@@ -32,6 +33,25 @@ compiled = pytest.mark.skipif(not kernels.available(), reason="the kernels were 
 @compiled
 def test_answers_do_not_depend_on_the_kernels() -> None:
     assert [line for seed in range(400) if (line := difference(seed))] == []
+
+
+@compiled
+def test_no_argument_makes_a_kernel_leave_its_arrays() -> None:
+    """Under the sanitizers a read outside ends the process; otherwise wrong shapes and types are refused."""
+    assert [line for seed in range(1_500) if (line := fuzz_kernels.fault(seed))] == []
+    scores, out = np.ones((3, 2)), np.zeros(3)
+    for refused in (
+        {"rows": slice(0, 4)},
+        {"rows": slice(-1, 2)},
+        {"model": np.zeros(2, np.int64)},
+        {"model": np.zeros(3, np.int32)},
+        {"value": np.zeros(3, np.float32)},
+        {"prices": np.zeros(1)},
+        {"score": scores.astype(int)},
+    ):
+        given = {"score": scores, "prices": np.zeros(2), "rows": slice(0, 3), "value": out}
+        with pytest.raises(ValueError, match="expected"):
+            kernels.best_models(**(given | {"model": np.zeros(3, np.int64)} | refused))  # type: ignore[arg-type]
 
 
 @compiled

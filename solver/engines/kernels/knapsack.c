@@ -50,12 +50,24 @@ static int64_t list_agents(int64_t n, const int32_t *loss, const int32_t *weight
     return count;
 }
 
+/* Whether sums of profits keep within 32 bits; losses are at most 2^30, and no loss is negative. */
+static int is_moderate(int64_t n, const int32_t *multiplier)
+{
+    int64_t total = 0;
+    for (int64_t i = 0; i < n; i++)
+        total += multiplier[i] < 0 ? -(int64_t)multiplier[i] : multiplier[i];
+    return total <= INT64_C(1) << 30;
+}
+
 /* Fills `value` (c,) with the largest total profits and `chosen` (c, n) with who is taken.
- * `loss`, `weight` (c, n), `open` (c, n); `rows` is scratch of (n + 1) * (largest capacity + 1), `list` of n. */
-void solver_knapsacks(int64_t n, int64_t columns, const int32_t *loss, const int32_t *weight, const uint8_t *open,
+ * `loss`, `weight` (c, n), `open` (c, n); `rows` is scratch of (n + 1) * (largest capacity + 1), `list` of n.
+ * Returns 0, or 1 where multipliers are too large. */
+int solver_knapsacks(int64_t n, int64_t columns, const int32_t *loss, const int32_t *weight, const uint8_t *open,
                       const int64_t *capacity, const int32_t *multiplier, int64_t *value, uint8_t *chosen, int32_t *rows,
                       int32_t *list)
 {
+    if (!is_moderate(n, multiplier))
+        return 1;
     memset(chosen, 0, (size_t)(columns * n));
     for (int64_t j = 0; j < columns; j++, loss += n, weight += n, open += n, chosen += n) {
         int64_t room = capacity[j], wide = room + 1, total;
@@ -83,14 +95,18 @@ void solver_knapsacks(int64_t n, int64_t columns, const int32_t *loss, const int
                 left -= weight[list[q]];
             }
     }
+    return 0;
 }
 
 /* Fills `lost` (c, n) with what a column's profit falls by when it must take an agent; -1 where it cannot.
- * `rows` and `back` are scratch of (n + 1) * (largest capacity + 1) each. */
-void solver_knapsacks_forced(int64_t n, int64_t columns, const int32_t *loss, const int32_t *weight, const uint8_t *open,
+ * `rows` and `back` are scratch of (n + 1) * (largest capacity + 1) each.
+ * Returns 0, or 1 where multipliers are too large. */
+int solver_knapsacks_forced(int64_t n, int64_t columns, const int32_t *loss, const int32_t *weight, const uint8_t *open,
                              const int64_t *capacity, const int32_t *multiplier, int32_t *lost, int32_t *rows,
                              int32_t *back, int32_t *list)
 {
+    if (!is_moderate(n, multiplier))
+        return 1;
     for (int64_t j = 0; j < columns; j++, loss += n, weight += n, open += n, lost += n) {
         int64_t room = capacity[j], wide = room + 1, total, q = 0;
         for (int64_t i = 0; i < n; i++)
@@ -123,4 +139,5 @@ void solver_knapsacks_forced(int64_t n, int64_t columns, const int32_t *loss, co
             }
         }
     }
+    return 0;
 }

@@ -12,13 +12,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+_LARGEST_TOTAL = 2**30
+"""Largest loss, and largest sum of multipliers, in steps."""
+
+_MULTIPLIERS_TOO_LARGE = f"knapsacks: expected multipliers that sum to at most {_LARGEST_TOTAL}"
+
+
 class KnapsackKernel:
     """Scratch space and calls of the compiled knapsacks; see :class:`solver.engines.lagrangian.knapsacks.Knapsacks`.
 
     Parameters
     ----------
     loss : (c, n) int32
-        Losses in fixed point.
+        Losses in fixed point, >= 0.
     weight : (c, n) int32
         Whole units taken, >= 0.
     largest : int
@@ -30,6 +36,8 @@ class KnapsackKernel:
             raise ValueError("knapsacks: expected two int32 arrays of one shape")
         if weight.size and int(weight.min()) < 0:
             raise ValueError("knapsacks: expected weights >= 0")
+        if loss.ndim != 2 or (loss.size and not 0 <= int(loss.min()) <= int(loss.max()) <= _LARGEST_TOTAL):
+            raise ValueError(f"knapsacks: expected losses (c, n) from 0 to {_LARGEST_TOTAL}")
         self._loss, self._weight = np.ascontiguousarray(loss), np.ascontiguousarray(weight)
         self._largest = largest
         self._rows = np.empty((loss.shape[1] + 1) * (max(largest, 0) + 1), np.int32)
@@ -67,7 +75,8 @@ class KnapsackKernel:
             self._rows,
             self._list,
         )
-        loaded().solver_knapsacks(n, columns, *map(pointer, arrays))
+        if loaded().solver_knapsacks(n, columns, *map(pointer, arrays)):
+            raise ValueError(_MULTIPLIERS_TOO_LARGE)
         return value, chosen
 
     def forced(
@@ -90,5 +99,6 @@ class KnapsackKernel:
             self._back,
             self._list,
         )
-        loaded().solver_knapsacks_forced(n, columns, *map(pointer, arrays))
+        if loaded().solver_knapsacks_forced(n, columns, *map(pointer, arrays)):
+            raise ValueError(_MULTIPLIERS_TOO_LARGE)
         return lost

@@ -52,9 +52,7 @@ def load() -> ctypes.CDLL | None:
         best.argtypes = [array, size, array, size, size, array, array, array]
         best.restype = None
     library.solver_knapsacks.argtypes = [size, size, *[array] * 9]
-    library.solver_knapsacks.restype = None
     library.solver_knapsacks_forced.argtypes = [size, size, *[array] * 9]
-    library.solver_knapsacks_forced.restype = None
     library.solver_chains_find.restype = size
     library.solver_chains_find.argtypes = [array]
     library.solver_chains_improve.argtypes = [array, array, array, scalar, scalar, array]

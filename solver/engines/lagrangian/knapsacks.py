@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from solver.engines.standard_form import Form
 
-_MOST_CELLS = 40_000_000
+_MOST_TABLE_CELLS = 40_000_000
 """Cells of the table of optima, agents times largest capacity, beyond which knapsacks are not looked at."""
 
 _MOST_PROFIT = 2.0**29
@@ -161,7 +161,12 @@ def knapsacks_of(form: Form) -> Knapsacks | None:
         room[-1] = 0.0  # nobody there takes anything
     largest = float(room.max(initial=0.0))
     total = float(form.worst)
-    if not np.isfinite(largest) or largest < 0 or (form.n + 1) * (largest + 1) > _MOST_CELLS or not total > 0:
+    if (
+        not np.isfinite(largest)
+        or largest < 0
+        or (form.n + 1) * (largest + 1) > _MOST_TABLE_CELLS
+        or not total > 0
+    ):
         return None
     if (demand < 0).any() or (np.rint(demand) != demand).any() or demand.max(initial=0.0) >= _MOST_PROFIT:
         return None
