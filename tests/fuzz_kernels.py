@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from numpy.random import Generator
 
-REFUSALS = (ValueError, TypeError, IndexError, OverflowError, MemoryError, AttributeError)
-"""What a caller may be told."""
+REFUSALS = (ValueError, TypeError, IndexError, OverflowError, MemoryError, AttributeError, Warning)
+"""What a caller may be told; warnings of numpy about conversions where these are errors."""
 
 LONGEST_S = 2.0
 """Of one call, on arrays of a few thousand entries."""
