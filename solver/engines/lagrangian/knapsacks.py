@@ -11,7 +11,7 @@ from solver.engines import kernels
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from solver.engines.standard_form import Form
+    from solver.engines.standard_form import StandardForm
 
 _MOST_TABLE_CELLS = 40_000_000
 """Cells of the table of optima, agents times largest capacity, beyond which knapsacks are not looked at."""
@@ -146,7 +146,7 @@ class Knapsacks:
         return lost
 
 
-def knapsacks_of(form: Form) -> Knapsacks | None:
+def knapsacks_of(form: StandardForm) -> Knapsacks | None:
     """Return the knapsacks of a form, or None where its columns are no knapsacks of one whole resource.
 
     Parameters
