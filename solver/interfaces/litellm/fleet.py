@@ -44,7 +44,8 @@ class FleetOptions:
     queue_timeout_s : float
         Longest wait; then the request is refused.
     output_tokens : int
-        Expected output of a request that states no ``max_tokens``.
+        Output of a request that states no ``max_tokens``, as limits and budgets count on it before the answer is
+        there. Service times are predicted from the answers seen so far; this is where their mean starts.
     select_ttl_s : float
         Time to live of a lease between selection and the start of the call.
     ttl_s : float

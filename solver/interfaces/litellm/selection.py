@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from solver.clock import MonotonicClock
 from solver.interfaces.litellm.fleet import FleetOptions, describe, expected_tokens, models_of, set_capacities
 from solver.interfaces.litellm.queued_calls import SlotQueue
 from solver.interfaces.litellm.request_leases import CallEnd, LeaseLedger
 from solver.load.balance.prediction import CompletionPredictor
 from solver.load.tracker import LoadTracker
+from solver.online.learned_answer_size import AnswerSize
 from solver.online.router import OptimalRouter
 from solver.online.rows import RowMaker
 from solver.online.window import AgentRow, Forecast
@@ -23,6 +23,7 @@ from solver.problem.spec import Agent, Objective
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from solver.load.request_outcome import Outcome
     from solver.online.decision import Decision
     from solver.problem.spec import Model
 
@@ -43,12 +44,14 @@ class Selector:
     def __init__(self, tracker: LoadTracker | None = None, options: FleetOptions | None = None) -> None:
         self.tracker = tracker or LoadTracker()
         self.options = options or FleetOptions()
-        self.ledger = LeaseLedger(MonotonicClock(), self.options.ttl_s)
+        self.ledger = LeaseLedger(self.tracker.clock, self.options.ttl_s)
         self.queue: SlotQueue | None = None
         if self.options.queue:
             self.queue = SlotQueue(self.tracker, self.options.queue_timeout_s, self.options.select_ttl_s)
         self._predictor = CompletionPredictor(clock=self.tracker.clock)
+        self._answer = AnswerSize(self.options.output_tokens)
         self.tracker.listen(self._predictor.observe)
+        self.tracker.listen(self._note_answer)
         self._lock = threading.Lock()
         self._deployments: dict[str, dict[str, Any]] = {}
         self._limits: dict[str, Any] = {}
@@ -57,6 +60,10 @@ class Selector:
         self._columns: dict[str, int] = {}
         self._stop = threading.Event()
         self._timer: threading.Thread | None = None
+
+    def _note_answer(self, outcome: Outcome) -> None:
+        if outcome.success and outcome.output_tokens:
+            self._answer.learn(outcome.output_tokens)
 
     # -- the fleet
 
@@ -120,18 +127,21 @@ class Selector:
             input_tokens=tokens_in,
             output_tokens=tokens_out,
         )
-        row = rows.of_agent(agent)
+        row = rows.of_agent(agent)  # limits and budgets count on the longest answer that was asked for
+        asked = request.get("max_tokens") or request.get("max_completion_tokens")
+        answer = min(float(tokens_out), self._answer.tokens) if asked else self._answer.tokens
+        service_s = 1e-3 * self._predictor.predict_ms(rows.pool.models, [tokens_in], [answer])[0]
         scores = np.full(len(self._columns), -np.inf)
         for pool, entry in of_pool.items():
             j = self._columns[pool]
             quality = self._quality(entry, dict(request), float(row.scores[j]) / 100.0)
             scores[j] = quality
         weight = self.options.latency_weight
-        if row.service_s is not None:
-            scores -= weight * row.service_s
+        scores -= weight * service_s
         if row.cost_usd is not None:
             scores -= self.options.cost_weight * row.cost_usd
-        return router, row._replace(scores=scores, forecast=Forecast(tokens_in, tokens_out, weight)), of_pool
+        forecast = Forecast(tokens_in, answer, weight)
+        return router, row._replace(scores=scores, service_s=service_s, forecast=forecast), of_pool
 
     def _quality(self, entry: Mapping[str, Any], request: dict[str, Any], capability: float) -> float:
         given, info = self.options.scores, entry["model_info"]

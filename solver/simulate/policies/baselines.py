@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.simulate.policies.learned_answer_size import AnswerSize
+from solver.online.learned_answer_size import AnswerSize
 from solver.simulate.replay import PolicyBase
 
 if TYPE_CHECKING:

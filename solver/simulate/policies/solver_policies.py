@@ -10,10 +10,10 @@ import numpy as np
 from solver.load.balance.balancer import LoadBalancer
 from solver.load.balance.prediction import CompletionPredictor
 from solver.load.tracker import LoadTracker
+from solver.online.learned_answer_size import AnswerSize
 from solver.online.parameters import RefreshParams
 from solver.online.router import OptimalRouter
 from solver.problem.spec import Agent, Objective
-from solver.simulate.policies.learned_answer_size import AnswerSize
 from solver.simulate.policies.learned_slowdown import LearnedSlowdown
 from solver.simulate.policies.settings import PolicySettings
 from solver.simulate.replay import PolicyBase

@@ -10,13 +10,18 @@ _MEMORY = 1000.0  # answers over which the mean forgets
 class AnswerSize:
     """Mean number of tokens of the answers seen so far: nothing of the traffic to come is known.
 
-    Starts at 256 tokens, which count like ten answers, and forgets over a thousand.
+    Forgets over a thousand answers.
+
+    Parameters
+    ----------
+    expected : float
+        Tokens to begin with; they count like ten answers.
     """
 
     __slots__ = ("_count", "tokens")
 
-    def __init__(self) -> None:
-        self.tokens = _PRIOR_TOKENS
+    def __init__(self, expected: float = _PRIOR_TOKENS) -> None:
+        self.tokens = float(expected)
         self._count = _PRIOR_WEIGHT
 
     def learn(self, output_tokens: int) -> None:
