@@ -151,7 +151,7 @@ def knapsacks_of(form: StandardForm) -> Knapsacks | None:
 
     Parameters
     ----------
-    form : Form
+    form : StandardForm
         One resource, whole demands and capacities of moderate size, no limit rows.
     """
     if form.resources != 1 or form.rows or not form.n:
