@@ -492,7 +492,7 @@ def test_a_failing_refresh_is_counted_and_routing_goes_on(monkeypatch: Any, capl
         raise ZeroDivisionError("broken on purpose")
 
     monkeypatch.setattr(router, "note_failure", note)
-    monkeypatch.setattr(router._pricing, "question", broken)
+    monkeypatch.setattr(router._pricing, "price_job", broken)
     router.route(scores=[1.0]).release()
     assert failed.wait(10)
     assert router.route(scores=[1.0]).model == "m0"
