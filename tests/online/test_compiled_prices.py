@@ -112,5 +112,7 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
         )
     with pytest.raises(ValueError, match="2 rows"):
         kernels.smoothed_shares(np.zeros((2, 3)), np.zeros(3), 1.0)
+    with pytest.raises(ValueError, match="writeable float64"):  # half of the bytes that the kernel would read
+        kernels.smoothed_shares(np.zeros((2, 3), np.float32), np.zeros(2), 1.0)
     with pytest.raises(ValueError, match="2 weights"):
         kernels.negative_gram(np.zeros((2, 3)), np.ones(1), least_share=0.0)

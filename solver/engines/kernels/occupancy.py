@@ -114,12 +114,21 @@ def smoothed_shares(
     Parameters
     ----------
     net : (n, m) float64
-        In C order; becomes the shares, which with that of refusing sum to 1.
+        In C order, writeable; becomes the shares, which with that of refusing sum to 1.
     unserved : (n,) float64
         Finite value of one more choice, to refuse.
     temperature : float
         Greater than 0.
+
+    Raises
+    ------
+    ValueError
+        If shapes or types do not fit.
+    RuntimeError
+        If the kernels are not available.
     """
+    if net.ndim != 2 or net.dtype != np.float64 or not net.flags.writeable:
+        raise ValueError(f"expected writeable float64 net values (n, m), got {net.shape} of {net.dtype}")
     worth = np.empty(len(net))
     refused_value = np.ascontiguousarray(unserved, np.float64)
     if refused_value.shape != worth.shape:
