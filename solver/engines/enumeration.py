@@ -16,6 +16,7 @@ import numpy as np
 from solver.engines.base import Claim
 from solver.engines.serve_first import service_order
 from solver.engines.standard_form import StandardForm, build_form
+from solver.params import Params
 from solver.problem.instance import UNASSIGNED, Instance
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from solver.engines.base import Engine
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EnumerationParams:
+@dataclass(frozen=True, kw_only=True)
+class EnumerationParams(Params):
     """Where enumeration ends.
 
     Parameters

@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.optimize import nnls
 
+from solver.params import Params
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -32,8 +34,8 @@ if TYPE_CHECKING:
     from solver.scale.held_arcs import ChargeResponse
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewtonParams:
+@dataclass(frozen=True, kw_only=True)
+class NewtonParams(Params):
     """Constants of the method.
 
     Parameters

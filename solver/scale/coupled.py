@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.errors import EngineError
+from solver.params import Params
 from solver.scale.charge_duals import charge_errors, minimise_charges
 from solver.scale.coupled_passes import HeldBox
 from solver.scale.coupled_repair import whole_agents
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
     from solver.scale.workers import Fleet
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CoupledParams:
+@dataclass(frozen=True, kw_only=True)
+class CoupledParams(Params):
     """Constants of the method. ``benchmarks/bench_coupled.py`` measures gap, passes and memory against them.
 
     Parameters

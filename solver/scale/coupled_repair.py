@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from solver.params import Params
 from solver.problem.tolerances import EXCESS_TOLERANCE
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from solver.scale.held_arcs import ArcsInBox
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RepairParams:
+@dataclass(frozen=True, kw_only=True)
+class RepairParams(Params):
     """Bounds of the loops.
 
     Parameters

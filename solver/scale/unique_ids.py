@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from solver.errors import SpecError, Violation, ViolationKind
+from solver.params import Params
 from solver.problem.values import describe
 from solver.scale.pieces import read_batches
 from solver.scale.storage import arrow, is_url
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 _SCRATCH = ".ids"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UniqueIdsParams:
+@dataclass(frozen=True, kw_only=True)
+class UniqueIdsParams(Params):
     """Sizes of the check.
 
     Parameters

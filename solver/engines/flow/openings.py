@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.engines.flow.generation import solve_network
+from solver.params import Params
 from solver.problem.instance import Instance
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from solver.problem.network import NetworkShape, UnitFlow
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpeningParams:
+@dataclass(frozen=True, kw_only=True)
+class OpeningParams(Params):
     """How long the search over open sets goes on.
 
     Parameters
