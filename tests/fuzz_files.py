@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import solver
-from solver.scale.optimise import SampleBudget
+from solver.scale.sample_plan import SampleBudget
 from solver.solution.solution import Status
 from tests.scale import test_files
 

@@ -17,6 +17,7 @@ from solver.interfaces.exit_codes import INFEASIBLE, say
 from solver.interfaces.files.problem_file import read_fleet
 from solver.interfaces.report import number
 from solver.interfaces.terminal import printable
+from solver.problem.request_cost import TokenPrices
 from solver.problem.resources import TOKEN_SUMS, resource_capacity, resource_names
 from solver.scale.batch import LargeBatch
 from solver.scale.computed_scores import ComputedScores, agent_fields
@@ -181,9 +182,10 @@ def _budget(fleet: Sequence[Model], amount: float) -> BatchBudget:
     ]
     if lines:
         raise SpecError(*lines)
+    prices = TokenPrices(fleet)
     rates = {
-        name.removeprefix("usd_per_million_"): [getattr(model, name) * 1e-6 for model in fleet]
-        for name in fields
+        "input_tokens": prices.usd_per_input_token.tolist(),
+        "output_tokens": prices.usd_per_output_token.tolist(),
     }
     return BatchBudget(name="budget_usd", amount=amount, rates=rates)
 

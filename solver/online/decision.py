@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from solver.load.lease import Lease, ReleaseOutcome
-    from solver.online.candidates import Candidates
+    from solver.online.models_to_try import ModelsToTry
     from solver.online.refusal import RouteRefusal
 
 
@@ -66,7 +66,7 @@ class Decision:
         self,
         agent_id: str | None,
         router: _Settling,
-        candidates: Candidates,
+        candidates: ModelsToTry,
         *,
         lease: Lease | None = None,
         column: int = -1,

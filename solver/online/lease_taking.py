@@ -8,8 +8,8 @@ import numpy as np
 
 from solver.errors import SpecError, Violation
 from solver.load.lease import ONE_SLOT, Demand, Lease, RefusalReason, ReleaseOutcome
-from solver.online.candidates import Candidates
 from solver.online.decision import Decision
+from solver.online.models_to_try import ModelsToTry
 from solver.online.refusal import RouteRefusal, RouteRefusalReason
 
 if TYPE_CHECKING:
@@ -76,30 +76,30 @@ class Reservations:
         """Whether a lease without an outcome leaves nothing to settle here."""
         self._queue = queue
 
-    def look(self, row: AgentRow) -> Candidates:
+    def look(self, row: AgentRow) -> ModelsToTry:
         """Return the models worth trying at the present load. Under the lock."""
         load = self._load
         load.look()
         left_usd = None if self._spending is None else self._spending.left_usd(self._clock.now())
-        return Candidates(row, self._pricing, load, left_usd, keep=self._log is not None)
+        return ModelsToTry(row, self._pricing, load, left_usd, keep=self._log is not None)
 
-    def look_again(self, row: AgentRow) -> Candidates:
+    def look_again(self, row: AgentRow) -> ModelsToTry:
         """Do :meth:`look`, taking the lock."""
         with self._lock:
             return self.look(row)
 
-    def look_for_all(self, rows: Sequence[AgentRow]) -> list[Candidates]:
+    def look_for_all(self, rows: Sequence[AgentRow]) -> list[ModelsToTry]:
         """Return the models worth trying for each of several agents, all at the load before any of them."""
         with self._lock:
             load = self._load
             load.look()
             left_usd = None if self._spending is None else self._spending.left_usd(self._clock.now())
             level, keep = self._pricing.level(load), self._log is not None
-            return [Candidates(row, self._pricing, load, left_usd, keep=keep, level=level) for row in rows]
+            return [ModelsToTry(row, self._pricing, load, left_usd, keep=keep, level=level) for row in rows]
 
     # -- reserving
 
-    def reserve(self, agent: Agent | None, row: AgentRow, candidates: Candidates, ttl_s: float) -> Decision:
+    def reserve(self, agent: Agent | None, row: AgentRow, candidates: ModelsToTry, ttl_s: float) -> Decision:
         """Reserve the best model that is not lost to another client meanwhile."""
         last: Refusal | None = None
         place = self._place(row) if self._queue else _NO_QUEUE
@@ -119,7 +119,7 @@ class Reservations:
         return self._refused(agent, row, candidates, last)
 
     async def reserve_async(
-        self, agent: Agent | None, row: AgentRow, candidates: Candidates, ttl_s: float
+        self, agent: Agent | None, row: AgentRow, candidates: ModelsToTry, ttl_s: float
     ) -> Decision:
         """Do :meth:`reserve` without blocking the event loop on a remote store."""
         last: Refusal | None = None
@@ -139,7 +139,7 @@ class Reservations:
             last = answer
         return self._refused(agent, row, candidates, last)
 
-    def _next(self, row: AgentRow, candidates: Candidates, last: Refusal | None) -> tuple[int, float] | None:
+    def _next(self, row: AgentRow, candidates: ModelsToTry, last: Refusal | None) -> tuple[int, float] | None:
         """Return the next model to try, its slot of the horizon and its money claimed; None when none is left."""
         if last is not None and last.reason in _LASTING:
             return None
@@ -180,7 +180,7 @@ class Reservations:
     # -- answering
 
     def _granted(
-        self, agent: Agent | None, candidates: Candidates, column: int, net: float, lease: Lease
+        self, agent: Agent | None, candidates: ModelsToTry, column: int, net: float, lease: Lease
     ) -> Decision:
         decision = Decision(
             None if agent is None else agent.id,
@@ -195,7 +195,7 @@ class Reservations:
         return decision
 
     def _refused(
-        self, agent: Agent | None, row: AgentRow, candidates: Candidates, cause: Refusal | None
+        self, agent: Agent | None, row: AgentRow, candidates: ModelsToTry, cause: Refusal | None
     ) -> Decision:
         reason = candidates.refusal
         if cause is not None and cause.reason in _LASTING:
@@ -213,7 +213,7 @@ class Reservations:
             self._note(agent, candidates, decision)
         return decision
 
-    def _note(self, agent: Agent | None, candidates: Candidates, decision: Decision) -> None:
+    def _note(self, agent: Agent | None, candidates: ModelsToTry, decision: Decision) -> None:
         if self._log is not None and candidates.kept is not None:
             self._log.decided(self._clock.now(), agent, candidates.row, candidates.kept, decision, self.ids)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from solver.errors import SpecError, Violation, ViolationKind
-from solver.load.balance.fleet import ModelPool
+from solver.load.balance.model_pool import ModelPool
 from solver.online.window import AgentRow, Forecast
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class RowMaker:
         penalty = objective.unassigned_penalty
         self._unserved = float("nan") if penalty is None or not np.isfinite(penalty) else -float(penalty)
         self._latency_weight = float(objective.latency_weight)
-        self._priced = bool(self.pool.usd_per_input_token.any() or self.pool.usd_per_output_token.any())
+        self._priced = self.pool.scorer.token_prices.nonzero
 
     def typical_service_s(self) -> NDArray[np.float64]:
         """Return the predicted service of a request nothing is known about, (m,) seconds."""
@@ -80,10 +80,7 @@ class RowMaker:
         service = service[0]
         cost = None
         if self._priced:
-            cost = (
-                agent.input_tokens * self.pool.usd_per_input_token
-                + agent.output_tokens * self.pool.usd_per_output_token
-            )
+            cost = self.pool.scorer.token_prices.cost_usd(agent.input_tokens, agent.output_tokens)
         return AgentRow(
             scores,
             self._unserved * agent.priority,

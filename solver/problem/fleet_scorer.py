@@ -12,6 +12,7 @@ from solver.errors import SpecError, Violation, ViolationKind
 from solver.problem.agents import PROFILE_FIELDS, AgentTable, Profile
 from solver.problem.capability import capability_means, eligible_pairs, required_capabilities
 from solver.problem.objective import Objective
+from solver.problem.request_cost import TokenPrices
 from solver.problem.rules import NO_MINIMUM, objective_rules
 from solver.problem.score_formulas import ScoreTerms, adaptive_score, capability_score, load_factor
 
@@ -143,8 +144,7 @@ class FleetScorer:
             [np.inf if model.context_tokens is None else model.context_tokens for model in self.models],
             np.float64,
         )
-        self._usd_per_input = _facts(self.models, "usd_per_million_input_tokens") / 1e6
-        self._usd_per_output = _facts(self.models, "usd_per_million_output_tokens") / 1e6
+        self.token_prices = TokenPrices(self.models)
         self._latency_s = _facts(self.models, "latency_s")
         self._s_per_token = 1.0 / _facts(self.models, "output_tokens_per_second")
         self._classes: dict[tuple[Any, ...], ProfileMatch] = {}
@@ -311,7 +311,7 @@ class FleetScorer:
         charge = cost_usd = latency = None
         if objective.cost_weight > 0:
             assert tokens is not None
-            cost_usd = tokens[0][:, None] * self._usd_per_input + tokens[1][:, None] * self._usd_per_output
+            cost_usd = self.token_prices.cost_usd(tokens[0][:, None], tokens[1][:, None])
             charge = objective.cost_weight * cost_usd
         if objective.latency_weight > 0:
             latency = latency_s

@@ -36,6 +36,7 @@ from solver.problem.limit_specs import (
     StayPutSpec,
     TogetherSpec,
 )
+from solver.problem.request_cost import TokenPrices
 from solver.problem.resources import slots_taken, units_taken
 
 if TYPE_CHECKING:
@@ -89,9 +90,7 @@ class LimitArrays:
         if unit == "tokens":
             return tokens_in + tokens_out
         if unit == "usd":
-            usd_in = np.array([model.usd_per_million_input_tokens or 0.0 for model in models])
-            usd_out = np.array([model.usd_per_million_output_tokens or 0.0 for model in models])
-            return np.asarray((tokens_in * usd_in + tokens_out * usd_out) / 1e6)
+            return TokenPrices(models).cost_usd(tokens_in, tokens_out)
         if unit == DEMAND:
             demand = slots_taken(agents, self._problem.demand)
             if demand is None:

@@ -47,8 +47,9 @@ class PairScorer:
         self._least = self._fleet.least_quality(agents.min_score)
         self._given = None
         if problem.scores is not None and problem.quality != "capability":
-            missing = -np.inf if objective.missing_score is None else objective.missing_score
-            self._given = problem.scores.dense(agents, problem.model_ids, missing=missing)
+            self._given = problem.scores.dense(
+                agents, problem.model_ids, missing_score=objective.missing_score
+            )
 
     def matrix(self) -> NDArray[np.float64]:
         """Return the (n, m) scores, ``-inf`` where a pair is not eligible. O(n m) time, no other such array.

@@ -177,7 +177,9 @@ class ScoreTable:
             serialization=core_schema.plain_serializer_function_ser_schema(lambda table: table.to_plain()),
         )
 
-    def dense(self, agents: AgentTable, model_ids: Sequence[str], *, missing: float) -> NDArray[np.float64]:
+    def dense(
+        self, agents: AgentTable, model_ids: Sequence[str], *, missing_score: float | None = None
+    ) -> NDArray[np.float64]:
         """Return the (n, m) float64 scores in the order of agents and models; not to be written to.
 
         Parameters
@@ -186,9 +188,10 @@ class ScoreTable:
             All ids of the table are among its ids, or the table has none.
         model_ids : sequence of str
             Likewise.
-        missing : float
-            Score of pairs that the table does not name; ``-inf`` forbids them.
+        missing_score : float, optional
+            Score of pairs that the table does not name. None: such pairs are forbidden, ``-inf``.
         """
+        missing = -np.inf if missing_score is None else missing_score
         n, m = len(agents), len(model_ids)
         rows = _places(self.agent_ids, agents.ids.tolist())
         columns = _places(self.model_ids, model_ids)

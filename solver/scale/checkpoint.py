@@ -12,7 +12,7 @@ from solver.errors import SpecError, Violation
 from solver.scale.coupled import CoupledOptimum
 from solver.scale.first_pass import Survey, Valuation
 from solver.scale.optimise import Optimum
-from solver.scale.rows import PieceChoice
+from solver.scale.piece_rows import PieceChoice
 from solver.scale.storage import replace_text
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from solver.errors import EngineError
 from solver.params import Params
 from solver.scale.charge_duals import charge_errors, minimise_charges
 from solver.scale.coupled_passes import HeldBox
-from solver.scale.coupled_repair import whole_agents
+from solver.scale.coupled_rounding import whole_agents
 from solver.scale.held_arcs import ArcsInBox, ChargeResponse, Grains
 
 if TYPE_CHECKING:

@@ -19,9 +19,10 @@ from solver.scale.first_pass import valuation_of
 from solver.scale.floors import with_floors
 from solver.scale.local_workers import LocalFleet
 from solver.scale.manifest import MANIFEST, Manifest, write_manifest
-from solver.scale.optimise import SampleBudget, finish_orders, optimise, take_survey
+from solver.scale.optimise import finish_orders, optimise, take_survey
 from solver.scale.pieces import ScoreColumns, files_of, pieces_of, size_of
 from solver.scale.progress import Progress
+from solver.scale.sample_plan import SampleBudget
 from solver.scale.shard import PayingOrder
 from solver.scale.storage import plan_folder
 from solver.scale.unique_ids import check_unique_ids

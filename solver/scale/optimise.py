@@ -10,13 +10,12 @@ import numpy as np
 from solver.clock import Deadline
 from solver.engines.price.estimate import estimate_prices
 from solver.engines.price.optimum import find_optimum, solve_everything
-from solver.engines.price.sampling import probe_scale
+from solver.engines.price.sample_sizes import probe_scale
 from solver.engines.price.scarce_prices import price_scarce, small_slot_shortage
 from solver.engines.slot_supply import Supply
 from solver.scale.first_pass import Survey, Valuation, valuation_of
 from solver.scale.floors import floor_reward, with_floors
-from solver.scale.rows import PieceChoice, PieceRows
-from solver.scale.sample_plan import SamplePlan
+from solver.scale.piece_rows import PieceChoice, PieceRows
 from solver.scale.shard import FinishOrder
 
 if TYPE_CHECKING:
@@ -26,38 +25,8 @@ if TYPE_CHECKING:
 
     from solver.problem.instance import Instance
     from solver.scale.pieces import Piece
+    from solver.scale.sample_plan import SampleBudget
     from solver.scale.workers import Fleet
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SampleBudget:
-    """How much of the data workers and driver hold.
-
-    Parameters
-    ----------
-    numbers : int
-        Scores that the largest sample may hold, over all workers, each of 4 or 8 bytes.
-        ``benchmarks/bench_scale.py`` measures memory and passes against it: larger samples leave fewer agents
-        contested, as their square root.
-    whole : int
-        Scores up to which the driver holds all of them, and passes over samples are passes over everything.
-    few_arcs : int
-        Allowed arcs up to which one flow on all of them is faster than sampling.
-    """
-
-    numbers: int = 20_000_000
-    whole: int = 1_000_000
-    few_arcs: int = 15_000
-
-    def plan(self, agents: int, models: int, seed: int) -> SamplePlan:
-        """Return the samples of a batch of that size."""
-        return SamplePlan(
-            agents=agents,
-            models=models,
-            seed=seed,
-            most=self.numbers / models,
-            all_agents=agents * models <= self.whole,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.engines.price.params import DEFAULTS
-from solver.engines.price.sampling import planned_samples
+from solver.engines.price.sample_sizes import planned_samples
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,3 +62,34 @@ class SamplePlan:
 
     def _is_held(self, size: int) -> bool:
         return size * self.models > DEFAULTS.sampling.dense_pairs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleBudget:
+    """How much of the data workers and driver hold.
+
+    Parameters
+    ----------
+    numbers : int
+        Scores that the largest sample may hold, over all workers, each of 4 or 8 bytes.
+        ``benchmarks/bench_scale.py`` measures memory and passes against it: larger samples leave fewer agents
+        contested, as their square root.
+    whole : int
+        Scores up to which the driver holds all of them, and passes over samples are passes over everything.
+    few_arcs : int
+        Allowed arcs up to which one flow on all of them is faster than sampling.
+    """
+
+    numbers: int = 20_000_000
+    whole: int = 1_000_000
+    few_arcs: int = 15_000
+
+    def plan(self, agents: int, models: int, seed: int) -> SamplePlan:
+        """Return the samples of a batch of that size."""
+        return SamplePlan(
+            agents=agents,
+            models=models,
+            seed=seed,
+            most=self.numbers / models,
+            all_agents=agents * models <= self.whole,
+        )

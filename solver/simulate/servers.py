@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.errors import SpecError, Violation
+from solver.problem.request_cost import TokenPrices
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -103,12 +104,7 @@ class Fleet:
         self.s_per_token = 1.0 / np.array(
             [model.output_tokens_per_second or self.params.output_tokens_per_second for model in self.models]
         )
-        self.usd_per_input_token = 1e-6 * np.array(
-            [model.usd_per_million_input_tokens or 0.0 for model in self.models]
-        )
-        self.usd_per_output_token = 1e-6 * np.array(
-            [model.usd_per_million_output_tokens or 0.0 for model in self.models]
-        )
+        self.token_prices = TokenPrices(self.models)
 
     def __len__(self) -> int:
         return len(self.models)
@@ -119,9 +115,7 @@ class Fleet:
 
     def cost_usd(self, traffic: Traffic) -> NDArray[np.float64]:
         """Return list prices of each request on each model, (n, m), US dollars."""
-        return np.multiply.outer(traffic.input_tokens, self.usd_per_input_token) + np.multiply.outer(
-            traffic.output_tokens, self.usd_per_output_token
-        )
+        return self.token_prices.cost_usd(traffic.input_tokens[:, None], traffic.output_tokens[:, None])
 
     def capacity_per_s(self, output_tokens: NDArray[np.int64]) -> float:
         """Return requests a second that the fleet serves with every slot busy, at the slowed speed of that."""

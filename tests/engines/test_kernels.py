@@ -17,7 +17,7 @@ import solver
 from solver import SpecError
 from solver.engines import kernels
 from solver.engines.certificate import best_response
-from solver.engines.lagrangian.ejection_chains import Beam
+from solver.engines.lagrangian.ejection_chains import EjectionChains
 from solver.engines.price.agent_rows import DenseRows
 from solver.engines.standard_form import build_form
 from solver.problem.build import build_instance
@@ -344,21 +344,28 @@ def test_moves_change_the_penalised_loss_by_what_they_say(seed: int) -> None:
     price = rng.uniform(0, 1, (r, form.columns))
     columns = rng.integers(0, form.columns, n)
 
-    def penalised(beam: Beam) -> float:
-        beam.refresh()
-        loss = float(beam.priced[np.arange(n), beam.column[:-1]].sum())
-        return loss + float((beam.penalty * np.maximum(beam.use - beam.room, 0)).sum())
+    def penalised(chains: EjectionChains) -> float:
+        chains.refresh()
+        loss = float(chains.priced[np.arange(n), chains.column[:-1]].sum())
+        return loss + float((chains.penalty * np.maximum(chains.use - chains.room, 0)).sum())
 
-    def start(width: int) -> Beam:
-        beam = Beam(form, form.loss, price, nearest=form.columns, rng=np.random.default_rng(0))
-        beam.penalty = np.full(beam.room.shape, 0.05, np.float32)
-        beam.width, beam.depth = width, 4
-        beam.place(columns)
-        return beam
+    def start(width: int) -> EjectionChains:
+        chains = EjectionChains(
+            form,
+            form.loss,
+            price,
+            nearest=form.columns,
+            width=width,
+            depth=4,
+            rng=np.random.default_rng(0),
+        )
+        chains.penalty = np.full(chains.room.shape, 0.05, np.float32)
+        chains.place(columns)
+        return chains
 
-    beam = start(100_000)
-    before = penalised(beam)
-    moves = beam.moves(64)
+    chains = start(100_000)
+    before = penalised(chains)
+    moves = chains.moves(64)
     with numpy_only():
         twins = start(100_000).moves(64)
     assert moves[0].value == pytest.approx(twins[0].value, abs=1e-5)
@@ -366,7 +373,9 @@ def test_moves_change_the_penalised_loss_by_what_they_say(seed: int) -> None:
         trial = start(100)
         trial.apply(move)
         assert penalised(trial) - before == pytest.approx(move.value, abs=1e-4)
-    stop, _ = beam.improve(crossed=False, local=np.inf, tolerance=1e-9, until_s=time.monotonic() + 10)
+    stop, _ = chains.improve(crossed=False, local=np.inf, tolerance=1e-9, until_s=time.monotonic() + 10)
     assert stop in (kernels.Stop.LOCAL_OPTIMUM, kernels.Stop.BETTER)
-    assert penalised(beam) < before
-    assert (np.sort(beam.members[beam.members < n]) == np.flatnonzero(beam.column[:-1] < form.models)).all()
+    assert penalised(chains) < before
+    assert (
+        np.sort(chains.members[chains.members < n]) == np.flatnonzero(chains.column[:-1] < form.models)
+    ).all()

@@ -18,7 +18,7 @@ from solver.clock import Deadline
 from solver.engines.base import Claim
 from solver.engines.certificate import certify
 from solver.engines.lagrangian import LagrangianEngine
-from solver.engines.lagrangian.ejection_chains import Beam
+from solver.engines.lagrangian.ejection_chains import EjectionChains
 from solver.engines.lagrangian.interior_point import relax
 from solver.engines.lagrangian.rounding import drop_to_fit, insert_unassigned, relocate, serve_all
 from solver.engines.lagrangian.weak_duality import dual_bound, reduced_losses
@@ -131,25 +131,25 @@ def test_the_value_of_a_compound_move_is_exact(instance: Instance) -> None:
     rng = np.random.default_rng(0)
     relaxation = relax(form, deadline=Deadline.after(20_000), rng=rng)
     reduced = reduced_losses(form, relaxation.price, relaxation.row_price)
-    beam = Beam(form, reduced, relaxation.price, nearest=5, rng=rng)
-    beam.penalty = np.full_like(beam.room, 0.05)
+    chains = EjectionChains(form, reduced, relaxation.price, nearest=5, width=40, depth=5, rng=rng)
+    chains.penalty = np.full_like(chains.room, 0.05)
 
     def penalised() -> float:
-        own = beam.loss[np.arange(form.n), beam.column[:-1]].astype(float).sum()
-        return float(own + (beam.penalty * np.maximum(beam.use - beam.room, 0.0)).sum())
+        own = chains.loss[np.arange(form.n), chains.column[:-1]].astype(float).sum()
+        return float(own + (chains.penalty * np.maximum(chains.use - chains.room, 0.0)).sum())
 
     moved = 0
     for start in range(5):
-        beam.place(np.random.default_rng(start).integers(0, form.columns, form.n))
-        for move in beam.moves(16)[:3]:
-            beam.place(beam.column[:-1].copy())
+        chains.place(np.random.default_rng(start).integers(0, form.columns, form.n))
+        for move in chains.moves(16)[:3]:
+            chains.place(chains.column[:-1].copy())
             before = penalised()
-            column = beam.column[:-1].copy()
-            beam.apply(move)
-            beam.refresh()
+            column = chains.column[:-1].copy()
+            chains.apply(move)
+            chains.refresh()
             assert penalised() - before == pytest.approx(move.value, abs=2e-3)
             assert len(set(move.columns)) == len(move.columns)
-            beam.place(column)
+            chains.place(column)
             moved += 1
     assert moved > 5
 

@@ -9,7 +9,7 @@ import pytest
 from scipy.optimize import minimize
 
 from solver.engines.price.agent_rows import DenseRows
-from solver.engines.price.box_flow import solve_boxed_flow
+from solver.engines.price.contested_flow import solve_boxed_flow
 from solver.engines.price.duplicate_columns import first_duplicates, share_out
 from solver.engines.price.repair import drop_overload
 from solver.engines.price.time_left import NO_DEADLINE

@@ -18,7 +18,8 @@ from solver.clock import ManualClock
 from solver.errors import SpecError
 from solver.load.balance.balancer import LoadBalancer
 from solver.load.balance.placement import ROUTINGS
-from solver.load.balance.strategies import STRATEGIES, Priced
+from solver.load.balance.priced_strategy import Priced
+from solver.load.balance.strategies import STRATEGIES
 from solver.load.lease import Demand, Lease, LeaseState, Refusal
 from solver.load.observe.feedback import AdaptiveScorer
 from solver.load.store.memory import MemoryStore

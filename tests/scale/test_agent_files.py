@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import solver
 from solver.interfaces.cli import app
 from solver.scale import ComputedScores, LargeBatch, ScoreColumns, solve_files, verify_plan
-from solver.scale.optimise import SampleBudget
+from solver.scale.sample_plan import SampleBudget
 
 if TYPE_CHECKING:
     from pathlib import Path

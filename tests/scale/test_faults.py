@@ -10,7 +10,7 @@ import pytest
 from solver.errors import SpecError
 from solver.scale import BatchBudget, BatchResource, LargeBatch, ScoreColumns, solve_files, verify_plan
 from solver.scale.local_workers import LocalFleet
-from solver.scale.optimise import SampleBudget
+from solver.scale.sample_plan import SampleBudget
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

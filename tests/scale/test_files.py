@@ -18,8 +18,8 @@ import solver
 from solver.errors import SpecError
 from solver.scale import LargeBatch, solve_files, verify_plan
 from solver.scale.local_workers import LocalFleet
-from solver.scale.optimise import SampleBudget
 from solver.scale.pieces import ScoreColumns
+from solver.scale.sample_plan import SampleBudget
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

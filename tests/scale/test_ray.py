@@ -14,8 +14,8 @@ import pytest
 
 from solver.errors import SpecError
 from solver.scale import BatchBudget, BatchResource, LargeBatch, solve_files
-from solver.scale.optimise import SampleBudget
 from solver.scale.pieces import Piece, ScoreColumns
+from solver.scale.sample_plan import SampleBudget
 from solver.scale.workers import shared_out
 
 if TYPE_CHECKING:

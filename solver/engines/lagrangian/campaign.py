@@ -161,7 +161,7 @@ class Campaign:
                 self._note()
             self.infeasible = reply.columns is None and reply.complete and reply.exact
         if self.search.best is None and not self.infeasible:
-            self._descend(self.search.beam.column[:-1], patience=self.params.first_patience)
+            self._descend(self.search.chains.column[:-1], patience=self.params.first_patience)
 
     def run(self) -> None:
         """Go on until proven, satisfied or out of time."""
@@ -259,17 +259,17 @@ class Campaign:
             columns[swapped] = self._pool[other][1][swapped]
         else:
             columns = best.copy()
-            beam = self.search.beam
+            chains = self.search.chains
             moved = rng.choice(form.n, min(form.n, max(2, form.n // 20)), replace=False)
-            columns[moved] = beam.near[moved, rng.integers(0, min(3, beam.nearest), len(moved))]
+            columns[moved] = chains.near[moved, rng.integers(0, min(3, chains.nearest), len(moved))]
         self._descend_from(columns)
 
     def _descend_from(self, columns: NDArray[np.int64]) -> None:
-        """Descend with a beam of random depth, as long as one attempt may take."""
-        beam, rng = self.search.beam, self.rng
-        beam.depth = int(rng.choice([5, 6]))
+        """Descend with chains of random depth, as long as one attempt may take."""
+        chains, rng = self.search.chains, self.rng
+        chains.depth = int(rng.choice(self.params.chain_depths))
         if self.budget_s > self.params.short_s:
-            beam.width = self.params.beam_width
+            chains.width = self.params.long_chain_width
         longest = max(0.1, self.params.longest_share * self.budget_s)
         self._descend(columns, patience=self.params.patience, stop_s=self.deadline.clock.now() + longest)
 

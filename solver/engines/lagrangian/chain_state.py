@@ -57,6 +57,8 @@ class ChainState:
         Dual prices of the capacities.
     nearest : int
         Columns considered per agent: those of the smallest reduced loss.
+    width, depth : int
+        Partial chains kept per level, and agents moved by the longest chain.
     rng : numpy.random.Generator
         Breaks ties and varies the moves.
     """
@@ -68,9 +70,12 @@ class ChainState:
         price: NDArray[np.float64],
         *,
         nearest: int,
+        width: int,
+        depth: int,
         rng: np.random.Generator,
     ) -> None:
         self.form, self.rng = form, rng
+        self.width, self.depth = width, depth
         columns, n = form.loss.shape
         loss = form.loss if form.allowed is None else np.where(form.allowed, form.loss, 0.0)
         self.unit = float(loss[: form.models].mean()) or 1.0
@@ -93,7 +98,6 @@ class ChainState:
         self.near_demand = np.stack([d.ravel()[self.flat] for d in self.demand])
         self.own_base = np.arange(n + 1) * columns
         self.penalty = np.zeros_like(self.room)
-        self.width, self.depth = 40, 5
         self.temperature = 0.0
         self._noise: NDArray[np.float32] | None = None
         self.steps = 0

@@ -3,7 +3,7 @@
 A move takes an agent from its column to another, ejects an agent from there, and so on, until the last
 agent is accepted (a path) or lands where the first one left (a cycle). No column is visited twice, so the
 change of the penalised loss of a complete move is exact. Partial moves are ranked by what they would cost at
-the dual prices, which look past the overload that the open end still has. One call of :meth:`Beam.moves`
+the dual prices, which look past the overload that the open end still has. One call of :meth:`EjectionChains.moves`
 expands a few dozen partial moves per level, all of them at once.
 
 Compare the ejection chains of M. Yagiura, T. Ibaraki, F. Glover, "An ejection chain approach for the
@@ -24,13 +24,13 @@ from solver.errors import EngineError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["IMPROVEMENT", "Beam", "Move"]
+__all__ = ["IMPROVEMENT", "EjectionChains", "Move"]
 
 _MAX_NOISE = np.float32(4.0)
 """Noise is cut off there, one draw in fifty, so that the kernel can prune."""
 
 
-class Beam(ChainState):
+class EjectionChains(ChainState):
     """The moves that improve an assignment, found and carried out by the compiled kernel where there is one.
 
     The parameters are those of :class:`~.chain_state.ChainState`.

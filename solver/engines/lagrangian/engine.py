@@ -274,7 +274,7 @@ class _Solve:
         campaign.search.keep(insert_unassigned(form, drop_to_fit(form, first), self.deadline))
         if tried is not None:
             campaign.search.keep(
-                insert_unassigned(form, drop_to_fit(form, tried.search.beam.column[:-1]), self.deadline)
+                insert_unassigned(form, drop_to_fit(form, tried.search.chains.column[:-1]), self.deadline)
             )
         campaign.find_feasible()
         campaign.run()

@@ -20,6 +20,14 @@ class SearchParams(Params):
     ----------
     few_moves, many_moves : int
         Moves proposed per level with a feasible assignment at hand, and without one.
+    chain_depth : int
+        Agents moved by the longest chain of ejections, at most 8 with the compiled kernel.
+    chain_width : int
+        Partial chains kept per level.
+    near_models, near_models_many : int
+        Models an agent may move to, and the same with more than ``few_agents`` agents.
+    few_agents : int
+        Agents up to which the first of them holds.
     rise, infeasible_rise : float
         Factor on the penalties of overloaded columns at a local optimum; the second while nothing feasible is known.
     fall : float
@@ -43,6 +51,11 @@ class SearchParams(Params):
 
     few_moves: int = 16
     many_moves: int = 64
+    chain_depth: int = 5
+    chain_width: int = 40
+    near_models: int = 8
+    near_models_many: int = 5
+    few_agents: int = 200
     rise: float = 1.2
     infeasible_rise: float = 1.5
     fall: float = 0.8
@@ -83,8 +96,10 @@ class CampaignParams(Params):
         Share of the time after which the assignment by bids is taken, if nothing better was found.
     least_cpsat_s : float
         Seconds that a call of CP-SAT takes at least.
-    beam_width : int
-        Partial moves kept per level where the time is not short.
+    chain_depths : tuple of int
+        Longest chains of ejections, one of them drawn for every descent after the first.
+    long_chain_width : int
+        Partial chains kept per level where the time is not short.
     reward : float
         Weight of an attempt that brought a new incumbent, against 1 for one that did not.
     longest_share : float
@@ -107,7 +122,8 @@ class CampaignParams(Params):
     descent_share_short: float = 0.7
     fallback_share: float = 0.9
     least_cpsat_s: float = 0.03
-    beam_width: int = 60
+    chain_depths: tuple[int, ...] = (5, 6)
+    long_chain_width: int = 60
     reward: float = 20.0
     longest_share: float = 0.15
     most_attempts: int = 100_000

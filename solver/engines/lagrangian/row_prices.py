@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from solver.engines.lagrangian.ejection_chains import Beam, Move
+    from solver.engines.lagrangian.ejection_chains import EjectionChains, Move
     from solver.engines.standard_form import StandardForm
 
 _TINY_EXCESS_SHARE = 0.05
@@ -36,19 +36,19 @@ class RowPrices:
         With at least one limit row.
     row_price : (g,) float64
         Dual prices, loss per unit.
-    beam : Beam
+    chains : EjectionChains
         Whose losses are repriced.
     pull : float
         Typical difference between two near pairs of an agent, in the beam's unit.
     """
 
     def __init__(
-        self, form: StandardForm, row_price: NDArray[np.float64], beam: Beam, *, pull: float
+        self, form: StandardForm, row_price: NDArray[np.float64], chains: EjectionChains, *, pull: float
     ) -> None:
-        self.form, self.beam = form, beam
+        self.form, self.chains = form, chains
         rows, n = form.rows, form.n
-        self.price = row_price / beam.unit
-        self.loss, self.pull = beam.loss, pull
+        self.price = row_price / chains.unit
+        self.loss, self.pull = chains.loss, pull
         self.row = np.full((len(form.row), n + 1, form.columns), rows, np.int64)
         self.row[:, :n] = form.row.transpose(0, 2, 1)
         self.coefficient = np.zeros(self.row.shape, np.float32)
@@ -66,7 +66,7 @@ class RowPrices:
 
     def refresh(self) -> None:
         """Recompute the use of every row from the beam's assignment."""
-        self.use = self.form.row_load(self.beam.column[:-1])
+        self.use = self.form.row_load(self.chains.column[:-1])
 
     @property
     def broken(self) -> NDArray[np.bool_]:
@@ -87,7 +87,7 @@ class RowPrices:
         priced = self.loss.copy()
         for row, coefficient in zip(self.row, self.coefficient, strict=True):
             priced += padded[row] * coefficient
-        self.beam.reprice(priced)
+        self.chains.reprice(priced)
 
     def deltas(self, moves: Sequence[Move]) -> NDArray[np.float64]:
         """Return the (moves, g) change of every row's use."""
@@ -95,7 +95,7 @@ class RowPrices:
         which = np.repeat(np.arange(len(moves)), sizes)
         agents = np.array([a for move in moves for a in move.agents])
         targets = np.array([t for move in moves for t in move.targets])
-        sources = self.beam.column[agents]
+        sources = self.chains.column[agents]
         side = self.form.rows + 1
         total = np.zeros(len(moves) * side)
         for row, coefficient in zip(self.row, self.coefficient, strict=True):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.engines import kernels
-from solver.engines.lagrangian.ejection_chains import IMPROVEMENT, Beam
+from solver.engines.lagrangian.ejection_chains import IMPROVEMENT, EjectionChains
 from solver.engines.lagrangian.params import SearchParams
 from solver.engines.lagrangian.row_prices import RowPrices
 from solver.engines.lagrangian.weak_duality import reduced_losses
@@ -57,13 +57,21 @@ class Search:
         reduced = reduced_losses(form, relaxation.price, relaxation.row_price)
         reduced -= reduced.min(axis=0)
         self.reduced = reduced
-        self.beam = Beam(form, reduced, relaxation.price, nearest=8 if form.n <= 200 else 5, rng=rng)
-        beam = self.beam
-        near = np.take_along_axis(reduced, beam.near[:-1].T, 0)
-        spread = float(near[np.isfinite(near)].mean()) / beam.unit
+        few = form.n <= self.params.few_agents
+        self.chains = chains = EjectionChains(
+            form,
+            reduced,
+            relaxation.price,
+            nearest=self.params.near_models if few else self.params.near_models_many,
+            width=self.params.chain_width,
+            depth=self.params.chain_depth,
+            rng=rng,
+        )
+        near = np.take_along_axis(reduced, chains.near[:-1].T, 0)
+        spread = float(near[np.isfinite(near)].mean()) / chains.unit
         typical = np.maximum(form.demand[:, : form.models].mean(axis=(1, 2)), 1e-12)[:, None]
         self.typical, self.spread = typical, spread
-        price = beam.price
+        price = chains.price
         pull = spread / typical
         self.start_penalty = np.maximum(
             1.5 * np.maximum(price, 0.3 * price.mean(axis=1, keepdims=True)), 2 * pull + 1e-9
@@ -72,8 +80,8 @@ class Search:
         cheapest = reduced.argmin(axis=0)
         agents = np.arange(form.n)
         paid = (price[:, cheapest] * form.demand[:, cheapest, agents]).sum(axis=0)
-        beam.temperature = self.params.key_temperature * float(paid.mean()) or 1e-3 * spread
-        self.rows = RowPrices(form, relaxation.row_price, beam, pull=spread) if form.rows else None
+        chains.temperature = self.params.key_temperature * float(paid.mean()) or 1e-3 * spread
+        self.rows = RowPrices(form, relaxation.row_price, chains, pull=spread) if form.rows else None
         self.compiled = self.rows is None and kernels.available()
         self.step_s = 0.0  # longest of the last steps: another one is begun only if it can end in time
         self.best_loss = np.inf
@@ -111,12 +119,12 @@ class Search:
         tuple
             Loss and columns of the best feasible assignment met on this way; (inf, None) without one.
         """
-        beam, form, rows = self.beam, self.form, self.rows
+        chains, form, rows = self.chains, self.form, self.rows
         tolerance = self.params.loss_tolerance
-        beam.place(columns)
+        chains.place(columns)
         no_incumbent = self.best is None
         base = self.start_penalty * (3 if no_incumbent else 1)
-        beam.penalty = base.copy()
+        chains.penalty = base.copy()
         if rows is not None:
             rows.restart()
             rows.refresh()
@@ -131,7 +139,7 @@ class Search:
                 break
             if self.compiled:
                 until_s = clock.monotonic_end(ends_s)
-                stop, crossed = beam.improve(
+                stop, crossed = chains.improve(
                     crossed=crossed, local=local, tolerance=tolerance, until_s=until_s
                 )
                 clock.note_compiled_steps()
@@ -146,14 +154,14 @@ class Search:
                 self._swing_penalties(base, idle, crossed=crossed)
                 crossed = False
                 continue
-            current = beam.column[:-1]
+            current = chains.column[:-1]
             loss = form.value(current) if self._within() else np.inf
             if loss < local - tolerance * loss and form.feasible(current):
                 local, found, idle = loss, current.copy(), 0
                 if self._take(loss, found) and no_incumbent:
                     no_incumbent = False
                     base = self.start_penalty.copy()
-                    beam.penalty = base.copy()
+                    chains.penalty = base.copy()
             elif self.compiled:  # within capacity by float32 loads alone
                 local = min(local, loss)
         return local, found
@@ -179,22 +187,22 @@ class Search:
         crossed : bool
             Whether an assignment without overload was seen since the last local optimum.
         """
-        params, beam, rows = self.params, self.beam, self.rows
-        beam.refresh()
-        overloaded = beam.use > beam.room
+        params, chains, rows = self.params, self.chains, self.rows
+        chains.refresh()
+        overloaded = chains.use > chains.room
         rise = params.infeasible_rise if self.best is None else params.rise
         fall = params.fall if crossed or self._within() else 1.0
         base[overloaded] *= rise
         base *= fall
         np.clip(base, 0.3 * self.start_penalty, self.most_penalty, out=base)
         noise = params.penalty_jitter * self.rng.standard_normal(base.shape)
-        beam.penalty = base * np.exp(noise).astype(np.float32)
-        excess = beam.use - beam.room
+        chains.penalty = base * np.exp(noise).astype(np.float32)
+        excess = chains.use - chains.room
         tiny = overloaded & (excess < params.tiny_overload_share * self.typical)
         # While nothing feasible is known a tiny overload costs more at every local optimum it survives.
         rises = min(idle, params.most_toll_rises) if self.best is None else 0
         toll = self.spread * params.infeasible_rise**rises
-        beam.penalty[tiny] = np.maximum(beam.penalty, toll / np.maximum(excess, 1e-30))[tiny]
+        chains.penalty[tiny] = np.maximum(chains.penalty, toll / np.maximum(excess, 1e-30))[tiny]
         if rows is not None:
             rows.refresh()
             row_noise = params.penalty_jitter * self.rng.standard_normal(self.form.rows)
@@ -202,33 +210,33 @@ class Search:
 
     def _within(self) -> bool:
         """Whether the current assignment exceeds nothing, as far as float32 loads tell."""
-        if (self.beam.use > self.beam.room).any():
+        if (self.chains.use > self.chains.room).any():
             return False
         return self.rows is None or not self.rows.broken.any()
 
     def _improve(self, *, crossed: bool) -> bool:
         """Make the best move, and while still far from feasible all that do not touch each other."""
-        beam, rows = self.beam, self.rows
+        chains, rows = self.chains, self.rows
         most = self.params.few_moves if crossed or self.best is not None else self.params.many_moves
         if rows is None:
-            moves = beam.moves(most)
+            moves = chains.moves(most)
             touched: set[int] = set()
             for move in moves:
                 if touched and crossed:
                     break
                 if touched.isdisjoint(move.columns):
                     touched |= move.columns
-                    beam.apply(move)
+                    chains.apply(move)
             return bool(moves)
         rows.reprice()
         # Few proposals are cheap to value; if none of them holds, more are looked at before giving up.
-        return self._improve_exactly(beam.moves(self.params.few_moves), crossed) or self._improve_exactly(
-            beam.moves(self.params.many_moves), crossed
+        return self._improve_exactly(chains.moves(self.params.few_moves), crossed) or self._improve_exactly(
+            chains.moves(self.params.many_moves), crossed
         )
 
     def _improve_exactly(self, moves: list[Move], crossed: bool) -> bool:
         """Make the moves that hold when limit rows are paid for exactly."""
-        beam, rows = self.beam, self.rows
+        chains, rows = self.chains, self.rows
         if not moves or rows is None:
             return False
         deltas = rows.deltas(moves)
@@ -243,7 +251,7 @@ class Search:
             if touched and rows.exact([move], deltas[at : at + 1])[0] >= IMPROVEMENT:
                 continue
             touched |= move.columns
-            beam.apply(move)
+            chains.apply(move)
             rows.use += deltas[at]
         return bool(touched)
 
@@ -262,7 +270,7 @@ class _StepClock:
     def __init__(self, search: Search, deadline: Deadline) -> None:
         self._search, self._now = search, deadline.clock.now
         self._entered_s = self._now()
-        self._steps = search.beam.steps
+        self._steps = search.chains.steps
         self._longest_s = search.params.longest_step_share * (deadline.ends_s - deadline.started_s)
 
     def has_time_until(self, ends_s: float) -> bool:
@@ -271,7 +279,7 @@ class _StepClock:
         in_time = entered_s + search.step_s <= ends_s
         if not search.compiled:
             self._note(entered_s - self._entered_s)
-        self._entered_s, self._steps = entered_s, search.beam.steps
+        self._entered_s, self._steps = entered_s, search.chains.steps
         return in_time
 
     def monotonic_end(self, ends_s: float) -> float:
@@ -280,7 +288,7 @@ class _StepClock:
 
     def note_compiled_steps(self) -> None:
         """Note that one call of the kernel has made some steps."""
-        self._note((self._now() - self._entered_s) / max(1, self._search.beam.steps - self._steps))
+        self._note((self._now() - self._entered_s) / max(1, self._search.chains.steps - self._steps))
 
     def _note(self, spent_s: float) -> None:
         self._search.step_s = min(max(0.9 * self._search.step_s, spent_s), self._longest_s)

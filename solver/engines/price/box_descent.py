@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.engines.price.ties import TIE_TEMPERATURE
+from solver.engines.price.few_level_ties import TIE_TEMPERATURE
 from solver.engines.price.time_left import take_time
 from solver.engines.smoothed_demand import newton_step
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.engines.price.box_descent import OutsideBox, descend, price_box
-from solver.engines.price.box_flow import solve_boxed_flow
+from solver.engines.price.contested_flow import solve_boxed_flow
+from solver.engines.price.few_level_ties import hand_out_ties
 from solver.engines.price.params import DEFAULTS
-from solver.engines.price.ties import hand_out_ties
 from solver.engines.price.time_left import NO_DEADLINE, flow_seconds, take_time
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from solver.engines.price.optimum import Outcome, find_optimum, solve_everything
 from solver.engines.price.params import PriceEngineParams
 from solver.engines.price.recalled_prices import recall_prices
 from solver.engines.price.repair import drop_overload
-from solver.engines.price.sampling import probe_scale
+from solver.engines.price.sample_sizes import probe_scale
 from solver.engines.price.scarce_prices import price_scarce, scarce_seconds, small_slot_shortage
 from solver.engines.price.time_left import choice_seconds, flow_seconds, hasty_seconds
 from solver.engines.slot_supply import Supply
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from solver.clock import Deadline
     from solver.engines.base import Engine
     from solver.engines.price.row_protocols import Rows
-    from solver.engines.price.sampling import Scale
+    from solver.engines.price.sample_sizes import Scale
     from solver.engines.price.smoothed_dual import Estimate
     from solver.problem.instance import Instance
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.engines.price.box_descent import price_box
-from solver.engines.price.box_flow import solve_boxed_flow
+from solver.engines.price.contested_flow import solve_boxed_flow
 from solver.engines.price.params import DEFAULTS
-from solver.engines.price.sampling import Scale, sample_sizes, stratified
+from solver.engines.price.sample_sizes import Scale, sample_sizes, stratified
 from solver.engines.price.smoothed_dual import Estimate, sample_prices
 from solver.engines.price.time_left import NO_DEADLINE
 from solver.engines.smoothed_demand import DenseDemand

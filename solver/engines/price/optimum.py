@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from solver.clock import Deadline
     from solver.engines.price.params import PriceEngineParams
     from solver.engines.price.row_protocols import Choice, Rows
-    from solver.engines.price.sampling import Scale
+    from solver.engines.price.sample_sizes import Scale
     from solver.engines.price.smoothed_dual import Estimate
     from solver.engines.slot_supply import Supply
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.engines.price.sampling import stratified
+from solver.engines.price.sample_sizes import stratified
 from solver.engines.price.smoothed_dual import Estimate, price_error
 from solver.engines.smoothed_demand import DenseDemand, newton_step
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from solver.engines.price.params import PriceEngineParams
     from solver.engines.price.row_protocols import Rows
-    from solver.engines.price.sampling import Scale
+    from solver.engines.price.sample_sizes import Scale
     from solver.engines.slot_supply import Supply
 
 

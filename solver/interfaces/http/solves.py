@@ -19,6 +19,7 @@ from solver.errors import SpecError, Violation, ViolationKind
 from solver.interfaces.http.json_codec import from_json, refuse_repeated_fields, to_json
 from solver.interfaces.http.problem_details import RequestRefused, retry_after
 from solver.online.price_process import give_way
+from solver.problem.request_cost import TokenPrices
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -163,14 +164,12 @@ def _solved(body: bytes, terms: BatchTerms, started_s: float) -> BatchAnswer:
 
 def _rows_of(problem: Problem, plan: Plan) -> Iterator[BatchRow]:
     """Yield what is to be reserved for each agent, in their order."""
-    models = {model.id: model for model in problem.models}
+    prices, column = TokenPrices(problem.models), {model: j for j, model in enumerate(problem.model_ids)}
     taken, made = problem.agents.input_tokens.tolist(), problem.agents.output_tokens.tolist()
     for one, tokens_in, tokens_out in zip(plan.assignments, taken, made, strict=True):
         usd = 0.0
         if one.model_id is not None:
-            model = models[one.model_id]
-            usd += 1e-6 * tokens_in * (model.usd_per_million_input_tokens or 0.0)
-            usd += 1e-6 * tokens_out * (model.usd_per_million_output_tokens or 0.0)
+            usd = prices.cost_on(column[one.model_id], tokens_in, tokens_out)
         yield BatchRow(one.agent_id, one.model_id, one.score, one.reason, tokens_in + tokens_out, usd)
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
-    from solver.load.balance.fleet import ModelPool
+    from solver.load.balance.model_pool import ModelPool
     from solver.load.observe.feedback import AdaptiveScorer
     from solver.load.snapshot import LoadSnapshot
     from solver.load.tracker import LoadTracker

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.errors import SpecError, Violation, ViolationKind
-from solver.load.balance.fleet import ModelPool
-from solver.load.balance.sizing import usual_demand
+from solver.load.balance.model_pool import ModelPool
+from solver.load.balance.request_demand import usual_demand
 from solver.load.balance.strategies import Work
 
 if TYPE_CHECKING:

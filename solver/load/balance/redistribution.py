@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.load.balance.batches import BatchBuilder
-    from solver.load.balance.fleet import ModelPool
+    from solver.load.balance.model_pool import ModelPool
     from solver.load.balance.placement import Placer
     from solver.load.tracker import LoadTracker
     from solver.problem.spec import Agent

@@ -16,7 +16,7 @@ from solver.load.balance.decision import (
     reported_scores,
     served_reason,
 )
-from solver.load.balance.sizing import reserved_demand
+from solver.load.balance.request_demand import reserved_demand
 from solver.load.lease import Ask, Lease, Refusal, RefusalReason
 from solver.problem.instance import UNASSIGNED
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from solver.clock import Deadline
     from solver.load.balance.batches import BatchBuilder
-    from solver.load.balance.fleet import ModelPool
+    from solver.load.balance.model_pool import ModelPool
     from solver.load.balance.placement import Placer
     from solver.load.balance.prediction import CompletionPredictor
     from solver.load.balance.redistribution import WaitingWork

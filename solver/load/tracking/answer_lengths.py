@@ -6,6 +6,7 @@ from solver.errors import SpecError
 from solver.load.checks import whole_problems
 from solver.load.lease import Demand
 from solver.load.tracking.state import TrackerState
+from solver.problem.request_cost import request_cost_usd
 
 
 class AnswerLengths(TrackerState):
@@ -66,7 +67,7 @@ class AnswerLengths(TrackerState):
         return Demand(
             tokens=input_tokens + output,
             input_tokens=input_tokens,
-            cost_usd=input_tokens * usd_per_input_token + output * usd_per_output_token,
+            cost_usd=request_cost_usd(input_tokens, output, usd_per_input_token, usd_per_output_token),
             task_type=task_type,
             guessed_tokens=min(guessed, output),
         )

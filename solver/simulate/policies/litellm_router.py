@@ -205,8 +205,8 @@ class LiteLLMPolicy(PolicyBase):
                         "model": f"{_PROVIDER}/{j}",
                         "api_key": "none",
                         "weight": max(int(fleet.slots[j]), 1),
-                        "input_cost_per_token": float(fleet.usd_per_input_token[j]),
-                        "output_cost_per_token": float(fleet.usd_per_output_token[j]),
+                        "input_cost_per_token": float(fleet.token_prices.usd_per_input_token[j]),
+                        "output_cost_per_token": float(fleet.token_prices.usd_per_output_token[j]),
                     },
                     "model_info": {"id": str(j)},
                 }

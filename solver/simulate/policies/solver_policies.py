@@ -193,10 +193,7 @@ class RoutedOneByOne(_Tracked):
         settings = settings or PolicySettings()
         self._clock = clock
         self._latency_weight = settings.latency_weight or 0.0
-        self._usd = None
-        if settings.cost_weight:
-            self._usd = settings.cost_weight * scene.fleet.usd_per_input_token
-            self._usd_out = settings.cost_weight * scene.fleet.usd_per_output_token
+        self._cost_weight = settings.cost_weight or 0.0
         wait_cost = settings.wait_cost
         if wait_cost is None:
             wait_cost = self._latency_weight or _WAIT_COST * float(np.ptp(scene.quality.predicted))
@@ -231,8 +228,11 @@ class RoutedOneByOne(_Tracked):
         scores = self._scene.quality.predicted[rows]
         if self._latency_weight:
             scores = scores - self._latency_weight * service_s
-        if self._usd is not None:
-            scores = scores - (np.multiply.outer(inputs, self._usd) + self._answer.tokens * self._usd_out)
+        if self._cost_weight:
+            prices = self._scene.fleet.token_prices
+            scores = scores - self._cost_weight * prices.cost_usd(
+                np.array(inputs)[:, None], self._answer.tokens
+            )
         if len(requests) == 1:
             decisions = [self._router.route(scores=scores[0], service_s=service_s[0])]
         else:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.engines.price.contested_arcs import is_on_grid
+from solver.engines.price.few_level_ties import TIE_TEMPERATURE
 from solver.engines.price.params import DEFAULTS
-from solver.engines.price.ties import TIE_TEMPERATURE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

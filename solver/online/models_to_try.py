@@ -19,7 +19,7 @@ _RESERVATION_ATTEMPTS = 3
 """Models tried: the best one and, where a reservation is lost to another client, two more."""
 
 
-class Candidates:
+class ModelsToTry:
     """The models worth trying for one agent, best first, found one at a time. O(m) to make, O(m) for each.
 
     Parameters

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from solver.errors import SpecError, Violation
-from solver.load.lease import ONE_SLOT, Demand
 from solver.problem.fleet_scorer import FleetScorer
 from solver.problem.rules import repeated_ids
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from solver.load.snapshot import LoadSnapshot
-    from solver.problem.spec import Agent, Model, Objective
+    from solver.problem.spec import Model, Objective
 
 
 class ModelPool:
@@ -58,11 +56,6 @@ class ModelPool:
         self.scorer = FleetScorer(
             self.models, objective, task_types=task_types, measured_latency=measured_latency
         )
-        self.usd_per_input_token = _facts(self.models, "usd_per_million_input_tokens") / 1e6
-        self.usd_per_output_token = _facts(self.models, "usd_per_million_output_tokens") / 1e6
-        self._prices = list(
-            zip(self.usd_per_input_token.tolist(), self.usd_per_output_token.tolist(), strict=True)
-        )
         self._positions: tuple[tuple[str, ...], NDArray[np.intp] | slice] = ((), slice(None))
         self._slots: tuple[NDArray[np.int64] | None, NDArray[np.float64], NDArray[np.float64]]
         self._slots = (None, np.empty(0), np.empty(0))
@@ -87,40 +80,3 @@ class ModelPool:
             divisor = np.maximum(slots, 1.0)
             self._slots = (source, slots, divisor)
         return slots, divisor
-
-    def demand(self, agent: Agent, j: int, output_tokens: int | None = None) -> Demand:
-        """Return what an agent takes of model j: a slot, a request, its tokens, and their price.
-
-        ``output_tokens`` are those to reserve where they are limited, instead of the agent's own.
-        """
-        if output_tokens is None:
-            output_tokens = agent.output_tokens
-            if not agent.input_tokens and not output_tokens:
-                return ONE_SLOT
-        per_input, per_output = self._prices[j]
-        return Demand(
-            tokens=agent.input_tokens + output_tokens,
-            input_tokens=agent.input_tokens,
-            cost_usd=agent.input_tokens * per_input + output_tokens * per_output,
-            task_type=agent.task_type,
-        )
-
-    def unsized_demand(self, agent: Agent, j: int, guess: int) -> Demand:
-        """Return what an agent takes of model j when nothing is known of its output; the guess costs nothing."""
-        known = self.demand(agent, j, 0)
-        return replace(known, tokens=known.tokens + guess, guessed_tokens=guess)
-
-    def largest_demand(self, sizes: Collection[tuple[int, int]]) -> Demand:
-        """Return the most that input and output tokens take of any model, each amount by itself."""
-        return Demand(
-            tokens=max(taken + given for taken, given in sizes),
-            cost_usd=max(
-                (taken * self.usd_per_input_token + given * self.usd_per_output_token).max().item()
-                for taken, given in sizes
-            ),
-        )
-
-
-def _facts(models: Sequence[Model], name: str) -> NDArray[np.float64]:
-    """Return a fact of each model, 0 where it is not stated."""
-    return np.array([getattr(model, name) or 0.0 for model in models], np.float64)

@@ -11,10 +11,10 @@ from solver.clock import Deadline
 from solver.engines.base import Claim, load_engine
 from solver.engines.certificate import best_response, certify, verification_seconds
 from solver.engines.price.agent_rows import DenseRows
-from solver.engines.price.box_flow import solve_boxed_flow
+from solver.engines.price.contested_flow import solve_boxed_flow
+from solver.engines.price.few_level_ties import hand_out_ties
 from solver.engines.price.scarce_prices import price_scarce, small_slot_shortage
 from solver.engines.price.smoothed_dual import Estimate
-from solver.engines.price.ties import hand_out_ties
 from solver.engines.slot_supply import Supply
 from solver.problem.build import build_instance
 from solver.problem.instance import UNASSIGNED
