@@ -339,13 +339,20 @@ class OptimalRouter:
 
     # -- refreshing
 
-    def refresh_if_due(self) -> None:
+    def refresh_if_due(self) -> bool:
         """Compute prices where a decision would have to do it first: without a thread, when it is time.
 
         A program that decides in a loop may call this between decisions, as the background thread does its work.
+
+        Returns
+        -------
+        bool
+            Whether prices were computed.
         """
-        if self._background is None and self._pricing.due(self._clock.now()):
-            self.refresh()
+        if self._background is not None or not self._pricing.due(self._clock.now()):
+            return False
+        self.refresh()
+        return True
 
     def refresh(self) -> None:
         """Compute prices now, from what is known now. Called by the router itself when it is due."""

@@ -39,9 +39,12 @@ FIGURES = (
     "quality",
     "quality_served",
     "cost_usd",
+    "refreshes",
     "decision_us_p50",
     "decision_us_p99",
     "decision_us_p99_batch",
+    "refresh_us_p50",
+    "refresh_us_p99",
     "policy_us_per_request",
     "simulator_us_per_request",
 )
@@ -51,6 +54,8 @@ MEASURED = (
     "decision_us_p50",
     "decision_us_p99",
     "decision_us_p99_batch",
+    "refresh_us_p50",
+    "refresh_us_p99",
     "policy_us_per_request",
     "simulator_us_per_request",
 )
@@ -98,7 +103,8 @@ def figures_of(scene: Scene, result: Replay) -> dict[str, float]:
     nothing, which is worth 0, or the lowest outcome there is where outcomes can be below 0. ``quality_served`` is
     the mean over the served alone. Utilization is the share of slot time between the first and the last arrival;
     its spread and Jain's index are over models. ``decision_us_p99`` is per request, ``decision_us_p99_batch`` the time
-    of whole decisions on several requests that arrived together.
+    of whole decisions on several requests that arrived together. ``refreshes`` counts the times that prices were
+    computed in the background, and ``refresh_us_p99`` is the time of one.
     """
     count = {
         end: int((result.outcome == end).sum()) for end in (SERVED, FAILED, REFUSED, OVERLOADED, THROTTLED)
@@ -122,6 +128,7 @@ def figures_of(scene: Scene, result: Replay) -> dict[str, float]:
         "quality": (float(quality.sum()) + nothing * missed) / len(scene.traffic),
         "quality_served": _mean(quality),
         "cost_usd": float(cost),
+        "refreshes": float(len(result.refresh_us)),
         **_measured(scene, result),
     }
 
@@ -176,6 +183,8 @@ def _measured(scene: Scene, result: Replay) -> dict[str, float]:
         "decision_us_p50": _percentile(result.decision_us, 50),
         "decision_us_p99": _percentile(result.decision_us / result.decided, 99),
         "decision_us_p99_batch": _percentile(result.decision_us[result.decided > 1], 99),
+        "refresh_us_p50": _percentile(result.refresh_us, 50),
+        "refresh_us_p99": _percentile(result.refresh_us, 99),
         "policy_us_per_request": 1e6 * result.policy_s / len(scene.traffic),
         "simulator_us_per_request": 1e6 * (result.elapsed_s - result.policy_s) / len(scene.traffic),
     }

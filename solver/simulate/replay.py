@@ -38,8 +38,11 @@ class Policy(Protocol):
         """Return the model of each request that arrives now."""
         ...
 
-    def between_decisions(self) -> None:
-        """Do what is done in the background in service; called after each arrival, not part of its decision."""
+    def between_decisions(self) -> bool:
+        """Do what is done in the background in service; return whether there was anything to do.
+
+        Called after each arrival, not part of its decision.
+        """
         ...
 
     def ended(self, request: int, column: int, latency_s: float, service_s: float, *, success: bool) -> None:
@@ -64,8 +67,9 @@ class PolicyBase:
 
     tracker: LoadTracker | None = None
 
-    def between_decisions(self) -> None:
+    def between_decisions(self) -> bool:
         """Do nothing."""
+        return False
 
     def ended(self, request: int, column: int, latency_s: float, service_s: float, *, success: bool) -> None:
         """Do nothing."""
@@ -100,6 +104,8 @@ class Replay:
         Measured microseconds of each decision; one of a batch that arrived at one moment counts once.
     decided : (d,) int64
         Requests of each decision.
+    refresh_us : (r,) float64
+        Measured microseconds of each time that the policy did background work, such as computing prices.
     policy_s, elapsed_s : float
         Measured seconds inside the policy, and of the whole replay.
     """
@@ -113,6 +119,7 @@ class Replay:
     slot_s: NDArray[np.float64]
     decision_us: NDArray[np.float64]
     decided: NDArray[np.int64]
+    refresh_us: NDArray[np.float64]
     policy_s: float
     elapsed_s: float
 
@@ -148,6 +155,7 @@ class _Run:
         self.column = [-1] * len(scene.traffic)
         self.decision_s: list[float] = []
         self.decided: list[int] = []
+        self.refresh_s: list[float] = []
         self.observing_s = 0.0
 
     def depart_until(self, now: float) -> None:
@@ -191,8 +199,11 @@ class _Run:
             elif status := offer(request, model, now):
                 self._turned_away(request, model, status, now)
         asked = perf_counter()
-        self.policy.between_decisions()
-        self.observing_s += perf_counter() - asked
+        refreshed = self.policy.between_decisions()
+        took = perf_counter() - asked
+        self.observing_s += took
+        if refreshed:
+            self.refresh_s.append(took)
 
     def _turned_away(self, request: int, model: int, status: int, now: float) -> None:
         """Tell the policy, and ask it again as often as requests are retried."""
@@ -311,6 +322,7 @@ def _result(run: _Run, elapsed_s: float) -> Replay:
         slot_s=servers.slot_seconds(traffic.span_s),
         decision_us=1e6 * decision_s,
         decided=np.array(run.decided, np.int64),
+        refresh_us=1e6 * np.array(run.refresh_s, np.float64),
         policy_s=float(decision_s.sum()) + run.observing_s,
         elapsed_s=elapsed_s,
     )

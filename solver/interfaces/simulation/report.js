@@ -13,7 +13,9 @@ const FIGURES = [
   ["utilization", "utilization", 1, 3], ["Jain", "jain_index", 1, 3], ["served", "served", 1, 0], ["refused", "refused", 1, 0],
   ["overload", "overload_failures", 1, 0], ["throttled", "throttled", 1, 0], ["failed", "failed", 1, 0], ["in time", "deadline_attainment", 1, 3],
   ["quality", "quality", 1, 3], ["of the served", "quality_served", 1, 3], ["US dollars", "cost_usd", 1, 2],
-  ["decision P99 µs", "decision_us_p99", 1, 0]];
+  ["decision P50 µs", "decision_us_p50", 1, 0], ["decision P99 µs", "decision_us_p99", 1, 0],
+  ["batch P99 ms", "decision_us_p99_batch", 1e-3, 2], ["refreshes", "refreshes", 1, 0], ["refresh P50 ms", "refresh_us_p50", 1e-3, 2],
+  ["refresh P99 ms", "refresh_us_p99", 1e-3, 2]];
 const shown = FIGURES.filter(([, name]) => results.some(r => r[name].mean !== null));
 const number = (value, digits) => value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
 

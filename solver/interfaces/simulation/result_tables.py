@@ -12,7 +12,8 @@ from solver.simulate.metrics import FIGURES, MEASURED, interval_of
 if TYPE_CHECKING:
     from rich.table import Table
 
-_SHOWN = {  # heading: figure, scale, digits, whether its interval is shown
+_Column = tuple[str, float, int, bool]
+_SHOWN: dict[str, _Column] = {  # heading: figure, scale, digits, whether its interval is shown
     "P50 s": ("p50_latency_ms", 1e-3, 1, False),
     "P99 s": ("p99_latency_ms", 1e-3, 1, True),
     "used": ("utilization", 1.0, 2, False),
@@ -21,10 +22,19 @@ _SHOWN = {  # heading: figure, scale, digits, whether its interval is shown
     "overload": ("overload_failures", 1.0, 0, False),
     "quality": ("quality", 1.0, 2, True),
 }
-_ONLY_WHERE_ANY = {
+_ONLY_WHERE_ANY: dict[str, _Column] = {
     "throttled": ("throttled", 1.0, 0, False),
     "failed": ("failed", 1.0, 0, False),
     "in time": ("deadline_attainment", 1.0, 3, False),
+}
+
+_MEASURED: dict[str, _Column] = {
+    "P50 µs": ("decision_us_p50", 1.0, 0, False),
+    "P99 µs": ("decision_us_p99", 1.0, 0, False),
+    "batch P99 ms": ("decision_us_p99_batch", 1e-3, 2, False),
+    "refreshes": ("refreshes", 1.0, 0, False),
+    "P50 ms": ("refresh_us_p50", 1e-3, 2, False),
+    "P99 ms": ("refresh_us_p99", 1e-3, 2, False),
 }
 
 
@@ -39,23 +49,32 @@ def _cell(interval: dict[str, float | None], scale: float, digits: int, *, with_
 
 def results_table(results: list[dict[str, Any]], title: str = "") -> Table:
     """Return a row per policy."""
-    from rich.table import Table
-
     first = results[0]
     load = "" if first["load"] is None else f" at {first['load']:.0%} of capacity"
     heading = title or f"{first['arrived']:,} requests of {first['trace']}{load}; mean ± half of 95 %"
+    return _table(heading, results, {**_SHOWN, **_with_any(_ONLY_WHERE_ANY, results)})
+
+
+def measured_table(results: list[dict[str, Any]]) -> Table:
+    """Return what decisions and background refreshes of prices took on this machine, a row per policy."""
+    heading = "measured here: time of decisions, and of refreshes of prices in the background"
+    return _table(heading, results, _with_any(_MEASURED, results))
+
+
+def _with_any(columns: dict[str, _Column], results: list[dict[str, Any]]) -> dict[str, _Column]:
+    """Return the columns in which any policy has something to show."""
+    return {
+        name: spec for name, spec in columns.items() if any(result[spec[0]]["mean"] for result in results)
+    }
+
+
+def _table(heading: str, results: list[dict[str, Any]], shown: dict[str, _Column]) -> Table:
+    from rich.table import Table
+
     table = Table(
         title=printable(heading), box=None, pad_edge=False, collapse_padding=True, header_style="bold"
     )
     table.add_column("policy", overflow="fold", min_width=16)
-    shown = {
-        **_SHOWN,
-        **{
-            name: spec
-            for name, spec in _ONLY_WHERE_ANY.items()
-            if any(result[spec[0]]["mean"] for result in results)
-        },
-    }
     for name, (*_, with_interval) in shown.items():
         table.add_column(name, justify="right", no_wrap=not with_interval)
     for result in results:

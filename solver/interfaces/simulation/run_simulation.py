@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from solver.interfaces.exit_codes import say
 from solver.interfaces.simulation.progress import duration, progress_bar
-from solver.interfaces.simulation.result_tables import difference_table, differences, results_table
+from solver.interfaces.simulation.result_tables import (
+    difference_table,
+    differences,
+    measured_table,
+    results_table,
+)
 from solver.interfaces.terminal import make_console, printable
 from solver.simulate.experiment import run_experiment, seconds_per_request
 from solver.simulate.policies.registry import check_policies
@@ -94,7 +99,9 @@ class Simulation:
         }
         if not self.quiet:
             self.out.print(results_table(found[0], self.variant.base_label))
-            self.out.print(printable(_overhead(found[0])), style="dim", soft_wrap=True)
+            self.out.print(measured_table(found[0]))
+            own = min(result["simulator_us_per_request"]["mean"] for result in found[0])
+            self.out.print(f"the replay itself: {own:,.0f} µs a request", style="dim")
         self._compared(document, found)
         return document
 
@@ -190,13 +197,3 @@ def _never_serving(fleet: Fleet) -> list[str]:
         for model, slots in zip(fleet.ids, fleet.slots.tolist(), strict=True)
         if not slots
     ]
-
-
-def _overhead(results: list[dict[str, Any]]) -> str:
-    """Return what the replay itself took, and the slowest decisions, as measured here."""
-    own = min(result["simulator_us_per_request"]["mean"] for result in results)
-    slowest = max(results, key=lambda result: float(result["decision_us_p99"]["mean"]))
-    return (
-        f"measured: the replay itself {own:,.0f} µs a request; decisions P99 up to "
-        f"{slowest['decision_us_p99']['mean']:,.0f} µs ({slowest['policy']})"
-    )

@@ -97,13 +97,21 @@ def explained(
     value = reported_scores(work, strategy, slice(None))
     busy = np.where(work.slots > 0, np.minimum(work.active / np.maximum(work.slots, 1.0), 1.0), 1.0)
     columns = (choice, value[rows, picked], 100.0 * busy[picked])
-    for i, (j, score, percent) in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
+    left_out = iter(_reasons_left_out(work, np.flatnonzero(choice == UNASSIGNED), value))
+    for j, score, percent in zip(*(column.tolist() for column in columns), strict=True):
         if j != UNASSIGNED:
             yield j, score, served_reason(strategy, score, percent)
-        elif not work.eligible[i].any():
-            yield j, 0.0, NO_SUCH_MODEL
-        elif work.usable[i].any():
-            best = (work.sign * value[i, work.usable[i]]).max()
-            yield j, 0.0, TOO_DEAR if best < work.left_out(i) else NOT_PLACED
         else:
-            yield j, 0.0, ALL_FULL
+            yield j, 0.0, next(left_out)
+
+
+def _reasons_left_out(work: Work, rows: NDArray[np.intp], value: NDArray[np.float64]) -> list[str]:
+    """Say in words why each of some agents was not placed."""
+    if not len(rows):
+        return []
+    usable = work.usable[rows]
+    best = np.where(usable, work.sign * value[rows], -np.inf).max(axis=1)
+    too_dear = best < [work.left_out(i) for i in rows.tolist()]
+    cases = [~work.eligible[rows].any(axis=1), ~usable.any(axis=1), too_dear]
+    reasons: list[str] = np.select(cases, [NO_SUCH_MODEL, ALL_FULL, TOO_DEAR], NOT_PLACED).tolist()
+    return reasons

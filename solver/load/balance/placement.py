@@ -57,16 +57,21 @@ def place_greedy(
     O(n m): a few array operations an agent, since each decision changes the load that the next one sees.
     """
     choice = np.full(len(work.quality), UNASSIGNED, np.int64)
-    active, room = work.active.copy(), work.room.copy()
+    active, room = work.active.copy(), work.room.tolist()
+    closed = ~(work.eligible & (work.room > 0))
     rank = work.rank
     order = range(len(choice)) if rank is None else np.argsort(-rank, kind="stable").tolist()
     for i in order:
         value = strategy.values(work, active, i)
-        j = _best(np.where(work.eligible[i] & (room > 0), value, -np.inf), rng)
-        if j != UNASSIGNED and value[j] >= work.left_out(i):
-            choice[i] = j
-            active[j] += 1.0
-            room[j] -= 1
+        value[closed[i]] = -np.inf
+        j = _best(value, rng)
+        if j == UNASSIGNED or (work.penalty is not None and value[j] < work.left_out(i)):
+            continue
+        choice[i] = j
+        active[j] += 1.0
+        room[j] -= 1
+        if not room[j]:
+            closed[:, j] = True
     return Placement(choice=choice)
 
 

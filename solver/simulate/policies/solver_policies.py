@@ -140,20 +140,20 @@ class TrackedBalancer(_Tracked):
         """Reserve slots, then places in queues for who got none."""
         chosen = dict.fromkeys(requests, -1)
         pending = list(requests)
+        agents = self._agents(pending)
         predicted = self._scene.quality.predicted
         for balancer in self._balancers:
-            reserved = balancer.assign_and_reserve(
-                self._agents(pending), self._models, scores=predicted[pending]
-            )
+            reserved = balancer.assign_and_reserve(agents, self._models, scores=predicted[pending])
             for i, reservation in zip(pending, reserved, strict=True):
                 if reservation.lease is not None:
                     if self._renews:
                         reservation.lease.renew(ttl_s=_ENDLESS_TTL_S)
                     self._leases[i] = reservation.lease
                     chosen[i] = self._column[reservation.lease.model]
-            pending = [i for i in pending if chosen[i] < 0]
-            if not pending:
+            left = [k for k, i in enumerate(pending) if chosen[i] < 0]
+            if not left:
                 break
+            pending, agents = [pending[k] for k in left], [agents[k] for k in left]
         return list(chosen.values())
 
     def ended(self, request: int, column: int, latency_s: float, service_s: float, *, success: bool) -> None:
@@ -248,14 +248,14 @@ class RoutedOneByOne(_Tracked):
         self._arrived += len(requests)
         return chosen
 
-    def between_decisions(self) -> None:
+    def between_decisions(self) -> bool:
         """Compute prices again when it is time, as the router's own thread does it in service."""
         now = self._clock.seconds
         if self._arrived >= _REFRESH_ARRIVALS or now >= self._refreshed_s + _REFRESH_S:
             self._router.refresh()
             self._arrived, self._refreshed_s = 0, now
-        else:
-            self._router.refresh_if_due()
+            return True
+        return self._router.refresh_if_due()
 
     def ended(self, request: int, column: int, latency_s: float, service_s: float, *, success: bool) -> None:
         """Release, and record the outcome."""
@@ -311,8 +311,8 @@ class BlindBalancer(_Tracked):
 
 @cache
 def _load_engines(routing: str) -> None:
-    """Load what an optimal batch may need, once a process: a decision's time is not that of an import."""
-    if routing == "optimal":
+    """Load what a batch that is solved may need, once a process: a decision's time is not that of an import."""
+    if routing != "greedy":
         warm_up()
 
 

@@ -134,8 +134,13 @@ def test_same_seed_same_report_in_other_processes(fleet: Path) -> None:
         subprocess.run([sys.executable, *command], check=True, env=os.environ | {"PYTHONHASHSEED": hash_seed})
         document = json.loads(out.read_text())
         for one in document["results"]:
+            assert (one["refreshes"]["mean"] > 0) == (one["policy"] == "optimal-router")
             for figure in MEASURED:
-                assert one.pop(figure)["mean"] is not None or figure == "decision_us_p99_batch"
+                measured = one.pop(figure)["mean"]
+                if figure.startswith("refresh_us"):
+                    assert (measured is not None) == (one["policy"] == "optimal-router")
+                else:
+                    assert measured is not None or figure == "decision_us_p99_batch"
         documents.append(json.dumps(document))
     assert documents[0] == documents[1]
 
