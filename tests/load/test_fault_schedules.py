@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from solver.load.lease import LeaseState
@@ -35,8 +36,7 @@ def test_no_schedule_over_one_process_goes_wrong() -> None:
 
 
 def test_no_schedule_over_redis_goes_wrong(tmp_path: Path) -> None:
-    with running(tmp_path) as server:
-        schedules = RedisSchedules(server.port)
+    with running(tmp_path) as server, closing(RedisSchedules(server.port)) as schedules:
         verdicts = [schedules.run(seed, simple=True) for seed in (*FOUND, *range(REDIS_COUNT // 4))]
         verdicts += [schedules.run(seed) for seed in (*FOUND_WITH_POOLS, *range(REDIS_COUNT))]
     assert [verdict for verdict in verdicts if verdict.wrong] == []
@@ -46,8 +46,7 @@ def test_no_schedule_over_redis_goes_wrong(tmp_path: Path) -> None:
 
 def test_a_schedule_replays_from_its_seed(tmp_path: Path) -> None:
     assert run_memory(17) == run_memory(17)
-    with running(tmp_path) as server:
-        schedules = RedisSchedules(server.port)
+    with running(tmp_path) as server, closing(RedisSchedules(server.port)) as schedules:
         assert schedules.run(17) == schedules.run(17)
 
 

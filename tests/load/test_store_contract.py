@@ -384,6 +384,20 @@ def test_many_each_whole_or_not_at_all(store: Store) -> None:
     ]
 
 
+def test_a_refused_plan_does_not_count_as_service_of_its_tenant(store: Store) -> None:
+    store.configure("a", Limits(max_concurrent=2, max_queue=5))
+    store.configure("b", Limits(max_concurrent=1))
+    store.acquire(ask("b", "b"))
+    for k in range(3):  # the first would run, the second wait, and the last is refused
+        plan = [ask(f"{k}", slots=2), ask(f"{k}q", queue=True), ask(f"{k}b", "b")]
+        answers = store.acquire_many([each._replace(tenant="t1") for each in plan], whole_plan=True)
+        assert {reason(answer) for answer in answers} == {RefusalReason.PLAN, RefusalReason.CONCURRENCY}
+    store.acquire(ask("rest", slots=2))
+    for lease_id, tenant in (("first", "t1"), ("second", "t2")):
+        store.acquire(ask(lease_id, queue=True)._replace(tenant=tenant))
+    assert store.queued_leases("a") == ["first", "second"]
+
+
 def test_a_whole_plan_or_nothing(store: Store) -> None:
     store.configure("a", Limits(max_concurrent=2, requests=100, tokens=100))
     store.configure("b", Limits(max_concurrent=1))

@@ -12,10 +12,17 @@ import argparse
 import sys
 import tempfile
 import time
+from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tests.redis_server import running
 from tests.simulation.schedule import RedisSchedules, run_memory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.simulation.judge import Verdict
 
 
 def main() -> int:
@@ -29,8 +36,12 @@ def main() -> int:
     options = parser.parse_args()
     started = time.perf_counter()
     wrong = grants = lossy = 0
-    with tempfile.TemporaryDirectory() as folder, running(Path(folder)) as server:
-        run = run_memory if options.store == "memory" else RedisSchedules(server.port).run
+    with ExitStack() as open_until_the_end:
+        run: Callable[..., Verdict] = run_memory
+        if options.store == "redis":
+            folder = Path(open_until_the_end.enter_context(tempfile.TemporaryDirectory()))
+            server = open_until_the_end.enter_context(running(folder))
+            run = open_until_the_end.enter_context(closing(RedisSchedules(server.port))).run
         for seed in range(options.seed, options.seed + options.count):
             verdict = run(seed, simple=options.simple)
             grants += verdict.grants

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import redis
-
 from solver.load.lease import Ask, LeaseState
 from solver.load.refusal import Refusal, RefusalReason
 from solver.load.store.memory import MemoryStore
+from solver.load.store.redis_server import script, script_hash
 from tests.simulation.client import Client
 from tests.simulation.contest import contest
 from tests.simulation.judge import CLOCKS_DIFFER, Judge, Verdict, day_of
 from tests.simulation.scenario import MODELS, Scenario, plain, rich
+from tests.simulation.wire import Wire
 from tests.simulation.witness import Witness
 from tests.simulation.world import (
     Coroutine,
@@ -110,11 +110,17 @@ class RedisSchedules:
     """
 
     def __init__(self, port: int) -> None:
-        self._real = redis.Redis(port=port, socket_timeout=10.0)
+        self._real = Wire(port)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._real.close()
 
     def run(self, seed: int, *, simple: bool = False) -> Verdict:
         """Run one schedule; a ``simple`` one has neither pools nor limits on usage."""
-        self._real.flushdb()
+        self._real.send("FLUSHDB")
+        if self._real.send("SCRIPT", "EXISTS", script_hash()) != [1]:  # each begins alike
+            self._real.script_load(script())
         return _SharedSchedule(self._real, seed, simple=simple).run()
 
 
@@ -179,14 +185,14 @@ class _SharedSchedule:
                 self.lost_memory = True
                 self.judge.memory_lost()
                 self.network.server_up = False
-                self.real.flushdb()
+                self.real.send("FLUSHDB")
                 self.life += 1
                 yield rng.uniform(0.0, 3.0)
                 self.network.server_up = True
             elif kind == "script":
-                self.real.script_flush()
+                self.real.send("SCRIPT", "FLUSH")
             elif kind == "fail_over":
-                self.real.script_flush()
+                self.real.send("SCRIPT", "FLUSH")
                 self.life += 1
             elif kind == "key":
                 self._lose_key()
@@ -195,11 +201,13 @@ class _SharedSchedule:
                 self.judge.time_leaps()
 
     def _lose_key(self) -> None:
-        keys = sorted(key for key in self.real.keys("*") if not self.scenario.is_plain or b":w:" not in key)
+        keys = sorted(
+            key for key in self.real.send("KEYS", "*") if not self.scenario.is_plain or b":w:" not in key
+        )
         if keys:
             self.lost_memory = self.lost_key = True  # what was charged may be lost with it
             self.judge.memory_lost()
-            self.real.delete(self.world.rng.choice(keys))
+            self.real.send("DEL", self.world.rng.choice(keys))
 
     def _partitions(self) -> Coroutine:
         """Cut single replicas off, long enough for their local share."""

@@ -135,7 +135,7 @@ class FaultyClient:
     connection_pool: Any = field(init=False)
 
     def __post_init__(self) -> None:
-        self.connection_pool = _Pool(dict(self.real.connection_pool.connection_kwargs))
+        self.connection_pool = _Pool({"host": "simulated"})
 
     def evalsha(
         self, sha: str, keys: int, prefix: str, operation: str, epoch: str, _: str, *more: Any

@@ -87,7 +87,6 @@ class LeaseTable:
         now, table = self.advance(), self.models
         i = table.at(model)
         ended = [held for held in self.held.values() if held.model == i]
-        table.waiting[i].clear()
         for held in ended:
             del self.held[held.lease_id]
             self._remember(held)
@@ -213,14 +212,19 @@ class LeaseTable:
 
     def acquire_all(self, asks: Sequence[Ask], now: float, *, whole_plan: bool) -> list[LeaseState | Refusal]:
         """Take each ask whole or not at all; with ``whole_plan`` all of them or none."""
-        new = {ask.lease_id for ask in asks if ask.lease_id not in self.held}  # an id may repeat
+        if not whole_plan:
+            return [self.acquire(ask, now) for ask in asks]
+        lines = [self.models.waiting[i] for i in {self.models.at(ask.model) for ask in asks}]
+        marks = [line.mark() for line in lines]
+        new = dict.fromkeys(ask.lease_id for ask in asks if self.live(ask.lease_id, now) is None)
         answers = [self.acquire(ask, now) for ask in asks]
-        if not (whole_plan and any(isinstance(answer, Refusal) for answer in answers)):
+        if not any(isinstance(answer, Refusal) for answer in answers):
             return answers
-        for lease_id in new & self.held.keys():
-            held = self.held.pop(lease_id)
+        for held in [self.held.pop(lease_id) for lease_id in new if lease_id in self.held]:
             refund(held, self.models.meters, now)
-            self.give_back(held)
+            self._uncount(held)
+        for line, mark in zip(lines, marks, strict=True):
+            line.restore(mark)
         return [
             answer if isinstance(answer, Refusal) else Refusal(model=ask.model, reason=RefusalReason.PLAN)
             for ask, answer in zip(asks, answers, strict=True)
@@ -330,8 +334,6 @@ class LeaseTable:
     def give_back(self, held: HeldLease) -> None:
         """Free the slots or the queue place of a lease that has left ``held``, and let others run."""
         table, i = self.models, held.model
-        if not held.running:
-            table.waiting[i].remove(held)
         self._uncount(held)
         if table.waiting[i]:
             self.promote(i)
@@ -339,10 +341,11 @@ class LeaseTable:
             self._promote_in(held.pools)
 
     def _uncount(self, held: HeldLease) -> None:
-        """Take a lease out of the counts of its model and pools."""
+        """Take a lease out of the line, and out of the counts of its model and pools."""
         if held.running:
             self.models.give(held, self.now_s)
         else:
+            self.models.waiting[held.model].remove(held)
             self.models.dequeue(held)
 
     def promote(self, i: int) -> None:

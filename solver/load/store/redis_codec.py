@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from functools import lru_cache
+from itertools import pairwise
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,14 +17,14 @@ from solver.load.store.queue_rules import QueueRules
 from solver.load.store.usage_limits import RESOURCES, Calendar, UsageLimit
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from solver.load.lease import Ask
 
-_PERIODS_TOLD = 400
-"""Ends of a calendar's periods that the server is told: more than a year of days."""
+_TOLD_AHEAD_S = 400 * 86400.0
+"""How far ahead the server is told when the periods of calendars end."""
 
 _LENGTHS_S = {"day": 86400.0, "week": 7 * 86400.0, "month": 30.5 * 86400.0}
 _WIRE_UNITS = (1.0, 1.0, 1e9)
@@ -48,14 +49,20 @@ def ask_fields(ask: Ask) -> tuple[str | int | float, ...]:
     )
 
 
-def limit_fields(kind: str, name: str, limits: Limits, wall_s: float) -> list[str]:
-    """Return the limits of a model (``"m"``) or pool (``"p"``) as twelve arguments of the script.
+def calendar_ends(limits: Iterable[Limits], wall_s: float) -> str:
+    """Return when the periods of calendars end, which the script cannot work out, as it reads them; else "".
 
-    ``wall_s`` is Unix time: the server is told when the periods of calendars end, which it cannot work out.
+    ``wall_s`` is Unix time.
     """
+    windows = [limit.window for each in limits for limit in each.further]
+    calendars = {window for window in windows if isinstance(window, Calendar)}
+    ends = sorted(f"{json.dumps(_name_of(each))}: {_period_ends(each, wall_s)}" for each in calendars)
+    return f"{{{', '.join(ends)}}}" if ends else ""
+
+
+def limit_fields(kind: str, name: str, limits: Limits) -> list[str]:
+    """Return the limits of a model (``"m"``) or pool (``"p"``) as the script reads them, without calendars."""
     amounts = (limits.requests, limits.tokens, limits.budget_nano_usd)
-    calendars = {_name_of(limit.window) for limit in limits.further if isinstance(limit.window, Calendar)}
-    ends = {name: _period_ends(name, wall_s) for name in sorted(calendars)}
     rules = limits.rules
     return [
         kind,
@@ -69,7 +76,6 @@ def limit_fields(kind: str, name: str, limits: Limits, wall_s: float) -> list[st
         ""
         if rules is None
         else json.dumps({"aging": rules.aging_s, "passes": rules.passes, "weights": dict(rules.weights)}),
-        json.dumps(ends) if ends else "",
     ]
 
 
@@ -97,19 +103,23 @@ def _name_of(calendar: Calendar) -> str:
     return f"{calendar.period}/{calendar.time_zone}"
 
 
-def _period_ends(name: str, wall_s: float) -> list[float]:
-    """Return Unix times at which the current period and those after it end."""
-    period, _, zone = name.partition("/")
-    _, end_s = Calendar(period=period, time_zone=zone).around(wall_s)
-    return _ends_from(period, zone, end_s)
+def _period_ends(calendar: Calendar, wall_s: float) -> str:
+    """Return Unix times at which the current period and those after it end, as JSON: first, apart, how many."""
+    return _ends_from(calendar, calendar.around(wall_s)[1])
 
 
 @lru_cache(maxsize=64)
-def _ends_from(period: str, zone: str, end_s: float) -> list[float]:
-    calendar, ends = Calendar(period=period, time_zone=zone), [end_s]
-    while len(ends) < _PERIODS_TOLD:
+def _ends_from(calendar: Calendar, end_s: float) -> str:
+    ends = [end_s]
+    while ends[-1] < end_s + _TOLD_AHEAD_S:
         ends.append(calendar.around(ends[-1] + 1.0)[1])
-    return ends
+    runs: list[list[float]] = []
+    for before_s, at_s in pairwise(ends):
+        if runs and runs[-1][1] == at_s - before_s:
+            runs[-1][2] += 1
+        else:
+            runs.append([at_s, at_s - before_s, 1])
+    return json.dumps([[ends[0], 0.0, 1], *runs])
 
 
 class Usage(NamedTuple):

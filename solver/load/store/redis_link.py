@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 from solver.clock import Clock, MonotonicClock
 from solver.errors import MissingExtraError, SpecError, StoreDownError, Violation
 from solver.load.store.outage_causes import OutageCause, StoreFullError, cause_of
-from solver.load.store.redis_server import address_of, client_of, script, setting_problem, text_of
+from solver.load.store.redis_server import (
+    address_of,
+    client_of,
+    script,
+    script_hash,
+    setting_problem,
+    text_of,
+)
 from solver.load.store.replica_name import ReplicaName
 
 if TYPE_CHECKING:
@@ -137,7 +144,6 @@ class RedisLink:
         self.cause: OutageCause | None = None
         self._next_attempt_s = -math.inf
         self._epoch = ""
-        self._sha = ""
         self._process, self._joinings = secrets.token_hex(8), 0
         self._operations = itertools.count()
         self._seen: tuple[float, float, float] | None = None
@@ -216,7 +222,7 @@ class RedisLink:
             earliest = repr(server_s + sent_s - came_s)
             latest = repr(server_s + sent_s - asked_s + self._timeout_s + _START_ALLOWANCE_S)
         reply = self._client.evalsha(
-            self._sha,
+            script_hash(),
             1,
             self.prefix,
             operation,
@@ -291,7 +297,6 @@ class RedisLink:
 
     def _send_order(self, run_id: str) -> list[Any]:
         self.replica.take()
-        self._sha = self._client.script_load(script())
         number = self.replica.number
         self._joinings += 1
         order = {
@@ -305,7 +310,12 @@ class RedisLink:
             or number < self._replicas,  # more than were declared wait with the others
             **self._order(),
         }
-        return self._run("join", "", 1, json.dumps(order))
+        text = json.dumps(order)
+        try:
+            return self._run("join", "", 1, text)
+        except redis.exceptions.NoScriptError:  # a server that has just started, or was told to forget it
+            self._client.script_load(script())
+            return self._run("join", "", 1, text)
 
     def _check_server(self, info: dict[str, Any]) -> None:
         """Refuse a server that cannot keep what it is told: with an error at first, as an outage later."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.resources
 from functools import cache
 from typing import Any
@@ -78,6 +79,12 @@ def script() -> str:
         (part for part in folder.iterdir() if part.name.endswith(".lua")), key=lambda part: part.name
     )
     return "\n".join(part.read_text("utf-8") for part in parts)
+
+
+@cache
+def script_hash() -> str:
+    """Return the name that servers give to the script."""
+    return hashlib.sha1(script().encode(), usedforsecurity=False).hexdigest()
 
 
 def text_of(reply: Any) -> Any:

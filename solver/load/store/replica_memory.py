@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from solver.load.lease import Ask, LeaseState
 from solver.load.store.base import Limits, nano_usd
 from solver.load.store.memory import MemoryStore
-from solver.load.store.redis_codec import Usage, limit_fields, read_usage
+from solver.load.store.redis_codec import Usage, calendar_ends, limit_fields, read_usage
 from solver.load.store.usage_limits import wall_time
 
 if TYPE_CHECKING:
@@ -111,9 +111,8 @@ class ReplicaMemory:
 
     def limits_of(self, kind: str, name: str) -> list[str]:
         """Return the limits of a model (``m``) or pool (``p``) as arguments of the script."""
-        return limit_fields(
-            kind, name, self.limits[name] if kind == "m" else self.pools[name], self._wall_s()
-        )
+        limits = self.limits[name] if kind == "m" else self.pools[name]
+        return [*limit_fields(kind, name, limits), calendar_ends([limits], self._wall_s())]
 
     def note_outside(self, model: str, active: int, queued: int, changes: int) -> None:
         """Remember what this replica has added to the work from outside, all in all, unless newer is known."""
@@ -177,10 +176,10 @@ class ReplicaMemory:
             used.append([subject, usage.changes, usage.resets, kept])
         return {
             "limits": [
-                self.limits_of(kind, name)
-                for kind, names in (("p", _parents_first(self.pools)), ("m", list(self.limits)))
-                for name in names
+                *(limit_fields("p", name, self.pools[name]) for name in _parents_first(self.pools)),
+                *(limit_fields("m", name, limits) for name, limits in list(self.limits.items())),
             ],
+            "calendars": calendar_ends([*self.pools.values(), *self.limits.values()], self._wall_s()),
             "used": used,
             "leases": [
                 held.fields(now)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from solver.load.lease import slots_up_to
 from solver.load.store.queue_rules import QueueRules
@@ -22,6 +22,15 @@ free if they were its own, one for the time until another tenant's request ends.
 
 _REMEMBERED_TENANTS = 1024
 """Tenants whose share of service is remembered while none of their requests waits."""
+
+
+class _Mark(NamedTuple):
+    """Accounts of the tenants of a line, and how often each lease was passed, at some moment."""
+
+    served: dict[str | None, tuple[float, int]]
+    highest_counter: float
+    turns: int
+    passed: list[tuple[HeldLease, int]]
 
 
 class WaitingLine:
@@ -59,16 +68,11 @@ class WaitingLine:
         """Set the rules; those who wait are put in line anew."""
         if rules == self.rules:
             return
-        waiting = sorted(self._held.values(), key=lambda held: held.turn[1])
         self.rules = rules
-        self.clear()
-        for held in waiting:
-            self.add(held)
-
-    def clear(self) -> None:
-        """Drop all who wait."""
-        self._held.clear()
-        self._of.clear()
+        for mine in self._of.values():
+            for _, arrival, held in mine:
+                held.turn = (self._key(held), arrival)
+            mine[:] = sorted((*held.turn, held) for _, _, held in mine)
 
     def has_place(self, tenant: str | None, queued: int, places: int) -> bool:
         """Return whether a queue place is free, and the tenant has not taken too many of them.
@@ -83,15 +87,17 @@ class WaitingLine:
 
     def add(self, held: HeldLease) -> None:
         """Put a lease in line."""
-        key = held.since_s - self.rules.aging_s * held.priority
         self._arrivals += 1
-        held.turn = (key, self._arrivals)
+        held.turn = (self._key(held), self._arrivals)
         mine = self._of.get(held.tenant)
         if mine is None:
             self._join(held)
             mine = self._of[held.tenant] = []
         insort(mine, (*held.turn, held))
         self._held[held.lease_id] = held
+
+    def _key(self, held: HeldLease) -> float:
+        return held.since_s - self.rules.aging_s * held.priority
 
     def _join(self, held: HeldLease) -> None:
         """Let a tenant that does not wait begin its share of the slots before the least served of the others."""
@@ -185,6 +191,17 @@ class WaitingLine:
         count = self._account(held.tenant)[0]
         self._highest_counter = max(self._highest_counter, count)
         self._served[held.tenant] = count + held.work / self._weight(held.tenant), self._turns
+
+    def mark(self) -> _Mark:
+        """Return the accounts as they are, and how often each waiting lease was passed. O(tenants + waiting)."""
+        passed = [(held, held.passed) for held in self._held.values()]
+        return _Mark(dict(self._served), self._highest_counter, self._turns, passed)
+
+    def restore(self, mark: _Mark) -> None:
+        """Undo what was charged since a mark."""
+        self._served, self._highest_counter, self._turns, passed = mark
+        for held, before in passed:
+            held.passed = before
 
     def _forget_idle(self) -> None:
         """Drop the accounts of tenants that do not wait, once there are too many of them."""

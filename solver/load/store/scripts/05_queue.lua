@@ -218,10 +218,13 @@ local function passed_with(m, candidate, leaves)
   return first and passed
 end
 
+local passed_before = nil -- while a plan may be refused: how often each lease that it passes was passed before
+
 local function note_passed(passed, by)
   for _, lease in ipairs(passed) do
     local id = lease.id
     if id and id ~= '' then
+      if passed_before and not passed_before[id] then passed_before[id] = lease.passed end
       lease.passed, lease.id = lease.passed + by.slots, nil
       write_lease(id, lease)
     end

@@ -12,8 +12,8 @@ local function list_lease(id, ttl)
   return call('ZADD', EXPIRY, exact(until_s), id) == 1
 end
 
--- Free the slots or the queue place of a live lease.
-local function give_back(id, lease)
+-- Count the slots or the queue place of a live lease as free; returns its model.
+local function uncount(id, lease)
   if not unlist(id) then return end -- it was not counted
   local m = load_model(lease.model)
   local running = lease.state == 'running'
@@ -34,6 +34,13 @@ local function give_back(id, lease)
     dequeue(m, id, lease)
     m.waiting = math.max(0, m.waiting - 1)
   end
+  return m
+end
+
+-- Free the slots or the queue place of a live lease, and let others run.
+local function give_back(id, lease)
+  local m = uncount(id, lease)
+  if not m then return end
   promote(m)
   promote_in_pools(lease.pools)
 end
@@ -240,8 +247,8 @@ local function acquire(first, instead)
   return amounts and usage_after({lease.state, ''}, m, chain) or {lease.state, ''}
 end
 
--- Take back a lease as if it had never been granted.
-local function drop(id)
+-- Take back a lease as if it had never been granted; nobody else runs for it where it leaves 'as_before'.
+local function drop(id, as_before)
   local lease = read_lease(id)
   if not lease then return end
   local charges = lease.charges or NOTHING
@@ -249,7 +256,7 @@ local function drop(id)
     local m, meter = charged(charges, k)
     if meter then refund(m, meter, charges[k + 2], charges[k + 3]) end
   end
-  give_back(id, lease)
+  if as_before then uncount(id, lease) else give_back(id, lease) end
   call('DEL', lease_key(id))
   local m = load_model(lease.model)
   if m then touch(m) end
@@ -324,6 +331,7 @@ local function recount()
     if m then
       follow_stops(m)
       m.active, m.waiting, m.line = (active[m.subject] or 0) + m.out_active, waiting[m.subject] or 0, nil
+      note_history(m)
       touch(m)
       for _, pool in ipairs(chain_of(m) or NOTHING) do pools[pool.subject] = true end
     end

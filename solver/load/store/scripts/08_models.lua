@@ -7,18 +7,28 @@ local function list(set, name)
   return is_new
 end
 
--- Remember the ends of a calendar's periods, which only a client can know.
+-- Remember the ends of a calendar's periods, which only a client can know: it tells {first, seconds apart, how many}.
 local function note_calendars(text)
-  if text == '' then return end
-  for calendar, ends in pairs(cjson.decode(text)) do
-    local key = prefix .. 'c:' .. calendar
-    call('ZREMRANGEBYSCORE', key, '-inf', exact(wall - 86400))
-    for _, second in ipairs(ends) do call('ZADD', key, exact(second), exact(second)) end
+  if not text or text == '' then return end
+  for calendar, runs in pairs(cjson.decode(text)) do
+    local key, last = prefix .. 'c:' .. calendar, runs[#runs]
+    if not (call('ZSCORE', key, exact(runs[1][1])) and call('ZSCORE', key, exact(last[1] + last[2] * (last[3] - 1)))) then
+      call('ZREMRANGEBYSCORE', key, '-inf', exact(wall - 86400))
+      local entries = {}
+      for _, run in ipairs(runs) do
+        for k = 0, run[3] - 1 do
+          local second = exact(run[1] + run[2] * k)
+          entries[#entries + 1], entries[#entries + 2] = second, second
+        end
+      end
+      call('ZADD', key, unpack(entries))
+    end
   end
 end
 
 -- Limits are twelve fields: m or p, name, slots, queue, three meter limits (-1: none), budget period (0: none), and
--- as JSON or empty: further limits, pools, rules of the queue, ends of calendars' periods.
+-- as JSON or empty: further limits, pools, rules of the queue, ends of calendars' periods. A replica
+-- that joins tells the last once, for all.
 local FIELDS = 12
 
 local function configure(limits)
@@ -239,6 +249,7 @@ local function end_leases(model)
     end
   end
   m.active, m.waiting = m.out_active, 0
+  note_history(m)
   touch(m)
   local names = {}
   for name in pairs(pools) do names[#names + 1] = name end

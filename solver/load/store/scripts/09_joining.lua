@@ -123,6 +123,7 @@ local function join(order)
     if not has_state then limit_leases(order.max_ttl_s) end
     recount()
   end
+  note_calendars(order.calendars)
   expire_leases()
   local is_new = false
   for _, limits in ipairs(order.limits) do -- pools first
@@ -131,8 +132,6 @@ local function join(order)
       if not load(limits[1] .. ':' .. limits[2]) then
         configure(limits)
         is_new = true
-      else
-        note_calendars(limits[12])
       end
       is_new = list(is_model and MODELS or POOLS, limits[2]) or is_new
     end

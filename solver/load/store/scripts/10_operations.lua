@@ -11,27 +11,52 @@ local function once(id, work)
   return answer
 end
 
-local function is_granted(answer) return answer[1] == 'running' or answer[1] == 'queued' end
+do -- a script has at most 200 locals at a time
+  local function is_granted(answer) return answer[1] == 'running' or answer[1] == 'queued' end
 
-function operations.acquire_many()
-  local whole_plan, answers, fresh, refused = ARGV[FIRST] == '1', {}, {}, false
-  for first = FIRST + 1, #ARGV, ASK do
-    if not load_model(ARGV[first + 1]) then return {'unknown_model', '', ARGV[first + 1]} end
-  end
-  for first = FIRST + 1, #ARGV, ASK do
-    local is_new = live_state(ARGV[first]) == 'gone'
-    local answer = acquire(first)
-    refused = refused or not is_granted(answer)
-    if is_new and is_granted(answer) then fresh[#fresh + 1] = ARGV[first] end
-    answers[#answers + 1] = answer
-  end
-  if whole_plan and refused then
-    for _, id in ipairs(fresh) do drop(id) end
-    for k, answer in ipairs(answers) do
-      if is_granted(answer) then answers[k] = {'plan', ''} end
+  -- Undo what a refused plan was granted, and what its tenants were charged with.
+  local function undo_plan(fresh, marks)
+    for _, id in ipairs(fresh) do drop(id, true) end
+    for model, mark in pairs(marks) do
+      local m = load_model(model)
+      m.level, m.turns, m.line = mark.level, mark.turns, nil
+      for tenant, own in pairs(mark.accounts) do set_account(m, tenant, own[1], own[2]) end
+    end
+    for id, passed in pairs(passed_before) do
+      local lease = read_lease(id)
+      if lease then
+        lease.passed = passed
+        write_lease(id, lease)
+      end
     end
   end
-  return answers
+
+  function operations.acquire_many()
+    local whole_plan, answers, fresh, refused, marks = ARGV[FIRST] == '1', {}, {}, false, {}
+    for first = FIRST + 1, #ARGV, ASK do
+      local m, tenant = load_model(ARGV[first + 1]), ARGV[first + 10]
+      if not m then return {'unknown_model', '', ARGV[first + 1]} end
+      if whole_plan then
+        local mark = marks[m.name] or {level = m.level, turns = m.turns, accounts = {}}
+        mark.accounts[tenant], marks[m.name] = account(m, tenant), mark
+      end
+    end
+    if whole_plan then passed_before = {} end
+    for first = FIRST + 1, #ARGV, ASK do
+      local is_new = live_state(ARGV[first]) == 'gone'
+      local answer = acquire(first)
+      refused = refused or not is_granted(answer)
+      if is_new and is_granted(answer) then fresh[#fresh + 1] = ARGV[first] end
+      answers[#answers + 1] = answer
+    end
+    if whole_plan and refused then
+      undo_plan(fresh, marks)
+      for k, answer in ipairs(answers) do
+        if is_granted(answer) then answers[k] = {'plan', ''} end
+      end
+    end
+    return answers
+  end
 end
 
 -- The first half of a move: lease, then an ask. The old lease is dropped once the caller knows of the new one,
@@ -77,25 +102,27 @@ function operations.exchange()
   return answer
 end
 
-local function rows_of(set, kind)
-  local rows = {}
-  for k, name in ipairs(call('ZRANGE', set, 0, -1)) do
-    local m = load(kind .. name)
-    if not m then -- its key was deleted
-      broken = true
-      return rows
+do
+  local function rows_of(set, kind)
+    local rows = {}
+    for k, name in ipairs(call('ZRANGE', set, 0, -1)) do
+      local m = load(kind .. name)
+      if not m then -- its key was deleted
+        broken = true
+        return rows
+      end
+      rows[k] = {name, unpack(row(m))}
     end
-    rows[k] = {name, unpack(row(m))}
+    return rows
   end
-  return rows
-end
 
-function operations.models() -- as one string: a client reads hundreds of small replies slowly
-  if call('ZCARD', MODELS) ~= models then
-    broken = true
-    return {'epoch'}
+  function operations.models() -- as one string: a client reads hundreds of small replies slowly
+    if call('ZCARD', MODELS) ~= models then
+      broken = true
+      return {'epoch'}
+    end
+    return {int(version), exact(now), cjson.encode(rows_of(MODELS, 'm:')), cjson.encode(rows_of(POOLS, 'p:'))}
   end
-  return {int(version), exact(now), cjson.encode(rows_of(MODELS, 'm:')), cjson.encode(rows_of(POOLS, 'p:'))}
 end
 
 function operations.next_event()
