@@ -48,7 +48,7 @@ def draw(rng: np.random.Generator, *, largest: int = 12) -> Sample:
     for at in range(int(rng.integers(1, 6))):
         team = teams[int(rng.integers(len(teams)))]
         models: list[int] | None = [int(rng.integers(m))]
-        served = rng.random() < 0.2 and kind in (1, 2)
+        served = rng.random() < 0.2
         if served or rng.random() < 0.2:  # all models, or those of one provider: of everybody then
             models = None if served else list(range(half))
             team = team if served else np.arange(n)

@@ -37,10 +37,10 @@ _BALANCED_PAIRS = 100_000
 _BALANCING_ROUNDS = 30
 """Rounds in which these prices are balanced."""
 
-_BALANCING_S_PER_PAIR = 2e-8
+_BALANCING_S_PER_PAIR = 8e-9
 """Seconds per pair and round."""
 
-_BALANCING_SHARE = 0.25
+_BALANCING_SHARE = 0.3
 """Share of the time left for it."""
 
 

@@ -28,6 +28,56 @@ def test_floors_and_capacities_by_column_generation(seed: int, monkeypatch: pyte
     assert verdict is None or verdict.startswith("not recognised")
 
 
+def test_an_agent_that_a_limit_bars_from_all_models_is_worth_nothing_to_the_bound() -> None:
+    bar = solver.Budget(name="barred", amount=0.0, cost=np.array([[2.0, 2.0], [0, 0], [0, 0]]))
+    quota = solver.Quota(name="q", models=[1], at_least=1)
+    scores, priority = [[9.0, 9.0], [2.0, 1.0], [1.0, 1.0]], [1.0, 1.0, 3.0]
+    solution = solver.assign(scores, [2, 2], limits=[bar, quota], priority=priority, engine="flow")
+    assert solution.status is solver.Status.OPTIMAL
+    assert (solution.objective, solution.bound) == (3.0, 3.0)
+    assert solution.choice.tolist() == [-1, 0, 1]
+
+
+@pytest.mark.parametrize("cost", ["equal", "unequal"])
+def test_pairs_that_a_limit_bars_are_not_generated(cost: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(laminar_flow, "_GENERATED_PAIRS", -1)
+    barred = np.zeros((40, 5))
+    barred[:20, 0] = 1.0 if cost == "equal" else np.arange(1, 21)
+    limits = [
+        solver.Budget(name="barred", amount=0.0, cost=barred),
+        solver.Quota(name="q", models=[0], at_most=9),
+    ]
+    scores = np.random.default_rng(1).random((40, 5))
+    scores[:, 0] += 1.0
+    solution = solver.assign(scores, [10] * 5, limits=limits, engine="flow")
+    assert solution.status is solver.Status.OPTIMAL
+    assert not solution.bound_is_claimed
+    assert (solution.choice[:20] != 0).all()
+    scores[:20, 0] = -np.inf
+    assert solution.objective == pytest.approx(solver.assign(scores, [9, 10, 10, 10, 10]).objective)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_limits_on_who_is_served_cross_priorities(seed: int) -> None:
+    """Which of three priorities are served is decided first, and a limit on half the agents takes part in it."""
+    rng = np.random.default_rng(seed)
+    n, m = 30, 3
+    scores = np.where(rng.random((n, m)) < 0.2, -np.inf, rng.normal(size=(n, m)))
+    team = rng.permutation(n)[: n // 2].tolist()
+    given: dict[str, Any] = {
+        "limits": [
+            solver.Quota(name="few of a team", agents=team, at_most=6),
+            solver.Quota(name="fewer there", agents=team, models=[0], at_most=2),
+        ],
+        "priority": rng.integers(1, 4, n),
+    }
+    solution = solver.assign(scores, [7, 8, 6], engine="flow", **given)
+    exact = solver.assign(scores, [7, 8, 6], engine="cpsat", deadline_ms=60_000, **given)
+    assert solution.status is exact.status is solver.Status.OPTIMAL
+    assert solution.objective == pytest.approx(exact.objective, abs=1e-6)
+    assert solution.prices.max() <= np.ptp(scores[np.isfinite(scores)])
+
+
 @pytest.mark.parametrize("price", [0.05, 0.4])
 def test_limits_that_may_be_exceeded_at_a_price_are_a_network_too(price: float) -> None:
     """Panels kept apart, and reviewers with a floor, each exceeded where that is worth its price."""

@@ -173,14 +173,22 @@ class CountingRows:
         least = np.ceil(ratio[~upper] * (1 - _WHOLE_TOLERANCE) - 1e-12)
         self.least[rows[~upper]] = np.clip(least, 0, _MAX_NODE_UNITS).astype(np.int64)
         self.idle[rows[~upper]] = self.least[rows[~upper]] == 0
+        forbidding = rows[upper & (bound == 0)]
+        if len(forbidding):
+            self._forbid(forbidding)
+
+    def _forbid(self, rows: NDArray[np.intp]) -> None:
+        """Take the pairs of rows that allow none of them out of all sets."""
+        self.forbidding += rows.tolist()
+        self.idle[rows] = True
+        pairs = np.flatnonzero(np.isin(self.row, rows))
+        self.allowed[self.agent[pairs], self.model[pairs]] = False
 
     def _is_simple(self, g: int, own: NDArray[np.intp], least: float) -> bool:
         """Note a row of unequal weights that forbids all its pairs, or that no plan can break."""
         bound = float(self.limits.bound[g])
         if least > 0 and bound == 0:
-            self.forbidding.append(g)
-            self.idle[g] = True
-            self.allowed[self.agent[own], self.model[own]] = False
+            self._forbid(np.array([g]))
             return True
         most = np.zeros(len(self.allowed))
         np.maximum.at(most, self.agent[own], self.weight[own])

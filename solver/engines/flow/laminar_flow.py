@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from ortools.graph.python.min_cost_flow import SimpleMinCostFlow
 
 from solver.engines.base import Claim
 from solver.engines.certificate import reduced_scores
-from solver.engines.flow.bounded import cost_scale
 from solver.engines.flow.generation import solve_network
 from solver.engines.flow.laminar import LaminarNetwork, find_network, recognition_seconds
-from solver.engines.network_duals import Exchanges, exchange_prices
+from solver.engines.flow.nested_flow import LaminarFlow, solve_flow, tree_levels
 from solver.engines.network_terms import principal_choice
-from solver.engines.serve_first import service_order
+from solver.engines.serve_first import ServiceOrder, service_order
 from solver.errors import EngineError
 from solver.problem.instance import UNASSIGNED, Instance
 from solver.problem.network import NetworkShape
@@ -40,11 +38,8 @@ _LAMINAR_OVERHEAD_S = 1e-3
 _MAX_LAMINAR_ARCS = 5_000_000
 """Arcs at most."""
 
-_FEW_AGENTS = 1_000
-"""Agents up to which costs are as fine as float64 holds: sums of them stay within 63 bits."""
-
-_FINE_COST_BITS = 52
-"""Bits of a cost then."""
+_SAME_SERVICE = 0.5
+"""Weights of service are whole: what falls short by less serves as well."""
 
 _GENERATED_PAIRS = 30_000
 """Pairs above which floors and capacities are left to column generation."""
@@ -114,7 +109,7 @@ def _optimum(instance: Instance, network: LaminarNetwork, deadline: Deadline) ->
     value = _values(instance, network)
     outside = network.model == network.outside
     value[outside] = instance.unserved[network.agent[outside]]
-    solved = _solve(instance.n, network, value)
+    solved = solve_flow(instance.n, network, value)
     return _infeasible(instance) if solved is None else _claim(instance, network, solved, value)
 
 
@@ -139,139 +134,87 @@ def _best_service(instance: Instance, network: LaminarNetwork, deadline: Deadlin
     free = replace(
         network, violation_costs=network.violation_costs.waived()
     )  # service comes before what limits charge
-    served = _solve(instance.n, free, np.where(outside, -order.weight[network.agent], 0.0))
+    served = solve_flow(instance.n, free, np.where(outside, -order.weight[network.agent], 0.0))
     if served is None:
         return _infeasible(instance)
     rank = np.zeros(instance.n, np.int64) if instance.rank is None else instance.rank
     left = np.bincount(rank[network.agent[served.used]], outside[served.used], rank.max() + 1)
     fixed = network.with_left(rank, left.astype(np.int64))
-    if fixed is None or deadline.remaining_s() < _seconds(instance, network):
-        return Claim(choice=_choice(network, served), serves_most=order.exact)
-    value = _values(instance, fixed)
-    solved = _solve(instance.n, fixed, value)
-    if solved is None:
-        raise EngineError("flow: expected a plan that serves as well as the one just found")
-    return replace(_claim(instance, fixed, solved, value), serves_most=order.exact)
+    claim = None
+    if deadline.remaining_s() < _seconds(instance, network):
+        pass
+    elif fixed is None:
+        claim = _among_best_service(instance, network, served, order) if order.exact else None
+    else:
+        value = _values(instance, fixed)
+        solved = solve_flow(instance.n, fixed, value)
+        if solved is None:
+            raise EngineError("flow: expected a plan that serves as well as the one just found")
+        claim = _claim(instance, fixed, solved, value)
+    return replace(claim or Claim(choice=_choice(network, served)), serves_most=order.exact)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Solved:
-    """An optimal flow: the arc each agent uses, the (k + 1,) prices of the nodes, the sink's being 0."""
+def _among_best_service(
+    instance: Instance, network: LaminarNetwork, served: LaminarFlow, order: ServiceOrder
+) -> Claim | None:
+    """Return the best score among the flows of the best service; None where rounding hides which they are.
 
-    used: NDArray[np.int64]
-    price: NDArray[np.float64]
-
-
-def _solve(n: int, network: LaminarNetwork, value: NDArray[np.float64]) -> _Solved | None:
-    """Return the flow of largest value, or None if there is none.
-
-    Notes
-    -----
-    Cost-scaling push-relabel (Goldberg and Tarjan 1990) in whole numbers. Prices are shortest paths in its residual
-    graph (Bellman 1958), exact for the costs as rounded.
+    They are those that use no arc that falls short at the prices of service, and every node with a price of its own
+    up to its bound (complementary slackness). Their multipliers, with those of service as often as it takes for all
+    other arcs to fall short again, hold for the whole network.
     """
-    sink = network.nodes
-    if np.bincount(network.agent, minlength=n).min(initial=1) == 0:
-        return None
-    first = np.searchsorted(network.agent, np.arange(n))
-    top = np.maximum.reduceat(value, first) if n else value
-    loss = top[network.agent] - value
-    soft_costs = network.violation_costs
-    charged, units, violation_cost = soft_costs.arcs()
-    costs = np.concatenate([loss, np.abs(violation_cost)])
-    few = n <= _FEW_AGENTS
-    scale = cost_scale(costs, n + sink + 3, bits=_FINE_COST_BITS) if few else cost_scale(costs, n + sink + 3)
-    cost = np.rint(loss * scale).astype(np.int64)
-    solver = SimpleMinCostFlow()
-    add = solver.add_arcs_with_capacity_and_unit_cost
-    arcs = add(network.agent, network.node + n, np.ones(len(cost), np.int64), cost)
-    inner = np.arange(sink)
-    room = network.high - network.low
-    room[soft_costs.node] = 0  # goes over arcs of its own
-    tree = add(inner + n, network.parent + n, room, np.zeros(sink, np.int64))
-    charge = np.rint(violation_cost * scale)
-    paying = add(charged + n, network.parent[charged] + n, units, charge.astype(np.int64))
-    supply = np.zeros(n + sink + 1, np.int64)
-    supply[:n] = 1
-    supply[n : n + sink] -= network.low
-    np.add.at(supply, network.parent + n, network.low)
-    supply[n + sink] -= n
-    solver.set_nodes_supplies(np.arange(n + sink + 1), supply)
-    status = solver.solve()
-    if status == SimpleMinCostFlow.INFEASIBLE:
-        return None
-    if status != SimpleMinCostFlow.OPTIMAL:
-        raise EngineError(f"flow: expected an optimal flow, got {status.name}")
-    used = np.flatnonzero(solver.flows(arcs))
-    flow = np.asarray(solver.flows(tree), np.int64) + network.low
-    np.add.at(flow, charged, np.asarray(solver.flows(paying), np.int64))
-    price = _prices(network, cost, used, flow, scale)
-    return _Solved(used=used, price=price / scale)
-
-
-def _prices(
-    network: LaminarNetwork,
-    cost: NDArray[np.int64],
-    used: NDArray[np.int64],
-    flow: NDArray[np.int64],
-    scale: float,
-) -> NDArray[np.float64]:
-    """Return (k + 1,) prices that support a flow: the smallest, and none that a bound not reached would have.
-
-    Prices are in units of ``cost``, which are losses times ``scale``.
-    """
-    sink, parent = network.nodes, network.parent
-    own = used[network.agent]  # agents use one arc each, in their order
-    other = np.flatnonzero(network.node != network.node[own])
-    more, less = np.flatnonzero(flow < network.high), np.flatnonzero(flow > network.low)
-    soft_costs = network.violation_costs
-    next_cost, last_cost = np.zeros(sink), np.zeros(sink)
-    next_cost[soft_costs.node] = np.rint(soft_costs.marginal(flow[soft_costs.node] + 1) * scale)
-    last_cost[soft_costs.node] = np.rint(soft_costs.marginal(flow[soft_costs.node]) * scale)
-    exchanges = Exchanges.least(
-        np.concatenate([network.node[own[other]], more, parent[less]]),
-        np.concatenate([network.node[other], parent[more], less]),
-        np.concatenate(
-            [(cost[other] - cost[own[other]]).astype(np.float64), next_cost[more], -last_cost[less]]
-        ),
-        sink + 1,
+    outside = network.model == network.outside
+    weight = np.where(outside, order.weight[network.agent], 0.0)
+    short, step = served.shortfall(network, -weight), served.step(network)
+    kept = np.flatnonzero(short < _SAME_SERVICE)
+    above, below = step > _SAME_SERVICE, step < -_SAME_SERVICE
+    narrowed = replace(
+        network,
+        agent=network.agent[kept],
+        node=network.node[kept],
+        model=network.model[kept],
+        low=np.where(above, network.high, network.low),
+        high=np.where(below, network.low, network.high),
     )
-    price = np.append(exchange_prices(exchanges, sink), 0.0)
-    # Nothing goes through a node whose price is below its parent's without a floor: it may as well be equal.
-    floored = network.low > 0
-    fixed = floored & (network.low == network.high)
-    least, max_cost = np.zeros(sink), np.full(sink, np.inf)
-    least[soft_costs.node] = np.rint(soft_costs.first * scale)
-    max_cost[soft_costs.node] = np.rint(soft_costs.beyond * scale)
-    for level in _levels(parent, sink):
-        above = price[parent[level]]
-        lowered = np.minimum(price[level], above)
-        raised = np.clip(price[level], above + least[level], above + max_cost[level])
-        price[level] = np.where(fixed[level], price[level], np.where(floored[level], lowered, raised))
-    return price
+    value = _values(instance, network)
+    found = solve_flow(instance.n, narrowed, value[kept])
+    if found is None:
+        return None
+    best = LaminarFlow(used=kept[found.used], price=found.price)
+    left = float(weight[best.used].sum())
+    if left != float(weight[served.used].sum()):
+        return None
+    lacking, gain = best.shortfall(network, value), best.step(network)
+    others = np.delete(np.arange(len(short)), kept)
+    bound = above | below
+    times = max(
+        float((-lacking[others] / short[others]).max(initial=0.0)),
+        float((-gain[bound] / step[bound]).max(initial=0.0)),
+    )
+    whole = replace(best, price=best.price + times * served.price)
+    claim, score = (
+        _claim(instance, network, whole, value - times * weight),
+        _claim(instance, network, best, value),
+    )
+    return replace(
+        claim,
+        score_prices=score.prices,
+        score_limit_prices=score.limit_prices,
+        bound=None if claim.bound is None else claim.bound + times * left,
+    )
 
 
-def _levels(parent: NDArray[np.int64], sink: int) -> list[NDArray[np.int64]]:
-    """Return the nodes by their distance to the sink, nearest first; at most as many levels as nodes."""
-    depth = np.zeros(sink + 1, np.int64)
-    for _ in range(sink):
-        deeper = np.append(depth[parent] + 1, 0)
-        if np.array_equal(deeper, depth):
-            break
-        depth = deeper
-    order = np.argsort(depth[:sink], kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(depth[order])) + 1)
-
-
-def _choice(network: LaminarNetwork, solved: _Solved) -> NDArray[np.int64]:
+def _choice(network: LaminarNetwork, solved: LaminarFlow) -> NDArray[np.int64]:
     """Return the model of each agent."""
     model = network.model[solved.used]
     return np.where(model == network.outside, UNASSIGNED, model)
 
 
-def _claim(instance: Instance, network: LaminarNetwork, solved: _Solved, value: NDArray[np.float64]) -> Claim:
+def _claim(
+    instance: Instance, network: LaminarNetwork, solved: LaminarFlow, value: NDArray[np.float64]
+) -> Claim:
     """Return the choice with its multipliers: what a node's price is above or below its parent's."""
-    step = solved.price[:-1] - solved.price[network.parent]
+    step = solved.step(network)
     prices = np.maximum(step[: instance.m], 0.0)[:, None]
     rows = np.zeros(len(network.row_node))
     some = np.flatnonzero(network.row_node >= 0)
@@ -350,7 +293,10 @@ def _generated(instance: Instance, network: LaminarNetwork, deadline: Deadline) 
         count=None,
         agents=instance.n,
     )
-    plain = replace(instance, limits=None, network=shape, capacity=most[:, None].astype(np.float64))
+    score = _without_forbidden(instance, network) if network.forbidding else instance.score
+    plain = replace(
+        instance, score=score, limits=None, network=shape, capacity=most[:, None].astype(np.float64)
+    )
     found = solve_network(plain, deadline)
     must = np.isposinf(instance.penalty) if instance.penalty is not None else np.zeros(instance.n, bool)
     if found.missing.any() or (found.left > 0)[must].any():
@@ -370,9 +316,18 @@ def _generated(instance: Instance, network: LaminarNetwork, deadline: Deadline) 
     return Claim(choice=choice, prices=prices, limit_prices=rows)
 
 
+def _without_forbidden(instance: Instance, network: LaminarNetwork) -> NDArray[np.float64]:
+    """Return (n, m) scores, ``-inf`` where the network has no arc."""
+    score = np.full((instance.n, instance.m), -np.inf)
+    inside = np.flatnonzero(network.model != network.outside)
+    agent, model = network.agent[inside], network.model[inside]
+    score[agent, model] = instance.scores_of(agent, model)
+    return score
+
+
 def _column_of(network: LaminarNetwork, m: int) -> NDArray[np.int64]:
     """Return the (k,) models that nodes belong to where no group of models is among them."""
     column = np.arange(network.nodes)
-    for level in _levels(network.parent, network.nodes)[1:]:
+    for level in tree_levels(network.parent, network.nodes)[1:]:
         column[level] = column[network.parent[level]]
     return column

@@ -108,10 +108,14 @@ class Large:
         self._consider(self.choice)
         size, patience = self.params.core_agents, self.params.first_patience
         for _ in range(self.params.most_cores):
+            affordable = self._affordable_agents()
             if self.deadline.remaining_s() <= 2 * self._pass_s + self._core_s:
+                break
+            if affordable < min(size, self.params.least_core_agents):
                 break
             if self.best is not None and self._gap() <= gap_tolerance:
                 break
+            size = int(min(size, affordable))
             start_s, before = self.deadline.clock.now(), self.best_value
             self._solve_core(size, patience)
             self._consider(self.choice)
@@ -120,6 +124,13 @@ class Large:
                 self._slack = max(self.params.first_slack, 3 * self._slack)
             elif not self.best_value > before:
                 size, patience = min(2 * size, self.params.largest_core_agents, self.instance.n), 2 * patience
+
+    def _affordable_agents(self) -> float:
+        """Return of how many agents a core can be set up in the time left, two passes over all pairs apart."""
+        instance, params = self.instance, self.params
+        layers = instance.r + (0 if instance.limits is None else len(instance.limits.layers))
+        setup_s = params.core_s_per_agent + params.core_s_per_entry * instance.m * layers
+        return (self.deadline.remaining_s() - 2 * self._pass_s) / setup_s
 
     def _gap(self) -> float:
         return (self.bound - self.best_value) / max(abs(self.bound), abs(self.best_value), 1e-300)

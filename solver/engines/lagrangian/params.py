@@ -264,6 +264,11 @@ class LargeParams(Params):
         Local optima without improvement after which a core is left, at first.
     core_agents, largest_core_agents : int
         Agents released together, at first and at most.
+    least_core_agents : int
+        Agents below which a core is not worth its time.
+    core_s_per_agent, core_s_per_entry : float
+        Seconds before the search of a core begins, per agent, and per pair and coupling layer
+        (``python -m benchmarks.random_deadlines``).
     most_cores : int
         Cores solved at most, whatever the clock says.
     """
@@ -298,6 +303,9 @@ class LargeParams(Params):
     first_patience: int = 6
     core_agents: int = 4000
     largest_core_agents: int = 20_000
+    least_core_agents: int = 200
+    core_s_per_agent: float = 7e-6
+    core_s_per_entry: float = 5e-8
     most_cores: int = 10_000
 
 
