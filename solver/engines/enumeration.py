@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.clock import Deadline
-    from solver.engines.base import Engine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,7 +233,3 @@ def _undominated(
     first[1:] = (np.diff(load[order], axis=0) != 0).any(axis=1)
     chosen: NDArray[np.intp] = np.sort(order[first])
     return chosen
-
-
-if TYPE_CHECKING:
-    _conforms: type[Engine] = EnumerationEngine

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.clock import Deadline
-    from solver.engines.base import Engine
     from solver.problem.network import NetworkShape
 
 _SECONDS_PER_BID = 4e-7
@@ -241,7 +240,3 @@ def _accept(
     taken = np.zeros(len(bid), bool)
     taken[order[fits]] = True
     return taken
-
-
-if TYPE_CHECKING:
-    _conforms: type[Engine] = GreedyEngine

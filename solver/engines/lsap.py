@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.clock import Deadline
-    from solver.engines.base import Engine
 
 _MAX_CELLS = 50_000_000
 """Agents times replicated models at most: 400 MB of float64."""
@@ -254,7 +253,3 @@ def _solve_dense(instance: Instance) -> NDArray[np.int64] | None:
     choice = np.full(n, UNASSIGNED, np.int64)
     choice[rows] = column[picked]
     return choice
-
-
-if TYPE_CHECKING:
-    _conforms: type[Engine] = LsapEngine

@@ -16,7 +16,6 @@ from solver.problem.sparse import CompressedScores
 
 if TYPE_CHECKING:
     from solver.clock import Deadline
-    from solver.engines.base import Engine
 
 _MAX_MODELS = 2_000
 """The exchange matrix has the square of it in entries: 32 MB."""
@@ -103,7 +102,3 @@ def _supplied(instance: Instance) -> kernels.Supplied:
         width=shape.count,
         copies=shape.copies,
     )
-
-
-if TYPE_CHECKING:
-    _conforms: type[Engine] = TransportEngine

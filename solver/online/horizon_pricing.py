@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from solver.online.live_load import LiveLoad
     from solver.online.parameters import PriceParams, RefreshParams
-    from solver.online.pricing_protocol import Pricing
     from solver.online.window import AgentRow, Sample
 
 _REFRESHED_EACH = 20
@@ -149,7 +148,3 @@ class HorizonPricing:
         """Charge new prices."""
         self._prices = prices
         self._slot = np.where(self.left >= 1.0, prices.slot, np.inf)
-
-
-if TYPE_CHECKING:
-    _conforms: type[Pricing[HorizonPrices]] = HorizonPricing

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from solver.online.live_load import LiveLoad
     from solver.online.parameters import PriceParams, RefreshParams
-    from solver.online.pricing_protocol import Pricing
     from solver.online.window import AgentRow, Sample
 
 _GREEDY_LOAD_WEIGHT = 0.3
@@ -215,7 +214,3 @@ def _greedy(row: AgentRow, occupancy: NDArray[np.float64]) -> NDArray[np.float64
     size = np.abs(np.where(np.isfinite(scores), scores, 0.0))
     net = scores - _GREEDY_LOAD_WEIGHT * size * np.minimum(occupancy, 1.0)
     return np.where(occupancy == np.inf, -np.inf, net)
-
-
-if TYPE_CHECKING:
-    _conforms: type[Pricing[SteadyPrices]] = SteadyPricing

@@ -304,7 +304,3 @@ class PieceRows:
         )
         span = max(map(abs, self._extremes()), default=1.0)
         return PieceReduction(contested=HeldArcs.of(self._fleet, boxes, span), pieces=self._pieces)
-
-
-if TYPE_CHECKING:
-    _conforms: type[Rows] = PieceRows

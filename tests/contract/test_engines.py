@@ -10,6 +10,14 @@ import pytest
 import solver
 from solver import SpecError, Status
 from solver.engines import base, kernels
+from solver.engines.cpsat.engine import CpSatEngine
+from solver.engines.enumeration import EnumerationEngine
+from solver.engines.flow.engine import FlowEngine
+from solver.engines.greedy import GreedyEngine
+from solver.engines.lagrangian import LagrangianEngine
+from solver.engines.lsap import LsapEngine
+from solver.engines.price.engine import PriceEngine
+from solver.engines.transport import TransportEngine
 from solver.problem.generate import generate_scores
 from tests.oracles import assert_optimal, dual_value, random_case
 
@@ -18,6 +26,24 @@ if TYPE_CHECKING:
 
 ENGINES = [name for name in base.ENGINES if name != "transport" or kernels.available()]
 EXACT_FOR_SLOTS = sorted(set(ENGINES) - {"greedy", "lagrangian"})
+
+
+ENGINE_TYPES: tuple[type[base.Engine], ...] = (  # the type checker holds each to the protocol
+    GreedyEngine,
+    LsapEngine,
+    TransportEngine,
+    FlowEngine,
+    EnumerationEngine,
+    CpSatEngine,
+    LagrangianEngine,
+    PriceEngine,
+)
+
+
+def test_the_registry_knows_every_engine_by_its_name() -> None:
+    assert {name: type(base.load_engine(name)) for name in base.ENGINES} == {
+        kind.name: kind for kind in ENGINE_TYPES
+    }
 
 
 @pytest.fixture(params=sorted(ENGINES))

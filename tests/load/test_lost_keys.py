@@ -22,7 +22,18 @@ if TYPE_CHECKING:
 NAMES = itertools.count()
 START_S = 1_777_247_970.0  # half a minute before a midnight
 FIXED = (
-    *("meta", "expiry", "models", "pools", "timers", "trash", "recent", "joined", "processes", "c:day/UTC"),
+    *(
+        "meta",
+        "expiry",
+        "models",
+        "pools",
+        "timers",
+        "deletions",
+        "recent",
+        "joined",
+        "processes",
+        "c:day/UTC",
+    ),
     *("m:m", "m:n", "p:p", "q:m", "v:m", "s:n", "o:n", "h:n", "x:topic"),
     *("w:m:m:0", "w:m:m:1", "w:m:m:0@5.0", "w:p:p:1@10.0", "l:a", "l:d"),
 )

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.clock import Deadline
-    from solver.engines.base import Engine
     from solver.problem.network import NetworkShape
 
 _MAX_CPSAT_ARCS = 200_000
@@ -244,7 +243,3 @@ def _open_models(
         bound=outcome.bound,
         flow=None if shape.is_single else outcome.flow,
     )
-
-
-if TYPE_CHECKING:
-    _conforms: type[Engine] = CpSatEngine

@@ -25,7 +25,6 @@ from solver.problem.sparse import CompressedScores
 
 if TYPE_CHECKING:
     from solver.clock import Deadline
-    from solver.engines.base import Engine
 
 _COARSE_AGENTS = 2_000
 """Agents up to which 20 bits nearly always give the float64 optimum, at half the time."""
@@ -165,7 +164,3 @@ def _network_claim(instance: Instance, deadline: Deadline, hint: Claim | None) -
 
 def _is_tight(instance: Instance, claim: Claim) -> bool:
     return certify(instance, claim).optimal
-
-
-if TYPE_CHECKING:
-    _conforms: type[Engine] = FlowEngine

@@ -21,7 +21,6 @@ from solver.problem.instance import UNASSIGNED
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from solver.engines.base import Engine
     from solver.problem.instance import Instance
 
 
@@ -342,7 +341,3 @@ def _in_score(
         return np.where(score > _CANCELLATION * (np.abs(value) + np.abs(service)), score, 0.0)
 
     return rest(price, change), rest(row_price, row_change)
-
-
-if TYPE_CHECKING:
-    _conforms: type[Engine] = LagrangianEngine

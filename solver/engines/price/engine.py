@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.clock import Deadline
-    from solver.engines.base import Engine
     from solver.engines.price.row_protocols import Rows
     from solver.engines.price.sample_sizes import Scale
     from solver.engines.price.smoothed_dual import Estimate
@@ -273,7 +272,3 @@ def _price_closed(
     prices = prices.copy()
     prices[closed] = worth
     return prices
-
-
-if TYPE_CHECKING:
-    _conforms: type[Engine] = PriceEngine

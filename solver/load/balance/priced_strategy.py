@@ -12,7 +12,7 @@ from solver.problem.numbers import finite_array, wrong_shape
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from solver.load.balance.strategies import LoadStrategy, Work
+    from solver.load.balance.strategies import Work
 
 
 class Priced:
@@ -56,7 +56,3 @@ class Priced:
         if len(self._prices) != len(work.slots):
             raise SpecError(wrong_shape("prices", f"({len(work.slots)},)", self._prices.shape))
         return work.scores(rows, work.sign) - self._prices
-
-
-if TYPE_CHECKING:
-    _conforms: type[LoadStrategy] = Priced

@@ -205,6 +205,3 @@ class Predictive:
 
 STRATEGIES: tuple[str, ...] = ("least_loaded", "predictive", "weighted")
 """Names of the load strategies."""
-
-if TYPE_CHECKING:
-    _conforms: tuple[type[LoadStrategy], ...] = (LeastLoaded, Weighted, Predictive)

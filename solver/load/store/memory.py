@@ -373,9 +373,3 @@ def _tell_stores_of_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_tell_stores_of_fork)
-
-
-if TYPE_CHECKING:
-    from solver.load.store.base import Store
-
-    _conforms: type[Store] = MemoryStore

@@ -208,9 +208,3 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before_fork, after_in_child=_after_fork)
-
-
-if TYPE_CHECKING:
-    from solver.load.store.base import Store
-
-    _conforms: type[Store] = RedisStore

@@ -36,22 +36,22 @@ class RedisModels(RedisOperations):
         )
 
     def adopt_limits(self, model: str, limits: Limits) -> None:
-        """Take note of limits that another replica has set, to tell them if the server forgets them."""
+        """Record limits that another replica has set, to restore them on a server that has lost them."""
         with self._link.lock:
             if model in self._memory.limits and ("m", model) not in self._memory.unsent_limits:
                 self._memory.limits[model] = limits
 
     def exchange(self, topic: str, text: str, ttl_s: float) -> dict[str, tuple[str, float]]:
-        """Tell the other replicas something; return what each tells, with its age; nothing in an outage."""
+        """Publish a text under a topic; return every replica's, with its age; nothing in an outage."""
         if self._interrupted:
             return {}
 
         def remotely() -> dict[str, tuple[str, float]]:
             reply = self._link.call("exchange", topic, text, repr(float(ttl_s)))
-            entries = reply[1:] if reply[0] == "told" else []  # a copy has told already
+            entries = reply[1:] if reply[0] == "entries" else []  # a copy was carried out already
             return {
-                name: (told, float(age))
-                for name, age, told in zip(entries[::3], entries[1::3], entries[2::3], strict=True)
+                name: (text, float(age))
+                for name, age, text in zip(entries[::3], entries[1::3], entries[2::3], strict=True)
             }
 
         return self._run(remotely, lambda _: {}, dict)
@@ -69,7 +69,7 @@ class RedisModels(RedisOperations):
         )
 
     def _check_pools(self, limits: Limits) -> None:
-        """Raise SpecError for a pool that was not set here: this replica has to tell it again one day."""
+        """Raise SpecError for a pool that was not set here: this replica must be able to restore it."""
         for name in limits.pools:
             if name not in self._memory.pools:
                 raise SpecError(

@@ -10,7 +10,6 @@ from solver.online.learned_answer_size import AnswerSize
 from solver.simulate.replay import PolicyBase
 
 if TYPE_CHECKING:
-    from solver.simulate.replay import Policy
     from solver.simulate.scenario import Scene
 
 
@@ -210,14 +209,3 @@ class RouteBalance(_InFlight):
         super().capacity_changed(column, slots)
         self._divisor[column] = max(slots, 1)
         self._limit[column] = self._room[column]
-
-
-if TYPE_CHECKING:
-    _conforms: tuple[type[Policy], ...] = (
-        Constant,
-        RandomChoice,
-        RoundRobin,
-        PowerOfTwo,
-        LeastTokens,
-        RouteBalance,
-    )

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator, Sequence
 
     from solver.clock import ManualClock
-    from solver.simulate.replay import Policy
     from solver.simulate.scenario import Scene
 
 LITELLM_STRATEGIES = (
@@ -338,7 +337,3 @@ class LiteLLMPolicy(PolicyBase):
             setattr(self._litellm, name, before)
         for name in ("LiteLLM", "LiteLLM Router"):
             logging.getLogger(name).setLevel(self._verbosity)
-
-
-if TYPE_CHECKING:
-    _conforms: type[Policy] = LiteLLMPolicy

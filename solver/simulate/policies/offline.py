@@ -10,7 +10,6 @@ from solver.simulate.replay import PolicyBase
 from solver.solution.solving import assign
 
 if TYPE_CHECKING:
-    from solver.simulate.replay import Policy
     from solver.simulate.scenario import Scene
 
 
@@ -52,7 +51,3 @@ class OfflineOptimum(PolicyBase):
     def choose(self, requests: range) -> list[int]:
         """Return the planned models."""
         return self._plan[requests.start : requests.stop]
-
-
-if TYPE_CHECKING:
-    _conforms: type[Policy] = OfflineOptimum

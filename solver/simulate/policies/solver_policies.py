@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from solver.clock import ManualClock
     from solver.load.lease import Lease
     from solver.online.decision import Decision
-    from solver.simulate.replay import Policy
     from solver.simulate.scenario import Scene
 
 _ENDLESS_TTL_S = 1e8
@@ -314,7 +313,3 @@ def _load_engines(routing: str) -> None:
     """Load what a batch that is solved may need, once a process: a decision's time is not that of an import."""
     if routing != "greedy":
         warm_up()
-
-
-if TYPE_CHECKING:
-    _conforms: tuple[type[Policy], ...] = (TrackedBalancer, RoutedOneByOne, BlindBalancer)

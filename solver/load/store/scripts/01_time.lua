@@ -26,13 +26,13 @@
 --       processes (hash: replica -> process and number of its last joining),
 --       lifted (hash: stop -> second, while recovering), members (zset), forgotten (zset),
 --       models, pools (zset: by order of arrival), expiry (zset: lease -> second),
---       timers (zset: what ends by itself -> second), trash (zset: key to be deleted -> second),
+--       timers (zset: what ends by itself -> second), deletions (zset: key to be deleted -> second),
 --       recent (zset: attempt at an operation -> second when it is forgotten), c:<calendar> (zset: ends of its periods),
 --       <subject> (hash: state, limits, further, pools, rules, meters), s:<model> (hash: stop -> JSON),
 --       o:<model> (hash: replica -> active and queued work that it has added from outside, and how often),
 --       w:<subject>:<meter> (hash: step -> amount), q:<model> (zset: waiting leases), v:<model> (hash: tenant ->
 --       work served over weight, and its latest turn), h:<model> (zset: slots leased -> second, while it is measured),
---       l:<lease> (string), op:<operation id> (string: its answer), x:<topic> (hash: replica -> second and what it tells)
+--       l:<lease> (string), op:<operation id> (string: its answer), x:<topic> (hash: replica -> second and its text)
 
 local call, prefix = redis.call, KEYS[1]
 local META, EXPIRY, RECENT = prefix .. 'meta', prefix .. 'expiry', prefix .. 'recent'
@@ -53,7 +53,7 @@ end
 --
 -- now    seconds that have passed, for meters. The server's clock may be set while it runs: steps back are
 --        left out. A reading later than the caller says it can be means that the message is late, or that
---        the clock was set forward: nothing is done, and a caller who still waits for the answer says so.
+--        the clock was set forward: nothing is done, and a caller that still waits for the answer sends it again.
 -- alive  seconds that have passed, for leases. Elapsed time that no client's clock confirms may be a step of the
 --        server's clock (the gap before the first message of a process, say), and time recovered after a step may
 --        have passed before a lease began. Neither is counted, so that no lease ends while its holder works. The
@@ -72,22 +72,22 @@ local STATE = 'ddddddddddddddd'
 local meta = call('HMGET', META, 'epoch', 'state')
 local has_state = meta[2] ~= false
 local now, lag, peak, peak_now, late = wall, 0, wall, wall, false
-local doubt, doubt_until = 0, 0                      -- elapsed time not counted since no client confirmed it, and its end
+local unconfirmed, unconfirmed_until = 0, 0                      -- elapsed time not counted since no client confirmed it, and its end
 local leases, models, version, ticket = 0, 0, 0, 0   -- how many there are; numbers that only grow
 local due, due_alive = math.huge, math.huge          -- before that, nothing ends by itself, and no lease
 local recovering_until, longest_s = 0, 0
 if has_state then
   local before_wall, before
-  before_wall, before, lag, peak, peak_now, doubt, doubt_until, leases, models, version, ticket, due, due_alive,
+  before_wall, before, lag, peak, peak_now, unconfirmed, unconfirmed_until, leases, models, version, ticket, due, due_alive,
     recovering_until, longest_s = struct.unpack(STATE, meta[2])
   local step = math.max(0, wall - before_wall)
   local earliest, latest, set = tonumber(ARGV[7]), tonumber(ARGV[8]), string.match(ARGV[8], '^set(.*)$')
   local max_gap = by_caller and LEAP_S or longest_s
   now = before + step
   if meta[1] ~= ARGV[2] then earliest, set = nil, nil end -- another epoch may have another time
-  local vouched = set and earliest + math.max(0, wall - tonumber(set))
-  if vouched then -- others may have seen more of the time than the caller
-    now = math.max(before, vouched)
+  local confirmed = set and earliest + math.max(0, wall - tonumber(set))
+  if confirmed then -- others may have seen more of the time than the caller
+    now = math.max(before, confirmed)
   elseif earliest and not set then
     late = now > latest
     if earliest > now and wall >= before_wall then -- time that was lost before: leases may be younger
@@ -99,9 +99,9 @@ if has_state then
   elseif step > max_gap then
     lag = lag + step
   elseif not earliest and not by_caller then -- no client's clock confirms the step
-    if before - lag >= doubt_until then doubt, doubt_until = 0, before - lag + max_gap end
-    local doubted = math.max(0, math.min(step, max_gap - doubt))
-    doubt, lag = doubt + doubted, lag + doubted
+    if before - lag >= unconfirmed_until then unconfirmed, unconfirmed_until = 0, before - lag + max_gap end
+    local uncounted = math.max(0, math.min(step, max_gap - unconfirmed))
+    unconfirmed, lag = unconfirmed + uncounted, lag + uncounted
   end
   if wall > peak then peak, peak_now = wall, now end
 end
@@ -113,6 +113,6 @@ local SUBJECT = 'dddddddddddddddddddddd'
 local LIMITS = 'dddddd'
 
 local function write_state()
-  call('HSET', META, 'state', struct.pack(STATE, wall, now, lag, peak, peak_now, doubt, doubt_until, leases, models, version,
+  call('HSET', META, 'state', struct.pack(STATE, wall, now, lag, peak, peak_now, unconfirmed, unconfirmed_until, leases, models, version,
     ticket, due, due_alive, recovering_until, longest_s))
 end

@@ -1,14 +1,14 @@
 -- What the other operations are made of: keys, timers, and models and pools as they are kept -----------------
 
-local MODELS, POOLS, TIMERS, TRASH = prefix .. 'models', prefix .. 'pools', prefix .. 'timers', prefix .. 'trash'
+local MODELS, POOLS, TIMERS, DELETIONS = prefix .. 'models', prefix .. 'pools', prefix .. 'timers', prefix .. 'deletions'
 local JOINED, FORGOTTEN, MEMBERS = prefix .. 'joined', prefix .. 'forgotten', prefix .. 'members'
 local SETTLE_S = 600   -- how long an expired lease can still be settled, and an operation recognised
 local AT_ONCE = 1000   -- leases that one operation ends at most: about ten milliseconds
-local missing = 0      -- peers that are silent, and may be granting their share on their own
+local missing = 0      -- peers that are silent, and may be granting their share by themselves
 
-local function expect(set, second, member)
+local function schedule(set, second, member)
   call('ZADD', set, exact(second), member)
-  due = math.min(due, second + (set == TRASH and lag or 0))
+  due = math.min(due, second + (set == DELETIONS and lag or 0))
 end
 
 local function next_ticket()
@@ -60,11 +60,11 @@ local function load(subject)
   local used, oldest = m.used, m.oldest
   if kept[2] then
     m.active, m.waiting, m.out_active, m.out_queued, m.added_a, m.added_q, m.seen_a, m.seen_q, m.accepting, m.held,
-      m.heard, used['0'], used['1'], used['2'], oldest['0'], oldest['1'], oldest['2'], m.usage, m.resets, m.level,
+      m.updated_s, used['0'], used['1'], used['2'], oldest['0'], oldest['1'], oldest['2'], m.usage, m.resets, m.level,
       m.turns, m.measured = struct.unpack(SUBJECT, kept[2])
   else
     m.active, m.waiting, m.out_active, m.out_queued, m.added_a, m.added_q, m.seen_a, m.seen_q = 0, 0, 0, 0, 0, 0, 0, 0
-    m.accepting, m.held, m.heard, m.usage, m.resets, m.level, m.turns, m.measured = 1, 0, now, 0, 0, 0, 0, -1
+    m.accepting, m.held, m.updated_s, m.usage, m.resets, m.level, m.turns, m.measured = 1, 0, now, 0, 0, 0, 0, -1
     used['0'], used['1'], used['2'], oldest['0'], oldest['1'], oldest['2'] = 0, 0, 0, -1, -1, -1
   end
   if kept[3] then m.further_text, m.further = kept[3], cjson.decode(kept[3]) end
@@ -83,7 +83,7 @@ local function load_model(model) return load('m:' .. model) end
 local function load_pool(pool) return load('p:' .. pool) end
 
 local function touch(m)
-  m.heard, m.changed = now, true
+  m.updated_s, m.changed = now, true
   version = version + 1
 end
 
@@ -92,7 +92,7 @@ local function write_back()
     if m and m.changed then
       local used, oldest = m.used, m.oldest
       local state = struct.pack(SUBJECT, m.active, m.waiting, m.out_active, m.out_queued, m.added_a, m.added_q, m.seen_a,
-        m.seen_q, m.accepting, m.held, m.heard, used['0'], used['1'], used['2'], oldest['0'], oldest['1'], oldest['2'],
+        m.seen_q, m.accepting, m.held, m.updated_s, used['0'], used['1'], used['2'], oldest['0'], oldest['1'], oldest['2'],
         m.usage, m.resets, m.level, m.turns, m.measured)
       if m.further ~= NOTHING or m.counts_further then
         local meters = {}

@@ -146,7 +146,7 @@ end
 
 -- What was used of a subject: name, changes, resets, number of meters, and meter and amount of each. More changes
 -- are newer figures.
-local function tell_usage(m, into)
+local function append_usage(m, into)
   local n, count = #into, 0
   into[n + 1], into[n + 2], into[n + 3], into[n + 4] = m.subject, int(m.usage), int(m.resets), ''
   for _, meter in ipairs(meters_of(m)) do

@@ -5,8 +5,8 @@
 -- A queue's members are the ticket, in 16 digits, the tenant, and the lease; its scores are times of arrival less
 -- what a priority is worth.
 
-local damaged = false -- a key is missing: recount from the leases
-local broken = false -- a missing key cannot be rebuilt here: every replica has to report its leases
+local needs_recount = false -- a key is missing: recount from the leases
+local needs_rejoin = false -- a missing key cannot be rebuilt here: every replica has to report its leases
 local RULES = {aging = 30, passes = 4, weights = NOTHING}
 local CREDIT = 2      -- requests for each slot of its share that a tenant which comes back has before the others
 local PLACES = 4      -- a tenant may hold as many places as this times those that are free
@@ -82,7 +82,7 @@ local function line_of(m)
       end
       entry.ids[#entry.ids + 1], entry.places[#entry.places + 1] = id, place
     else
-      damaged = true
+      needs_recount = true
     end
   end
   table.sort(line, first_before)
@@ -173,7 +173,7 @@ local function next_in_line(m, candidate, started)
     for _, id in ipairs(entry.ids) do
       local lease = read_lease(id)
       if not lease or lease.state ~= 'queued' then
-        damaged = true
+        needs_recount = true
       elseif not (started and started[id]) then
         if pending and arrival(m, pending) < arrival(m, lease) then
           if try('', pending) then return '', pending, passed end

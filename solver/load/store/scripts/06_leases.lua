@@ -38,7 +38,7 @@ local function uncount(id, lease)
 end
 
 -- Free the slots or the queue place of a live lease, and let others run.
-local function give_back(id, lease)
+local function free_capacity(id, lease)
   local m = uncount(id, lease)
   if not m then return end
   promote(m)
@@ -48,15 +48,15 @@ end
 local function end_due(id)
   local lease = read_lease(id)
   if lease then
-    give_back(id, lease)
+    free_capacity(id, lease)
     lease.state = 'expired'
     write_lease(id, lease)
-    expect(TRASH, alive + SETTLE_S, 'l:' .. id)
+    schedule(DELETIONS, alive + SETTLE_S, 'l:' .. id)
     local m = load_model(lease.model)
     if m then touch(m) end
   else
     unlist(id)
-    damaged = true
+    needs_recount = true
   end
 end
 
@@ -81,10 +81,10 @@ local function live_state(id) return live(id, read_lease(id)) end
 local function insert(m, id, lease, ttl, kept)
   if kept then
     if call('ZSCORE', EXPIRY, id) then end_due(id) end -- the same id, used again
-    call('ZREM', TRASH, 'l:' .. id)
+    call('ZREM', DELETIONS, 'l:' .. id)
   end
   if list_lease(id, ttl) then leases = leases + 1
-  else damaged = true end -- its key had been deleted, and it was counted
+  else needs_recount = true end -- its key had been deleted, and it was counted
   if lease.state == 'running' then
     take_slots(m, lease)
   else
@@ -142,9 +142,9 @@ local function names_of(pools)
 end
 
 local function usage_after(answer, m, chain)
-  if m.metered then tell_usage(m, answer) end
+  if m.metered then append_usage(m, answer) end
   for _, pool in ipairs(chain) do
-    if pool.metered then tell_usage(pool, answer) end
+    if pool.metered then append_usage(pool, answer) end
   end
   return answer
 end
@@ -158,7 +158,7 @@ local function follow_stops(m)
   for k = 1, #stops, 2 do
     if HOLDS_QUEUE[string.match(stops[k], '^(%a+):')] then held = 1 end
     local until_s, timer = num(cjson.decode(stops[k + 1])[5], -1), cjson.encode({'s', m.name, stops[k]})
-    if until_s >= 0 and not call('ZSCORE', TIMERS, timer) then expect(TIMERS, until_s, timer) end
+    if until_s >= 0 and not call('ZSCORE', TIMERS, timer) then schedule(TIMERS, until_s, timer) end
   end
   m.accepting, m.held, m.changed = #stops == 0 and 1 or 0, held, true
 end
@@ -168,11 +168,11 @@ end
 local function stops_of(m)
   if m.accepting == 1 then return NOTHING end
   local stops = call('HVALS', stops_key(m.name))
-  if #stops == 0 then broken = true end
+  if #stops == 0 then needs_rejoin = true end
   for _, text in ipairs(stops) do
     local entry = cjson.decode(text)
     local timer = cjson.encode({'s', m.name, entry[1] .. ':' .. entry[2]})
-    if num(entry[5], -1) >= 0 and not call('ZSCORE', TIMERS, timer) then damaged = true end
+    if num(entry[5], -1) >= 0 and not call('ZSCORE', TIMERS, timer) then needs_recount = true end
   end
   return stops
 end
@@ -187,7 +187,7 @@ local function acquire(first, instead)
   if not m then return {'unknown_model', '', ARGV[first + 1]} end
   local chain = chain_of(m)
   if not chain then
-    broken = true
+    needs_rejoin = true
     return {'epoch'}
   end
   local kept = read_lease(id)
@@ -256,7 +256,7 @@ local function drop(id, as_before)
     local m, meter = charged(charges, k)
     if meter then refund(m, meter, charges[k + 2], charges[k + 3]) end
   end
-  if as_before then uncount(id, lease) else give_back(id, lease) end
+  if as_before then uncount(id, lease) else free_capacity(id, lease) end
   call('DEL', lease_key(id))
   local m = load_model(lease.model)
   if m then touch(m) end
@@ -266,11 +266,11 @@ local function release(id, actual)
   local lease = read_lease(id)
   if not lease then return {'unknown'} end
   local was_live = live(id, lease) ~= 'gone'
-  if lease.state ~= 'expired' then give_back(id, lease) end
+  if lease.state ~= 'expired' then free_capacity(id, lease) end
   call('DEL', lease_key(id))
-  if lease.state == 'expired' then call('ZREM', TRASH, 'l:' .. id) end
+  if lease.state == 'expired' then call('ZREM', DELETIONS, 'l:' .. id) end
   local m, answer = load_model(lease.model), {was_live and 'released' or 'expired', lease.model}
-  local charges, told = lease.charges or NOTHING, {}
+  local charges, settled = lease.charges or NOTHING, {}
   for k = 1, #charges, CHARGE do
     local subject, meter = charged(charges, k)
     if meter then
@@ -280,22 +280,22 @@ local function release(id, actual)
         if used > estimate then charge(subject, meter, used - estimate) end
         if used < estimate then refund(subject, meter, estimate - used, charges[k + 3]) end
       end
-      if not told[subject] then
-        told[subject], told[#told + 1] = true, subject
+      if not settled[subject] then
+        settled[subject], settled[#settled + 1] = true, subject
       end
     end
   end
   if m then touch(m) end
-  for _, subject in ipairs(told) do
+  for _, subject in ipairs(settled) do
     subject.changed = true
-    tell_usage(subject, answer)
+    append_usage(subject, answer)
   end
   return answer
 end
 
 -- Recompute the counts of leases from the leases themselves.
 local function recount()
-  damaged = false
+  needs_recount = false
   local active, waiting, count, pools = {}, {}, 0, {}
   local function add(into, lease, amount)
     into['m:' .. lease.model] = (into['m:' .. lease.model] or 0) + amount
@@ -314,10 +314,10 @@ local function recount()
     elseif recovering or lease then
       call('ZREM', EXPIRY, id)
     else
-      broken = true -- its charges and slots are not known here
+      needs_rejoin = true -- its charges and slots are not known here
     end
   end
-  if broken then return end
+  if needs_rejoin then return end
   for _, name in ipairs(call('ZRANGE', POOLS, 0, -1)) do pools['p:' .. name] = true end
   for _, model in ipairs(all_models()) do
     for _, place in ipairs(call('ZRANGE', queue_key(model), 0, -1)) do

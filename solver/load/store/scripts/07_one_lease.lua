@@ -19,17 +19,17 @@ function operations.renew()
     if m then touch(m) end
     return {state}
   end
-  -- Its key was deleted, and it still counts: the caller may tell what it was.
+  -- Its key was deleted, and it still counts: the caller may describe it.
   if ARGV[FIRST + 2] and not lease and call('ZSCORE', EXPIRY, id) then
-    local told = cjson.decode(ARGV[FIRST + 2])
-    local m = load_model(told.model)
+    local described = cjson.decode(ARGV[FIRST + 2])
+    local m = load_model(described.model)
     local chain = m and chain_of(m) or NOTHING
-    write_lease(id, {charges = m and charges_of(m, chain, told.amounts), model = told.model, state = told.state, slots = told.slots, owner = replica, fill = num(told.fill, 1),
-                     since = now, ticket = next_ticket(), priority = told.priority, passed = 0, work = told.work,
-                     tenant = told.tenant ~= '' and told.tenant or nil, pools = names_of(chain)})
+    write_lease(id, {charges = m and charges_of(m, chain, described.amounts), model = described.model, state = described.state, slots = described.slots, owner = replica, fill = num(described.fill, 1),
+                     since = now, ticket = next_ticket(), priority = described.priority, passed = 0, work = described.work,
+                     tenant = described.tenant ~= '' and described.tenant or nil, pools = names_of(chain)})
     list_lease(id, ttl)
-    damaged = true -- it may have been promoted meanwhile: counts follow what it is now
-    return {told.state}
+    needs_recount = true -- it may have been promoted meanwhile: counts follow what it is now
+    return {described.state}
   end
   return {'gone'}
 end
@@ -53,7 +53,7 @@ local function begin()
   if meta[1] ~= ARGV[2] then return {'epoch'} end
   begun = true
   if call('ZCARD', EXPIRY) ~= leases then
-    broken = true -- a missing key cannot be rebuilt here: every replica has to report
+    needs_rejoin = true -- a missing key cannot be rebuilt here: every replica has to report
     return {'epoch'}
   end
   if peers > 0 then
@@ -67,11 +67,11 @@ end
 
 local function finish(answer)
   if answer[1] == 'unknown_model' and (call('ZSCORE', MODELS, answer[3]) or call('ZCARD', MODELS) ~= models) then
-    broken = true -- the model's key, or the list of models, was deleted
+    needs_rejoin = true -- the model's key, or the list of models, was deleted
   end
-  if damaged and not broken then recount() end
+  if needs_recount and not needs_rejoin then recount() end
   if begun then write_back() end
-  if broken then
+  if needs_rejoin then
     call('HDEL', META, 'epoch')
     answer = {'epoch'}
   end

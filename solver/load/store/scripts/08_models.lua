@@ -7,7 +7,7 @@ local function list(set, name)
   return is_new
 end
 
--- Remember the ends of a calendar's periods, which only a client can know: it tells {first, seconds apart, how many}.
+-- Remember the ends of a calendar's periods, which only a client can compute: it sends {first, seconds apart, how many}.
 local function note_calendars(text)
   if not text or text == '' then return end
   for calendar, runs in pairs(cjson.decode(text)) do
@@ -28,7 +28,7 @@ end
 
 -- Limits are twelve fields: m or p, name, slots, queue, three meter limits (-1: none), budget period (0: none), and
 -- as JSON or empty: further limits, pools, rules of the queue, ends of calendars' periods. A replica
--- that joins tells the last once, for all.
+-- that joins sends the last once, for all.
 local FIELDS = 12
 
 local function configure(limits)
@@ -45,8 +45,8 @@ local function configure(limits)
   end
   if not m then
     local was_known = call('ZSCORE', is_model and MODELS or POOLS, name) ~= false
-    damaged = was_known or damaged -- its key was deleted: it may have leases,
-    broken = broken or (was_known and not recovering) -- and what was used of it only the replicas know
+    needs_recount = was_known or needs_recount -- its key was deleted: it may have leases,
+    needs_rejoin = needs_rejoin or (was_known and not recovering) -- and what was used of it is stored in the replicas alone
     list(is_model and MODELS or POOLS, name)
     if is_model then call('ZREM', FORGOTTEN, name) end
     loaded[subject] = nil
@@ -86,8 +86,8 @@ local function set_outside(m, added_a, added_q, seen_a, seen_q)
   m.changed = true
 end
 
--- What the calling replica has added, so that it can be told again, and how often that has changed: of what
--- is told and what is kept here, the one with more changes is newer.
+-- What the calling replica has added, so that it can report it again, and how often that has changed: of the
+-- reported and the stored value, the one with more changes is newer.
 local function read_part(text)
   local active, queued, changes = string.match(text or '', '^(%-?%d+) (%-?%d+) ?(%d*)$')
   return num(active, 0), num(queued, 0), num(changes, 0)
@@ -99,7 +99,7 @@ local function set_own_part(model, active, queued, changes)
   call('HSET', outside_key(model), replica, int(active) .. ' ' .. int(queued) .. ' ' .. int(changes))
 end
 
--- With a floor at zero. Until every replica has told, a sum may be below it: that is left to the others.
+-- With a floor at zero. Until every replica has reported, a sum may be below it: the reports still to come make up for it.
 local function add(before, change, seen) return math.max(before + change, math.min(before, -seen)) end
 
 local function adjust(m, active, queued)
@@ -128,7 +128,7 @@ local function leased_before(m, age_s)
     end
     m.measured = now + HISTORY_S
     note_history(m)
-    expect(TRASH, alive + 2 * HISTORY_S, 'h:' .. m.name)
+    schedule(DELETIONS, alive + 2 * HISTORY_S, 'h:' .. m.name)
   end
   return before
 end
@@ -138,13 +138,13 @@ local function observe(m, active, queued, ttl, age_s)
   local seen_q = math.max(0, queued - m.waiting)
   set_own_part(m.name, own_part(m.name))
   local parts, own_changes = call('HGETALL', outside_key(m.name)), 0
-  for k = 1, #parts, 2 do -- what any replica has added before is part of the totals, and not told again
+  for k = 1, #parts, 2 do -- what any replica has added before is part of the totals, and not reported again
     local _, _, changes = read_part(parts[k + 1])
     call('HSET', outside_key(m.name), parts[k], '0 0 ' .. int(changes + 1))
     if parts[k] == replica then own_changes = changes + 1 end
   end
   set_outside(m, 0, 0, seen_a, seen_q)
-  if ttl then expect(TIMERS, now + ttl, cjson.encode({'o', m.name}))
+  if ttl then schedule(TIMERS, now + ttl, cjson.encode({'o', m.name}))
   else call('ZREM', TIMERS, cjson.encode({'o', m.name})) end
   touch(m)
   promote(m)
@@ -167,7 +167,7 @@ local function stop(m, owner, name, reason, since, until_s, extend)
   end
   local text = cjson.encode({owner, name, reason, since, until_s, int(next_ticket())})
   call('HSET', stops_key(m.name), key, text)
-  if tonumber(until_s) >= 0 then expect(TIMERS, tonumber(until_s), cjson.encode({'s', m.name, key}))
+  if tonumber(until_s) >= 0 then schedule(TIMERS, tonumber(until_s), cjson.encode({'s', m.name, key}))
   else call('ZREM', TIMERS, cjson.encode({'s', m.name, key})) end
   stops_changed(m)
   return text
@@ -192,7 +192,7 @@ local function run_timers()
     local entry = cjson.decode(text)
     call('ZREM', TIMERS, text)
     local m = entry[1] ~= 'r' and load_model(entry[2])
-    if entry[1] == 'r' and recovering then expect(TIMERS, recovering_until + lag, text)
+    if entry[1] == 'r' and recovering then schedule(TIMERS, recovering_until + lag, text)
     elseif entry[1] == 'r' then promote_all()
     elseif m then
       if entry[1] == 'o' then
@@ -206,10 +206,10 @@ local function run_timers()
   end
 end
 
-local function empty_trash()
-  for _, key in ipairs(call('ZRANGEBYSCORE', TRASH, '-inf', exact(alive), 'LIMIT', 0, 200)) do
+local function delete_due_keys()
+  for _, key in ipairs(call('ZRANGEBYSCORE', DELETIONS, '-inf', exact(alive), 'LIMIT', 0, 200)) do
     call('DEL', prefix .. key)
-    call('ZREM', TRASH, key)
+    call('ZREM', DELETIONS, key)
   end
 end
 
@@ -218,13 +218,13 @@ local function first_of(set)
   return num(first[2], math.huge)
 end
 
--- What ends by itself; afterwards it is known again when the next thing does.
+-- What ends by itself; afterwards the time of the next such event is known.
 local function run_due()
   if now < due then return end
   run_timers()
-  empty_trash()
+  delete_due_keys()
   call('ZREMRANGEBYSCORE', RECENT, '-inf', exact(now))
-  due = math.min(first_of(TIMERS), first_of(TRASH) + lag, first_of(RECENT))
+  due = math.min(first_of(TIMERS), first_of(DELETIONS) + lag, first_of(RECENT))
 end
 
 local function end_leases(model)
@@ -245,7 +245,7 @@ local function end_leases(model)
       end
       lease.state = 'expired'
       write_lease(id, lease)
-      expect(TRASH, alive + SETTLE_S, 'l:' .. id)
+      schedule(DELETIONS, alive + SETTLE_S, 'l:' .. id)
     end
   end
   m.active, m.waiting = m.out_active, 0
@@ -278,7 +278,7 @@ local function forget(model)
   call('DEL', stops_key(model), outside_key(model), queue_key(model), served_key(model), history_key(model))
   if call('ZREM', MODELS, model) == 1 then models = models - 1 end
   call('ZREMRANGEBYSCORE', FORGOTTEN, '-inf', exact(now - 86400))
-  call('ZADD', FORGOTTEN, exact(now), model) -- replicas that still know it do not bring it back
+  call('ZADD', FORGOTTEN, exact(now), model) -- replicas that still list it must not restore it
 end
 
 -- Remove a pool that no model or pool draws on; returns the names of those that do.
@@ -319,7 +319,7 @@ local function row(m)
     used[#used + 1], used[#used + 2] = meter[1], int(advance(m, meter))
   end
   local stops = stops_of(m)
-  return {int(m.active), int(m.waiting + m.out_queued), recovering and '0' or int(m.accepting), exact(now - m.heard),
+  return {int(m.active), int(m.waiting + m.out_queued), recovering and '0' or int(m.accepting), exact(now - m.updated_s),
           int(m.slots), int(m.places), int(m.limit0), int(m.limit1), int(m.limit2), exact(m.period), used, stops,
           m.further_text or '', m.pools_text or '', m.rules_text or ''}
 end

@@ -1,7 +1,7 @@
 -- Joining after a start, a restart of the server, or a partition ----------------------------------------
 
 -- Top up what was used to what a replica remembers; figures with more changes are newer.
-local function tell_used(subject, entry) -- {changes, resets, {meter: amount}}
+local function restore_usage(subject, entry) -- {changes, resets, {meter: amount}}
   local m = load(subject)
   if not m or entry[2] < m.resets then return end
   if entry[2] > m.resets then
@@ -20,9 +20,9 @@ local function tell_used(subject, entry) -- {changes, resets, {meter: amount}}
 end
 
 -- After data loss: re-create the leases and usage that a replica reports.
-local function told(order, epoch)
+local function restore_leases(order, epoch)
   for _, lease in ipairs(order.leases) do -- they are running, whether they still fit or not
-    -- the server of the caller's epoch knows better which of those it granted have ended
+    -- the server of the caller's epoch has recorded which of those it granted have ended
     local m = load_model(lease.model)
     if m and (order.epoch ~= epoch or lease.here) and live_state(lease.id) == 'gone' then
       local kept, chain = read_lease(lease.id), chain_of(m) or NOTHING
@@ -30,7 +30,7 @@ local function told(order, epoch)
                      fill = num(lease.fill, 1), since = now, priority = lease.priority, passed = 0, work = lease.work,
                      tenant = lease.tenant ~= '' and lease.tenant or nil, pools = names_of(chain)}
       if kept then
-        entry.charges = kept.charges -- it ended before its holder, whose clock is slower, thinks
+        entry.charges = kept.charges -- it has ended by the server's clock, which is ahead of its holder's
       else
         local amounts = {[0] = lease.amounts[1], lease.amounts[2], lease.amounts[3]}
         entry.charges = {}
@@ -44,11 +44,11 @@ local function told(order, epoch)
     end
   end
   if not recovering then return end
-  for _, entry in ipairs(order.used) do tell_used(entry[1], {entry[2], entry[3], entry[4]}) end
+  for _, entry in ipairs(order.used) do restore_usage(entry[1], {entry[2], entry[3], entry[4]}) end
 end
 
 -- Re-create, after data loss, the stops that an operator or rule has set, unless they were lifted later.
-local function tell_settings(order)
+local function restore_settings(order)
   for _, entry in ipairs(order.lifted) do
     local key, m = cjson.encode({entry[1], entry[2]}), load_model(entry[1])
     local before = num(call('HGET', prefix .. 'lifted', key), 0)
@@ -72,12 +72,12 @@ local function tell_settings(order)
     if m then
       local added_a, added_q = m.added_a, m.added_q
       local own_a, own_q, changes = own_part(m.name)
-      if entry[4] > changes then -- else the server knows better
+      if entry[4] > changes then -- else the server's figures are newer
         set_own_part(m.name, entry[2], entry[3], entry[4])
         added_a, added_q = added_a + entry[2] - own_a, added_q + entry[3] - own_q
       end
       set_outside(m, added_a, added_q, math.max(m.seen_a, entry[5]), math.max(m.seen_q, entry[6]))
-      if entry[7] >= 0 then expect(TIMERS, now + entry[7], cjson.encode({'o', m.name})) end
+      if entry[7] >= 0 then schedule(TIMERS, now + entry[7], cjson.encode({'o', m.name})) end
     end
   end
 end
@@ -102,7 +102,7 @@ end
 local function join(order)
   local known = call('HMGET', META, 'run_id', 'epoch', 'schema')
   if known[3] and known[3] ~= order.schema then return {'schema', known[3]} end
-  -- A message that comes late, after others of the same replica, must not bring back what it said then.
+  -- A message that comes late, after others of the same replica, must not restore what it reported then.
   local process, number = string.match(call('HGET', prefix .. 'processes', replica) or '', '^(%S+) (%d+)$')
   if process and ((process == order.process and num(number, 0) >= order.number)
                   or (process ~= order.process and order.number > 1)) then
@@ -112,13 +112,13 @@ local function join(order)
   call('HSET', prefix .. 'processes', replica, order.process .. ' ' .. int(order.number))
   begun = true
   local epoch = known[2]
-  if known[1] ~= order.run_id or not epoch then -- leases and usage may be missing until all have told
+  if known[1] ~= order.run_id or not epoch then -- leases and usage may be missing until every replica has reported
     epoch = order.token
     recovering, recovering_until, longest_s = true, alive + order.max_ttl_s, order.max_ttl_s
     version, models = math.max(version, order.version) + 1, call('ZCARD', MODELS)
     call('HSET', META, 'schema', order.schema, 'run_id', order.run_id, 'epoch', epoch)
     due, due_alive = now, alive
-    expect(TIMERS, alive + order.max_ttl_s + lag, cjson.encode({'r'}))
+    schedule(TIMERS, alive + order.max_ttl_s + lag, cjson.encode({'r'}))
     call('DEL', JOINED, prefix .. 'lifted')
     if not has_state then limit_leases(order.max_ttl_s) end
     recount()
@@ -137,8 +137,8 @@ local function join(order)
     end
   end
   if is_new then recount() end -- it may have leases from before, and counts that nothing has kept up
-  told(order, epoch)
-  if order.epoch ~= epoch and order.epoch ~= '' then tell_settings(order) end
+  restore_leases(order, epoch)
+  if order.epoch ~= epoch and order.epoch ~= '' then restore_settings(order) end
   if order.counted then call('SADD', JOINED, replica) end
   if call('SCARD', JOINED) >= order.replicas then
     recovering_until = 0
@@ -146,7 +146,7 @@ local function join(order)
     if recovering then
       recovering = false
       call('ZREM', TIMERS, cjson.encode({'r'}))
-      if damaged then recount() end
+      if needs_recount then recount() end
       promote_all()
     end
   end

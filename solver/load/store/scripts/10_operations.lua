@@ -7,7 +7,7 @@ local function once(id, work)
   if before then return cjson.decode(before) end
   local answer = work()
   call('SET', key, cjson.encode(answer))
-  expect(TRASH, alive + SETTLE_S, 'op:' .. id)
+  schedule(DELETIONS, alive + SETTLE_S, 'op:' .. id)
   return answer
 end
 
@@ -60,7 +60,7 @@ do -- a script has at most 200 locals at a time
 end
 
 -- The first half of a move: lease, then an ask. The old lease is dropped once the caller knows of the new one,
--- so that whatever is lost in between, it never holds less than it believes. In pools that both draw on, the new
+-- so that whatever message is lost in between, it never holds less than it has recorded. In pools that both draw on, the new
 -- one takes the place of the old.
 function operations.move()
   if not load_model(ARGV[FIRST + 2]) then return {'unknown_model', '', ARGV[FIRST + 2]} end
@@ -85,15 +85,15 @@ end
 
 function operations.forget_pool() return {'ok', forget_pool(ARGV[FIRST])} end
 
--- What replicas tell each other about a topic: topic, text, seconds for which it stands. Returns of each replica
--- its name, how many seconds ago it told, and its text.
+-- What replicas publish to each other under a topic: topic, text, seconds for which it is valid. Returns of each replica
+-- its name, the age of its text in seconds, and the text.
 function operations.exchange()
-  local key, ttl, answer = prefix .. 'x:' .. ARGV[FIRST], num(ARGV[FIRST + 2], 0), {'told'}
+  local key, ttl, answer = prefix .. 'x:' .. ARGV[FIRST], num(ARGV[FIRST + 2], 0), {'entries'}
   call('HSET', key, replica, exact(now) .. ' ' .. ARGV[FIRST + 1])
   local entries = call('HGETALL', key)
   for k = 1, #entries, 2 do
-    local told_s, text = string.match(entries[k + 1], '^(%S+) (.*)$')
-    local age = now - num(told_s, -math.huge)
+    local written_s, text = string.match(entries[k + 1], '^(%S+) (.*)$')
+    local age = now - num(written_s, -math.huge)
     if age > ttl then call('HDEL', key, entries[k])
     else
       answer[#answer + 1], answer[#answer + 2], answer[#answer + 3] = entries[k], exact(math.max(0, age)), text
@@ -108,7 +108,7 @@ do
     for k, name in ipairs(call('ZRANGE', set, 0, -1)) do
       local m = load(kind .. name)
       if not m then -- its key was deleted
-        broken = true
+        needs_rejoin = true
         return rows
       end
       rows[k] = {name, unpack(row(m))}
@@ -118,7 +118,7 @@ do
 
   function operations.models() -- as one string: a client reads hundreds of small replies slowly
     if call('ZCARD', MODELS) ~= models then
-      broken = true
+      needs_rejoin = true
       return {'epoch'}
     end
     return {int(version), exact(now), cjson.encode(rows_of(MODELS, 'm:')), cjson.encode(rows_of(POOLS, 'p:'))}
@@ -208,8 +208,8 @@ local function run()
   local refused = begin()
   if refused then return refused end
   run_due()
-  if damaged then recount() end
-  if broken then return {'epoch'} end
+  if needs_recount then recount() end
+  if needs_rejoin then return {'epoch'} end
   if operations[op] then return operations[op]() end
   local m = load_model(ARGV[FIRST])
   if not m then return {'unknown_model', '', ARGV[FIRST]} end
