@@ -187,6 +187,27 @@ class Violation(str):
         }
 
 
+def missing_value(path: str, rule: str = "required, but missing") -> Violation:
+    """Return the violation of something that is required and was not given."""
+    return Violation(path, rule, kind=ViolationKind.MISSING)
+
+
+def wrong_type(path: str, rule: str, value: object) -> Violation:
+    """Return the violation of something of another type than the one expected."""
+    return Violation(path, rule, value, kind=ViolationKind.TYPE)
+
+
+def unknown_field(path: str, hint: str = "") -> Violation:
+    """Return the violation of a field that nothing reads."""
+    return Violation(path, "unknown field", kind=ViolationKind.UNKNOWN, hint=hint)
+
+
+def repeated_value(path: str, rule: str, value: object, first: str = "") -> Violation:
+    """Return the violation of something unique that occurs again, after it did so ``first``, a path, where known."""
+    shown = f"{describe(value)} again" + (f", first at {first}" if first else "")
+    return Violation(path, rule, value, shown=shown, kind=ViolationKind.DUPLICATE)
+
+
 def _restored(
     path: str,
     rule: str,

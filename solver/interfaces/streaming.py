@@ -12,7 +12,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from solver.errors import SpecError, Violation, ViolationKind
+from solver.errors import SpecError, Violation, missing_value
 from solver.interfaces.exit_codes import INFEASIBLE, say
 from solver.interfaces.files.problem_file import read_fleet
 from solver.interfaces.report import number
@@ -175,7 +175,7 @@ def _budget(fleet: Sequence[Model], amount: float) -> BatchBudget:
     """
     fields = ("usd_per_million_input_tokens", "usd_per_million_output_tokens")
     lines = [
-        Violation(f"models.{model.id}.{name}", "required beside --budget-usd", kind=ViolationKind.MISSING)
+        missing_value(f"models.{model.id}.{name}", "required beside --budget-usd")
         for model in fleet
         for name in fields
         if getattr(model, name) is None

@@ -6,7 +6,7 @@ import math
 import numbers
 from typing import Any
 
-from solver.errors import Violation, ViolationKind
+from solver.errors import Violation, wrong_type
 from solver.problem.instance import MAX_CAPACITY
 
 LARGEST_WHOLE = MAX_CAPACITY
@@ -58,13 +58,13 @@ def name_problems(path: str, value: Any) -> list[Violation]:
     """Return the violations of text that is not empty: none or one."""
     if isinstance(value, str) and value:
         return []
-    return [Violation(path, "expected text that is not empty", value, kind=ViolationKind.TYPE)]
+    return [wrong_type(path, "expected text that is not empty", value)]
 
 
 def names_problems(path: str, value: Any) -> list[Violation]:
     """Return the violations of a sequence of names: a single text is none."""
     if isinstance(value, str):
-        return [Violation(path, "expected a sequence of names", value, kind=ViolationKind.TYPE)]
+        return [wrong_type(path, "expected a sequence of names", value)]
     return [problem for k, name in enumerate(value) for problem in name_problems(f"{path}[{k}]", name)]
 
 

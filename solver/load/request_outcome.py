@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from solver.errors import SpecError, Violation, ViolationKind
+from solver.errors import SpecError, wrong_type
 from solver.load.checks import amount_problems, name_problems
 
 
@@ -51,8 +51,6 @@ class Outcome:
             if value is not None:
                 problems += amount_problems(name, value)
         if not isinstance(self.success, bool):
-            problems.append(
-                Violation("success", "expected true or false", self.success, kind=ViolationKind.TYPE)
-            )
+            problems.append(wrong_type("success", "expected true or false", self.success))
         if problems:
             raise SpecError(*problems)

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from solver.errors import SpecError, Violation, ViolationKind
+from solver.errors import SpecError, Violation, ViolationKind, wrong_type
 from solver.load.checks import positive_problems
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def checked_stop(owner: StopOwner | str, name: str, reason: str, for_s: float | 
         )
     for path, text in (("name", name), ("reason", reason)):
         if not isinstance(text, str):
-            problems.append(Violation(path, "expected text", text, kind=ViolationKind.TYPE))
+            problems.append(wrong_type(path, "expected text", text))
     if for_s is not None:
         problems += positive_problems("for_s", for_s)
     if problems:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from solver.errors import SpecError, Violation, ViolationKind
+from solver.errors import SpecError, Violation
 from solver.load.balance.model_pool import ModelPool
 from solver.online.window import AgentRow, Forecast
+from solver.problem.numbers import wrong_shape
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -181,9 +182,7 @@ def _check_scores(row: NDArray[np.float64]) -> None:
 
 
 def _raise_shape(name: str, expected: str, array: NDArray[np.float64]) -> NoReturn:
-    raise SpecError(
-        Violation(name, f"expected shape {expected}", shown=f"shape {array.shape}", kind=ViolationKind.TYPE)
-    )
+    raise SpecError(wrong_shape(name, str(expected), array.shape))
 
 
 def _amounts(name: str, values: ArrayLike, m: int) -> NDArray[np.float64]:

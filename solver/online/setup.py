@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from solver.errors import SpecError, Violation, ViolationKind
+from solver.errors import SpecError, Violation, missing_value
 from solver.load.checks import money_problems, positive_problems, whole_problems
 from solver.online.horizon_pricing import HorizonPricing
 from solver.online.steady_pricing import SteadyPricing
@@ -107,11 +107,7 @@ def check_parameters(
         problems += money_problems("budget_usd", budget_usd)
         if horizon is None and budget_period_s is None:
             problems.append(
-                Violation(
-                    "budget_period_s",
-                    "required with budget_usd in steady traffic, but missing",
-                    kind=ViolationKind.MISSING,
-                )
+                missing_value("budget_period_s", "required with budget_usd in steady traffic, but missing")
             )
     if budget_period_s is not None:
         problems += positive_problems("budget_period_s", budget_period_s)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from solver.errors import SpecError, Violation, ViolationKind
+from solver.errors import SpecError, Violation
+from solver.problem.numbers import wrong_shape
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -101,14 +102,7 @@ class History:
         """Return checked copies of scores, costs and service times for m models."""
         scores = np.array(self.scores, np.float64)
         if scores.ndim != 2 or scores.shape[1] != m:
-            raise SpecError(
-                Violation(
-                    "history.scores",
-                    f"expected shape (N, {m})",
-                    shown=f"shape {scores.shape}",
-                    kind=ViolationKind.TYPE,
-                )
-            )
+            raise SpecError(wrong_shape("history.scores", f"(N, {m})", scores.shape))
         if not (scores < np.inf).all():  # NaN compares false
             i, j = np.argwhere(~(scores < np.inf))[0]
             raise SpecError(
@@ -121,14 +115,7 @@ class History:
                 continue
             array = np.array(given, np.float64)
             if array.shape != scores.shape:
-                raise SpecError(
-                    Violation(
-                        f"history.{name}",
-                        f"expected shape {scores.shape}",
-                        shown=f"shape {array.shape}",
-                        kind=ViolationKind.TYPE,
-                    )
-                )
+                raise SpecError(wrong_shape(f"history.{name}", str(scores.shape), array.shape))
             if not (np.isfinite(array) & (array >= 0)).all():
                 i, j = np.argwhere(~(np.isfinite(array) & (array >= 0)))[0]
                 raise SpecError(

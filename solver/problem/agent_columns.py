@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from solver.errors import SpecError, Violation, ViolationKind
+from solver.errors import (
+    SpecError,
+    Violation,
+    missing_value,
+    repeated_value,
+    unknown_field,
+    wrong_type,
+)
 from solver.problem.agents import PROFILE_FIELDS, Agent, AgentTable, Profile, none_if_all_nan, none_if_all_one
 from solver.problem.column_values import (
     Coded,
@@ -79,12 +86,7 @@ def agent_table(columns: Mapping[str, Column], *, rows: int | None = None) -> Ag
         name for name in columns if name not in Agent.model_fields and not name.startswith(_RESOURCE_PREFIX)
     ]
     lines = [
-        Violation(
-            f"agents.{name}",
-            "unknown field",
-            kind=ViolationKind.UNKNOWN,
-            hint=did_you_mean(name, Agent.model_fields) if k < _HINTED_COLUMNS else "",
-        )
+        unknown_field(f"agents.{name}", did_you_mean(name, Agent.model_fields) if k < _HINTED_COLUMNS else "")
         for k, name in enumerate(unknown)
     ]
     if "resources" in columns:
@@ -94,7 +96,7 @@ def agent_table(columns: Mapping[str, Column], *, rows: int | None = None) -> Ag
             )
         )
     if "id" not in columns and rows is None:
-        msg = Violation("agents.id", "required, but missing", kind=ViolationKind.MISSING)
+        msg = missing_value("agents.id")
         raise SpecError(*lines, msg)
     n = len(columns["id"]) if rows is None else rows
     unequal = [
@@ -153,9 +155,9 @@ def _ids(column: Column, lines: list[Violation]) -> NDArray[np.object_]:
         list_rows(
             bad,
             lambda i: (
-                Violation(f"agents[{i}].id", "required, but missing", kind=ViolationKind.MISSING)
+                missing_value(f"agents[{i}].id")
                 if values[i] in (None, "")
-                else Violation(f"agents[{i}].id", "expected text", values[i], kind=ViolationKind.TYPE)
+                else wrong_type(f"agents[{i}].id", "expected text", values[i])
             ),
             lambda more: Violation("agents", f"{more} more rows without a valid id"),
         )
@@ -169,12 +171,8 @@ def _ids(column: Column, lines: list[Violation]) -> NDArray[np.object_]:
     lines.extend(
         list_rows(
             again,
-            lambda i: Violation(
-                f"agents[{i}].id",
-                "expected unique ids",
-                values[i],
-                shown=f"{values[i]!r} again, first at agents[{first[values[i]]}]",
-                kind=ViolationKind.DUPLICATE,
+            lambda i: repeated_value(
+                f"agents[{i}].id", "expected unique ids", values[i], first=f"agents[{first[values[i]]}]"
             ),
             lambda more: Violation("agents", f"{more} more repeated ids"),
         )

@@ -12,8 +12,8 @@ import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import CoreSchema, core_schema
 
-from solver.errors import SpecError, Violation, ViolationKind
-from solver.problem.values import Count, Frozen, Identifier, PenaltyValue, Real, Text, describe, violations_of
+from solver.errors import SpecError, Violation, repeated_value, wrong_type
+from solver.problem.values import Count, Frozen, Identifier, PenaltyValue, Real, Text, violations_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -198,7 +198,7 @@ class AgentTable(Sequence[Agent]):
             given = list(agents)
         except (TypeError, RuntimeError):
             rule = "expected a sequence of agents"
-            raise SpecError(Violation("agents", rule, agents, kind=ViolationKind.TYPE)) from None
+            raise SpecError(wrong_type("agents", rule, agents)) from None
         try:
             checked = _AGENTS.validate_python(given)
         except ValidationError as error:
@@ -247,7 +247,7 @@ class AgentTable(Sequence[Agent]):
         if isinstance(value, AgentTable):
             return value
         if isinstance(value, str | bytes | dict) or not isinstance(value, Iterable):
-            msg = Violation("agents", "expected a list of agents", value, kind=ViolationKind.TYPE)
+            msg = wrong_type("agents", "expected a list of agents", value)
             raise SpecError(msg)
         return cls.from_agents(value)
 
@@ -340,13 +340,7 @@ def _duplicates(ids: list[Any]) -> list[Violation]:
         i for i, name in enumerate(ids) if isinstance(name, str | int) and first.setdefault(name, i) != i
     ]
     lines = [
-        Violation(
-            f"agents[{i}].id",
-            "expected unique ids",
-            ids[i],
-            shown=f"{describe(ids[i])} again, first at agents[{first[ids[i]]}]",
-            kind=ViolationKind.DUPLICATE,
-        )
+        repeated_value(f"agents[{i}].id", "expected unique ids", ids[i], first=f"agents[{first[ids[i]]}]")
         for i in again[:_MAX_NAMED_ROWS]
     ]
     if len(again) > _MAX_NAMED_ROWS:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from solver.errors import SpecError, Violation, ViolationKind
+from solver.errors import SpecError, Violation, wrong_type
 from solver.problem.instance import MAX_CAPACITY, Instance
 from solver.problem.limit_row_assembly import compile_limits
 from solver.problem.network_terms import floor_limits, network_shape
@@ -168,7 +168,7 @@ def _sequence(limits: Any) -> tuple[Limit, ...]:
             return tuple(limits)
         except (TypeError, RuntimeError):  # arrays without dimensions claim to be iterable
             pass
-    raise SpecError(Violation("limits", "expected a sequence of limits", limits, kind=ViolationKind.TYPE))
+    raise SpecError(wrong_type("limits", "expected a sequence of limits", limits))
 
 
 def _dimensions(values: ArrayLike) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from solver.errors import SpecError, Violation, ViolationKind
+from solver.errors import SpecError, Violation, missing_value
 from solver.problem.agents import PROFILE_FIELDS, AgentTable, Profile
 from solver.problem.capability import capability_means, eligible_pairs, required_capabilities
 from solver.problem.objective import Objective
@@ -305,7 +305,7 @@ class FleetScorer:
                 quality, eligible = self._with_given(capability, given), eligible & (given > -np.inf)
             elif objective.quality is not None:
                 rule = f"required where objective.quality is {objective.quality!r}, but missing"
-                raise SpecError(Violation("scores", rule, kind=ViolationKind.MISSING))
+                raise SpecError(missing_value("scores", rule))
         if least is not None:
             eligible = eligible & (quality >= least[:, None])
         charge = cost_usd = latency = None

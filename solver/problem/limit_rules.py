@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.errors import Violation, ViolationKind
+from solver.errors import Violation, ViolationKind, missing_value, repeated_value
 from solver.problem.limit_members import concerned_agents, concerned_models
 from solver.problem.limit_specs import (
     DEMAND,
@@ -19,7 +19,7 @@ from solver.problem.limit_specs import (
     TogetherSpec,
 )
 from solver.problem.resources import units_taken
-from solver.problem.values import did_you_mean
+from solver.problem.values import unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -49,12 +49,8 @@ def limit_rules(
     for position, limit in enumerate(limits):
         path = f"limits[{position}]"
         if first.setdefault(limit.name, position) != position:
-            yield Violation(
-                f"{path}.name",
-                "expected unique names",
-                limit.name,
-                shown=f"{limit.name!r} again, first at limits[{first[limit.name]}]",
-                kind=ViolationKind.DUPLICATE,
+            yield repeated_value(
+                f"{path}.name", "expected unique names", limit.name, first=f"limits[{first[limit.name]}]"
             )
         yield from (found.within(path) for found in limit.broken_by_itself())
         unknown = list(_unknown_names(agents, models, limit))
@@ -107,35 +103,18 @@ def _names(field: str, what: str, names: tuple[str, ...] | None, known: Iterable
     known = set(known)
     unknown = [(k, name) for k, name in enumerate(names) if name not in known]
     for k, name in unknown[:_MAX_NAMED_ROWS]:
-        yield Violation(
-            f"{field}[{k}]",
-            f"expected {what}",
-            name,
-            kind=ViolationKind.UNKNOWN,
-            hint=did_you_mean(name, known),
-        )
+        yield unknown_name(f"{field}[{k}]", f"expected {what}", name, known)
     if len(unknown) > _MAX_NAMED_ROWS:
         yield Violation(
             field, f"{len(unknown) - _MAX_NAMED_ROWS} more unknown names", kind=ViolationKind.UNKNOWN
         )
     again = [name for name, count in Counter(names).items() if count > 1]
-    yield from (
-        Violation(
-            field, "expected every name once", name, shown=f"{name!r} again", kind=ViolationKind.DUPLICATE
-        )
-        for name in again[:_MAX_NAMED_ROWS]
-    )
+    yield from (repeated_value(field, "expected every name once", name) for name in again[:_MAX_NAMED_ROWS])
 
 
 def _previous(what: str, agent: str, name: str, known: Iterable[str]) -> Iterator[Violation]:
     if name not in known:
-        yield Violation(
-            f"previous.{agent}",
-            f"expected {what}",
-            name,
-            kind=ViolationKind.UNKNOWN,
-            hint=did_you_mean(name, known),
-        )
+        yield unknown_name(f"previous.{agent}", f"expected {what}", name, known)
 
 
 def _known_unit(
@@ -148,13 +127,7 @@ def _known_unit(
     if not units_taken(agents, demand, unit)[rows].any():
         field = "of" if isinstance(limit, ShareSpec) else "resource"
         known = [*UNITS, DEMAND, *agents.resources]
-        yield Violation(
-            field,
-            "expected a resource that an agent it concerns takes",
-            unit,
-            kind=ViolationKind.UNKNOWN,
-            hint=did_you_mean(unit, known),
-        )
+        yield unknown_name(field, "expected a resource that an agent it concerns takes", unit, known)
 
 
 def _concerns(
@@ -172,7 +145,7 @@ def _concerns(
         if len(rows) < 2:
             yield Violation("agents", "expected at least two", len(rows))
         if limit.agents is None:
-            yield Violation("agents", "required, but missing", kind=ViolationKind.MISSING)
+            yield missing_value("agents")
         yield from (
             Violation(field, "expected nothing, agents that move together may use any model")
             for field in ("models", "providers", "regions")
@@ -187,10 +160,8 @@ def _concerns(
         lacking = [model.id for j, model in enumerate(models) if counted[j] and getattr(model, fact) is None]
         if lacking:
             more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
-            yield Violation(
-                "",
-                f"counts {limit.unit}, but {fact} is missing in {', '.join(lacking[:3])}{more}",
-                kind=ViolationKind.MISSING,
+            yield missing_value(
+                "", f"counts {limit.unit}, but {fact} is missing in {', '.join(lacking[:3])}{more}"
             )
     if limit.unit in {"tokens", "usd"} and len(rows):
         tokens = agents.input_tokens[rows].any() or agents.output_tokens[rows].any()

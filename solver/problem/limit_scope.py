@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from solver.errors import Violation, ViolationKind
+from solver.errors import Violation, ViolationKind, wrong_type
 from solver.problem.instance import UNASSIGNED
 from solver.problem.limit_rows import NO_ROW
 from solver.problem.numbers import LARGEST, is_number, is_plain, readable, real_array
@@ -55,7 +55,7 @@ class LimitScope:
         self.problems: list[Violation] = []
         if not isinstance(limit.name, str):
             self.name = str(limit.name)
-            self.fail(Violation("name", "expected text", limit.name, kind=ViolationKind.TYPE))
+            self.fail(wrong_type("name", "expected text", limit.name))
         self.agents = everyone if limit.agents is None else self._members("agents", limit.agents, n)
         if limit.models is None:
             self.models = np.ones(m, bool)

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainSerializer, PlainValidator
 
-from solver.errors import SpecError, Violation, ViolationKind
-from solver.problem.values import Count, Frozen, Identifier, Real, Text, did_you_mean
+from solver.errors import SpecError, Violation, missing_value, wrong_type
+from solver.problem.values import Count, Frozen, Identifier, Real, Text, unknown_name
 
 UNITS = ("agents", "tokens", "usd", "quality", "latency_s")
 """What limits count besides resources. Tokens are input and output tokens; quality is the objective's, before load."""
@@ -86,7 +86,7 @@ class LimitSpec(Frozen):
             return [Violation("resource", "expected at_most or at_least beside it", shown="neither")]
         fields = [name for name in type(self).model_fields if name.startswith(("at_most_", "at_least_"))]
         if len(fields) == 1 and not given:
-            return [Violation(f"{fields[0]}", "required, but missing", kind=ViolationKind.MISSING)]
+            return [missing_value(f"{fields[0]}")]
         if fields and not given:
             return [Violation(f"{fields[0]}", f"expected {' or '.join(fields)}", shown="none of them")]
         if len({unit for unit, _ in given.values()}) > 1:
@@ -274,7 +274,7 @@ _SPEC_OF_KIND: dict[str, type[LimitSpec]] = {
 def _read(value: object) -> tuple[LimitSpec, ...]:
     """Return the limits of a list of specs or mappings, or raise every violation in it."""
     if not isinstance(value, Sequence) or isinstance(value, str | bytes):
-        msg = Violation("limits", "expected a list", value, kind=ViolationKind.TYPE)
+        msg = wrong_type("limits", "expected a list", value)
         raise SpecError(msg)
     specs: list[LimitSpec] = []
     lines: list[Violation] = []
@@ -284,28 +284,17 @@ def _read(value: object) -> tuple[LimitSpec, ...]:
             specs.append(entry)
             continue
         if not isinstance(entry, Mapping):
-            lines.append(
-                Violation(path, "expected a mapping of field names to values", entry, kind=ViolationKind.TYPE)
-            )
+            lines.append(wrong_type(path, "expected a mapping of field names to values", entry))
             continue
         kind = entry.get("kind")
         if "kind" not in entry:
             lines.append(
-                Violation(
-                    f"{path}.kind",
-                    f"required, one of {', '.join(_SPEC_OF_KIND)}, but missing",
-                    kind=ViolationKind.MISSING,
-                )
+                missing_value(f"{path}.kind", f"required, one of {', '.join(_SPEC_OF_KIND)}, but missing")
             )
         elif not isinstance(kind, str) or kind not in _SPEC_OF_KIND:
-            hint = did_you_mean(kind, _SPEC_OF_KIND)
             lines.append(
-                Violation(
-                    f"{path}.kind",
-                    f"expected one of {', '.join(_SPEC_OF_KIND)}",
-                    kind,
-                    kind=ViolationKind.UNKNOWN,
-                    hint=hint,
+                unknown_name(
+                    f"{path}.kind", f"expected one of {', '.join(_SPEC_OF_KIND)}", kind, _SPEC_OF_KIND
                 )
             )
         else:

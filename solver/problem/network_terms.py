@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.errors import Violation, ViolationKind
+from solver.errors import Violation
 from solver.problem.limit_kinds import Quota
 from solver.problem.network import NetworkShape
-from solver.problem.numbers import readable
+from solver.problem.numbers import readable, wrong_shape
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -160,11 +160,7 @@ def _whole(
         return None
     array = given.astype(np.float64)
     if array.shape not in ((), (size,)):
-        problems.append(
-            Violation(
-                name, f"expected shape ({size},)", shown=f"shape {array.shape}", kind=ViolationKind.TYPE
-            )
-        )
+        problems.append(wrong_shape(name, f"({size},)", array.shape))
         return None
     array = np.broadcast_to(array, (size,))
     good = np.isfinite(array) & (array >= least) & (array <= _MAX_UNITS)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.errors import Violation, ViolationKind
+from solver.errors import Violation
 from solver.problem.instance import MAX_CAPACITY
-from solver.problem.values import did_you_mean
+from solver.problem.values import unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -126,8 +126,7 @@ def resource_rules(
             yield Violation(f"demand.{name}", "expected none, since agents say what they take in resources")
         elif name != SLOTS and name not in known and name not in counted:
             rule = "expected slots or a resource that some model has"
-            hint = did_you_mean(name, [SLOTS, *known])
-            yield Violation(f"demand.{name}", rule, name, kind=ViolationKind.UNKNOWN, hint=hint)
+            yield unknown_name(f"demand.{name}", rule, name, [SLOTS, *known])
     for name, taken in agents.resources.items():
         path = f"agents[{int(np.flatnonzero(taken)[0])}].resources.{name}"
         if name in TOKEN_SUMS:
@@ -135,7 +134,4 @@ def resource_rules(
                 path, f"expected another name, as these are counted from {' and '.join(TOKEN_SUMS[name])}"
             )
         elif name not in known and all(limit.unit != name for limit in limits):
-            hint = did_you_mean(name, known)
-            yield Violation(
-                path, "expected a resource that some model has", name, kind=ViolationKind.UNKNOWN, hint=hint
-            )
+            yield unknown_name(path, "expected a resource that some model has", name, known)

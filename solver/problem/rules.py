@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.errors import Violation, ViolationKind
+from solver.errors import Violation, ViolationKind, missing_value, repeated_value
 from solver.problem.capability import CAPABILITIES, TASK_TYPES
 from solver.problem.limit_rules import limit_rules
-from solver.problem.numbers import LARGEST
+from solver.problem.numbers import LARGEST, wrong_shape
 from solver.problem.resources import resource_rules
-from solver.problem.values import did_you_mean
+from solver.problem.values import did_you_mean, unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -62,11 +62,7 @@ def broken_rules(
         lines.extend(_score_rules(agents, models, scores))
     elif objective.quality in {"given", "combined"}:
         lines.append(
-            Violation(
-                "scores",
-                f"required where objective.quality is {objective.quality!r}, but missing",
-                kind=ViolationKind.MISSING,
-            )
+            missing_value("scores", f"required where objective.quality is {objective.quality!r}, but missing")
         )
     lines.extend(_demand_rules(n, m, demand))
     lines.extend(resource_rules(agents, models, demand, limits))
@@ -80,12 +76,8 @@ def repeated_ids(path: str, ids: Iterable[str]) -> Iterator[Violation]:
     first: dict[str, int] = {}
     for j, name in enumerate(ids):
         if first.setdefault(name, j) != j:
-            yield Violation(
-                f"{path}[{j}].id",
-                "expected unique ids",
-                name,
-                shown=f"{name!r} again, first at {path}[{first[name]}]",
-                kind=ViolationKind.DUPLICATE,
+            yield repeated_value(
+                f"{path}[{j}].id", "expected unique ids", name, first=f"{path}[{first[name]}]"
             )
 
 
@@ -106,15 +98,8 @@ def _profile_rules(
     for code, profile in enumerate(agents.profiles):
         lines: list[Violation] = []
         if profile.task_type is not None and profile.task_type not in task_types:
-            hint = did_you_mean(profile.task_type, task_types)
             lines.append(
-                Violation(
-                    "task_type",
-                    "expected a known task type",
-                    profile.task_type,
-                    kind=ViolationKind.UNKNOWN,
-                    hint=hint,
-                )
+                unknown_name("task_type", "expected a known task type", profile.task_type, task_types)
             )
         for field in ("required_capabilities", "preferred_capabilities"):
             lines.extend(_unknown(field, getattr(profile, field) or (), capabilities))
@@ -128,8 +113,7 @@ def _unknown(path: str, names: Iterable[str], known: Iterable[str]) -> Iterator[
     known = list(known)
     for name in names:
         if name not in known:
-            rule, hint = "expected a capability that is known or that a model has", did_you_mean(name, known)
-            yield Violation(path, rule, name, kind=ViolationKind.UNKNOWN, hint=hint)
+            yield unknown_name(path, "expected a capability that is known or that a model has", name, known)
 
 
 def _names(profile: Profile, known: dict[str, list[str]]) -> Iterator[Violation]:
@@ -137,13 +121,7 @@ def _names(profile: Profile, known: dict[str, list[str]]) -> Iterator[Violation]
     for field in ("allowed_models", "forbidden_models"):
         for name in getattr(profile, field) or ():
             if name not in known[field]:
-                yield Violation(
-                    field,
-                    "expected the id of a model",
-                    name,
-                    kind=ViolationKind.UNKNOWN,
-                    hint=did_you_mean(name, known[field]),
-                )
+                yield unknown_name(field, "expected the id of a model", name, known[field])
     for field in ("allowed_regions", "allowed_providers"):
         for name in getattr(profile, field) or ():
             hint = did_you_mean(name, known[field])
@@ -162,10 +140,8 @@ def objective_rules(models: Sequence[Model], objective: Objective) -> Iterator[V
             for j, model in enumerate(models):
                 for fact in facts:
                     if getattr(model, fact) is None:
-                        yield Violation(
-                            f"models[{j}].{fact}",
-                            f"required where objective.{weight} > 0, but missing",
-                            kind=ViolationKind.MISSING,
+                        yield missing_value(
+                            f"models[{j}].{fact}", f"required where objective.{weight} > 0, but missing"
                         )
     if objective.sense == "minimize" and objective.min_score is not None:
         yield Violation("objective.min_score", NO_MINIMUM, objective.min_score)
@@ -186,12 +162,7 @@ def _score_rules(agents: AgentTable, models: Sequence[Model], scores: ScoreTable
         rows = n if scores.agent_ids is None else len(scores.agent_ids)
         columns = m if scores.model_ids is None else len(scores.model_ids)
         if values.shape != (rows, columns):
-            yield Violation(
-                "scores",
-                f"expected shape ({rows}, {columns}), agents by models",
-                shown=f"shape {values.shape}",
-                kind=ViolationKind.TYPE,
-            )
+            yield wrong_shape("scores", f"({rows}, {columns}), agents by models", values.shape)
         pairs = np.argwhere(~(values <= LARGEST) | ((values < -LARGEST) & (values > -np.inf)))
         rule = "expected a finite number, or null to forbid the pair"
         yield from (
@@ -226,12 +197,11 @@ def _unknown_ids(
     for k in unknown[:_MAX_NAMED_ROWS]:
         pair: list[int] = [] if codes is None else np.flatnonzero(codes == k)[:1].tolist()
         name = ids[k]
-        yield Violation(
+        yield unknown_name(
             f"scores[{pair[0]}].{what}" if pair else f"scores.{what}s[{k}]",
             f"expected the id of one of the {what}s",
             name,
-            kind=ViolationKind.UNKNOWN,
-            hint=did_you_mean(name, names),
+            names,
         )
     if len(unknown) > _MAX_NAMED_ROWS:
         yield Violation(
@@ -265,10 +235,9 @@ def _penalty_rules(agents: AgentTable, objective: Objective) -> Iterator[Violati
     if own is not None and objective.unassigned_penalty is None:
         for i in np.flatnonzero(np.isnan(own))[:_MAX_NAMED_ROWS]:
             yield (
-                Violation(
+                missing_value(
                     f"agents[{i}].unassigned_penalty",
                     "required where other agents have one and objective.unassigned_penalty is not given, but missing",
-                    kind=ViolationKind.MISSING,
                 )
             )
 
@@ -317,12 +286,7 @@ def _demand_array_rules(
     n: int, m: int, path: str, demand: NDArray[np.float64], *, one: bool
 ) -> Iterator[Violation]:
     if demand.shape not in {(n,), (n, m)} and not (one and demand.ndim == 0):
-        yield Violation(
-            path,
-            f"expected shape ({n},) or ({n}, {m})",
-            shown=f"shape {demand.shape}",
-            kind=ViolationKind.TYPE,
-        )
+        yield wrong_shape(path, f"({n},) or ({n}, {m})", demand.shape)
     elif not (np.isfinite(demand) & (demand >= 0)).all():
         for where in np.argwhere(~(np.isfinite(demand) & (demand >= 0)))[:_MAX_NAMED_ROWS]:
             index = ", ".join(map(str, where))

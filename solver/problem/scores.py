@@ -10,8 +10,15 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from pydantic_core import CoreSchema, core_schema
 
-from solver.errors import SpecError, Violation, ViolationKind
-from solver.problem.numbers import readable
+from solver.errors import (
+    SpecError,
+    Violation,
+    missing_value,
+    repeated_value,
+    unknown_field,
+    wrong_type,
+)
+from solver.problem.numbers import readable, wrong_shape
 from solver.problem.values import describe
 
 if TYPE_CHECKING:
@@ -97,30 +104,20 @@ class ScoreTable:
             msg = Violation("scores", f"expected {expected}", value)
             raise SpecError(msg) from None
         if matrix.ndim != 2:
-            msg = Violation(
-                "scores",
-                "expected shape (agents, models)",
-                shown=f"shape {matrix.shape}",
-                kind=ViolationKind.TYPE,
-            )
+            msg = wrong_shape("scores", "(agents, models)", matrix.shape)
             raise SpecError(msg)
         return cls(values=matrix)
 
     @classmethod
     def _from_labelled(cls, value: dict[Any, Any]) -> ScoreTable:
-        lines = [
-            Violation(f"scores.{name}", "unknown field", kind=ViolationKind.UNKNOWN)
-            for name in value.keys() - {"agents", "models", "values"}
-        ]
+        lines = [unknown_field(f"scores.{name}") for name in value.keys() - {"agents", "models", "values"}]
         if "values" not in value:
-            lines.append(Violation("scores.values", "required, but missing", kind=ViolationKind.MISSING))
+            lines.append(missing_value("scores.values"))
         labels: dict[str, tuple[str, ...] | None] = {}
         for name in ("agents", "models"):
             ids = value.get(name)
             if ids is not None and (isinstance(ids, str) or not isinstance(ids, list | tuple)):
-                lines.append(
-                    Violation(f"scores.{name}", "expected a list of ids", ids, kind=ViolationKind.TYPE)
-                )
+                lines.append(wrong_type(f"scores.{name}", "expected a list of ids", ids))
                 continue
             lines.extend(
                 Violation(f"scores.{name}[{k}]", "expected an id", one)
@@ -142,12 +139,9 @@ class ScoreTable:
             if not isinstance(record, dict):
                 lines.append(Violation(f"scores[{k}]", "expected {agent, model, score}", record))
                 continue
+            lines.extend(missing_value(f"scores[{k}].{name}") for name in sorted(wanted - record.keys()))
             lines.extend(
-                Violation(f"scores[{k}].{name}", "required, but missing", kind=ViolationKind.MISSING)
-                for name in sorted(wanted - record.keys())
-            )
-            lines.extend(
-                Violation(f"scores[{k}].{describe(name)[1:-1]}", "unknown field", kind=ViolationKind.UNKNOWN)
+                unknown_field(f"scores[{k}].{describe(name)[1:-1]}")
                 for name in sorted(record.keys() - wanted, key=str)
             )
             lines.extend(
@@ -236,11 +230,7 @@ def _is_id(value: object) -> bool:
 def _repeated(path: str, ids: Sequence[str]) -> list[Violation]:
     """Return one line per id that comes more than once."""
     counted = Counter(ids)
-    return [
-        Violation(path, "expected unique ids", name, shown=f"{name!r} again", kind=ViolationKind.DUPLICATE)
-        for name, times in counted.items()
-        if times > 1
-    ]
+    return [repeated_value(path, "expected unique ids", name) for name, times in counted.items() if times > 1]
 
 
 def _places(ids: Sequence[str] | None, order: Sequence[str]) -> NDArray[np.int64] | None:

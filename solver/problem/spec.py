@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 from pydantic import Field, PlainSerializer, PlainValidator, model_validator
 
-from solver.errors import SpecError, Violation, ViolationKind
+from solver.errors import SpecError, Violation, wrong_type
 from solver.problem.agents import Agent, AgentTable
 from solver.problem.limit_specs import LimitSpecs  # noqa: TC001 - pydantic reads it at run time
 from solver.problem.models import Capacity, Model
@@ -34,7 +34,7 @@ def _demand(value: object) -> Any:
     for name, given in value.items():
         if not isinstance(name, str) or not name:
             rule = "expected names of resources"
-            lines.append(Violation("", rule, name, kind=ViolationKind.TYPE))
+            lines.append(wrong_type("", rule, name))
             continue
         try:
             arrays[name] = _demand_array(name, given)
@@ -53,7 +53,7 @@ def _demand_array(name: str, value: object) -> Any:
     except (TypeError, ValueError, OverflowError):
         rule = "expected numbers, one per agent or per agent and model"
         path = name or "demand"
-        raise SpecError(Violation(path, rule, value, kind=ViolationKind.TYPE)) from None
+        raise SpecError(wrong_type(path, rule, value)) from None
     array = array.astype(np.float64)
     array.flags.writeable = False
     return array

@@ -19,7 +19,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from solver.errors import SpecError, Violation, ViolationKind, cut, describe
+from solver.errors import SpecError, Violation, ViolationKind, cut, describe, missing_value, unknown_field
 from solver.problem.instance import MAX_CAPACITY
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ __all__ = [
     "describe",
     "did_you_mean",
     "number_hint",
+    "unknown_name",
     "violations_of",
 ]
 
@@ -79,6 +80,11 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
         return ""
     close = difflib.get_close_matches(text, list(itertools.islice(known, _COMPARED_NAMES)), n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def unknown_name(path: str, rule: str, name: object, known: Iterable[str]) -> Violation:
+    """Return the violation of a name that is not among those known, with the closest of them as a hint."""
+    return Violation(path, rule, name, kind=ViolationKind.UNKNOWN, hint=did_you_mean(name, known))
 
 
 def number_hint(value: object) -> str:
@@ -250,7 +256,7 @@ def violations_of(
             continue
         path = _path((*prefix, *detail["loc"]))
         if len(lines) > _HINTED_FIELDS and detail["type"] == "extra_forbidden":
-            lines.append(Violation(path, "unknown field", kind=ViolationKind.UNKNOWN))
+            lines.append(unknown_field(path))
         else:
             lines.append(_violation(path, detail, schema))
     return lines
@@ -287,15 +293,14 @@ def _violation(path: str, detail: Mapping[str, Any], schema: type[BaseModel] | N
     """Return what one error of pydantic says, in the words of this package."""
     kind, context, value = detail["type"], detail.get("ctx", {}), detail["input"]
     if kind == "missing":
-        return Violation(path, "required, but missing", kind=ViolationKind.MISSING)
+        return missing_value(path)
     if kind == "extra_forbidden":
         *location, name = detail["loc"]
         hint = did_you_mean(name, _fields_at(schema, location))
-        return Violation(path, "unknown field", kind=ViolationKind.UNKNOWN, hint=hint)
+        return unknown_field(path, hint)
     if kind == "literal_error":
-        hint = did_you_mean(value, re.findall("'([^']*)'", context["expected"]))
-        return Violation(
-            path, f"expected {context['expected']}", value, kind=ViolationKind.UNKNOWN, hint=hint
+        return unknown_name(
+            path, f"expected {context['expected']}", value, re.findall("'([^']*)'", context["expected"])
         )
     if kind == "value_error":
         return Violation(path, str(context["error"]), value)

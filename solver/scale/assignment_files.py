@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from solver.errors import SpecError, Violation, ViolationKind
+from solver.errors import SpecError, missing_value
 from solver.scale.pieces import read_batches
 from solver.scale.storage import arrow
 
@@ -100,7 +100,7 @@ def _check_complete(ids: Any, column: str, piece: Piece, at: int) -> None:
     if ids.null_count:
         row = int(np.flatnonzero(ids.is_null().to_numpy(zero_copy_only=False))[0])
         where = f"{piece.path}: row {piece.row + at + row + 1}"
-        raise SpecError(Violation(where, f"{column}: required, but missing", kind=ViolationKind.MISSING))
+        raise SpecError(missing_value(where, f"{column}: required, but missing"))
 
 
 def checksum(folder: PlanFolder, name: str) -> tuple[str, int]:

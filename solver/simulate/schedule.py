@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from solver.errors import SpecError, Violation, ViolationKind
-from solver.problem.values import did_you_mean
+from solver.errors import SpecError, Violation
+from solver.problem.values import unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,12 +83,11 @@ def check_schedule(schedule: Sequence[Disruption], model_ids: Sequence[str]) -> 
         Also with a suggestion.
     """
     problems = [
-        Violation(
+        unknown_name(
             f"schedule[{k}].model",
             f"expected a model of the fleet: {', '.join(model_ids)}",
             each.model,
-            kind=ViolationKind.UNKNOWN,
-            hint=did_you_mean(each.model, model_ids),
+            model_ids,
         )
         for k, each in enumerate(schedule)
         if each.model not in model_ids

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.clock import Deadline
-from solver.errors import SpecError, Violation, ViolationKind
+from solver.errors import SpecError, Violation
 from solver.problem.capability import unmet_requirements
 from solver.problem.instance import UNASSIGNED
-from solver.problem.values import did_you_mean
+from solver.problem.values import unknown_name
 from solver.solution.solution import Status
 from solver.solution.solving import solve_instance
 
@@ -108,11 +108,8 @@ def explain(plan: Plan, agent_id: str) -> Explanation:
     agents = plan.problem.agents
     row = agents.positions.get(agent_id)
     if row is None:
-        hint = did_you_mean(agent_id, agents.positions)
         raise SpecError(
-            Violation(
-                "agent", f"expected one of {len(agents)} ids", agent_id, kind=ViolationKind.UNKNOWN, hint=hint
-            )
+            unknown_name("agent", f"expected one of {len(agents)} ids", agent_id, agents.positions)
         )
     candidates = _candidates(plan, row)
     sign = plan.instance.sign

@@ -12,7 +12,7 @@ import numpy as np
 from solver.clock import Deadline
 from solver.engines import portfolio
 from solver.engines.base import ENGINES, load_engine
-from solver.errors import SpecError, Violation, ViolationKind
+from solver.errors import SpecError, Violation, wrong_type
 from solver.problem.build import build_instance
 from solver.problem.compile import compile_problem, pair_scorer
 from solver.problem.numbers import whole_number
@@ -300,9 +300,9 @@ def solve_instance(
     threads = None if threads is None else whole_number("threads", threads, least=1)
     seed = whole_number("seed", seed, least=0)
     if not isinstance(engine, str):
-        raise SpecError(Violation("engine", "expected a name", engine, kind=ViolationKind.TYPE))
+        raise SpecError(wrong_type("engine", "expected a name", engine))
     if warm_start is not None and not isinstance(warm_start, Solution):
-        raise SpecError(Violation("warm_start", "expected a Solution", warm_start, kind=ViolationKind.TYPE))
+        raise SpecError(wrong_type("warm_start", "expected a Solution", warm_start))
     hint = None if warm_start is None else hint_of(warm_start, instance)
     answer = portfolio.run(
         instance,

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from solver.errors import SpecError, Violation, ViolationKind
+from solver.errors import SpecError, Violation, ViolationKind, missing_value, unknown_field
 from solver.interfaces.files.columns import ColumnKinds, Table
 from solver.interfaces.files.documents import DocumentLines, read_document
 from solver.interfaces.files.error_locations import PlacedError, Places, in_document, steps_of
@@ -144,12 +144,7 @@ class Assembly:
             got = f"a mapping of {describe(next(iter(reference)))}" if reference else "an empty mapping"
             raise SpecError(Violation(part, _EXPECTED[part], shown=got, kind=ViolationKind.TYPE))
         lines = [
-            Violation(
-                f"{part}.{describe(key)[1:-1]}",
-                "unknown field",
-                kind=ViolationKind.UNKNOWN,
-                hint=did_you_mean(key, known),
-            )
+            unknown_field(f"{part}.{describe(key)[1:-1]}", did_you_mean(key, known))
             for key in reference
             if key not in {"path", *options}
         ]
@@ -252,9 +247,7 @@ class Assembly:
     def _models_of_scores(self, reference: dict[Any, Any]) -> list[dict[str, Any]]:
         """Return the models that the scores name, all of one capacity."""
         lines = [
-            Violation(f"models.{key}", "unknown field", kind=ViolationKind.UNKNOWN)
-            for key in reference
-            if key not in {"from_scores", "capacity"}
+            unknown_field(f"models.{key}") for key in reference if key not in {"from_scores", "capacity"}
         ]
         if reference["from_scores"] is not True:
             lines.append(Violation("models.from_scores", "expected true", reference["from_scores"]))
@@ -264,7 +257,7 @@ class Assembly:
                 Violation("models.from_scores", "expected scores that name their models", shown="none")
             )
         if "capacity" not in reference:
-            lines.append(Violation("models.capacity", "required, but missing", kind=ViolationKind.MISSING))
+            lines.append(missing_value("models.capacity"))
         if not lines:
             try:
                 Capacity.model_validate(reference["capacity"])

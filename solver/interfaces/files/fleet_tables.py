@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from solver.errors import SpecError, Violation, ViolationKind
+from solver.errors import SpecError, Violation, unknown_field
 from solver.interfaces.files.columns import ColumnKinds, Table
 from solver.problem.column_values import read_flag
 from solver.problem.spec import Capacity, Model
@@ -53,9 +53,7 @@ def fleet_rows(
         if place is None:
             known = [*Model.model_fields, *Capacity.model_fields]
             hint = did_you_mean(column, known) if len(lines) < _HINTED_COLUMNS else ""
-            lines.append(
-                Violation(f"models.{column}", "unknown field", kind=ViolationKind.UNKNOWN, hint=hint)
-            )
+            lines.append(unknown_field(f"models.{column}", hint))
             continue
         plain = values.tolist() if hasattr(values, "tolist") else list(values)
         for row, value in enumerate(plain):

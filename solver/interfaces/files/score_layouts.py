@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from solver.errors import SpecError, Violation, ViolationKind
-from solver.problem.values import did_you_mean
+from solver.errors import SpecError, Violation, wrong_type
+from solver.problem.values import unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,28 +54,19 @@ def score_layout(given: Mapping[str, Any]) -> ScoreLayout:
     """
     lists = ("ignore_columns", "choices")
     lines = [
-        Violation(f"scores.{name}", "expected text", value, kind=ViolationKind.TYPE)
+        wrong_type(f"scores.{name}", "expected text", value)
         for name, value in given.items()
         if name not in lists and not isinstance(value, str)
     ]
     lines += [
-        Violation(f"scores.{name}", "expected a list of columns", given[name], kind=ViolationKind.TYPE)
+        wrong_type(f"scores.{name}", "expected a list of columns", given[name])
         for name in lists
         if name in given
         and not (isinstance(given[name], list | tuple) and all(isinstance(one, str) for one in given[name]))
     ]
     layout = given.get("layout", "long")
     if isinstance(layout, str) and layout not in LAYOUTS:
-        hint = did_you_mean(layout, LAYOUTS)
-        lines.append(
-            Violation(
-                "scores.layout",
-                "expected 'long', 'wide' or 'ranked'",
-                layout,
-                kind=ViolationKind.UNKNOWN,
-                hint=hint,
-            )
-        )
+        lines.append(unknown_name("scores.layout", "expected 'long', 'wide' or 'ranked'", layout, LAYOUTS))
     for name, only in (("ignore_columns", "wide"), ("choices", "ranked")):
         if given.get(name) and layout in LAYOUTS and layout != only:
             lines.append(Violation(f"scores.{name}", f"only for the layout {only!r}", layout))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from solver.errors import SpecError, Violation, ViolationKind
+from solver.errors import SpecError, Violation, ViolationKind, missing_value, repeated_value
 from solver.interfaces.files.columns import ColumnKinds
 from solver.interfaces.files.tables import Table, read_table
 from solver.problem.column_values import Coded, coded, list_rows, split_numbers
@@ -147,12 +147,8 @@ def _one_row_each(table: Table, agent: str, lines: list[Violation]) -> Coded:
         lines.extend(
             list_rows(
                 again,
-                lambda i: Violation(
-                    table.where(i),
-                    f"{agent}: expected unique ids",
-                    agents.values[agents.codes[i]],
-                    shown=f"{describe(agents.values[agents.codes[i]])} again",
-                    kind=ViolationKind.DUPLICATE,
+                lambda i: repeated_value(
+                    table.where(i), f"{agent}: expected unique ids", agents.values[agents.codes[i]]
                 ),
                 lambda more: Violation(table.where(int(again[-1])), f"the last of {more} more repeated ids"),
             )
@@ -324,9 +320,7 @@ def _scores(
             lines.extend(
                 list_rows(
                     rows,
-                    lambda i: Violation(
-                        table.where(i), f"{name}: required, but missing", kind=ViolationKind.MISSING
-                    ),
+                    lambda i: missing_value(table.where(i), f"{name}: required, but missing"),
                     lambda more: Violation(
                         table.where(int(rows[-1])), f"the last of {more} more without {name}"
                     ),

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from solver.errors import MissingExtraError, SpecError, Violation, ViolationKind
+from solver.errors import MissingExtraError, SpecError, Violation, wrong_type
 from solver.problem.values import describe, did_you_mean
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class Reading:
         """
         chosen = {name: given[name] for name in READING_FIELDS if name in given}
         lines = [
-            Violation(f"{part}.{name}", "expected text", value, kind=ViolationKind.TYPE)
+            wrong_type(f"{part}.{name}", "expected text", value)
             for name, value in chosen.items()
             if not isinstance(value, str)
         ]

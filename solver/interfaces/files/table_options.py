@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from solver.errors import SpecError, Violation, ViolationKind
+from solver.errors import SpecError, Violation, ViolationKind, unknown_field, wrong_type
 from solver.interfaces.files.error_locations import PlacedError
 from solver.interfaces.files.sources import READING_FIELDS
 from solver.problem.values import describe, did_you_mean
@@ -45,19 +45,10 @@ def column_options(
     if not isinstance(columns, dict) or not all(
         isinstance(name, str) for pair in columns.items() for name in pair
     ):
-        lines.append(
-            Violation(
-                f"{part}.columns", "expected a mapping of fields to columns", columns, kind=ViolationKind.TYPE
-            )
-        )
+        lines.append(wrong_type(f"{part}.columns", "expected a mapping of fields to columns", columns))
         columns = {}
     lines.extend(
-        Violation(
-            f"{part}.columns.{name}",
-            "unknown field",
-            kind=ViolationKind.UNKNOWN,
-            hint=did_you_mean(name, fields),
-        )
+        unknown_field(f"{part}.columns.{name}", did_you_mean(name, fields))
         for name in columns
         if name not in fields and name.partition(".")[0] not in _NESTED_PREFIXES
     )
@@ -65,14 +56,7 @@ def column_options(
     if ignored != "all" and not (
         isinstance(ignored, list) and all(isinstance(name, str) for name in ignored)
     ):
-        lines.append(
-            Violation(
-                f"{part}.ignore_columns",
-                "expected a list of columns or 'all'",
-                ignored,
-                kind=ViolationKind.TYPE,
-            )
-        )
+        lines.append(wrong_type(f"{part}.ignore_columns", "expected a list of columns or 'all'", ignored))
     if lines:
         raise SpecError(*lines)
     return columns, None if ignored == "all" else ignored

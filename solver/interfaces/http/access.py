@@ -9,7 +9,7 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from solver.errors import SpecError, Violation, ViolationKind
+from solver.errors import SpecError, Violation, ViolationKind, unknown_field, wrong_type
 from solver.interfaces.files.documents import read_document
 from solver.interfaces.http.problem_details import RequestRefused
 
@@ -151,12 +151,8 @@ def _hashed(token: bytes) -> str:
 
 def _entry_problems(path: str, entry: Any) -> list[Violation]:
     if not isinstance(entry, dict):
-        return [Violation(path, "expected name, role and sha256", entry, kind=ViolationKind.TYPE)]
-    problems = [
-        Violation(f"{path}.{key}", "unknown field", kind=ViolationKind.UNKNOWN)
-        for key in entry
-        if key not in ("name", "role", "sha256")
-    ]
+        return [wrong_type(path, "expected name, role and sha256", entry)]
+    problems = [unknown_field(f"{path}.{key}") for key in entry if key not in ("name", "role", "sha256")]
     if not isinstance(entry.get("name"), str) or not entry["name"].isprintable() or not entry["name"]:
         problems.append(Violation(f"{path}.name", "expected text", entry.get("name")))
     if str(entry.get("role")).upper() not in Role.__members__:

@@ -11,7 +11,7 @@ from fastapi.responses import Response
 from pydantic import ValidationError
 from starlette.routing import compile_path
 
-from solver.errors import SpecError, Violation, ViolationKind
+from solver.errors import SpecError, missing_value
 from solver.interfaces.http.access import LOCAL_OPERATOR, Caller, Role, require
 from solver.interfaces.http.answers import answer_schema
 from solver.interfaces.http.idempotency import RepeatedRequests
@@ -276,7 +276,7 @@ def _checked(body: type[Frozen], raw: bytes, required: bool) -> Frozen:
         raise RequestRefused(
             422,
             "a body is required",
-            violations=[Violation("", "expected a body", kind=ViolationKind.MISSING)],
+            violations=[missing_value("", "expected a body")],
         )
     try:
         checked = body.model_validate_json(raw)

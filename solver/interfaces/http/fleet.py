@@ -12,7 +12,7 @@ from solver.interfaces.http.periodic_checks import ALERT_RULES
 from solver.load.control.alerts import AlertRule
 from solver.load.control.scaling_rules import ScalingAction, ScalingRule
 from solver.problem.spec import Model, Objective
-from solver.problem.values import Frozen, Real, Text, did_you_mean
+from solver.problem.values import Frozen, Real, Text, unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -103,14 +103,9 @@ class Fleet(Frozen):
         for k, scaling in enumerate(self.scaling):
             problems += _broken(scaling.rule, f"scaling[{k}]")
             if scaling.model is not None and scaling.model not in self.ids:
-                hint = did_you_mean(scaling.model, self.ids)
                 problems.append(
-                    Violation(
-                        f"scaling[{k}].model",
-                        "expected a model of the fleet",
-                        scaling.model,
-                        kind=ViolationKind.UNKNOWN,
-                        hint=hint,
+                    unknown_name(
+                        f"scaling[{k}].model", "expected a model of the fleet", scaling.model, self.ids
                     )
                 )
         if problems:

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from solver.errors import SpecError, Violation, ViolationKind
-from solver.problem.values import did_you_mean
+from solver.errors import SpecError, Violation
+from solver.problem.values import unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -128,8 +128,7 @@ def limits_of(stated: Iterable[str]) -> ServiceLimits:
         name, _, value = text.partition("=")
         if name not in defaults:
             rule = f"expected NAME=VALUE with one of {', '.join(defaults)}"
-            hint = did_you_mean(name, defaults)
-            problems.append(Violation("limit", rule, text, kind=ViolationKind.UNKNOWN, hint=hint))
+            problems.append(unknown_name("limit", rule, name, defaults))
             continue
         whole = isinstance(defaults[name], int)
         try:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from solver.errors import SpecError, Violation, ViolationKind
+from solver.errors import SpecError, Violation, ViolationKind, missing_value
 from solver.interfaces.http.access import Role
 from solver.interfaces.http.answers import Decided, ReleaseAnswer, RenewAnswer
 from solver.interfaces.http.limits import checked_ttl
@@ -129,7 +129,7 @@ def _column(
                 )
             )
     if default is None and (missing := [model for model in ids if model not in given]):
-        raise SpecError(Violation(f"{name}.{missing[0]}", "missing", kind=ViolationKind.MISSING))
+        raise SpecError(missing_value(f"{name}.{missing[0]}", "missing"))
     return np.array([given.get(model, default) for model in ids], np.float64)
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from solver.errors import SpecError, Violation, ViolationKind
+from solver.errors import SpecError, Violation, unknown_field, wrong_type
 from solver.interfaces.http.json_codec import from_json, refuse_repeated_fields, to_json
 from solver.interfaces.http.problem_details import RequestRefused, retry_after
 from solver.online.price_process import give_way
@@ -192,13 +192,13 @@ def _asked(request: dict[str, Any], terms: BatchTerms) -> _Asked:
         raise RequestRefused(403, "commit needs the role route")
     if not isinstance(request.get("problem"), dict):
         rule = "expected a mapping with the fields of a problem"
-        raise SpecError(Violation("problem", rule, request.get("problem"), kind=ViolationKind.TYPE))
+        raise SpecError(wrong_type("problem", rule, request.get("problem")))
     seed = request.get("seed", 0)
     if type(seed) is not int or not 0 <= seed < 2**63:
         raise SpecError(Violation("seed", "expected a whole number >= 0", seed))
     engine = request.get("engine", "auto")
     if not isinstance(engine, str):
-        raise SpecError(Violation("engine", "expected text", engine, kind=ViolationKind.TYPE))
+        raise SpecError(wrong_type("engine", "expected text", engine))
     return _Asked(
         deadline_ms=_number(request, "deadline_ms", 1e-3, terms.longest_ms, terms.deadline_ms),
         engine=engine,
@@ -215,11 +215,9 @@ def _document(body: bytes) -> dict[str, Any]:
     except ValueError as error:
         raise RequestRefused(400, f"the body is not JSON: {str(error)[:200]}") from None
     if not isinstance(request, dict):
-        raise SpecError(Violation("", "expected a mapping", request, kind=ViolationKind.TYPE))
+        raise SpecError(wrong_type("", "expected a mapping", request))
     if unknown := [name for name in request if name not in _FIELDS]:
-        raise SpecError(
-            *(Violation(name, "unknown field", kind=ViolationKind.UNKNOWN) for name in unknown[:20])
-        )
+        raise SpecError(*(unknown_field(name) for name in unknown[:20]))
     refuse_repeated_fields(body, request)
     return request
 
@@ -227,7 +225,7 @@ def _document(body: bytes) -> dict[str, Any]:
 def _flag(request: dict[str, Any], name: str, default: bool) -> bool:
     value = request.get(name, default)
     if not isinstance(value, bool):
-        raise SpecError(Violation(name, "expected true or false", value, kind=ViolationKind.TYPE))
+        raise SpecError(wrong_type(name, "expected true or false", value))
     return value
 
 

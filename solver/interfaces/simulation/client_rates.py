@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.errors import SpecError, Violation, ViolationKind
+from solver.errors import SpecError, Violation
 from solver.interfaces.simulation.cells import cells_of, numbers_of
-from solver.problem.values import did_you_mean
+from solver.problem.values import unknown_name
 from solver.simulate.traffic_generators import ClientRate, generate_clients
 
 if TYPE_CHECKING:
@@ -108,12 +108,8 @@ def _chosen_model(names: NDArray[np.object_], rates: NDArray[np.float64], asked:
     total = {name: float(rates[names == name].sum()) for name in dict.fromkeys(names.tolist())}
     if asked is not None and asked not in total:
         raise SpecError(
-            Violation(
-                "client_model",
-                f"expected a model of the table: {', '.join(total)}",
-                asked,
-                kind=ViolationKind.UNKNOWN,
-                hint=did_you_mean(asked, list(total)),
+            unknown_name(
+                "client_model", f"expected a model of the table: {', '.join(total)}", asked, list(total)
             )
         )
     return asked or max(total, key=lambda name: total[name])

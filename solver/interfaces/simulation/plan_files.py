@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Any
 
-from solver.errors import SpecError, Violation, ViolationKind
+from solver.errors import SpecError, Violation, missing_value
 from solver.interfaces.files.documents import read_document
 from solver.interfaces.files.tables import is_table, read_table
 from solver.load.control.scaling_rules import ScalingAction, ScalingRule
-from solver.problem.values import did_you_mean
+from solver.problem.values import unknown_name
 from solver.simulate.schedule import Disruption
 
 if TYPE_CHECKING:
@@ -88,18 +88,12 @@ def _built(kind: type[Any], entry: dict[str, Any], where: str) -> Any:
     """Return an entry as an object of its class, with errors that say where."""
     known = {field.name: field for field in fields(kind)}
     problems = [
-        Violation(
-            f"{where}.{name}",
-            f"expected one of {', '.join(known)}",
-            name,
-            kind=ViolationKind.UNKNOWN,
-            hint=did_you_mean(str(name), list(known)),
-        )
+        unknown_name(f"{where}.{name}", f"expected one of {', '.join(known)}", name, list(known))
         for name in entry
         if name not in known
     ]
     problems += [
-        Violation(f"{where}.{name}", "required, but missing", kind=ViolationKind.MISSING)
+        missing_value(f"{where}.{name}")
         for name, field in known.items()
         if field.default is MISSING and name not in entry
     ]

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from solver.errors import SpecError, Violation, ViolationKind
+from solver.errors import SpecError
 from solver.interfaces.files.columns import ColumnKinds
 from solver.interfaces.files.library_errors import errors_about, located_errors
 from solver.interfaces.files.tables import is_table, read_table
 from solver.interfaces.simulation.client_rates import client_traffic, is_client_table
 from solver.interfaces.simulation.decision_trace import is_decision_log
 from solver.interfaces.simulation.traces import TraceColumns, read_trace, trace_of
-from solver.problem.values import did_you_mean
+from solver.problem.values import unknown_name
 from solver.simulate.traffic_generators import GENERATORS, generate_traffic
 
 if TYPE_CHECKING:
@@ -89,11 +89,8 @@ def _raw(
         return lambda seed: generate_traffic(trace, count, rate_per_s=options.rate, cv=options.cv, seed=seed)
     path = Path(trace)
     if not path.exists() and not path.suffix:
-        rule, hint = (
-            f"expected a file, or one of {', '.join(GENERATORS)}",
-            did_you_mean(trace, list(GENERATORS)),
-        )
-        raise SpecError(Violation("trace", rule, trace, kind=ViolationKind.UNKNOWN, hint=hint))
+        rule = f"expected a file, or one of {', '.join(GENERATORS)}"
+        raise SpecError(unknown_name("trace", rule, trace, GENERATORS))
     with located_errors(path), errors_about(path, _TRAFFIC_ARRAYS):
         if is_table(path) and path.is_file() and not is_decision_log(path):
             table = read_table(path, ColumnKinds(number=lambda _: False), reading=reading)

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from solver.errors import SpecError, Violation, ViolationKind
+from solver.errors import SpecError, Violation
 from solver.problem.instance import MAX_CAPACITY
-from solver.problem.values import did_you_mean
+from solver.problem.values import unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,8 +75,7 @@ def parse_change(text: str) -> Change:
     if not (equals and dot and model):
         raise SpecError(Violation(path, "expected FIGURE.MODEL=+AMOUNT, such as slots.gpt-4o=+10", text))
     if figure not in CHANGES:
-        rule, hint = f"expected one of {', '.join(CHANGES)}", did_you_mean(figure, list(CHANGES))
-        raise SpecError(Violation(path, rule, figure, kind=ViolationKind.UNKNOWN, hint=hint))
+        raise SpecError(unknown_name(path, f"expected one of {', '.join(CHANGES)}", figure, CHANGES))
     operation, number = (value[0], value[1:]) if value[:1] in ("+", "-", "*") else ("=", value)
     try:
         amount = float(number)
@@ -111,8 +110,8 @@ def changed_fleet(
     for change in changes:
         path = f"what_if: {change.text}"
         if change.model != _ALL and change.model not in ids:
-            rule, hint = f"expected a model of the fleet: {', '.join(ids)}", did_you_mean(change.model, ids)
-            raise SpecError(Violation(path, rule, change.model, kind=ViolationKind.UNKNOWN, hint=hint))
+            rule = f"expected a model of the fleet: {', '.join(ids)}"
+            raise SpecError(unknown_name(path, rule, change.model, ids))
         for j, model in enumerate(result):
             if change.model in (_ALL, model.id):
                 result[j] = _changed(model, change, path, defaults)

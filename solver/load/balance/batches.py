@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.errors import SpecError, Violation, ViolationKind
+from solver.errors import SpecError, Violation
 from solver.load.balance.model_pool import ModelPool
 from solver.load.balance.request_demand import usual_demand
 from solver.load.balance.strategies import Work
+from solver.problem.numbers import wrong_shape
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -208,11 +209,7 @@ def checked_scores(scores: ArrayLike | None, n: int, m: int) -> NDArray[np.float
         return None
     given = np.asarray(scores, np.float64)
     if given.shape != (n, m):
-        raise SpecError(
-            Violation(
-                "scores", f"expected shape {(n, m)}", shown=f"shape {given.shape}", kind=ViolationKind.TYPE
-            )
-        )
+        raise SpecError(wrong_shape("scores", str((n, m)), given.shape))
     if not (given < np.inf).all():
         i, j = np.argwhere(~(given < np.inf))[0]
         raise SpecError(Violation(f"scores[{i}, {j}]", "expected a finite number or -inf", given[i, j]))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from solver.clock import Clock, MonotonicClock
-from solver.errors import SpecError, Violation, ViolationKind
+from solver.errors import SpecError, Violation, ViolationKind, repeated_value
 from solver.load.checks import amount_problems, name_problems
 from solver.load.control.hysteresis import Hysteresis
 from solver.load.observe.trends import WINDOWS_S
@@ -127,15 +127,7 @@ class AlertMonitor:
         names = [rule.name for rule in rules]
         if len(set(names)) < len(names):
             doubled = next(name for name in names if names.count(name) > 1)
-            raise SpecError(
-                Violation(
-                    "rules",
-                    "expected unique names",
-                    doubled,
-                    shown=f"{doubled!r} again",
-                    kind=ViolationKind.DUPLICATE,
-                )
-            )
+            raise SpecError(repeated_value("rules", "expected unique names", doubled))
         self._rules = tuple(rules)
         self._sinks = tuple(sinks)
         self._clock = clock or MonotonicClock()

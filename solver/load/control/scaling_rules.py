@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from solver.errors import SpecError, Violation, ViolationKind
+from solver.errors import SpecError, Violation, wrong_type
 from solver.load.checks import amount_problems
 
 
@@ -75,9 +75,7 @@ class ScalingRule:
                 )
             )
         if not isinstance(self.action, ScalingAction):
-            problems.append(
-                Violation("action", "expected a ScalingAction", self.action, kind=ViolationKind.TYPE)
-            )
+            problems.append(wrong_type("action", "expected a ScalingAction", self.action))
         if problems:
             raise SpecError(*problems)
 

@@ -6,7 +6,7 @@ import math
 import weakref
 from typing import TYPE_CHECKING
 
-from solver.errors import SpecError, Violation, ViolationKind
+from solver.errors import SpecError, Violation, missing_value
 from solver.load.checks import (
     amount_problems,
     money_problems,
@@ -183,11 +183,7 @@ class Leases(AsyncWork, ModelStops):
         """
         if ttl_s is None:
             if isinstance(lease, str):
-                raise SpecError(
-                    Violation(
-                        "ttl_s", "required with the id of a lease, but missing", kind=ViolationKind.MISSING
-                    )
-                )
+                raise SpecError(missing_value("ttl_s", "required with the id of a lease, but missing"))
             ttl_s = lease.ttl_s
         _check_ttl(ttl_s)
         lease_id = _id_of(lease)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from solver.errors import SpecError, Violation, ViolationKind
+from solver.errors import SpecError, Violation
 from solver.load.balance.placement import ROUTINGS
 from solver.load.balance.strategies import STRATEGIES
-from solver.problem.values import did_you_mean
+from solver.problem.values import unknown_name
 from solver.simulate.policies.baselines import (
     Constant,
     LeastTokens,
@@ -90,13 +90,11 @@ def check_policies(names: Sequence[str], model_ids: Sequence[str]) -> None:
         elif base == _CONSTANT and rest:
             if rest not in model_ids:
                 rule = f"expected a model of the fleet: {', '.join(model_ids)}"
-                hint = did_you_mean(rest, model_ids)
-                problems.append(Violation(path, rule, name, kind=ViolationKind.UNKNOWN, hint=hint))
+                problems.append(unknown_name(path, rule, rest, model_ids))
         elif base == _LITELLM and rest:
             if rest not in LITELLM_STRATEGIES:
                 rule = f"expected a strategy of LiteLLM: {', '.join(LITELLM_STRATEGIES)}"
-                hint = did_you_mean(rest, LITELLM_STRATEGIES)
-                problems.append(Violation(path, rule, name, kind=ViolationKind.UNKNOWN, hint=hint))
+                problems.append(unknown_name(path, rule, rest, LITELLM_STRATEGIES))
         elif base in _WITH_SETTINGS:
             try:
                 PolicySettings.parse(rest.split(":") if rest else [], path)
@@ -104,15 +102,7 @@ def check_policies(names: Sequence[str], model_ids: Sequence[str]) -> None:
                 problems.extend(error.violations)
         elif base not in _WITHOUT or rest:
             known = known_policies()
-            problems.append(
-                Violation(
-                    path,
-                    f"expected one of {', '.join(known)}",
-                    name,
-                    kind=ViolationKind.UNKNOWN,
-                    hint=did_you_mean(name, known),
-                )
-            )
+            problems.append(unknown_name(path, f"expected one of {', '.join(known)}", name, known))
     if problems:
         raise SpecError(*problems)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
-from solver.errors import SpecError, Violation, ViolationKind
-from solver.problem.values import did_you_mean
+from solver.errors import SpecError, Violation
+from solver.problem.values import unknown_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +61,7 @@ class PolicySettings:
             except ValueError:
                 number = math.nan
             if name not in known:
-                rule, hint = f"expected a setting: {', '.join(known)}", did_you_mean(name, known)
-                problems.append(Violation(where, rule, part, kind=ViolationKind.UNKNOWN, hint=hint))
+                problems.append(unknown_name(where, f"expected a setting: {', '.join(known)}", name, known))
             elif not equals or math.isnan(number):
                 problems.append(Violation(f"{where}: {name}", "expected a number", text))
             else:
