@@ -27,24 +27,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class EnumerationParams(Params):
-    """Where enumeration ends.
-
-    Parameters
-    ----------
-    most_pairs : int
-        Pairs of agents and models beyond which it does not begin.
-    most_states : int
-        Partial plans of one level beyond which it gives up. 20,000 take about 20 ms a level.
-    beam : int
-        Partial plans per level of the first, incomplete pass, which finds a plan to compare with.
-    merge_from : int
-        Levels with at least so many partial plans are searched for equal loads.
-    """
+    """Where enumeration ends."""
 
     most_pairs: int = 160
+    """Pairs of agents and models beyond which it does not begin."""
     most_states: int = 20_000
+    """Partial plans of one level beyond which it gives up. 20,000 take about 20 ms a level."""
     beam: int = 64
+    """Partial plans per level of the first, incomplete pass, which finds a plan to compare with."""
     merge_from: int = 500
+    """Levels with at least so many partial plans are searched for equal loads."""
 
     def __post_init__(self) -> None:
         if min(self.most_pairs, self.most_states, self.beam, self.merge_from) < 1:

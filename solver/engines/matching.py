@@ -31,25 +31,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoreParameters:
-    """How the core of a dense instance is chosen; measured in ``benchmarks/bench_one_to_one.py``.
-
-    Parameters
-    ----------
-    pairs_per_agent : int
-        Pairs that a typical agent has in the core.
-    sampled_agents : int
-        Agents whose losses say how wide the core has to be for that.
-    most_left : tuple of float
-        Part of the agents that a core may leave out, core by core; beyond, all pairs are solved instead.
-    leaving : float
-        Where a core does not serve all agents, they may stay out of it at this many times its width below their
-        best, which tells the prices of what they compete for; twice that each time.
-    """
+    """How the core of a dense instance is chosen; measured in ``benchmarks/bench_one_to_one.py``."""
 
     pairs_per_agent: int = 10
+    """Pairs that a typical agent has in the core."""
     sampled_agents: int = 48
+    """Agents whose losses say how wide the core has to be for that."""
     most_left: tuple[float, ...] = (0.6, 0.25, 0.1, 0.05, 0.0, 0.0)
+    """Part of the agents that a core may leave out, core by core; beyond, all pairs are solved instead."""
     leaving: float = 8.0
+    """Where a core does not serve all agents, they may stay out of it at this many times its width below their best,
+    which tells the prices of what they compete for; twice that each time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -36,43 +36,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class NewtonParams(Params):
-    """Constants of the method.
-
-    Parameters
-    ----------
-    most_steps : int
-        Newton systems at most.
-    cooling : float
-        Factor between two temperatures.
-    settled : float
-        Expected gain of a step below which the temperature falls, in temperatures for each agent that is divided.
-    armijo : float
-        Share of the predicted gain that a step must reach (Armijo 1966).
-    shortening : float
-        Factor on a step that does not.
-    most_shortenings : int
-        Times that a step is shortened at most.
-    first_reach, most_reach : float
-        Largest change of a charge in one step, at first and at most, in units of charge.
-    reach_temperatures : float
-        The same in temperatures; the larger one holds.
-    least_share : float
-        Share of a step inside the box below which the search ends at its side.
-    ridge : float
-        Curvature that every row has at least, relative to the most curved one, each in its own reach.
-    """
+    """Constants of the method."""
 
     most_steps: int = 120
+    """Newton systems at most."""
     cooling: float = 0.3
+    """Factor between two temperatures."""
     settled: float = 0.02
+    """Expected gain of a step below which the temperature falls, in temperatures for each agent that is divided."""
     armijo: float = 1e-4
+    """Share of the predicted gain that a step must reach (Armijo 1966)."""
     shortening: float = 0.3
+    """Factor on a step that does not."""
     most_shortenings: int = 6
+    """Times that a step is shortened at most."""
     first_reach: float = 0.3
     most_reach: float = 4.0
+    """Largest change of a charge in one step, at first and at most, in units of charge."""
     reach_temperatures: float = 8.0
+    """The same in temperatures; the larger one holds."""
     least_share: float = 0.1
+    """Share of a step inside the box below which the search ends at its side."""
     ridge: float = 1e-9
+    """Curvature that every row has at least, relative to the most curved one, each in its own reach."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

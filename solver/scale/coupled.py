@@ -36,58 +36,44 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class CoupledParams(Params):
-    """Constants of the method. ``benchmarks/bench_coupled.py`` measures gap, passes and memory against them.
-
-    Parameters
-    ----------
-    sample, share : int
-        Agents of the large sample, about: so many, or one of so many if that is more.
-    stride : int
-        Which of them make up the small one.
-    hot, warm, cool, cold, coldest : float
-        Temperatures, in typical ranges of an agent's scores: the first, the last of the small sample, of the large one,
-        of all agents, and of the agents of the last box.
-    sigmas : float
-        Half-width of a box, in standard errors.
-    tie_temperatures : float
-        Additional half-width, in temperatures.
-    most_error : float
-        Largest standard error that is believed, in units of charge.
-    most_boxes : int
-        Most boxes of prices for all agents.
-    core_arcs : int
-        Numbers that the agents of the last box may take on the driver: arcs times rows.
-    first_core, least_core, shrinking : float
-        Half-width of the first attempt at a last box, in units of charge; where agents are taken for equal; the factor.
-    equal, most_equal : float
-        Difference of scores within which models are as good, in typical ranges, and agents for each row of which that
-        may be: at optimal prices as many as rows are divided.
-    jitter : float
-        What scores are shifted by at most, by lot, where agents are equal, in typical ranges of an agent's scores.
-    widenings : int
-        Times that the last box is widened where its agents cannot make the bounds hold.
-    """
+    """Constants of the method. ``benchmarks/bench_coupled.py`` measures gap, passes and memory against them."""
 
     sample: int = 160_000
-    share: int = 20
+    sample_share: float = 0.05
+    """Agents of the large sample, about: so many, or this share of all if that is more."""
     stride: int = 10
+    """Which of them make up the small one."""
     hot: float = 0.5
     warm: float = 5e-3
     cool: float = 1e-3
     cold: float = 2e-5
     coldest: float = 1e-8
+    """Temperatures, in typical ranges of an agent's scores: the first, the last of the small sample, of the large one,
+    of all agents, and of the agents of the last box."""
     sigmas: float = 3.0
+    """Half-width of a box, in standard errors."""
     tie_temperatures: float = 1.0
+    """Additional half-width, in temperatures."""
     most_error: float = 0.1
+    """Largest standard error that is believed, in units of charge."""
     most_boxes: int = 8
+    """Most boxes of prices for all agents."""
     core_arcs: int = 4_000_000
+    """Numbers that the agents of the last box may take on the driver: arcs times rows."""
     first_core: float = 0.02
+    """Half-width of the first attempt at a last box, in units of charge."""
     least_core: float = 1e-8
+    """Half-width at which agents are taken for equal."""
     shrinking: float = 0.7
+    """Factor on the half-width from one attempt to the next."""
     equal: float = 1e-7
     most_equal: int = 4
+    """Difference of scores within which models are as good, in typical ranges, and agents for each row of which that
+    may be: at optimal prices as many as rows are divided."""
     jitter: float = 1e-5
+    """What scores are shifted by at most, by lot, where agents are equal, in typical ranges of an agent's scores."""
     widenings: int = 4
+    """Times that the last box is widened where its agents cannot make the bounds hold."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -194,7 +180,7 @@ class _Search:
             low=np.zeros((m, c)),
             high=np.full((m, c), np.inf),
             stride=1,
-            sample=min(max(params.sample, self.agents // params.share), self.agents),
+            sample=min(max(params.sample, int(self.agents * params.sample_share)), self.agents),
             seed=seed,
             agents=self.agents,
             valuation=valuation,

@@ -23,24 +23,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class RepairParams(Params):
-    """Bounds of the loops.
-
-    Parameters
-    ----------
-    steps_a_row : int
-        Moves for each row, on average, to make bounds hold.
-    most_moves : int
-        Moves of one agent among them.
-    rounds : int
-        Rounds of improving moves.
-    tried : int
-        Moves tried in a round.
-    """
+    """Bounds of the loops."""
 
     steps_a_row: int = 60
+    """Moves for each row, on average, to make bounds hold."""
     most_moves: int = 4
+    """Moves of one agent among them."""
     rounds: int = 12
+    """Rounds of improving moves."""
     tried: int = 2_000
+    """Moves tried in a round."""
 
 
 class _Moves:

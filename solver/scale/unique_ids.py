@@ -33,21 +33,14 @@ _SCRATCH = ".ids"
 
 @dataclass(frozen=True, kw_only=True)
 class UniqueIdsParams(Params):
-    """Sizes of the check.
-
-    Parameters
-    ----------
-    part : int
-        Hashes merged at a time, 12 bytes each, several times over while they are sorted.
-    named : int
-        Repetitions spelled out in the error; as many more are not counted.
-    seed : int
-        Of the hash's multipliers.
-    """
+    """Sizes of the check."""
 
     part: int = 8_000_000
+    """Hashes merged at a time, 12 bytes each, several times over while they are sorted."""
     named: int = 5
+    """Repetitions spelled out in the error; as many more are not counted."""
     seed: int = 20_240_229
+    """Of the hash's multipliers."""
 
 
 def check_unique_ids(

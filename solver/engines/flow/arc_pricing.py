@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.engines.flow.bounded import Arcs, BoundedFlow
+from solver.params import Params
 from solver.problem.blocks import chunks, priced_blocks
 from solver.problem.sparse import CompressedScores
 
@@ -17,47 +18,32 @@ if TYPE_CHECKING:
     from solver.problem.instance import Instance
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GenerationParams:
-    """What column generation may do.
-
-    Parameters
-    ----------
-    all_pairs : int
-        Allowed pairs up to which all of them are arcs from the start.
-    spare_arcs : float
-        Arcs of the first core per unit beyond those that carry flow.
-    new_arcs : int
-        Most arcs of one row that join in a round.
-    sample_share : int
-        One agent of so many is in the sample that first prices come from.
-    sample_per_model : int
-        Least units in a sample, per model: with fewer, shares of slots and floors are mostly rounding.
-    balanced_pairs : int
-        Pairs of the rows that prices are balanced on where no sample says anything.
-    balancing_rounds : int
-        Rounds of that balancing.
-    modest_fee : float
-        Fee of the first rounds for missing a floor or leaving an agent out, in ranges of the scores.
-    max_rounds : int
-        Rounds after which the best flow so far is returned.
-    most_models : int
-        Models up to which prices of floors that could not be raised are taken from all pairs.
-    patience : float
-        Times the last flow took that must be left for another round and what follows.
-    """
+@dataclass(frozen=True, kw_only=True)
+class GenerationParams(Params):
+    """What column generation may do."""
 
     all_pairs: int = 30_000
+    """Allowed pairs up to which all of them are arcs from the start."""
     spare_arcs: float = 1.5
+    """Arcs of the first core per unit beyond those that carry flow."""
     new_arcs: int = 3
-    sample_share: int = 8
+    """Most arcs of one row that join in a round."""
+    sample_share: float = 0.125
+    """Share of the agents in the sample that first prices come from."""
     sample_per_model: int = 8
+    """Least units in a sample, per model: with fewer, shares of slots and floors are mostly rounding."""
     balanced_pairs: int = 200_000
+    """Pairs of the rows that prices are balanced on where no sample says anything."""
     balancing_rounds: int = 40
+    """Rounds of that balancing."""
     modest_fee: float = 1.0
+    """Fee of the first rounds for missing a floor or leaving an agent out, in ranges of the scores."""
     max_rounds: int = 200
+    """Rounds after which the best flow so far is returned."""
     most_models: int = 1_500
+    """Models up to which prices of floors that could not be raised are taken from all pairs."""
     patience: float = 2.5
+    """Times the last flow took that must be left for another round and what follows."""
 
 
 def count_pairs(instance: Instance) -> int:

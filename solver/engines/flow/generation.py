@@ -241,7 +241,7 @@ def _core_exchanges(
 def _sample_prices(instance: Instance, deadline: Deadline, params: GenerationParams) -> NDArray[np.float64]:
     """Return the prices of some agents with their share of slots and floors, balanced ones where there are too few."""
     n, m, shape = instance.n, instance.m, _shape(instance)
-    size = max(n // params.sample_share, int(params.sample_per_model * m * n / shape.supply.sum()))
+    size = max(int(n * params.sample_share), int(params.sample_per_model * m * n / shape.supply.sum()))
     if size > n // 2 or size * m <= params.all_pairs // 4 or size < 64:
         return balanced_prices(instance, pairs=params.balanced_pairs, rounds=params.balancing_rounds)
     place = np.arange(size)

@@ -29,21 +29,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class OpeningParams(Params):
-    """How long the search over open sets goes on.
-
-    Parameters
-    ----------
-    most_flows : int
-        Open sets that are tried at most.
-    most_s : float
-        Seconds after which the search ends where no deadline does, to be seen in the gap.
-    margin : float
-        Share of the time left that the next flow may be expected to take.
-    """
+    """How long the search over open sets goes on."""
 
     most_flows: int = 400
+    """Open sets that are tried at most."""
     most_s: float = 10.0
+    """Seconds after which the search ends where no deadline does, to be seen in the gap."""
     margin: float = 0.8
+    """Share of the time left that the next flow may be expected to take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

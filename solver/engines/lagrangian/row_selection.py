@@ -23,24 +23,16 @@ _BROKEN_FROM = 1e-3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowSelectionParameters:
-    """How many limit rows a relaxation has; measured in ``benchmarks/bench_deadlines.py``.
-
-    Parameters
-    ----------
-    all_up_to : int
-        Rows up to which all are looked at from the start.
-    wide : float
-        Part of the pairs that a row has to touch to be looked at from the start where rows are more.
-    added : int
-        Most broken rows put back at a time.
-    rounds : int
-        Times that rows are put back.
-    """
+    """How many limit rows a relaxation has; measured in ``benchmarks/bench_deadlines.py``."""
 
     all_up_to: int = 120
+    """Rows up to which all are looked at from the start."""
     wide: float = 0.02
+    """Part of the pairs that a row has to touch to be looked at from the start where rows are more."""
     added: int = 120
+    """Most broken rows put back at a time."""
     rounds: int = 3
+    """Times that rows are put back."""
 
 
 def first_rows(form: StandardForm, parameters: RowSelectionParameters) -> NDArray[np.intp] | None:
