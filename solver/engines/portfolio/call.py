@@ -84,39 +84,40 @@ def run(
     """
     params = params or _DEFAULT_PARAMS
     read_ms = deadline.elapsed_ms()
-    if engine == "auto":
-        names = engines_by_shape(instance, deadline, params)
-    elif engine in ENGINES:
-        names = (engine,)
-        reason = None
-        if loading_seconds(engine) <= max(0.0, deadline.remaining_s()):
-            reason = load_engine(engine).unsupported_reason(instance, remaining_s=np.inf)
-        if reason is not None:
-            raise SpecError(f"engine: cannot solve this instance: {reason}")
-    else:
-        raise SpecError(f"engine: expected auto, {', '.join(ENGINES)}, got {engine!r}")
+    if engine != "auto":
+        _check_named(engine, instance, deadline)
+    names = engines_by_shape(instance, deadline, params) if engine == "auto" else (engine,)
     if threads is None:
         presses = deadline.limited and instance.is_slots and instance.n * instance.m > params.large_pairs
         threads = (os.cpu_count() or 1) if presses else 1
     call = _Call(deadline=deadline, seed=seed, threads=threads, named=engine != "auto", params=params)
     if deadline.expired() and not call.named:
         return answer_past_deadline(instance, call, read_ms)
+    steps = [Step(name) for name in names]
     if not is_coupled(instance):
-        return call.attempt(instance, [Step(name) for name in names], hint)
-    if call.named:
-        steps = [Step(name) for name in names]
-        split = instance.serve_first and engine in ("cpsat", "lagrangian")
-    else:
+        return call.attempt(instance, steps, hint)
+    if not call.named:
         steps = coupled_steps(instance, deadline, params)
-        split = instance.serve_first
         if steps[0].engine == "flow":  # limits that are a network: solved at once, or not at all
             answer = call.attempt(instance, steps[:1], hint)
-            if answer.infeasible or answer.certificate.optimal:
+            if answer.proven:
                 return answer
             steps, hint = steps[1:], hint if answer.certificate.violations else answer.claim
-    if not split or instance.n * instance.m > params.split_pairs:
+    in_phases = instance.serve_first and engine in ("auto", "cpsat", "lagrangian")
+    if not in_phases or instance.n * instance.m > params.split_pairs:
         return call.attempt(instance, steps, hint)
     return call.serve_first(instance, steps, hint)
+
+
+def _check_named(engine: str, instance: Instance, deadline: Deadline) -> None:
+    """Raise SpecError for a name that is no engine's, or an engine that cannot handle such instances at all."""
+    if engine not in ENGINES:
+        raise SpecError(f"engine: expected auto, {', '.join(ENGINES)}, got {engine!r}")
+    if loading_seconds(engine) > max(0.0, deadline.remaining_s()):
+        return
+    reason = load_engine(engine).unsupported_reason(instance, remaining_s=np.inf)
+    if reason is not None:
+        raise SpecError(f"engine: cannot solve this instance: {reason}")
 
 
 class _Call(CallSettings):
@@ -232,46 +233,50 @@ class _Call(CallSettings):
 
     def serve_first(self, instance: Instance, steps: Sequence[Step], hint: Claim | None) -> Answer:
         """Serve as well as possible, with a proof if there is time for one, then find the best score among those."""
-        deadline, order = self.deadline, service_order(instance)
+        deadline = self.deadline
         best = greedy_incumbent(instance, deadline, self) if deadline.limited else None
         notes: tuple[str, ...] = ()
-        engines = {step.engine for step in steps}
-        if "enumeration" in engines:
+        if any(step.engine == "enumeration" for step in steps):
             answer = self.attempt(instance, [steps[0]], hint, best=best, incumbent=False)
-            if answer.infeasible or answer.certificate.optimal:
+            if answer.proven:
                 return answer
             best = answer if not answer.certificate.violations and answer.engine != "none" else best
             steps = steps[1:]
         if steps[0].engine == "lagrangian":  # one weighted problem is a good start, and often serves everyone
-            share = 1.0 if best is not None and (best.claim.choice >= 0).all() else self.params.weighted_share
-            own = Step("lagrangian", share=share).within(deadline)
-            answer = self.attempt(instance, steps, hint, best=best, deadline=own, incumbent=False)
-            if answer.infeasible or answer.certificate.optimal:
-                return answer
-            best, notes = answer, answer.notes
-            if (best.claim.choice >= 0).all() and not best.certificate.violations:
-                return best if not deadline.limited else self.attempt(instance, steps, hint, best=best)
+            everyone = best is not None and bool((best.claim.choice >= 0).all())
+            own = Step("lagrangian", share=1.0 if everyone else self.params.weighted_share).within(deadline)
+            best = self.attempt(instance, steps, hint, best=best, deadline=own, incumbent=False)
+            if best.proven or (best.serves_all and not deadline.limited):
+                return best
+            if best.serves_all:
+                return self.attempt(instance, steps, hint, best=best)
+            notes = best.notes
         if best is not None:
             judging_s = self.params.phases_left * verification_seconds(instance, best.claim)
             if deadline.remaining_s() < judging_s:
                 return replace(best, notes=notes, stopped_by=self._stop_reason(best, None, deadline))
+        answer = self._service_then_score(instance, steps, best, hint)
+        return replace(answer, notes=(*notes, *answer.notes))
+
+    def _service_then_score(
+        self, instance: Instance, steps: Sequence[Step], best: Answer | None, hint: Claim | None
+    ) -> Answer:
+        """Find who is served, scores aside, and then the best score with as many of every priority."""
+        deadline, order = self.deadline, service_order(instance)
         own = Step("", share=self.params.service_share).within(deadline)
-        service = self.attempt(
-            service_instance(instance, order), steps, best.claim if best else hint, deadline=own
-        )
+        start = best.claim if best else hint
+        service = self.attempt(service_instance(instance, order), steps, start, deadline=own)
         if service.infeasible:
             return replace(service, certificate=certify(instance, service.claim))
         if service.certificate.violations:
-            return replace(best or unsolved(instance, self), notes=(*notes, *service.notes))
+            return replace(best or unsolved(instance, self), notes=service.notes)
         proven = service.certificate.optimal and order.exact
         served = Claim(choice=service.claim.choice, serves_most=proven)
         first = better_verified(instance, served, service.engine, best, self, deadline)
-        asked = fixed_service(instance, order, first.claim.choice)
-        score = self.attempt(asked, steps, first.claim)
+        score = self.attempt(fixed_service(instance, order, first.claim.choice), steps, first.claim)
         if score.infeasible or score.certificate.violations:
-            return replace(first, notes=(*notes, *score.notes), stopped_by=score.stopped_by)
-        prices = score.claim.limit_prices
-        count = 0 if instance.limits is None else instance.limits.count
+            return replace(first, notes=score.notes, stopped_by=score.stopped_by)
+        prices, count = score.claim.limit_prices, 0 if instance.limits is None else instance.limits.count
         claim = replace(
             score.claim,
             limit_prices=prices[:count] if count and prices is not None else None,
@@ -282,7 +287,7 @@ class _Call(CallSettings):
         )
         answer = better_verified(instance, claim, score.engine, first, self, deadline)
         stopped_by = self._stop_reason(answer, score.stopped_by, deadline)
-        return replace(answer, notes=(*notes, *score.notes), stopped_by=stopped_by)
+        return replace(answer, notes=score.notes, stopped_by=stopped_by)
 
     def _stop_reason(self, answer: Answer, last: StopReason | None, deadline: Deadline) -> StopReason:
         """Return why a call ended that did not prove infeasibility."""

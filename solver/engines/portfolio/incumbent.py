@@ -54,6 +54,16 @@ class Answer:
     notes: tuple[str, ...] = ()
     stopped_by: StopReason = StopReason.EXHAUSTED
 
+    @property
+    def proven(self) -> bool:
+        """Whether nothing is left to find: it is optimal, or no feasible assignment exists."""
+        return self.infeasible or self.certificate.optimal
+
+    @property
+    def serves_all(self) -> bool:
+        """Whether it is feasible and serves every agent."""
+        return not self.certificate.violations and bool((self.claim.choice >= 0).all())
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallSettings:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from solver.load.stops import Stop, StopOwner, checked_stop
 from solver.load.store.lease_table import LeaseTable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -77,13 +78,19 @@ class MemoryStore:
                 new = self._leases.models
                 new.stop(new.index[model], stop, extend=False)
 
+    @contextmanager
+    def _operation(self) -> Iterator[float]:
+        """Hold the lock over the present state, at the time that is yielded; report afterwards who left a queue."""
+        with self._lock:
+            yield self._leases.advance()
+        self._report()
+
     # -- limits
 
     def configure(self, model: str, limits: Limits) -> None:
         """Set the limits of a model, new or known. See :class:`~solver.load.store.base.Store`."""
-        with self._lock:
+        with self._operation():
             self._leases.configure(model, limits)
-        self._report()
 
     def limits(self, model: str) -> Limits:
         """Return the limits of a model."""
@@ -104,9 +111,8 @@ class MemoryStore:
 
     def configure_pool(self, pool: str, limits: Limits) -> None:
         """Set the limits of a pool, new or known."""
-        with self._lock:
+        with self._operation():
             self._leases.configure_pool(pool, limits)
-        self._report()
 
     def forget_pool(self, pool: str) -> None:
         """Remove a pool that nothing draws on."""
@@ -115,17 +121,13 @@ class MemoryStore:
 
     def pool_row(self, pool: str) -> StoreRow:
         """Return the state of a pool."""
-        with self._lock:
-            row = self._leases.pools[pool].row(self._leases.advance())
-        self._report()
-        return row
+        with self._operation() as now:
+            return self._leases.pools[pool].row(now)
 
     def end_leases(self, model: str) -> int:
         """End every lease of a model and return how many there were."""
-        with self._lock:
-            ended = self._leases.end_all(model)
-        self._report()
-        return ended
+        with self._operation():
+            return self._leases.end_all(model)
 
     def reset_usage(self, model: str) -> None:
         """Count what a model has used of its limits from nothing again; leases in flight are not refunded."""
@@ -139,9 +141,8 @@ class MemoryStore:
 
     def forget(self, model: str) -> None:
         """Remove a model with its leases, usage and stops. O(models + leases)."""
-        with self._lock:
+        with self._operation():
             self._leases.forget(model)
-        self._report()
 
     # -- leases
 
@@ -160,14 +161,10 @@ class MemoryStore:
 
     def acquire_many(self, asks: Sequence[Ask], *, whole_plan: bool) -> list[LeaseState | Refusal]:
         """Take each ask whole or not at all; with ``whole_plan`` all of them or none."""
-        with self._lock:
-            leases = self._leases
-            now = leases.advance()
+        with self._operation() as now:
             for ask in asks:
-                leases.models.at(ask.model)
-            answers = leases.acquire_all(asks, now, whole_plan=whole_plan)
-        self._report()
-        return answers
+                self._models.at(ask.model)
+            return self._leases.acquire_all(asks, now, whole_plan=whole_plan)
 
     def renew(self, lease_id: str, ttl_s: float) -> LeaseState:
         """Let a live lease expire ``ttl_s`` from now."""
@@ -178,10 +175,8 @@ class MemoryStore:
         return self._extend(lease_id, ttl_s, alive)
 
     def _extend(self, lease_id: str, ttl_s: float, alive: Callable[[], bool] | None) -> LeaseState:
-        with self._lock:
-            state = self._leases.extend(lease_id, ttl_s, alive, self._leases.advance())
-        self._report()
-        return state
+        with self._operation() as now:
+            return self._leases.extend(lease_id, ttl_s, alive, now)
 
     def release(self, lease_id: str, *, tokens: int | None, cost_nano_usd: int | None) -> ReleaseOutcome:
         """Give everything back once, and settle the estimates."""
@@ -197,49 +192,37 @@ class MemoryStore:
 
     def move(self, lease_id: str, ask: Ask) -> LeaseState | Refusal:
         """Swap a live lease for one on another model: both steps, or neither."""
-        with self._lock:
-            answer = self._leases.move(lease_id, ask, self._leases.advance())
-        self._report()
-        return answer
+        with self._operation() as now:
+            return self._leases.move(lease_id, ask, now)
 
     def lease_state(self, lease_id: str) -> LeaseState:
         """Tell where a lease stands."""
-        with self._lock:
-            held = self._leases.live(lease_id, self._leases.advance())
-            state = LeaseState.GONE if held is None else held.state
-        self._report()
-        return state
+        with self._operation() as now:
+            held = self._leases.live(lease_id, now)
+            return LeaseState.GONE if held is None else held.state
 
     def queued_leases(self, model: str) -> list[str]:
         """Return the ids of the waiting leases of a model, in the order in which they start."""
-        with self._lock:
-            self._leases.advance()
-            waiting = [held.lease_id for held in self._models.waiting[self._models.at(model)].in_order()]
-        self._report()
-        return waiting
+        with self._operation():
+            return [held.lease_id for held in self._models.waiting[self._models.at(model)].in_order()]
 
     def slots_before(self, model: str, lease_id: str) -> tuple[int, int] | None:
         """Return how many leases, and slots, start before a waiting one; None when it does not wait."""
-        with self._lock:
-            self._leases.advance()
+        with self._operation():
             leases = slots = 0
-            answer = None
             for held in self._models.waiting[self._models.at(model)].in_order():
                 if held.lease_id == lease_id:
-                    answer = leases, slots
-                    break
+                    return leases, slots
                 leases, slots = leases + 1, slots + held.slots
-        self._report()
-        return answer
+            return None
 
     def adjust(self, model: str, *, active: int, queue: int) -> None:
         """Add to the work reported from outside, with a floor at zero."""
         if self._lock._is_owned():  # noqa: SLF001 # as in release
             self._leases.late.append(lambda now: self._adjust(model, active, queue, now))
             return
-        with self._lock:
-            self._adjust(model, active, queue, self._leases.advance())
-        self._report()
+        with self._operation() as now:
+            self._adjust(model, active, queue, now)
 
     def _adjust(self, model: str, active: int, queue: int, now: float) -> None:
         i = self._models.at(model)
@@ -250,11 +233,10 @@ class MemoryStore:
         self, model: str, *, active: int, queue: int, ttl_s: float | None = None, age_s: float = 0.0
     ) -> None:
         """Set totals measured from outside; what exceeds the leases of that time counts as work from outside."""
-        with self._lock:
-            now, i = self._leases.advance(), self._models.at(model)
+        with self._operation() as now:
+            i = self._models.at(model)
             self._models.observe(i, active, queue, ttl_s, age_s, now)
             self._leases.promote(i)
-        self._report()
 
     def stop(
         self,
@@ -277,13 +259,11 @@ class MemoryStore:
     def resume(self, model: str, owner: StopOwner | str, *, name: str | None = None) -> int:
         """Lift the stops of one owner (with ``name``, that one) and return how many stood."""
         key = checked_stop(owner, name or "", "", None)
-        with self._lock:
-            self._leases.advance()
+        with self._operation():
             i = self._models.at(model)
             lifted = self._models.resume(i, key, every_name=name is None)
             self._leases.promote(i)
-        self._report()
-        return lifted
+            return lifted
 
     def set_accepting(self, model: str, accepting: bool) -> None:
         """Set or lift the operator's unnamed stop."""
