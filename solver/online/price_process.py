@@ -30,17 +30,22 @@ _SHUTDOWN_TIMEOUT_S = 5.0
 
 
 class PriceProcess:
-    """Answers questions in a child process, one at a time. It starts at the first, and again after it has died."""
+    """Answers questions in a child process, one at a time.
+
+    The child starts with this object, so that its imports do not compete with the first decisions; after it has died,
+    with the next question.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
         self._pid = os.getpid()
         self._end: Callable[[], object] = lambda: None
+        self._running()
 
     @property
     def pid(self) -> int | None:
-        """Process id of the child; None before the first job, and after a failure."""
+        """Process id of the child; None after a failure."""
         return None if self._child is None else self._child.pid
 
     def answer(self, price_job: Callable[[], _T]) -> _T:

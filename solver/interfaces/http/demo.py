@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.interfaces.http.fleet import Fleet
+from solver.interfaces.http.json_codec import to_json
 from solver.problem.spec import Agent, Capacity, Model, Objective
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ async def demo_load(service: Service, *, seed: int = 0) -> None:
             priority=float(rng.choice([1.0, 1.0, 1.0, 2.0])),
         )
         decision = service.router.route(agent)
-        service.log_decision(decision, agent)
+        service.log_decision(decision, to_json({"agent": agent.model_dump(exclude_defaults=True)}))
         if decision.model is not None:
             task = asyncio.create_task(
                 _serve(

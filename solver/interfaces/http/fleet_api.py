@@ -22,7 +22,7 @@ from solver.interfaces.http.answers import (
 )
 from solver.interfaces.http.problem_details import RequestRefused
 from solver.interfaces.http.reply import Reply, json_reply
-from solver.interfaces.http.requests import CapacityRequest, DrainRequest
+from solver.interfaces.http.requests import CapacityRequest, DecideRequest, DrainRequest
 from solver.problem.spec import Capacity, Problem
 from solver.problem.values import did_you_mean
 
@@ -268,10 +268,11 @@ async def explain(call: Call) -> Reply:
     found = service.decisions.get(call.path["decision_id"])
     if found is None:
         raise RequestRefused(404, f"no decision {call.path['decision_id'][:100]!r}, or it is too long ago")
-    entry, agent = found
-    document: dict[str, Any] = {"decision": entry, "candidates": None}
-    if agent is not None and service.fleet is not None:
-        fleet = service.fleet
+    decision, request = found
+    document: dict[str, Any] = {"decision": decision, "candidates": None}
+    if request is not None and service.fleet is not None:
+        fleet, agent = service.fleet, DecideRequest.model_validate_json(request).agent
+        assert agent is not None  # requests without one are not kept
 
         def candidates() -> list[dict[str, Any]]:
             from solver.solution.explain import explain as explain_plan

@@ -10,6 +10,7 @@ import numpy as np
 from solver.errors import SpecError, Violation, ViolationKind, missing_value
 from solver.interfaces.http.access import Role
 from solver.interfaces.http.answers import Decided, ReleaseAnswer, RenewAnswer
+from solver.interfaces.http.json_codec import JsonText
 from solver.interfaces.http.limits import checked_ttl
 from solver.interfaces.http.problem_details import RequestRefused, retry_after
 from solver.interfaces.http.reply import Reply, json_reply
@@ -95,8 +96,8 @@ async def decide(call: Call) -> Reply:
         decision = router.route(asked.agent, ttl_s=ttl_s, **arrays)
     if decision.lease is not None:
         service.hold(decision.lease, decision.agent_id, decision)
-    explained = len(call.raw) <= service.limits.explained_bytes
-    entry = service.log_decision(decision, asked.agent if explained else None)
+    explained = asked.agent is not None and len(call.raw) <= service.limits.explained_bytes
+    document = service.log_decision(decision, call.raw if explained else None)
     refusal = decision.refusal
     if refusal is not None:
         status = _STATUS.get(refusal.reason, 429)
@@ -106,9 +107,9 @@ async def decide(call: Call) -> Reply:
             refusal.reason.value,
             headers=retry_after(wait_s),
             reason=refusal.reason.name.lower(),
-            decision=entry,
+            decision=JsonText(document),
         )
-    return json_reply(entry)
+    return Reply(200, document)
 
 
 def _column(

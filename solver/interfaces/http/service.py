@@ -13,6 +13,7 @@ from solver.errors import SpecError
 from solver.interfaces.http.audit_trail import FLEET_FILE, Journal, now_text
 from solver.interfaces.http.decision_memory import Assignments, Held, HeldLeases, RecentDecisions
 from solver.interfaces.http.fleet import Fleet, read_fleet
+from solver.interfaces.http.json_codec import to_json
 from solver.interfaces.http.limits import ServiceLimits
 from solver.interfaces.http.load_report import finite_or_none, load_report
 from solver.interfaces.http.periodic_checks import Watch
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from solver.load.lease import Lease
     from solver.load.store.base import Store
     from solver.online.decision import Decision
-    from solver.problem.spec import Agent
 
 _LOG = logging.getLogger("solver.http")
 _T = TypeVar("_T")
@@ -253,8 +253,8 @@ class Service:
         for lease in leases:
             self._threads.submit(lease.release)
 
-    def log_decision(self, decision: Decision, agent: Agent | None) -> dict[str, Any]:
-        """Add a decision to the log and return it as clients get it."""
+    def log_decision(self, decision: Decision, request: bytes | None) -> bytes:
+        """Add a decision to the log, with the request where it may be explained; return it as clients get it."""
         lease, refusal = decision.lease, decision.refusal
         entry: dict[str, Any] = {
             "decision_id": f"{self._decision_prefix}-{self.decisions.count}",
@@ -272,8 +272,9 @@ class Service:
         }
         if refusal is not None:
             entry["retry_after_s"] = finite_or_none(refusal.retry_after_s)
-        self.decisions.add(entry, agent)
-        return entry
+        text = to_json(entry)
+        self.decisions.add(entry["decision_id"], text, request)
+        return text
 
     def balancer(self, strategy: str, routing: str, *, queue: bool, blind: bool) -> LoadBalancer:
         """Return the balancer of these strategies; a blind one looks at an empty fleet of its own."""

@@ -3,31 +3,41 @@
 from __future__ import annotations
 
 import heapq
-from typing import TYPE_CHECKING
+from typing import Generic, Protocol, TypeVar
 
-if TYPE_CHECKING:
-    from solver.load.store.held_lease import HeldLease
+
+class Expiring(Protocol):
+    """A lease that ends by itself."""
+
+    expires_s: float
+
+    @property
+    def lease_id(self) -> str:
+        """Its id."""
+
+
+T = TypeVar("T", bound=Expiring)
 
 _SPARE_DEADLINES = 1024
 """Outdated entries of the expiry heap that are tolerated before it is rebuilt."""
 
 
-class ExpiryQueue:
+class ExpiryQueue(Generic[T]):
     """A heap of expiry times over the leases of a table; entries that a renewal has outdated are skipped.
 
     Entries hold ids alone, so that a lease is freed as soon as it has ended.
 
     Parameters
     ----------
-    held : dict of str to HeldLease
+    held : dict of str to T
         The live leases, which their table changes.
     """
 
-    def __init__(self, held: dict[str, HeldLease]) -> None:
+    def __init__(self, held: dict[str, T]) -> None:
         self._held = held
         self._entries: list[tuple[float, str]] = []
 
-    def add(self, held: HeldLease) -> None:
+    def add(self, held: T) -> None:
         """Note when a lease expires. Amortised O(log leases): outdated notes go once they outweigh the live ones."""
         heapq.heappush(self._entries, (held.expires_s, held.lease_id))
         if len(self._entries) > 2 * len(self._held) + _SPARE_DEADLINES:
@@ -38,7 +48,7 @@ class ExpiryQueue:
         """Return whether an entry, outdated or not, is due: a cheap test before every operation."""
         return bool(self._entries) and self._entries[0][0] <= now
 
-    def pop_due(self, now: float) -> HeldLease | None:
+    def pop_due(self, now: float) -> T | None:
         """Remove the first entry that is due; return its lease, None where the entry is outdated."""
         expires_s, lease_id = heapq.heappop(self._entries)
         held = self._held.get(lease_id)
