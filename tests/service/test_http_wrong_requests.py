@@ -96,6 +96,72 @@ def test_bodies_that_are_slow_or_large(service: HttpService, size: str, sent: by
         assert connection.recv(65536).startswith(b"HTTP/1.1 " + status)
 
 
+@pytest.mark.parametrize(
+    ("request_head", "status"),
+    [
+        (b"GET /healthz HTTP/1.1\r\n", b"400"),  # RFC 9112, section 3.2
+        (b"GET /healthz HTTP/1.1\r\nHost: a\r\nhost: a\r\n", b"400"),
+        (b"GET /healthz HTTP/1.1\r\nHost: a b\r\n", b"400"),
+        (b"GET /healthz HTTP/1.1\r\nHost: user@a\r\n", b"400"),
+        (b"GET /healthz HTTP/1.1\r\nHost: a:http\r\n", b"400"),
+        (b"GET /healthz HTTP/1.1\r\nHost: [::1]:8080\r\n", b"200"),
+        (b"GET /healthz HTTP/1.0\r\n", b"200"),
+        (b"GET /healthz HTTP/1.0\r\nHost: a\r\nHost: b\r\n", b"400"),
+        (b"GET /healthz HTTP/2.0\r\nHost: a\r\n", b"505"),
+        (b"GET /healthz\r\n", b"505"),
+        (b"GET http://a HTTP/1.1\r\nHost: b\r\n", b"200"),
+        (b"GET http://a:80/healthz?x=1 HTTP/1.1\r\nHost: b\r\n", b"200"),
+        (b"HEAD /healthz HTTP/1.1\r\nHost: a\r\n", b"200"),
+        (b"HEAD /v1/load HTTP/1.1\r\nHost: a\r\n", b"401"),
+        (b"TRACE /healthz HTTP/1.1\r\nHost: a\r\n", b"405"),
+        (b"POST /v1/decide HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n", b"501"),
+        (b"POST /v1/decide HTTP/1.0\r\nTransfer-Encoding: chunked\r\n", b"400"),
+        (b"GET /healthz HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 9_000 + b"\r\n", b"431"),
+        (b"GET /" + b"y" * 9_000 + b" HTTP/1.1\r\nHost: a\r\n", b"431"),
+    ],
+)
+def test_heads_are_held_to_the_rules_of_http(
+    service: HttpService, request_head: bytes, status: bytes
+) -> None:
+    with connected(service) as connection:
+        connection.sendall(request_head + b"Connection: close\r\n\r\n")
+        answer = until_closed(connection)
+    assert answer.startswith(b"HTTP/1.1 " + status)
+    if request_head.startswith(b"HEAD"):
+        assert answer.endswith(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "status"),
+    [
+        (b"GET /healthz HTTP/1.1\r\n\r\n", b"400"),
+        (b"\x16\x03\x01\r\n\r\n", b"400"),
+        (head("Transfer-Encoding: chunked") + b"5;x=y\r\n[[[[[\r\nzz\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 9_000 + b"\r\n\r\n", b"431"),
+    ],
+)
+def test_what_came_before_a_wrong_request_is_answered_first(
+    service: HttpService, wrong: bytes, status: bytes
+) -> None:
+    with connected(service) as connection:
+        connection.sendall(head("Accept: */*", method="GET", path="/v1/load") + wrong)
+        answers = until_closed(connection).split(b"HTTP/1.1 ")[1:]
+    assert [one[:3] for one in answers] == [b"200", status]
+
+
+@pytest.mark.parametrize(
+    "endless", [b"5;" + b"x" * 1_000_000, b"0\r\nX: " + b"y" * 1_000_000, b"0\r\n" + b"X: y\r\n" * 100_000]
+)
+def test_framing_without_a_body_is_bounded(service: HttpService, endless: bytes) -> None:
+    """Extensions of a chunk and trailers: nobody reads them, and a parser would keep them whole."""
+    before = resident_mb(service.process.pid)
+    for _ in range(20):
+        with connected(service) as connection, contextlib.suppress(ConnectionError):
+            connection.sendall(head("Transfer-Encoding: chunked") + endless)
+            assert connection.recv(65536).startswith(b"HTTP/1.1 400 ")
+    assert resident_mb(service.process.pid) < before + 20
+
+
 def test_a_body_or_trailers_without_end_are_cut(service: HttpService) -> None:
     for endless in (b"1\r\nx\r\n", b"0\r\n" + b"X: y\r\n" * 10_000):
         begun = time.monotonic()

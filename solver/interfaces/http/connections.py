@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, cast
 
 from solver.errors import MissingExtraError
 from solver.interfaces.http.problem_details import MEDIA_TYPE, RequestRefused, retry_after
 
 try:
+    import httptools
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 except ImportError as error:
     raise MissingExtraError("httptools", "service") from error
@@ -21,8 +23,8 @@ if TYPE_CHECKING:
     from solver.interfaces.http.limits import ServiceLimits
 
 _JOINED_BYTES = 64 << 10  # beyond, copying costs more than a system call
-_MAX_TRAILERS = 32
-"""Trailer fields after a chunked body at most; more would be an attempt to fill the memory."""
+_HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(:[0-9]*)?")
+"""A name or an address with a port, as RFC 9110 has them in section 7.2."""
 
 
 class JoinedWrites:
@@ -82,8 +84,12 @@ class BoundedConnection(HttpToolsProtocol):
         self._head_since: float | None = None
         self._body_since: float | None = None
         self._unread_since: float | None = None
-        self._head_bytes = self._trailers = 0
+        self._framing_bytes = (
+            0  # of a head, or between two parts of a body, the segment in which it began left out
+        )
+        self._known_host = b"localhost"  # the last that was found right
         self._answering: RequestResponseCycle | None = None
+        self._refusal: bytes | None = None  # waits until what came before is answered
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as the server has it
         """Begin to count, and to join writes."""
@@ -94,34 +100,85 @@ class BoundedConnection(HttpToolsProtocol):
         """Begin a request's head."""
         super().on_message_begin()
         self._head_since = self.loop.time()
-        self._trailers = 0
 
     def data_received(self, data: bytes) -> None:
         """Take what has arrived."""
-        if self._head_since is not None:
-            self._head_bytes += len(data)
+        self._framing_bytes += len(data)
         super().data_received(data)
-        if self._head_since is not None and self._head_bytes > self.limits.head_bytes:
+        if self._framing_bytes <= self.limits.head_bytes:
+            return
+        if self._head_since is not None:
             self._refuse(431, f"expected a head of at most {self.limits.head_bytes:,} bytes")
+        elif self._body_since is not None:  # extensions of a chunk, or trailers
+            self._refuse_body(400, f"over {self.limits.head_bytes:,} bytes without any of the body")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a field of the head; those after the body are of no use here."""
         if self._head_since is not None:
             super().on_header(name, value)
-            return
-        self._trailers += 1
-        if self._trailers > _MAX_TRAILERS:
-            self.transport.abort()
 
     def on_headers_complete(self) -> None:
-        """End the head and begin the body."""
-        self._head_since, self._head_bytes = None, 0
+        """End the head and begin the body, unless the head is against RFC 9112.
+
+        Raises
+        ------
+        ValueError
+            If it is, for the parser to stop; the request is refused already.
+        """
+        refused = self._refused_head()
+        if refused is not None:
+            self._refuse(*refused)
+            raise ValueError(refused[1])
+        self._head_since, self._framing_bytes = None, 0
         self._body_since = self.loop.time()
         super().on_headers_complete()
 
+    def _refused_head(self) -> tuple[int, str] | None:
+        """Return how the head breaks the rules of HTTP/1.1 that the parser leaves to its user; None: it does not."""
+        version = self.parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            return 505, "expected HTTP/1.1 or HTTP/1.0"
+        hosts, size = 0, len(self.url)
+        for name, value in self.headers:
+            size += len(name) + len(value)
+            if name == b"host":
+                hosts += 1
+                if value != self._known_host and not _HOST.fullmatch(value):
+                    return 400, "Host: expected a name or an address, and perhaps a port"
+                self._known_host = value
+            elif name == b"transfer-encoding":
+                if version == "1.0":
+                    return 400, "Transfer-Encoding: not a part of HTTP/1.0"
+                if value.strip().lower() != b"chunked":
+                    return 501, "Transfer-Encoding: expected chunked alone"
+        if version == "1.0":
+            self.expect_100_continue = False  # which such a client does not know
+        if size > self.limits.head_bytes:
+            return 431, f"expected a head of at most {self.limits.head_bytes:,} bytes"
+        if hosts > 1 or (hosts == 0 and version == "1.1"):
+            return 400, f"Host: expected exactly one, got {hosts}"
+        if not self.url.startswith(b"/"):
+            self._take_absolute_form()
+        return None
+
+    def _take_absolute_form(self) -> None:
+        """Take the address of a request to a proxy, in which the Host counts for nothing."""
+        target = httptools.parse_url(self.url)
+        if target.host:
+            authority = target.host if target.port is None else b"%s:%d" % (target.host, target.port)
+            self.headers[:] = [
+                (name, authority if name == b"host" else value) for name, value in self.headers
+            ]
+            self.url = (target.path or b"/") + (b"?" + target.query if target.query else b"")
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the body."""
+        self._framing_bytes = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         """End the body."""
-        self._body_since = None
+        self._body_since, self._framing_bytes = None, 0
         super().on_message_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
@@ -139,8 +196,11 @@ class BoundedConnection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Go on to the next request; nothing more is read as long as some that were read already wait."""
+        last = not self.pipeline
         super().on_response_complete()
-        if self.pipeline and not self.transport.is_closing():
+        if last and self._refusal is not None and not self.transport.is_closing():
+            self._end(self._refusal)
+        elif self.pipeline and not self.transport.is_closing():
             self.flow.pause_reading()
 
     def pause_writing(self) -> None:
@@ -159,32 +219,39 @@ class BoundedConnection(HttpToolsProtocol):
         if self._unread_since is not None and now_s - self._unread_since > limits.unread_s:
             self.transport.abort()
         elif self._head_since is not None and now_s - self._head_since > limits.head_s:
-            if self._head_bytes:
+            if self._framing_bytes:
                 self._refuse(408, f"the head did not arrive within {limits.head_s:g} s")
             else:
                 self.transport.close()
         elif self._body_since is not None and now_s - self._body_since > limits.body_s:
-            self._end_slow_body()
+            self._refuse_body(408, f"the body did not arrive within {limits.body_s:g} s")
 
-    def _end_slow_body(self) -> None:
-        """Answer with status 408 where the request waits for its body; otherwise it is answered, or in a queue."""
+    def _refuse_body(self, status: int, detail: str) -> None:
+        """Answer where the request waits for its body, or in a queue; close the connection where it is answered."""
         cycle = self.cycle
-        if cycle is not self._answering or cycle.response_started:
+        if cycle.response_complete:
+            self.transport.close()
+            return
+        if cycle.response_started:
             self.transport.abort()
             return
+        if cycle is not self._answering:
+            self.pipeline.popleft()  # the newest
         state = cycle.scope["state"]
-        state["status"] = 408  # for logs and metrics
+        state["status"] = status  # for logs and metrics
         cycle.disconnected = True
         cycle.message_event.set()
-        detail = f"the body did not arrive within {self.limits.body_s:g} s"
-        self._refuse(408, detail, state.get("request_id", "none"))
+        self._refuse(status, detail, state.get("request_id", "none"))
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP."""
-        self._refuse(400, msg)
+        if self._body_since is None:
+            self._refuse(400, msg)
+        else:
+            self._refuse_body(400, msg)
 
     def _refuse(self, status: int, detail: str, request_id: str = "none") -> None:
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._refusal is not None:
             return
         refused = RequestRefused(status, detail)
         body = refused.body(request_id)
@@ -192,9 +259,16 @@ class BoundedConnection(HttpToolsProtocol):
             f"HTTP/1.1 {status} {refused.title}\r\ncontent-type: {MEDIA_TYPE}\r\n"
             f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
         )
-        self.transport.write(head.encode() + body)
-        self.transport.close()
+        answering, self._refusal = self._answering, head.encode() + body
+        if answering is None or answering.disconnected or answering.response_complete:
+            self._end(self._refusal)
+        else:
+            self.flow.pause_reading()
         self._head_since = self._body_since = None
+
+    def _end(self, answer: bytes) -> None:
+        self.transport.write(answer)
+        self.transport.close()
 
 
 async def _too_many_connections(_scope: Any, _receive: Any, send: Any) -> None:
