@@ -165,7 +165,7 @@ class BoundedConnection(HttpToolsProtocol):
         """Take the address of a request to a proxy, in which the Host counts for nothing."""
         target = httptools.parse_url(self.url)
         if target.host:
-            authority = target.host if target.port is None else b"%s:%d" % (target.host, target.port)
+            authority = target.host + (b":%d" % target.port if target.port else b"")
             self.headers[:] = [
                 (name, authority if name == b"host" else value) for name, value in self.headers
             ]

@@ -88,7 +88,7 @@ class Gate:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         path: str = scope["path"]
         if scope["method"] == "HEAD" and path != "/v1/events":
-            scope = scope | {"method": "GET"}  # the web server leaves the body out
+            scope = {**scope, "method": "GET"}  # the web server leaves the body out
         static = path.startswith("/static/")
         answer = _Answer(send, self._request_id(headers), stored=static)
         state = scope.setdefault("state", {})
