@@ -16,28 +16,28 @@ class Expiring(Protocol):
         """Its id."""
 
 
-T = TypeVar("T", bound=Expiring)
+ExpiringT = TypeVar("ExpiringT", bound=Expiring)
 
 _SPARE_DEADLINES = 1024
 """Outdated entries of the expiry heap that are tolerated before it is rebuilt."""
 
 
-class ExpiryQueue(Generic[T]):
+class ExpiryQueue(Generic[ExpiringT]):
     """A heap of expiry times over the leases of a table; entries that a renewal has outdated are skipped.
 
     Entries hold ids alone, so that a lease is freed as soon as it has ended.
 
     Parameters
     ----------
-    held : dict of str to T
+    held : dict of str to Expiring
         The live leases, which their table changes.
     """
 
-    def __init__(self, held: dict[str, T]) -> None:
+    def __init__(self, held: dict[str, ExpiringT]) -> None:
         self._held = held
         self._entries: list[tuple[float, str]] = []
 
-    def add(self, held: T) -> None:
+    def add(self, held: ExpiringT) -> None:
         """Note when a lease expires. Amortised O(log leases): outdated notes go once they outweigh the live ones."""
         heapq.heappush(self._entries, (held.expires_s, held.lease_id))
         if len(self._entries) > 2 * len(self._held) + _SPARE_DEADLINES:
@@ -48,7 +48,7 @@ class ExpiryQueue(Generic[T]):
         """Return whether an entry, outdated or not, is due: a cheap test before every operation."""
         return bool(self._entries) and self._entries[0][0] <= now
 
-    def pop_due(self, now: float) -> T | None:
+    def pop_due(self, now: float) -> ExpiringT | None:
         """Remove the first entry that is due; return its lease, None where the entry is outdated."""
         expires_s, lease_id = heapq.heappop(self._entries)
         held = self._held.get(lease_id)
