@@ -85,14 +85,16 @@ class TransportEngine:
         return Claim(choice=principal_choice(instance, flow), prices=prices[:, None], flow=flow)
 
 
-def _supplied(instance: Instance) -> kernels.Supplied:
-    """Return floors, tiers and units of an instance as the kernel takes them."""
+def _supplied(instance: Instance) -> kernels.Supplied | None:
+    """Return floors, tiers and units of an instance as the kernel takes them, None where it has none."""
     shape = instance.network
     cost = end = None
     if instance.load_cost is not None:
         _, cost, slots = instance.tiers
         table = instance.load_cost.shape
         cost, end = cost.reshape(table), np.cumsum(slots.reshape(table), axis=1)
+    elif shape is None:
+        return None
     if shape is None:
         return kernels.Supplied(tier_cost=cost, tier_end=end)
     return kernels.Supplied(

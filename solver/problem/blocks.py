@@ -16,14 +16,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_CHUNK_ELEMENTS = 1 << 16
-_LONG_ROW = 1024  # models from which on a row by itself is long enough for the hardware
+ONE_BLOCK = 1 << 16
 """Elements of one block: 512 KiB of float64, which stay in the second-level cache."""
+
+_LONG_ROW = 1024  # models from which on a row by itself is long enough for the hardware
 
 
 def chunks(n: int, m: int) -> Iterator[slice]:
     """Yield consecutive row slices of an (n, m) array, each small enough to stay in cache."""
-    step = max(16, _CHUNK_ELEMENTS // max(1, m))
+    step = max(16, ONE_BLOCK // max(1, m))
     for start in range(0, n, step):
         yield slice(start, min(n, start + step))
 

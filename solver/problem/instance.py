@@ -282,7 +282,7 @@ class Instance:
             served = np.flatnonzero(choice != UNASSIGNED)
         models = choice if len(served) == self.n else choice[served]
         if self.demand is None:
-            return np.bincount(models, minlength=self.m)[:, None].astype(np.float64)
+            return np.bincount(models, minlength=self.m).astype(np.float64).reshape(-1, 1)
         taken = self.demand[served, models]
         return np.stack(
             [np.bincount(models, weights=taken[:, k], minlength=self.m) for k in range(self.r)], axis=1

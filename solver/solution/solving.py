@@ -18,6 +18,7 @@ from solver.problem.compile import compile_problem, pair_scorer
 from solver.problem.numbers import whole_number
 from solver.solution.answer_solution import solution_of
 from solver.solution.limit_use import conflict_sentences
+from solver.solution.plain_slots import plain_solution
 from solver.solution.plan import Plan
 from solver.solution.solution import Solution, Status
 from solver.solution.warm_start import by_ids, hint_of
@@ -168,6 +169,17 @@ def assign(
     One more slot of the first model would serve the first agent there: 9 instead of 6.
     """
     deadline = Deadline.after(deadline_ms)
+    if (
+        type(limits) is tuple
+        and not limits
+        and (demand is None and eligible is None and priority is None and unassigned_penalty is None)
+        and (load_cost is None and min_load is None and min_load_if_open is None and opening_cost is None)
+        and (copies is None and count is None and warm_start is None and threads is None)
+        and (sense, engine, seed) == ("maximize", "auto", 0)
+    ):
+        plain = plain_solution(scores, capacity, deadline)
+        if plain is not None:
+            return plain
     instance = build_instance(
         scores,
         capacity,

@@ -19,9 +19,9 @@ bound, :mod:`reduced_scores` and :mod:`responses` are the passes over all pairs.
 
 from solver.engines.certificate.reduced_scores import reduced_scores
 from solver.engines.certificate.responses import BestResponse, best_response
+from solver.engines.certificate.slack import OPTIMALITY_TOLERANCE, FullService, full_service_proof
 from solver.engines.certificate.verification import (
     GAP_ROUNDING,
-    OPTIMALITY_TOLERANCE,
     Certificate,
     certify,
     relative_gap,
@@ -33,8 +33,10 @@ __all__ = [
     "OPTIMALITY_TOLERANCE",
     "BestResponse",
     "Certificate",
+    "FullService",
     "best_response",
     "certify",
+    "full_service_proof",
     "reduced_scores",
     "relative_gap",
     "verification_seconds",

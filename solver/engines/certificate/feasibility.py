@@ -54,7 +54,7 @@ def broken_constraints(
         Those agents.
     """
     broken = []
-    if not own.min(initial=np.inf) > -np.inf:
+    if instance.forbids and not own.min(initial=np.inf) > -np.inf:
         broken += [
             Violation(
                 f"choice[{i}]",

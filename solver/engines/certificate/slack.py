@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from solver.engines.certificate.responses import BestResponse
     from solver.errors import Violation
     from solver.problem.instance import Instance
+
+
+OPTIMALITY_TOLERANCE = 1e-9
+"""Largest relative gap that is called optimal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -107,6 +111,44 @@ def multipliers_of(instance: Instance, claim: Claim) -> Multipliers | None:
 def violation_charge(instance: Instance, limit_load: NDArray[np.float64]) -> float:
     """Return what exceeding soft limits takes off the objective."""
     return 0.0 if instance.limits is None else float(instance.limits.violation_charges(limit_load).sum())
+
+
+class FullService(NamedTuple):
+    """What is proven where every agent takes a slot that costs nothing."""
+
+    objective: float
+    """Sum of the scores."""
+    slack: float
+    """Distance to the bound at the prices, within the tolerance of an optimum."""
+    load: NDArray[np.float64]
+    """(m,), slots used."""
+
+
+def full_service_proof(
+    score: NDArray[Any], capacity: NDArray[Any], choice: NDArray[np.int64], prices: NDArray[np.float64]
+) -> FullService | None:
+    """Return the proof that a choice of a slot for every agent is optimal, None where these prices are none.
+
+    As :func:`duality_slack`, for (n, m) finite scores, (m,) slots and (m,) prices. One pass.
+    """
+    n, m = score.shape
+    if choice.shape != (n,) or choice.dtype != np.int64:
+        return None
+    if np.maximum.reduce(choice.view(np.uint64)) >= m:  # -1, for unassigned, is the largest of these
+        return None
+    load = np.bincount(choice, minlength=m).astype(np.float64)
+    room = capacity - load
+    if min(room.tolist()) < 0 or min(prices.tolist()) < 0:
+        return None
+    first = np.arange(0, n * m, m)
+    own = first + choice
+    objective = float(np.add.reduce(score.take(own), dtype=np.float64))
+    reduced = (score - prices).ravel()
+    slack = float(
+        np.add.reduce(np.maximum.reduceat(reduced, first) - reduced.take(own)) + np.vdot(prices, room)
+    )
+    # Written so that prices without bounds, whose sums are no numbers, are refused.
+    return FullService(objective, slack, load) if slack <= OPTIMALITY_TOLERANCE * abs(objective) else None
 
 
 def duality_slack(

@@ -12,15 +12,17 @@ from solver.engines import kernels
 from solver.engines.certificate.feasibility import broken_constraints, broken_limits, malformed_choice
 from solver.engines.certificate.responses import BestResponse, best_response
 from solver.engines.certificate.slack import (
+    OPTIMALITY_TOLERANCE,
     AssignmentTerms,
     duality_slack,
     fixed_service_slack,
+    full_service_proof,
     multipliers_of,
     quick_slack,
     violation_charge,
 )
 from solver.engines.network_terms import claimed_flow, most_score, network_slack, network_terms
-from solver.problem.blocks import chunks
+from solver.problem.blocks import ONE_BLOCK, chunks
 from solver.problem.instance import UNASSIGNED, Instance
 from solver.problem.sparse import CompressedScores
 
@@ -31,9 +33,6 @@ if TYPE_CHECKING:
     from solver.engines.network_terms import NetworkTerms
     from solver.errors import Violation
     from solver.problem.network import NetworkShape
-
-OPTIMALITY_TOLERANCE = 1e-9
-"""Largest relative gap that is called optimal."""
 
 GAP_ROUNDING = 1e-13
 """Gap, relative to the sum of the absolute values of all terms, below which it is float64 rounding."""
@@ -55,6 +54,8 @@ _SECONDS_PER_RANKED, _SETS_OF_PRICES = 2.5e-7, 3
 
 _LAYER_TERMS = 3
 """Terms that a layer of limit rows counts for: looking up the price of a row takes as long as three subtractions."""
+
+_NO_TERMS = np.zeros(0)
 
 _NUMPY_PAIRS = 2_000_000
 """Pairs up to which the pass is numpy's, so that the verification of the compiled engine shares no code with it."""
@@ -124,6 +125,9 @@ def certify(instance: Instance, claim: Claim, *, threads: int = 1, quick: bool =
     -------
     Certificate
     """
+    proven = _proven_at_once(instance, claim)
+    if proven is not None:
+        return proven
     broken = malformed_choice(instance, claim.choice)
     if broken:
         nothing = np.zeros((instance.m, instance.r))
@@ -147,6 +151,22 @@ def certify(instance: Instance, claim: Claim, *, threads: int = 1, quick: bool =
     certificate = _concluded(instance, claim, terms, slack, terms.magnitude, quick=quick)
     # Without a pass over all pairs nothing shows whether more agents could be served.
     return replace(certificate, optimal=False) if quick and service_is_open else certificate
+
+
+def _proven_at_once(instance: Instance, claim: Claim) -> Certificate | None:
+    """Return the certificate of a small instance of plain slots where it proves that everyone is served best."""
+    if not instance.is_slots or not instance.serve_first or instance.load_cost is not None:
+        return None
+    if claim.prices is None or claim.prices.shape != (instance.m, 1) or instance.n * instance.m > ONE_BLOCK:
+        return None
+    if isinstance(instance.score, CompressedScores) or instance.forbids:
+        return None
+    proof = full_service_proof(instance.score, instance.capacity[:, 0], claim.choice, claim.prices[:, 0])
+    if proof is None:
+        return None
+    bound = proof.objective + proof.slack
+    load = proof.load.reshape(-1, 1)
+    return Certificate(objective=proof.objective, bound=bound, load=load, violations=(), optimal=True)
 
 
 def verification_seconds(instance: Instance, claim: Claim | None = None, *, leaves: bool = False) -> float:
@@ -209,11 +229,13 @@ def _assignment_terms(
     instance: Instance, choice: NDArray[np.int64], response: BestResponse | None
 ) -> AssignmentTerms:
     """Recompute objective, loads and feasibility of a choice. O(n r)."""
-    served = np.flatnonzero(choice != UNASSIGNED)
+    left = choice == UNASSIGNED
+    everyone = not left.any()
+    served = np.arange(instance.n) if everyone else np.flatnonzero(~left)
     load = instance.usage(choice, served)
     own = _own_scores(instance, choice, served, response)
-    left_value = np.zeros(0) if len(served) == instance.n else instance.unserved[choice == UNASSIGNED]
-    limit_load, limit_size = np.zeros(0), np.zeros(0)
+    left_value = _NO_TERMS if everyone else instance.unserved[left]
+    limit_load = limit_size = _NO_TERMS
     if instance.limits is not None:
         limit_load, limit_size = instance.limits.usage_and_magnitude(choice)
     objective = float(own.sum()) - violation_charge(instance, limit_load)
@@ -334,7 +356,7 @@ def _own_scores(
 ) -> NDArray[np.float64]:
     """Return the scores of the agents served, looked up only where they do not have their best model."""
     if response is None:
-        return instance.scores_of(served, choice[served])
+        return instance.scores_of(served, choice if len(served) == instance.n else choice[served])
     if len(served) == instance.n:  # no copies in the order they are in already
         model, own, best = choice, response.score, response.model
     else:

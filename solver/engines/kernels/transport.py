@@ -71,15 +71,12 @@ class Transported:
     units: NDArray[np.int64] | None = None
 
 
-_PLAIN = Supplied()
-
-
 def transport(
     value: NDArray[Any],
     outside: NDArray[np.float64] | None,
     slots: NDArray[np.int64],
     *,
-    supplied: Supplied = _PLAIN,
+    supplied: Supplied | None = None,
     bounded: bool = False,
     until_s: float = np.inf,
 ) -> Transported:
@@ -96,7 +93,7 @@ def transport(
         Value of staying unassigned; ``-inf`` where an agent must be served. None: all must.
     slots : (m,) int64
         At least 0.
-    supplied : Supplied, optional
+    supplied : Supplied or None
         Floors, costs of slots, and units of rows.
     bounded : bool
         Whether prices are bounded below by the cost of a model's last slot alone, and may be negative where nothing
@@ -115,7 +112,6 @@ def transport(
     RuntimeError
         If the kernels are not available.
     """
-    library = loaded()
     n, m = value.shape
     if value.dtype != np.float32 or not value.flags.c_contiguous:
         value = np.ascontiguousarray(value, np.float64)
@@ -123,24 +119,27 @@ def transport(
     slots = _column(slots, "slots", m)
     if outside is not None and outside.shape != (n,):
         raise ValueError(f"expected outside ({n},), got {outside.shape}")
-    floor, width, copies = (
-        None if given is None else _column(given, name, size)
-        for given, name, size in (
-            (supplied.floor, "floor", m),
-            (supplied.width, "width", n),
-            (supplied.copies, "copies", n),
+    floor = width = copies = cost = end = units = None
+    tiers = 0
+    if supplied is not None:
+        floor, width, copies = (
+            None if given is None else _column(given, name, size)
+            for given, name, size in (
+                (supplied.floor, "floor", m),
+                (supplied.width, "width", n),
+                (supplied.copies, "copies", n),
+            )
         )
-    )
-    cost, end, tiers = supplied.tier_cost, supplied.tier_end, 0
+        cost, end = supplied.tier_cost, supplied.tier_end
+        if width is not None or copies is not None:
+            units = np.zeros((n, m + 1), np.int64)
     if cost is not None and end is not None:
         cost, end = np.ascontiguousarray(cost, np.float64), np.ascontiguousarray(end, np.int64)
         tiers = cost.shape[-1]
         if cost.shape != (m, tiers) or end.shape != (m, tiers):
             raise ValueError(f"expected tiers ({m}, t), got {cost.shape} and {end.shape}")
-    several = width is not None or copies is not None
     choice, prices = np.empty(n, np.int64), np.empty(m)
-    units = np.zeros((n, m + 1), np.int64) if several else None
-    code = library.solver_transport(
+    code = loaded().solver_transport(
         n, m, pointer(value), value.dtype == np.float32, pointer(outside), pointer(slots), pointer(floor),
         tiers, pointer(cost), pointer(end), pointer(width), pointer(copies), bounded, until_s,
         pointer(choice), pointer(units), pointer(prices),

@@ -9,6 +9,6 @@ the better answer, :mod:`call` runs one call.
 
 from solver.engines.portfolio.call import run
 from solver.engines.portfolio.incumbent import Answer
-from solver.engines.portfolio.params import PortfolioParams
+from solver.engines.portfolio.params import DEFAULT_PARAMS, PortfolioParams
 
-__all__ = ["Answer", "PortfolioParams", "run"]
+__all__ = ["DEFAULT_PARAMS", "Answer", "PortfolioParams", "run"]

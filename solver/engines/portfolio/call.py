@@ -15,6 +15,7 @@ from solver.engines.portfolio.choice import (
     answers_before_greedy,
     coupled_steps,
     engines_by_shape,
+    is_answered_at_once,
     is_coupled,
 )
 from solver.engines.portfolio.incumbent import (
@@ -25,7 +26,7 @@ from solver.engines.portfolio.incumbent import (
     greedy_incumbent,
     unsolved,
 )
-from solver.engines.portfolio.params import PortfolioParams
+from solver.engines.portfolio.params import DEFAULT_PARAMS, PortfolioParams
 from solver.engines.serve_first import fixed_service, service_instance, service_order
 from solver.errors import SpecError
 from solver.problem.instance import UNASSIGNED, Instance
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 _RESERVING = "lagrangian", "cpsat", "lsap"
 """Engines that use up the time they are given."""
 
-_DEFAULT_PARAMS = PortfolioParams()
 _LOADING = "skipped {name}: loading it takes about {ms:.0f} ms; solver.warm_up() does that beforehand"
 
 
@@ -82,7 +82,11 @@ def run(
     SpecError
         If the engine is unknown or cannot handle this kind of instance at all.
     """
-    params = params or _DEFAULT_PARAMS
+    params = params or DEFAULT_PARAMS
+    if engine == "auto" and hint is None and is_answered_at_once(instance, deadline, params):
+        answer = _answer_at_once(instance, deadline, seed, params)
+        if answer is not None:
+            return answer
     read_ms = deadline.elapsed_ms()
     if engine != "auto":
         _check_named(engine, instance, deadline)
@@ -118,6 +122,22 @@ def _check_named(engine: str, instance: Instance, deadline: Deadline) -> None:
     reason = load_engine(engine).unsupported_reason(instance, remaining_s=np.inf)
     if reason is not None:
         raise SpecError(f"engine: cannot solve this instance: {reason}")
+
+
+def _answer_at_once(
+    instance: Instance, deadline: Deadline, seed: int, params: PortfolioParams
+) -> Answer | None:
+    """Return the compiled kernel's answer to a small instance, None where it is no proven one."""
+    candidate = load_engine("transport")
+    if candidate.unsupported_reason(instance, remaining_s=deadline.remaining_s()) is not None:
+        return None
+    own = Step(candidate.name, share=params.at_once_share).within(deadline) if deadline.limited else deadline
+    claim = candidate.solve(instance, deadline=own, seed=seed)
+    if claim is None or claim.infeasible:
+        return None
+    call = CallSettings(deadline=deadline, seed=seed, threads=1, named=False, params=params)
+    answer = better_verified(instance, claim, candidate.name, None, call, deadline)
+    return replace(answer, stopped_by=StopReason.PROVEN) if answer.certificate.optimal else None
 
 
 class _Call(CallSettings):

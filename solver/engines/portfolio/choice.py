@@ -56,6 +56,16 @@ def engines_by_shape(instance: Instance, deadline: Deadline, params: PortfolioPa
     return (*first, *_without_kernels(instance, deadline, params))
 
 
+def is_answered_at_once(instance: Instance, deadline: Deadline, params: PortfolioParams) -> bool:
+    """Whether the compiled kernel comes first and is done before any other engine would have an incumbent."""
+    pairs = instance.n * instance.m
+    if pairs > params.at_once_pairs or not instance.is_slots or not kernels.available():
+        return False
+    if deadline.limited and deadline.remaining_s() < params.at_once_s + params.at_once_s_per_pair * pairs:
+        return False
+    return instance.load_cost is not None or not _has_many_models(instance, params)
+
+
 def coupled_steps(instance: Instance, deadline: Deadline, params: PortfolioParams) -> list[Step]:
     """Return what to try on an instance with demands or limits: exact engines first where it is small."""
     pairs = instance.n * instance.m

@@ -18,6 +18,13 @@ class PortfolioParams(Params):
 
     transport_pairs: int = 1_000_000
     """Pairs up to which the compiled kernel comes first, where there is one."""
+    at_once_pairs: int = 50_000
+    """Pairs up to which the kernel's answer is there before an incumbent would be, so that none is made."""
+    at_once_s: float = 0.002
+    at_once_s_per_pair: float = 2e-7
+    """Seconds, and seconds per pair, that must be left for that under a deadline."""
+    at_once_share: float = 0.5
+    """Share of them that the kernel may use up; an incumbent is made in the rest if it fails."""
     lsap_cells: int = 13_000
     """Agents times replicated models up to which ``lsap`` comes first without the kernel."""
     flow_pairs: int = 20_000
@@ -76,3 +83,6 @@ class PortfolioParams(Params):
     """A verification that takes no longer is never cut short."""
     margin_s: float = 0.003
     """Seconds kept back for verifying the last answer and returning it."""
+
+
+DEFAULT_PARAMS = PortfolioParams()
