@@ -15,7 +15,7 @@ import numpy as np
 
 from solver.engines.base import Claim
 from solver.engines.network_balance import balanced_prices
-from solver.engines.network_greedy import greedy_flow
+from solver.engines.network_greedy import greedy_flow, round_seconds
 from solver.engines.network_terms import claimed_flow, principal_choice
 from solver.problem.blocks import chunks, row_maxima
 from solver.problem.instance import UNASSIGNED, Instance
@@ -42,6 +42,8 @@ _BALANCING_S_PER_PAIR = 8e-9
 _BALANCING_SHARE = 0.3
 """Share of the time left for it."""
 
+_NETWORK_PASSES = 2
+"""Passes over all pairs that the rounds of a network come to, as a rule."""
 
 _CLOSING_ROUNDS = 12
 """Rounds in which models short of a floor that counts only if they are opened are closed: each halves their number."""
@@ -92,6 +94,13 @@ class GreedyEngine:
         if len(waiting) and deadline.limited:
             _hand_out(instance, choice)
         return Claim(choice=choice)
+
+
+def network_seconds(instance: Instance) -> float:
+    """Return about how long an answer with floors, copies or counts takes."""
+    balanced = min(instance.n * instance.m, _BALANCED_PAIRS)
+    balancing_s = balanced * _BALANCING_ROUNDS * _BALANCING_S_PER_PAIR
+    return balancing_s + _NETWORK_PASSES * round_seconds(instance)
 
 
 def _opened_claim(instance: Instance, shape: NetworkShape, deadline: Deadline) -> Claim | None:

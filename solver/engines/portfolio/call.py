@@ -10,6 +10,7 @@ import numpy as np
 
 from solver.engines.base import ENGINES, Claim, StopReason, load_engine, loading_seconds
 from solver.engines.certificate import certify, verification_seconds
+from solver.engines.greedy import network_seconds
 from solver.engines.portfolio.choice import (
     Step,
     answers_before_greedy,
@@ -152,6 +153,8 @@ class _Call(CallSettings):
         candidate = load_engine(name)
         if own.limited and (name in _RESERVING or name == "price"):
             own = _less_verification(instance, own, self.params, name)
+        elif own.limited and name == "transport" and instance.network is not None and not self.named:
+            own = _less(own, network_seconds(instance), self.params)
         patience_s = own.remaining_s() - self.params.margin_s
         if not self.named and name == "lsap":
             patience_s = min(patience_s, self.params.lsap_last_resort_s)
@@ -181,7 +184,9 @@ class _Call(CallSettings):
             and not answers_before_greedy(instance, steps[0].engine, deadline, self.params)
         ):
             best, looked = greedy_incumbent(instance, deadline, self), True
-        for step in steps:
+        for at, step in enumerate(steps):
+            if at and best is None and deadline.limited and not looked:
+                best, looked = greedy_incumbent(instance, deadline, self), True
             if best is not None and best.certificate.optimal:
                 break
             found = best is not None and not best.certificate.violations
@@ -328,9 +333,10 @@ def _less_verification(
     leaves = instance.is_slots and instance.serve_first and instance.units > instance.slots.sum()
     if engine == "price" and not leaves:  # its answers come with everyone's best at their prices
         return deadline
-    left_s = max(0.0, deadline.remaining_s())
-    reserve_s = min(
-        verification_seconds(instance, leaves=leaves) + params.return_reserve_s,
-        params.most_reserved_share * left_s,
-    )
-    return replace(deadline, ends_s=deadline.ends_s - reserve_s)
+    return _less(deadline, verification_seconds(instance, leaves=leaves) + params.return_reserve_s, params)
+
+
+def _less(deadline: Deadline, seconds: float, params: PortfolioParams) -> Deadline:
+    """Return the deadline less some seconds, and at most less a good part of what is left."""
+    most_s = params.most_reserved_share * max(0.0, deadline.remaining_s())
+    return replace(deadline, ends_s=deadline.ends_s - min(seconds, most_s))

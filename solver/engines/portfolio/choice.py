@@ -95,6 +95,8 @@ def answers_before_greedy(
     instance: Instance, engine: str, deadline: Deadline, params: PortfolioParams
 ) -> bool:
     """Whether the engine has an answer sooner than greedy would, or one where greedy seldom has any."""
+    if instance.network is not None and engine == "transport":  # it leaves time for greedy
+        return True
     if instance.network is not None or (engine == "flow" and instance.limits is not None):
         return _flow_fits(instance, params.flow_patience_share * deadline.remaining_s())
     if instance.is_slots:  # answered at prices, exactly or not
