@@ -1,14 +1,16 @@
-"""Repairs an assignment that violates limits by unassigning agents.
+"""Repairs an assignment that violates limits: agents leave broken rows, and return where there is room.
 
-For deadlines too short for a search: a few passes over the agents per broken row, whatever the number of pairs.
+For deadlines too short for a search: a few passes over the agents per broken row, and over the pairs of those who left.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from solver.engines.limit_insertion import insert_left_out
 from solver.problem.instance import UNASSIGNED, Instance
 from solver.problem.limit_rows import entries_at
 from solver.problem.tolerances import EXCESS_TOLERANCE
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
 _LIMIT_REPAIR_ROUNDS = 8
 """Rounds of repair at most."""
+
+_INSERTION_SHARE = 0.5
+"""Share of the time left for giving agents who left another model."""
 
 _SECONDS_PER_SORTED = 1e-7
 """Seconds to order an agent by the score it gives up, per layer of limits (`benchmarks/bench_deadlines.py`)."""
@@ -40,7 +45,7 @@ def _entries(instance: Instance) -> int:
 
 
 def repaired(instance: Instance, choice: NDArray[np.int64], deadline: Deadline) -> NDArray[np.int64] | None:
-    """Return an assignment that keeps all limits by leaving agents out, or None where that is not enough.
+    """Return an assignment that keeps all limits, agents moved or left out, or None where that is not enough.
 
     Parameters
     ----------
@@ -54,14 +59,14 @@ def repaired(instance: Instance, choice: NDArray[np.int64], deadline: Deadline) 
     Notes
     -----
     O(n · layers) a round. Of a broken row those agents leave first that give up least score per unit they free;
-    agents tied to each other leave together. Lower limits are only checked.
+    agents tied to each other leave together. Who left bids for what has room (:mod:`~solver.engines.limit_insertion`),
+    and more for what lower limits ask for; these are only checked otherwise.
     """
     limits = instance.limits
     if limits is None:
         return choice
     choice = choice.copy()
     entries = _entries(instance)
-    may_leave = np.isfinite(instance.unserved)
     for group in limits.together:
         if (choice[group] != choice[group[0]]).any():
             choice[group] = UNASSIGNED
@@ -72,22 +77,28 @@ def repaired(instance: Instance, choice: NDArray[np.int64], deadline: Deadline) 
         if deadline.remaining_s() < _SECONDS_PER_COUNTED * entries:
             return None
         served = np.flatnonzero(choice != UNASSIGNED)
-        used, size = limits.usage_and_magnitude(choice)
-        excess = np.where(limits.hard, used - limits.bound, 0.0)
-        broken = excess > EXCESS_TOLERANCE * size
-        if not broken.any():
-            stays = (choice != UNASSIGNED) | may_leave
-            return choice if bool(stays.all()) else None
+        excess = _excess(limits, choice)
+        if not excess.any():
+            break
         if deadline.remaining_s() < _SECONDS_PER_SORTED * entries:
             return None
-        leaving = _leaving(instance, limits, choice, served, np.where(broken, excess, 0.0))
-        leaving = leaving[may_leave[leaving]]
-        if not len(leaving):
-            return None
+        leaving = _leaving(instance, limits, choice, served, excess)
+        if not len(leaving):  # a lower limit
+            break
         out = np.zeros(instance.n, bool)
         out[tied[leaving]] = True
         choice[out[tied]] = UNASSIGNED
-    return None
+    share_s = _INSERTION_SHARE * max(0.0, deadline.remaining_s())
+    insert_left_out(instance, limits, choice, replace(deadline, ends_s=deadline.clock.now() + share_s))
+    stays = (choice != UNASSIGNED) | np.isfinite(instance.unserved)
+    return choice if bool(stays.all()) and not _excess(limits, choice).any() else None
+
+
+def _excess(limits: LimitRows, choice: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return by how much each row that must hold is broken, 0 for all others."""
+    used, size = limits.usage_and_magnitude(choice)
+    excess = np.where(limits.hard, used - limits.bound, 0.0)
+    return np.where(excess > EXCESS_TOLERANCE * size, excess, 0.0)
 
 
 def _leaving(

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 import solver
 from solver.clock import Deadline
-from solver.engines.base import load_engine
+from solver.engines.base import Claim, load_engine
 from solver.engines.certificate import certify
+from solver.engines.limit_insertion import insert_left_out
+from solver.engines.limit_repair import repaired
 from solver.problem.build import build_instance
 from solver.problem.limit_kinds import (
     Apart,
@@ -285,3 +287,53 @@ def test_a_resource_that_keeps_agents_out_is_priced_in_score_whatever_the_rank()
     # The first rank takes 4 + 3 + 2 units, the smallest of the others 2; a quarter of the next one would fit.
     assert solution.unassigned.tolist() == [2, 5]
     assert solution.prices[0] == pytest.approx(8.0 / 4.0, rel=1e-3)
+
+
+def test_teams_apart_that_must_be_served_are_moved() -> None:
+    """Greedy puts several of a team on one model; repaired by leaving agents out, there was no answer."""
+    rng = np.random.default_rng(1)
+    n, m, teams = 1_500, 60, 50
+    limits = [solver.Apart(name=f"t{k}", agents=np.arange(k, n, teams)) for k in range(teams)]
+    scores = rng.uniform(0, 100, (n, m))
+    instance = build_instance(scores, np.full(m, 28), limits=limits, unassigned_penalty=np.inf)
+    greedy = load_engine("greedy").solve(instance.without_limits(), deadline=Deadline.after(None))
+    assert greedy is not None
+    assert certify(instance, greedy).violations
+    choice = repaired(instance, greedy.choice, Deadline.after(None))
+    assert choice is not None
+    certificate = certify(instance, Claim(choice=choice))
+    assert not certificate.violations
+    assert certificate.objective > 0.98 * certify(instance, greedy).objective
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_agents_are_inserted_only_where_all_limits_hold(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n, m = 60, 6
+    scores = np.where(rng.random((n, m)) < 0.2, -np.inf, rng.uniform(-5, 5, (n, m)))
+    limits = [
+        solver.Budget(name="money", amount=40.0, cost=rng.uniform(0, 3, (n, m))),
+        solver.Quota(name="quota", agents=list(range(30)), models=[0, 1], at_least=2, at_most=6),
+        solver.Apart(name="apart", agents=[1, 2, 3, 4]),
+        solver.Share(name="share", models=[2], at_most=0.3),
+        solver.Quota(name="soft", models=[3], at_most=2, violation_price=1.0),
+    ]
+    penalty = rng.choice([0.0, 2.0], n)
+    demand = rng.uniform(0.5, 2.0, (n, m))
+    instance = build_instance(
+        scores, np.full(m, 12.0), demand=demand, limits=limits, unassigned_penalty=penalty
+    )
+    choice = np.full(n, -1)
+    assert instance.limits is not None
+    insert_left_out(instance, instance.limits, choice, Deadline.after(None))
+    certificate = certify(instance, Claim(choice=choice))
+    assert not certificate.violations
+    assert (choice >= 0).sum() >= 10
+    left = np.flatnonzero(choice < 0)
+    for agent in left.tolist():  # nobody else fits anywhere where it gains
+        for model in np.flatnonzero(scores[agent] >= -penalty[agent]).tolist():
+            tried = choice.copy()
+            tried[agent] = model
+            again = certify(instance, Claim(choice=tried))
+            soft = instance.limits.violation_charges(again.limit_load).sum() > 0
+            assert again.violations or soft

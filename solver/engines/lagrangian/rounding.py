@@ -28,7 +28,7 @@ _PRICE_FACTORS = (1.0, 1.03, 1.1, 1.3, 2.0, 5.0)
 
 
 def drop_to_fit(form: StandardForm, columns: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Leave agents unassigned until no capacity and no upper limit is exceeded. O(n log n) per broken row.
+    """Leave agents unassigned until no capacity and no upper limit is exceeded. O(n log n) per round.
 
     Parameters
     ----------
@@ -43,7 +43,6 @@ def drop_to_fit(form: StandardForm, columns: NDArray[np.int64]) -> NDArray[np.in
         A fresh assignment. Drops those first that cost least per unit they free.
     """
     columns = columns.copy()
-    agents = np.arange(form.n)
     leave = form.models
     load = form.load(columns)
     for k, c in np.argwhere(load > form.room):
@@ -51,20 +50,39 @@ def drop_to_fit(form: StandardForm, columns: NDArray[np.int64]) -> NDArray[np.in
         freed = form.demand[k, c, members]
         _drop(form, columns, members, freed, float(freed.sum() - form.room[k, c]))
     for _ in range(_REPAIR_ROUNDS if form.rows else 0):
-        excess = form.row_load(columns) - form.row_room
-        broken = np.flatnonzero(excess > 0)
+        broken = np.flatnonzero(form.row_load(columns) - form.row_room > 0)
         if not len(broken):
             break
         before = int((columns == leave).sum())
-        for g in broken:
-            freed = np.zeros(form.n)
-            for row, coefficient in zip(form.row, form.coefficient, strict=True):
-                freed += np.where(row[columns, agents] == g, coefficient[columns, agents], 0.0)
-            members = np.flatnonzero(freed > 0)
-            _drop(form, columns, members, freed[members], float(freed.sum() - form.row_room[g]))
+        agent, row, amount = _entries(form, columns, broken)
+        for g, start, end in zip(
+            broken.tolist(),
+            np.searchsorted(row, broken).tolist(),
+            np.searchsorted(row, broken, "right").tolist(),
+            strict=True,
+        ):
+            stays = start + np.flatnonzero(columns[agent[start:end]] != leave)
+            members, freed = agent[stays], amount[stays]
+            _drop(form, columns, members, freed, float(freed.sum() - form.row_room[g]))
         if int((columns == leave).sum()) == before:
             break
     return columns
+
+
+def _entries(
+    form: StandardForm, columns: NDArray[np.int64], rows: NDArray[np.intp]
+) -> tuple[NDArray[np.intp], NDArray[np.int64], NDArray[np.float64]]:
+    """Return agent, row and coefficient of what an assignment adds to some rows, by row and then agent."""
+    agents, wanted = np.arange(form.n), np.zeros(form.rows + 1, bool)
+    wanted[rows] = True
+    parts = []
+    for layer_row, coefficient in zip(form.row, form.coefficient, strict=True):
+        row = layer_row[columns, agents].astype(np.int64)
+        some = np.flatnonzero(wanted[row])
+        parts.append((some, row[some], coefficient[columns[some], some]))
+    agent, row, amount = (np.concatenate(part) for part in zip(*parts, strict=True))
+    order = np.argsort(row, kind="stable")
+    return agent[order], row[order], amount[order]
 
 
 def _drop(
