@@ -15,7 +15,7 @@ import numpy as np
 import solver
 from solver.scale.sample_plan import SampleBudget
 from solver.solution.solution import Status
-from tests.scale import test_files
+from tests.scale import test_files, test_units
 
 
 def main() -> None:
@@ -28,12 +28,14 @@ def main() -> None:
         generator = np.random.default_rng(seed)
         scores, capacity, options = drawn(generator)
         plan = solver.assign(scores, capacity, **options)
-        if plan.status is Status.INFEASIBLE:
+        units = "count" in options or "copies" in options
+        if plan.status is Status.INFEASIBLE and not units:
             continue
-        test_files.SMALL = SampleBudget(whole=int(generator.choice([0, 1_000_000])), few_arcs=500)
+        small = SampleBudget(whole=int(generator.choice([0, 1_000_000])), few_arcs=500)
+        test_files.SMALL = test_units.SMALL = small
         with tempfile.TemporaryDirectory() as folder:
             try:
-                test_files.check(Path(folder), scores, capacity, **options)
+                (test_units if units else test_files).check(Path(folder), scores, capacity, **options)
             except Exception as error:
                 error.add_note(f"seed {seed}: {scores.shape}, {sorted(options)}")
                 raise
@@ -42,7 +44,7 @@ def main() -> None:
 
 
 def drawn(generator: np.random.Generator) -> tuple[Any, Any, dict[str, Any]]:
-    """Return scores, slots and options: ties, forbidden pairs, equal columns, too few slots, penalties, load costs."""
+    """Return scores, slots and options: ties, forbidden pairs, equal columns, too few slots, penalties, units, floors."""
     n, m = int(generator.choice([1, 5, 40, 300, 1500, 4000])), int(generator.integers(1, 9))
     scores: Any = (generator.random((n, m)) + 0.3 * generator.random(m)).astype(np.float32)
     if generator.random() < 0.3:
@@ -60,6 +62,18 @@ def drawn(generator: np.random.Generator) -> tuple[Any, Any, dict[str, Any]]:
         penalty = generator.random(n)
         penalty[generator.random(n) < 0.01] = np.inf
         options["unassigned_penalty"] = penalty if kind < 0.2 else float(generator.random())
+    if generator.random() < 0.4:
+        if generator.random() < 0.7:
+            options["count"] = generator.integers(1, generator.choice([3, 50, 5000]), n)
+        if generator.random() < 0.7 or "count" not in options:
+            options["copies"] = generator.integers(1, 4, n)
+        taken = options.get("count", 1) * options.get("copies", 1) * np.ones(n)
+        capacity = np.floor(capacity * taken.mean()).astype(int)
+        if generator.random() < 0.2:
+            options["sense"] = "minimize"
+            scores = -scores
+        elif generator.random() < 0.3:
+            options["min_load"] = np.floor(capacity * generator.choice([0.0, 0.5, 0.9], m)).astype(int)
     if generator.random() < 0.2:
         options["load_cost"] = np.array([[0.0, 0.1, 0.2]] * m)
     return scores, capacity, options

@@ -198,7 +198,7 @@ def network_slack(
     def misjudged(lane: list[slice]) -> float:
         total = 0.0
         for rows, value in priced_blocks(instance.score, shown, lane):
-            best = _best_of_rows(value, shape.depth[rows], unserved[rows] if may_leave else None)
+            best = best_of_rows(value, shape.depth[rows], unserved[rows] if may_leave else None)
             total += float((best * shape.width[rows] - earned[rows]).sum())
         return total
 
@@ -241,7 +241,7 @@ def most_score(instance: Instance, shape: NetworkShape, units: int) -> float:
     return float((value[order][some] * taken[some]).sum())
 
 
-def _best_of_rows(
+def best_of_rows(
     value: NDArray[np.float64], depth: NDArray[np.int64], unserved: NDArray[np.float64] | None
 ) -> NDArray[np.float64]:
     """Return the sum of the largest ``depth`` entries of every row, each at least the value of staying unserved."""

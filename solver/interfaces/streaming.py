@@ -69,6 +69,8 @@ def solve_stream(
     workers: int,
     address: str | None,
     budget_usd: float | None = None,
+    count_column: str | None = None,
+    copies_column: str | None = None,
     report: Callable[[str], None],
 ) -> Manifest | None:
     """Solve a batch in files: with so many actors of Ray, or with none in this process.
@@ -80,7 +82,7 @@ def solve_stream(
     """
     if output is None:
         raise SpecError("--output: required beside --stream: the folder of the plan")
-    batch = large_batch(source, budget_usd)
+    batch = large_batch(source, budget_usd, count_column=count_column, copies_column=copies_column)
     if not workers:
         return solve_files(batch, output, seed=seed, resume=resume, unique_ids=unique_ids, report=report)
     from solver.scale.ray_workers import RayFleet
@@ -115,18 +117,26 @@ def show_verification(folder: Path, out: Console, *, as_json: bool, quiet: bool)
     return 0 if found.feasible else INFEASIBLE
 
 
-def large_batch(source: ProblemSource, budget_usd: float | None = None) -> LargeBatch:
+def large_batch(
+    source: ProblemSource,
+    budget_usd: float | None = None,
+    *,
+    count_column: str | None = None,
+    copies_column: str | None = None,
+) -> LargeBatch:
     """Return the batch that ``--scores`` or ``--agents``, ``--models`` and the options beside them describe.
 
     With ``budget_usd`` all agents together may cost so much, by the list prices of the models and the columns
-    ``input_tokens`` and ``output_tokens``.
+    ``input_tokens`` and ``output_tokens``. The other two name columns of scores that say how many agents a row stands
+    for, and how many models an agent needs.
 
     Raises
     ------
     SpecError
         For options that do not go with it, and a fleet that has more than slots, load costs, floors and resources.
     """
-    _check_options(source, budget_usd)
+    units = {"count": count_column, "copies": copies_column}
+    _check_options(source, budget_usd, units)
     fleet = [] if source.models is None else read_fleet(source.models, reading=source.reading)
     _check_openings(fleet)
     resources = _resources(fleet)
@@ -135,7 +145,7 @@ def large_batch(source: ProblemSource, budget_usd: float | None = None) -> Large
         name for one in budgets for name in one.rates
     ]
     if source.agents is None:
-        columns, files = _score_columns(source, fleet)
+        columns, files = _score_columns(source, fleet, units)
     else:
         columns, files = _agent_columns(source, fleet, amounts)
     if not fleet:
@@ -190,7 +200,7 @@ def _budget(fleet: Sequence[Model], amount: float) -> BatchBudget:
     return BatchBudget(name="budget_usd", amount=amount, rates=rates)
 
 
-def _check_options(source: ProblemSource, budget_usd: float | None) -> None:
+def _check_options(source: ProblemSource, budget_usd: float | None, units: Mapping[str, str | None]) -> None:
     others: dict[str, object] = {
         "PROBLEM": source.problem,
         "--gap-file": source.gap_file,
@@ -208,19 +218,40 @@ def _check_options(source: ProblemSource, budget_usd: float | None) -> None:
         lines.append("--models: required beside --agents and --stream")
     elif (source.models is None) == (source.slots is None):
         lines.append("--models: expected either a fleet or --slots beside --stream")
+    lines += [
+        f"--{name}-column: not beside --agents, whose column {name} is read"
+        for name, column in units.items()
+        if column is not None and source.agents is not None
+    ]
     if source.models is None and budget_usd is not None:
         lines.append("--models: required beside --budget-usd")
     if lines:
         raise SpecError(*lines)
 
 
-def _score_columns(source: ProblemSource, fleet: Sequence[Model]) -> tuple[ScoreColumns, tuple[str, ...]]:
+def _score_columns(
+    source: ProblemSource, fleet: Sequence[Model], units: Mapping[str, str | None]
+) -> tuple[ScoreColumns, tuple[str, ...]]:
     """Return what the columns of ``--scores`` hold, and its files."""
     agent = source.agent_column or "agent"
     files = files_of([full_location(source.scores or "")])
-    names = [model.id for model in fleet] or _model_columns(files[0], agent, source)
+    named = {name for name in units.values() if name is not None}
+    names = [model.id for model in fleet] or _model_columns(files[0], agent, source, named)
+    ignored = {agent, *names, *(source.ignore_column or []), *named}
+    lines = [
+        f"--{name}-column: expected {name}, or --ignore-column {name}: {files[0]} has such a column"
+        for name in units
+        if name in _schema_names(files[0]) and name not in ignored
+    ]
+    if lines:
+        raise SpecError(*lines)
     columns = ScoreColumns(
-        agent=agent, models=tuple(names), scores=source.score_column, sense=source.sense or "maximize"
+        agent=agent,
+        models=tuple(names),
+        scores=source.score_column,
+        sense=source.sense or "maximize",
+        count=units["count"],
+        copies=units["copies"],
     )
     return columns, files
 
@@ -238,11 +269,11 @@ def _agent_columns(
     return ScoreColumns.of_agents(ComputedScores.of(fleet, fields), agent=agent), files
 
 
-def _model_columns(path: str, agent: str, source: ProblemSource) -> list[str]:
+def _model_columns(path: str, agent: str, source: ProblemSource, units: set[str]) -> list[str]:
     """Return the columns of scores, where no fleet names the models."""
     if source.score_column is not None:
         raise SpecError("--models: required beside --score-column: it names the models of the scores")
-    ignored = {agent, *(source.ignore_column or [])}
+    ignored = {agent, *(source.ignore_column or []), *units}
     return [name for name in _schema_names(path) if name not in ignored]
 
 
@@ -273,13 +304,17 @@ def streaming_report(certificate: PlanCertificate, violations: Sequence[str] | N
     wrong = certificate.violations if violations is None else violations
     word = "BROKEN" if wrong else "OPTIMAL" if certificate.optimal else "FEASIBLE"
     head = Text(word, style="bold red" if wrong else "bold green")
-    head.append(f"  {certificate.served:,} of {certificate.agents:,} agents assigned", style="default")
+    what = "agents" if certificate.units is None else "rows with all their units"
+    head.append(f"  {certificate.served:,} of {certificate.agents:,} {what} assigned", style="default")
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim")
     grid.add_column(justify="right")
     grid.add_row("objective", number(certificate.objective))
     grid.add_row("bound", number(certificate.bound))
     grid.add_row("gap", f"{certificate.gap:.4%}")
+    if certificate.units is not None:
+        served, asked = certificate.units
+        grid.add_row("units", f"{served:,} of {asked:,}")
     parts: list[RenderableType] = [head, grid]
     if certificate.usage:
         parts.append(_usage_table(certificate.usage))

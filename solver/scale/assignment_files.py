@@ -11,6 +11,7 @@ import numpy as np
 from solver.errors import SpecError, missing_value
 from solver.scale.pieces import read_batches
 from solver.scale.storage import arrow
+from solver.scale.unit_rows import RowUnits
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -50,7 +51,7 @@ def file_name(number: int) -> str:
 
 
 def write_piece(
-    piece: Piece, columns: ScoreColumns, chosen: NDArray[Any], folder: PlanFolder
+    piece: Piece, columns: ScoreColumns, chosen: NDArray[Any] | RowUnits, folder: PlanFolder
 ) -> WrittenPiece:
     """Write the ids and models of a piece beside each other, and give the file its name once it is whole.
 
@@ -60,8 +61,9 @@ def write_piece(
         Whose ids are read again from its file.
     columns : ScoreColumns
         Names the column of ids and the models.
-    chosen : (rows,) unsigned
-        Places of the models, m for unassigned, which is written as a null.
+    chosen : (rows,) unsigned, or RowUnits
+        Places of the models, m for unassigned, which is written as a null. Units are written as a list of models
+        for each row, and where rows stand for several agents a list of units beside it.
     folder : PlanFolder
         Where the file goes.
 
@@ -80,12 +82,16 @@ def write_piece(
             for batch in read_batches(piece, [columns.agent]):
                 ids = batch.column(columns.agent)
                 _check_complete(ids, columns.agent, piece, at)
-                some = chosen[at : at + len(ids)].astype(np.int32)
-                codes = pa.array(some, pa.int32(), mask=some == len(names))
-                models = pa.DictionaryArray.from_arrays(codes, names)
-                table = pa.table({columns.agent: ids, "model": models})
+                if isinstance(chosen, RowUnits):
+                    answer = _lists(chosen.within(at, at + len(ids)), len(ids), names, columns)
+                else:
+                    some = chosen[at : at + len(ids)].astype(np.int32)
+                    codes = pa.array(some, pa.int32(), mask=some == len(names))
+                    answer = {"model": pa.DictionaryArray.from_arrays(codes, names)}
+                table = pa.table({columns.agent: ids, **answer})
                 if writer is None:
-                    writer = pq.ParquetWriter(stream, table.schema, use_dictionary=["model"])
+                    dictionaries = ["model", "model.list.element"]
+                    writer = pq.ParquetWriter(stream, table.schema, use_dictionary=dictionaries)
                 writer.write_table(table)
                 at += len(ids)
         finally:
@@ -93,6 +99,16 @@ def write_piece(
                 writer.close()
     crc, size = checksum(folder, name)
     return WrittenPiece(name=name, rows=at, bytes=size, crc32=crc)
+
+
+def _lists(taken: RowUnits, rows: int, names: Any, columns: ScoreColumns) -> dict[str, Any]:
+    """Return the columns of lists for so many rows."""
+    pa, _ = arrow()
+    offsets = pa.array(np.append(0, np.cumsum(np.bincount(taken.row, minlength=rows))), pa.int32())
+    answer = {"model": pa.ListArray.from_arrays(offsets, names.take(pa.array(taken.model)))}
+    if columns.count is not None:
+        answer["units"] = pa.ListArray.from_arrays(offsets, pa.array(taken.units, pa.int64()))
+    return answer
 
 
 def _check_complete(ids: Any, column: str, piece: Piece, at: int) -> None:

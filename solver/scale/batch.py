@@ -23,7 +23,7 @@ _MAX_STREAMED_MODELS = 5_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LargeBatch:
-    """A batch in Parquet files, one slot an agent.
+    """A batch in Parquet files, one slot an agent, or some units where columns say so.
 
     Parameters
     ----------
@@ -78,7 +78,12 @@ class LargeBatch:
         ]
         lines += coupling_rules(m, self.resources, self.budgets)
         if self.is_coupled:
-            given = {"load_cost": len(self.load_cost), "min_load": any(self.min_load)}
+            given = {
+                "load_cost": len(self.load_cost) > 0,
+                "min_load": any(self.min_load),
+                "copies": self.columns.copies is not None,
+                "count": self.columns.count is not None,
+            }
             rule = "expected none beside resources or budgets in a batch in files"
             lines += [Violation(name, rule) for name, wanted in given.items() if wanted]
         if self.unassigned_penalty is not None and not self.unassigned_penalty >= 0:

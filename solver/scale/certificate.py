@@ -49,6 +49,10 @@ class BlockTerms:
         The most that any agent would pay for a first slot of a closed model; ``-inf`` for open ones.
     taken : (m, c) float64 or None
         Amounts that models serve, where agents pay for amounts.
+    rows, whole : int
+        Where rows take units, of which ``load`` tells: rows, and those of which no unit is unassigned.
+    excess : int
+        Where they do: pairs and rows with more units than they may have.
     """
 
     own: float
@@ -60,6 +64,9 @@ class BlockTerms:
     unserved: int
     worth: NDArray[np.float64]
     taken: NDArray[np.float64] | None = None
+    rows: int = 0
+    whole: int = 0
+    excess: int = 0
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -91,6 +98,9 @@ class PieceCertificate(BlockTerms):
         self.load = self.load + terms.load
         self.ineligible += terms.ineligible
         self.unserved += terms.unserved
+        self.rows += terms.rows
+        self.whole += terms.whole
+        self.excess += terms.excess
         self.worth = np.maximum(self.worth, terms.worth)
         if terms.taken is not None:
             self.taken = terms.taken if self.taken is None else self.taken + terms.taken
@@ -111,11 +121,13 @@ class PlanCertificate:
     agents, served : int
         All agents, and those with a model.
     load : tuple of int
-        Agents of each model.
+        Agents of each model, or units.
     violations : tuple of str
         Constraints broken.
     usage : tuple of (str, float, float)
         Rows of slots, resources and budgets where a batch has any but slots: name, what is used, bound.
+    units : tuple of (int, int) or None
+        Where rows take units, those served and those asked for; ``served`` counts rows that have all of theirs then.
     """
 
     objective: float
@@ -127,6 +139,7 @@ class PlanCertificate:
     load: tuple[int, ...]
     violations: tuple[str, ...]
     usage: tuple[tuple[str, float, float], ...] = ()
+    units: tuple[int, int] | None = None
 
 
 def block_terms(
@@ -218,6 +231,8 @@ def conclude(
         ]
     if total.ineligible:
         violations.append(f"{total.ineligible:,} agents: not eligible for their model")
+    if total.excess:
+        violations.append(f"{total.excess:,} agents: more units than they ask for, or of one model")
     if total.unserved:
         violations.append(f"{total.unserved:,} agents: must be served, but are unassigned")
     objective = total.own - float(shape.load_charge(load.astype(np.float64)).sum())
@@ -232,10 +247,11 @@ def conclude(
         bound=shape.sign * bound + 0.0,
         gap=relative_gap(objective, bound),
         optimal=not violations and slack <= max(tolerance, rounding),
-        agents=int(total.load.sum()),
-        served=int(load.sum()),
+        agents=total.rows or int(total.load.sum()),
+        served=total.whole if total.rows else int(load.sum()),
         load=tuple(load.tolist()),
         violations=tuple(violations),
+        units=(int(load.sum()), int(total.load.sum())) if total.rows else None,
     )
 
 

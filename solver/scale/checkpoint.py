@@ -14,6 +14,8 @@ from solver.scale.first_pass import Survey, Valuation
 from solver.scale.optimise import Optimum
 from solver.scale.piece_rows import PieceChoice
 from solver.scale.storage import replace_text
+from solver.scale.unit_optimum import UnitOptimum
+from solver.scale.unit_passes import UnitBox
 
 if TYPE_CHECKING:
     from solver.scale.storage import PlanFolder
@@ -23,10 +25,10 @@ _NAME = ".checkpoint.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """The survey and the optimum of a request; the latter of a batch with resources or budgets is a coupled one."""
+    """The survey and the optimum of a request, of one of three kinds."""
 
     survey: Survey
-    found: Optimum | CoupledOptimum
+    found: Optimum | CoupledOptimum | UnitOptimum
 
 
 def write_checkpoint(folder: PlanFolder, request: dict[str, Any], state: Checkpoint) -> None:
@@ -40,11 +42,11 @@ def write_checkpoint(folder: PlanFolder, request: dict[str, Any], state: Checkpo
     survey, found = state.survey, state.found
     document = {
         "request": request,
-        "facts": [survey.agents, survey.low, survey.high, survey.forbids],
+        "facts": [survey.agents, survey.low, survey.high, survey.forbids, survey.units],
         "equal": survey.equal.tolist(),
         "prices": found.prices.tolist(),
         "valuation": {**asdict(found.valuation), "levels": found.valuation.levels.tolist()},
-        "found": _coupled_document(found) if isinstance(found, CoupledOptimum) else _document(found),
+        "found": _document(found),
     }
     replace_text(folder, _NAME, json.dumps(document))
 
@@ -64,15 +66,37 @@ def read_checkpoint(folder: PlanFolder, request: dict[str, Any]) -> Checkpoint |
     if document["request"] != json.loads(json.dumps(request)):
         rule = "expected the request that the interrupted job had; start without resuming"
         raise SpecError(Violation(folder.path(_NAME), rule))
-    agents, low, high, forbids = document["facts"]
+    agents, low, high, forbids, units = document["facts"]
     equal = np.array(document["equal"], np.int64)
     closed = np.array([np.inf if slots is None else slots for slots in request["capacity"]]) < 1
     survey = Survey(
-        m=len(closed), closed=closed, agents=agents, low=low, high=high, forbids=forbids, equal=equal
+        m=len(closed),
+        closed=closed,
+        agents=agents,
+        low=low,
+        high=high,
+        forbids=forbids,
+        equal=equal,
+        units=units,
     )
     valuation = document["valuation"]
     valuation = Valuation(**{**valuation, "levels": np.array(valuation["levels"], np.float64)})
     prices, one = np.array(document["prices"]), document["found"]
+    if "flow" in one:
+        box = UnitBox(
+            key=0,
+            low=np.array(one["low"]),
+            high=np.array(one["high"]),
+            sample=0,
+            plan=None,
+            valuation=valuation,
+            closed=np.array(one["closed"], bool),
+            resolution=one["resolution"],
+        )
+        flow = {int(number): np.array(units, np.int64) for number, units in one["flow"].items()}
+        return Checkpoint(
+            survey=survey, found=UnitOptimum(box=box, flow=flow, prices=prices, left=one["left"])
+        )
     if "largest" in one:
         coupled = CoupledOptimum(
             prices=prices,
@@ -95,13 +119,28 @@ def read_checkpoint(folder: PlanFolder, request: dict[str, Any]) -> Checkpoint |
     return Checkpoint(survey=survey, found=found)
 
 
-def _document(found: Optimum) -> dict[str, Any]:
+def _document(found: Optimum | CoupledOptimum | UnitOptimum) -> dict[str, Any]:
+    if isinstance(found, CoupledOptimum):
+        return _coupled_document(found)
+    if isinstance(found, UnitOptimum):
+        return _unit_document(found)
     return {
         "low": found.choice.low.tolist(),
         "agent": found.choice.agent.tolist(),
         "model": found.choice.model.tolist(),
         "settled": {number: counts.tolist() for number, counts in found.choice.settled.items()},
         "may_leave": found.may_leave,
+    }
+
+
+def _unit_document(found: UnitOptimum) -> dict[str, Any]:
+    return {
+        "low": found.box.low.tolist(),
+        "high": found.box.high.tolist(),
+        "closed": found.box.closed.tolist(),
+        "resolution": found.box.resolution,
+        "flow": {number: flow.tolist() for number, flow in found.flow.items()},
+        "left": found.left,
     }
 
 

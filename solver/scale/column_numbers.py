@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from solver.errors import SpecError, Violation
+from solver.problem.instance import MAX_CAPACITY
 from solver.scale.storage import arrow
 
 if TYPE_CHECKING:
@@ -61,6 +62,22 @@ def list_rows(path: str, row: int, array: Any, m: int, name: str, missing: float
     if values.dtype == np.float16:
         values = values.astype(np.float32)
     return values.reshape(-1, m)
+
+
+def unit_column(path: str, row: int, batch: Any, name: str | None) -> NDArray[np.int64] | None:
+    """Return a column of whole numbers >= 1, nulls as 1; None without one."""
+    if name is None:
+        return None
+    values = number_column(batch.column(name), 1.0).astype(np.float64)
+    fits = (values >= 1) & (values <= MAX_CAPACITY) & (values == np.floor(values))
+    if not fits.all():
+        i = int(np.flatnonzero(~fits)[0])
+        shown = float(values[i])
+        rule = f"{name}: expected a whole number >= 1"
+        raise SpecError(
+            Violation(f"{path}: row {row + i + 1}", rule, int(shown) if shown.is_integer() else shown)
+        )
+    return values.astype(np.int64)
 
 
 def vector_column(

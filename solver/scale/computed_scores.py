@@ -6,7 +6,7 @@ import json
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.problem.agents import AgentTable
-
-_UNSUPPORTED = ("copies", "count")
-"""Fields of agents for which one slot each is not enough."""
 
 _WITHOUT_EFFECT = ("tenant",)
 """Fields that only limits look at."""
@@ -119,19 +116,23 @@ def agent_fields(
     for name in names:
         if name in amounts:
             continue
-        if name in _UNSUPPORTED:
-            lines.append(Violation(path, f"{name}: expected no such column in files of one slot an agent"))
-        elif name.startswith("resources."):
+        if name.startswith("resources."):
             lines.append(Violation(path, f"{name}: expected a resource that some model has"))
         elif name not in known and name != agent:
             lines.append(Violation(path, f"{name}: expected a field of agents, or to be ignored"))
     return tuple(name for name in names if name in known and name not in _WITHOUT_EFFECT), lines
 
 
-def scored_agents(
-    computed: ComputedScores, batch: Any, where: str, row: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64] | None, NDArray[np.float64] | None]:
-    """Return the scores of some rows, to be maximised, and their penalties and priorities where there are any. O(k m).
+class ScoredAgents(NamedTuple):
+    """The (k, m) scores of some rows, to be maximised, and their (k,) penalties and priorities where there are any."""
+
+    score: NDArray[np.float64]
+    penalty: NDArray[np.float64] | None
+    priority: NDArray[np.float64] | None
+
+
+def scored_agents(computed: ComputedScores, batch: Any, where: str, row: int) -> ScoredAgents:
+    """Return the scores of some rows. O(k m).
 
     Parameters
     ----------
@@ -156,7 +157,8 @@ def scored_agents(
     penalty = None
     if "unassigned_penalty" in computed.fields:
         penalty = _penalties(agents, scorer.objective, where, row)
-    return scorer.rows(agents).score, penalty, agents.priority if "priority" in computed.fields else None
+    priority = agents.priority if "priority" in computed.fields else None
+    return ScoredAgents(score=scorer.rows(agents).score, penalty=penalty, priority=priority)
 
 
 def _penalties(agents: AgentTable, objective: Objective, where: str, row: int) -> NDArray[np.float64]:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from solver.scale.pieces import Block
 
 
+_AGENT_VECTORS = ("penalty", "priority", "copies", "count")
+"""Numbers of which an agent may have one, beside its scores."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
     """Some agents with their numbers.
@@ -32,39 +36,43 @@ class Sample:
         To be maximised.
     penalty, priority : (k,) float64 or None
         None without such a column.
+    copies, count : (k,) int64 or None
+        None without such a column.
     """
 
     agent: NDArray[np.int64]
     score: NDArray[Any]
     penalty: NDArray[np.float64] | None
     priority: NDArray[np.float64] | None
+    copies: NDArray[np.int64] | None = None
+    count: NDArray[np.int64] | None = None
 
     @classmethod
     def of(cls, block: Block, agents: NDArray[np.int64]) -> Sample:
         """Return some agents of a block."""
         at = agents - block.first
-        return cls(
-            agent=agents,
-            score=block.score[at],
-            penalty=None if block.penalty is None else block.penalty[at],
-            priority=None if block.priority is None else block.priority[at],
-        )
+        return cls(agent=agents, score=block.score[at], **_vectors_at(block, at))
+
+    def at(self, place: NDArray[np.int64]) -> Sample:
+        """Return the agents at some places of the sample, ascending."""
+        return Sample(agent=self.agent[place], score=self.score[place], **_vectors_at(self, place))
 
     @classmethod
     def joined(cls, parts: Sequence[Sample]) -> Sample:
         """Return the agents of some parts, those of the one after those of the other."""
         wide = any(part.score.dtype == np.float64 for part in parts)
         kind = np.float64 if wide else np.float32
+        vectors = {name: [getattr(part, name) for part in parts] for name in _AGENT_VECTORS}
         return cls(
-            agent=_joined([part.agent for part in parts]),
+            agent=np.concatenate([part.agent for part in parts]),
             score=np.concatenate([part.score.astype(kind, copy=False) for part in parts]),
-            penalty=None
-            if parts[0].penalty is None
-            else _joined([part.penalty for part in parts if part.penalty is not None]),
-            priority=None
-            if parts[0].priority is None
-            else _joined([part.priority for part in parts if part.priority is not None]),
+            **{name: None if some[0] is None else np.concatenate(some) for name, some in vectors.items()},
         )
+
+
+def _vectors_at(block: Block | Sample, place: NDArray[np.int64]) -> dict[str, Any]:
+    own = {name: getattr(block, name) for name in _AGENT_VECTORS}
+    return {name: None if values is None else values[place] for name, values in own.items()}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -97,6 +105,8 @@ class Survey:
         The first model with an equal column, for every model.
     samples : list of Sample
         The agents that were asked for.
+    units, required_units : int
+        Slots that all rows ask for, and those that rows ask for that must be served.
     """
 
     m: int
@@ -113,20 +123,28 @@ class Survey:
     levels: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     equal: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     samples: list[Sample] = field(default_factory=list)
+    units: int = 0
+    required_units: int = 0
 
     def add(self, block: Block, drawn: NDArray[np.int64], common_penalty: float | None) -> None:
         """Take a block into account; ``drawn`` are the places of the agents to keep, ascending."""
         score = block.score
         self.agents += len(score)
         self._take_range(score)
+        width, depth = widths(block), depths(block)
+        self.units += int((width * depth).sum())
         penalty = penalties(block, common_penalty)
         if penalty is not None:
             bound = np.isposinf(penalty)
             self.required_count += int(bound.sum())
+            self.required_units += int((width * depth)[bound].sum())
             finite = penalty[~bound]
             self.least_penalty = min(self.least_penalty, float(finite.min(initial=np.inf)))
             self.largest_penalty = max(self.largest_penalty, float(finite.max(initial=-np.inf)))
-            if bound.any() and (self.forbids or self.closed.any()):
+            if bound.any() and block.copies is not None:
+                able = (np.where(self.closed, -np.inf, score) > -np.inf).sum(axis=1)
+                self.unservable_required += int((able < depth)[bound].sum())
+            elif bound.any() and (self.forbids or self.closed.any()):
                 best = row_maxima(np.where(self.closed, -np.inf, score))
                 self.unservable_required += int((np.isneginf(best) & bound).sum())
         if block.priority is not None:
@@ -152,6 +170,7 @@ class Survey:
         self.forbids |= other.forbids
         self.unservable_required += other.unservable_required
         self.required_count += other.required_count
+        self.units, self.required_units = self.units + other.units, self.required_units + other.required_units
         self.least_penalty = min(self.least_penalty, other.least_penalty)
         self.largest_penalty = max(self.largest_penalty, other.largest_penalty)
         self.least_priority = min(self.least_priority, other.least_priority)
@@ -188,6 +207,7 @@ class Survey:
         instance = Instance(
             score=nothing, capacity=capacity[:, None], penalty=penalty, load_cost=load_cost, sense=sense
         )
+        vars(instance)["units"] = self.units
         vars(instance)["score_range"] = (self.low, self.high) if self.low <= self.high else (0.0, 0.0)
         vars(instance)["forbids"] = self.forbids
         return instance
@@ -274,13 +294,19 @@ def penalties(block: Block | Sample, common: float | None) -> NDArray[np.float64
     return np.multiply(penalty, block.priority, out=penalty.copy(), where=np.isfinite(penalty))
 
 
+def widths(block: Block | Sample) -> NDArray[np.int64]:
+    """Return the (k,) numbers of equal agents that rows stand for."""
+    return np.ones(len(block.score), np.int64) if block.count is None else block.count
+
+
+def depths(block: Block | Sample) -> NDArray[np.int64]:
+    """Return the (k,) numbers of different models that agents need."""
+    return np.ones(len(block.score), np.int64) if block.copies is None else block.copies
+
+
 def dense_rows(block: Block | Sample, valuation: Valuation | None, closed: NDArray[np.bool_]) -> DenseRows:
     """Return agents in memory as the price engine takes them; without a valuation no agent may stay unassigned."""
     return DenseRows(block.score, None if valuation is None else valuation.outside(block), closed)
-
-
-def _joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    return np.concatenate(parts)
 
 
 _PROBED_ROWS = 64

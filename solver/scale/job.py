@@ -19,13 +19,14 @@ from solver.scale.first_pass import valuation_of
 from solver.scale.floors import with_floors
 from solver.scale.local_workers import LocalFleet
 from solver.scale.manifest import MANIFEST, Manifest, write_manifest
-from solver.scale.optimise import finish_orders, optimise, take_survey
+from solver.scale.optimise import finish_orders, has_few_levels, optimise, take_survey
 from solver.scale.pieces import ScoreColumns, files_of, pieces_of, size_of
 from solver.scale.progress import Progress
 from solver.scale.sample_plan import SampleBudget
 from solver.scale.shard import PayingOrder
 from solver.scale.storage import plan_folder
 from solver.scale.unique_ids import check_unique_ids
+from solver.scale.unit_optimum import UnitOptimum, optimise_units
 from solver.scale.written_pieces import finished_pieces
 
 if TYPE_CHECKING:
@@ -141,6 +142,10 @@ def _solve_slots(
     survey = take_survey(workers, agents, batch.slots < 1, penalty, seed=seed, budget=budget)
     report("finding prices")
     shape = _shape(batch, survey)
+    plan = budget.plan(agents, len(batch.capacity), seed)
+    if batch.columns.has_units or has_few_levels(survey, budget):
+        units = optimise_units(workers, pieces, survey, shape, plan, penalty, batch.floors)
+        return None if units is None else Checkpoint(survey=survey, found=units)
     found = optimise(workers, pieces, survey, shape, penalty, batch.floors, seed=seed, budget=budget)
     return None if found is None else Checkpoint(survey=survey, found=found)
 
@@ -181,6 +186,15 @@ def _finish(
     found = state.found
     if isinstance(found, CoupledOptimum):
         return _finish_coupled(workers, batch, pieces, folder, found, done)
+    if isinstance(found, UnitOptimum):
+        return workers.run(
+            "finish_units",
+            found.box,
+            found.prices,
+            not (batch.serve_first and found.left == 0),
+            folder.location,
+            each={number: flow for number, flow in found.flow.items() if number not in done},
+        )
     supply = Supply.of(_shape(batch, state.survey))
     if batch.floors is not None:
         supply = with_floors(supply, batch.floors, found.valuation.shift)

@@ -76,6 +76,8 @@ def read_manifest(folder: str | Path) -> Manifest:
         certificate = document.pop("certificate")
         certificate |= {name: tuple(certificate[name]) for name in ("load", "violations")}
         certificate["usage"] = tuple(map(tuple, certificate["usage"]))
+        if certificate.get("units") is not None:
+            certificate["units"] = tuple(certificate["units"])
         return Manifest(
             certificate=PlanCertificate(**certificate),
             files=tuple(WrittenPiece(**one) for one in document.pop("files")),

@@ -13,7 +13,7 @@ from solver.engines.price.optimum import find_optimum, solve_everything
 from solver.engines.price.sample_sizes import probe_scale
 from solver.engines.price.scarce_prices import price_scarce, small_slot_shortage
 from solver.engines.slot_supply import Supply
-from solver.scale.first_pass import Survey, Valuation, valuation_of
+from solver.scale.first_pass import Survey, Valuation, dense_rows, valuation_of
 from solver.scale.floors import floor_reward, with_floors
 from solver.scale.piece_rows import PieceChoice, PieceRows
 from solver.scale.shard import FinishOrder
@@ -132,6 +132,14 @@ def optimise(
         if not _reaches(choice, floor if first_duplicate is None else np.bincount(first_duplicate, floor, m)):
             return None
     return Optimum(choice=choice, prices=prices, valuation=valuation, may_leave=may_leave)
+
+
+def has_few_levels(survey: Survey, budget: SampleBudget) -> bool:
+    """Whether scores have so few levels that ties matter more than prices: rows that are alike are classes then."""
+    if survey.agents * survey.m <= budget.few_arcs:
+        return False
+    rows = dense_rows(survey.sample(), None, survey.closed)
+    return probe_scale(rows, np.random.default_rng(0)).grid is not None
 
 
 def _reaches(choice: PieceChoice, least: NDArray[Any]) -> bool:

@@ -10,7 +10,13 @@ import numpy as np
 
 from solver.errors import SpecError, Violation, ViolationKind
 from solver.problem.values import did_you_mean
-from solver.scale.column_numbers import amount_columns, list_rows, number_column, vector_column
+from solver.scale.column_numbers import (
+    amount_columns,
+    list_rows,
+    number_column,
+    unit_column,
+    vector_column,
+)
 from solver.scale.computed_scores import ComputedScores, scored_agents
 from solver.scale.storage import arrow, files_matching, full_location, open_input
 
@@ -51,6 +57,10 @@ class ScoreColumns:
         The files hold agents instead of scores: how the one follows from the other.
     amounts : tuple of str
         Columns of amounts that agents take, >= 0, in which a null is 0; see :mod:`solver.scale.coupling`.
+    copies : str, optional
+        Column of how many different models each agent needs, in which a null is 1.
+    count : str, optional
+        Column of how many equal agents each row stands for, in which a null is 1.
     """
 
     agent: str = "agent"
@@ -61,6 +71,8 @@ class ScoreColumns:
     sense: str = "maximize"
     computed: ComputedScores | None = None
     amounts: tuple[str, ...] = ()
+    copies: str | None = None
+    count: str | None = None
 
     @classmethod
     def of_agents(cls, computed: ComputedScores, agent: str = "id") -> ScoreColumns:
@@ -70,8 +82,15 @@ class ScoreColumns:
             models=computed.models,
             penalty="unassigned_penalty" if "unassigned_penalty" in computed.fields else None,
             priority="priority" if "priority" in computed.fields else None,
+            copies="copies" if "copies" in computed.fields else None,
+            count="count" if "count" in computed.fields else None,
             computed=computed,
         )
+
+    @property
+    def has_units(self) -> bool:
+        """Whether a row may take several slots."""
+        return self.copies is not None or self.count is not None
 
     @property
     def numbers(self) -> tuple[str, ...]:
@@ -79,7 +98,7 @@ class ScoreColumns:
         if self.computed is not None:
             return tuple(dict.fromkeys((*self.computed.fields, *self.amounts))) or (self.agent,)
         own = self.models if self.scores is None else (self.scores,)
-        named = (*own, self.penalty, self.priority, *self.amounts)
+        named = (*own, self.penalty, self.priority, *self.amounts, self.copies, self.count)
         return tuple(dict.fromkeys(name for name in named if name is not None))
 
 
@@ -128,6 +147,8 @@ class Block:
         None without such a column.
     amount : (k, c) float64 or None
         Amounts that agents take; None without such columns.
+    copies, count : (k,) int64 or None
+        Different models that each agent needs, and equal agents that each row stands for; None for one.
     """
 
     first: int
@@ -135,6 +156,8 @@ class Block:
     penalty: NDArray[np.float64] | None
     priority: NDArray[np.float64] | None
     amount: NDArray[np.float64] | None = None
+    copies: NDArray[np.int64] | None = None
+    count: NDArray[np.int64] | None = None
 
 
 def files_of(patterns: Sequence[str]) -> tuple[str, ...]:
@@ -320,14 +343,8 @@ def _is_list(kind: Any, m: int) -> bool:
 
 def _block(piece: Piece, row: int, batch: Any, columns: ScoreColumns) -> Block:
     if columns.computed is not None:
-        score, penalty, priority = scored_agents(columns.computed, batch, piece.path, row)
-        return Block(
-            first=piece.first + row - piece.row,
-            score=np.ascontiguousarray(score),
-            penalty=penalty,
-            priority=priority,
-            amount=amount_columns(piece.path, row, batch, columns.amounts),
-        )
+        agents = scored_agents(columns.computed, batch, piece.path, row)
+        return _block_of(piece, row, batch, columns, agents.score, agents.penalty, agents.priority)
     m = len(columns.models)
     forbidden = np.inf if columns.sense == "minimize" else -np.inf
     if columns.scores is None:
@@ -345,10 +362,26 @@ def _block(piece: Piece, row: int, batch: Any, columns: ScoreColumns) -> Block:
         shown = float(score[i, j]) * (-1 if columns.sense == "minimize" else 1)
         rule = f"score of {columns.models[j]}: expected a number or {forbidden:+}"
         raise SpecError(Violation(f"{piece.path}: row {row + i + 1}", rule, shown))
+    penalty = vector_column(piece.path, row, batch, columns.penalty, least=0.0)
+    priority = vector_column(piece.path, row, batch, columns.priority, least=-np.inf)
+    return _block_of(piece, row, batch, columns, score, penalty, priority)
+
+
+def _block_of(
+    piece: Piece,
+    row: int,
+    batch: Any,
+    columns: ScoreColumns,
+    score: NDArray[Any],
+    penalty: NDArray[np.float64] | None,
+    priority: NDArray[np.float64] | None,
+) -> Block:
     return Block(
         first=piece.first + row - piece.row,
         score=np.ascontiguousarray(score),
-        penalty=vector_column(piece.path, row, batch, columns.penalty, least=0.0),
-        priority=vector_column(piece.path, row, batch, columns.priority, least=-np.inf),
+        penalty=penalty,
+        priority=priority,
         amount=amount_columns(piece.path, row, batch, columns.amounts),
+        copies=unit_column(piece.path, row, batch, columns.copies),
+        count=unit_column(piece.path, row, batch, columns.count),
     )

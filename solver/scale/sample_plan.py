@@ -41,6 +41,11 @@ class SamplePlan:
         """Return what travels: the rule, without the places that follow from it."""
         return {entry.name: getattr(self, entry.name) for entry in fields(self)}
 
+    @property
+    def levels(self) -> list[NDArray[np.int64]]:
+        """The samples that prices come from, ascending in size; none where all agents are few."""
+        return self._levels[1:]
+
     @cached_property
     def _levels(self) -> list[NDArray[np.int64]]:
         generator = np.random.default_rng(self.seed)

@@ -18,9 +18,11 @@ from solver.scale.coupled_certificate import paying_terms
 from solver.scale.coupled_passes import CoupledPasses, paying
 from solver.scale.first_pass import Survey, dense_rows
 from solver.scale.held_arcs import net_scores
-from solver.scale.slot_passes import SlotPasses
 from solver.scale.storage import plan_folder
 from solver.scale.unique_ids import note_hashes
+from solver.scale.unit_certificate import unit_terms
+from solver.scale.unit_passes import UnitPasses
+from solver.scale.unit_rows import RowUnits, open_rows
 from solver.scale.written_pieces import PieceAnswer, note_finished
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from solver.scale.pieces import Block, Piece, ScoreColumns
     from solver.scale.sample_plan import SamplePlan
     from solver.scale.storage import PlanFolder
+    from solver.scale.unit_passes import UnitBox
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +89,7 @@ class PayingOrder:
     jitter: float
 
 
-class Shard(SlotPasses, CoupledPasses):
+class Shard(UnitPasses, CoupledPasses):
     """Some pieces and how to read them.
 
     Parameters
@@ -223,6 +226,59 @@ class Shard(SlotPasses, CoupledPasses):
             written = write_piece(piece, self._columns, chosen, place)
             answers.append(PieceAnswer(number=piece.number, certificate=certificate, written=written))
             note_finished(place, answers[-1])
+        return answers
+
+    def finish_units(
+        self,
+        box: UnitBox,
+        prices: NDArray[np.float64],
+        certify_leaving: bool,
+        folder: str,
+        flows: dict[int, NDArray[np.int64]],
+    ) -> list[PieceAnswer]:
+        """Hand the units of classes out to rows, certify and write the pieces that there are flows for.
+
+        Parameters
+        ----------
+        box : UnitBox
+            What the classes are of.
+        prices : (m,) float64
+            Optimal prices, at which the certificate measures what rows forgo.
+        certify_leaving : bool
+            Whether the certificate compares with staying unassigned.
+        folder : str
+            Where the files go.
+        flows : dict of int to (a,) int64
+            Units along the arcs of the classes, by the number of the piece.
+        """
+        self.forget_boxes()
+        place, m = plan_folder(folder), len(prices)
+        answers = []
+        for k, piece in enumerate(self._pieces):
+            if piece.number not in flows:
+                continue
+            contested = self._classes_of(k, box).handed_out(flows[piece.number], m)
+            certificate, parts = PieceCertificate.empty(m), []
+            chosen = np.empty(0 if self._columns.has_units else piece.rows, np.min_scalar_type(m))
+            for block in self._blocks(piece):
+                at = block.first - piece.first
+                _, _, certain = open_rows(block, box.valuation, box.closed, box.low, box.high)
+                taken = RowUnits.joined([certain, contested.within(at, at + len(block.score))])
+                outside = box.valuation.worth(block)
+                if self._columns.has_units:
+                    terms = unit_terms(block, taken, prices, self._closed, outside, certify_leaving)
+                    parts.append(taken.to_keep(block.score, at, piece.rows))
+                else:
+                    choice = np.full(len(block.score), m)
+                    choice[taken.row] = taken.model
+                    chosen[at : at + len(choice)] = choice
+                    terms = block_terms(block.score, choice, prices, self._closed, outside, certify_leaving)
+                certificate.add(terms)
+            answer = RowUnits.stacked(parts) if self._columns.has_units else chosen
+            written = write_piece(piece, self._columns, answer, place)
+            answers.append(PieceAnswer(number=piece.number, certificate=certificate, written=written))
+            note_finished(place, answers[-1])
+        self.forget_units()
         return answers
 
     def _finish(

@@ -19,6 +19,8 @@ from solver.scale.first_pass import Survey, valuation_of
 from solver.scale.manifest import MANIFEST, Manifest, read_manifest
 from solver.scale.pieces import ScoreColumns, pieces_of, read_batches, read_blocks
 from solver.scale.storage import arrow, plan_folder
+from solver.scale.unit_certificate import unit_terms
+from solver.scale.unit_rows import RowUnits
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -164,6 +166,14 @@ def _certified(
     """Return the certificate of the assignments in the files, and note what is wrong with the files themselves."""
     m = shape.m
     prices = np.array(manifest.prices)
+    if batch.columns.has_units:
+        taken = [
+            _read_units(folder, piece, batch.columns, written, lines)
+            for piece, written in zip(pieces, manifest.files, strict=True)
+        ]
+        everyone = sum(int(one.units.sum()) for one in taken) == shape.units
+        parts = _unit_parts(batch, prices, pieces, taken, valuation, everyone)
+        return conclude(parts, shape, prices, batch.columns.models, batch.floors)
     chosen = [
         _read_assignments(folder, piece, batch.columns, written, lines)
         for piece, written in zip(pieces, manifest.files, strict=True)
@@ -180,6 +190,28 @@ def _certified(
             part.add(block_terms(block.score, choice, prices, closed, outside, certify_leaving))
         parts.append(part)
     return conclude(parts, shape, prices, batch.columns.models, batch.floors)
+
+
+def _unit_parts(
+    batch: LargeBatch,
+    prices: NDArray[np.float64],
+    pieces: list[Piece],
+    chosen: list[RowUnits],
+    valuation: Valuation,
+    everyone: bool,
+) -> list[PieceCertificate]:
+    """Return the certificates of pieces whose rows take units."""
+    parts = []
+    for piece, taken in zip(pieces, chosen, strict=True):
+        part = PieceCertificate.empty(len(prices))
+        for block in read_blocks(piece, batch.columns):
+            at = block.first - piece.first
+            some = taken.within(at, at + len(block.score))
+            outside = valuation.worth(block)
+            may_leave = not (batch.serve_first and everyone)
+            part.add(unit_terms(block, some, prices, batch.slots < 1, outside, may_leave))
+        parts.append(part)
+    return parts
 
 
 def _certified_coupled(
@@ -221,31 +253,44 @@ def _read_assignments(
     folder: PlanFolder, piece: Piece, columns: ScoreColumns, written: WrittenPiece, lines: list[str]
 ) -> NDArray[np.unsignedinteger]:
     """Return the (rows,) models of a piece's file, m for unassigned, its ids compared with those of the scores."""
-    pa, pq = arrow()
-    path = folder.path(written.name)
     m = len(columns.models)
-    all_unassigned = np.full(piece.rows, m, np.min_scalar_type(m))
-    try:
-        if checksum(folder, written.name) != (written.crc32, written.bytes):
-            lines.append(f"{path}: the file is not the one that the manifest names")
-        with folder.open(written.name) as file:
-            table = pq.read_table(file)
-    except (pa.ArrowException, OSError) as error:
-        lines.append(f"{path}: not readable: {(str(error).splitlines() or [''])[0]}")
-        return all_unassigned
-    if table.column_names != [columns.agent, "model"] or table.num_rows != piece.rows:
-        lines.append(f"{path}: expected columns {columns.agent} and model in {piece.rows} rows")
-        return all_unassigned
-    at = 0
-    for batch in read_batches(piece, [columns.agent]):
-        ids = pa.chunked_array([batch.column(columns.agent)])
-        if not table.column(columns.agent).slice(at, len(ids)).equals(ids):
-            lines.append(f"{path}: rows from {at + 1}: ids differ from those of {piece.path}")
-            break
-        at += len(ids)
-    names = pa.array(columns.models, pa.string())
-    model = table.column("model").cast(pa.string()).combine_chunks()
-    codes = pa.compute.index_in(model, value_set=names)
+    table = _read_table(folder, piece, columns, written, lines)
+    if table is None:
+        return np.full(piece.rows, m, np.min_scalar_type(m))
+    return _codes(table.column("model").combine_chunks(), columns, folder.path(written.name), lines)
+
+
+def _read_units(
+    folder: PlanFolder, piece: Piece, columns: ScoreColumns, written: WrittenPiece, lines: list[str]
+) -> RowUnits:
+    """Return the units of a piece's file, by row and then by model; those of models that are unknown are left out."""
+    pa, _ = arrow()
+    table = _read_table(folder, piece, columns, written, lines)
+    path, m = folder.path(written.name), len(columns.models)
+    nothing = RowUnits(row=np.zeros(0, np.uint8), model=np.zeros(0, np.uint8), units=np.zeros(0, np.uint8))
+    if table is None:
+        return nothing
+    lists = table.column("model").combine_chunks()
+    model = _codes(lists.flatten(), columns, path, lines)
+    row = pa.compute.list_parent_indices(lists).to_numpy(zero_copy_only=False)
+    units = np.ones(len(model), np.int64)
+    if columns.count is not None:
+        counts = table.column("units").combine_chunks()
+        if not lists.value_lengths().equals(counts.value_lengths()) or counts.flatten().null_count:
+            lines.append(f"{path}: expected as many units as models in every row")
+            return nothing
+        units = counts.flatten().to_numpy(zero_copy_only=False)
+    known = np.flatnonzero(model < m)
+    found = RowUnits(row=row[known], model=model[known].astype(np.int64), units=units[known])
+    return found.ordered(np.lexsort((found.model, found.row)))
+
+
+def _codes(model: Any, columns: ScoreColumns, path: str, lines: list[str]) -> NDArray[np.unsignedinteger]:
+    """Return the places of models by their names, m for none and for names that are unknown, which are noted."""
+    pa, _ = arrow()
+    m = len(columns.models)
+    model = model.cast(pa.string())
+    codes = pa.compute.index_in(model, value_set=pa.array(columns.models, pa.string()))
     unknown = codes.null_count - model.null_count
     if unknown:
         lines.append(f"{path}: {unknown:,} agents have a model that is not in the fleet")
@@ -253,3 +298,33 @@ def _read_assignments(
         codes.fill_null(m).to_numpy(zero_copy_only=False).astype(np.min_scalar_type(m))
     )
     return found
+
+
+def _read_table(
+    folder: PlanFolder, piece: Piece, columns: ScoreColumns, written: WrittenPiece, lines: list[str]
+) -> Any:
+    """Return a piece's file, its ids compared with those of the scores; None, and why, if it is none of a plan."""
+    pa, pq = arrow()
+    path = folder.path(written.name)
+    try:
+        if checksum(folder, written.name) != (written.crc32, written.bytes):
+            lines.append(f"{path}: the file is not the one that the manifest names")
+        with folder.open(written.name) as file:
+            table = pq.read_table(file)
+    except (pa.ArrowException, OSError) as error:
+        lines.append(f"{path}: not readable: {(str(error).splitlines() or [''])[0]}")
+        return None
+    names = [columns.agent, "model", *(["units"] if columns.count is not None else [])]
+    listed = all(pa.types.is_list(table.field(name).type) for name in table.column_names[1:])
+    if table.column_names != names or table.num_rows != piece.rows or listed != columns.has_units:
+        kind = "lists in columns" if columns.has_units else "columns"
+        lines.append(f"{path}: expected {kind} {' and '.join(names)} in {piece.rows} rows")
+        return None
+    at = 0
+    for batch in read_batches(piece, [columns.agent]):
+        ids = pa.chunked_array([batch.column(columns.agent)])
+        if not table.column(columns.agent).slice(at, len(ids)).equals(ids):
+            lines.append(f"{path}: rows from {at + 1}: ids differ from those of {piece.path}")
+            break
+        at += len(ids)
+    return table

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from solver.scale.storage import PlanFolder
 
 
+_NOTED = ("own", "left", "magnitude", "forgone", "ineligible", "unserved", "rows", "whole", "excess")
+"""Numbers of a piece's certificate."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PieceAnswer:
     """What is proven about a piece, and the file its agents are in."""
@@ -31,10 +35,7 @@ class PieceAnswer:
 def note_finished(folder: PlanFolder, answer: PieceAnswer) -> None:
     """Note beside a complete file what is proven about it."""
     certificate = answer.certificate
-    terms = {
-        name: getattr(certificate, name)
-        for name in ("own", "left", "magnitude", "forgone", "ineligible", "unserved")
-    }
+    terms = {name: getattr(certificate, name) for name in _NOTED}
     terms["load"], terms["worth"] = certificate.load.tolist(), certificate.worth.tolist()
     terms["taken"] = None if certificate.taken is None else certificate.taken.tolist()
     text = json.dumps({"written": asdict(answer.written), "terms": terms})

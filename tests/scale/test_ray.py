@@ -89,6 +89,19 @@ def test_floors_give_the_same_files(cluster: Any, batch: LargeBatch, tmp_path: P
     assert found.prices[0] < 0, "the floor binds, so one more slot of it costs"
 
 
+def test_counts_give_the_same_files(cluster: Any, batch: LargeBatch, tmp_path: Path) -> None:
+    from solver.scale.ray_workers import RayFleet
+
+    counted = replace(batch, columns=replace(batch.columns, count="weight"), capacity=[80_000] * 6)
+    alone = solve_files(counted, tmp_path / "alone", budget=SMALL)
+    found = solve_files(counted, tmp_path / "ray", fleet=partial(RayFleet, workers=2), budget=SMALL)
+    assert cluster.is_initialized()
+    assert found is not None
+    assert found == alone
+    assert found.certificate.optimal
+    assert found.certificate.units is not None
+
+
 @pytest.mark.parametrize("struck", [None, "hold", "respond", "finish_paying"])
 def test_resources_and_budgets_give_the_same_files(
     cluster: Any, batch: LargeBatch, tmp_path: Path, struck: str | None

@@ -198,6 +198,10 @@ def _least_losses(
     source = np.repeat(used, degree)
     begin = contested.first[contested.owner[used]]
     target = np.arange(len(source)) + np.repeat(begin - (np.cumsum(degree) - degree), degree)
+    room = contested.room
+    if room is not None:  # an arc that carries all it may does not attract the units of others
+        able = np.flatnonzero((flow < room)[target])
+        source, target = source[able], target[able]
     slack = np.full((m + 1, m + 1), _NO_PATH)
     pair = contested.model[source] * (m + 1) + contested.model[target]
     np.minimum.at(slack.reshape(-1), pair, cost[target] - cost[source])

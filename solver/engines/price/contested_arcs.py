@@ -53,6 +53,9 @@ class Contested:
         Score of each arc, or the value of staying unassigned.
     weight : (g,) int64 or None
         Identical agents merged into each position; None: one each.
+    width : (g,) int64 or None
+        Most units of each position that one model may serve, where positions need units of several models;
+        ``weight`` are all their units then. Only for flows.
     settled : (m + 1,) float64
         Agents whose choice is the same for all prices of the box, by choice.
     low, high : (m,) float64
@@ -69,6 +72,7 @@ class Contested:
     low: NDArray[np.float64]
     high: NDArray[np.float64]
     settled_value: float = 0.0
+    width: NDArray[np.int64] | None = None
 
     @property
     def m(self) -> int:
@@ -221,6 +225,14 @@ class Contested:
             + float(gained.sum(dtype=np.float64) if by_weight is None else by_weight @ gained),
         )
         return left, kept, still
+
+    @property
+    def room(self) -> NDArray[np.int64] | None:
+        """(a,) int64, most units on each arc; None where it is all units of the position."""
+        if self.width is None:
+            return None
+        assert self.weight is not None
+        return np.where(self.model == self.m, self.weight[self.owner], self.width[self.owner])
 
     def _maxima(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the (g,) largest of (a,) values of each position.

@@ -62,7 +62,8 @@ def solve_boxed_flow(
     owner = contested.owner
     network = min_cost_flow.SimpleMinCostFlow()
     add = network.add_arcs_with_capacity_and_unit_cost
-    arcs = add(owner, groups + contested.model, weight[owner], costs.arc)
+    room = contested.room
+    arcs = add(owner, groups + contested.model, weight[owner] if room is None else room, costs.arc)
     tiers = add(groups + costs.tier_model, np.full(len(costs.tier_model), sink), costs.tier_slots, costs.tier)
     over = add(groups + exits, np.full(m + 1, sink), np.full(m + 1, everyone), np.append(costs.over, 0))
     network.set_nodes_supplies(np.arange(groups + m + 2), np.concatenate((weight, settled, [-everyone])))
