@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def drawn(generator: np.random.Generator) -> tuple[Any, Any, dict[str, Any]]:
-    """Return scores, slots and options: ties, forbidden pairs, equal columns, too few slots, penalties, units, floors."""
+    """Return scores, slots and options: ties, forbidden pairs, equal columns, penalties, units, floors, load costs."""
     n, m = int(generator.choice([1, 5, 40, 300, 1500, 4000])), int(generator.integers(1, 9))
     scores: Any = (generator.random((n, m)) + 0.3 * generator.random(m)).astype(np.float32)
     if generator.random() < 0.3:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.engines.price.box_flow import solve_boxed_flow
 from solver.engines.price.contested_arcs import Contested
+from solver.engines.price.contested_flow import solve_boxed_flow
 from solver.engines.slot_supply import Supply
 from solver.errors import EngineError
 from solver.params import Params

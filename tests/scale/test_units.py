@@ -15,7 +15,7 @@ from solver.errors import SpecError
 from solver.interfaces.cli import app
 from solver.scale import BatchBudget, LargeBatch, ScoreColumns, solve_files, verify_plan
 from solver.scale.local_workers import LocalFleet
-from solver.scale.optimise import SampleBudget
+from solver.scale.sample_plan import SampleBudget
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
