@@ -169,14 +169,6 @@ def solve(
         float | None,
         typer.Option(min=0, help="With --stream: US dollars for all agents, by the fleet's token prices."),
     ] = None,
-    count_column: Annotated[
-        str | None,
-        typer.Option(help="With --stream and --scores: column of how many equal agents a row stands for."),
-    ] = None,
-    copies_column: Annotated[
-        str | None,
-        typer.Option(help="With --stream and --scores: column of how many different models an agent needs."),
-    ] = None,
     ray: Annotated[bool, typer.Option("--ray", help="With --stream: passes by actors of Ray.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="With --ray: actors, of one CPU each.")] = 2,
     ray_address: Annotated[
@@ -199,17 +191,8 @@ def solve(
 
       solver solve --scores 'batch/*.parquet' --models fleet.yaml --output plan/ --stream --ray
     """
-    streamed = {
-        "--budget-usd": budget_usd is not None,
-        "--copies-column": copies_column is not None,
-        "--count-column": count_column is not None,
-        "--ray": ray,
-        "--ray-address": ray_address is not None,
-        "--resume": resume,
-        "--unique-ids": unique_ids,
-    }
-    if not stream and any(streamed.values()):
-        raise SpecError(*(f"{name}: only beside --stream" for name, given in streamed.items() if given))
+    if (ray or ray_address or resume or unique_ids or budget_usd is not None) and not stream:
+        raise SpecError("--budget-usd, --ray, --ray-address, --resume, --unique-ids: only beside --stream")
     if stream:
         from solver.interfaces.streaming import refuse_beside_stream, show_stream, solve_stream
 
@@ -232,8 +215,6 @@ def solve(
                 workers=workers if ray else 0,
                 address=ray_address,
                 budget_usd=budget_usd,
-                count_column=count_column,
-                copies_column=copies_column,
                 report=step,
             )
         _exit(show_stream(manifest, _out, _err, as_json=as_json, quiet=quiet))

@@ -82,6 +82,16 @@ class ProblemSource:
             "--choice-column", group=_TABLES, text="Column of ranked scores, first choice first; repeatable."
         ),
     ] = None
+    count_column: Annotated[
+        str | None,
+        _option("--count-column", group=_TABLES, text="With --stream: column of how many agents a row is."),
+    ] = None
+    copies_column: Annotated[
+        str | None,
+        _option(
+            "--copies-column", group=_TABLES, text="With --stream: column of how many models each needs."
+        ),
+    ] = None
     slots: Annotated[
         int | None,
         _option("--slots", group=_TABLES, text="Slots of every model, where the scores name the models."),
@@ -236,6 +246,11 @@ class ProblemSource:
             lines.append(
                 "--slots: required beside --scores without --models: how many agents each model takes"
             )
+        lines += [
+            f"--{name}-column: only beside --stream; a table of --agents has a column {name}"
+            for name in ("count", "copies")
+            if getattr(self, f"{name}_column") is not None
+        ]
         if self.agents is not None and self.models is None and self.scores is None:
             lines.append("--models: required beside --agents: the fleet that serves them")
         if self.models is not None and self.agents is None and self.scores is None:

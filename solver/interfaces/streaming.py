@@ -69,8 +69,6 @@ def solve_stream(
     workers: int,
     address: str | None,
     budget_usd: float | None = None,
-    count_column: str | None = None,
-    copies_column: str | None = None,
     report: Callable[[str], None],
 ) -> Manifest | None:
     """Solve a batch in files: with so many actors of Ray, or with none in this process.
@@ -82,7 +80,7 @@ def solve_stream(
     """
     if output is None:
         raise SpecError("--output: required beside --stream: the folder of the plan")
-    batch = large_batch(source, budget_usd, count_column=count_column, copies_column=copies_column)
+    batch = large_batch(source, budget_usd)
     if not workers:
         return solve_files(batch, output, seed=seed, resume=resume, unique_ids=unique_ids, report=report)
     from solver.scale.ray_workers import RayFleet
@@ -117,26 +115,18 @@ def show_verification(folder: Path, out: Console, *, as_json: bool, quiet: bool)
     return 0 if found.feasible else INFEASIBLE
 
 
-def large_batch(
-    source: ProblemSource,
-    budget_usd: float | None = None,
-    *,
-    count_column: str | None = None,
-    copies_column: str | None = None,
-) -> LargeBatch:
+def large_batch(source: ProblemSource, budget_usd: float | None = None) -> LargeBatch:
     """Return the batch that ``--scores`` or ``--agents``, ``--models`` and the options beside them describe.
 
     With ``budget_usd`` all agents together may cost so much, by the list prices of the models and the columns
-    ``input_tokens`` and ``output_tokens``. The other two name columns of scores that say how many agents a row stands
-    for, and how many models an agent needs.
+    ``input_tokens`` and ``output_tokens``.
 
     Raises
     ------
     SpecError
         For options that do not go with it, and a fleet that has more than slots, load costs, floors and resources.
     """
-    units = {"count": count_column, "copies": copies_column}
-    _check_options(source, budget_usd, units)
+    _check_options(source, budget_usd)
     fleet = [] if source.models is None else read_fleet(source.models, reading=source.reading)
     _check_openings(fleet)
     resources = _resources(fleet)
@@ -145,7 +135,7 @@ def large_batch(
         name for one in budgets for name in one.rates
     ]
     if source.agents is None:
-        columns, files = _score_columns(source, fleet, units)
+        columns, files = _score_columns(source, fleet)
     else:
         columns, files = _agent_columns(source, fleet, amounts)
     if not fleet:
@@ -200,7 +190,7 @@ def _budget(fleet: Sequence[Model], amount: float) -> BatchBudget:
     return BatchBudget(name="budget_usd", amount=amount, rates=rates)
 
 
-def _check_options(source: ProblemSource, budget_usd: float | None, units: Mapping[str, str | None]) -> None:
+def _check_options(source: ProblemSource, budget_usd: float | None) -> None:
     others: dict[str, object] = {
         "PROBLEM": source.problem,
         "--gap-file": source.gap_file,
@@ -220,7 +210,7 @@ def _check_options(source: ProblemSource, budget_usd: float | None, units: Mappi
         lines.append("--models: expected either a fleet or --slots beside --stream")
     lines += [
         f"--{name}-column: not beside --agents, whose column {name} is read"
-        for name, column in units.items()
+        for name, column in _unit_columns(source).items()
         if column is not None and source.agents is not None
     ]
     if source.models is None and budget_usd is not None:
@@ -229,12 +219,11 @@ def _check_options(source: ProblemSource, budget_usd: float | None, units: Mappi
         raise SpecError(*lines)
 
 
-def _score_columns(
-    source: ProblemSource, fleet: Sequence[Model], units: Mapping[str, str | None]
-) -> tuple[ScoreColumns, tuple[str, ...]]:
+def _score_columns(source: ProblemSource, fleet: Sequence[Model]) -> tuple[ScoreColumns, tuple[str, ...]]:
     """Return what the columns of ``--scores`` hold, and its files."""
     agent = source.agent_column or "agent"
     files = files_of([full_location(source.scores or "")])
+    units = _unit_columns(source)
     named = {name for name in units.values() if name is not None}
     names = [model.id for model in fleet] or _model_columns(files[0], agent, source, named)
     ignored = {agent, *names, *(source.ignore_column or []), *named}
@@ -254,6 +243,11 @@ def _score_columns(
         copies=units["copies"],
     )
     return columns, files
+
+
+def _unit_columns(source: ProblemSource) -> dict[str, str | None]:
+    """Return the columns of scores that say what a row takes besides one slot."""
+    return {"count": source.count_column, "copies": source.copies_column}
 
 
 def _agent_columns(
