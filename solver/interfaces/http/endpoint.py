@@ -152,7 +152,7 @@ class Endpoints:
         self.router = APIRouter()
         self.schemas: dict[str, Any] = {}
         self._service = service
-        self._repeated = RepeatedRequests(service.limits)
+        self._repeated = RepeatedRequests(service.limits, service.shared_answers, service.off_loop)
         self._fixed: dict[tuple[str, str], Endpoint] = {}
         self._templates: list[tuple[re.Pattern[str], Endpoint]] = []
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from solver.interfaces.http.limits import ServiceLimits
-    from solver.load.store.base import Store
+    from solver.load.store.redis import RedisStore
 
 _LOG = logging.getLogger("solver.http")
 _BACKLOG = 2048
@@ -157,7 +157,7 @@ def _allow_open_files(count: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _redis_store(url: str, replicas: int, name: str | None) -> Store:
+def _redis_store(url: str, replicas: int, name: str | None) -> RedisStore:
     from solver.load.store.redis import RedisStore
 
     return RedisStore(url, replicas=replicas, name=name)
@@ -196,9 +196,11 @@ def serve(
     access = Access() if tokens is None else read_tokens(tokens)
     _log_to_stderr(log_level, as_json=log_json)
     listening = _listening(host, port)
+    store = None if redis is None else _redis_store(redis, replicas, replica)
     try:
         service = Service(
-            store=None if redis is None else _redis_store(redis, replicas, replica),
+            store=store,
+            shared_answers=None if store is None else store.shared_answers(),
             fleet_file=fleet,
             fleet=demo_fleet() if demo and fleet is None else None,
             limits=limits,

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from solver.load.lease import Lease
     from solver.load.store.base import Store
+    from solver.load.store.redis_answers import SharedAnswers
     from solver.online.decision import Decision
 
 _LOG = logging.getLogger("solver.http")
@@ -49,6 +50,8 @@ class Service:
     ----------
     store : Store, optional
         Of live load; default: this process.
+    shared_answers : SharedAnswers, optional
+        To requests with a key, where there are several replicas; default: this process's own.
     fleet_file : Path, optional
         The fleet; read again when it changes.
     fleet : Fleet, optional
@@ -72,6 +75,7 @@ class Service:
         self,
         *,
         store: Store | None = None,
+        shared_answers: SharedAnswers | None = None,
         fleet_file: Path | None = None,
         fleet: Fleet | None = None,
         limits: ServiceLimits | None = None,
@@ -98,6 +102,7 @@ class Service:
         self.assignments = Assignments()
         self.assigning = asyncio.Lock()
         self.solvers = SolverProcesses(solver_processes, self.limits.waiting_solves)
+        self.shared_answers = shared_answers
         self.draining = self.ready = False
         self._fleet_file = fleet_file
         self._file_seen: tuple[int, int] | None = None

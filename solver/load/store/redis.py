@@ -11,6 +11,7 @@ from solver.errors import SpecError, StoreDownError, Violation
 from solver.load.checks import name_problems, positive_problems, whole_problems
 from solver.load.store.heartbeat import Heartbeat
 from solver.load.store.outage_causes import LinkState, OutageCause
+from solver.load.store.redis_answers import SharedAnswers
 from solver.load.store.redis_leases import RedisLeases
 from solver.load.store.redis_link import RedisLink
 from solver.load.store.redis_models import RedisModels
@@ -178,6 +179,10 @@ class RedisStore(RedisLeases, RedisModels):
     def replica(self) -> str:
         """Name of this replica; empty before the first operation where it was not given."""
         return self._link.replica.name
+
+    def shared_answers(self) -> SharedAnswers:
+        """Return answers to requests with a key, which the replicas share."""
+        return SharedAnswers(self._link)
 
     def close(self) -> None:
         """Close the connections; live leases stay until they expire."""

@@ -334,6 +334,10 @@ class RedisLink:
         self._next_attempt_s = -math.inf
         self.replica.give_up()
 
+    def scripts(self, *sources: str) -> list[Callable[..., Any]]:
+        """Return scripts beside that of the store, which need neither its epoch nor its clock."""
+        return [self._client.register_script(source) for source in sources]
+
     def subscribe(self, channel: str) -> Any:
         """Return a subscription to a channel of this namespace."""
         subscription = self._client.pubsub(ignore_subscribe_messages=True)
