@@ -56,7 +56,7 @@ class ServiceLimits:
     models_known : int
         Most models, those of the fleet and of requests together.
     idempotency_kept : int
-        Answers kept for repeated requests with an ``Idempotency-Key``; by all replicas together where they share a store.
+        Answers kept for repeated requests with an ``Idempotency-Key``, by all replicas of a store together.
     idempotency_bytes : int
         Bytes of those answers together.
     idempotency_s : float
