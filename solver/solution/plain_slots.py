@@ -15,6 +15,7 @@ from solver.engines import kernels
 from solver.engines.base import StopReason
 from solver.engines.certificate import full_service_proof
 from solver.engines.portfolio import DEFAULT_PARAMS
+from solver.problem.blocks import least_of
 from solver.problem.instance import MAX_CAPACITY
 from solver.problem.numbers import LARGEST
 from solver.solution.solution import Solution, Status
@@ -40,15 +41,15 @@ def plain_solution(scores: object, capacity: object, deadline: Deadline) -> Solu
     if type(scores) is not np.ndarray or type(capacity) is not np.ndarray or scores.ndim != 2:
         return None
     n, m = scores.shape
-    if not (0 < n * m <= DEFAULT_PARAMS.at_once_pairs and m < DEFAULT_PARAMS.many_models):
+    if not 0 < n * m <= DEFAULT_PARAMS.at_once_pairs:
         return None
     if capacity.shape != (m,) or scores.dtype not in _SCORE_TYPES or not scores.flags.c_contiguous:
         return None
     kind = capacity.dtype.kind
     if kind not in "iuf" or (kind == "f" and not (capacity == np.floor(capacity)).all()):
         return None
-    amounts = capacity.tolist()
-    if min(amounts) < 0 or max(amounts) > MAX_CAPACITY or sum(amounts) < n:
+    units = capacity.astype(np.float64)
+    if least_of(units) < 0 or not n <= np.add.reduce(units) <= MAX_CAPACITY:
         return None
     flat = scores.ravel()
     if not (float(np.vdot(flat, flat)) <= LARGEST and kernels.available()):  # nor NaN and infinities
@@ -59,11 +60,18 @@ def plain_solution(scores: object, capacity: object, deadline: Deadline) -> Solu
         if left_s < DEFAULT_PARAMS.at_once_s + DEFAULT_PARAMS.at_once_s_per_pair * n * m:
             return None
         until_s = time.monotonic() + DEFAULT_PARAMS.at_once_share * left_s
-    found = kernels.transport(scores, None, np.minimum(capacity, n), until_s=until_s)
+    slots = np.minimum(units, n).astype(np.int64)
+    engine = "transport"
+    if m < DEFAULT_PARAMS.many_models or n > DEFAULT_PARAMS.few_agents_per_model_compiled * m:
+        found = kernels.transport(scores, None, slots, until_s=until_s)
+    elif np.add.reduce(slots) >= DEFAULT_PARAMS.wide_slots_per_agent * n:
+        engine, found = "lsap", kernels.match(scores, None, slots, until_s=until_s)
+    else:
+        return None
     if found.outcome is not kernels.Outcome.SOLVED:
         return None
     prices = np.maximum(found.prices, 0.0)
-    proof = full_service_proof(scores, capacity, found.choice, prices)
+    proof = full_service_proof(scores, units, found.choice, prices)
     if proof is None:
         return None
     return Solution(
@@ -74,7 +82,7 @@ def plain_solution(scores: object, capacity: object, deadline: Deadline) -> Solu
         prices=prices,
         load=proof.load,
         multipliers=prices.reshape(m, 1),
-        engine="transport",
+        engine=engine,
         elapsed_ms=deadline.elapsed_ms(),
         stopped_by=StopReason.PROVEN,
         floor_prices=np.zeros(m),

@@ -15,7 +15,7 @@ import numpy as np
 from solver.engines.attainable_bounds import attainable_bounds
 from solver.engines.certificate.reduced_scores import reduced_blocks, reduced_scores
 from solver.engines.slot_prices import score_prices
-from solver.problem.blocks import map_blocks, row_maxima
+from solver.problem.blocks import ONE_BLOCK, chunks, least_of, map_blocks, priced_blocks, row_maxima
 from solver.problem.instance import UNASSIGNED
 from solver.problem.sparse import CompressedScores
 from solver.problem.tolerances import EXCESS_TOLERANCE
@@ -125,11 +125,11 @@ class FullService(NamedTuple):
 
 
 def full_service_proof(
-    score: NDArray[Any], capacity: NDArray[Any], choice: NDArray[np.int64], prices: NDArray[np.float64]
+    score: NDArray[Any], units: NDArray[np.float64], choice: NDArray[np.int64], prices: NDArray[np.float64]
 ) -> FullService | None:
     """Return the proof that a choice of a slot for every agent is optimal, None where these prices are none.
 
-    As :func:`duality_slack`, for (n, m) finite scores, (m,) slots and (m,) prices. One pass.
+    As :func:`duality_slack`, for (n, m) finite scores, (m,) units of capacity and (m,) prices. One pass.
     """
     n, m = score.shape
     if choice.shape != (n,) or choice.dtype != np.int64:
@@ -137,16 +137,19 @@ def full_service_proof(
     if np.maximum.reduce(choice.view(np.uint64)) >= m:  # -1, for unassigned, is the largest of these
         return None
     load = np.bincount(choice, minlength=m).astype(np.float64)
-    room = capacity - load
-    if min(room.tolist()) < 0 or min(prices.tolist()) < 0:
+    room = units - load
+    if least_of(room) < 0 or least_of(prices) < 0:
         return None
     first = np.arange(0, n * m, m)
-    own = first + choice
-    objective = float(np.add.reduce(score.take(own), dtype=np.float64))
-    reduced = (score - prices).ravel()
-    slack = float(
-        np.add.reduce(np.maximum.reduceat(reduced, first) - reduced.take(own)) + np.vdot(prices, room)
-    )
+    own = score.take(first + choice)
+    if n * m <= ONE_BLOCK:
+        best = np.maximum.reduceat((score - prices).ravel(), first)
+    else:
+        best = np.concatenate(
+            [row_maxima(net) for _, net in priced_blocks(score, prices, list(chunks(n, m)))]
+        )
+    objective = float(np.add.reduce(own, dtype=np.float64))
+    slack = float(np.add.reduce(best - (own - prices.take(choice))) + np.vdot(prices, room))
     # Written so that prices without bounds, whose sums are no numbers, are refused.
     return FullService(objective, slack, load) if slack <= OPTIMALITY_TOLERANCE * abs(objective) else None
 

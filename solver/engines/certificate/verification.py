@@ -22,7 +22,7 @@ from solver.engines.certificate.slack import (
     violation_charge,
 )
 from solver.engines.network_terms import claimed_flow, most_score, network_slack, network_terms
-from solver.problem.blocks import ONE_BLOCK, chunks
+from solver.problem.blocks import chunks
 from solver.problem.instance import UNASSIGNED, Instance
 from solver.problem.sparse import CompressedScores
 
@@ -54,6 +54,9 @@ _SECONDS_PER_RANKED, _SETS_OF_PRICES = 2.5e-7, 3
 
 _LAYER_TERMS = 3
 """Terms that a layer of limit rows counts for: looking up the price of a row takes as long as three subtractions."""
+
+_PROVEN_AT_ONCE_PAIRS = 1 << 18
+"""Pairs up to which asking first whether prices prove everybody's service is little beside the rest."""
 
 _NO_TERMS = np.zeros(0)
 
@@ -157,7 +160,11 @@ def _proven_at_once(instance: Instance, claim: Claim) -> Certificate | None:
     """Return the certificate of a small instance of plain slots where it proves that everyone is served best."""
     if not instance.is_slots or not instance.serve_first or instance.load_cost is not None:
         return None
-    if claim.prices is None or claim.prices.shape != (instance.m, 1) or instance.n * instance.m > ONE_BLOCK:
+    if (
+        claim.prices is None
+        or claim.prices.shape != (instance.m, 1)
+        or instance.n * instance.m > _PROVEN_AT_ONCE_PAIRS
+    ):
         return None
     if isinstance(instance.score, CompressedScores) or instance.forbids:
         return None

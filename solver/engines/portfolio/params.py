@@ -18,7 +18,7 @@ class PortfolioParams(Params):
 
     transport_pairs: int = 1_000_000
     """Pairs up to which the compiled kernel comes first, where there is one."""
-    at_once_pairs: int = 50_000
+    at_once_pairs: int = 250_000
     """Pairs up to which the kernel's answer is there before an incumbent would be, so that none is made."""
     at_once_s: float = 0.002
     at_once_s_per_pair: float = 2e-7
@@ -39,6 +39,8 @@ class PortfolioParams(Params):
     few_agents_per_model_compiled: int = 4
     """From so many models ``lsap`` comes first where agents per model are at most ``few_agents_per_model``, or with the
     compiled kernel at most ``few_agents_per_model_compiled``."""
+    wide_slots_per_agent: float = 1.5
+    """Slots per agent from which few agents compete for each, and many models are matched at once."""
     few_slots: int = 400
     """Slots up to which ``lsap`` is as fast as if the slots were the agents, however many compete for them."""
     large_pairs: int = 2_000_000
