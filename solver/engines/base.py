@@ -65,7 +65,7 @@ class Claim:
     flow : UnitFlow or None
         Units served, where rows ask for more than one; ``choice`` then names one model of each row.
     response : BestResponse or None
-        Everyone's best models at the prices, where finding them was part of the search: the certificate is spared
+        Every agent's best model at the prices, where finding them was part of the search: the certificate is spared
         that pass.
     """
 

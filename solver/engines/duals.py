@@ -287,7 +287,7 @@ def _near_pairs(instance: Instance, choice: NDArray[np.int64]) -> CompressedScor
 def _worth_of_first_slots(
     instance: Instance, choice: NDArray[np.int64], price: NDArray[np.float64], closed: NDArray[np.intp]
 ) -> NDArray[np.float64]:
-    """Return what the first slot of models without any would be worth, the least price that deters everyone."""
+    """Return what the first slot of models without any would be worth, the least price that deters every agent."""
     value = earned_values(instance, choice) - np.append(price, 0.0)[choice]
     worth = np.zeros(len(closed))
     if isinstance(instance.score, CompressedScores):

@@ -156,11 +156,11 @@ def _bids(
         first, best, second = _two_best(instance.score, waiting, room[:, 0] < 1)
         _regret(instance, waiting, first, best, second, bid, regret)
         return bid, regret
-    everyone = len(waiting) == instance.n
+    all_waiting = len(waiting) == instance.n
     for block in chunks(len(waiting), instance.m):
         if block.start and deadline.limited and deadline.expired():
             break
-        rows: slice | NDArray[np.intp] = block if everyone else waiting[block]
+        rows: slice | NDArray[np.intp] = block if all_waiting else waiting[block]
         value = instance.score[rows].astype(np.float64)
         value[:, full] = -np.inf
         if instance.demand is not None:

@@ -126,8 +126,8 @@ class Moves:
     def drives_out(self, price: NDArray[np.float64]) -> bool:
         """Return whether some agent would rather stay unassigned at these prices, where that is an option."""
         instance = self.instance
-        everyone = bool(self.choice.min() >= 0)
-        if instance.serve_first and everyone:
+        all_served = bool(self.choice.min() >= 0)
+        if instance.serve_first and all_served:
             return False
         value = self.own - np.append(price, 0.0)[self.choice]
         return bool((instance.unserved > value + self._tolerance(price)).any())

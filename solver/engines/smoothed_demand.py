@@ -66,7 +66,7 @@ class DenseDemand:
     score : (k, m) float64
         Scores; ``-inf`` forbids.
     outside : (k,) float64 or None
-        Value of staying unassigned, ``-inf`` where that is forbidden; None when it is for everyone.
+        Value of staying unassigned, ``-inf`` where that is forbidden; None when it is for all agents.
     """
 
     def __init__(self, score: NDArray[np.float64], outside: NDArray[np.float64] | None) -> None:

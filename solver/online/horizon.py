@@ -42,7 +42,7 @@ def range_of_scores(scores: NDArray[np.float64]) -> tuple[float, float]:
     return lowest, float(finite.max()) - lowest or 1.0
 
 
-def value_of_nobody(unserved: NDArray[np.float64], lowest: float) -> tuple[NDArray[np.float64], float]:
+def value_of_unassigned(unserved: NDArray[np.float64], lowest: float) -> tuple[NDArray[np.float64], float]:
     """Return the value of refusing each agent, and the one that stands in where none is named."""
     return np.where(np.isnan(unserved), lowest, unserved), lowest
 
@@ -75,7 +75,7 @@ def horizon_prices(
     """
     n, m = sample.scores.shape
     lowest, span = range_of_scores(sample.scores)
-    unserved, stand_in = value_of_nobody(sample.unserved, lowest)
+    unserved, stand_in = value_of_unassigned(sample.unserved, lowest)
     scarcer = 1.0 - params.caution * np.sqrt(m / (n + m))
     left = max(arrivals_left, 1)
     used_up = slots_left < 1.0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from solver.online.horizon import range_of_scores, value_of_nobody
+from solver.online.horizon import range_of_scores, value_of_unassigned
 from solver.online.occupancy import Alternatives, occupancy_prices
 from solver.online.window_prices import window_prices
 
@@ -122,7 +122,7 @@ def steady_prices(
     scores, service, cost = scores[:, lead], service[:, lead], sample.cost_usd[:, lead]
     lowest, span = range_of_scores(sample.scores)
     least = min(lowest - params.unserved_margin * span, 0.0)
-    unserved, stand_in = value_of_nobody(sample.unserved, least)
+    unserved, stand_in = value_of_unassigned(sample.unserved, least)
     of_models, shared, rates = resources.rows(service, sample, cost, params.rate_limit_share)
     found = window_prices(
         scores,

@@ -228,7 +228,7 @@ class Instance:
         """Whether an optimum of a slot instance may need to leave an agent unassigned.
 
         It does not where nothing is forbidden and there are slots enough, unless leaving costs less than the worst
-        slot: whoever stays unassigned leaves one free. Nor where everyone must be served.
+        slot: an agent that stays unassigned leaves one free. Nor where all agents must be served.
         """
         crowded = self.forbids or self.n > self.slot_total
         if self.penalty is None:

@@ -162,7 +162,7 @@ class Share(RowLimit):
         """Return the rows of this limit."""
         # The whole is the use of all agents, not only of the agents concerned.
         use = np.broadcast_to(
-            scope.pairs("use", 1.0 if self.use is None else self.use, everyone=True), (scope.n, scope.m)
+            scope.pairs("use", 1.0 if self.use is None else self.use, all_agents=True), (scope.n, scope.m)
         )
         scope.range(self.at_least, self.at_most, most=1.0)
         if scope.problems:

@@ -76,11 +76,11 @@ def _pairs(piece: RowPiece, n: int, m: int) -> tuple[Any, NDArray[np.bool_]]:
     touched = np.broadcast_to(piece.row != NO_ROW, (len(piece.row), m))
     models = np.flatnonzero(touched.any(axis=0))
     touched = touched[:, models]
-    everyone = len(piece.agents) == n
+    all_agents = len(piece.agents) == n
     if len(models) and models[-1] - models[0] == len(models) - 1:  # a slice is faster than a list
         block = slice(int(models[0]), int(models[-1]) + 1)
-        return (slice(None) if everyone else piece.agents, block), touched
-    return (slice(None) if everyone else piece.agents[:, None], models), touched
+        return (slice(None) if all_agents else piece.agents, block), touched
+    return (slice(None) if all_agents else piece.agents[:, None], models), touched
 
 
 def _note(pairs: NDArray[np.bool_], piece: RowPiece) -> None:

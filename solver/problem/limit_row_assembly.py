@@ -40,7 +40,7 @@ def compile_limits(
     pieces: list[RowPiece] = []
     charge: NDArray[np.float64] | None = None
     together: list[tuple[str, NDArray[np.int64]]] = []
-    everyone = np.arange(n)
+    all_agents = np.arange(n)
     for position, limit in enumerate(limits):
         if not isinstance(limit, Limit):
             problems.append(
@@ -52,7 +52,7 @@ def compile_limits(
                 )
             )
             continue
-        scope = LimitScope(limit, position, n, m, everyone)
+        scope = LimitScope(limit, position, n, m, all_agents)
         price = getattr(limit, "violation_price", None)
         if price is not None:
             scope.not_negative("violation_price", price)

@@ -48,15 +48,15 @@ class _Named(Protocol):
 class LimitScope:
     """One limit against the size of the instance: resolves indices, checks values, collects violations."""
 
-    def __init__(self, limit: _Named, position: int, n: int, m: int, everyone: NDArray[np.int64]) -> None:
+    def __init__(self, limit: _Named, position: int, n: int, m: int, all_agents: NDArray[np.int64]) -> None:
         self.n, self.m, self.name = n, m, limit.name
-        self.everyone = everyone  # the indices of all agents, shared by all limits
+        self.all_agents = all_agents  # the indices of all agents, shared by all limits
         self.path = f"limits[{position}] ({limit.name})"
         self.problems: list[Violation] = []
         if not isinstance(limit.name, str):
             self.name = str(limit.name)
             self.fail(wrong_type("name", "expected text", limit.name))
-        self.agents = everyone if limit.agents is None else self._members("agents", limit.agents, n)
+        self.agents = all_agents if limit.agents is None else self._members("agents", limit.agents, n)
         if limit.models is None:
             self.models = np.ones(m, bool)
         else:
@@ -90,9 +90,9 @@ class LimitScope:
         return array if ascending else np.unique(array)
 
     def pairs(
-        self, what: str, values: ArrayLike, *, signed: bool = False, everyone: bool = False
+        self, what: str, values: ArrayLike, *, signed: bool = False, all_agents: bool = False
     ) -> NDArray[np.float64]:
-        """Return values of the limit's agents, or of everyone, broadcastable to (agents, m)."""
+        """Return values of the limit's agents, or of all agents, broadcastable to (agents, m)."""
         array = real_array(f"{self.path}.{what}", values, self.problems)
         if array is None:
             return np.zeros((1, 1))
@@ -113,7 +113,7 @@ class LimitScope:
         if not signed and least < 0:
             self.fail(Violation(what, "expected >= 0", least, shown=f"{least:g}"))
         table = array.reshape((1, 1)) if array.ndim == 0 else np.atleast_2d(array)
-        if everyone or table.shape[0] == 1 or self.agents is self.everyone:
+        if all_agents or table.shape[0] == 1 or self.agents is self.all_agents:
             return table
         return table[self.agents]
 
@@ -177,4 +177,4 @@ class LimitScope:
     def whole(self, coefficient: NDArray[np.float64], bound: float, suffix: str = "") -> RowPiece:
         """Return ``Σ coefficient <= bound`` over all pairs."""
         everywhere = np.zeros((1, 1), np.int32)
-        return RowPiece(self.name + suffix, float(bound), self.everyone, everywhere, coefficient)
+        return RowPiece(self.name + suffix, float(bound), self.all_agents, everywhere, coefficient)

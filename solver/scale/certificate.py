@@ -38,7 +38,7 @@ class BlockTerms:
     magnitude : float
         Sum of the absolute values of both.
     forgone : float
-        By how much the choices fall short of everyone's best at the prices.
+        By how much the choices fall short of every agent's best at the prices.
     load : (m + 1,) int64
         Agents by choice, the last entry the unassigned.
     ineligible : int

@@ -57,7 +57,7 @@ class _Moves:
         net = self.value - paid
         order = np.lexsort((self.model, -net, self.owner))
         self.net = net
-        self.current = order[np.flatnonzero(np.diff(self.owner[order], prepend=-1))]  # everyone's best arc
+        self.current = order[np.flatnonzero(np.diff(self.owner[order], prepend=-1))]  # each agent's best arc
         self.bound = couplings.bound
         self.slack = EXCESS_TOLERANCE * 0.5 * np.maximum(couplings.bound, 1e-300)
         settled = couplings.usage(core.settled[:m])

@@ -115,7 +115,7 @@ class ChargeResponse:
     Parameters
     ----------
     value : float
-        Sum of everyone's smoothed best.
+        Sum of the agents' smoothed best values.
     load : (m, c) float64
         Amounts that models serve.
     curvature : (m c, m c) float64

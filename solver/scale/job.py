@@ -83,7 +83,7 @@ def solve_files(
     Returns
     -------
     Manifest or None
-        None if not everyone who must be served can be; nothing is written then.
+        None if not all agents that must be served can be; nothing is written then.
 
     Raises
     ------
@@ -92,7 +92,7 @@ def solve_files(
 
     Notes
     -----
-    Three passes over the files as a rule: O(n m) time. Memory is that of the samples and of the agents whom the
+    Three passes over the files as a rule: O(n m) time. Memory is that of the samples and of the agents that the
     samples leave contested, a few per cent of n.
     """
     batch.checked()
@@ -258,7 +258,7 @@ def _publish(
         )
         return _published(pieces, folder, request, certificate, prices, answers)
     prices, closed = state.found.prices.copy(), batch.slots < 1
-    if closed.any():  # what their first slot would be worth, the least that deters everyone
+    if closed.any():  # what their first slot would be worth, the least that deters every agent
         prices[closed] = np.maximum(np.max([part.worth for part in parts], axis=0)[closed], 0.0)
     certificate = conclude(parts, _shape(batch, state.survey), prices, batch.columns.models, batch.floors)
     return _published(pieces, folder, request, certificate, prices, answers)

@@ -80,7 +80,7 @@ def optimise(
     seed: int,
     budget: SampleBudget,
 ) -> Optimum | None:
-    """Return the optimum, or None if not everyone who must be served can be, or not every floor is reached.
+    """Return the optimum, or None if not all agents that must be served can be, or not every floor is reached.
 
     Raises
     ------
@@ -112,9 +112,9 @@ def optimise(
         outcome = solve_everything(rows, pooled, scale)
     else:
         short = small_slot_shortage(n, pooled) if may_leave and not survey.forbids else 0
-        everyone = PieceRows(fleet, pieces, survey, sample, plan, None, closed) if short else rows
+        all_served = PieceRows(fleet, pieces, survey, sample, plan, None, closed) if short else rows
         enough = pooled.scaled(n / pooled.total.sum()).anchored() if short else pooled
-        estimate = estimate_prices(everyone, enough, scale, generator, most=budget.numbers / m)
+        estimate = estimate_prices(all_served, enough, scale, generator, most=budget.numbers / m)
         estimate = price_scarce(rows, pooled, estimate, short=short)
         outcome = find_optimum(rows, pooled, scale, estimate, Deadline.after(None))
     if outcome is None:

@@ -19,7 +19,7 @@ class PieceReader:
     _columns: ScoreColumns
     _rows_read = 0
     watch: Callable[[int], None] | None = None
-    """Told the rows that a call has read so far, where somebody looks on in this process."""
+    """Told the rows that a call has read so far, where something in this process follows the progress."""
 
     def call(self, method: str, *arguments: Any) -> list[Any]:
         """Call a method, counting what it reads from zero."""

@@ -178,14 +178,14 @@ def _certified(
         _read_assignments(folder, piece, batch.columns, written, lines)
         for piece, written in zip(pieces, manifest.files, strict=True)
     ]
-    everyone = all((models < m).all() for models in chosen)
+    all_served = all((models < m).all() for models in chosen)
     parts = []
     for piece, models in zip(pieces, chosen, strict=True):
         part = PieceCertificate.empty(m)
         for block in read_blocks(piece, batch.columns):
             at = block.first - piece.first
             choice = models[at : at + len(block.score)].astype(np.int64)
-            certify_leaving = not (batch.serve_first and everyone)
+            certify_leaving = not (batch.serve_first and all_served)
             outside = valuation.worth(block)
             part.add(block_terms(block.score, choice, prices, closed, outside, certify_leaving))
         parts.append(part)

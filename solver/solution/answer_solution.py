@@ -35,9 +35,9 @@ def solution_of(instance: Instance, answer: Answer, deadline: Deadline, *, flat:
     if multipliers is None:
         multipliers = np.zeros((instance.m, instance.r))
     choice, flow, left = _answered(instance, answer)
-    everyone = bool(choice.min() >= 0) if left is None else not left.any()
+    all_served = bool(choice.min() >= 0) if left is None else not left.any()
     prices, limit_prices = multipliers, _limit_multipliers(instance, answer.claim)
-    if not everyone:
+    if not all_served:
         given, given_limits = answer.claim.score_prices, answer.claim.score_limit_prices
         prices = score_prices(instance, multipliers) if given is None else given
         limit_prices = limit_prices if given_limits is None else given_limits
@@ -47,7 +47,7 @@ def solution_of(instance: Instance, answer: Answer, deadline: Deadline, *, flat:
     changes, serves_more = None, None
     if status is Status.OPTIMAL and instance.has_exact_prices:
         changes, serves_more = prices[:, 0], np.zeros(instance.m, bool)
-        if not everyone:
+        if not all_served:
             part, more = slot_changes(instance, multipliers)
             changes, serves_more = part[:, 0], more[:, 0]
         changes = instance.sign * changes + 0.0

@@ -170,7 +170,7 @@ def duality_slack(
     multipliers : Multipliers or None
         What the bound is computed from.
     response : BestResponse or None
-        Everyone's best models, if known; the pass over all pairs is spared where it is at the same prices.
+        Every agent's best model, if known; the pass over all pairs is spared where it is at the same prices.
     threads : int
         Threads that share the pass.
     """
@@ -302,7 +302,7 @@ def _forgone_against(
     """Return what all agents forgo against their known best models. O(n)."""
     if may_leave:
         return _forgone(instance, terms, response.prices, response.value, may_leave=True)
-    # Everyone is served then, and an agent that has its best model forgoes exactly nothing.
+    # All agents are served then, and an agent that has its best model forgoes exactly nothing.
     moved = np.flatnonzero(terms.choice != response.model)
     best = response.score[moved] - response.prices[response.model[moved]]
     return float((best - (terms.own[moved] - response.prices[terms.choice[moved]])).sum())

@@ -177,7 +177,7 @@ def _proven_at_once(instance: Instance, claim: Claim) -> Certificate | None:
 
 
 def verification_seconds(instance: Instance, claim: Claim | None = None, *, leaves: bool = False) -> float:
-    """Return about how long :func:`certify` takes; 0 where the claim carries everyone's best at its prices.
+    """Return about how long :func:`certify` takes; 0 where the claim carries every agent's best at its prices.
 
     ``leaves`` says of a claim that is still to come that it will leave agents out.
     """
@@ -344,7 +344,7 @@ def _servable(instance: Instance) -> int:
 
 
 def _known_response(instance: Instance, claim: Claim, threads: int | None) -> BestResponse | None:
-    """Return everyone's best models: the claim's, or those of a compiled pass where it is right and worth its call.
+    """Return every agent's best model: the claim's, or those of a compiled pass where it is right and worth its call.
 
     With ``threads`` None no pass is made.
     """

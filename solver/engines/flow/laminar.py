@@ -106,7 +106,7 @@ class LaminarNetwork:
         """Number of nodes besides agents and the sink."""
         return len(self.parent)
 
-    def everyone_served(self) -> LaminarNetwork:
+    def all_served(self) -> LaminarNetwork:
         """Return the network without the arcs of staying unassigned."""
         kept = self.model != self.outside
         return replace(self, agent=self.agent[kept], node=self.node[kept], model=self.model[kept])

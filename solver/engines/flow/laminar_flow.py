@@ -95,8 +95,8 @@ def solve_laminar(instance: Instance, deadline: Deadline) -> Claim | None:
         return _infeasible(instance)
     if not instance.serve_first:
         return _optimum(instance, network, deadline)
-    everyone = replace(instance, penalty=np.full(instance.n, np.inf))
-    claim = _optimum(everyone, network.everyone_served(), deadline)
+    serve_all = replace(instance, penalty=np.full(instance.n, np.inf))
+    claim = _optimum(serve_all, network.all_served(), deadline)
     if claim is None or not claim.infeasible:
         return claim
     return _best_service(instance, network, deadline)

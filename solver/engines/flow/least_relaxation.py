@@ -59,13 +59,13 @@ def closest_flow(
     free = np.flatnonzero(~bound)
     floored = np.flatnonzero(floor)
     sink, total = n + m, int(shape.supply.sum())
-    everyone = np.arange(m)
+    models = np.arange(m)
     network = SimpleMinCostFlow()
     add = network.add_arcs_with_capacity_and_unit_cost
     pairs = add(agent, model + n, shape.width[agent], np.zeros(len(agent), np.int64))
     add(free, np.full(len(free), sink), shape.supply[free], np.zeros(len(free), np.int64))
-    add(everyone + n, np.full(m, sink), slots - floor, np.zeros(m, np.int64))
-    over = add(everyone + n, np.full(m, sink), np.full(m, total), np.ones(m, np.int64))
+    add(models + n, np.full(m, sink), slots - floor, np.zeros(m, np.int64))
+    over = add(models + n, np.full(m, sink), np.full(m, total), np.ones(m, np.int64))
     short = add(np.full(len(floored), sink), floored + n, floor[floored], np.ones(len(floored), np.int64))
     network.set_nodes_supplies(
         np.arange(n + m + 1), np.concatenate([shape.supply, -floor, [int(floor.sum()) - total]])

@@ -95,7 +95,7 @@ class Network:
         return 2.0 ** (min(bits, room) - math.ceil(math.log2(self.highest)))
 
     def solve(self, bits: int) -> NDArray[np.int64] | None:
-        """Return the choice of least scaled cost, or None when not everyone can be routed."""
+        """Return the choice of least scaled cost, or None when not all units can be routed."""
         n, m = self.n, self.m
         solver = SimpleMinCostFlow()
         cost = np.rint(self.cost * self.scale(bits)).astype(np.int64)

@@ -36,7 +36,7 @@ typedef struct {
     const int64_t *first;   /* (n + 1,) start of each agent's pairs, or NULL for dense rows */
     const int64_t *model;   /* (p,) */
     const double *value;    /* (p,) or (n, m); -inf forbids */
-    const double *outside;  /* (n,) or NULL where nobody may stay out */
+    const double *outside;  /* (n,) or NULL where no agent may stay out */
     const int64_t *slots;   /* (m,) */
     double until;           /* CLOCK_MONOTONIC seconds */
     int64_t work;           /* pairs looked at since the last look at the clock */
@@ -373,7 +373,7 @@ static int lower(Matching *t)
     return t->failed ? NO_MEMORY : SOLVED;
 }
 
-/* Prices models without slots at the least that deters everybody. */
+/* Prices models without slots at the least that deters every agent. */
 static void price_closed(Matching *t)
 {
     int any = 0;

@@ -247,7 +247,7 @@ EXPORT int solver_occupancy(int64_t n, int64_t m, int64_t top, const double *sco
 }
 
 /*
- * Shares of n agents among m models and nobody, the softmax of net / temperature with unserved as one more choice; net
+ * Shares of n agents among m models and no model, the softmax of net / temperature with unserved as one more choice; net
  * is overwritten. Worth becomes the smoothed maximum.
  */
 EXPORT void solver_shares(int64_t n, int64_t m, double *net, const double *unserved, double temperature,

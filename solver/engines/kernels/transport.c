@@ -34,7 +34,7 @@ enum { SOLVED = 0, INFEASIBLE = 1, OUT_OF_TIME = 2, BAD_INPUT = 3, NO_MEMORY = 4
 typedef struct {
     int64_t n, m;            /* rows in this solve, models */
     const void *value;       /* (agents, m) scores; -inf forbids */
-    const double *outside;   /* (agents,) value of staying unassigned; -inf forbids; NULL where nobody may */
+    const double *outside;   /* (agents,) value of staying unassigned; -inf forbids; NULL where no agent may */
     const int64_t *row;      /* (n,) rows of value to solve, or NULL for all */
     const int64_t *slots;    /* (m,) */
     const int64_t *floor;    /* (m,) slots that must be used, or NULL */

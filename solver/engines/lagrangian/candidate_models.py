@@ -169,9 +169,9 @@ def typical_prices(instance: Instance, seen: Survey) -> NDArray[np.float64]:
     Of capacities what a unit costs on average, of limit rows their own price; at least the price at which a
     typical contribution would take up a part of the agents' mean margin.
     """
-    everyone = np.arange(instance.n)
+    all_agents = np.arange(instance.n)
     cells, count = instance.capacity.size, instance.capacity.size + len(seen.limit_prices)
-    row, amount = coupling_entries(instance, everyone, seen.model[:2])
+    row, amount = coupling_entries(instance, all_agents, seen.model[:2])
     row, amount = row.ravel(), np.abs(amount).ravel()
     use = np.bincount(row, weights=amount, minlength=count + 1)[:count]
     touched = np.bincount(row, minlength=count + 1)[:count].astype(np.float64)
@@ -214,8 +214,8 @@ class NearArcs:
         self.right = instance.capacity.ravel()
         if instance.limits is not None:
             self.right = np.concatenate([self.right, instance.limits.bound])
-        everyone = np.arange(n)
-        row, amount = coupling_entries(instance, everyone, seen.model[:2])
+        all_agents = np.arange(n)
+        row, amount = coupling_entries(instance, all_agents, seen.model[:2])
         least = np.append(np.maximum(self.price, scale), 0.0)
         paid = (least[row] * np.abs(amount)).sum(axis=0).mean(axis=0)
         paid = np.maximum(paid, _MIN_PAYMENT_SHARE * float(paid.mean()) + np.finfo(np.float64).tiny)

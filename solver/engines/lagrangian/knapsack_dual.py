@@ -4,7 +4,7 @@ The linear relaxation prices capacities and splits agents. Here every column tak
 is relaxed is that each agent is in exactly one set, at a multiplier per agent. The bound is that of column generation,
 which is much closer to the optimum where a column holds few agents. Multipliers are found by the volume algorithm:
 steps along the violation of a running average of the sets. This average is a fractional assignment, close to the
-convex hull of the sets that fit. A dive fixes the agents of whom the average is most sure, and goes on with the rest.
+convex hull of the sets that fit. A dive fixes the agents whose average is closest to whole, and goes on with the rest.
 
 References
 ----------

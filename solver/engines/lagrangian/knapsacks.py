@@ -158,7 +158,7 @@ def knapsacks_of(form: StandardForm) -> Knapsacks | None:
         return None
     room, demand = np.floor(form.room[0]), form.demand[0]
     if form.leave:
-        room[-1] = 0.0  # nobody there takes anything
+        room[-1] = 0.0  # no agent there takes anything
     largest = float(room.max(initial=0.0))
     total = float(form.worst)
     if (

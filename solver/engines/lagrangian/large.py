@@ -352,12 +352,12 @@ class Large:
     def _shortfall(self, seen: Survey) -> NDArray[np.float64]:
         """Return what every agent's present model falls short of its best under the prices of a survey."""
         instance = self.instance
-        everyone = np.arange(instance.n)
+        all_agents = np.arange(instance.n)
         left = self.choice == UNASSIGNED
         model = np.where(left, instance.m, self.choice)
-        row, amount = coupling_entries(instance, everyone, model)
+        row, amount = coupling_entries(instance, all_agents, model)
         price = np.concatenate([seen.prices.ravel(), seen.limit_prices, np.zeros(1)])
-        own = instance.score[everyone, np.maximum(self.choice, 0)].astype(np.float64)
+        own = instance.score[all_agents, np.maximum(self.choice, 0)].astype(np.float64)
         own = np.where(left, instance.unserved, own) - (price[row] * amount).sum(axis=0)
         return np.where(seen.unservable, 0.0, np.maximum(seen.reduced[0] - own, 0.0))
 

@@ -267,9 +267,11 @@ class _Call(CallSettings):
                 return answer
             best = answer if not answer.certificate.violations and answer.engine != "none" else best
             steps = steps[1:]
-        if steps[0].engine == "lagrangian":  # one weighted problem is a good start, and often serves everyone
-            everyone = best is not None and bool((best.claim.choice >= 0).all())
-            own = Step("lagrangian", share=1.0 if everyone else self.params.weighted_share).within(deadline)
+        if (
+            steps[0].engine == "lagrangian"
+        ):  # one weighted problem is a good start, and often serves all agents
+            all_served = best is not None and bool((best.claim.choice >= 0).all())
+            own = Step("lagrangian", share=1.0 if all_served else self.params.weighted_share).within(deadline)
             best = self.attempt(instance, steps, hint, best=best, deadline=own, incumbent=False)
             if best.proven or (best.serves_all and not deadline.limited):
                 return best
@@ -331,7 +333,7 @@ def _less_verification(
 ) -> Deadline:
     """Return the deadline less what verifying an answer takes, and at most a good part of what is left."""
     leaves = instance.is_slots and instance.serve_first and instance.units > instance.slots.sum()
-    if engine == "price" and not leaves:  # its answers come with everyone's best at their prices
+    if engine == "price" and not leaves:  # its answers come with every agent's best at their prices
         return deadline
     return _less(deadline, verification_seconds(instance, leaves=leaves) + params.return_reserve_s, params)
 

@@ -109,7 +109,7 @@ def answers_before_greedy(
 
 
 def _fits_on_average(instance: Instance, params: PortfolioParams) -> bool:
-    """Whether all capacities hold what everybody takes on average: greedy then places everybody as a rule."""
+    """Whether all capacities hold what agents take on average: greedy then places all of them as a rule."""
     if instance.limits is not None:
         return False
     if instance.demand is None:

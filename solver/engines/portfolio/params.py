@@ -50,7 +50,7 @@ class PortfolioParams(Params):
     sampled_agents: int = 256
     """Agents whose demands say whether capacities are loose."""
     loose_share: float = 0.95
-    """Share of all capacity up to which the average demand of everybody is loose: greedy finds an answer then."""
+    """Share of all capacity up to which the average demand of all agents is loose: greedy finds an answer then."""
     lsap_last_resort_s: float = 5.0
     """Most seconds for ``lsap`` where ``flow`` and ``price`` found no proof; it is tried if so much is left."""
     flow_patience_share: float = 0.3

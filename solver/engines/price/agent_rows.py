@@ -69,15 +69,15 @@ class Reduction:
     def whole(self) -> Reduction:
         """Return the outermost of nested boxes, its agents being the positions of the contested ones."""
         groups = self.contested.groups
-        nobody = np.full(groups, self.contested.m)
-        return Reduction(choice=nobody, agent=np.arange(groups), contested=self.contested)
+        unassigned = np.full(groups, self.contested.m)
+        return Reduction(choice=unassigned, agent=np.arange(groups), contested=self.contested)
 
     def gathered(self) -> Reduction:
         """Return itself: its arcs are in memory."""
         return self
 
     def resolved(self, found: Choice) -> NDArray[np.int64]:
-        """Return everybody's choice, given that of the contested agents by position."""
+        """Return every agent's choice, given that of the contested agents by position."""
         self.choice[self.agent] = np.asarray(found)
         return self.choice
 

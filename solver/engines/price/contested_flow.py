@@ -57,7 +57,7 @@ def solve_boxed_flow(
     sink = groups + m + 1  # after the agents, the models, and the node of the unassigned
     weight = np.ones(groups, np.int64) if contested.weight is None else contested.weight
     settled = contested.settled.astype(np.int64)
-    everyone = int(weight.sum() + settled.sum())
+    total = int(weight.sum() + settled.sum())
     exits = np.arange(m + 1)
     owner = contested.owner
     network = min_cost_flow.SimpleMinCostFlow()
@@ -65,8 +65,8 @@ def solve_boxed_flow(
     room = contested.room
     arcs = add(owner, groups + contested.model, weight[owner] if room is None else room, costs.arc)
     tiers = add(groups + costs.tier_model, np.full(len(costs.tier_model), sink), costs.tier_slots, costs.tier)
-    over = add(groups + exits, np.full(m + 1, sink), np.full(m + 1, everyone), np.append(costs.over, 0))
-    network.set_nodes_supplies(np.arange(groups + m + 2), np.concatenate((weight, settled, [-everyone])))
+    over = add(groups + exits, np.full(m + 1, sink), np.full(m + 1, total), np.append(costs.over, 0))
+    network.set_nodes_supplies(np.arange(groups + m + 2), np.concatenate((weight, settled, [-total])))
     status = network.solve()
     if status != network.OPTIMAL:
         raise EngineError(f"boxed flow: expected an optimal flow, got {status.name}")

@@ -157,7 +157,7 @@ def _outcome(
     threads: int,
     params: PriceEngineParams,
 ) -> Outcome | None:
-    """Return the optimum, or prices if there is no time for it; None if not everyone who must be served can be.
+    """Return the optimum, or prices if there is no time for it; None if not all agents that must be served can be.
 
     ``known`` are the prices of a similar instance and what each agent had there.
     """
@@ -225,9 +225,9 @@ def _estimated(
         small_slot_shortage(instance.n, supply, params) if instance.may_leave and not instance.forbids else 0
     )
     if short:
-        everyone = _rows(instance, None, supply.closed, threads)
+        all_served = _rows(instance, None, supply.closed, threads)
         enough = supply.scaled(instance.n / supply.total.sum()).anchored()
-        estimate = estimate_prices(everyone, enough, scale, generator, deadline=deadline, params=params)
+        estimate = estimate_prices(all_served, enough, scale, generator, deadline=deadline, params=params)
     else:
         estimate = estimate_prices(rows, supply, scale, generator, deadline=deadline, params=params)
     if deadline.limited and deadline.remaining_s() < scarce_seconds(rows, supply, params):
@@ -236,7 +236,7 @@ def _estimated(
 
 
 def _is_short(instance: Instance, outside: NDArray[np.float64] | None, supply: Supply, forbids: bool) -> bool:
-    """Whether counting alone shows that not everyone who must be served can be."""
+    """Whether counting alone shows that not all agents that must be served can be."""
     stay = instance.n if outside is None else int(np.isneginf(outside).sum())
     if stay == 0:
         return False
@@ -259,7 +259,7 @@ def _is_short(instance: Instance, outside: NDArray[np.float64] | None, supply: S
 def _price_closed(
     instance: Instance, choice: NDArray[np.int64], prices: NDArray[np.float64], closed: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """Price models without slots at what their first slot would be worth, the least that deters everyone."""
+    """Price models without slots at what their first slot would be worth, the least that deters every agent."""
     worth = np.zeros(int(closed.sum()))
     for rows in chunks(instance.n, instance.m):
         pick = choice[rows]

@@ -73,7 +73,7 @@ def find_optimum(
     Returns
     -------
     Outcome or None
-        None proves that not everyone who must be served can be.
+        None proves that not all agents that must be served can be.
     """
     radius = price_radius(estimate, rows.n, scale.span, params)
     prices = estimate.prices
@@ -133,7 +133,7 @@ def solve_everything(
     deadline: Deadline = NO_DEADLINE,
     params: PriceEngineParams = DEFAULTS,
 ) -> Outcome | None:
-    """Solve one flow on all allowed arcs; None if that proves that not everyone can be served.
+    """Solve one flow on all allowed arcs; None if that proves that not all agents can be served.
 
     Where every pair is allowed no price exceeds the range of the scores, which a sample gives a good guess of. In
     general none exceeds what a chain of re-assignments through all models can be worth; for that, a proof, the

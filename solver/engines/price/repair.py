@@ -95,7 +95,7 @@ def _seat(
     if many and deadline.remaining_s() < len(waiting) * m * params.times.round_s_per_pair:
         return _fill(instance, choice, room, waiting)
     score, stay = instance.score.take(waiting, axis=0), instance.unserved[waiting]
-    for _ in range(m + 1):  # a round fills a model or seats everyone
+    for _ in range(m + 1):  # a round fills a model or places every agent
         if not len(waiting) or not (room > 0).any():
             return None
         if many and deadline.remaining_s() < len(waiting) * m * params.times.round_s_per_pair:

@@ -106,11 +106,11 @@ class Reduced(Protocol):
         ...
 
     def whole(self) -> Nested:
-        """Return the outermost of nested boxes: of its contested agents nobody is settled yet."""
+        """Return the outermost of nested boxes: none of its contested agents is settled yet."""
         ...
 
     def resolved(self, found: Choice) -> Choice:
-        """Return everybody's choice, given what was found for the outermost of nested boxes."""
+        """Return every agent's choice, given what was found for the outermost of nested boxes."""
         ...
 
 

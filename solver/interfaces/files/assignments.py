@@ -24,7 +24,7 @@ Plans = dict[str, str | dict[str, int] | None]
 """Model of each agent, or how many times each of its models serves it; None for the unassigned."""
 
 _UNITS = "units"
-_NOBODY = frozenset({"", "none", "null", "nan", "n/a", "na", "-", "unassigned"})
+_UNASSIGNED_WORDS = frozenset({"", "none", "null", "nan", "n/a", "na", "-", "unassigned"})
 """How other tools write that an agent has no model, unless a model is called so."""
 
 
@@ -222,7 +222,7 @@ def known_ids(
 
     def model(name: str) -> str | None:
         found = known(name, columns)
-        if found not in columns and found.strip().lower() in _NOBODY:
+        if found not in columns and found.strip().lower() in _UNASSIGNED_WORDS:
             words.add(found)
             return None
         return found

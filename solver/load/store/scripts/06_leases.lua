@@ -247,7 +247,7 @@ local function acquire(first, instead)
   return amounts and usage_after({lease.state, ''}, m, chain) or {lease.state, ''}
 end
 
--- Take back a lease as if it had never been granted; nobody else runs for it where it leaves 'as_before'.
+-- Take back a lease as if it had never been granted; no other lease is promoted for it where it leaves 'as_before'.
 local function drop(id, as_before)
   local lease = read_lease(id)
   if not lease then return end
