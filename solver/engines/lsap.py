@@ -10,6 +10,7 @@ returns prices with the optimum. Without it a model with C slots becomes C equal
 from __future__ import annotations
 
 import time
+from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -72,25 +73,10 @@ class LsapEngine:
             return "lsap: every agent must take exactly one slot"
         if instance.load_cost is not None:
             return "lsap: slots must not cost by load"
-        if isinstance(instance.score, CompressedScores):
-            pairs = replicated_pairs(instance.score, instance.slots) + instance.n
-            if pairs > _MAX_REPLICATED_PAIRS:
-                return f"lsap: {pairs:,} pairs once models are replicated, at most {_MAX_REPLICATED_PAIRS:,}"
-            estimate = pairs * (_SPARSE_S_PER_PAIR + instance.n * _SPARSE_S_PER_PAIR_ROW)
-        elif kernels.available() and _is_wide(instance):
-            estimate = instance.n * instance.m * _WIDE_S_PER_CELL
-        elif _has_core(instance):
-            pairs = CoreParameters().pairs_per_agent * instance.slot_total * instance.n // instance.m
-            pairs += instance.n
-            if pairs > _MAX_REPLICATED_PAIRS:
-                return f"lsap: about {pairs:,} pairs once models are replicated, at most {_MAX_REPLICATED_PAIRS:,}"
-            estimate = instance.n * instance.m * _CORE_S_PER_CELL + _LSAP_OVERHEAD_S
-            estimate += pairs * (_SPARSE_S_PER_PAIR + instance.n * _SPARSE_S_PER_PAIR_ROW)
-        else:
-            cells = _cells(instance)
-            if cells > _MAX_CELLS:
-                return f"lsap: {cells:,} cells once columns are replicated, at most {_MAX_CELLS:,}"
-            estimate = _dense_seconds(instance)
+        size, most, estimate = _size_and_seconds(instance)
+        if size > most:
+            what = "cells" if most == _MAX_CELLS else "pairs"
+            return f"lsap: about {size:,} {what} once models are replicated, at most {most:,}"
         if estimate > remaining_s:
             return f"lsap: needs about {estimate * 1e3:.0f} ms, {max(remaining_s, 0) * 1e3:.0f} ms left"
         return None
@@ -107,11 +93,7 @@ class LsapEngine:
         """Return an optimal choice with its minimal prices, or the proof that there is none."""
         score = instance.score
         compiled = kernels.available()
-        if (
-            not isinstance(score, CompressedScores)
-            and _has_core(instance)
-            and not (compiled and _is_wide(instance))
-        ):
+        if _method(instance) is _Method.CORE:
             claim = _solve_core(instance, deadline)
             if claim is not None:
                 return claim
@@ -128,6 +110,44 @@ class LsapEngine:
         if choice is None:
             return _nothing(instance)
         return priced_claim(instance, choice, deadline=deadline)
+
+
+class _Method(Enum):
+    """Which pairs are matched."""
+
+    STORED = auto()
+    """Those of sparse scores."""
+    ALL_COMPILED = auto()
+    """All of them, where slots are so many that few agents compete."""
+    CORE = auto()
+    """Those that prices leave in a core, if there is one."""
+    ALL = auto()
+
+
+def _method(instance: Instance) -> _Method:
+    """Return which pairs to match: dense scores with slots for all agents may have a core."""
+    n, slots = instance.n, instance.slot_total
+    if isinstance(instance.score, CompressedScores):
+        return _Method.STORED
+    if kernels.available() and slots >= _WIDE_SLOTS_PER_AGENT * n:
+        return _Method.ALL_COMPILED
+    has_core = slots >= n >= _CORED_AGENTS and instance.m > CoreParameters().pairs_per_agent
+    return _Method.CORE if has_core else _Method.ALL
+
+
+def _size_and_seconds(instance: Instance) -> tuple[int, int, float]:
+    """Return the cells or pairs once models are replicated, the most of them, and about how long it takes."""
+    n, m, method, core_s = instance.n, instance.m, _method(instance), 0.0
+    if method is _Method.ALL_COMPILED:
+        return 0, _MAX_CELLS, n * m * _WIDE_S_PER_CELL
+    if method is _Method.ALL:
+        return _cells(instance), _MAX_CELLS, _dense_seconds(instance)
+    if isinstance(instance.score, CompressedScores):
+        pairs = replicated_pairs(instance.score, instance.slots) + n
+    else:
+        pairs = CoreParameters().pairs_per_agent * instance.slot_total * n // m + n
+        core_s = n * m * _CORE_S_PER_CELL + _LSAP_OVERHEAD_S
+    return pairs, _MAX_REPLICATED_PAIRS, core_s + pairs * (_SPARSE_S_PER_PAIR + n * _SPARSE_S_PER_PAIR_ROW)
 
 
 def _nothing(instance: Instance) -> Claim:
@@ -152,11 +172,6 @@ def _until_s(deadline: Deadline) -> float:
     return time.monotonic() + deadline.remaining_s() if deadline.limited else np.inf
 
 
-def _is_wide(instance: Instance) -> bool:
-    """Whether slots are so many that few agents compete."""
-    return instance.slot_total >= _WIDE_SLOTS_PER_AGENT * instance.n
-
-
 def _cells(instance: Instance) -> int:
     return instance.n * (instance.slot_total + (0 if _alike(instance) else instance.n))
 
@@ -170,12 +185,6 @@ def _alike(instance: Instance) -> bool:
     if not instance.may_leave:
         return instance.slot_total >= instance.n
     return instance.serve_first and instance.rank is None and not instance.forbids
-
-
-def _has_core(instance: Instance) -> bool:
-    """Whether a core is worth looking for: dense scores, and slots for all agents."""
-    slots = instance.slot_total
-    return slots >= instance.n >= _CORED_AGENTS and instance.m > CoreParameters().pairs_per_agent
 
 
 def _solve_core(instance: Instance, deadline: Deadline) -> Claim | None:
@@ -199,13 +208,10 @@ def _solve_core(instance: Instance, deadline: Deadline) -> Claim | None:
             if outside is not None or deadline.expired() or not np.isfinite(aside).all():
                 return None
             choice, rent = _match(charged, instance, aside, deadline)
-            left = instance.n if choice is None else int((choice == UNASSIGNED).sum())
-            if choice is None or left > most_left * instance.n:
+            if choice is None or np.count_nonzero(choice == UNASSIGNED) > most_left * instance.n:
                 return None
-            if rent is None:
-                rent = core_prices(instance, choice, charged, aside)
-            known = base + rent
-            if left:
+            known = base + (core_prices(instance, choice, charged, aside) if rent is None else rent)
+            if (choice == UNASSIGNED).any():
                 leaving *= 2.0
                 prices = known
                 continue

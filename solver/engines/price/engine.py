@@ -107,10 +107,7 @@ class PriceEngine:
             pooled = pooled.anchored()
         rows = _rows(instance, outside, pooled.closed, threads)
         scale = probe_scale(rows, generator, self._params).with_costs(pooled.cost)
-        known = None
-        if hint is not None and hint.prices is not None and hint.prices.shape == (m, 1):
-            chosen = np.append(np.arange(m) if first_duplicate is None else first_duplicate, m)[hint.choice]
-            known = hint.prices[:, 0], chosen
+        known = _known(instance, hint, first_duplicate)
         outcome = _outcome(instance, rows, pooled, scale, generator, known, deadline, threads, self._params)
         if outcome is None:
             return Claim(choice=np.full(n, UNASSIGNED, np.int64), infeasible=True)
@@ -130,20 +127,36 @@ class PriceEngine:
                 choice[outside > response.value] = m
         if first_duplicate is not None:
             choice = share_out(choice, first_duplicate, supply)
+        not_smallest = pooled.anchor is not None or instance.load_cost is not None
         if not outcome.exact:
             choice = drop_overload(instance, choice, prices, deadline, self._params)
-        elif n * m <= self._params.repriced_pairs and (
-            pooled.anchor is not None or instance.load_cost is not None
-        ):
-            choice[choice == m] = UNASSIGNED
-            if instance.load_cost is None:
-                return priced_claim(instance, choice)
-            smallest = network_prices(instance, UnitFlow.of_choice(choice))
-            return Claim(choice=choice, prices=np.maximum(smallest, 0.0))
+        elif not_smallest and n * m <= self._params.repriced_pairs:
+            return _repriced(instance, choice)
         if supply.closed.any():
             prices = _price_closed(instance, choice, prices, supply.closed)
         choice[choice == m] = UNASSIGNED
         return Claim(choice=choice, prices=prices[:, None], response=response)
+
+
+def _known(
+    instance: Instance, hint: Claim | None, first_duplicate: NDArray[np.int64] | None
+) -> tuple[NDArray[np.float64], NDArray[np.int64]] | None:
+    """Return the prices of a hint and what each agent had there, if they are about as many models."""
+    m = instance.m
+    if hint is None or hint.prices is None or hint.prices.shape != (m, 1):
+        return None
+    return hint.prices[:, 0], np.append(np.arange(m) if first_duplicate is None else first_duplicate, m)[
+        hint.choice
+    ]
+
+
+def _repriced(instance: Instance, choice: NDArray[np.int64]) -> Claim:
+    """Return an optimal choice with its smallest prices, found anew."""
+    choice[choice == instance.m] = UNASSIGNED
+    if instance.load_cost is None:
+        return priced_claim(instance, choice)
+    smallest = network_prices(instance, UnitFlow.of_choice(choice))
+    return Claim(choice=choice, prices=np.maximum(smallest, 0.0))
 
 
 def _outcome(
