@@ -193,7 +193,7 @@ class Window:
         crossed_off_weight: float = 0.5,
     ) -> None:
         self.seen = 0
-        self._m, self._size = m, size
+        self._size = size
         past, cost, service = (np.empty((0, m)), None, None) if history is None else history.arrays(m)
         self._past = len(past)
         self._crosses_off = history is not None and history.whole_batch and self._past > 0

@@ -171,17 +171,27 @@ def block_terms(
     served = choice < m
     at = np.minimum(choice, m - 1)
     own = np.where(served, score[np.arange(len(score)), at], 0.0).astype(np.float64)
-    ineligible = np.isneginf(own)
-    left = np.where(served, 0.0, outside)
-    unserved = np.isneginf(left)
     best = row_maxima(np.subtract(score, np.where(closed, np.inf, prices), dtype=np.float64))
     if may_leave:
         best = np.maximum(best, outside)
     earned = np.where(served, own - prices[at], outside)
-    worth = np.full(m, -np.inf)
+    terms = summed_terms(choice, own, np.where(served, 0.0, outside), best, earned, m)
+    if closed.any() and terms.forgone < math.inf:
+        terms.worth[closed] = (score[:, closed] - earned[:, None]).max(axis=0)
+    return terms
+
+
+def summed_terms(
+    choice: NDArray[np.int64],
+    own: NDArray[np.float64],
+    left: NDArray[np.float64],
+    best: NDArray[np.float64],
+    earned: NDArray[np.float64],
+    m: int,
+) -> BlockTerms:
+    """Return the sums of a block: scores, values of the unassigned, and the best and the earned value at the prices."""
+    ineligible, unserved = np.isneginf(own), np.isneginf(left)
     fine = not (ineligible.any() or unserved.any())
-    if closed.any() and fine:
-        worth[closed] = (score[:, closed] - earned[:, None]).max(axis=0)
     return BlockTerms(
         own=float(own.sum()),
         left=float(left.sum()),
@@ -190,7 +200,7 @@ def block_terms(
         load=np.bincount(choice, minlength=m + 1),
         ineligible=int(ineligible.sum()),
         unserved=int(unserved.sum()),
-        worth=worth,
+        worth=np.full(m, -np.inf),
     )
 
 

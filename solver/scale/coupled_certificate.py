@@ -7,6 +7,7 @@ that is what its agents forgo at the charges q, and what is left of the bounds b
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from solver.engines.certificate import GAP_ROUNDING, OPTIMALITY_TOLERANCE, relative_gap
 from solver.problem.blocks import row_maxima
 from solver.problem.tolerances import EXCESS_TOLERANCE
-from solver.scale.certificate import BlockTerms, PieceCertificate, PlanCertificate
+from solver.scale.certificate import BlockTerms, PieceCertificate, PlanCertificate, summed_terms
 from solver.scale.held_arcs import net_scores
 
 if TYPE_CHECKING:
@@ -48,27 +49,15 @@ def paying_terms(
     rows = np.arange(len(choice))
     own = np.where(served, agents.score[rows, at], 0.0).astype(np.float64)
     left = np.where(served, 0.0, agents.outside)
-    ineligible, unserved = np.isneginf(own), np.isneginf(left)
     net = net_scores(agents.score, agents.amount, charge)
     best = row_maxima(net)
     if may_leave:
         best = np.maximum(best, agents.outside)
     earned = np.where(served, net[rows, at], agents.outside)
-    fine = not (ineligible.any() or unserved.any())
     taken = np.stack([np.bincount(choice, agents.amount[:, k], m + 1)[:m] for k in range(c)], axis=1).astype(
         np.float64
     )
-    return BlockTerms(
-        own=float(own.sum()),
-        left=float(left.sum()),
-        magnitude=float(np.abs(own).sum() + np.abs(left).sum()),
-        forgone=float((best - earned).sum()) if fine else math.inf,
-        load=np.bincount(choice, minlength=m + 1),
-        ineligible=int(ineligible.sum()),
-        unserved=int(unserved.sum()),
-        worth=np.full(m, -np.inf),
-        taken=taken,
-    )
+    return replace(summed_terms(choice, own, left, best, earned, m), taken=taken)
 
 
 def conclude_coupled(

@@ -61,7 +61,6 @@ class _Moves:
         self.bound = couplings.bound
         self.slack = EXCESS_TOLERANCE * 0.5 * np.maximum(couplings.bound, 1e-300)
         settled = couplings.usage(core.settled[:m])
-        self._settled = settled
         self.over = settled + self.use[self.current].sum(axis=0) - self.bound
 
     def move(self, arc: int) -> None:

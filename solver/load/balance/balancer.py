@@ -21,7 +21,6 @@ from solver.problem.spec import Objective
 from solver.solution.assignment import Assignment
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import ArrayLike
@@ -261,18 +260,9 @@ class LoadBalancer:
 
         When the awaiting task is cancelled meanwhile, whatever is granted is released again.
         """
-        if not self._tracker.store.remote:
-            return self.assign_and_reserve(agents, models, scores=scores, deadline_ms=deadline_ms)
-        import asyncio  # most processes that import this package never need it
-
-        work = self._tracker.submit(
+        return await self._tracker.carried_out(
             lambda: self.assign_and_reserve(agents, models, scores=scores, deadline_ms=deadline_ms)
         )
-        try:
-            return await asyncio.shield(work)
-        except asyncio.CancelledError:
-            work.add_done_callback(_release_all)
-            raise
 
     def redistribute(self, model: str) -> list[str]:
         """Decide again on the work reserved here that waits for a model, and move what fits elsewhere.
@@ -300,11 +290,3 @@ def _strategy(name: str, load_weight: float) -> LoadStrategy:
 
 def _mean(snapshot: LoadSnapshot, pool: ModelPool) -> float:
     return float(snapshot.utilization[pool.positions(snapshot)].mean())
-
-
-def _release_all(work: asyncio.Future[list[Reservation]]) -> None:
-    """Give back, off the event loop, what a cancelled caller was granted."""
-    if not work.cancelled() and work.exception() is None:
-        for reservation in work.result():
-            if reservation.lease is not None:
-                work.get_loop().run_in_executor(None, reservation.lease.release)

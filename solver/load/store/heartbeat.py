@@ -73,11 +73,6 @@ class Heartbeat:
         """Renew a lease no longer."""
         self._kept.pop(lease_id, None)
 
-    def ttl_of(self, lease_id: str) -> float | None:
-        """Return the time to live with which a lease is renewed, None when it is not."""
-        kept = self._kept.get(lease_id)
-        return None if kept is None else kept.ttl_s
-
     def beat(self) -> float:
         """Renew what is due, and return seconds until the next renewal; ``inf`` when nothing is kept."""
         now = self._clock.now()

@@ -31,17 +31,7 @@ def awaited(
     """
 
     async def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        work = partial(operation, self, *args, **kwargs)
-        if not self._store.remote:
-            return work()
-        import asyncio  # most processes that import this package never need it
-
-        answer = self.submit(work)
-        try:
-            return await asyncio.shield(answer)
-        except asyncio.CancelledError:
-            answer.add_done_callback(_release_result)
-            raise
+        return await self.carried_out(partial(operation, self, *args, **kwargs))
 
     update_wrapper(call, operation)
     call.__name__ = f"{operation.__name__}_async"
@@ -57,8 +47,10 @@ def _release_result(answer: asyncio.Future[Any]) -> None:
     """Give back, off the event loop, what a cancelled caller was granted."""
     if not answer.cancelled() and answer.exception() is None:
         granted = answer.result()
-        if isinstance(granted, Lease):  # on the loop's own threads: it waits for them when it ends
-            answer.get_loop().run_in_executor(None, granted.release)
+        for one in granted if isinstance(granted, list) else [granted]:
+            lease = one if isinstance(one, Lease) else getattr(one, "lease", None)
+            if lease is not None:  # on the loop's own threads: it waits for them when it ends
+                answer.get_loop().run_in_executor(None, lease.release)
 
 
 class AsyncWork(TrackerState):
@@ -74,10 +66,20 @@ class AsyncWork(TrackerState):
         super()._begin_process()
         self._threads: ThreadPoolExecutor | None = None
 
-    def submit(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        """Start blocking work on the tracker's threads; the future belongs to the running event loop."""
-        import asyncio  # as above
+    async def carried_out(self, work: Callable[[], T]) -> T:
+        """Return what blocking work returns, done on the tracker's threads where the store is remote.
+
+        It is carried out even if the awaiting task is cancelled; leases, or reservations, granted then are released.
+        """
+        if not self._store.remote:
+            return work()
+        import asyncio  # most processes that import this package never need it
 
         if self._threads is None:
             self._threads = ThreadPoolExecutor(_THREADS_PER_TRACKER, thread_name_prefix="solver-store")
-        return asyncio.get_running_loop().run_in_executor(self._threads, work)
+        answer = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        try:
+            return await asyncio.shield(answer)
+        except asyncio.CancelledError:
+            answer.add_done_callback(_release_result)
+            raise

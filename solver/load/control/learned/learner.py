@@ -72,7 +72,6 @@ class LearnedCapacity:
         self._opened_s = -inf
         self._before: Sums = [0.0] * g.N_SUMS
         self._elsewhere: Sums = [0.0] * g.N_SUMS
-        self._ended_before = 0.0
         self._due_s = inf
         self._due_ended = inf
         self._follows = False
@@ -100,11 +99,6 @@ class LearnedCapacity:
     def in_flight(self) -> int:
         """Requests in flight through this router."""
         return self._gauges.in_flight
-
-    @property
-    def tokens_limit(self) -> float:
-        """Tokens that may be in flight; ``inf`` while unknown."""
-        return self._law.tokens
 
     @property
     def reason(self) -> str:
