@@ -10,6 +10,7 @@ one the limit of greatest power. ``--draws`` adds servers drawn at random.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import statistics
 import time
@@ -201,7 +202,7 @@ def peers(best: Figures) -> dict[str, Callable[[], Fixed]]:
     }
 
 
-def report(scenario: Scenario, seeds: int, *, with_peers: bool = True) -> dict[str, float]:
+def report(scenario: Scenario, seeds: range, *, with_peers: bool = True) -> dict[str, float]:
     best = [
         clairvoyant(scenario.settings(k), scenario.traffic[k], scenario.slo_s)
         for k in range(len(scenario.segments))
@@ -213,12 +214,12 @@ def report(scenario: Scenario, seeds: int, *, with_peers: bool = True) -> dict[s
     settle, refusals, found = [], 0.0, []
     for name, make in makers.items():
         values = []
-        for seed in range(seeds):
+        for seed in seeds:
             run = scenario.run(make(), seed)
             values.append(goodput(scenario, best, run))
             if name == "learned":
                 settle += settling_s(run, best)
-                refusals += 1000.0 * run.refused / max(1, len(run.requests)) / seeds
+                refusals += 1000.0 * run.refused / max(1, len(run.requests)) / len(seeds)
                 found = [
                     statistics.median(
                         x[1][0] for x in run.trace[int(k * SEGMENT_S + 120) : int((k + 1) * SEGMENT_S)]
@@ -342,17 +343,21 @@ def replicas(count: int, seed: int = 1, every_s: float = 0.5) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0, help="first of the seeds")
+    parser.add_argument("--no-peers", action="store_true", help="only the learned limit")
     parser.add_argument("--draws", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first server drawn")
     parser.add_argument("--only", default="", help="part of the names of scenarios; '-' for none")
     arguments = parser.parse_args()
+    seeds, with_peers = range(arguments.seed, arguments.seed + arguments.seeds), not arguments.no_peers
     for scenario in SCENARIOS:
         if arguments.only != "-" and arguments.only in scenario.name:
-            report(scenario, arguments.seeds)
-    scores = [report(drawn(k), 1) for k in range(arguments.first, arguments.first + arguments.draws)]
+            report(scenario, seeds, with_peers=with_peers)
+    draws = range(arguments.first, arguments.first + arguments.draws)
+    scores = [report(drawn(k), range(1), with_peers=with_peers) for k in draws]
     if scores:
         own = [score["learned"] for score in scores]
-        ahead = sum(score["learned"] > score["gradient2"] for score in scores)
+        ahead = sum(score["learned"] > score.get("gradient2", math.inf) for score in scores)
         print(
             f"drawn: median {statistics.median(own):.2f}, worst {min(own):.2f}, ahead of gradient2 in {ahead}"
         )

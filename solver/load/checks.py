@@ -57,8 +57,19 @@ def positive_problems(path: str, value: Any) -> list[Violation]:
 def name_problems(path: str, value: Any) -> list[Violation]:
     """Return the violations of text that is not empty: none or one."""
     if isinstance(value, str) and value:
-        return []
+        return text_problems(path, value)
     return [wrong_type(path, "expected text that is not empty", value)]
+
+
+def text_problems(path: str, value: Any) -> list[Violation]:
+    """Return the violations of text that can be sent and stored: half a surrogate pair cannot."""
+    if not isinstance(value, str):
+        return [wrong_type(path, "expected text", value)]
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return [Violation(path, "expected text without halves of surrogate pairs", value)]
+    return []
 
 
 def names_problems(path: str, value: Any) -> list[Violation]:

@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from solver.errors import SpecError, Violation, ViolationKind, wrong_type
-from solver.load.checks import positive_problems
+from solver.errors import SpecError, Violation, ViolationKind
+from solver.load.checks import positive_problems, text_problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -87,8 +87,7 @@ def checked_stop(owner: StopOwner | str, name: str, reason: str, for_s: float | 
             Violation("owner", f"expected one of {', '.join(StopOwner)}", owner, kind=ViolationKind.UNKNOWN)
         )
     for path, text in (("name", name), ("reason", reason)):
-        if not isinstance(text, str):
-            problems.append(wrong_type(path, "expected text", text))
+        problems += text_problems(path, text)
     if for_s is not None:
         problems += positive_problems("for_s", for_s)
     if problems:

@@ -3,8 +3,10 @@ from __future__ import annotations
 import http.server
 import json
 import logging
+import os
 import threading
 import time
+import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +89,54 @@ def test_a_sink_that_raises_does_not_silence_the_others(caplog: pytest.LogCaptur
     AlertMonitor([rule], [broken, heard.append], clock=ManualClock()).update(rule, "a", 2.0)
     assert len(heard) == 1
     assert "an alert sink failed" in caplog.text
+
+
+def test_a_sink_that_hangs_delays_the_others_once_and_gets_its_alerts_later(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    heard: list[Alert] = []
+    late: list[Alert] = []
+    gate = threading.Event()
+
+    def hangs(alert: Alert) -> None:
+        gate.wait(30)
+        late.append(alert)
+
+    rule = AlertRule(name="r", metric="p99_ms", threshold=1.0)
+    monitor = AlertMonitor([rule], [hangs, heard.append], clock=ManualClock(), patience_s=0.05)
+    started = time.perf_counter()
+    for k in range(100):
+        monitor.update(rule, f"m{k}", 2.0)
+    assert time.perf_counter() - started < 4.0  # waiting for each would take five seconds
+    assert len(heard) == 100
+    assert "an alert sink has not returned" in caplog.text
+    assert late == []
+    gate.set()
+    until(lambda: len(late) == 100)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_sinks_made_before_a_fork_deliver_in_the_child() -> None:
+    with receiver([200]) as (url, bodies):
+        web, rule = WebhookSink(url, backoff_s=0.0), AlertRule(name="r", metric="p99_ms", threshold=1.0)
+        monitor = AlertMonitor([rule], [web], clock=ManualClock())
+        monitor.update(rule, "parent", 2.0)
+        until(lambda: web.delivered == 1)
+        child = fork()
+        if child == 0:
+            monitor.update(rule, "child", 2.0)
+            web.close(timeout_s=10)
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        assert [body["model"] for body in bodies] == ["parent", "child"]
+        web.close(timeout_s=5)
+
+
+def fork() -> int:
+    """Fork, although threads run: that is what is tested."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
 
 
 def test_the_log_says_it_in_a_line(caplog: pytest.LogCaptureFixture) -> None:

@@ -15,7 +15,9 @@ import solver
 from solver.clock import ManualClock
 from solver.errors import SpecError
 from solver.load.lease import Demand, Lease, Refusal, RefusalReason
-from solver.load.store.usage_limits import UsageLimit
+from solver.load.store.calendar_window import CalendarWindow
+from solver.load.store.redis import RedisStore
+from solver.load.store.usage_limits import Calendar, UsageLimit
 
 if TYPE_CHECKING:
     from tests.redis_server import RedisServer
@@ -180,4 +182,51 @@ def test_what_was_used_of_a_day_outlives_the_servers_memory(redis_server: RedisS
             client.delete(key)
     assert tracker.acquire("m")
     assert not tracker.acquire("m")
+    store.close()
+
+
+def test_a_clock_that_was_a_year_ahead_does_not_keep_a_budget_for_a_year() -> None:
+    wall = at(2026, 5, 4, 12)
+    window = CalendarWindow(Calendar(period="day", time_zone="UTC"), wall.now)
+    window.grow()
+    window.advance(0.0)
+    wall.seconds += 365 * 86400.0
+    window.advance(100.0)
+    window.charge(0, 7, 100.0)
+    wall.seconds -= 365 * 86400.0
+    window.advance(200.0)
+    assert window.used[0] == 7
+    assert window.wait_s(0, 1, 7, 200.0) == 12 * 3600.0
+    wall.seconds += 12 * 3600.0
+    window.advance(300.0)
+    assert window.used[0] == 0
+    wall.seconds -= 1.0  # a small step back into the day before changes nothing
+    window.charge(0, 5, 300.0)
+    window.advance(400.0)
+    wall.seconds += 1.0
+    window.advance(500.0)
+    assert window.used[0] == 5
+
+
+@pytest.mark.parametrize("ahead", ["server", "client"])
+def test_a_shared_budget_is_not_kept_for_a_year_either(redis_server: RedisServer, ahead: str) -> None:
+    right, wrong = at(2026, 5, 4, 12), at(2027, 5, 4, 12)
+    server_clock, limit = at(2026, 5, 4, 12), UsageLimit(resource="requests", amount=1, period="day")
+    store = RedisStore(
+        redis_server.url, replicas=1, namespace=f"ahead {ahead}", clock=server_clock, timeout_s=5.0
+    )
+    tracker = solver.LoadTracker(store=store)
+    if ahead == "client":
+        store._memory._wall_s = wrong.now
+    else:
+        server_clock.seconds = wrong.now()
+    tracker.set_capacity("m", WIDE, limits=[limit])
+    assert isinstance(tracker.try_acquire("m"), Lease)
+    server_clock.seconds = right.now()
+    refused = tracker.try_acquire("m")
+    assert isinstance(refused, Refusal)
+    assert refused.retry_after_s is not None
+    assert refused.retry_after_s <= 86400.0
+    server_clock.seconds += 86401.0
+    assert isinstance(tracker.try_acquire("m"), Lease)
     store.close()

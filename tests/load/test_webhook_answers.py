@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,6 +52,27 @@ def test_an_answer_that_is_not_http_is_tried_again() -> None:
         assert done.wait(10)
         sink.close(timeout_s=10)
     assert (sink.delivered, sink.given_up) == (2, 0)
+
+
+def test_a_receiver_that_drips_is_given_up_in_time() -> None:
+    let_go = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def drip() -> None:
+            with contextlib.suppress(OSError):
+                connection, _ = listener.accept()
+                with connection:
+                    while not let_go.wait(0.05):
+                        connection.sendall(b"H")
+
+        threading.Thread(target=drip, daemon=True).start()
+        sink = WebhookSink(f"http://127.0.0.1:{listener.getsockname()[1]}/", attempts=1, timeout_s=0.3)
+        started = time.perf_counter()
+        sink(alert())
+        sink.close(timeout_s=10)
+        let_go.set()
+    assert sink.given_up == 1
+    assert time.perf_counter() - started < 5.0
 
 
 def test_a_redirect_is_a_failure() -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import math
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from solver.clock import Clock, MonotonicClock
 from solver.errors import SpecError, Violation, ViolationKind, repeated_value
-from solver.load.checks import amount_problems, name_problems
+from solver.load.checks import amount_problems, name_problems, positive_problems
 from solver.load.control.hysteresis import Hysteresis
+from solver.load.control.outbox import Outbox
 from solver.load.observe.trends import WINDOWS_S
 
 if TYPE_CHECKING:
@@ -22,6 +24,12 @@ if TYPE_CHECKING:
 
 METRICS = ("utilization", "p50_ms", "p95_ms", "p99_ms", "mean_ms", "failure_rate")
 """Figures a rule can watch: mean utilization, latencies, and the share of failed requests of a window."""
+
+
+_BACKLOG = 1000
+"""Alerts that wait for a sink that does not return; then the oldest is lost for the newest."""
+
+_LOG = logging.getLogger("solver.load")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,9 +120,12 @@ class AlertMonitor:
         With unique names.
     sinks : sequence of callable
         Each is called with every alert: a function of yours, a :class:`~solver.LogSink`, a
-        ``WebhookSink``. A sink that raises does not keep the others from being called.
+        ``WebhookSink``. A sink that raises does not keep the others from being called, and one that hangs
+        delays them, and the caller, once and by ``patience_s`` at most: its alerts wait until it returns.
     clock : Clock, optional
         Default: the machine's monotonic clock.
+    patience_s : float
+        Seconds for which a sink is waited for.
     """
 
     def __init__(
@@ -123,13 +134,16 @@ class AlertMonitor:
         sinks: Sequence[Callable[[Alert], object]] = (),
         *,
         clock: Clock | None = None,
+        patience_s: float = 1.0,
     ) -> None:
+        if problems := positive_problems("patience_s", patience_s):
+            raise SpecError(*problems)
         names = [rule.name for rule in rules]
         if len(set(names)) < len(names):
             doubled = next(name for name in names if names.count(name) > 1)
             raise SpecError(repeated_value("rules", "expected unique names", doubled))
         self._rules = tuple(rules)
-        self._sinks = tuple(sinks)
+        self._sinks = tuple(_PatientSink(sink, patience_s) for sink in sinks)
         self._clock = clock or MonotonicClock()
         self._lock = threading.Lock()
         self._states: dict[tuple[str, str], Hysteresis] = {}
@@ -177,10 +191,45 @@ class AlertMonitor:
 
     def _send(self, alert: Alert) -> None:
         for sink in self._sinks:
-            try:
-                sink(alert)
-            except Exception:  # whatever a sink does, the others must hear of the alert
-                logging.getLogger("solver.load").exception("an alert sink failed")
+            sink(alert)
+
+
+class _Delivery(NamedTuple):
+    alert: Alert
+    context: contextvars.Context
+    done: threading.Event
+
+
+class _PatientSink:
+    """Calls a sink, and does not wait for ever for its return."""
+
+    def __init__(self, sink: Callable[[Alert], object], patience_s: float) -> None:
+        self._sink, self._patience_s = sink, patience_s
+        self._is_late = False
+        self._outbox: Outbox[_Delivery] = Outbox(
+            self._deliver, backlog=_BACKLOG, lose=self._lose, name="solver-alert-sink"
+        )
+
+    def __call__(self, alert: Alert) -> None:
+        """Hand over one alert; return when the sink has, or when it is late."""
+        delivery = _Delivery(alert, contextvars.copy_context(), threading.Event())
+        self._outbox.put(delivery)
+        if self._is_late or self._outbox.is_inside or delivery.done.wait(self._patience_s):
+            return
+        self._is_late = True
+        _LOG.error("an alert sink has not returned for %g s: further alerts wait for it", self._patience_s)
+
+    def _deliver(self, delivery: _Delivery) -> None:
+        try:
+            delivery.context.run(self._sink, delivery.alert)
+        except Exception:  # noqa: BLE001 # whatever a sink does, the others must hear of the alert
+            _LOG.exception("an alert sink failed")
+        finally:
+            self._is_late = False
+            delivery.done.set()
+
+    def _lose(self, delivery: _Delivery) -> None:
+        _LOG.error("an alert was lost, since its sink does not return: %r", delivery.alert)
 
 
 def _figure(rule: AlertRule, model: str, trends: Trends) -> float | None:

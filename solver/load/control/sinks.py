@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import logging
-import queue
+import socket
 import threading
 import urllib.error
 import urllib.parse
 import urllib.request
 from dataclasses import asdict
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from solver.errors import SpecError, Violation
 from solver.load.checks import amount_problems, positive_problems, whole_problems
+from solver.load.control.outbox import Outbox
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from solver.load.control.alerts import Alert
 
 _LOG = logging.getLogger("solver.load")
@@ -50,6 +54,8 @@ class LogSink:
 
 class WebhookSink:
     """Posts alerts as JSON to an URL, from a thread of its own: a slow or dead receiver delays no caller.
+
+    After a fork, parent and child each send what they are given.
 
     Only an answer with a status from 200 to 299 counts as delivered. Redirects are not followed: alerts go
     where they were meant to go, or are tried again.
@@ -86,14 +92,16 @@ class WebhookSink:
         self._timeout_s = timeout_s
         self._attempts = attempts
         self._backoff_s = backoff_s
-        self._opener = urllib.request.build_opener(_NoRedirects)
-        self._queue: queue.Queue[Alert] = queue.Queue(backlog)
-        self._closing = threading.Event()
+        self._connections = _Connections()
+        self._opener = urllib.request.build_opener(
+            _NoRedirects, _Handler(self._connections), _SecureHandler(self._connections)
+        )
+        self._outbox: Outbox[Alert] = Outbox(
+            self._deliver, backlog=backlog, lose=self._lose, name="solver-webhook"
+        )
         self._count_lock = threading.Lock()
         self._delivered = 0
         self._given_up = 0
-        self._thread = threading.Thread(target=self._work, name="solver-webhook", daemon=True)
-        self._thread.start()
 
     @property
     def delivered(self) -> int:
@@ -107,42 +115,24 @@ class WebhookSink:
 
     def __call__(self, alert: Alert) -> None:
         """Take one alert for sending; never blocks."""
-        while True:
-            try:
-                self._queue.put_nowait(alert)
-                return
-            except queue.Full:
-                try:
-                    self._queue.get_nowait()
-                    self._lose()
-                except queue.Empty:
-                    continue
+        self._outbox.put(alert)
 
     def close(self, *, timeout_s: float = 0.0) -> None:
         """Stop sending; alerts not sent within ``timeout_s`` are given up."""
-        self._closing.set()
-        self._thread.join(timeout_s)
-
-    def _work(self) -> None:
-        while not (self._closing.is_set() and self._queue.empty()):
-            try:
-                alert = self._queue.get(timeout=0.1)
-            except queue.Empty:
-                continue
-            try:
-                self._deliver(alert)
-            except Exception:  # noqa: BLE001 # whatever it is, the alerts after this one must be sent
-                _LOG.exception("an alert could not be sent: %r", alert)
-                self._lose()
+        self._outbox.close(timeout_s)
 
     def _deliver(self, alert: Alert) -> None:
         body = json.dumps(asdict(alert), default=_plain).encode()
         for attempt in range(self._attempts):
-            if attempt and self._closing.wait(self._backoff_s * 2 ** (attempt - 1)):
+            if attempt and self._outbox.closing.wait(self._backoff_s * 2 ** (attempt - 1)):
                 break
             request = urllib.request.Request(  # noqa: S310 # the scheme was checked
                 self._url, data=body, headers={"Content-Type": "application/json"}
             )
+            # The time-out of a socket is for each piece of an answer: a receiver that drips would hold on for days.
+            cut = threading.Timer(self._timeout_s, self._connections.cut)
+            cut.daemon = True
+            cut.start()
             try:
                 with self._opener.open(request, timeout=self._timeout_s):
                     with self._count_lock:
@@ -150,11 +140,58 @@ class WebhookSink:
                     return
             except (OSError, http.client.HTTPException) as error:  # an answer that is not HTTP, too
                 _LOG.info("the receiver of alerts did not accept one: %s", error)
-        self._lose()
+            finally:
+                cut.cancel()
+                self._connections.opened.clear()
+        self._lose(alert)
 
-    def _lose(self) -> None:
+    def _lose(self, _: Alert) -> None:
         with self._count_lock:
             self._given_up += 1
+
+
+class _Connections:
+    """The connections of the attempt under way."""
+
+    def __init__(self) -> None:
+        self.opened: list[http.client.HTTPConnection] = []
+
+    def cut(self) -> None:
+        """End whatever is waited for."""
+        for connection in list(self.opened):
+            with contextlib.suppress(OSError, AttributeError):  # not connected, or no longer
+                connection.sock.shutdown(socket.SHUT_RDWR)
+
+    def noting(self, kind: Callable[..., Any]) -> Callable[..., Any]:
+        """Return what makes connections of a kind, and notes them."""
+
+        def connect(*arguments: Any, **options: Any) -> Any:
+            self.opened.append(kind(*arguments, **options))
+            return self.opened[-1]
+
+        return connect
+
+
+class _Handler(urllib.request.HTTPHandler):
+    """Notes the connections that it opens."""
+
+    def __init__(self, connections: _Connections) -> None:
+        super().__init__()
+        self._connections = connections
+
+    def do_open(self, http_class: Any, req: Any, **options: Any) -> Any:
+        return super().do_open(self._connections.noting(http_class), req, **options)
+
+
+class _SecureHandler(urllib.request.HTTPSHandler):
+    """As above, over TLS."""
+
+    def __init__(self, connections: _Connections) -> None:
+        super().__init__()
+        self._connections = connections
+
+    def do_open(self, http_class: Any, req: Any, **options: Any) -> Any:
+        return super().do_open(self._connections.noting(http_class), req, **options)
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):

@@ -22,14 +22,16 @@ class CalendarWindow:
     calendar : Calendar
         Which periods.
     wall_s : callable
-        Returns Unix time in seconds. A reading that goes back into an earlier period is disregarded.
+        Returns Unix time in seconds. A reading that goes back into the period before is disregarded; one that
+        goes back further says that the clock had been wrong: what was used stays so until the period ends that it
+        is in.
     """
 
     def __init__(self, calendar: Calendar, wall_s: Callable[[], float]) -> None:
         self._calendar = calendar
         self._wall_s = wall_s
         self._period = -1
-        self._ends_s = -math.inf  # Unix time
+        self._begins_s = self._ends_s = -math.inf  # Unix time
         self.used = array("q")
         self.leaves_s = -math.inf
         """When the period has to be looked at next, by the store's clock."""
@@ -45,9 +47,11 @@ class CalendarWindow:
     def advance(self, now_s: float) -> None:
         """Begin a new period where the last one has ended. O(models) then, else O(1)."""
         wall_s = self._wall_s()
-        if wall_s >= self._ends_s:
-            _, self._ends_s = self._calendar.around(wall_s)
+        is_over = wall_s >= self._ends_s
+        if is_over or wall_s < 2.0 * self._begins_s - self._ends_s:
+            self._begins_s, self._ends_s = self._calendar.around(wall_s)
             self._period += 1
+        if is_over:
             self.used = array("q", bytes(self.used.itemsize * len(self.used)))
         # At most a minute ahead, since the two clocks may drift or be set apart.
         self.leaves_s = now_s + min(self._ends_s - wall_s, _ROLLOVER_CHECK_S)

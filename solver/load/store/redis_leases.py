@@ -121,10 +121,9 @@ class RedisLeases(RedisOperations):
             self._memory.unsent_releases.pop(lease_id, None)
             if len(reply) > 2:
                 self._memory.note_usage(reply[2:])
-            if (
-                reply[0] == "unknown" and sent > 1 and held is not None
-            ):  # it was released, and the answer was lost
-                return ReleaseOutcome.RELEASED
+            if reply[0] == "unknown" and sent > 1 and held is not None:  # it was done, and the answer lost
+                was_live = self._link.clock.now() < held.until_s
+                return ReleaseOutcome.RELEASED if was_live else ReleaseOutcome.EXPIRED
             return ReleaseOutcome(reply[0])
 
         def locally(local: MemoryStore) -> ReleaseOutcome:

@@ -103,12 +103,13 @@ class RedisModels(RedisOperations):
 
     def end_leases(self, model: str) -> int:
         """End every lease of a model, of every replica; sent later when the server does not answer."""
+        operation = ("end_leases", model, secrets.token_hex(8))
 
         def remotely() -> int:
-            return int(self._link.call("end_leases", model)[1])
+            return int(self._link.call(*operation)[1])
 
         def locally(local: MemoryStore) -> int:
-            self._memory.unsent.append(("end_leases", model))
+            self._memory.unsent.append(operation)
             return local.end_leases(model)
 
         ended = self._run(remotely, locally)
@@ -124,11 +125,13 @@ class RedisModels(RedisOperations):
         self._reset("reset_pool", pool)
 
     def _reset(self, operation: str, name: str) -> None:
+        message = (operation, name, secrets.token_hex(8))
+
         def locally(local: MemoryStore) -> None:
             getattr(local, operation)(name)
-            self._memory.unsent.append((operation, name))
+            self._memory.unsent.append(message)
 
-        self._run(lambda: self._send(operation, name), locally)
+        self._run(lambda: self._send(*message), locally)
 
     def forget(self, model: str) -> None:
         """Remove a model with its leases, usage and stops; sent later when the server does not answer."""
@@ -197,7 +200,7 @@ class RedisModels(RedisOperations):
     def resume(self, model: str, owner: StopOwner | str, *, name: str | None = None) -> int:
         """Lift the stops of one owner; sent later when the server does not answer."""
         key = checked_stop(owner, name or "", "", None)
-        operation = ("resume", model, key.owner.value, name or "", int(name is None))
+        operation = ("resume", model, key.owner.value, name or "", int(name is None), secrets.token_hex(8))
 
         def remotely() -> int:
             lifted = self._link.call(*operation)[1]

@@ -103,6 +103,6 @@ class Outcomes(TrackerState):
         return self._upstream.last_resort(models)
 
     def listen(self, listener: Callable[[Outcome], object]) -> None:
-        """Call ``listener`` with every outcome from now on, in the recording thread."""
+        """Call ``listener`` with every outcome from now on, in the recording thread, which waits for its return."""
         with self._lock:
             self._listeners = (*self._listeners, listener)

@@ -36,9 +36,11 @@ local function meter_named(m, key)
   end
 end
 
+-- Ends that only a client whose clock is far ahead has told are not those of this period: it ends a length from now.
 local function period_end(meter)
   local ends = call('ZRANGEBYSCORE', prefix .. 'c:' .. meter[5], '(' .. exact(wall), '+inf', 'LIMIT', 0, 1)
-  return tonumber(ends[1]) or wall + meter[6]
+  local first = tonumber(ends[1])
+  return first and first <= wall + 1.1 * meter[6] and first or wall + meter[6]
 end
 
 local function charge(m, meter, amount)
@@ -60,6 +62,8 @@ local function advance(m, meter)
   if meter[5] then
     if wall >= oldest then
       m.used[key], m.oldest[key], m.changed = 0, period_end(meter), true
+    elseif wall < oldest - 2 * meter[6] then -- the clock had been wrong: what was used stays so until its period ends
+      m.oldest[key], m.changed = period_end(meter), true
     end
     return m.used[key]
   end

@@ -139,7 +139,9 @@ function of_model.row(m)
   return {'row', cjson.encode(row(m)), free < math.huge and int(free) or ''}
 end
 
-function of_model.end_leases(m) return {'ok', end_leases(m.name)} end
+function of_model.end_leases(m) -- operation id
+  return once(ARGV[FIRST + 1], function() return {'ok', end_leases(m.name)} end)
+end
 
 -- Who waits, in the order in which they start if each fits, and how many slots each takes.
 function of_model.queued(m)
@@ -165,10 +167,15 @@ function of_model.queued(m)
   return {'queued', ids, slots}
 end
 
-function of_model.reset_usage(m)
-  reset_usage(m)
-  return {'ok'}
+-- What others use meanwhile is not forgotten by a second attempt.
+local function reset_once(m)
+  return once(ARGV[FIRST + 1], function()
+    reset_usage(m)
+    return {'ok'}
+  end)
 end
+
+of_model.reset_usage = reset_once
 
 function of_model.stop(m) -- owner, name, reason, seconds or empty, extend
   local for_s = tonumber(ARGV[FIRST + 4])
@@ -176,8 +183,10 @@ function of_model.stop(m) -- owner, name, reason, seconds or empty, extend
   return {'ok', stop(m, ARGV[FIRST + 1], ARGV[FIRST + 2], ARGV[FIRST + 3], exact(now), until_s, ARGV[FIRST + 5] == '1')}
 end
 
-function of_model.resume(m) -- owner, name, every name
-  return {'ok', resume(m, ARGV[FIRST + 1], ARGV[FIRST + 2], ARGV[FIRST + 3] == '1')}
+function of_model.resume(m) -- owner, name, every name, operation id
+  return once(ARGV[FIRST + 4], function()
+    return {'ok', resume(m, ARGV[FIRST + 1], ARGV[FIRST + 2], ARGV[FIRST + 3] == '1')}
+  end)
 end
 
 function of_model.adjust(m) -- active, queued, operation id
@@ -199,8 +208,7 @@ end
 function operations.reset_pool()
   local m = load_pool(ARGV[FIRST])
   if not m then return {'unknown_pool', '', ARGV[FIRST]} end
-  reset_usage(m)
-  return {'ok'}
+  return reset_once(m)
 end
 
 local function run()
