@@ -49,7 +49,7 @@ class Site:
         self.network = Network(self.world, Faults())
 
     def join(self, name: str, **options: Any) -> tuple[RedisStore, Recorder]:
-        client = Recorder(self.real, self.network, self.server_clock, lambda: "run-1")
+        client = Recorder(self.real, self.network, self.server_clock, lambda: "run1")
         store = RedisStore(
             client,
             **{"replicas": 1, "max_ttl_s": MAX_TTL_S, "namespace": self.namespace, **options},

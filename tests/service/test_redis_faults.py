@@ -20,6 +20,7 @@ from solver.clock import ManualClock
 from solver.errors import SpecError
 from solver.load.lease import Demand, Lease, LeaseState, Refusal, RefusalReason, ReleaseOutcome
 from solver.load.store.redis import OutageCause, RedisStore
+from solver.load.store.redis_server import script
 from solver.load.tracker import LoadTracker
 from solver.problem.spec import Capacity
 from tests.redis_server import RedisServer, free_port
@@ -471,3 +472,30 @@ def _get(path: str, server: subprocess.Popen[bytes]) -> list[str]:
             time.sleep(0.02)  # a real server's start
             continue
         return reply.split(b"\r\n\r\n", 1)[1].decode().split()
+
+
+def test_a_server_that_takes_over_without_the_last_writes_is_noticed_by_whoever_reaches_it(
+    own_server: RedisServer, connect: Callable[..., LoadTracker]
+) -> None:
+    first, second = (connect(own_server.url, replicas=2, name=name, max_ttl_s=60.0) for name in "ab")
+    for tracker in (first, second):
+        tracker.set_capacity("m", Capacity(max_concurrent=1))
+    real = redis.Redis(port=own_server.port)
+    kept = {key: real.dump(key) for key in real.keys("*")}
+    held = first.acquire("m", ttl_s=60.0)
+    assert isinstance(held, Lease)
+    real.close()
+    own_server.stop()
+    own_server.start()
+    real = redis.Redis(port=own_server.port)
+    for key, value in kept.items():
+        real.restore(key, 0, value)
+    real.script_load(script())  # as on a server that was the primary before: nothing else would tell
+    real.close()
+    refused = second.try_acquire("m")
+    assert isinstance(refused, Refusal)
+    assert refused.reason is RefusalReason.RECOVERING
+    assert held.state() is LeaseState.RUNNING
+    assert second.try_acquire("m").reason is RefusalReason.CONCURRENCY  # type: ignore[union-attr]
+    held.release()
+    assert isinstance(second.try_acquire("m"), Lease)

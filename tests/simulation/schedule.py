@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING, Any
 
 from solver.load.lease import Ask, LeaseState
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 WORK_S = 90.0  # of each schedule
 TROUBLES = ("down", "down", "down", "script", "fail_over", "fail_over", "step", "step", "memory", "key")
 CONTEST_EACH = 4  # schedules over Redis, of which one ends in a contest: it takes as long as all the rest
+FAIL_OVER_EACH = 3  # schedules over Redis, of which one has fail-overs that lose the last writes
 METERED = (RefusalReason.REQUESTS, RefusalReason.TOKENS, RefusalReason.BUDGET)
 
 
@@ -153,7 +155,7 @@ class _SharedSchedule:
     def _connect(self, name: str, clock: SkewedClock) -> RedisStore:
         from solver.load.store.redis import RedisStore
 
-        client = FaultyClient(self.real, self.network, self.server_clock, lambda: f"run-{self.life}", name)
+        client = FaultyClient(self.real, self.network, self.server_clock, lambda: f"run{self.life}", name)
         store = RedisStore(
             client,
             replicas=self.number,
@@ -209,6 +211,22 @@ class _SharedSchedule:
             self.judge.memory_lost()
             self.real.send("DEL", self.world.rng.choice(keys))
 
+    def _fail_overs(self) -> Coroutine:
+        """Let the server come back with what it held some seconds before: a replica of it that was behind."""
+        rng = random.Random(f"fail-overs of {self.seed}")  # noqa: S311 # reproducible on purpose
+        while self.world.now_s < WORK_S:
+            yield rng.uniform(10.0, 40.0)
+            kept = {key: self.real.send("DUMP", key) for key in self.real.send("KEYS", "*")}
+            yield rng.uniform(0.1, 12.0)
+            if self.world.now_s > WORK_S:
+                return  # leases live up to their time to live from then on
+            self.lost_memory = self.lost_key = True
+            self.judge.memory_lost()
+            self.real.send("FLUSHDB")
+            for key, value in kept.items():
+                self.real.send("RESTORE", key, 0, value)
+            self.life += 1
+
     def _partitions(self) -> Coroutine:
         """Cut single replicas off, long enough for their local share."""
         world, rng = self.world, self.world.rng
@@ -225,6 +243,8 @@ class _SharedSchedule:
         for client in clients:
             world.start(client.live(WORK_S))
         world.start(self._trouble())
+        if not self.scenario.is_plain and self.seed % FAIL_OVER_EACH == 1:
+            world.start(self._fail_overs())
         if not self.scenario.is_plain and self.local_share:
             world.start(self._partitions())
         world.run(WORK_S + 45.0)

@@ -124,6 +124,22 @@ class _Pool:
 
 
 @dataclass
+class _Connection:
+    """What the store asks of a connection that has just been made."""
+
+    run_id: str
+
+    def on_connect(self) -> None:
+        """There is nothing to agree on."""
+
+    def send_command(self, *command: str) -> None:
+        """It is always the same."""
+
+    def read_response(self) -> bytes:
+        return f"# Server\r\nrun_id:{self.run_id}\r\n".encode()
+
+
+@dataclass
 class FaultyClient:
     """A Redis client over the network above; the server behind it is a real one, on the world's clock."""
 
@@ -133,14 +149,25 @@ class FaultyClient:
     run_id: Callable[[], str]
     name: str = ""
     connection_pool: Any = field(init=False)
+    _connected_to: str = field(default="", init=False)
 
     def __post_init__(self) -> None:
         self.connection_pool = _Pool({"host": "simulated"})
+        self._connected_to = self.run_id()
 
     def evalsha(
         self, sha: str, keys: int, prefix: str, operation: str, epoch: str, _: str, *more: Any
     ) -> Any:
+        server = self.run_id()
+        if (
+            server != self._connected_to
+        ):  # its connection ended with the other: a client connects again in silence
+            self._connected_to = server
+            self.connection_pool.connection_kwargs["redis_connect_func"](_Connection(server))
+
         def work() -> Any:
+            if self.run_id() != server:
+                return None  # a message that is under way does not come to another server
             now = f"T{self.server_clock.now()!r}"  # stands for TIME: the store was given no clock
             try:
                 return self.real.evalsha(sha, keys, prefix, operation, epoch, now, *more)

@@ -8,6 +8,7 @@ import logging
 import math
 import secrets
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from solver.clock import Clock, MonotonicClock
@@ -20,6 +21,7 @@ from solver.load.store.redis_server import (
     script_hash,
     setting_problem,
     text_of,
+    watch_connections,
 )
 from solver.load.store.replica_name import ReplicaName
 
@@ -120,6 +122,8 @@ class RedisLink:
         joined: Callable[[list[list[str]]], None],
     ) -> None:
         self._client = client_of(server, timeout_s)
+        this = weakref.WeakMethod(self._check_connection)  # the client may live longer
+        watch_connections(self._client, lambda run_id: check(run_id) if (check := this()) else None)
         self.prefix = f"solver:{{{namespace}}}:"
         self.replica = ReplicaName(f"{address_of(self._client)} {namespace}", name)
         self._replicas = replicas
@@ -143,7 +147,7 @@ class RedisLink:
         self.detail = "not joined yet"
         self.cause: OutageCause | None = None
         self._next_attempt_s = -math.inf
-        self._epoch = ""
+        self._epoch = self._run_id = ""
         self._process, self._joinings = secrets.token_hex(8), 0
         self._operations = itertools.count()
         self._seen: tuple[float, float, float] | None = None
@@ -251,6 +255,13 @@ class RedisLink:
         self.detail, self.cause = detail, cause
         self._next_attempt_s = self._wall.now() + (0.0 if at_once else self._retry_s)
 
+    def _check_connection(self, run_id: str) -> None:
+        """Go no further on a connection to another server than the one that was joined."""
+        if self.up and run_id != self._run_id:
+            detail = "another server answers, after a restart or a fail-over"
+            self._lost(detail, OutageCause.UNREACHABLE, at_once=True)
+            raise redis.exceptions.ConnectionError(detail)
+
     def _join(self) -> None:
         """Tell the server what this replica holds, and learn the epoch."""
         if self._wall.now() < self._next_attempt_s:
@@ -275,7 +286,7 @@ class RedisLink:
                 _LOG.info("the shared store answers again")
             # Later the caller knows better what it has added: some of it may still be under way.
             outside = [] if self._ever_joined else reply[2]
-            self._epoch = reply[1]
+            self._epoch, self._run_id = reply[1], info["run_id"]
             self.up = self._ever_joined = True
             self.detail, self.cause = "", None
             self.last_answer_s = self.clock.now()

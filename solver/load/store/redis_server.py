@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import importlib.resources
+import re
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from solver.errors import MissingExtraError, SpecError, Violation
 from solver.load.store.outage_causes import OutageCause
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 try:
     import redis
@@ -69,6 +73,27 @@ def address_of(client: Any) -> str:
     """Return what tells one server from another, as far as a client knows."""
     options = getattr(getattr(client, "connection_pool", None), "connection_kwargs", {})
     return " ".join(str(options.get(key, "")) for key in ("host", "port", "path", "db"))
+
+
+def watch_connections(client: Any, check: Callable[[str], None]) -> None:
+    """Have ``check`` called with the run id of whichever server answers on each new connection of a client.
+
+    Clients connect anew in silence when a connection was closed while it was not used: what is sent next goes to
+    the server that has taken over, which may lack the last writes of the one before.
+    """
+    options = client.connection_pool.connection_kwargs
+    begin = options.get("redis_connect_func")
+
+    def connected(connection: Any) -> None:
+        if begin is None:
+            connection.on_connect()
+        else:
+            begin(connection)
+        connection.send_command("INFO", "server")
+        found = re.search(r"^run_id:(\w+)", str(text_of(connection.read_response())), re.MULTILINE)
+        check(found[1] if found else "")
+
+    options["redis_connect_func"] = connected
 
 
 @cache

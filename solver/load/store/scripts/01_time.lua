@@ -22,7 +22,7 @@
 -- A subject is a model, m:<model>, or a pool of limits that several models share, p:<pool>. What is read of it
 -- and of the store's own state is kept in tables, and written back once, at the end.
 --
--- Keys: meta (hash: epoch, state, run_id, schema), joined (set),
+-- Keys: meta (hash: epoch, state, recovered, run_id, schema), joined (set),
 --       processes (hash: replica -> process and number of its last joining),
 --       lifted (hash: stop -> second, while recovering), members (zset), forgotten (zset),
 --       models, pools (zset: by order of arrival), expiry (zset: lease -> second),
@@ -51,7 +51,7 @@ end
 
 -- Time ------------------------------------------------------------------------------------------------
 --
--- now    seconds that have passed, for meters. The server's clock may be set while it runs: steps back are
+-- now    seconds that have passed. The server's clock may be set while it runs: steps back are
 --        left out. A reading later than the caller says it can be means that the message is late, or that
 --        the clock was set forward: nothing is done, and a caller that still waits for the answer sends it again.
 -- alive  seconds that have passed, for leases. Elapsed time that no client's clock confirms may be a step of the
@@ -59,6 +59,8 @@ end
 --        have passed before a lease began. Neither is counted, so that no lease ends while its holder works. The
 --        time left out is at most the longest time to live in as long a time, so that leases also end where every
 --        process is new.
+-- metered  the same for what was used in sliding windows: time recovered after a step may have passed before it was
+--        used, and is not counted.
 
 local wall = tonumber(ARGV[3])
 local by_caller = wall ~= nil
@@ -69,13 +71,14 @@ if not wall then
 end
 
 local STATE = 'ddddddddddddddd'
-local meta = call('HMGET', META, 'epoch', 'state')
+local meta = call('HMGET', META, 'epoch', 'state', 'recovered')
 local has_state = meta[2] ~= false
 local now, lag, peak, peak_now, late = wall, 0, wall, wall, false
 local unconfirmed, unconfirmed_until = 0, 0                      -- elapsed time not counted since no client confirmed it, and its end
 local leases, models, version, ticket = 0, 0, 0, 0   -- how many there are; numbers that only grow
 local due, due_alive = math.huge, math.huge          -- before that, nothing ends by itself, and no lease
 local recovering_until, longest_s = 0, 0
+local recovered, recovered_before = num(meta[3], 0), num(meta[3], 0)
 if has_state then
   local before_wall, before
   before_wall, before, lag, peak, peak_now, unconfirmed, unconfirmed_until, leases, models, version, ticket, due, due_alive,
@@ -91,7 +94,7 @@ if has_state then
   elseif earliest and not set then
     late = now > latest
     if earliest > now and wall >= before_wall then -- time that was lost before: leases may be younger
-      lag = lag + earliest - now
+      lag, recovered = lag + earliest - now, recovered + earliest - now
     end
     now = math.max(now, earliest)
   elseif before_wall < peak and wall >= peak and wall - peak <= max_gap then -- set back, and now right
@@ -106,7 +109,7 @@ if has_state then
   if wall > peak then peak, peak_now = wall, now end
 end
 if not has_state then late = wall > (tonumber(ARGV[8]) or math.huge) end -- it was sent to a server that has lost its memory since
-local alive = now - lag
+local alive, metered = now - lag, now - recovered
 local recovering = alive < recovering_until
 
 local SUBJECT = 'dddddddddddddddddddddd'
@@ -115,4 +118,5 @@ local LIMITS = 'dddddd'
 local function write_state()
   call('HSET', META, 'state', struct.pack(STATE, wall, now, lag, peak, peak_now, unconfirmed, unconfirmed_until, leases, models, version,
     ticket, due, due_alive, recovering_until, longest_s))
+  if recovered ~= recovered_before then call('HSET', META, 'recovered', exact(recovered)) end
 end

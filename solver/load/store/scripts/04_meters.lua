@@ -49,7 +49,7 @@ local function charge(m, meter, amount)
   m.used[key], m.usage, m.changed = m.used[key] + amount, m.usage + 1, true
   if meter[5] then return m.oldest[key] end
   if meter[3] == 0 then return 0 end
-  local step = math.floor(now / (meter[3] / PARTS))
+  local step = math.floor(metered / (meter[3] / PARTS))
   call('HINCRBY', window_key(m.subject, key), int(step), int(amount))
   if m.oldest[key] < 0 then m.oldest[key] = step end
   return step
@@ -69,7 +69,7 @@ local function advance(m, meter)
   end
   if window == 0 or oldest < 0 then return used end
   local step_s = window / PARTS
-  local function left(step) return (step + 1) * step_s + window <= now end
+  local function left(step) return (step + 1) * step_s + window <= metered end
   if not left(oldest) then return used end
   local steps, first, left_over, lost = call('HGETALL', window_key(m.subject, key)), nil, 0, used
   m.changed = true
@@ -113,7 +113,7 @@ local function wait_s(m, meter, over)
   table.sort(order, function(a, b) return a[1] < b[1] end)
   for _, entry in ipairs(order) do
     over = over - entry[2]
-    if over <= 0 then return exact((entry[1] + 1) * (meter[3] / PARTS) + meter[3] - now) end
+    if over <= 0 then return exact((entry[1] + 1) * (meter[3] / PARTS) + meter[3] - metered) end
   end
   return ''
 end

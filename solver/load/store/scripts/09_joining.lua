@@ -1,155 +1,178 @@
 -- Joining after a start, a restart of the server, or a partition ----------------------------------------
 
--- Top up what was used to what a replica remembers; figures with more changes are newer.
-local function restore_usage(subject, entry) -- {changes, resets, {meter: amount}}
-  local m = load(subject)
-  if not m or entry[2] < m.resets then return end
-  if entry[2] > m.resets then
-    reset_usage(m)
-    m.resets, m.usage = entry[2], 0
-  end
-  if entry[1] <= m.usage then return end
-  for key, known in pairs(entry[3]) do
-    local meter = meter_named(m, key)
-    if meter then
-      local used = advance(m, meter)
-      if known > used then charge(m, meter, known - used) end
-    end
-  end
-  m.usage, m.changed = entry[1], true
-end
+local join
 
--- After data loss: re-create the leases and usage that a replica reports.
-local function restore_leases(order, epoch)
-  for _, lease in ipairs(order.leases) do -- they are running, whether they still fit or not
-    -- the server of the caller's epoch has recorded which of those it granted have ended
-    local m = load_model(lease.model)
-    if m and (order.epoch ~= epoch or lease.here) and live_state(lease.id) == 'gone' then
-      local kept, chain = read_lease(lease.id), chain_of(m) or NOTHING
-      local entry = {model = lease.model, state = lease.state, slots = lease.slots, owner = replica,
-                     fill = num(lease.fill, 1), since = now, priority = lease.priority, passed = 0, work = lease.work,
-                     tenant = lease.tenant ~= '' and lease.tenant or nil, pools = names_of(chain)}
-      if kept then
-        entry.charges = kept.charges -- it has ended by the server's clock, which is ahead of its holder's
-      else
-        local amounts = {[0] = lease.amounts[1], lease.amounts[2], lease.amounts[3]}
-        entry.charges = {}
-        if m.metered then charge_all(m, amounts, entry.charges) end
-        for _, pool in ipairs(chain) do
-          if pool.metered then charge_all(pool, amounts, entry.charges) end
+if op == 'join' then -- making these functions takes longer than most operations
+  -- Top up what was used to what a replica remembers; figures with more changes are newer.
+  local function restore_usage(subject, entry) -- {changes, resets, {meter: amount}}
+    local m = load(subject)
+    if not m or entry[2] < m.resets then return end
+    if entry[2] > m.resets then
+      reset_usage(m)
+      m.resets, m.usage = entry[2], 0
+    end
+    if entry[1] <= m.usage then return end
+    for key, known in pairs(entry[3]) do
+      local meter = meter_named(m, key)
+      if meter then
+        local used = advance(m, meter)
+        if known > used then charge(m, meter, known - used) end
+      end
+    end
+    m.usage, m.changed = entry[1], true
+  end
+
+  -- What a server that has lost its last writes still has of a lease: it may have been promoted and renewed since.
+  local function update_lease(m, lease)
+    local kept = read_lease(lease.id)
+    if kept.state == 'queued' and lease.state == 'running' then
+      dequeue(m, lease.id, kept)
+      m.waiting = math.max(0, m.waiting - 1)
+      for _, name in ipairs(kept.pools or NOTHING) do
+        local pool = load_pool(name)
+        if pool then pool.waiting, pool.changed = math.max(0, pool.waiting - 1), true end
+      end
+      kept.state, kept.since = 'running', now
+      write_lease(lease.id, kept)
+      take_slots(m, kept)
+    end
+    if num(call('ZSCORE', EXPIRY, lease.id), 0) < alive + lease.ttl_s then list_lease(lease.id, lease.ttl_s) end
+  end
+
+  -- After data loss: re-create the leases and usage that a replica reports.
+  local function restore_leases(order, epoch)
+    for _, lease in ipairs(order.leases) do -- they are running, whether they still fit or not
+      -- the server of the caller's epoch has recorded which of those it granted have ended
+      local m = load_model(lease.model)
+      local is_news = m and (order.epoch ~= epoch or lease.here)
+      if is_news and live_state(lease.id) ~= 'gone' then update_lease(m, lease)
+      elseif is_news then
+        local kept, chain = read_lease(lease.id), chain_of(m) or NOTHING
+        local entry = {model = lease.model, state = lease.state, slots = lease.slots, owner = replica,
+                       fill = num(lease.fill, 1), since = now, priority = lease.priority, passed = 0, work = lease.work,
+                       tenant = lease.tenant ~= '' and lease.tenant or nil, pools = names_of(chain)}
+        if kept then
+          entry.charges = kept.charges -- it has ended by the server's clock, which is ahead of its holder's
+        else
+          local amounts = {[0] = lease.amounts[1], lease.amounts[2], lease.amounts[3]}
+          entry.charges = {}
+          if m.metered then charge_all(m, amounts, entry.charges) end
+          for _, pool in ipairs(chain) do
+            if pool.metered then charge_all(pool, amounts, entry.charges) end
+          end
         end
+        if entry.state == 'queued' then join_line(m, entry.tenant or '', entry.work) end
+        insert(m, lease.id, entry, lease.ttl_s, kept)
       end
-      if entry.state == 'queued' then join_line(m, entry.tenant or '', entry.work) end
-      insert(m, lease.id, entry, lease.ttl_s, kept)
     end
+    if not recovering then return end
+    for _, entry in ipairs(order.used) do restore_usage(entry[1], {entry[2], entry[3], entry[4]}) end
   end
-  if not recovering then return end
-  for _, entry in ipairs(order.used) do restore_usage(entry[1], {entry[2], entry[3], entry[4]}) end
-end
 
--- Re-create, after data loss, the stops that an operator or rule has set, unless they were lifted later.
-local function restore_settings(order)
-  for _, entry in ipairs(order.lifted) do
-    local key, m = cjson.encode({entry[1], entry[2]}), load_model(entry[1])
-    local before = num(call('HGET', prefix .. 'lifted', key), 0)
-    call('HSET', prefix .. 'lifted', key, exact(math.max(before, num(entry[3], 0))))
-    local standing = call('HGET', stops_key(entry[1]), entry[2])
-    if m and standing and num(cjson.decode(standing)[4], 0) <= num(entry[3], 0) then
-      call('HDEL', stops_key(entry[1]), entry[2])
-      stops_changed(m)
-    end
-  end
-  for _, entry in ipairs(order.stops) do -- {model, owner, name, reason, since, until}
-    local key, m = cjson.encode({entry[1], entry[2] .. ':' .. entry[3]}), load_model(entry[1])
-    local lifted = num(call('HGET', prefix .. 'lifted', key), -1)
-    local over = num(entry[6], -1) >= 0 and num(entry[6], -1) <= now
-    if m and lifted < num(entry[5], 0) and not over then
-      stop(m, entry[2], entry[3], entry[4], entry[5], entry[6], true)
-    end
-  end
-  for _, entry in ipairs(order.outside) do -- {model, added active, queued, changes, seen active, queued, ttl}
-    local m = load_model(entry[1])
-    if m then
-      local added_a, added_q = m.added_a, m.added_q
-      local own_a, own_q, changes = own_part(m.name)
-      if entry[4] > changes then -- else the server's figures are newer
-        set_own_part(m.name, entry[2], entry[3], entry[4])
-        added_a, added_q = added_a + entry[2] - own_a, added_q + entry[3] - own_q
+  -- Re-create, after data loss, the stops that an operator or rule has set, unless they were lifted later.
+  local function restore_settings(order)
+    for _, entry in ipairs(order.lifted) do
+      local key, m = cjson.encode({entry[1], entry[2]}), load_model(entry[1])
+      local before = num(call('HGET', prefix .. 'lifted', key), 0)
+      call('HSET', prefix .. 'lifted', key, exact(math.max(before, num(entry[3], 0))))
+      local standing = call('HGET', stops_key(entry[1]), entry[2])
+      if m and standing and num(cjson.decode(standing)[4], 0) <= num(entry[3], 0) then
+        call('HDEL', stops_key(entry[1]), entry[2])
+        stops_changed(m)
       end
-      set_outside(m, added_a, added_q, math.max(m.seen_a, entry[5]), math.max(m.seen_q, entry[6]))
-      if entry[7] >= 0 then schedule(TIMERS, now + entry[7], cjson.encode({'o', m.name})) end
     end
-  end
-end
-
--- What the replica has added so far, also before it was started anew: {model, active, queued, changes} of each.
-local function parts_of_caller()
-  local parts = {}
-  for _, model in ipairs(all_models()) do
-    local active, queued, changes = own_part(model)
-    if changes > 0 then parts[#parts + 1] = {model, int(active), int(queued), int(changes)} end
-  end
-  return parts
-end
-
--- A server that has forgotten the time may have begun another: no lease lives longer than any may.
-local function limit_leases(max_ttl)
-  for _, id in ipairs(call('ZRANGEBYSCORE', EXPIRY, '(' .. exact(alive + max_ttl), '+inf')) do
-    call('ZADD', EXPIRY, exact(alive + max_ttl), id)
-  end
-end
-
-local function join(order)
-  local known = call('HMGET', META, 'run_id', 'epoch', 'schema')
-  if known[3] and known[3] ~= order.schema then return {'schema', known[3]} end
-  -- A message that comes late, after others of the same replica, must not restore what it reported then.
-  local process, number = string.match(call('HGET', prefix .. 'processes', replica) or '', '^(%S+) (%d+)$')
-  if process and ((process == order.process and num(number, 0) >= order.number)
-                  or (process ~= order.process and order.number > 1)) then
-    return {'stale'}
-  end
-  if call('HLEN', prefix .. 'processes') > 4096 then call('DEL', prefix .. 'processes') end
-  call('HSET', prefix .. 'processes', replica, order.process .. ' ' .. int(order.number))
-  begun = true
-  local epoch = known[2]
-  if known[1] ~= order.run_id or not epoch then -- leases and usage may be missing until every replica has reported
-    epoch = order.token
-    recovering, recovering_until, longest_s = true, alive + order.max_ttl_s, order.max_ttl_s
-    version, models = math.max(version, order.version) + 1, call('ZCARD', MODELS)
-    call('HSET', META, 'schema', order.schema, 'run_id', order.run_id, 'epoch', epoch)
-    due, due_alive = now, alive
-    schedule(TIMERS, alive + order.max_ttl_s + lag, cjson.encode({'r'}))
-    call('DEL', JOINED, prefix .. 'lifted')
-    if not has_state then limit_leases(order.max_ttl_s) end
-    recount()
-  end
-  note_calendars(order.calendars)
-  expire_leases()
-  local is_new = false
-  for _, limits in ipairs(order.limits) do -- pools first
-    local is_model = limits[1] == 'm'
-    if not is_model or not call('ZSCORE', FORGOTTEN, limits[2]) then
-      if not load(limits[1] .. ':' .. limits[2]) then
-        configure(limits)
-        is_new = true
+    for _, entry in ipairs(order.stops) do -- {model, owner, name, reason, since, until}
+      local key, m = cjson.encode({entry[1], entry[2] .. ':' .. entry[3]}), load_model(entry[1])
+      local lifted = num(call('HGET', prefix .. 'lifted', key), -1)
+      local over = num(entry[6], -1) >= 0 and num(entry[6], -1) <= now
+      if m and lifted < num(entry[5], 0) and not over then
+        stop(m, entry[2], entry[3], entry[4], entry[5], entry[6], true)
       end
-      is_new = list(is_model and MODELS or POOLS, limits[2]) or is_new
+    end
+    for _, entry in ipairs(order.outside) do -- {model, added active, queued, changes, seen active, queued, ttl}
+      local m = load_model(entry[1])
+      if m then
+        local added_a, added_q = m.added_a, m.added_q
+        local own_a, own_q, changes = own_part(m.name)
+        if entry[4] > changes then -- else the server's figures are newer
+          set_own_part(m.name, entry[2], entry[3], entry[4])
+          added_a, added_q = added_a + entry[2] - own_a, added_q + entry[3] - own_q
+        end
+        set_outside(m, added_a, added_q, math.max(m.seen_a, entry[5]), math.max(m.seen_q, entry[6]))
+        if entry[7] >= 0 then schedule(TIMERS, now + entry[7], cjson.encode({'o', m.name})) end
+      end
     end
   end
-  if is_new then recount() end -- it may have leases from before, and counts that nothing has kept up
-  restore_leases(order, epoch)
-  if order.epoch ~= epoch and order.epoch ~= '' then restore_settings(order) end
-  if order.counted then call('SADD', JOINED, replica) end
-  if call('SCARD', JOINED) >= order.replicas then
-    recovering_until = 0
-    call('DEL', prefix .. 'lifted')
-    if recovering then
-      recovering = false
-      call('ZREM', TIMERS, cjson.encode({'r'}))
-      if needs_recount then recount() end
-      promote_all()
+
+  -- What the replica has added so far, also before it was started anew: {model, active, queued, changes} of each.
+  local function parts_of_caller()
+    local parts = {}
+    for _, model in ipairs(all_models()) do
+      local active, queued, changes = own_part(model)
+      if changes > 0 then parts[#parts + 1] = {model, int(active), int(queued), int(changes)} end
+    end
+    return parts
+  end
+
+  -- A server that has forgotten the time may have begun another: no lease lives longer than any may.
+  local function limit_leases(max_ttl)
+    for _, id in ipairs(call('ZRANGEBYSCORE', EXPIRY, '(' .. exact(alive + max_ttl), '+inf')) do
+      call('ZADD', EXPIRY, exact(alive + max_ttl), id)
     end
   end
-  call('ZREMRANGEBYSCORE', MEMBERS, '-inf', exact(now - math.max(absent_s, 3600)))
-  return {'joined', epoch, parts_of_caller()}
+
+  function join(order)
+    local known = call('HMGET', META, 'run_id', 'epoch', 'schema')
+    if known[3] and known[3] ~= order.schema then return {'schema', known[3]} end
+    -- A message that comes late, after others of the same replica, must not restore what it reported then.
+    local process, number = string.match(call('HGET', prefix .. 'processes', replica) or '', '^(%S+) (%d+)$')
+    if process and ((process == order.process and num(number, 0) >= order.number)
+                    or (process ~= order.process and order.number > 1)) then
+      return {'stale'}
+    end
+    if call('HLEN', prefix .. 'processes') > 4096 then call('DEL', prefix .. 'processes') end
+    call('HSET', prefix .. 'processes', replica, order.process .. ' ' .. int(order.number))
+    begun = true
+    local epoch = known[2]
+    if known[1] ~= order.run_id or not epoch then -- leases and usage may be missing until every replica has reported
+      epoch = order.token
+      recovering, recovering_until, longest_s = true, alive + order.max_ttl_s, order.max_ttl_s
+      version, models = math.max(version, order.version) + 1, call('ZCARD', MODELS)
+      call('HSET', META, 'schema', order.schema, 'run_id', order.run_id, 'epoch', epoch)
+      due, due_alive = now, alive
+      schedule(TIMERS, alive + order.max_ttl_s + lag, cjson.encode({'r'}))
+      call('DEL', JOINED, prefix .. 'lifted')
+      if not has_state then limit_leases(order.max_ttl_s) end
+      recount()
+    end
+    note_calendars(order.calendars)
+    expire_leases()
+    local is_new = false
+    for _, limits in ipairs(order.limits) do -- pools first
+      local is_model = limits[1] == 'm'
+      if not is_model or not call('ZSCORE', FORGOTTEN, limits[2]) then
+        if not load(limits[1] .. ':' .. limits[2]) then
+          configure(limits)
+          is_new = true
+        end
+        is_new = list(is_model and MODELS or POOLS, limits[2]) or is_new
+      end
+    end
+    if is_new then recount() end -- it may have leases from before, and counts that nothing has kept up
+    restore_leases(order, epoch)
+    if order.epoch ~= epoch and order.epoch ~= '' then restore_settings(order) end
+    if order.counted then call('SADD', JOINED, replica) end
+    if call('SCARD', JOINED) >= order.replicas then
+      recovering_until = 0
+      call('DEL', prefix .. 'lifted')
+      if recovering then
+        recovering = false
+        call('ZREM', TIMERS, cjson.encode({'r'}))
+        if needs_recount then recount() end
+        promote_all()
+      end
+    end
+    call('ZREMRANGEBYSCORE', MEMBERS, '-inf', exact(now - math.max(absent_s, 3600)))
+    return {'joined', epoch, parts_of_caller()}
+  end
 end
