@@ -26,7 +26,7 @@ METRICS = ("utilization", "p50_ms", "p95_ms", "p99_ms", "mean_ms", "failure_rate
 """Figures a rule can watch: mean utilization, latencies, and the share of failed requests of a window."""
 
 
-_BACKLOG = 1000
+_MAX_UNDELIVERED = 1000
 """Alerts that wait for a sink that does not return; then the oldest is lost for the newest."""
 
 _LOG = logging.getLogger("solver.load")
@@ -207,7 +207,7 @@ class _PatientSink:
         self._sink, self._patience_s = sink, patience_s
         self._is_late = False
         self._outbox: Outbox[_Delivery] = Outbox(
-            self._deliver, backlog=_BACKLOG, lose=self._lose, name="solver-alert-sink"
+            self._deliver, backlog=_MAX_UNDELIVERED, lose=self._lose, name="solver-alert-sink"
         )
 
     def __call__(self, alert: Alert) -> None:
