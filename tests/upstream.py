@@ -14,9 +14,11 @@ import random
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
+
+USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
 
 
 @dataclass
@@ -33,6 +35,7 @@ class Behaviour:
     chunks: int = 5
     chunk_s: float = 0.0
     cut_after: int | None = None  # chunks, then the connection is closed
+    usage: dict[str, Any] | None = field(default_factory=lambda: dict(USAGE))  # None: the answer states none
 
 
 class Upstream:
@@ -114,7 +117,7 @@ class Upstream:
             if body.get("stream"):
                 self.stream(handler, model, behaviour)
             else:
-                self.send(handler, 200, answer_of(model))
+                self.send(handler, 200, answer_of(handler.path, model, behaviour.usage))
             with self.lock:
                 self.served[model] += 1
         except OSError:
@@ -159,17 +162,35 @@ class Upstream:
         handler.wfile.write(b"data: [DONE]\n\n")
 
 
-def answer_of(model: str) -> dict[str, Any]:
-    return {
-        "id": "c",
-        "object": "chat.completion",
-        "created": 1,
-        "model": model,
-        "choices": [
-            {"index": 0, "message": {"role": "assistant", "content": "hello"}, "finish_reason": "stop"}
-        ],
-        "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10},
-    }
+def answer_of(path: str, model: str, usage: dict[str, Any] | None) -> dict[str, Any]:
+    answer: dict[str, Any]
+    if path.endswith("/embeddings"):
+        answer = {"object": "list", "data": [{"object": "embedding", "index": 0, "embedding": [0.5]}]}
+    elif path.endswith("/responses"):
+        text = {"type": "output_text", "text": "hello", "annotations": []}
+        message = {
+            "id": "m",
+            "type": "message",
+            "role": "assistant",
+            "status": "completed",
+            "content": [text],
+        }
+        answer = {
+            "id": "r",
+            "object": "response",
+            "created_at": 1,
+            "status": "completed",
+            "output": [message],
+        }
+        answer |= {"parallel_tool_calls": True, "tool_choice": "auto", "tools": [], "error": None}
+        if usage is not None:
+            counted = {"input_tokens": usage["prompt_tokens"], "output_tokens": usage["completion_tokens"]}
+            usage = {**counted, "total_tokens": usage["total_tokens"]}
+    else:
+        message = {"role": "assistant", "content": "hello"}
+        answer = {"id": "c", "object": "chat.completion", "created": 1}
+        answer["choices"] = [{"index": 0, "message": message, "finish_reason": "stop"}]
+    return answer | {"model": model} | ({} if usage is None else {"usage": usage})
 
 
 def main() -> None:

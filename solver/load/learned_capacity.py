@@ -66,7 +66,7 @@ class LearnedFleet:
         self._store = store
         self._clock = clock
         self._lock = threading.RLock()
-        self._learned: dict[str, LearnedCapacity] = {}
+        self.capacities: dict[str, LearnedCapacity] = {}
         self._flights: dict[str, tuple[weakref.ref[Lease], str, Flight]] = {}
         self._queued: weakref.WeakValueDictionary[str, Lease] = weakref.WeakValueDictionary()
         self._listening = False
@@ -77,15 +77,11 @@ class LearnedFleet:
         self._exchanges = 0
         self._pid = os.getpid()
 
-    def __bool__(self) -> bool:
-        """Return whether any capacity is learned."""
-        return bool(self._learned)
-
     def configure(self, model: str, capacity: Capacity) -> int:
         """Take note of a capacity and return the limit to enforce; what was learned before stays learned."""
         with self._lock:
             if not capacity.learn:
-                self._learned.pop(model, None)
+                self.capacities.pop(model, None)
                 return capacity.max_concurrent
             parameters = LearnParameters(
                 low=capacity.low,
@@ -95,27 +91,27 @@ class LearnedFleet:
                 if capacity.slo_ms_per_token is None
                 else capacity.slo_ms_per_token / 1e3,
             )
-            known = self._learned.get(model)
+            known = self.capacities.get(model)
             if known is None or known.parameters != parameters:
                 learned = LearnedCapacity(parameters)
                 if known is not None:
                     learned.restore(known.export())
-                self._learned[model] = learned
+                self.capacities[model] = learned
             if not self._listening:
                 self._listening = True
                 self._store.listen(self._promoted)
             self._share_due_s = -math.inf
         self.share()  # others may have learned it already
-        return self._learned[model].limit
+        return self.capacities[model].limit
 
     def forget(self, model: str) -> None:
         """Stop learning about a model."""
         with self._lock:
-            self._learned.pop(model, None)
+            self.capacities.pop(model, None)
 
     def refusal(self, model: str, demand: Demand) -> Refusal | None:
         """Return why the tokens in flight leave no room for a request, None where they do."""
-        learned = self._learned.get(model)
+        learned = self.capacities.get(model)
         if learned is None:
             return None
         self.share()
@@ -131,7 +127,7 @@ class LearnedFleet:
 
     def refused(self, refusal: Refusal) -> None:
         """Note that the store kept a request back."""
-        learned = self._learned.get(refusal.model)
+        learned = self.capacities.get(refusal.model)
         if learned is not None and refusal.reason in (RefusalReason.CONCURRENCY, RefusalReason.QUEUE):
             with self._lock:
                 learned.held_back(self._clock.now())
@@ -139,30 +135,30 @@ class LearnedFleet:
 
     def granted(self, lease: Lease) -> None:
         """Note a lease: its request is sent now, or when it leaves the queue."""
-        if lease.model in self._learned:
+        if lease.model in self.capacities:
             with self._lock:
                 if lease.granted is LeaseState.QUEUED:
                     self._queued[lease.lease_id] = lease
-                    self._learned[lease.model].held_back(self._clock.now())
+                    self.capacities[lease.model].held_back(self._clock.now())
                 else:
                     self._send(lease)
 
     def _promoted(self, lease_id: str) -> None:
         with self._lock:
             lease = self._queued.pop(lease_id, None)
-            if lease is not None and lease.model in self._learned:
+            if lease is not None and lease.model in self.capacities:
                 self._send(lease)
 
     def _send(self, lease: Lease) -> None:
-        flight = self._learned[lease.model].sent(self._clock.now(), lease.demand.prompt_tokens)
+        flight = self.capacities[lease.model].sent(self._clock.now(), lease.demand.prompt_tokens)
         self._flights[lease.lease_id] = (weakref.ref(lease), lease.model, flight)
 
     def first_token(self, lease: Lease) -> None:
         """Note the first token of an answer."""
         with self._lock:
             entry = self._flights.get(lease.lease_id)
-            if entry is not None and entry[1] in self._learned:
-                self._learned[entry[1]].first_token(self._clock.now(), entry[2])
+            if entry is not None and entry[1] in self.capacities:
+                self.capacities[entry[1]].first_token(self._clock.now(), entry[2])
 
     def ended(self, lease_id: str, output_tokens: int) -> None:
         """Note the end of a lease, with its output tokens, 0 where the request failed."""
@@ -178,10 +174,10 @@ class LearnedFleet:
     def _end(self, lease_id: str, note: Callable[[LearnedCapacity, float, Flight], object]) -> None:
         with self._lock:
             entry = self._flights.pop(lease_id, None)
-            if entry is None or entry[1] not in self._learned:
+            if entry is None or entry[1] not in self.capacities:
                 return
             model = entry[1]
-            learned = self._learned[model]
+            learned = self.capacities[model]
             note(learned, self._clock.now(), entry[2])
         self._sweep()
         self._enforce(model, learned)
@@ -212,7 +208,7 @@ class LearnedFleet:
             self._share_due_s = now + _SHARE_EVERY_S
             if self._pid != os.getpid():
                 self._begin_process()
-            text = json.dumps({model: _told(learned, now) for model, learned in self._learned.items()})
+            text = json.dumps({model: _told(learned, now) for model, learned in self.capacities.items()})
         try:
             told = self._store.exchange("learned", text, _PEER_TIMEOUT_S)
             self._exchanges += 1
@@ -220,7 +216,7 @@ class LearnedFleet:
             if own is None:
                 return  # an outage, or a copy of what was told before
             entries = {name: (json.loads(text), age_s) for name, (text, age_s) in told.items()}
-            for model, learned in list(self._learned.items()):
+            for model, learned in list(self.capacities.items()):
                 with self._lock:
                     self._hear(
                         model,
@@ -237,7 +233,7 @@ class LearnedFleet:
 
     def _hear(self, model: str, others: dict[str, tuple[dict[str, Any], float]]) -> None:
         """Learn from what all have seen, or follow the process that does."""
-        learned, now = self._learned[model], self._clock.now()
+        learned, now = self.capacities[model], self._clock.now()
         totals = self._totals.setdefault(model, SharedTotals()).add(
             {name: (entry["sums"], age_s) for name, (entry, age_s) in others.items()}
         )
@@ -267,11 +263,11 @@ class LearnedFleet:
         self._flights.clear()
         self._queued.clear()
         self._totals.clear()
-        for model, learned in self._learned.items():
+        for model, learned in self.capacities.items():
             fresh = LearnedCapacity(learned.parameters)
             fresh.restore(learned.export())
             fresh.enforced = learned.enforced
-            self._learned[model] = fresh
+            self.capacities[model] = fresh
 
     def _sweep(self) -> None:
         """Count requests as failed whose lease objects are gone, or whose leases are over; at most once a second."""
@@ -293,26 +289,26 @@ class LearnedFleet:
         for lease_id in dropped:
             with self._lock:
                 entry = self._flights.pop(lease_id, None)
-                if entry is not None and entry[1] in self._learned:
-                    self._learned[entry[1]].ended(now, entry[2], 0)
+                if entry is not None and entry[1] in self.capacities:
+                    self.capacities[entry[1]].ended(now, entry[2], 0)
 
     def state(self, model: str) -> LearnedState | None:
         """Return what is learned about a model, None where nothing is to be learned."""
         with self._lock:
-            learned = self._learned.get(model)
+            learned = self.capacities.get(model)
             return None if learned is None else learned.state()
 
     def export(self) -> dict[str, Any]:
         """Return what has been learned about every model, to be kept over restarts."""
         with self._lock:
-            return {model: learned.export() for model, learned in self._learned.items()}
+            return {model: learned.export() for model, learned in self.capacities.items()}
 
     def restore(self, states: dict[str, Any]) -> None:
         """Begin from what was exported; models that are not learned here are left out."""
         with self._lock:
             for model, state in states.items():
-                if model in self._learned:
-                    self._learned[model].restore(state)
+                if model in self.capacities:
+                    self.capacities[model].restore(state)
 
 
 def _told(learned: LearnedCapacity, now: float) -> dict[str, Any]:

@@ -39,8 +39,6 @@ class Decision:
         Id of the model; None when refused.
     lease : Lease or None
         The capacity held; it expires by itself unless renewed.
-    score : float
-        Of the pair; 0 when refused.
     reason : str
         In words.
     refusal : RouteRefusal or None
@@ -59,7 +57,6 @@ class Decision:
         "model",
         "reason",
         "refusal",
-        "score",
     )
 
     def __init__(
@@ -77,11 +74,12 @@ class Decision:
         self.agent_id, self.lease, self.reason, self.refusal = agent_id, lease, reason, refusal
         self._router, self._candidates, self._column, self._net = router, candidates, column, net
         self._released = False
-        self.model: str | None
-        if lease is None:
-            self.model, self.score = None, 0.0
-        else:
-            self.model, self.score = lease.model, candidates.row.scores.item(column)
+        self.model = None if lease is None else lease.model
+
+    @property
+    def score(self) -> float:
+        """Score of the pair; 0 when refused."""
+        return 0.0 if self.lease is None else self._candidates.row.scores.item(self._column)
 
     @property
     def price(self) -> float:

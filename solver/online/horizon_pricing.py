@@ -60,10 +60,11 @@ class HorizonPricing:
         self._prices = HorizonPrices(np.zeros(len(slots)), 0.0, -np.inf)
         self._slot = np.where(self.left >= 1.0, 0.0, np.inf)
 
-    def arrived(self, now_s: float) -> None:
-        """Count an arrival."""
+    def arrived(self, now_s: float) -> bool:
+        """Count an arrival and return whether prices should be computed again."""
         self._count += 1
         self.arrivals_left -= 1
+        return self._count >= self._next
 
     def due(self, now_s: float) -> bool:
         """Return whether prices should be computed again."""

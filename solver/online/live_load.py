@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from solver.load.store.base import StoreView
     from solver.load.tracker import LoadTracker
 
+_FRESH_READING_S = 0.1
+"""Seconds for which a reading of a remote store is believed when it says that every model is full."""
+
 
 class LiveLoad:
     """Occupancy and limits of the router's models, in its order.
@@ -56,6 +59,7 @@ class LiveLoad:
         store = tracker.store
         self._counts = store.counts if isinstance(store, MemoryStore) else None
         self._settings: object = None
+        self._read_s = tracker.clock.now()
         self._view = store.view()
         self._taken = self._view.active
         self._plain = False
@@ -85,6 +89,7 @@ class LiveLoad:
         """Use a state that was fetched. What was noted meanwhile stays noted."""
         view, noted = fetched
         self._since -= noted
+        self._read_s = self._tracker.clock.now()
         self._read(view)
 
     def note(self, column: int, delta: int) -> None:
@@ -116,12 +121,17 @@ class LiveLoad:
     def _mine(self, array: NDArray[Any]) -> NDArray[Any]:
         return array if self._where is None else array[self._where]
 
-    def may_have_opened(self, scores: NDArray[np.float64]) -> bool:
-        """Return whether a remote store was last read when no eligible model took new work.
+    def may_have_opened(self, scores: NDArray[np.float64], net: NDArray[np.float64]) -> bool:
+        """Return whether the store is to be asked, although no eligible model had room when it was last read.
 
-        So it is while the store recovers: asking it costs a round trip, and says why and for how long.
+        So it is where it took no new work at all, as while it recovers: asking it costs a round trip, and says why and
+        for how long. And where the reading is old: what other processes gave back meanwhile is not in it.
         """
-        return self.remote and not self.limit[scores > -np.inf].any()
+        eligible = scores > -np.inf
+        if not self.limit[eligible].any():
+            return True
+        old = self._tracker.clock.now() - self._read_s > _FRESH_READING_S
+        return old and not (net[eligible] > -np.inf).any()
 
     def taken(self) -> NDArray[np.int64]:
         """Return the slots and queue places taken, (m,) int64; not to be written to."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from solver.online.live_load import LiveLoad
     from solver.online.pricing_protocol import Pricing
     from solver.online.window import AgentRow
+
+_FULL = RouteRefusalReason.FULL  # looked up once: every decision begins with it
 
 _RESERVATION_ATTEMPTS = 3
 """Models tried: the best one and, where a reservation is lost to another client, two more."""
@@ -74,7 +77,7 @@ class ModelsToTry:
         level: NDArray[np.float64] | None = None,
     ) -> None:
         net = pricing.net(row, pricing.level(load) if level is None else level)
-        if load.remote and load.may_have_opened(row.scores):
+        if load.remote and load.may_have_opened(row.scores, net):
             net = row.scores.copy()  # what the store says is worth more than an old reading
         if load.metered:
             load.forbid_metered(net, row.tokens, row.cost_usd)
@@ -82,23 +85,23 @@ class ModelsToTry:
         if left_usd is not None and row.cost_usd is not None:
             exceeds_budget = row.cost_usd > left_usd
             over_budget = bool((exceeds_budget & np.isfinite(net)).any())
-            net[exceeds_budget] = -np.inf
+            net[exceeds_budget] = -inf
         self.kept = net.copy() if keep else None
         self.row, self._pricing, self._net = row, pricing, net
         self._placed = -1
         self.tentative = False
         self._tries = _RESERVATION_ATTEMPTS
-        self.refusal = RouteRefusalReason.FULL
+        self.refusal = _FULL
         self._refusal_value = pricing.refusal_value(row)
         self._column = column = int(net.argmax())
         self._best = net.item(column)
-        if self._best == -np.inf:
+        if self._best == -inf:
             self._tries = 0
             self.refusal = _why_none(row, pricing, over_budget=over_budget)
 
     def begin_with(self, column: int) -> bool:
         """Put a jointly placed model first, -1 for none; False where it is full by now."""
-        if column < 0 or self._net.item(column) == -np.inf:
+        if column < 0 or self._net.item(column) == -inf:
             return False
         self._placed = column
         return True
@@ -114,7 +117,7 @@ class ModelsToTry:
         if column >= 0:
             self._placed = -1
             net = self._net.item(column)
-            self._net[column] = -np.inf
+            self._net[column] = -inf
             self._column = -1
             return column, net
         if not self._tries:
@@ -123,7 +126,7 @@ class ModelsToTry:
         if column < 0:
             column = int(self._net.argmax())
             best = self._net.item(column)
-        if best == -np.inf:
+        if best == -inf:
             return None
         if not self._pricing.worth_it(self.row, column, best):
             if self._tries == _RESERVATION_ATTEMPTS:
@@ -131,7 +134,7 @@ class ModelsToTry:
             self._tries = 0
             return None
         self._tries -= 1
-        self._net[column] = -np.inf
+        self._net[column] = -inf
         self._column = -1
         return column, best
 
@@ -139,7 +142,7 @@ class ModelsToTry:
         """Return the best model that was not tried, -1 for none, and its net value or that of refusing."""
         column = int(self._net.argmax())
         second = self._net.item(column)
-        if second == -np.inf:
+        if second == -inf:
             return -1, self._refusal_value
         return column, max(second, self._refusal_value)
 
@@ -151,4 +154,4 @@ def _why_none(row: AgentRow, pricing: Pricing[Any], *, over_budget: bool) -> Rou
         return RouteRefusalReason.BUDGET
     if pricing.out_of_slots(row):
         return RouteRefusalReason.SLOTS_USED_UP
-    return RouteRefusalReason.FULL
+    return _FULL

@@ -44,7 +44,9 @@ class PriceTable:
         highest = np.maximum(np.where(np.isfinite(at_open), at_open, -np.inf).max(axis=1), 0.0)
         at_open = np.where(np.isfinite(at_open), at_open, highest[:, None])
         closed = np.arange(at_open.shape[1]) >= of_pool[:, None]
-        self._last = at_open.shape[1] - 1
+        self._last = np.full(
+            count, at_open.shape[1] - 1
+        )  # an array: a number would be converted at each look-up
         self._start = np.arange(count) * at_open.shape[1]
         self._flat = np.where(closed, np.inf, at_open).ravel()
         self._others = prices.alternatives
@@ -68,7 +70,7 @@ class PriceTable:
             at = np.minimum(taken, self._last)
             at += self._start
             if self._others is None:
-                alone: NDArray[np.float64] = self._flat.take(at)
+                alone: NDArray[np.float64] = self._flat[at]
                 return alone
         return self._price(at, at, taken)
 

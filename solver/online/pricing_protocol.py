@@ -32,8 +32,8 @@ class Pricing(Protocol[_Prices]):
 
     uses_up: bool
 
-    def arrived(self, now_s: float) -> None:
-        """Count an arrival."""
+    def arrived(self, now_s: float) -> bool:
+        """Count an arrival and return whether prices should be computed again."""
         ...
 
     def due(self, now_s: float) -> bool:

@@ -12,20 +12,20 @@ _log = logging.getLogger(__name__)
 
 
 class _Refreshed(Protocol):
-    def refresh(self) -> None: ...
+    def refresh_if_due(self) -> object: ...
 
     def note_failure(self, error: BaseException) -> None: ...
 
 
 class Refresher:
-    """Runs ``refresh`` when woken, never twice at once, within its share of one processor.
+    """Runs ``refresh_if_due`` when woken, never twice at once, within its share of one processor.
 
     The thread is a daemon, starts at the first wake-up, and ends by itself when its router is gone. In a
     process made by a fork it starts again.
 
     Parameters
     ----------
-    router : object with ``refresh`` and ``note_failure``
+    router : object with ``refresh_if_due`` and ``note_failure``
         Held weakly.
     largest_share : float
         Share of one processor, in (0, 1].
@@ -67,7 +67,7 @@ class Refresher:
                 return
             started = self._time_s()
             try:
-                router.refresh()
+                router.refresh_if_due()
             except Exception as error:  # noqa: BLE001 - logged and counted; routing must go on
                 _log.exception("prices could not be computed; the last ones stay in use")
                 router.note_failure(error)

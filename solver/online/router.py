@@ -230,7 +230,8 @@ class OptimalRouter:
         Raises
         ------
         SpecError
-            If neither or both of agent and scores are given, or a value is out of range.
+            If neither or both of agent and scores are given, a value is out of range, or the agent names a task type
+            or a capability that is unknown.
         """
         rows = self._rows
         if agent is None and scores is not None:
@@ -241,7 +242,8 @@ class OptimalRouter:
 
     def route_row(self, row: AgentRow, agent: Agent | None, ttl_s: float) -> Decision:
         """Do :meth:`route` for a row that the caller has made, as plug-ins do. Its arrays are kept, not copied."""
-        self.refresh_if_due()
+        if self._background is None:
+            self.refresh_if_due()
         with self._lock:
             self._note_arrival(row)
             candidates = self._reservations.look(row)
@@ -269,7 +271,8 @@ class OptimalRouter:
 
     async def route_row_async(self, row: AgentRow, agent: Agent | None, ttl_s: float) -> Decision:
         """Do :meth:`route_async` for a row that the caller has made. Its arrays are kept, not copied."""
-        self.refresh_if_due()
+        if self._background is None:
+            self.refresh_if_due()
         column = await self._gathering.column(row)
         candidates = self._reservations.look_again(row)
         candidates.begin_with(column)
@@ -313,7 +316,8 @@ class OptimalRouter:
         """
         rows = self._rows.of_many(agents, scores, service_s, cost_usd)
         who: Sequence[Agent | None] = [None] * len(rows) if agents is None else agents
-        self.refresh_if_due()
+        if self._background is None:
+            self.refresh_if_due()
         ttl = self._ttl_s if ttl_s is None else ttl_s
         decisions: list[Decision | None] = [None] * len(rows)
         reservations = self._reservations
@@ -330,26 +334,25 @@ class OptimalRouter:
         return [decision for decision in decisions if decision is not None]
 
     def _note_arrival(self, row: AgentRow) -> None:
-        now = self._clock.now()
         self._arrivals += 1
-        self._pricing.arrived(now)
         self._arrived.append(row)
-        if self._background is not None and self._pricing.due(now):
+        due = self._pricing.arrived(self._clock.now())
+        if due and self._background is not None:
             self._background.wake()
 
     # -- refreshing
 
     def refresh_if_due(self) -> bool:
-        """Compute prices where a decision would have to do it first: without a thread, when it is time.
+        """Compute prices now if it is time: what the background thread does, and a decision where there is none.
 
-        A program that decides in a loop may call this between decisions, as the background thread does its work.
+        A program without a background thread that decides in a loop may call this between decisions.
 
         Returns
         -------
         bool
             Whether prices were computed.
         """
-        if self._background is not None or not self._pricing.due(self._clock.now()):
+        if not self._pricing.due(self._clock.now()):
             return False
         self.refresh()
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -50,7 +51,8 @@ class RowMaker:
         task_types: Mapping[str, tuple[str, ...]] | None = None,
     ) -> None:
         self.pool = ModelPool(models, objective=objective, task_types=task_types, measured_latency=True)
-        self._ones = np.ones(len(self.pool))
+        self._m = len(self.pool)
+        self._ones = np.ones(self._m)
         self._predictor = predictor
         self._tenants = {tenant: t for t, tenant in enumerate(tenants)}
         penalty = objective.unassigned_penalty
@@ -71,7 +73,7 @@ class RowMaker:
 
     def tenant(self, name: str | None) -> int:
         """Return the position of a tenant with a share, -1 for others."""
-        return -1 if name is None or not self._tenants else self._tenants.get(name, -1)
+        return -1 if name is None else self._tenants.get(name, -1)
 
     def of_agent(self, agent: Agent) -> AgentRow:
         """Return the row of an agent, scored by the objective with the predicted latency."""
@@ -94,6 +96,14 @@ class RowMaker:
             Forecast(agent.input_tokens, agent.output_tokens, self._latency_weight * agent.priority),
         )
 
+    def _named(self, agent: Agent, path: str) -> AgentRow:
+        """Do :meth:`of_agent`; an error names the agent by this path."""
+        try:
+            return self.of_agent(agent)
+        except SpecError as error:
+            found = (each.at(each.path.replace("agents[0]", path, 1)) for each in error.violations)
+            raise SpecError(*found) from None
+
     def of_arrays(
         self,
         scores: ArrayLike,
@@ -105,14 +115,14 @@ class RowMaker:
     ) -> AgentRow:
         """Return the row of arrays in the order of the models, checked and copied."""
         row = np.array(scores, np.float64)
-        m = len(self.pool)
+        m = self._m
         if row.shape != (m,):
             _raise_shape("scores", f"({m},)", row)
-        if not row.dot(self._ones) < np.inf:  # a sum, which NaN and inf survive; NaN compares false
+        if not row.dot(self._ones) < inf:  # a sum, which NaN and inf survive; NaN compares false
             _check_scores(row)
-        if not 0 <= tokens < np.inf:
+        if not 0 <= tokens < inf:
             raise SpecError(Violation("tokens", "expected a finite number >= 0", tokens))
-        if not 0 < priority < np.inf:
+        if not 0 < priority < inf:
             raise SpecError(Violation("priority", "expected a finite number > 0", priority))
         if priority != 1.0:
             row *= priority
@@ -122,7 +132,7 @@ class RowMaker:
             None if service_s is None else _amounts("service_s", service_s, m),
             None if cost_usd is None else _amounts("cost_usd", cost_usd, m),
             float(tokens),
-            self.tenant(tenant),
+            -1 if tenant is None else self.tenant(tenant),
             priority,
             tenant,
         )
@@ -142,7 +152,7 @@ class RowMaker:
             shown = "neither" if agent is None else "both"
             raise SpecError(Violation("agent", "expected either an agent or scores", shown=shown))
         if agent is not None:
-            return self.of_agent(agent)
+            return self._named(agent, "agent")
         assert scores is not None
         return self.of_arrays(scores, cost_usd, service_s, tokens, tenant, priority)
 
@@ -158,7 +168,7 @@ class RowMaker:
             shown = "neither" if agents is None else "both"
             raise SpecError(Violation("agents", "expected either agents or scores", shown=shown))
         if agents is not None:
-            return [self.of_agent(agent) for agent in agents]
+            return [self._named(agent, f"agents[{i}]") for i, agent in enumerate(agents)]
         given = np.asarray(scores, np.float64)
         if given.ndim != 2:
             _raise_shape("scores", f"(n, {len(self.pool)})", given)
@@ -175,7 +185,7 @@ class RowMaker:
 
 
 def _check_scores(row: NDArray[np.float64]) -> None:
-    wrong = ~(row < np.inf)
+    wrong = ~(row < inf)
     if wrong.any():
         j = int(np.argmax(wrong))
         raise SpecError(Violation(f"scores[{j}]", "expected a finite number or -inf", row[j]))
@@ -189,7 +199,7 @@ def _amounts(name: str, values: ArrayLike, m: int) -> NDArray[np.float64]:
     array = np.array(values, np.float64)
     if array.shape != (m,):
         _raise_shape(name, f"({m},)", array)
-    if not (np.minimum.reduce(array) >= 0 and np.maximum.reduce(array) < np.inf):
-        j = int(np.argmax(~((array >= 0) & (array < np.inf))))
+    if not (np.minimum.reduce(array) >= 0 and np.maximum.reduce(array) < inf):
+        j = int(np.argmax(~((array >= 0) & (array < inf))))
         raise SpecError(Violation(f"{name}[{j}]", "expected a finite number >= 0", array[j]))
     return array

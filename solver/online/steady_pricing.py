@@ -77,10 +77,11 @@ class SteadyPricing:
         self._service = self._service_asked = typical_service_s()
         self._rated = False
 
-    def arrived(self, now_s: float) -> None:
-        """Count an arrival."""
+    def arrived(self, now_s: float) -> bool:
+        """Count an arrival and return whether prices should be computed again."""
         self._count += 1
         self._rate.arrived(now_s)
+        return self._count >= self._next or now_s >= self._next_s or self._table is None
 
     def due(self, now_s: float) -> bool:
         """Return whether enough has come, enough time has passed, or capacity has changed."""

@@ -13,7 +13,7 @@ from solver.problem.agents import PROFILE_FIELDS, AgentTable, Profile
 from solver.problem.capability import capability_means, eligible_pairs, required_capabilities
 from solver.problem.objective import Objective
 from solver.problem.request_cost import TokenPrices
-from solver.problem.rules import NO_MINIMUM, objective_rules
+from solver.problem.rules import NO_MINIMUM, KnownNames, objective_rules
 from solver.problem.score_formulas import ScoreTerms, adaptive_score, capability_score, load_factor
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class FleetScorer:
     Raises
     ------
     SpecError
-        If a model does not state a fact that the objective weighs.
+        If a model does not state a fact that the objective weighs, or a task type requires an unknown capability.
 
     Examples
     --------
@@ -135,10 +135,11 @@ class FleetScorer:
         weighed = self.objective
         if measured_latency:
             weighed = weighed.model_copy(update={"latency_weight": 0.0})
-        if lines := list(objective_rules(self.models, weighed)):
+        self._task_types = {name: tuple(needed) for name, needed in (task_types or {}).items()}
+        self.names = KnownNames(self.models, self._task_types)
+        if lines := [*self.names.unknown_requirements(), *objective_rules(self.models, weighed)]:
             raise SpecError(*lines)
         self.sign = -1.0 if self.objective.sense == "minimize" else 1.0
-        self._task_types = {name: tuple(needed) for name, needed in (task_types or {}).items()}
         self._stated_context = np.array([model.context_tokens or 0 for model in self.models], np.float64)
         self._context = np.array(
             [np.inf if model.context_tokens is None else model.context_tokens for model in self.models],
@@ -179,7 +180,8 @@ class FleetScorer:
         Raises
         ------
         SpecError
-            If a utilization is outside [0, 1], or the objective needs given scores and there are none.
+            If a utilization is outside [0, 1], the objective needs given scores and there are none, or an agent names
+            a task type or a capability that is unknown. Models and regions may be: those of a live fleet come and go.
         """
         factor = self.load_factor(utilization)
         if isinstance(agents, AgentTable):
@@ -360,15 +362,19 @@ class FleetScorer:
     def _match_agents(self, agents: Sequence[Agent]) -> ProfileMatch:
         if len(agents) == 1:
             kind = _class_of(agents[0])
-            return self._classes.get(kind) or self._match_class(kind)
+            return self._classes.get(kind) or self._match_class(kind, agents)
         places: dict[tuple[Any, ...], int] = {}
         codes = [places.setdefault(_class_of(agent), len(places)) for agent in agents]
-        matches = [self._classes.get(kind) or self._match_class(kind) for kind in places]
+        matches = [self._classes.get(kind) or self._match_class(kind, agents) for kind in places]
         stacked = (np.concatenate(parts) for parts in zip(*(one.arrays() for one in matches), strict=True))
         return ProfileMatch(*(array[codes] for array in stacked))
 
-    def _match_class(self, kind: tuple[Any, ...]) -> ProfileMatch:
+    def _match_class(self, kind: tuple[Any, ...], agents: Sequence[Agent]) -> ProfileMatch:
+        """Return how models meet the requirements of a class; an error names the first of the agents in it."""
         profiles = [Profile(*kind[1:])]
+        if unknown := self.names.unknown_abilities(profiles[0]):
+            row = [_class_of(agent) for agent in agents].index(kind)
+            raise SpecError(*(found.within(f"agents[{row}]") for found in unknown))
         match = self.match(
             self.match_profiles(profiles), np.zeros(1, np.int32), np.array([kind[0]], np.int64), profiles
         )

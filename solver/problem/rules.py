@@ -85,48 +85,76 @@ def _profile_rules(
     agents: AgentTable, models: Sequence[Model], own_task_types: Mapping[str, tuple[str, ...]]
 ) -> Iterator[Violation]:
     """Check the names that profiles use; each is reported at the first agent of its profile."""
-    known = {
-        "allowed_models": [model.id for model in models],
-        "forbidden_models": [model.id for model in models],
-        "allowed_regions": [model.region for model in models if model.region],
-        "allowed_providers": [model.provider for model in models if model.provider],
-    }
-    task_types = [*TASK_TYPES, *own_task_types]
-    capabilities = dict.fromkeys([*CAPABILITIES, *(name for model in models for name in model.capabilities)])
-    for name, needed in own_task_types.items():
-        yield from _unknown(f"task_types.{name}", needed, capabilities)
+    names = KnownNames(models, own_task_types)
+    yield from names.unknown_requirements()
     for code, profile in enumerate(agents.profiles):
-        lines: list[Violation] = []
-        if profile.task_type is not None and profile.task_type not in task_types:
-            lines.append(
-                unknown_name("task_type", "expected a known task type", profile.task_type, task_types)
-            )
-        for field in ("required_capabilities", "preferred_capabilities"):
-            lines.extend(_unknown(field, getattr(profile, field) or (), capabilities))
-        lines.extend(_names(profile, known))
-        if lines:
+        if lines := names.unknown_in(profile):
             row = int(np.flatnonzero(agents.profile == code)[0])
             yield from (found.within(f"agents[{row}]") for found in lines)
 
 
-def _unknown(path: str, names: Iterable[str], known: Iterable[str]) -> Iterator[Violation]:
-    known = list(known)
-    for name in names:
-        if name not in known:
-            yield unknown_name(path, "expected a capability that is known or that a model has", name, known)
+class KnownNames:
+    """The names that an agent may use: a misspelt one must not decide silently.
 
+    Parameters
+    ----------
+    models : sequence of Model
+        Whose ids, regions, providers and capabilities are known.
+    own_task_types : mapping of str to sequence of str
+        Required capabilities of the user's own task types, besides those known.
+    """
 
-def _names(profile: Profile, known: dict[str, list[str]]) -> Iterator[Violation]:
-    """Check hard requirements by name: a misspelt model must not make an agent silently ineligible."""
-    for field in ("allowed_models", "forbidden_models"):
-        for name in getattr(profile, field) or ():
-            if name not in known[field]:
-                yield unknown_name(field, "expected the id of a model", name, known[field])
-    for field in ("allowed_regions", "allowed_providers"):
-        for name in getattr(profile, field) or ():
-            hint = did_you_mean(name, known[field])
-            if name not in known[field] and hint:  # no model in a region is a fact; a near miss is a typo
-                yield Violation(field, f"no model has {name!r}", kind=ViolationKind.UNKNOWN, hint=hint)
+    def __init__(self, models: Sequence[Model], own_task_types: Mapping[str, Sequence[str]]) -> None:
+        ids = [model.id for model in models]
+        self._named = {"allowed_models": ids, "forbidden_models": ids}
+        self._present = {
+            "allowed_regions": [model.region for model in models if model.region],
+            "allowed_providers": [model.provider for model in models if model.provider],
+        }
+        self.task_types = dict.fromkeys([*TASK_TYPES, *own_task_types])
+        self._own_task_types = own_task_types
+        self._capabilities = dict.fromkeys(
+            [*CAPABILITIES, *(name for model in models for name in model.capabilities)]
+        )
+
+    def unknown_requirements(self) -> list[Violation]:
+        """Return a line for each capability that the user's task types require and nothing knows."""
+        return [
+            found
+            for name, needed in self._own_task_types.items()
+            for found in self._unknown_capabilities(f"task_types.{name}", needed)
+        ]
+
+    def unknown_in(self, profile: Profile) -> list[Violation]:
+        """Return a line for each name in a profile that nothing knows."""
+        lines = self.unknown_abilities(profile)
+        for field, known in self._named.items():
+            for name in getattr(profile, field) or ():
+                if name not in known:
+                    lines.append(unknown_name(field, "expected the id of a model", name, known))
+        for field, known in self._present.items():
+            for name in getattr(profile, field) or ():
+                hint = did_you_mean(name, known)
+                if name not in known and hint:  # no model in a region is a fact; a near miss is a typo
+                    rule = f"no model has {name!r}"
+                    lines.append(Violation(field, rule, kind=ViolationKind.UNKNOWN, hint=hint))
+        return lines
+
+    def unknown_abilities(self, profile: Profile) -> list[Violation]:
+        """Return a line for a task type, and for each capability, that nothing knows: every model would have it."""
+        lines: list[Violation] = []
+        kind = profile.task_type
+        if kind is not None and kind not in self.task_types:
+            lines.append(unknown_name("task_type", "expected a known task type", kind, self.task_types))
+        for field in ("required_capabilities", "preferred_capabilities"):
+            lines.extend(self._unknown_capabilities(field, getattr(profile, field) or ()))
+        return lines
+
+    def _unknown_capabilities(self, path: str, names: Iterable[str]) -> Iterator[Violation]:
+        for name in names:
+            if name not in self._capabilities:
+                rule = "expected a capability that is known or that a model has"
+                yield unknown_name(path, rule, name, self._capabilities)
 
 
 def objective_rules(models: Sequence[Model], objective: Objective) -> Iterator[Violation]:

@@ -300,6 +300,48 @@ def test_agents_are_scored_by_the_objective_and_hard_requirements_hold() -> None
     assert nobody.refusal.reason is RouteRefusalReason.NO_ELIGIBLE_MODEL
 
 
+def test_names_that_nothing_knows_are_told_as_in_a_batch() -> None:
+    models = [solver.Model(id="m", capacity=solver.Capacity(max_concurrent=9), capabilities={"sql": 0.9})]
+    own = {"query": ("sql",)}
+    router = new_router(tracker(), models, background=False, task_types=own)
+    balancer = solver.LoadBalancer(tracker(), task_types=own)
+    good = solver.Agent(id="good", task_type="query", required_capabilities=["sql", "math"])
+    assert router.route(good).model == "m"
+    assert balancer.select([good], models)[0].model_id == "m"
+    for wrong, field, rule in (
+        (
+            solver.Agent(id="a", task_type="qury"),
+            "task_type",
+            "expected a known task type, got 'qury'; did you mean 'query'?",
+        ),
+        (
+            solver.Agent(id="a", required_capabilities=["sqll"]),
+            "required_capabilities",
+            "'sqll'; did you mean 'sql'?",
+        ),
+        (
+            solver.Agent(id="a", preferred_capabilities=["maths"]),
+            "preferred_capabilities",
+            "'maths'; did you mean 'math'?",
+        ),
+    ):
+        calls: dict[str, Any] = {
+            "agent": lambda wrong=wrong: router.route(wrong),
+            "agents[2]": lambda wrong=wrong: router.route_many([good, good, wrong]),
+            "agents[1]": lambda wrong=wrong: balancer.select([good, wrong], models),
+            "agents[0]": lambda wrong=wrong: solver.solve(
+                solver.Problem(agents=[wrong], models=models, task_types=own)
+            ),
+        }
+        for path, call in calls.items():
+            with pytest.raises(SpecError) as error:
+                call()
+            assert str(error.value).startswith(f"{path}.{field}: expected ")
+            assert rule in str(error.value)
+    with pytest.raises(SpecError, match=r"task_types\.query: expected a capability that is known"):
+        new_router(tracker(), fleet([1]), task_types=own)
+
+
 def test_release_happens_once_and_records_the_outcome() -> None:
     load = tracker()
     heard: list[Any] = []

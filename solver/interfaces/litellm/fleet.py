@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import litellm
 from litellm.utils import calculate_max_parallel_requests
 
-from solver.errors import SpecError
+from solver.errors import SpecError, Violation
 from solver.load.checks import money_problems, positive_problems, whole_problems
 from solver.problem.spec import Capacity, Model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from solver.load.tracker import LoadTracker
 
-_CHARACTERS_PER_TOKEN = 4
-"""Characters per token, where only the length of a text is known."""
+_DURATION = re.compile(r"([1-9][0-9]*)(s|m|h|d|w|mo)")
+_UNIT_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0, "mo": 30 * 86400.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +33,9 @@ class FleetOptions:
     scores : mapping of str to float, or callable, optional
         Quality of each deployment, by its id, its ``litellm_params.model`` or its pool; or
         ``scores(deployment, request) -> float``. Default: ``model_info.solver_score``, else the capability
-        score of ``model_info.solver_capabilities`` for the request's ``metadata.task_type`` over 100, else 1.
+        score of ``model_info.solver_capabilities`` for the request's ``metadata.task_type`` over 100, else 1. A task
+        type that is unknown counts as none. What gives no number, and a deployment that a table leaves out, is scored
+        by that default, with one warning; ``-inf`` forbids a deployment.
     latency_weight : float
         Score one second of expected service costs.
     cost_weight : float
@@ -77,6 +82,14 @@ class FleetOptions:
         problems += money_problems("cost_weight", self.cost_weight)
         problems += whole_problems("default_concurrent", self.default_concurrent, low=1)
         problems += whole_problems("output_tokens", self.output_tokens)
+        if isinstance(self.scores, Mapping):
+            problems += [
+                Violation(f"scores.{name}", "expected a finite number or -inf", value)
+                for name, value in self.scores.items()
+                if not is_score(value)
+            ]
+        elif self.scores is not None and not callable(self.scores):
+            problems.append(Violation("scores", "expected a mapping or a callable", self.scores))
         if problems:
             raise SpecError(*problems)
 
@@ -117,82 +130,107 @@ def describe(deployment: Mapping[str, Any]) -> Deployment:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """What a deployment says of its pool.
+
+    Parameters
+    ----------
+    model : Model
+        Capacity, prices, capabilities and context window, under the pool's name.
+    budget_usd, budget_period_s : float or None
+        Most dollars, and in how many seconds; None for no limit, or for no end.
+    """
+
+    model: Model
+    budget_usd: float | None
+    budget_period_s: float | None
+
+
+def pool_of(given: Mapping[str, Any], options: FleetOptions) -> Pool:
+    """Return the pool that a deployment describes.
+
+    Raises
+    ------
+    SpecError
+        If it cannot be read, by the id of the deployment.
+    """
+    read = describe(given)
+    try:
+        return _pool_of(read, given, options)
+    except SpecError as error:
+        raise SpecError(*(each.within(f"model_list[{read.id}]") for each in error.violations)) from None
+    except (TypeError, ValueError, OverflowError) as error:
+        raise SpecError(Violation(f"model_list[{read.id}]", f"expected numbers: {error}")) from None
+
+
+def _pool_of(read: Deployment, given: Mapping[str, Any], options: FleetOptions) -> Pool:
+    info, known = given["model_info"], _known(read.upstream)
+    parallel, rpm, tpm = (None if limit is None else int(limit) for limit in read.limits[:3])
+    slots = calculate_max_parallel_requests(parallel, rpm, tpm, options.default_concurrent)
+    model = Model(
+        id=read.pool,
+        capacity=Capacity(max_concurrent=slots or 0, max_queue=options.queue),
+        capabilities=info.get("solver_capabilities") or {},
+        context_tokens=info.get("max_input_tokens") or known.get("max_input_tokens"),
+        usd_per_million_input_tokens=_per_million(given, known, "input_cost_per_token"),
+        usd_per_million_output_tokens=_per_million(given, known, "output_cost_per_token"),
+        requests_per_minute=rpm,
+        tokens_per_minute=tpm,
+    )
+    budget, duration = read.limits[3:]
+    return Pool(
+        model=model,
+        budget_usd=None if budget is None else float(budget),
+        budget_period_s=None if budget is None or duration is None else duration_s(str(duration)),
+    )
+
+
+def pools_of(deployments: Sequence[Mapping[str, Any]], options: FleetOptions) -> list[Pool]:
+    """Return every pool once, in order of appearance; the first deployment of a pool describes it."""
+    pools: dict[str, Pool] = {}
+    for given in deployments:
+        if describe(given).pool not in pools:
+            pool = pool_of(given, options)
+            pools[pool.model.id] = pool
+    return list(pools.values())
+
+
 def models_of(deployments: Sequence[Mapping[str, Any]], options: FleetOptions) -> list[Model]:
-    """Return one model for each pool, in order of appearance; the first deployment of a pool describes it."""
-    models: dict[str, Model] = {}
-    for given in deployments:
-        read = describe(given)
-        if read.pool in models:
-            continue
-        info = given["model_info"]
-        known = _known(read.upstream)
-        parallel, rpm, tpm = (None if limit is None else int(limit) for limit in read.limits[:3])
-        slots = calculate_max_parallel_requests(parallel, rpm, tpm, options.default_concurrent)
-        models[read.pool] = Model(
-            id=read.pool,
-            capacity=Capacity(max_concurrent=slots or 0, max_queue=options.queue),
-            capabilities=info.get("solver_capabilities") or {},
-            context_tokens=info.get("max_input_tokens") or known.get("max_input_tokens"),
-            usd_per_million_input_tokens=_per_million(given, known, "input_cost_per_token"),
-            usd_per_million_output_tokens=_per_million(given, known, "output_cost_per_token"),
-            requests_per_minute=rpm,
-            tokens_per_minute=tpm,
-        )
-    return list(models.values())
+    """Return one model for each pool, in order of appearance."""
+    return [pool.model for pool in pools_of(deployments, options)]
 
 
-def set_capacities(
-    tracker: LoadTracker, deployments: Sequence[Mapping[str, Any]], options: FleetOptions
-) -> None:
-    """Tell the tracker what each pool can take, now or again."""
-    models = {model.id: model for model in models_of(deployments, options)}
-    for given in deployments:
-        read = describe(given)
-        model = models.pop(read.pool, None)
-        if model is None:
-            continue
-        budget, duration = read.limits[3:]
-        tracker.set_capacity(
-            model.id,
-            model.capacity,
-            requests_per_minute=model.requests_per_minute,
-            tokens_per_minute=model.tokens_per_minute,
-            budget_usd=None if budget is None else float(budget),
-            budget_period_s=None if budget is None or duration is None else duration_s(str(duration)),
-        )
+def set_capacity(tracker: LoadTracker, pool: Pool) -> None:
+    """Tell the tracker what a pool can take, now or again."""
+    model = pool.model
+    tracker.set_capacity(
+        model.id,
+        model.capacity,
+        requests_per_minute=model.requests_per_minute,
+        tokens_per_minute=model.tokens_per_minute,
+        budget_usd=pool.budget_usd,
+        budget_period_s=pool.budget_period_s,
+    )
 
 
 def duration_s(text: str) -> float:
-    """Return the seconds of a LiteLLM duration: 30s, 5m, 1h, 1d, 1w.
+    """Return the seconds of a LiteLLM duration: 30s, 5m, 1h, 1d, 1w, or 1mo, which is thirty days.
 
     Raises
     ------
     SpecError
         If it is none.
     """
-    units = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-    if len(text) < 2 or text[-1] not in units or not text[:-1].isdigit() or int(text[:-1]) == 0:
-        raise SpecError(f"budget_duration: expected a number and one of s, m, h, d, w, got {text!r}")
-    return int(text[:-1]) * units[text[-1]]
+    found = _DURATION.fullmatch(text)
+    if found is None:
+        raise SpecError(Violation("budget_duration", "expected a number and one of s, m, h, d, w, mo", text))
+    return int(found[1]) * _UNIT_S[found[2]]
 
 
-def expected_tokens(
-    request: Mapping[str, Any], messages: Any, text: Any, options: FleetOptions
-) -> tuple[int, int]:
-    """Return tokens in and out, by length: LiteLLM's counter takes milliseconds."""
-    characters = 0
-    for message in messages or ():
-        content = message.get("content") if isinstance(message, dict) else None
-        if isinstance(content, str):
-            characters += len(content)
-        elif isinstance(content, list):
-            characters += sum(len(part.get("text") or "") for part in content if isinstance(part, dict))
-    if isinstance(text, str):
-        characters += len(text)
-    elif isinstance(text, list):
-        characters += sum(len(part) for part in text if isinstance(part, str))
-    out = request.get("max_tokens") or request.get("max_completion_tokens") or options.output_tokens
-    return -(-characters // _CHARACTERS_PER_TOKEN), out if isinstance(out, int) else options.output_tokens
+def is_score(value: Any) -> bool:
+    """Return whether a value can be a score: a number, finite or ``-inf``."""
+    return isinstance(value, int | float) and value < math.inf  # NaN compares false
 
 
 def _known(upstream: str) -> dict[str, Any]:

@@ -31,9 +31,13 @@ class SlotQueue:
 
     def __init__(self, tracker: LoadTracker, timeout_s: float, run_ttl_s: float) -> None:
         self._tracker, self._timeout_s, self._run_ttl_s = tracker, timeout_s, run_ttl_s
+        self.begin_process()
+        tracker.on_promotion(self._promoted)
+
+    def begin_process(self) -> None:
+        """Set what no two processes may share, also in the child of a fork, where nobody waits."""
         self._lock = threading.Lock()
         self._waiting: dict[str, Callable[[], object]] = {}
-        tracker.on_promotion(self._promoted)
 
     def _promoted(self, lease_id: str) -> None:
         with self._lock:

@@ -108,11 +108,11 @@ class LeaseLedger:
             if logging_object is not None:
                 held.alive = weakref.ref(logging_object)
             self._bound[call_id].append(held)
+        if logging_object is not None:
+            weakref.finalize(logging_object, self._dropped.append, (call_id, held)).atexit = False
         lease = held.decision.lease
         if lease is not None:
             lease.renew(ttl_s=self._ttl_s)
-        if logging_object is not None:
-            weakref.finalize(logging_object, self._dropped.append, (call_id, held)).atexit = False
         return True
 
     def finish(self, call_id: str | None, end: CallEnd) -> bool:

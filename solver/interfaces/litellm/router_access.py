@@ -19,6 +19,14 @@ def deployments_of(router: Any) -> list[dict[str, Any]]:
     return [dict(entry) if isinstance(entry, dict) else entry.model_dump() for entry in listed or ()]
 
 
+def version_of(router: Any) -> Any:
+    """Return something that changes with the deployments of a router; deployments that answer now may be fewer."""
+    if hasattr(router, "register_plugin"):
+        return router.registry().version
+    listed = router.model_list or ()
+    return id(listed), len(listed), id(listed[-1]) if listed else 0
+
+
 async def healthy(router: Any, **call: Any) -> Any:
     """Return what LiteLLM would choose from: cooldown, tags, order and context applied; one dict for a fixed id."""
     if hasattr(router, "register_plugin"):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
+import random
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -15,7 +17,13 @@ import litellm
 from litellm.integrations.custom_logger import CustomLogger
 from litellm.types.router import CustomRoutingStrategyBase
 
-from solver.interfaces.litellm.router_access import deployments_of, healthy, healthy_now, plug_in
+from solver.interfaces.litellm.router_access import (
+    deployments_of,
+    healthy,
+    healthy_now,
+    plug_in,
+    version_of,
+)
 from solver.interfaces.litellm.selection import Selector, end_of, owner, retry_after_s
 
 if TYPE_CHECKING:
@@ -24,6 +32,8 @@ if TYPE_CHECKING:
     from solver.interfaces.litellm.fleet import FleetOptions
     from solver.load.tracker import LoadTracker
     from solver.online.decision import Decision
+    from solver.online.router import OptimalRouter
+    from solver.online.window import AgentRow
 
 _log = logging.getLogger(__name__)
 _TRACE_KEY = "litellm_trace_id"
@@ -85,6 +95,7 @@ class OptimalStrategy(CustomRoutingStrategyBase, CustomLogger):  # type: ignore[
         self.instance_name = f"solver-{next(_INSTANCES)}"
         self.selector = Selector(tracker, options)
         self.router: Any = None
+        self._version: Any = None
 
     def use(self, tracker: LoadTracker | None, options: FleetOptions | None) -> None:
         """Begin anew with another tracker and other options, before the first request."""
@@ -93,12 +104,12 @@ class OptimalStrategy(CustomRoutingStrategyBase, CustomLogger):  # type: ignore[
 
     def attach(self, router: Any) -> None:
         """Become the strategy of a router."""
-        self.router = router
-        self.selector.learn(deployments_of(router))
+        self.selector.follow(deployments_of(router))
+        self.router, self._version = router, version_of(router)
         plug_in(router, self)
 
     def close(self) -> None:
-        """Stop the threads and take no further part in LiteLLM's callbacks."""
+        """Stop the threads and take no further part in LiteLLM's callbacks; a router still in use chooses by chance."""
         for name in _CALLBACK_LISTS:
             listed = getattr(litellm, name, None)
             if isinstance(listed, list):
@@ -125,27 +136,14 @@ class OptimalStrategy(CustomRoutingStrategyBase, CustomLogger):  # type: ignore[
             input=input,
             specific_deployment=specific_deployment,
         )
-        if isinstance(found, dict):
-            return await self._reserve_async([found], model, request, messages, input)
-        if _TRACE_KEY not in request:  # a poll or a look-up, not a call
+        found = [found] if isinstance(found, dict) else found
+        if not self._reserves(found, request):
             return found[0] if found else None
-        return await self._reserve_async(found, model, request, messages, input)
-
-    async def _reserve_async(
-        self,
-        found: Sequence[Mapping[str, Any]],
-        model: str,
-        request: dict[str, Any],
-        messages: Any,
-        text: Any,
-    ) -> Any:
-        if _TRACE_KEY not in request or not found:
-            return found[0] if found else None
-        trace = request[_TRACE_KEY]
-        self.selector.ledger.forget_selections(trace, owner())
-        router, row, of_pool = self.selector.prepare(found, request, messages, text)
-        ttl_s = self.selector.options.select_ttl_s
-        decision = await router.route_row_async(row, None, ttl_s)
+        try:
+            router, row, of_pool = self._prepare(found, request, messages, input)
+            decision = await router.route_row_async(row, None, self.selector.options.select_ttl_s)
+        except Exception:  # noqa: BLE001 - logged; an error of ours must not become one of the caller's
+            return _unreserved(found)
         queue = self.selector.queue
         if queue is not None and not await queue.wait_async(decision):
             raise self._refused(decision, model, request, _WAITED_TOO_LONG)
@@ -170,16 +168,32 @@ class OptimalStrategy(CustomRoutingStrategyBase, CustomLogger):  # type: ignore[
             specific_deployment=specific_deployment,
         )
         found = [found] if isinstance(found, dict) else found
-        if _TRACE_KEY not in request or not found:
+        if not self._reserves(found, request):
             return found[0] if found else None
-        self.selector.ledger.forget_selections(request[_TRACE_KEY], owner())
-        router, row, of_pool = self.selector.prepare(found, request, messages, input)
-        ttl_s = self.selector.options.select_ttl_s
-        decision = router.route_row(row, None, ttl_s)
+        try:
+            router, row, of_pool = self._prepare(found, request, messages, input)
+            decision = router.route_row(row, None, self.selector.options.select_ttl_s)
+        except Exception:  # noqa: BLE001 - as above
+            return _unreserved(found)
         queue = self.selector.queue
         if queue is not None and not queue.wait(decision):
             raise self._refused(decision, model, request, _WAITED_TOO_LONG)
         return self._chosen(decision, of_pool, model, request)
+
+    def _reserves(self, found: Sequence[Mapping[str, Any]], request: Mapping[str, Any]) -> bool:
+        """Return whether a slot is to be reserved: not for a poll or a look-up, nor after :meth:`close`."""
+        return bool(found) and _TRACE_KEY in request and not self.selector.closed
+
+    def _prepare(
+        self, found: Sequence[Mapping[str, Any]], request: Mapping[str, Any], messages: Any, text: Any
+    ) -> tuple[OptimalRouter, AgentRow, dict[str, Mapping[str, Any]]]:
+        """Give back what this task selected before, follow changes of the router, and read the request."""
+        self.selector.ledger.forget_selections(_trace(request), owner())
+        version = version_of(self.router)
+        if version != self._version:
+            self._version = version
+            self.selector.follow(deployments_of(self.router))
+        return self.selector.prepare(found, request, messages, text)
 
     def _chosen(
         self,
@@ -192,7 +206,7 @@ class OptimalStrategy(CustomRoutingStrategyBase, CustomLogger):  # type: ignore[
         if decision.model is None:
             raise self._refused(decision, model, request, decision.reason)
         deployment = of_pool[decision.model]
-        self.selector.keep(decision, deployment, request[_TRACE_KEY])
+        self.selector.keep(decision, deployment, _trace(request))
         return deployment
 
     def _refused(self, decision: Decision, model: str, request: Mapping[str, Any], why: str) -> Exception:
@@ -201,7 +215,7 @@ class OptimalStrategy(CustomRoutingStrategyBase, CustomLogger):  # type: ignore[
         wait_s = 1.0 if refusal is None or refusal.retry_after_s is None else refusal.retry_after_s
         response = httpx.Response(
             429,
-            headers={"retry-after": str(max(1, round(wait_s)))},
+            headers={"retry-after": str(max(1, math.ceil(wait_s)))},
             request=httpx.Request("POST", "http://litellm.invalid"),
         )
         error = litellm.RateLimitError(
@@ -215,13 +229,14 @@ class OptimalStrategy(CustomRoutingStrategyBase, CustomLogger):  # type: ignore[
     async def async_pre_call_deployment_hook(self, kwargs: dict[str, Any], call_type: Any) -> None:
         """Tie the reservation to the call that starts."""
         info = kwargs.get("model_info") or {}
+        deployment_id = info.get("original_model_id") or info.get("id")
+        self._bind(
+            _trace(kwargs), deployment_id, kwargs.get("litellm_call_id"), kwargs.get("litellm_logging_obj")
+        )
+
+    def _bind(self, trace: Any, deployment_id: Any, call_id: Any, logging_object: Any) -> None:
         try:
-            self.selector.ledger.bind(
-                kwargs.get(_TRACE_KEY),
-                info.get("original_model_id") or info.get("id") or "",
-                kwargs.get("litellm_call_id") or "",
-                kwargs.get("litellm_logging_obj"),
-            )
+            self.selector.ledger.bind(trace, deployment_id or "", call_id or "", logging_object)
         except Exception:  # noqa: BLE001 - an error here would fail the caller's request
             _log.exception("a lease could not be renewed at the start of a call")
 
@@ -261,8 +276,8 @@ class OptimalStrategy(CustomRoutingStrategyBase, CustomLogger):  # type: ignore[
 
     def log_pre_api_call(self, model: Any, messages: Any, kwargs: dict[str, Any]) -> None:
         """Tie the reservation to a synchronous call; an asynchronous one was tied before."""
-        trace, info = kwargs.get(_TRACE_KEY) or _params(kwargs).get(_TRACE_KEY), _info(kwargs)
-        self.selector.ledger.bind(trace, info.get("id") or "", kwargs.get("litellm_call_id") or "", None)
+        trace, info = _trace(kwargs) or _trace(_params(kwargs)), _info(kwargs)
+        self._bind(trace, info.get("id"), kwargs.get("litellm_call_id"), None)
 
     def log_success_event(self, kwargs: Any, response_obj: Any, start_time: Any, end_time: Any) -> None:
         """Release after a synchronous answer."""
@@ -284,6 +299,18 @@ class OptimalStrategy(CustomRoutingStrategyBase, CustomLogger):  # type: ignore[
             self.selector.ledger.finish(call_id, end_of(response, success=success, cached=cached))
         except Exception:  # noqa: BLE001 - logged; the caller has its answer
             _log.exception("a lease could not be released; it ends with its time to live")
+
+
+def _unreserved(found: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Log the error that is being handled, and choose as LiteLLM does by default, without a reservation."""
+    _log.exception("a request could not be placed; it is sent anywhere, and holds no slot")
+    return random.choice(found)  # noqa: S311 - load, not secrets
+
+
+def _trace(request: Mapping[str, Any]) -> Any:
+    """Return LiteLLM's trace id; callers may set it to anything."""
+    trace = request.get(_TRACE_KEY)
+    return trace if trace is None or isinstance(trace, str) else repr(trace)
 
 
 def _params(kwargs: Mapping[str, Any]) -> Mapping[str, Any]:

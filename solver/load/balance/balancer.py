@@ -187,6 +187,11 @@ class LoadBalancer:
         -------
         Decision
             No model gets more than it has room for.
+
+        Raises
+        ------
+        SpecError
+            If an agent names a task type or a capability that is unknown.
         """
         pool = self._batches.pool_of(models)
         snapshot = self._tracker.snapshot()

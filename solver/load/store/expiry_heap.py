@@ -31,32 +31,37 @@ class ExpiryQueue(Generic[ExpiringT]):
     ----------
     held : dict of str to Expiring
         The live leases, which their table changes.
+
+    Attributes
+    ----------
+    entries : list of (float, str)
+        The heap; where its first time is over, an entry is due, outdated or not.
     """
 
     def __init__(self, held: dict[str, ExpiringT]) -> None:
         self._held = held
-        self._entries: list[tuple[float, str]] = []
+        self.entries: list[tuple[float, str]] = []
 
     def add(self, held: ExpiringT) -> None:
         """Note when a lease expires. Amortised O(log leases): outdated notes go once they outweigh the live ones."""
-        heapq.heappush(self._entries, (held.expires_s, held.lease_id))
-        if len(self._entries) > 2 * len(self._held) + _SPARE_DEADLINES:
-            self._entries = [(held.expires_s, lease_id) for lease_id, held in self._held.items()]
-            heapq.heapify(self._entries)
+        heapq.heappush(self.entries, (held.expires_s, held.lease_id))
+        if len(self.entries) > 2 * len(self._held) + _SPARE_DEADLINES:
+            self.entries[:] = [(held.expires_s, lease_id) for lease_id, held in self._held.items()]
+            heapq.heapify(self.entries)
 
     def is_due(self, now: float) -> bool:
-        """Return whether an entry, outdated or not, is due: a cheap test before every operation."""
-        return bool(self._entries) and self._entries[0][0] <= now
+        """Return whether an entry, outdated or not, is due."""
+        return bool(self.entries) and self.entries[0][0] <= now
 
     def pop_due(self, now: float) -> ExpiringT | None:
         """Remove the first entry that is due; return its lease, None where the entry is outdated."""
-        expires_s, lease_id = heapq.heappop(self._entries)
+        expires_s, lease_id = heapq.heappop(self.entries)
         held = self._held.get(lease_id)
         return held if held is not None and held.expires_s == expires_s else None
 
     def next_s(self) -> float | None:
         """Return when the next lease expires, None while there is none."""
-        entries = self._entries
+        entries = self.entries
         while entries:
             expires_s, lease_id = entries[0]
             held = self._held.get(lease_id)

@@ -53,7 +53,7 @@ class HeldLease:
         self.fill_to = ask.fill_to
         self.priority = ask.priority
         self.tenant = ask.tenant
-        self.work = max(demand.tokens, demand.slots)
+        self.work = demand.tokens if demand.tokens > demand.slots else demand.slots
         """What its tenant is charged with in the queue: tokens, at least one for each slot."""
         self.passed = 0
         """Slots that passed it while it waited."""

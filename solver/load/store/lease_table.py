@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from solver.load.store.base import Limits
     from solver.load.store.pools import Pool
 
+_RUNNING, _QUEUED, _RELEASED = LeaseState.RUNNING, LeaseState.QUEUED, ReleaseOutcome.RELEASED
+# Looking a member up in its enumeration takes longer than all that is done with it.
+
 _REMEMBERED_EXPIRED = 10_000
 """Expired leases remembered, so that a late release can still settle what was really used."""
 
@@ -142,7 +145,7 @@ class LeaseTable:
         known = self.held.get(ask.lease_id)
         if known is not None:
             if self.live(ask.lease_id, now) is not None:
-                return LeaseState.RUNNING if known.running else LeaseState.QUEUED
+                return _RUNNING if known.running else _QUEUED
             self._end(known, now)  # the same id, used again before its lease was ended
         if not table.accepting[i]:
             stops = table.stops(i)
@@ -156,8 +159,9 @@ class LeaseTable:
         room = table.max_concurrent[i]
         most = room if ask.fill_to >= 1.0 else slots_up_to(ask.fill_to, room)
         passed: list[HeldLease] = []
-        running = table.active[i] + slots <= most and full_pool(chain, slots) is None
-        if running and line:
+        running = table.active[i] + slots <= most and (not chain or full_pool(chain, slots) is None)
+        waited_for = bool(line)
+        if running and waited_for:
             first = line.next_with(HeldLease(ask, i, now, False, chain), table.active[i], room)
             running, passed = first is not None, first or []
         if not running and (refusal := self._no_place(ask, i, most)) is not None:
@@ -169,7 +173,7 @@ class LeaseTable:
         self._expiry.add(held)
         if running:
             table.take(held, now)
-            if line:
+            if waited_for:
                 line.add(held)
                 line.start(held, passed)
             elif held.tenant is not None and table.max_queue[i]:
@@ -179,7 +183,7 @@ class LeaseTable:
             line.add(held)
         table.last_update_s[i] = now
         table.version += 1
-        return LeaseState.RUNNING if running else LeaseState.QUEUED
+        return _RUNNING if running else _QUEUED
 
     def _no_place(self, ask: Ask, i: int, most: int) -> Refusal | None:
         """Return why an ask that cannot run may not wait either, None where it may."""
@@ -245,7 +249,7 @@ class LeaseTable:
     ) -> ReleaseOutcome:
         """Give everything back once, and settle the estimates."""
         held = self.held.pop(lease_id, None)
-        outcome = ReleaseOutcome.RELEASED
+        outcome = _RELEASED
         if held is None:
             held = self._expired.pop(lease_id, None)
             if held is None:
@@ -290,11 +294,13 @@ class LeaseTable:
         now = self._clock.now()
         if now > self.now_s:
             self.now_s = now
-            if self.models.meters.moving:
-                self.models.meters.advance(now)
+            for window in self.models.meters.moving:
+                if window.leaves_s <= now:
+                    window.advance(now)
         else:
             now = self.now_s
-        if self._expiry.is_due(now):
+        entries = self._expiry.entries  # is_due, written out: every operation asks
+        if entries and entries[0][0] <= now:
             self._expire(now)
         if self.models.timers and self.models.timers[0][0] <= now:
             for i in self.models.run_timers(now):

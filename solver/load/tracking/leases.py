@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 
+_UNKNOWN = ReleaseOutcome.UNKNOWN  # looked up once: every release asks for it
+
+
 class Leases(AsyncWork, ModelStops):
     """The leases that a tracker grants."""
 
@@ -75,7 +78,7 @@ class Leases(AsyncWork, ModelStops):
         if priority != 1.0 or tenant is not None:
             _check_place(priority, tenant)
         ask = Ask(model, demand or ONE_SLOT, ttl_s, queue, self._new_id(), fill_to, priority, tenant)
-        if self._learned and (refusal := self._learned.refusal(model, ask.demand)) is not None:
+        if self._learned.capacities and (refusal := self._learned.refusal(model, ask.demand)) is not None:
             return self._lease(ask, refusal)
         return self._lease(ask, self._store.acquire(ask))
 
@@ -224,9 +227,9 @@ class Leases(AsyncWork, ModelStops):
         output = 0 if tokens is output_tokens is None else _output_of(lease, tokens, output_tokens)
         if output > 0 and isinstance(lease, Lease):
             self._lengths.observe(lease.model, lease.demand.task_type, output)
-        if self._learned:
+        if self._learned.capacities:
             self._learned.ended(lease_id, output)
-        if outcome is ReleaseOutcome.UNKNOWN and isinstance(lease, Lease):
+        if outcome is _UNKNOWN and isinstance(lease, Lease):
             with self._move_lock:  # it may be on its way to another model, under another id
                 if lease.lease_id != lease_id:
                     outcome = self._store.release(lease.lease_id, tokens=used, cost_nano_usd=spent)
@@ -268,7 +271,7 @@ class Leases(AsyncWork, ModelStops):
         if isinstance(answer, Refusal):
             with self._lock:
                 self._refusals[answer.model, answer.reason.value] += 1
-            if self._learned:
+            if self._learned.capacities:
                 self._learned.refused(answer)
             latency_ms = self._latency_ms.get(answer.model)
             return self._line.placed(
@@ -281,7 +284,7 @@ class Leases(AsyncWork, ModelStops):
         lease = Lease(self, ask.lease_id, ask.model, ask.demand, ask.ttl_s, answer)
         if ask.queue:
             lease.priority, lease.tenant = ask.priority, ask.tenant
-        if self._learned:
+        if self._learned.capacities:
             self._learned.granted(lease)
         return lease
 

@@ -87,7 +87,8 @@ def test_a_log_of_decisions_is_a_trace_with_the_scores_of_then(tmp_path: Path, f
         for name, coding, prose in (("large", 0.9, 0.2), ("small", 0.1, 0.8))
     ]
     tracker = solver.LoadTracker(clock=clock)
-    with solver.OptimalRouter(tracker, models, background=False, decision_log=log) as router:
+    own = {"prose": ("prose",)}
+    with solver.OptimalRouter(tracker, models, background=False, decision_log=log, task_types=own) as router:
         for k in range(12):
             kind = "prose" if k % 2 else "coding"
             agent = solver.Agent(id=f"a{k}", task_type=kind, input_tokens=100 + k, output_tokens=30)
