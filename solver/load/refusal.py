@@ -6,6 +6,8 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from solver.load.stops import reopens_in_s
+
 if TYPE_CHECKING:
     from solver.load.stops import Stop
 
@@ -65,3 +67,9 @@ class Refusal:
     def __bool__(self) -> bool:
         """Return False: a refusal is not a lease."""
         return False
+
+
+def stopped(model: str, stops: tuple[Stop, ...], now_s: float) -> Refusal:
+    """Return the refusal of a model that is kept from new work, until the last of its stops ends."""
+    wait_s = reopens_in_s(stops, now_s)
+    return Refusal(model=model, reason=RefusalReason.NOT_ACCEPTING, retry_after_s=wait_s, stops=stops)

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.load.lease import Ask, LeaseState, ReleaseOutcome, slots_up_to
-from solver.load.refusal import Refusal, RefusalReason
-from solver.load.stops import reopens_in_s
+from solver.load.refusal import Refusal, RefusalReason, stopped
 from solver.load.store.expiry_heap import ExpiryQueue
 from solver.load.store.held_lease import HeldLease, charge_pools, refund, take_back
 from solver.load.store.model_table import ModelTable
@@ -24,8 +23,8 @@ if TYPE_CHECKING:
     from solver.load.store.base import Limits
     from solver.load.store.pools import Pool
 
-_RUNNING, _QUEUED, _RELEASED = LeaseState.RUNNING, LeaseState.QUEUED, ReleaseOutcome.RELEASED
 # Looking a member up in its enumeration takes longer than all that is done with it.
+_RUNNING, _QUEUED, _RELEASED = LeaseState.RUNNING, LeaseState.QUEUED, ReleaseOutcome.RELEASED
 
 _REMEMBERED_EXPIRED = 10_000
 """Expired leases remembered, so that a late release can still settle what was really used."""
@@ -139,22 +138,14 @@ class LeaseTable:
     def acquire(self, ask: Ask, now: float) -> LeaseState | Refusal:
         """Take everything the ask names, or nothing."""
         table = self.models
-        i = table.index.get(ask.model)
-        if i is None:
-            i = table.at(ask.model)
+        i = table.at(ask.model)
         known = self.held.get(ask.lease_id)
         if known is not None:
             if self.live(ask.lease_id, now) is not None:
                 return _RUNNING if known.running else _QUEUED
             self._end(known, now)  # the same id, used again before its lease was ended
         if not table.accepting[i]:
-            stops = table.stops(i)
-            return Refusal(
-                model=ask.model,
-                reason=RefusalReason.NOT_ACCEPTING,
-                retry_after_s=reopens_in_s(stops, now),
-                stops=stops,
-            )
+            return stopped(ask.model, table.stops(i), now)
         slots, chain, line = ask.demand.slots, table.chains[i], table.waiting[i]
         room = table.max_concurrent[i]
         most = room if ask.fill_to >= 1.0 else slots_up_to(ask.fill_to, room)
