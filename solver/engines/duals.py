@@ -45,7 +45,11 @@ _VISITS_PER_MOVE = 20
 
 
 def minimal_prices(
-    instance: Instance, choice: NDArray[np.int64], *, deadline: Deadline | None = None
+    instance: Instance,
+    choice: NDArray[np.int64],
+    *,
+    deadline: Deadline | None = None,
+    tabulated: int = _TABULATED_AT_ONCE,
 ) -> NDArray[np.float64]:
     """Return the smallest multipliers that support an optimal slot assignment.
 
@@ -62,6 +66,8 @@ def minimal_prices(
         non-negative), it only proves a looser bound.
     deadline : Deadline, optional
         Checked between passes; what is known by then is returned, and proves a looser bound.
+    tabulated : int
+        Full models up to which the least loss between each two is tabulated at once.
 
     Returns
     -------
@@ -72,18 +78,24 @@ def minimal_prices(
     O(n f + f³) time for f models without a free slot, at most; a few passes of O(n m) where f is large.
     Bellman (1958) on the graph of models.
     """
-    prices = priced_claim(instance, choice, deadline=deadline).prices
+    prices = priced_claim(instance, choice, deadline=deadline, tabulated=tabulated).prices
     assert prices is not None
     return prices
 
 
-def priced_claim(instance: Instance, choice: NDArray[np.int64], *, deadline: Deadline | None = None) -> Claim:
+def priced_claim(
+    instance: Instance,
+    choice: NDArray[np.int64],
+    *,
+    deadline: Deadline | None = None,
+    tabulated: int = _TABULATED_AT_ONCE,
+) -> Claim:
     """Return the claim of an optimal slot assignment with its smallest multipliers, see :func:`minimal_prices`."""
     m = instance.m
     load = np.bincount(choice[choice != UNASSIGNED], minlength=m)
     full = np.flatnonzero((load >= instance.slots) & (load > 0))
     price, response = np.zeros(m), None
-    if len(full) <= _TABULATED_AT_ONCE and not isinstance(instance.score, CompressedScores):
+    if len(full) <= tabulated and not isinstance(instance.score, CompressedScores):
         price[full] = _longest_paths(_least_losses(instance, choice, full))[:-1]
     else:
         graph = Moves.between(instance, choice, full, _near_pairs(instance, choice))

@@ -91,16 +91,18 @@ class CompressedScores:
         at = np.arange(first[-1]) + np.repeat(self.first[chosen] - first[:-1], degree)
         return CompressedScores(self.data[at], self.models[at], first, self.m)
 
-    def blocks(self) -> Iterator[tuple[slice, NDArray[Any], NDArray[np.int64], NDArray[np.int64]]]:
-        """Yield blocks of rows: where they are, their scores and models, and the row within the block of each."""
+    def blocks(
+        self, pairs: int = _CHUNK_PAIRS
+    ) -> Iterator[tuple[slice, NDArray[Any], NDArray[np.int64], NDArray[np.int64]]]:
+        """Yield blocks of about so many pairs: their rows, scores, models, and the row within the block of each."""
         n = self.shape[0]
         start = 0
         while start < n:
-            reach = int(np.searchsorted(self.first, self.first[start] + _CHUNK_PAIRS, side="right")) - 1
-            stop = min(n, max(start + 1, reach), start + _CHUNK_PAIRS)
-            pairs = slice(int(self.first[start]), int(self.first[stop]))
+            reach = int(np.searchsorted(self.first, self.first[start] + pairs, side="right")) - 1
+            stop = min(n, max(start + 1, reach), start + pairs)
+            some = slice(int(self.first[start]), int(self.first[stop]))
             row = np.repeat(np.arange(stop - start), self.degree[start:stop])
-            yield slice(start, stop), self.data[pairs], self.models[pairs], row
+            yield slice(start, stop), self.data[some], self.models[some], row
             start = stop
 
     def best(self, prices: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from solver.engines.certificate import GAP_ROUNDING, OPTIMALITY_TOLERANCE, relative_gap
+from solver.engines.certificate import relative_gap
 from solver.engines.slot_supply import Supply
 from solver.problem.blocks import row_maxima
+from solver.problem.tolerances import GAP_ROUNDING, OPTIMALITY_TOLERANCE
 from solver.scale.floors import with_floors
 
 if TYPE_CHECKING:

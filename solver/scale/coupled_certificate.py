@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.engines.certificate import GAP_ROUNDING, OPTIMALITY_TOLERANCE, relative_gap
+from solver.engines.certificate import relative_gap
 from solver.problem.blocks import row_maxima
-from solver.problem.tolerances import EXCESS_TOLERANCE
+from solver.problem.tolerances import EXCESS_TOLERANCE, GAP_ROUNDING, OPTIMALITY_TOLERANCE
 from solver.scale.certificate import BlockTerms, PieceCertificate, PlanCertificate, summed_terms
 from solver.scale.held_arcs import net_scores
 

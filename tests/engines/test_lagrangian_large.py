@@ -12,7 +12,7 @@ from solver.clock import Deadline, ManualClock
 from solver.engines.base import Claim
 from solver.engines.certificate import certify, reduced_scores
 from solver.engines.greedy import GreedyEngine
-from solver.engines.lagrangian import LagrangianEngine, smoothed_dual
+from solver.engines.lagrangian import LagrangianEngine
 from solver.engines.lagrangian.candidate_models import NearArcs, Survey, survey, typical_prices
 from solver.engines.lagrangian.core_problem import restrict, solve_core
 from solver.engines.lagrangian.interior_point import relax
@@ -156,12 +156,11 @@ def test_no_step_is_begun_after_the_time_is_up() -> None:
     np.testing.assert_array_equal(found.price, np.zeros(4))
 
 
-def test_a_sample_of_the_divided_gives_the_same_prices(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sample_of_the_divided_gives_the_same_prices() -> None:
     instance = tokens(3000, 6)
     seen = survey(instance, np.zeros((6, 1)), np.zeros(0), nearest=6, leave=False)
     _, every = settled(instance, seen, coldest=1e-3)
-    monkeypatch.setattr(smoothed_dual, "_MAX_CURVED", 300)
-    _, some = settled(instance, seen, coldest=1e-3)
+    _, some = settled(instance, seen, coldest=1e-3, most_curved=300)
     np.testing.assert_allclose(some.price, every.price, rtol=1e-2, atol=1e-3)
 
 

@@ -56,14 +56,11 @@ def test_prices_of_many_models_are_what_one_more_slot_is_worth() -> None:
         assert solution.prices[model] == pytest.approx(value - solution.objective, abs=1e-9)
 
 
-def test_a_table_of_few_models_and_the_moves_of_many_give_the_same_prices(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_table_of_few_models_and_the_moves_of_many_give_the_same_prices() -> None:
     instance = build_instance(scores_of("popular", 90, 70, seed=5), np.repeat([1, 2], 35))
     choice = solver.assign(instance.score, np.repeat([1, 2], 35), engine="lsap").choice
     table = minimal_prices(instance, choice)
-    monkeypatch.setattr("solver.engines.duals._TABULATED_AT_ONCE", 0)
-    np.testing.assert_allclose(minimal_prices(instance, choice), table, atol=1e-9)
+    np.testing.assert_allclose(minimal_prices(instance, choice, tabulated=0), table, atol=1e-9)
 
 
 def test_sparse_one_to_one_needs_its_stored_pairs_alone() -> None:

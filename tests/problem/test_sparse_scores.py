@@ -56,14 +56,13 @@ def test_every_way_of_reading_agrees_with_the_matrix(seed: int, n: int, m: int, 
     assert (model == (dense - prices).argmax(axis=1)).all()
 
 
-def test_blocks_cover_all_rows_even_the_empty_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("solver.problem.sparse._CHUNK_PAIRS", 7)
+def test_blocks_cover_all_rows_even_the_empty_ones() -> None:
     dense = few_pairs(3, 60, 9, 0.2)
     dense[10:40] = -np.inf
     dense[50] = 1.0  # more pairs than a block should have
     seen = np.full(dense.shape, -np.inf)
     ends = [0]
-    for rows, data, models, row in compressed(dense).blocks():
+    for rows, data, models, row in compressed(dense).blocks(7):
         assert rows.start == ends[-1]
         ends.append(rows.stop)
         seen[rows][row, models] = data

@@ -19,9 +19,8 @@ bound, :mod:`reduced_scores` and :mod:`responses` are the passes over all pairs.
 
 from solver.engines.certificate.reduced_scores import reduced_scores
 from solver.engines.certificate.responses import BestResponse, best_response
-from solver.engines.certificate.slack import OPTIMALITY_TOLERANCE, FullService, full_service_proof
+from solver.engines.certificate.slack import FullService, full_service_proof
 from solver.engines.certificate.verification import (
-    GAP_ROUNDING,
     Certificate,
     certify,
     relative_gap,
@@ -29,8 +28,6 @@ from solver.engines.certificate.verification import (
 )
 
 __all__ = [
-    "GAP_ROUNDING",
-    "OPTIMALITY_TOLERANCE",
     "BestResponse",
     "Certificate",
     "FullService",

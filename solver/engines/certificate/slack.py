@@ -18,7 +18,7 @@ from solver.engines.slot_prices import score_prices
 from solver.problem.blocks import ONE_BLOCK, chunks, least_of, map_blocks, priced_blocks, row_maxima
 from solver.problem.instance import UNASSIGNED
 from solver.problem.sparse import CompressedScores
-from solver.problem.tolerances import EXCESS_TOLERANCE
+from solver.problem.tolerances import EXCESS_TOLERANCE, OPTIMALITY_TOLERANCE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,10 +27,6 @@ if TYPE_CHECKING:
     from solver.engines.certificate.responses import BestResponse
     from solver.errors import Violation
     from solver.problem.instance import Instance
-
-
-OPTIMALITY_TOLERANCE = 1e-9
-"""Largest relative gap that is called optimal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

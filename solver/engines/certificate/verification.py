@@ -12,7 +12,6 @@ from solver.engines import kernels
 from solver.engines.certificate.feasibility import broken_constraints, broken_limits, malformed_choice
 from solver.engines.certificate.responses import BestResponse, best_response
 from solver.engines.certificate.slack import (
-    OPTIMALITY_TOLERANCE,
     AssignmentTerms,
     duality_slack,
     fixed_service_slack,
@@ -25,6 +24,7 @@ from solver.engines.network_terms import claimed_flow, most_score, network_slack
 from solver.problem.blocks import chunks
 from solver.problem.instance import UNASSIGNED, Instance
 from solver.problem.sparse import CompressedScores
+from solver.problem.tolerances import GAP_ROUNDING, OPTIMALITY_TOLERANCE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
     from solver.engines.network_terms import NetworkTerms
     from solver.errors import Violation
     from solver.problem.network import NetworkShape
-
-GAP_ROUNDING = 1e-13
-"""Gap, relative to the sum of the absolute values of all terms, below which it is float64 rounding."""
 
 _WHOLE_NOISE = 0.01
 """Rounding error of a bound above which it is not rounded down to a whole number."""

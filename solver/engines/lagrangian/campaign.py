@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.engines.certificate import OPTIMALITY_TOLERANCE
 from solver.engines.lagrangian.knapsack_dual import KnapsackDual
 from solver.engines.lagrangian.knapsacks import knapsacks_of
 from solver.engines.lagrangian.params import CampaignParams, KnapsackParams
@@ -20,6 +19,7 @@ from solver.engines.lagrangian.rounding import relocate, serve_all
 from solver.engines.lagrangian.search import Search
 from solver.engines.lagrangian.weak_duality import reduced_losses
 from solver.engines.pair_model import is_loaded
+from solver.problem.tolerances import OPTIMALITY_TOLERANCE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -114,6 +114,7 @@ def minimise_smoothed_dual(
     deadline: Deadline,
     stop_s: float,
     rng: np.random.Generator,
+    most_curved: int = _MAX_CURVED,
 ) -> SmoothedOptimum:
     """Minimise the smoothed dual, colder and colder. O(k a (r + layers)² + d K²) a step, d divided agents.
 
@@ -134,6 +135,8 @@ def minimise_smoothed_dual(
         Reading of the clock at which no further step is begun.
     rng : numpy.random.Generator
         Draws the agents that stand for all in the second derivative.
+    most_curved : int
+        Divided agents that the second derivative is taken from at most.
     """
     point = _evaluate(arcs, arcs.price, temperature)
     around = trust_radius * np.maximum(arcs.price, scale)
@@ -145,7 +148,7 @@ def minimise_smoothed_dual(
         slope = arcs.right - arcs.load(point.weight)
         free = np.where(slope > 0, point.price > low, point.price < high)
         limit = reach * np.maximum(point.price, scale)
-        move = _direction(arcs, point, np.where(free, slope, 0.0), damping, limit, rng)
+        move = _direction(arcs, point, np.where(free, slope, 0.0), damping, limit, rng, most_curved)
         gain, taken = -float(slope @ move), 0.0
         share = 1.0
         for _ in range(_MAX_SHORTENINGS if gain > 0 else 0):
@@ -204,11 +207,12 @@ def _direction(
     damping: float,
     reach: NDArray[np.float64],
     rng: np.random.Generator,
+    most_curved: int,
 ) -> NDArray[np.float64]:
     """Return a descent direction: Newton's where it may go, cut back to ``reach``."""
     move = np.zeros(len(slope))
     free = np.flatnonzero(slope)
-    curve = _curvature(arcs, point, rng)[np.ix_(free, free)]
+    curve = _curvature(arcs, point, rng, most_curved)[np.ix_(free, free)]
     # Rows measured in tokens and in dollars meet here: what counts is the effect of their whole reach.
     unit = reach[free]
     curve = unit[:, None] * curve * unit
@@ -230,14 +234,16 @@ def _direction(
     return move
 
 
-def _curvature(arcs: NearArcs, point: _Point, rng: np.random.Generator) -> NDArray[np.float64]:
+def _curvature(
+    arcs: NearArcs, point: _Point, rng: np.random.Generator, most_curved: int
+) -> NDArray[np.float64]:
     """Return the (K, K) second derivative, from a sample where very many agents are divided."""
     count = len(point.price) + 1
     divided = np.flatnonzero(point.weight.max(axis=0) < 1 - _UNDIVIDED_FROM)
     represents = 1.0
-    if len(divided) > _MAX_CURVED:
-        represents = len(divided) / _MAX_CURVED
-        divided = rng.choice(divided, _MAX_CURVED, replace=False)
+    if len(divided) > most_curved:
+        represents = len(divided) / most_curved
+        divided = rng.choice(divided, most_curved, replace=False)
     weight, heat = point.weight[:, divided], point.heat[divided]
     row, amount = arcs.row[:, :, divided], arcs.amount[:, :, divided]
     mean = np.zeros((len(divided), count), np.float32)  # only a direction: half the time of float64

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +10,7 @@ from solver.errors import SpecError, Violation
 from solver.load.balance.model_pool import ModelPool
 from solver.load.balance.request_demand import usual_demand
 from solver.load.balance.strategies import Work
+from solver.load.balance.traffic_shares import TrafficShares
 from solver.problem.numbers import wrong_shape
 
 if TYPE_CHECKING:
@@ -59,9 +59,7 @@ class BatchBuilder:
         self._queue = queue
         self._task_types = task_types
         self._objective = objective
-        self._shares = dict(shares)
-        self._due = dict.fromkeys(self._shares, 0.0)  # requests that a model with a share has yet to get
-        self._lock = threading.Lock()
+        self._shares = TrafficShares(shares) if shares else None
         self._pools: dict[tuple[int, ...], tuple[tuple[Model, ...], ModelPool]] = {}
 
     def pool_of(self, models: Sequence[Model]) -> ModelPool:
@@ -115,8 +113,8 @@ class BatchBuilder:
         where = pool.positions(snapshot)
         slots, divisor = pool.slots(snapshot)
         room = self._room(agents, pool, snapshot, where)
-        if self._shares:
-            eligible = self._shared(eligible, room, pool, preview)
+        if self._shares is not None:
+            eligible = self._shares.restricted(eligible, room, pool.ids, preview=preview)
         rank = None
         if len(agents) > 1:
             priority = [agent.priority for agent in agents]
@@ -149,33 +147,6 @@ class BatchBuilder:
             penalty=penalty,
             sign=pool.scorer.sign,
         )
-
-    def _shared(
-        self, eligible: NDArray[np.bool_], room: NDArray[np.int64], pool: ModelPool, preview: bool
-    ) -> NDArray[np.bool_]:
-        """Return eligibility with models that have a share offered exactly to their share of the agents.
-
-        A preview sees who would come next, and leaves the account of requests as it is.
-        """
-        eligible = eligible.copy()
-        columns = [(pool.ids.index(name), name) for name in self._shares if name in pool.ids]
-        with self._lock:
-            due = self._due.copy() if preview else self._due
-            for row in eligible:
-                could = [(j, name) for j, name in columns if row[j] and room[j] > 0]
-                for _, name in could:
-                    due[name] += self._shares[name]
-                chosen = next((pair for pair in could if due[pair[1]] >= 1.0 - 1e-9), None)
-                if chosen is not None:
-                    due[chosen[1]] -= 1.0
-                    row[:] = False
-                    row[chosen[0]] = True
-                    continue
-                others = row.copy()
-                others[[j for j, _ in columns]] = False
-                if (others & (room > 0)).any():
-                    row[:] = others
-        return eligible
 
     def _room(
         self,
