@@ -39,37 +39,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class UnitParams(Params):
-    """Constants of the search.
-
-    Parameters
-    ----------
-    first_radius : float
-        Half-width of the box around the prices of a sample, in typical ranges of a row's scores, for a sample of one.
-    deviations : float
-        The same from the second sample on, in units of what prices moved by, scaled to the sample.
-    least_share : float
-        Least half-width, as a share of that by the first rule.
-    least_radius : float
-        Least half-width of all, in typical ranges.
-    widening : float
-        Factor where a price wants to leave its box.
-    most_boxes : int
-        Boxes of a sample, and of all rows, before the widest.
-    most_arcs : int
-        Arcs of classes that the driver holds, some 100 bytes each.
-    exact, coarse : float
-        Units that costs are rounded to, in typical ranges: of all rows, and of samples.
-    """
+    """Constants of the search."""
 
     first_radius: float = 2.0
+    """Half-width of the box around the prices of a sample, in typical ranges of a row's scores, for a sample of one."""
     deviations: float = 4.0
+    """The same from the second sample on, in units of what prices moved by, scaled to the sample."""
     least_share: float = 0.25
+    """Least half-width, as a share of that by the first rule."""
     least_radius: float = 1e-6
+    """Least half-width of all, in typical ranges."""
     widening: float = 8.0
+    """Factor where a price wants to leave its box."""
     most_boxes: int = 8
+    """Boxes of a sample, and of all rows, before the widest."""
     most_arcs: int = 20_000_000
+    """Arcs of classes that the driver holds, some 100 bytes each."""
     exact: float = 1e-13
     coarse: float = 1e-6
+    """Units that costs are rounded to, in typical ranges: of all rows, and of samples."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

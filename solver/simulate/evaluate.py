@@ -24,24 +24,16 @@ __all__ = ["BASELINES", "EvaluationParams", "evaluate", "seconds_per_step"]
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationParams:
-    """What an evaluation sweeps and repeats.
-
-    Parameters
-    ----------
-    capacities : sequence of float
-        Slots of all models together, as shares of the agents, each > 0. Every model has equally many.
-    folds : int
-        Parts of the agents; the scores of each are predicted from the others, >= 2.
-    repeats : int
-        Random partitions and arrival orders that intervals are over, >= 2.
-    seed : int
-        Of partitions, orders and shuffles.
-    """
+    """What an evaluation sweeps and repeats."""
 
     capacities: Sequence[float] = (0.5, 0.7, 0.8, 0.9, 1.0, 1.5)
+    """Slots of all models together, as shares of the agents, each > 0. Every model has equally many."""
     folds: int = 3
+    """Parts of the agents; the scores of each are predicted from the others, >= 2."""
     repeats: int = 10
+    """Random partitions and arrival orders that intervals are over, >= 2."""
     seed: int = 0
+    """Of partitions, orders and shuffles."""
 
     def __post_init__(self) -> None:
         problems = [

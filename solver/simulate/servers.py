@@ -21,26 +21,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ServerParams:
-    """How simulated servers behave where the fleet file does not say it.
-
-    Parameters
-    ----------
-    latency_s : float
-        Seconds to the first token of models that do not state it, >= 0.
-    output_tokens_per_second : float
-        Speed of models that do not state it, > 0.
-    slowdown : float
-        A request that starts while its model runs ``k`` of ``c`` requests, itself included, takes
-        ``1 + slowdown × (k − 1) / (c − 1)`` times as long: batching shares the accelerator. Fixed at the start
-        of the request. 0: speed does not depend on load.
-    failure_rate : float
-        Share of the started requests that end without a usable answer, 0 to 1.
-    """
+    """How simulated servers behave where the fleet file does not say it."""
 
     latency_s: float = 0.5
+    """Seconds to the first token of models that do not state it, >= 0."""
     output_tokens_per_second: float = 50.0
+    """Speed of models that do not state it, > 0."""
     slowdown: float = 0.5
+    """A request that starts while its model runs ``k`` of ``c`` requests, itself included, takes ``1 + slowdown × (k −
+    1) / (c − 1)`` times as long: batching shares the accelerator. Fixed at the start of the request. 0: speed does
+    not depend on load."""
     failure_rate: float = 0.0
+    """Share of the started requests that end without a usable answer, 0 to 1."""
 
     def __post_init__(self) -> None:
         problems = []

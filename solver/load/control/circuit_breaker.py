@@ -26,19 +26,6 @@ _CLIENT_ERROR_STATUSES = frozenset({400, 404, 409, 413, 415, 422})
 class BreakerParameters:
     """When work is kept away from a model that fails, and how it comes back.
 
-    Parameters
-    ----------
-    failures : int
-        Failures in a row that open the breaker.
-    failure_share : float
-        Share of the last ``recent`` outcomes that opens it, too, from ten on; above 1 never.
-    recent : int
-        Outcomes over which this share is taken.
-    open_s, longest_open_s : float
-        Seconds until the first probe; they double while probes fail.
-    pause_s, longest_pause_s : float
-        Pause after a status 429, 503 or 529 that names none; it doubles while such statuses repeat.
-
     Raises
     ------
     SpecError
@@ -46,12 +33,17 @@ class BreakerParameters:
     """
 
     failures: int = 5
+    """Failures in a row that open the breaker."""
     failure_share: float = 0.5
+    """Share of the last ``recent`` outcomes that opens it, too, from ten on; above 1 never."""
     recent: int = 20
+    """Outcomes over which this share is taken."""
     open_s: float = 1.0
     longest_open_s: float = 60.0
+    """Seconds until the first probe; they double while probes fail."""
     pause_s: float = 1.0
     longest_pause_s: float = 30.0
+    """Pause after a status 429, 503 or 529 that names none; it doubles while such statuses repeat."""
 
     def __post_init__(self) -> None:
         problems = whole_problems("failures", self.failures, low=1) + whole_problems(

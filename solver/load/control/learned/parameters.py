@@ -11,86 +11,35 @@ from solver.params import Params
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuringParams(Params):
-    """What is taken from a backend's times. Measured by ``bench_learned_capacity.py``.
-
-    Parameters
-    ----------
-    least_output : int
-        Shortest answer, tokens, whose time per token says something.
-    full_weight_output : float
-        Output tokens from which a request counts fully in the fit of decode times.
-    min_uncontended_weight : float
-        Weight of requests that found no other request ahead, below which the others count, too.
-    late_weight : float
-        Weight of a time to first token above the line: an expectile of about 0.1 (Newey and Powell 1987).
-    remembered_weight : float
-        Weight of observations of first tokens from which old ones are forgotten.
-    p99_deviations : float
-        Standard normal quantile of 0.99: the spread of a request's time per token is taken as log-normal.
-    least_prefill_share : float
-        Prefill shorter than this share of decoding never limits anything.
-    min_throttled_share : float
-        Least share of a window in which the limit kept requests back for the limit to rise.
-    max_waiting_share_unfitted : float
-        Largest share of the requests in flight that may wait while the time to first token is not yet fitted.
-    explained_wait_factor : float
-        Waiting up to this multiple of the waiting that prefill explains does not count as queueing.
-    longest_pause_s : float
-        Longest pause after a refusal, seconds, whatever its Retry-After says.
-    """
+    """What is taken from a backend's times. Measured by ``bench_learned_capacity.py``."""
 
     least_output: int = 8
+    """Shortest answer, tokens, whose time per token says something."""
     full_weight_output: float = 64.0
+    """Output tokens from which a request counts fully in the fit of decode times."""
     min_uncontended_weight: float = 4.0
+    """Weight of requests that found no other request ahead, below which the others count, too."""
     late_weight: float = 0.1
+    """Weight of a time to first token above the line: an expectile of about 0.1 (Newey and Powell 1987)."""
     remembered_weight: float = 30.0
+    """Weight of observations of first tokens from which old ones are forgotten."""
     p99_deviations: float = 2.33
+    """Standard normal quantile of 0.99: the spread of a request's time per token is taken as log-normal."""
     least_prefill_share: float = 1e-4
+    """Prefill shorter than this share of decoding never limits anything."""
     min_throttled_share: float = 0.3
+    """Least share of a window in which the limit kept requests back for the limit to rise."""
     max_waiting_share_unfitted: float = 0.35
+    """Largest share of the requests in flight that may wait while the time to first token is not yet fitted."""
     explained_wait_factor: float = 1.6
+    """Waiting up to this multiple of the waiting that prefill explains does not count as queueing."""
     longest_pause_s: float = 60.0
+    """Longest pause after a refusal, seconds, whatever its Retry-After says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnParameters:
     """How a limit on what is in flight is learned. The defaults are those of ``bench_learned_capacity.py``.
-
-    Parameters
-    ----------
-    low, high : int
-        The limit never leaves this range.
-    start : int
-        Limit before anything is known, and after long idleness.
-    slo_s_per_token : float, optional
-        Objective for the 99th percentile of the time per output token, seconds. None: the limit is the one
-        of greatest power, throughput over latency (Kleinrock 1979).
-    streamed : bool
-        Whether first tokens are reported. Without them a queue at the backend cannot be seen: an objective
-        is needed then.
-    tokens : bool
-        Whether the tokens in flight are limited, too.
-    window_s, window_share : float
-        A window is closed after this many seconds, once ``window_share × limit`` requests have ended in it.
-    longest_window_s : float
-        A window is closed after this many seconds, whatever has ended in it.
-    queue_share : float
-        Share of the requests in flight that may wait beyond what prefill explains.
-    prefill_idle : float
-        Share of the time that prefill may stand idle; a limit beyond that buys no throughput.
-    memory_s : float
-        Time constant after which decode times are forgotten.
-    growth : float
-        Relative step of a probe above a known limit; it doubles up to four times while probes succeed.
-    hold_s, longest_hold_s : float
-        Pause after a limit was found; it doubles while probes fail at the same place.
-    idle_s : float
-        Idleness after which the limit falls back by half every ``4 × idle_s``.
-    dip_share : float
-        Without an objective: how far the limit dips, in eight of forty windows, to see the slope of the
-        decode time where traffic does not vary by itself.
-    measuring : MeasuringParams
-        What is taken from a backend's times.
 
     Raises
     ------
@@ -100,22 +49,40 @@ class LearnParameters:
 
     low: int = 1
     high: int = 1024
+    """The limit never leaves this range."""
     start: int = 4
+    """Limit before anything is known, and after long idleness."""
     slo_s_per_token: float | None = None
+    """Objective for the 99th percentile of the time per output token, seconds. None: the limit is the one of greatest
+    power, throughput over latency (Kleinrock 1979)."""
     streamed: bool = True
+    """Whether first tokens are reported. Without them a queue at the backend cannot be seen: an objective is needed
+    then."""
     tokens: bool = True
+    """Whether the tokens in flight are limited, too."""
     window_s: float = 1.0
     window_share: float = 0.3
+    """A window is closed after this many seconds, once ``window_share × limit`` requests have ended in it."""
     longest_window_s: float = 10.0
+    """A window is closed after this many seconds, whatever has ended in it."""
     queue_share: float = 0.08
+    """Share of the requests in flight that may wait beyond what prefill explains."""
     prefill_idle: float = 0.03
+    """Share of the time that prefill may stand idle; a limit beyond that buys no throughput."""
     memory_s: float = 240.0
+    """Time constant after which decode times are forgotten."""
     growth: float = 0.06
+    """Relative step of a probe above a known limit; it doubles up to four times while probes succeed."""
     hold_s: float = 5.0
     longest_hold_s: float = 60.0
+    """Pause after a limit was found; it doubles while probes fail at the same place."""
     idle_s: float = 30.0
+    """Idleness after which the limit falls back by half every ``4 × idle_s``."""
     dip_share: float = 0.3
+    """Without an objective: how far the limit dips, in eight of forty windows, to see the slope of the decode time
+    where traffic does not vary by itself."""
     measuring: MeasuringParams = field(default_factory=MeasuringParams)
+    """What is taken from a backend's times."""
 
     def __post_init__(self) -> None:
         problems = whole_problems("low", self.low, low=1) + whole_problems("high", self.high, low=1)
