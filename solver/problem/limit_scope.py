@@ -49,13 +49,15 @@ class LimitScope:
     """One limit against the size of the instance: resolves indices, checks values, collects violations."""
 
     def __init__(self, limit: _Named, position: int, n: int, m: int, all_agents: NDArray[np.int64]) -> None:
-        self.n, self.m, self.name = n, m, limit.name
+        self.n, self.m = n, m
         self.all_agents = all_agents  # the indices of all agents, shared by all limits
-        self.path = f"limits[{position}] ({limit.name})"
+        self.name = str(limit.name).encode(errors="backslashreplace").decode()
+        self.path = f"limits[{position}] ({self.name})"
         self.problems: list[Violation] = []
         if not isinstance(limit.name, str):
-            self.name = str(limit.name)
             self.fail(wrong_type("name", "expected text", limit.name))
+        elif self.name != limit.name:
+            self.fail(Violation("name", "expected text, half a surrogate pair is none", limit.name))
         self.agents = all_agents if limit.agents is None else self._members("agents", limit.agents, n)
         if limit.models is None:
             self.models = np.ones(m, bool)

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from solver.clock import Deadline
 from solver.errors import SpecError, Violation
 from solver.problem.capability import unmet_requirements
 from solver.problem.instance import UNASSIGNED
 from solver.problem.values import unknown_name
-from solver.solution.solution import Status
-from solver.solution.solving import solve_instance
+from solver.solution.thresholds import Counterfactuals
 
 if TYPE_CHECKING:
+    from solver.problem.instance import Instance
     from solver.solution.plan import Plan
-
-_SOLVED_AGAIN_PAIRS = 400
-"""Agents times models up to which a threshold is found by solving again."""
-
-_SOLVED_AGAIN_MS = 500.0
-"""Deadline of each solve that looks for a threshold, in milliseconds."""
-
-_MAX_RIVALS = 8
-"""Most other models whose thresholds are found by solving again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,44 +117,62 @@ def explain(plan: Plan, agent_id: str) -> Explanation:
         runner_up=runner_up,
         candidates=tuple(ranked),
         reason=str(plan.reasons[row]),
-        change=_coupled_change(plan, row, own[-1] if own else None, rivals)
-        or _change(own[-1] if own else None, runner_up, sign),
+        change=_change(plan, row, own[-1] if own else None, rivals),
     )
 
 
-def _coupled_change(plan: Plan, row: int, chosen: Candidate | None, rivals: list[Candidate]) -> str | None:
-    """Return what would change the answer where demands or limits couple agents, None where prices say it exactly.
-
-    Multipliers are no exact prices there. The agent is put on each other model in turn and the rest is solved again:
-    what the total loses is what the other model would have to score more.
-    """
+def _change(plan: Plan, row: int, chosen: Candidate | None, rivals: list[Candidate]) -> str:
+    """Return the least that would have to change for another answer."""
     instance = plan.instance
-    if chosen is None or not rivals or instance.network is not None or instance.is_slots:
-        return None
-    if instance.n * instance.m > _SOLVED_AGAIN_PAIRS or plan.status is not Status.OPTIMAL:
-        best = instance.sign * (chosen.net - rivals[0].net)
-        about = f"about {max(best, 0.0):.3g}"
-        return f"{rivals[0].model_id} would win if it scored {about} more; the multipliers of limits are estimates"
+    if not rivals:
+        return Violation(
+            "nothing", "no model is eligible" if chosen is None else "no other model is eligible"
+        )
+    first = rivals[0].model_id
+    if not Counterfactuals.are_for(instance, plan.solution):
+        return _estimated_change(instance, chosen, rivals[0])
+    again = Counterfactuals(instance, plan.solution, row)
     columns = {model.id: j for j, model in enumerate(plan.problem.models)}
-    served = int((plan.solution.choice != UNASSIGNED).sum())
-    found: list[tuple[float, str]] = []
-    for rival in rivals[:_MAX_RIVALS]:
-        j = columns[rival.model_id]
-        score = np.array(instance.score, dtype=np.float64)
-        score[row, np.arange(instance.m) != j] = -np.inf
-        forced = replace(instance, score=score)
-        answer = solve_instance(forced, deadline=Deadline.after(_SOLVED_AGAIN_MS))
-        fewer = instance.serve_first and int((answer.choice != UNASSIGNED).sum()) < served
-        if answer.status is Status.OPTIMAL and answer.choice[row] == j and not fewer:
-            lost = abs(plan.solution.objective - answer.objective)
-            found.append((lost, rival.model_id))
-    if not found:
-        return "no score alone: on every other model the rest would not fit, or fewer would be served"
-    lost, model = min(found)
-    if lost == 0.0:
-        return f"nothing in score: {model} would do as well"
-    other = f"scored {lost:.6g} more, or cost" if instance.sign > 0 else "cost"
-    return f"{model} would win if it {other} {lost:.6g} less"
+    models = [columns[rival.model_id] for rival in rivals]
+    tie = chosen is not None and instance.sign * (chosen.net - rivals[0].net) <= 0
+    if tie and instance.has_exact_prices and again.takes_next_unit(models[0]):
+        return Violation(
+            "the next free slot", f"{first} is worth as much to it, and its price is what keeps it out"
+        )
+    more = []
+    if chosen is None and again.takes_next_unit(models[0]):
+        more.append(f"one more unit on {first}")
+    if chosen is None and instance.serve_first and again.fits_with_priority(models):
+        more.append("a higher priority")
+    found = again.thresholds(models)
+    if found:
+        lost, model = found[0].lost, plan.problem.models[found[0].model].id
+        if lost == 0.0:
+            return f"nothing in score: {model} would do as well"
+        more.insert(0, _would_win(model, f"{lost:.6g}", instance.sign))
+    if more:
+        return ("; or " if found else ", or ").join(more)
+    return "no score alone: on every other model the rest would not fit, or fewer would be served"
+
+
+def _estimated_change(instance: Instance, chosen: Candidate | None, rival: Candidate) -> str:
+    """Return what prices say: a lower bound on a score where they are exact, and else an estimate."""
+    if chosen is None:
+        return f"more room on {rival.model_id}, or a higher priority"
+    margin = max(instance.sign * (chosen.net - rival.net), 0.0)
+    if instance.has_exact_prices:
+        words = (
+            f"score at least {margin:.6g} more" if instance.sign > 0 else f"cost at least {margin:.6g} less"
+        )
+        return f"{rival.model_id} would have to {words}; how much depends on who would have to move"
+    estimate = _would_win(rival.model_id, f"about {margin:.3g}", instance.sign)
+    return f"{estimate}; the multipliers of limits are estimates"
+
+
+def _would_win(model: str, amount: str, sign: float) -> str:
+    if sign < 0:
+        return f"{model} would win if it cost {amount} less"
+    return f"{model} would win if it scored {amount} more, or cost {amount} less"
 
 
 def _candidates(plan: Plan, row: int) -> list[Candidate]:
@@ -201,21 +209,3 @@ def _candidates(plan: Plan, row: int) -> list[Candidate]:
             )
         )
     return found
-
-
-def _change(chosen: Candidate | None, runner_up: Candidate | None, sign: float) -> str:
-    if chosen is None:
-        if runner_up is None:
-            return Violation("nothing", "no model is eligible")
-        return f"one more unit on {runner_up.model_id}, or a higher priority"
-    if runner_up is None:
-        return Violation("nothing", "no other model is eligible")
-    margin = sign * (chosen.net - runner_up.net)
-    if margin <= 0:
-        return Violation(
-            "the next free slot",
-            f"{runner_up.model_id} is worth as much to it, and its price is what keeps it out",
-        )
-    if sign < 0:
-        return f"{runner_up.model_id} would win if it cost {margin:.6g} less"
-    return f"{runner_up.model_id} would win if it scored {margin:.6g} more, or cost {margin:.6g} less"

@@ -94,3 +94,12 @@ def test_an_array_is_no_number_of_slots() -> None:
 def test_a_score_that_float64_cannot_hold_is_not_read_as_infinite(value: Any) -> None:
     with pytest.raises(solver.SpecError, match="scores"):
         solver.assign(np.array([[1.0, value]]), [1, 1])
+
+
+def test_half_a_surrogate_pair_is_no_name() -> None:
+    """No file and no terminal could show it."""
+    limit = solver.Quota(name="a\ud800", at_most=1)
+    with pytest.raises(
+        solver.SpecError, match=r"limits\[0\] \(a\\ud800\)\.name: expected text, half a surrogate"
+    ):
+        solver.assign(SCORES, [1, 1], limits=[limit])
