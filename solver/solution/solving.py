@@ -175,6 +175,7 @@ def assign(
         and (demand is None and eligible is None and priority is None and unassigned_penalty is None)
         and (load_cost is None and min_load is None and min_load_if_open is None and opening_cost is None)
         and (copies is None and count is None and warm_start is None and threads is None)
+        and (type(sense) is type(engine) is str and type(seed) is int)  # arrays are refused further on
         and (sense, engine, seed) == ("maximize", "auto", 0)
     ):
         plain = plain_solution(scores, capacity, deadline)

@@ -31,7 +31,7 @@ _NETWORK_PAIRS = 200_000
 _SOLVE_MS = 500.0
 """Deadline of each solve, in milliseconds."""
 
-_MAX_MODELS = 8
+_MAX_TRIED_MODELS = 8
 """Most models that are tried."""
 
 _SAME = 1e-9
@@ -86,7 +86,7 @@ class Counterfactuals:
         Those are left out on which the rest would not fit, or fewer would be served where service comes first.
         """
         found = []
-        for model in models[:_MAX_MODELS]:
+        for model in models[:_MAX_TRIED_MODELS]:
             answer = self._on(model, self.instance)
             if answer is not None and self._serves_as_well(answer):
                 lost = abs(self.solution.objective - answer.objective)
@@ -97,7 +97,7 @@ class Counterfactuals:
     def fits_with_priority(self, models: list[int]) -> bool:
         """Return whether as many agents are served with this one among them, on one of some models."""
         served = int((self.solution.choice != UNASSIGNED).sum())
-        answers = (self._on(model, self.instance) for model in models[:_MAX_MODELS])
+        answers = (self._on(model, self.instance) for model in models[:_MAX_TRIED_MODELS])
         return any(
             answer is not None and int((answer.choice != UNASSIGNED).sum()) >= served for answer in answers
         )
