@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0, help="Ray actors; 0: this process alone.")
     parser.add_argument("--layout", choices=("binary", "list", "wide"), default="binary")
     parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--verify", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--folder", type=Path, default=None, help="Where the temporary folder goes.")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
@@ -50,8 +51,9 @@ def main() -> None:
         batch = batch_of(Path(folder) / "batch", asked.agents, asked.models, asked.layout)
         runs = {
             "stream": partial(streamed, batch, folder, asked.workers),
-            "verify": partial(verified, folder),
         }
+        if asked.verify:
+            runs["verify"] = partial(verified, folder)
         if asked.memory:
             runs["memory"] = partial(in_memory, batch, asked.layout)
         for name, run in runs.items():

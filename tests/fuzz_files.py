@@ -31,7 +31,8 @@ def main() -> None:
         units = "count" in options or "copies" in options
         if plan.status is Status.INFEASIBLE and not units:
             continue
-        small = SampleBudget(whole=int(generator.choice([0, 1_000_000])), few_arcs=500)
+        whole, contested = int(generator.choice([0, 1_000_000])), float(generator.choice([1.0, 40_000.0]))
+        small = SampleBudget(whole=whole, few_arcs=500, contested=contested)
         test_files.SMALL = test_units.SMALL = small
         with tempfile.TemporaryDirectory() as folder:
             try:

@@ -44,6 +44,7 @@ def write_checkpoint(folder: PlanFolder, request: dict[str, Any], state: Checkpo
         "request": request,
         "facts": [survey.agents, survey.low, survey.high, survey.forbids, survey.units],
         "equal": survey.equal.tolist(),
+        "contents": survey.contents,
         "prices": found.prices.tolist(),
         "valuation": {**asdict(found.valuation), "levels": found.valuation.levels.tolist()},
         "found": _document(found),
@@ -78,6 +79,7 @@ def read_checkpoint(folder: PlanFolder, request: dict[str, Any]) -> Checkpoint |
         forbids=forbids,
         equal=equal,
         units=units,
+        contents={int(number): content for number, content in document["contents"].items()},
     )
     valuation = document["valuation"]
     valuation = Valuation(**{**valuation, "levels": np.array(valuation["levels"], np.float64)})

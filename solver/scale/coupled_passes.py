@@ -125,6 +125,7 @@ class CoupledPasses(PieceReader):
                 amount = amounts(block)
                 total.append(amount.sum(axis=0))
                 most.append(amount.max(axis=0))
+            survey.contents[piece.number] = self._contents[piece.number]
             facts.append(
                 PieceFacts(
                     number=piece.number,

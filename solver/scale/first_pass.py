@@ -107,6 +107,8 @@ class Survey:
         The agents that were asked for.
     units, required_units : int
         Slots that all rows ask for, and those that rows ask for that must be served.
+    contents : dict of int to int
+        Checksums of the numbers of each piece.
     """
 
     m: int
@@ -125,6 +127,7 @@ class Survey:
     samples: list[Sample] = field(default_factory=list)
     units: int = 0
     required_units: int = 0
+    contents: dict[int, int] = field(default_factory=dict)
 
     def add(self, block: Block, drawn: NDArray[np.int64], common_penalty: float | None) -> None:
         """Take a block into account; ``drawn`` are the places of the agents to keep, ascending."""
@@ -168,6 +171,7 @@ class Survey:
         self.agents += other.agents
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
         self.forbids |= other.forbids
+        self.contents |= other.contents
         self.unservable_required += other.unservable_required
         self.required_count += other.required_count
         self.units, self.required_units = self.units + other.units, self.required_units + other.required_units

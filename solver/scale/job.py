@@ -123,6 +123,7 @@ def solve_files(
             write_checkpoint(folder, request, state)
         else:
             done = finished_pieces(folder, pieces)
+        workers.run("expect", state.survey.contents)
         progress.stage(f"writing {len(pieces) - len(done):,} files")
         answers = [*done, *_finish(workers, batch, pieces, folder, state, {one.number for one in done})]
     finally:
@@ -256,18 +257,19 @@ def _publish(
         certificate = conclude_coupled(
             parts, batch.couplings, prices, serve_first=batch.serve_first, sense=batch.columns.sense
         )
-        return _published(pieces, folder, request, certificate, prices, answers)
+        return _published(pieces, folder, request, state, certificate, prices, answers)
     prices, closed = state.found.prices.copy(), batch.slots < 1
     if closed.any():  # what their first slot would be worth, the least that deters every agent
         prices[closed] = np.maximum(np.max([part.worth for part in parts], axis=0)[closed], 0.0)
     certificate = conclude(parts, _shape(batch, state.survey), prices, batch.columns.models, batch.floors)
-    return _published(pieces, folder, request, certificate, prices, answers)
+    return _published(pieces, folder, request, state, certificate, prices, answers)
 
 
 def _published(
     pieces: Sequence[Piece],
     folder: PlanFolder,
     request: dict[str, Any],
+    state: Checkpoint,
     certificate: PlanCertificate,
     prices: NDArray[np.float64],
     answers: list[PieceAnswer],
@@ -278,6 +280,7 @@ def _published(
         prices=tuple(prices.tolist()),
         files=tuple(answer.written for answer in answers),
         versions={"solver": version("batch-assignment-solver"), "pyarrow": version("pyarrow")},
+        contents=tuple(f"{state.survey.contents[piece.number]:08x}" for piece in pieces),
     )
     _drop_other_files(folder, len(pieces))
     write_manifest(folder, manifest)

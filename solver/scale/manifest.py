@@ -38,6 +38,8 @@ class Manifest:
         The assignments, in the order of the agents.
     versions : dict of str to str
         What wrote it.
+    contents : tuple of str
+        Checksums of the numbers that each file answers for, as they were read.
     """
 
     request: dict[str, Any]
@@ -45,6 +47,7 @@ class Manifest:
     prices: tuple[float, ...]
     files: tuple[WrittenPiece, ...]
     versions: dict[str, str]
+    contents: tuple[str, ...] = ()
 
 
 def write_manifest(folder: PlanFolder, manifest: Manifest) -> None:
@@ -82,6 +85,7 @@ def read_manifest(folder: str | Path) -> Manifest:
             certificate=PlanCertificate(**certificate),
             files=tuple(WrittenPiece(**one) for one in document.pop("files")),
             prices=tuple(map(float, document.pop("prices"))),
+            contents=tuple(map(str, document.pop("contents", ()))),
             **document,
         )
     except OSError as error:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from solver.clock import Deadline
-from solver.engines.price.estimate import estimate_prices
+from solver.engines.price.estimate import estimate_prices, refine_prices
 from solver.engines.price.optimum import find_optimum, solve_everything
 from solver.engines.price.sample_sizes import probe_scale
 from solver.engines.price.scarce_prices import price_scarce, small_slot_shortage
 from solver.engines.slot_supply import Supply
 from solver.scale.first_pass import Survey, Valuation, dense_rows, valuation_of
 from solver.scale.floors import floor_reward, with_floors
-from solver.scale.piece_rows import PieceChoice, PieceRows
+from solver.scale.piece_rows import PieceChoice, PieceRows, StridedSample
 from solver.scale.shard import FinishOrder
 
 if TYPE_CHECKING:
@@ -115,6 +115,10 @@ def optimise(
         all_served = PieceRows(fleet, pieces, survey, sample, plan, None, closed) if short else rows
         enough = pooled.scaled(n / pooled.total.sum()).anchored() if short else pooled
         estimate = estimate_prices(all_served, enough, scale, generator, most=budget.numbers / m)
+        for stride in budget.strides(n, m, max(map(len, plan.levels), default=n)):
+            part = StridedSample(all_served, stride)
+            estimate = refine_prices(part, enough.scaled(part.n / n), scale, estimate, n)
+        rows.short, rows.slots = short, pooled.total
         estimate = price_scarce(rows, pooled, estimate, short=short)
         outcome = find_optimum(rows, pooled, scale, estimate, Deadline.after(None))
     if outcome is None:

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.engines.price.contested_arcs import Contested
+from solver.engines.price.scarce_prices import NEAR_SHORTAGE, order_statistic
 from solver.engines.smoothed_demand import Response
 from solver.scale.first_pass import Sample, dense_rows
 from solver.scale.held_arcs import grain
+from solver.scale.keen_agents import KeenAgents
 from solver.scale.slot_passes import NestedBoxes, SlotSums
 
 if TYPE_CHECKING:
@@ -221,6 +223,18 @@ class HeldSample:
         raise NotImplementedError
 
 
+class StridedSample(HeldSample):
+    """A sample too large to be held, of one agent of each stretch of so many: every box is a pass over the files."""
+
+    def __init__(self, rows: PieceRows, stride: int) -> None:
+        super().__init__(rows, rows.n // stride)
+        self._stride = stride
+
+    def reduce(self, low: NDArray[np.float64], high: NDArray[np.float64]) -> PieceReduction:
+        """Find the contested arcs for a box."""
+        return self._rows.reduced(0, low, high, stride=self._stride)
+
+
 class PieceRows:
     """Agents in pieces.
 
@@ -240,6 +254,13 @@ class PieceRows:
         Value of staying unassigned; None where no agent may.
     closed : (m,) bool
         Models that no agent gets: those without slots, and those that an equal model stands for.
+
+    Attributes
+    ----------
+    short : int
+        Slots that are missing, where they are too few to show in samples: how many agents leave.
+    slots : (m,) float64
+        Slots of each model.
     """
 
     def __init__(
@@ -256,6 +277,7 @@ class PieceRows:
         self._fleet, self._pieces, self._survey, self._plan = fleet, pieces, survey, plan
         self._sample, self._valuation, self._closed = sample, valuation, closed
         self._keys = itertools.count()
+        self.short, self.slots = 0, np.zeros(self.m)
         self._collected = dense_rows(sample, valuation, closed)
 
     def sample(self, rows: NDArray[np.int64]) -> DenseRows | HeldSample:
@@ -283,17 +305,27 @@ class PieceRows:
     def standing(
         self, prices: NDArray[np.float64], apart: NDArray[np.int64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """Return what agents have, see ``DenseRows.standing``, in memory for a few numbers each."""
-        parts = self._fleet.run("standing", prices, apart, self._valuation, self._closed)
-        best, outside, worth = (np.concatenate([part[k] for part in parts]) for k in range(3))
-        return best, outside, worth
+        """Return what the agents have whom scarce slots are a matter of, see ``DenseRows.standing``."""
+        keen = KeenAgents(prices=prices, apart=apart, short=self.short, slots=self.slots[apart])
+        found = self._keenest(keen)
+        if self.short and len(apart):  # who is keen on slots depends on the level that those set who leave
+            level, _ = order_statistic(found[1] - found[0], self.short, near=NEAR_SHORTAGE)
+            found = self._keenest(replace(keen, level=level))
+        return found
+
+    def _keenest(
+        self, keen: KeenAgents
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        return keen.among(self._fleet.run("standing", keen, self._valuation, self._closed))
 
     def reduce(self, low: NDArray[np.float64], high: NDArray[np.float64]) -> PieceReduction:
         """Find the contested arcs for a box, in one pass over all pieces."""
         return self.reduced(0, low, high)
 
-    def reduced(self, sample: int, low: NDArray[np.float64], high: NDArray[np.float64]) -> PieceReduction:
-        """Return the contested agents of a sample of that size; 0 for all agents."""
+    def reduced(
+        self, sample: int, low: NDArray[np.float64], high: NDArray[np.float64], *, stride: int = 0
+    ) -> PieceReduction:
+        """Return the contested agents of a sample of that size, or of one of so many agents; 0 for all agents."""
         boxes = NestedBoxes(
             key=2 * next(self._keys) + (self._valuation is None),
             sides=((low, high),),
@@ -301,6 +333,7 @@ class PieceRows:
             plan=self._plan,
             valuation=self._valuation,
             closed=self._closed,
+            stride=stride,
         )
         span = max(map(abs, self._extremes()), default=1.0)
         return PieceReduction(contested=HeldArcs.of(self._fleet, boxes, span), pieces=self._pieces)

@@ -159,6 +159,13 @@ class Block:
     copies: NDArray[np.int64] | None = None
     count: NDArray[np.int64] | None = None
 
+    def checksum(self, before: int) -> int:
+        """Return the CRC-32 of all numbers, going on from that of the block before."""
+        for values in (self.score, self.penalty, self.priority, self.amount, self.copies, self.count):
+            if values is not None:
+                before = zlib.crc32(values.data, before)
+        return before
+
 
 def files_of(patterns: Sequence[str]) -> tuple[str, ...]:
     """Return the files that names, URLs and patterns such as ``batch/*.parquet`` stand for, absolute, sorted for each.
@@ -272,8 +279,7 @@ def read_batches(piece: Piece, names: Sequence[str]) -> Iterator[Any]:
     pa, _ = arrow()
     reader, fingerprint = _opened(piece.path)
     if fingerprint != piece.fingerprint:
-        msg = Violation(piece.path, "expected the file as it was when the job began; it has changed since")
-        raise SpecError(msg)
+        raise SpecError(changed_file(piece.path, "the job began"))
     batches = reader.iter_batches(
         _BLOCK_ROWS, row_groups=list(piece.groups), columns=list(names), use_threads=False
     )
@@ -297,6 +303,11 @@ def _opened(path: str) -> tuple[Any, str]:
     except (pa.ArrowException, OSError) as error:
         raise unreadable(path, error) from None
     return reader, f"{size}-{footer:08x}"
+
+
+def changed_file(path: str, when: str) -> Violation:
+    """Return the violation of a file that is another one than it was."""
+    return Violation(path, f"expected the file as it was when {when}; it has changed since")
 
 
 def unreadable(path: str, error: Exception) -> SpecError:

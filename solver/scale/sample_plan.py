@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -69,6 +70,20 @@ class SamplePlan:
         return size * self.models > DEFAULTS.sampling.dense_pairs
 
 
+def strided(first: int, count: int, stride: int, plan: SamplePlan) -> NDArray[np.int64]:
+    """Return which of some consecutive agents are in the sample of one of each whole stretch, by its mixed number.
+
+    The answer for an agent depends on nothing but the plan: there are ``agents // stride`` of them, whoever draws.
+    """
+    stretch = np.arange(first // stride, min(-(-(first + count) // stride), plan.agents // stride))
+    word = (stretch.astype(np.uint64) + np.uint64(plan.seed % 2**32 + 1)) * np.uint64(0x9E3779B97F4A7C15)
+    word ^= word >> np.uint64(31)
+    word *= np.uint64(0xD6E8FEB86659FD93)
+    word ^= word >> np.uint64(32)
+    drawn: NDArray[np.int64] = stretch * stride + (word % np.uint64(stride)).astype(np.int64)
+    return drawn[(drawn >= first) & (drawn < first + count)]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleBudget:
     """How much of the data workers and driver hold.
@@ -83,11 +98,29 @@ class SampleBudget:
         Scores up to which the driver holds all of them, and passes over samples are passes over everything.
     few_arcs : int
         Allowed arcs up to which one flow on all of them is faster than sampling.
+    contested : float
+        Agents over the square root of the largest sample, to which those are proportional that it leaves
+        contested: above this, a pass over a part of the agents comes first.
     """
 
     numbers: int = 20_000_000
     whole: int = 1_000_000
     few_arcs: int = 15_000
+    contested: float = 40_000.0
+
+    def strides(self, agents: int, models: int, sample: int) -> list[int]:
+        """Return which parts of the agents, one of so many, come first after a sample of that size."""
+        found: list[int] = []
+        growth = DEFAULTS.sampling.growth
+        while agents > self.contested * math.sqrt(sample) and agents // growth > sample:
+            if agents // growth * models <= DEFAULTS.sampling.dense_pairs:
+                break  # so few that there is nothing to save
+            stride = growth
+            while agents // stride > max(self.contested * math.sqrt(sample), growth * sample):
+                stride *= growth
+            found.append(stride)
+            sample = agents // stride
+        return found
 
     def plan(self, agents: int, models: int, seed: int) -> SamplePlan:
         """Return the samples of a batch of that size."""

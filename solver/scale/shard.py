@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from solver.scale.first_pass import Valuation
     from solver.scale.held_arcs import PayingAgents
+    from solver.scale.keen_agents import KeenAgents
     from solver.scale.pieces import Block, Piece, ScoreColumns
     from solver.scale.sample_plan import SamplePlan
     from solver.scale.storage import PlanFolder
@@ -107,6 +108,7 @@ class Shard(UnitPasses, CoupledPasses):
         self._pieces = tuple(pieces)
         self._columns = columns
         self._closed = closed
+        self._contents = {}
 
     def process(self) -> int:
         """Return the id of the process that the worker is."""
@@ -126,6 +128,7 @@ class Shard(UnitPasses, CoupledPasses):
                 yield k, block
 
         self._keep(plan, surveyed())
+        survey.contents |= self._contents
         return [survey]
 
     def hash_ids(self, scratch: str, seed: int) -> list[int]:
@@ -136,15 +139,16 @@ class Shard(UnitPasses, CoupledPasses):
 
     def standing(
         self,
-        prices: NDArray[np.float64],
-        apart: NDArray[np.int64],
+        keen: KeenAgents,
         valuation: Valuation | None,
         closed: NDArray[np.bool_],
     ) -> list[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]]:
-        """Return what agents have at some prices, see ``Rows.standing``."""
-        return [
-            dense_rows(block, valuation, closed).standing(prices, apart) for _, block in self._all_blocks()
+        """Return what the keenest agents have, see ``Rows.standing``."""
+        parts = [
+            keen.among([dense_rows(block, valuation, closed).standing(keen.prices, keen.apart)])
+            for _, block in self._all_blocks()
         ]
+        return [keen.among(parts)]
 
     def finish(
         self,

@@ -15,6 +15,7 @@ import numpy as np
 from solver.engines.price.contested_arcs import Contested
 from solver.scale.first_pass import Sample, dense_rows
 from solver.scale.piece_reader import PieceReader
+from solver.scale.sample_plan import strided
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.scale.first_pass import Valuation
-    from solver.scale.pieces import Block
+    from solver.scale.pieces import Block, Piece
     from solver.scale.sample_plan import SamplePlan
 
 
@@ -44,6 +45,8 @@ class NestedBoxes:
         Value of staying unassigned; None where no agent may.
     closed : (m,) bool
         Models that no agent gets.
+    stride : int
+        One agent of each stretch of so many instead, by :func:`~solver.scale.sample_plan.strided`; 0 for all.
     """
 
     key: int
@@ -52,6 +55,7 @@ class NestedBoxes:
     plan: SamplePlan
     valuation: Valuation | None
     closed: NDArray[np.bool_]
+    stride: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,6 +232,8 @@ class SlotPasses(PieceReader):
         if boxes.sample:
             sample = self._sample(boxes.plan, boxes.sample)[place]
             some = [] if sample is None else [sample]
+        elif boxes.stride:
+            some = self._strided(piece, boxes.plan, boxes.stride)
         found, at = [], 0
         for block in some:
             reduction = dense_rows(block, boxes.valuation, boxes.closed).reduce(low, high)
@@ -256,6 +262,13 @@ class SlotPasses(PieceReader):
             high=high,
         )
         return agent, contested
+
+    def _strided(self, piece: Piece, plan: SamplePlan, stride: int) -> Iterator[Sample]:
+        """Yield a sample too large to keep, as the pass goes."""
+        for block in self._blocks(piece):
+            drawn = strided(block.first, len(block.score), stride, plan)
+            if len(drawn):
+                yield Sample.of(block, drawn)
 
     def _sample(self, plan: SamplePlan, size: int) -> list[Sample | None]:
         """Return a sample, piece by piece."""

@@ -17,7 +17,7 @@ from solver.scale.coupled_passes import amounts, paying
 from solver.scale.coupling import BatchBudget, BatchResource
 from solver.scale.first_pass import Survey, valuation_of
 from solver.scale.manifest import MANIFEST, Manifest, read_manifest
-from solver.scale.pieces import ScoreColumns, pieces_of, read_batches, read_blocks
+from solver.scale.pieces import ScoreColumns, changed_file, pieces_of, read_batches, read_blocks
 from solver.scale.storage import arrow, plan_folder
 from solver.scale.unit_certificate import unit_terms
 from solver.scale.unit_rows import RowUnits
@@ -79,9 +79,13 @@ def verify_plan(folder: str | Path) -> FileVerification:
         raise SpecError(Violation(place.path(MANIFEST), f"expected {len(pieces)} files", len(manifest.files)))
     closed = batch.slots < 1
     survey = Survey(m=len(closed), closed=closed)
-    for piece in pieces:
+    for k, piece in enumerate(pieces):
+        content = 0
         for block in read_blocks(piece, batch.reading):
+            content = block.checksum(content)
             survey.add(block, np.zeros(0, np.int64), batch.unassigned_penalty)
+        if manifest.contents and manifest.contents[k : k + 1] != (f"{content:08x}",):
+            raise SpecError(changed_file(piece.path, "the plan was made"))
     if batch.is_coupled:
         certificate = _certified_coupled(place, manifest, batch, pieces, survey, lines)
         return _compared(certificate, manifest, lines)
@@ -148,8 +152,7 @@ def _asked(folder: PlanFolder, manifest: Manifest) -> tuple[LargeBatch, list[Pie
     pieces = pieces_of(list(marks), batch.reading)
     changed = {piece.path for piece in pieces if marks[piece.path] != piece.fingerprint}
     if changed:
-        rule = "expected the file as it was when the plan was made; it has changed since"
-        raise SpecError(*(Violation(path, rule) for path in sorted(changed)))
+        raise SpecError(*(changed_file(path, "the plan was made") for path in sorted(changed)))
     return batch, pieces
 
 

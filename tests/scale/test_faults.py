@@ -35,7 +35,8 @@ def written(folder: Path, files: int = 3, count: int = 2500) -> list[Path]:
     folder.mkdir()
     paths = [folder / f"part-{k}.parquet" for k in range(files)]
     for k, path in enumerate(paths):
-        pq.write_table(table(k * count, count), path, row_group_size=600)
+        plain = {"compression": "none", "use_dictionary": False}
+        pq.write_table(table(k * count, count), path, row_group_size=600, **plain)
     return paths
 
 
@@ -74,6 +75,14 @@ def damaged(path: Path) -> None:
     path.write_bytes(data)
 
 
+def overwritten(path: Path) -> None:
+    """Change a few numbers of an uncompressed file: no other size, no other footer, and it can be read."""
+    data = path.read_bytes()
+    column = pq.read_table(path).column(MODELS[1]).chunk(0).to_numpy()
+    at = data.index(column[:50].tobytes())
+    path.write_bytes(data[:at] + column[50:100].tobytes() + data[at + 200 :])
+
+
 PASSES = {"slots": ["survey", "reduce", "finish"], "coupled": ["paying_facts", "hold", "finish_paying"]}
 
 
@@ -96,6 +105,47 @@ def test_a_file_that_changes_during_a_job_ends_it(
         solve_files(batch_of(paths, kind), tmp_path / "plan", fleet=Struck, budget=SMALL)
     assert struck_in
     assert not (tmp_path / "plan" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "struck"), [(kind, one) for kind, names in PASSES.items() for one in names[1:]]
+)
+def test_numbers_that_change_behind_an_equal_footer_end_a_job(tmp_path: Path, kind: str, struck: str) -> None:
+    paths = written(tmp_path / "batch")
+    before = paths[1].read_bytes()
+
+    class Struck(LocalFleet):
+        def run(self, method: str, *arguments: Any, each: Mapping[int, Any] | None = None) -> list[Any]:
+            if method == struck and paths[1].read_bytes() == before:
+                overwritten(paths[1])
+            return super().run(method, *arguments, each=each)
+
+    with pytest.raises(SpecError, match=r"part-1\.parquet: expected the file as it was when the job began"):
+        solve_files(batch_of(paths, kind), tmp_path / "plan", fleet=Struck, budget=SMALL)
+    assert not (tmp_path / "plan" / "manifest.json").exists()
+    paths[1].write_bytes(before)
+    assert solve_files(batch_of(paths, kind), tmp_path / "plan", budget=SMALL) is not None
+    overwritten(paths[1])
+    with pytest.raises(
+        SpecError, match=r"part-1\.parquet: expected the file as it was when the plan was made"
+    ):
+        verify_plan(tmp_path / "plan")
+
+
+def test_numbers_that_change_before_a_job_is_resumed_end_it(tmp_path: Path) -> None:
+    paths = written(tmp_path / "batch")
+
+    class Struck(LocalFleet):
+        def run(self, method: str, *arguments: Any, each: Mapping[int, Any] | None = None) -> list[Any]:
+            if method == "finish":
+                raise KeyboardInterrupt
+            return super().run(method, *arguments, each=each)
+
+    with pytest.raises(KeyboardInterrupt):
+        solve_files(batch_of(paths, "slots"), tmp_path / "plan", fleet=Struck, budget=SMALL)
+    overwritten(paths[1])
+    with pytest.raises(SpecError, match=r"part-1\.parquet: expected the file as it was when the job began"):
+        solve_files(batch_of(paths, "slots"), tmp_path / "plan", budget=SMALL, resume=True)
 
 
 @pytest.mark.parametrize("kind", PASSES)

@@ -406,3 +406,34 @@ def test_workers_and_driver_exchange_sums(tmp_path: Path) -> None:
     assert found is not None
     assert found.certificate.optimal
     assert sum(sizes) < 500_000  # most of it are the scores of small samples; the files hold 7,200,000 bytes
+
+
+@pytest.mark.parametrize(
+    "capacity",
+    [[37_000] * 6, [3, 49_990, 50_000, 0, 49_999, 49_999]],
+    ids=["plenty", "a model of three slots, a closed one, and nine slots too few"],
+)
+def test_a_sample_that_is_read_instead_of_kept(tmp_path: Path, capacity: list[int]) -> None:
+    """Where kept samples would leave too many agents contested, a part of the agents is looked at first."""
+    scores = drawn(200_000, 6, 13)
+    paths = write(tmp_path / "batch", scores, group=10_000)
+    methods, largest = [], []
+
+    class Watched(LocalFleet):
+        def run(self, method: str, *arguments: Any, each: Mapping[int, Any] | None = None) -> list[Any]:
+            found = super().run(method, *arguments, each=each)
+            strided = method == "reduce" and arguments[0].stride
+            methods.append(f"{method} of one in {strided}" if strided else method)
+            if method not in ("survey", "gather_slots"):  # the scores of small samples, and the last box
+                largest.append(len(pickle.dumps(found)))
+            return found
+
+    few = replace(SMALL, contested=1.0, numbers=100_000)
+    found = solve_files(batch_of(paths, capacity), tmp_path / "plan", fleet=Watched, budget=few)
+    assert found is not None
+    assert "reduce of one in 8" in methods
+    assert ("standing" in methods) == (3 in capacity)
+    assert max(largest) < 5_000, "no answer grows with the agents"
+    expected = solver.assign(scores, capacity)
+    assert found.certificate.objective == pytest.approx(expected.objective, rel=SAME)
+    assert found.certificate.optimal

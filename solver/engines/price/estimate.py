@@ -80,20 +80,20 @@ def estimate_prices(
             break
         began = left
         sample = rows.sample(stratified(n, size, generator))
-        estimate = _refine(sample, supply.scaled(size / n), scale, estimate, n, deadline, params)
+        estimate = refine_prices(sample, supply.scaled(size / n), scale, estimate, n, deadline, params)
     return estimate
 
 
-def _refine(
+def refine_prices(
     sample: Rows,
     share: Supply,
     scale: Scale,
     estimate: Estimate,
     population: int,
-    deadline: Deadline,
-    params: PriceEngineParams,
+    deadline: Deadline = NO_DEADLINE,
+    params: PriceEngineParams = DEFAULTS,
 ) -> Estimate:
-    """Improve on an estimate by a larger sample."""
+    """Improve on an estimate by a larger sample of so many agents, which compete for their share of the slots."""
     start = start_temperature(estimate, 0.5)
     if sample.n * sample.m <= params.sampling.dense_pairs:
         return sample_prices(

@@ -135,7 +135,10 @@ class Rows(Protocol):
     def standing(
         self, prices: NDArray[np.float64], apart: NDArray[np.int64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """Return what agents have: their best elsewhere at these prices, unassigned, and their scores apart."""
+        """Return what agents have: their best elsewhere at these prices, unassigned, and their scores apart.
+
+        Of all agents, or of those at least whom the last slots and the last places outside are a matter of.
+        """
         ...
 
     def reduce(self, low: NDArray[np.float64], high: NDArray[np.float64]) -> Reduced:

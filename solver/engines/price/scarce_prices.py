@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from solver.engines.slot_supply import Supply
 
 
+NEAR_SHORTAGE = 3
+"""Ranks around the last agent who has to leave that say how far off the level of prices may be."""
+
+
 def small_slot_shortage(agents: int, supply: Supply, params: PriceEngineParams = DEFAULTS) -> int:
     """Return the number of missing slots if it is too small to show in a sample, else 0.
 
@@ -65,22 +69,29 @@ def price_scarce(
     prices, error = estimate.prices.copy(), estimate.error.copy()
     best, outside, worth = rows.standing(prices, tiny)
     if short:
-        level, doubt = _order_statistic(outside - best, short, near=3)  # whoever leaves, that many do
+        level, doubt = order_statistic(
+            outside - best, short, near=NEAR_SHORTAGE
+        )  # whoever leaves, that many do
         best = best + level
         prices = np.maximum(prices - level, supply.cheapest)
         error = np.maximum(error, doubt)
     for k, j in enumerate(tiny):
         allowed = worth[:, k] > -np.inf
-        keen = np.full(rows.n, -np.inf)  # infinite for those who have no other choice
+        keen = np.full(len(best), -np.inf)  # infinite for those who have no other choice
         keen[allowed] = worth[allowed, k] - np.maximum(best, outside)[allowed]
         slots = int(supply.total[j])
-        price, doubt = _order_statistic(keen, slots, near=2 + math.isqrt(slots))
+        price, doubt = order_statistic(keen, slots, near=near_slots(slots))
         if supply.cheapest[j] < price < np.inf:
             prices[j], error[j] = price, doubt
     return replace(estimate, prices=prices, error=error)
 
 
-def _order_statistic(values: NDArray[np.float64], rank: int, *, near: int) -> tuple[float, float]:
+def near_slots(slots: int) -> int:
+    """Return how many ranks around the last slot's say how far off its price may be."""
+    return 2 + math.isqrt(slots)
+
+
+def order_statistic(values: NDArray[np.float64], rank: int, *, near: int) -> tuple[float, float]:
     """Return what separates the ``rank`` largest values from the rest, and a third of how far ``near`` ranks reach."""
     n = len(values)
     most = min(n, rank + near + 1)
