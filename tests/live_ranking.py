@@ -71,21 +71,21 @@ class _Server:
         self.running = self.waiting = 0
         self.turn = asyncio.Semaphore(self.slots)
 
-    async def serve(self, tokens: int) -> tuple[int, float]:
-        """Return the status, and the seconds the model has worked, in the time of the trace."""
+    async def serve(self, tokens: int) -> tuple[int, float, float]:
+        """Return the status, the seconds the model has worked, and by how many it overslept, in the trace's time."""
         if self.running >= self.slots and self.waiting >= self.places:
-            return 429, 0.0
+            return 429, 0.0, 0.0
         self.waiting += 1
         async with self.turn:
             self.waiting -= 1
             fuller = self.slowdown * self.running / (self.slots - 1) if self.slots > 1 else 0.0
             self.running += 1
             began = perf_counter()
-            await asyncio.sleep(
-                (1.0 + fuller) * (self.first_token_s + tokens * self.s_per_token) / self.speed
-            )
+            work_s = (1.0 + fuller) * (self.first_token_s + tokens * self.s_per_token)
+            await asyncio.sleep(work_s / self.speed)
             self.running -= 1
-            return 200, (perf_counter() - began) * self.speed
+            worked_s = (perf_counter() - began) * self.speed
+            return 200, worked_s, worked_s - work_s
 
 
 def _serve(models: list[dict[str, Any]], pipe: Connection) -> None:
@@ -100,8 +100,8 @@ async def _serving(models: list[dict[str, Any]], pipe: Connection) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
         length = int(head.split("content-length:")[1].split("\r\n")[0])
         asked = json.loads(await reader.readexactly(length))
-        status, worked_s = await servers[asked["model"]].serve(asked["max_tokens"])
-        body = json.dumps({"worked_s": worked_s}).encode()
+        status, worked_s, late_s = await servers[asked["model"]].serve(asked["max_tokens"])
+        body = json.dumps({"worked_s": worked_s, "late_s": late_s}).encode()
         writer.write(
             f"HTTP/1.1 {status} -\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n".encode() + body
         )
@@ -129,6 +129,7 @@ class LiveRun:
         n = len(scene.traffic)
         self.latency_s = np.full(n, np.nan)
         self.column = np.full(n, -1)
+        self.late_s = np.full(n, np.nan)
 
     def _now(self) -> float:
         """Bring the policy's clock up to date."""
@@ -172,6 +173,7 @@ class LiveRun:
             self._policy.turned_away(request, column, status)
             return
         self.latency_s[request], self.column[request] = latency_s, column
+        self.late_s[request] = answer["late_s"]
         self._policy.ended(request, column, latency_s, answer["worked_s"], success=True)
 
 
@@ -198,7 +200,7 @@ def simulated(scene: Scene, name: str) -> dict[str, float]:
 
 
 def live(scene: Scene, name: str, *, speed: float) -> dict[str, float]:
-    """Return the figures of a policy in front of servers that sleep."""
+    """Return the figures of a policy in front of servers that sleep, and by how much they overslept in the mean."""
     fleet = scene.fleet
     models = [
         {
@@ -224,7 +226,7 @@ def live(scene: Scene, name: str, *, speed: float) -> dict[str, float]:
         here.send(None)
         process.join(10)
         process.kill()
-    return _figures(scene, run.latency_s, run.column)
+    return _figures(scene, run.latency_s, run.column) | {"overslept s": float(np.nanmean(run.late_s))}
 
 
 def correlations(pairs: list[tuple[dict[str, float], dict[str, float]]]) -> dict[str, float]:
@@ -264,7 +266,11 @@ def main() -> int:
     for name in names:
         pairs.append((simulated(scene, name), live(scene, name, speed=args.speed)))
         cells = [f"{pairs[-1][0][figure]:.2f} / {pairs[-1][1][figure]:.2f}" for figure in FIGURES]
-        print(f"{name:20s}" + "".join(f"{cell:>22s}" for cell in cells), flush=True)
+        late = pairs[-1][1]["overslept s"]
+        print(
+            f"{name:20s}" + "".join(f"{cell:>22s}" for cell in cells) + f"   overslept {late:.2f} s",
+            flush=True,
+        )
     taus = correlations(pairs)
     print(f"{'Kendall tau':20s}" + "".join(f"{taus[figure]:>22.3f}" for figure in FIGURES))
     return int(any(taus[figure] < LEAST_TAU for figure in HELD))

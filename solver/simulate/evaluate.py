@@ -161,13 +161,13 @@ def _parts(
     params: EvaluationParams,
     repeat: int,
 ) -> tuple[np.random.Generator, list[_Part]]:
-    """Return the folds of one bootstrap sample, and the generator that drew it."""
+    """Return the folds of one bootstrap sample that has drawn anybody of them, and the generator that drew it."""
     n = len(scores)
     rng = np.random.default_rng([params.seed, repeat])
     drawn: NDArray[np.int64] = rng.integers(0, n, size=(n,), dtype=np.int64)
     fold = np.asarray(rng.permutation(np.arange(n)) % params.folds, np.int64)
     return rng, [
-        _part(scores, cost, group, fold == k, drawn[fold[drawn] == k], rng) for k in range(params.folds)
+        _part(scores, cost, group, fold == k, drawn[fold[drawn] == k], rng) for k in np.unique(fold[drawn])
     ]
 
 

@@ -98,3 +98,12 @@ def test_the_command_writes_the_contract(tmp_path: Path, capsys: pytest.CaptureF
     assert main(["evaluate", str(tmp_path / "none.csv")]) == 2
     assert main(["evaluate", str(table), "--capacities", "a"]) == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_table_smaller_than_its_folds_draws() -> None:
+    """The bootstrap may draw nobody of a fold; it is left out then."""
+    for seed in range(20):
+        scores = np.random.default_rng(seed).random((5, 2))
+        found = evaluate(scores, params=EvaluationParams(repeats=3, seed=seed, capacities=(0.5, 1.0)))
+        assert found["verification"]["broken"] == 0
+        assert all(np.isfinite(row["gain"]) and row["served"] >= 1 for row in found["results"])

@@ -7,12 +7,18 @@ import pytest
 
 from tests.live_ranking import FIGURES, correlations, live, scene_of, simulated
 
+_LATE_SHARE = 0.05
+"""Share of the mean latency that servers may oversleep."""
+
 
 def test_policies_rank_live_as_in_a_replay() -> None:
     """``python -m tests.live_ranking`` is the long version: six policies, slower and over more requests."""
     scene = scene_of(100, 0.9, 3)
     names = ("least-tokens", "route-balance", "constant:small")
-    pairs = [(simulated(scene, name), live(scene, name, speed=25.0)) for name in names]
+    for speed in (25.0, 10.0, 4.0):  # servers that oversleep, on a machine with other work, are no evidence
+        pairs = [(simulated(scene, name), live(scene, name, speed=speed)) for name in names]
+        if all(lived["overslept s"] < _LATE_SHARE * lived["mean latency s"] for _, lived in pairs):
+            break
     taus = correlations(pairs)
     assert taus["mean latency s"] == pytest.approx(1.0)
     assert taus["quality"] == pytest.approx(1.0)

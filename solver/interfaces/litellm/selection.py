@@ -114,7 +114,7 @@ class Selector:
 
     def _note_answer(self, outcome: Outcome) -> None:
         if outcome.success and outcome.output_tokens:
-            self._answer.learn(outcome.output_tokens)
+            self._answer.learn(outcome.input_tokens or 0, outcome.output_tokens)
 
     # -- the fleet
 
@@ -212,7 +212,7 @@ class Selector:
             output_tokens=tokens_out,
         )
         row = rows.of_agent(agent)  # limits and budgets count on the longest answer that was asked for
-        usual = self._answer.tokens
+        usual = self._answer.expected(tokens_in)
         answer = usual if asked_tokens(request) is None else min(float(tokens_out), usual)
         service_s = 1e-3 * self._predictor.predict_ms(rows.pool.models, [tokens_in], [answer])[0]
         scores = np.full(len(columns), -np.inf)

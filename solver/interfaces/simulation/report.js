@@ -12,11 +12,13 @@ const FIGURES = [
   ["max s", "max_latency_ms", 1e-3, 1], ["first token P99 s", "p99_first_token_ms", 1e-3, 2], ["mean wait s", "mean_wait_ms", 1e-3, 2],
   ["utilization", "utilization", 1, 3], ["Jain", "jain_index", 1, 3], ["served", "served", 1, 0], ["refused", "refused", 1, 0],
   ["overload", "overload_failures", 1, 0], ["throttled", "throttled", 1, 0], ["failed", "failed", 1, 0], ["in time", "deadline_attainment", 1, 3],
-  ["quality", "quality", 1, 3], ["of the served", "quality_served", 1, 3], ["US dollars", "cost_usd", 1, 2],
+  ["quality", "quality", 1, 3], ["of the served", "quality_served", 1, 3], ["US dollars", "cost_usd", 1, 2]];
+const MEASURED = [
   ["decision P50 µs", "decision_us_p50", 1, 0], ["decision P99 µs", "decision_us_p99", 1, 0],
   ["batch P99 ms", "decision_us_p99_batch", 1e-3, 2], ["refreshes", "refreshes", 1, 0], ["refresh P50 ms", "refresh_us_p50", 1e-3, 2],
   ["refresh P99 ms", "refresh_us_p99", 1e-3, 2]];
-const shown = FIGURES.filter(([, name]) => results.some(r => r[name].mean !== null));
+const known = figures => figures.filter(([, name]) => results.some(r => r[name].mean !== null));
+const shown = known(FIGURES);
 const number = (value, digits) => value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
 
 function table(id, rows, figures, cell) {
@@ -31,11 +33,13 @@ function table(id, rows, figures, cell) {
   }
   target.append(body);
 }
-table("figures", results, shown, (value, [, , scale, digits]) => {
+const withHalf = (value, [, , scale, digits]) => {
   if (value.mean === null) return make("td", "–");
   const half = scale * (value.high - value.mean);
   return make("td", number(scale * value.mean, digits) + (half >= 0.5 * 10 ** -digits ? " ± " + number(half, digits) : ""));
-});
+};
+table("figures", results, shown, withHalf);
+table("measured", results, known(MEASURED), withHalf);
 const change = data.what_if ? { title: "What changes with " + data.what_if.change, rows: data.what_if.differences }
   : data.comparison ? { title: data.comparison.of + " against " + data.comparison.against, rows: [{ policy: data.comparison.of, ...data.comparison }] } : null;
 if (change) {
@@ -43,8 +47,9 @@ if (change) {
   document.getElementById("change-title").textContent = change.title;
   table("differences", change.rows, shown.filter(([, name]) => change.rows[0][name]), (value, [, , scale, digits]) => {
     if (value.mean === null) return make("td", "–");
-    const td = make("td", (value.mean > 0 ? "+" : "") + number(scale * value.mean, digits) + " ± " + number(scale * (value.high - value.mean), digits));
-    if (value.low <= 0 && value.high >= 0) td.className = "unsure";
+    const half = data.settings.seeds > 1 ? " ± " + number(scale * (value.high - value.mean), digits) : "";
+    const td = make("td", (value.mean > 0 ? "+" : "") + number(scale * value.mean, digits) + half);
+    if (half && value.low <= 0 && value.high >= 0) td.className = "unsure";
     return td;
   });
 }

@@ -51,14 +51,14 @@ def results_table(results: list[dict[str, Any]], title: str = "") -> Table:
     """Return a row per policy."""
     first = results[0]
     load = "" if first["load"] is None else f" at {first['load']:.0%} of capacity"
-    heading = title or f"{first['arrived']:,} requests of {first['trace']}{load}; mean ± half of 95 %"
+    requests = "request" if first["arrived"] == 1 else "requests"
+    heading = title or f"{first['arrived']:,} {requests} of {first['trace']}{load}; mean ± half of 95 %"
     return _table(heading, results, {**_SHOWN, **_with_any(_ONLY_WHERE_ANY, results)})
 
 
 def measured_table(results: list[dict[str, Any]]) -> Table:
     """Return what decisions and background refreshes of prices took on this machine, a row per policy."""
-    heading = "measured here: time of decisions, and of refreshes of prices in the background"
-    return _table(heading, results, _with_any(_MEASURED, results))
+    return _table("decisions and refreshes, measured", results, _with_any(_MEASURED, results))
 
 
 def _with_any(columns: dict[str, _Column], results: list[dict[str, Any]]) -> dict[str, _Column]:
@@ -105,7 +105,8 @@ def difference_table(
 ) -> Table:
     """Return a row per comparison, and in each cell the difference with half of its interval.
 
-    Differences whose interval contains zero are marked as indistinguishable by a trailing ``?``.
+    Differences whose interval contains zero are marked as indistinguishable by a trailing ``?``; one seed has no
+    interval.
     """
     from rich.table import Table
 
@@ -114,7 +115,8 @@ def difference_table(
     table.add_column("policy", overflow="fold", min_width=14)
     for name in shown:
         table.add_column(name, justify="right")
-    for label, _, difference in pairs:
+    for label, after, difference in pairs:
+        repeated = len(after["per_seed"]["served"]) > 1
         cells = []
         for figure, scale, digits, _ in shown.values():
             value = difference[figure]
@@ -123,6 +125,7 @@ def difference_table(
                 cells.append("-")
                 continue
             unsure = "?" if low < 0 < high else ""
-            cells.append(f"{scale * mean:+,.{digits}f} ±{scale * (high - mean):,.{digits}f}{unsure}")
+            half = f" ±{scale * (high - mean):,.{digits}f}{unsure}" if repeated else ""
+            cells.append(f"{scale * mean:+,.{digits}f}{half}")
         table.add_row(printable(label), *cells)
     return table

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 _OVERLOADED_FROM = 0.98
 """Share of the fleet's capacity from which on queues only grow."""
 
+_IDLE_BELOW = 0.002
+"""Share of the fleet's capacity below which seconds were probably meant to be milliseconds."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Simulation:
@@ -51,6 +54,13 @@ class Simulation:
         """Standard output."""
         return make_console()
 
+    @property
+    def _intervals(self) -> str:
+        """What a table of differences says of its intervals."""
+        if self.seeds == 1:
+            return "; one seed, no interval"
+        return ", paired by seed; ? where the interval contains zero"
+
     def run(self) -> dict[str, Any]:
         """Say what will be done, do it, print tables, and return the results as a document."""
         fleets = [self.servers, *([] if self.variant.fleet is None else [self.variant.fleet])]
@@ -63,7 +73,7 @@ class Simulation:
             *self.reading.notes,
             *self.servers.silent_defaults(),
             *_never_serving(self.servers),
-            *_overload_warning(self.servers, first, self.setup.load),
+            *_load_warning(self.servers, first, self.setup.load),
         ]
         err = make_console(stderr=True)
         if not self.quiet:
@@ -117,7 +127,7 @@ class Simulation:
                 "results": found[1],
                 "differences": [{"policy": name, **difference} for name, _, difference in pairs],
             }
-            title = f"what {self.variant.label} changes; ? where the interval contains zero"
+            title = f"what {self.variant.label} changes{self._intervals}"
             if not self.quiet:
                 self.out.print(results_table(found[1], self.variant.label))
                 self.out.print(difference_table(pairs, title))
@@ -126,9 +136,7 @@ class Simulation:
             difference = differences(a, b)
             document["comparison"] = {"of": b["policy"], "against": a["policy"], **difference}
             if not self.quiet:
-                title = (
-                    f"{b['policy']} against {a['policy']}, paired by seed; ? where the interval contains zero"
-                )
+                title = f"{b['policy']} against {a['policy']}{self._intervals}"
                 self.out.print(difference_table([(b["policy"], b, difference)], title))
         events = [event for result in found[0] for event in result.get("rule_events", [])]
         if self.setup.rules and not self.quiet:
@@ -180,10 +188,14 @@ def _rule_lines(result: dict[str, Any]) -> list[str]:
 _EVENTS_SHOWN = 5
 
 
-def _overload_warning(fleet: Fleet, traffic: Traffic, load: float | None) -> list[str]:
-    """Return a warning where the fleet is too small for the traffic."""
+def _load_warning(fleet: Fleet, traffic: Traffic, load: float | None) -> list[str]:
+    """Return a warning where the fleet is too small for the traffic, or absurdly large."""
     share = load if load is not None else traffic.rate_per_s / fleet.capacity_per_s(traffic.output_tokens)
-    if share <= _OVERLOADED_FROM or not traffic.span_s:
+    if not traffic.span_s:
+        return []
+    if share < _IDLE_BELOW:
+        return [f"arrivals are {share:.2%} of what the fleet serves when full: is the unit of time right?"]
+    if share <= _OVERLOADED_FROM:
         return []
     return [
         f"the fleet is too small: arrivals are {share:.0%} of what it serves when full; some will be refused"

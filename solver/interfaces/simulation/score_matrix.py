@@ -133,7 +133,7 @@ def read_score_matrix(
     costs = None
     if cost_name is not None:
         costs = np.full(scores.shape, np.nan)
-        costs[rows, columns] = _numbers(table, cost_name)
+        costs[rows, columns] = _numbers(table, cost_name, least=0.0)
     return ScoreMatrix(agents=agents, models=models, scores=scores, cost=costs, cost_column=cost_name)
 
 
@@ -177,11 +177,12 @@ def _ids(table: Table, name: str) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     return _codes(cells)
 
 
-def _numbers(table: Table, name: str) -> NDArray[np.float64]:
+def _numbers(table: Table, name: str, least: float = -np.inf) -> NDArray[np.float64]:
     cells, numbers = cells_of(table.columns[name]), numbers_of(table.columns[name])
+    rule = "expected a finite number" if least == -np.inf else f"expected a finite number >= {least:g}"
     bad = [
-        Violation(f"{table.where(int(i))}: {name}", "expected a finite number", cells[i])
-        for i in np.flatnonzero(~np.isfinite(numbers))
+        Violation(f"{table.where(int(i))}: {name}", rule, cells[i])
+        for i in np.flatnonzero(~(np.isfinite(numbers) & (numbers >= least)))
         if cells[i] not in (None, "")
     ]
     if bad:

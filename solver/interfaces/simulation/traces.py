@@ -75,6 +75,8 @@ _OUTPUT = (
     "completiontokencount",
     "tokensout",
 )
+_ZONE = r"(?:[Zz]|[+-]\d\d:?\d\d)\s*$"
+"""What a date and time with a zone ends in."""
 _LEADING_COUNT = re.compile(r"^(num|number_of|n)_")
 """Words before the name of a count, as in ``num_prefill_tokens``."""
 _TASK = ("task_type", "category", "task")
@@ -289,7 +291,7 @@ def _complain(table: Table, name: str, rule: str, bad: NDArray[np.bool_]) -> Non
 def _tokens(table: Table, name: str) -> NDArray[np.int64]:
     numbers = numbers_of(table.columns[name])
     bad = ~(np.isfinite(numbers) & (numbers >= 0) & (numbers <= _MAX_TOKENS) & (numbers == np.floor(numbers)))
-    _complain(table, name, "expected a whole number >= 0", bad)
+    _complain(table, name, f"expected a whole number from 0 to {_MAX_TOKENS:,}", bad)
     return numbers.astype(np.int64)
 
 
@@ -308,6 +310,9 @@ def _seconds(table: Table, name: str, unit: str | None, inputs: str, reading: Re
 
     stamps = pd.to_datetime(pd.Series(values), errors="coerce", utc=True, format="ISO8601")
     _complain(table, name, "expected a date and time", np.asarray(stamps.isna()))
+    zoned = pd.Series(values).astype(str).str.contains(_ZONE)
+    if zoned.any() and not zoned.all():
+        reading.note(f"{name}: times without a zone are taken as UTC")
     return np.asarray((stamps - stamps.min()).dt.total_seconds(), np.float64)
 
 

@@ -75,7 +75,7 @@ def variant_of(
     parts = [part.strip() for part in compare.split(",") if part.strip()]
     if len(parts) != 2:
         raise SpecError(f"compare: expected two policies or two fleet files, A,B, got {compare!r}")
-    if all(Path(part).suffix and Path(part).is_file() for part in parts):
+    if any(Path(part).suffix and Path(part).is_file() for part in parts):
         first, second = (Fleet(read_fleet(Path(part), reading), params) for part in parts)
         return Variant(fleet=second, label=parts[1], base=first, base_label=parts[0]), names
     return Variant(), parts

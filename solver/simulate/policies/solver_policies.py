@@ -63,11 +63,15 @@ class _Tracked(PolicyBase):
         self.tracker: LoadTracker = LoadTracker(clock=clock)
 
     def _agents(self, requests: list[int]) -> list[Agent]:
-        """Return what a policy knows of each request: its prompt, and the mean answer so far."""
-        expected = round(self._answer.tokens)
+        """Return what a policy knows of each request: its prompt, and answers to such prompts so far."""
+        expected, inputs = self._answer.expected, self._inputs
         return [
             _TEMPLATE_AGENT.model_copy(
-                update={"id": f"r{i}", "input_tokens": self._inputs[i], "output_tokens": expected}
+                update={
+                    "id": f"r{i}",
+                    "input_tokens": inputs[i],
+                    "output_tokens": round(expected(inputs[i])),
+                }
             )
             for i in requests
         ]
@@ -159,7 +163,7 @@ class TrackedBalancer(_Tracked):
         """Release the lease and record the outcome."""
         self._leases.pop(request).release()
         if success:
-            self._answer.learn(self._outputs[request])
+            self._answer.learn(self._inputs[request], self._outputs[request])
         self.tracker.record(
             self._scene.fleet.ids[column],
             latency_ms=1000.0 * service_s,
@@ -220,7 +224,7 @@ class RoutedOneByOne(_Tracked):
         """Route one, or several jointly."""
         rows = slice(requests.start, requests.stop)
         inputs = self._inputs[rows]
-        expected = [self._answer.tokens] * len(requests)
+        expected = [self._answer.expected(tokens) for tokens in inputs]
         service_s = self._predictor.predict_ms(self._models, inputs, expected) / 1000.0
         used = np.minimum(self._in_flight / self._slots, 1.0)
         service_s = service_s * self._slowdown.factors(used)
@@ -230,7 +234,7 @@ class RoutedOneByOne(_Tracked):
         if self._cost_weight:
             prices = self._scene.fleet.token_prices
             scores = scores - self._cost_weight * prices.cost_usd(
-                np.array(inputs)[:, None], self._answer.tokens
+                np.array(inputs)[:, None], np.array(expected)[:, None]
             )
         if len(requests) == 1:
             decisions = [self._router.route(scores=scores[0], service_s=service_s[0])]
@@ -261,7 +265,7 @@ class RoutedOneByOne(_Tracked):
         self._in_flight[column] -= 1
         used = self._used_at_start.pop(request)
         if success:
-            self._answer.learn(self._outputs[request])
+            self._answer.learn(self._inputs[request], self._outputs[request])
             predicted = self._predictor.predict_ms(
                 self._models, [self._inputs[request]], [self._outputs[request]]
             )

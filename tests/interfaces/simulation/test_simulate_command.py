@@ -135,8 +135,14 @@ def test_columns_by_option_and_a_batch_file(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("time,input_tokens,output_tokens\n", "at least one request"),
-        ("time,input_tokens,output_tokens\n0,-5,1\n", "input_tokens: expected a whole number >= 0, got -5"),
-        ("time,input_tokens,output_tokens\n0,,1\n", "input_tokens: expected a whole number >= 0"),
+        (
+            "time,input_tokens,output_tokens\n0,-5,1\n",
+            "input_tokens: expected a whole number from 0 to 1,000,000,000, got -5",
+        ),
+        (
+            "time,input_tokens,output_tokens\n0,,1\n",
+            "input_tokens: expected a whole number from 0 to 1,000,000,000",
+        ),
         ("time,input_tokens,output_tokens\n-1,1,1\n0,1,1\n", "time: expected a time >= 0"),
         ("moment,input_tokens,output_tokens\n0,1,1\n", "no column found for time"),
     ],
@@ -180,8 +186,8 @@ def test_faults_of_all_columns_are_told_together(tmp_path: Path) -> None:
         read_trace(path)
     assert [str(line).split(": ", 1)[1] for line in caught.value.violations] == [
         "time: expected a time >= 0, got an empty cell",
-        "input_tokens: expected a whole number >= 0, got -5",
-        "output_tokens: expected a whole number >= 0, got 'ten'",
+        "input_tokens: expected a whole number from 0 to 1,000,000,000, got -5",
+        "output_tokens: expected a whole number from 0 to 1,000,000,000, got 'ten'",
     ]
 
 
