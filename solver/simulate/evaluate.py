@@ -7,11 +7,11 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.special import stdtrit
 
 from solver.errors import SpecError, Violation
 from solver.problem.instance import UNASSIGNED
 from solver.simulate.matched_plans import BASELINES, Audit, matched_plan, simple_plan
-from solver.simulate.metrics import interval_of
 from solver.simulate.quality import group_means
 
 if TYPE_CHECKING:
@@ -31,9 +31,9 @@ class EvaluationParams:
     folds: int = 3
     """Parts of the agents; the scores of each are predicted from the others, >= 2."""
     repeats: int = 10
-    """Random partitions and arrival orders that intervals are over, >= 2."""
+    """Random partitions, arrival orders and shuffles that every figure is the mean of, >= 2."""
     seed: int = 0
-    """Of partitions, orders and shuffles."""
+    """Of them."""
 
     def __post_init__(self) -> None:
         problems = [
@@ -95,33 +95,34 @@ def evaluate(
     -----
     Each fold is decided on alone, with its share of the slots: its predictions are the mean outcome per model and
     task type over the other folds. (Folds placed together would look worse than they are: where the others are
-    better, the fold itself is worse, and the placement would follow that difference.) Each repeat draws agents anew
-    with replacement (the bootstrap) and lets them arrive in that order; copies of an agent share a fold. An
-    interval is the mean of the repeats ± Student's 97.5 % quantile times their standard deviation, which is the
-    standard error of the gain on another sample of as many agents.
+    better, the fold itself is worse, and the placement would follow that difference.) Each repeat draws other folds,
+    and another order of arrival. A gain is a sum over agents, of what each gets by one plan less what it gets by the
+    other, in the mean over the repeats; an interval is that sum ± Student's 97.5 % quantile times its standard error.
+    As predictions were learned from agents too, the error is that of as many agents as they were learned from (Nadeau
+    and Bengio 2003). ``tests.gain_coverage`` counts how often such intervals hold.
     """
     params = params or EvaluationParams()
     group = _checked(scores, group, params)
-    rows: dict[tuple[str, float, str], list[_Gain]] = {}
+    rows: dict[tuple[str, float, str], _Repeated] = {}
     audit = Audit()
     steps = params.repeats * len(params.capacities)
     for repeat in range(params.repeats):
         rng, parts = _parts(scores, cost, group, params, repeat)
         for step, share in enumerate(params.capacities):
             for (kind, policy), gain in _step(parts, share, scores.shape[1], rng, audit).items():
-                rows.setdefault((kind, share, policy), []).append(gain)
+                rows.setdefault((kind, share, policy), _Repeated(len(scores), params.folds)).add(gain)
             if on_step is not None:
                 on_step(repeat * len(params.capacities) + step + 1, steps)
-    ordered: list[tuple[tuple[str, float, str], list[_Gain]]] = sorted(
+    ordered: list[tuple[tuple[str, float, str], _Repeated]] = sorted(
         rows.items(), key=lambda item: float(item[0][1])
     )
     return {
         "results": [
-            _row(share, "shuffled" if name == "shuffled" else policy, gains)
+            gains.row(share, "shuffled" if name == "shuffled" else policy)
             for (name, share, policy), gains in ordered
             if name == "predicted" or (name == "shuffled" and policy == "greedy")
         ],
-        "ceiling": [_row(share, policy, gains) for (name, share, policy), gains in ordered if name == "true"],
+        "ceiling": [gains.row(share, policy) for (name, share, policy), gains in ordered if name == "true"],
         "verification": audit.to_dict(),
     }
 
@@ -161,14 +162,10 @@ def _parts(
     params: EvaluationParams,
     repeat: int,
 ) -> tuple[np.random.Generator, list[_Part]]:
-    """Return the folds of one bootstrap sample that has drawn anybody of them, and the generator that drew it."""
-    n = len(scores)
+    """Return the folds of one partition, their agents in the order in which they arrive, and what drew it."""
     rng = np.random.default_rng([params.seed, repeat])
-    drawn: NDArray[np.int64] = rng.integers(0, n, size=(n,), dtype=np.int64)
-    fold = np.asarray(rng.permutation(np.arange(n)) % params.folds, np.int64)
-    return rng, [
-        _part(scores, cost, group, fold == k, drawn[fold[drawn] == k], rng) for k in np.unique(fold[drawn])
-    ]
+    order = rng.permutation(len(scores))
+    return rng, [_part(scores, cost, group, order[k :: params.folds], rng) for k in range(params.folds)]
 
 
 def _step(
@@ -187,8 +184,9 @@ def _step(
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """The agents of one fold: what came out, and what the other folds let one expect."""
+    """The agents of one fold: who, what came out, and what the other folds let one expect."""
 
+    agents: NDArray[np.int64]
     outcome: NDArray[np.float64]
     cost: NDArray[np.float64] | None
     expected_cost: NDArray[np.float64] | None
@@ -199,11 +197,12 @@ def _part(
     scores: NDArray[np.float64],
     cost: NDArray[np.float64] | None,
     group: NDArray[np.int64],
-    held_out: NDArray[np.bool_],
     agents: NDArray[np.int64],
     rng: np.random.Generator,
 ) -> _Part:
-    means = group_means(scores[~held_out], group[~held_out], int(group.max()) + 1)
+    others = np.ones(len(scores), np.bool_)
+    others[agents] = False
+    means = group_means(scores[others], group[others], int(group.max()) + 1)
     predicted, outcome = means[group[agents]], scores[agents]
     allowed = ~np.isnan(outcome)
     known = {
@@ -212,55 +211,69 @@ def _part(
         "shuffled": np.where(allowed, predicted[rng.permutation(np.arange(len(agents)))], -np.inf),
     }
     if cost is None:
-        return _Part(outcome, None, None, known)
-    mean_cost = np.nanmean(cost[~held_out], axis=0)
+        return _Part(agents, outcome, None, None, known)
+    mean_cost = np.nanmean(cost[others], axis=0)
     own = cost[agents]
     return _Part(
-        outcome, np.where(np.isnan(own), mean_cost, own), np.broadcast_to(mean_cost, own.shape), known
+        agents, outcome, np.where(np.isnan(own), mean_cost, own), np.broadcast_to(mean_cost, own.shape), known
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Gain:
+    """What a policy gets, and what the joint assignment gets beyond it: in all, and by agent (sums of the served)."""
+
     quality: float
     cost: float
     served: int
-    gain: float
+    agents: NDArray[np.int64]
+    gained: NDArray[np.float64]
 
 
 def _combined(gains: list[_Gain]) -> _Gain:
     """Return the folds as one: means per served agent, sums of cost and served."""
     served = sum(each.served for each in gains)
-    weights = [each.served / served if served else 0.0 for each in gains]
     return _Gain(
-        sum(weight * each.quality for weight, each in zip(weights, gains, strict=True)),
+        sum(each.served * each.quality for each in gains) / max(served, 1),
         sum(each.cost for each in gains),
         served,
-        sum(weight * each.gain for weight, each in zip(weights, gains, strict=True)),
+        np.concatenate([each.agents for each in gains]),
+        np.concatenate([each.gained for each in gains]) / max(served, 1),
     )
 
 
-def _row(share: float, policy: str, gains: list[_Gain]) -> dict[str, Any]:
-    gain = [each.gain for each in gains]
-    middle, half = float(np.mean(gain)), _half(gain)
-    return {
-        "capacity": share,
-        "policy": policy,
-        "quality": float(np.mean([each.quality for each in gains])),
-        "cost_usd": float(np.mean([each.cost for each in gains])),
-        "served": float(np.mean([each.served for each in gains])),
-        "gain": middle,
-        "gain_low": middle - half,
-        "gain_high": middle + half,
-    }
+class _Repeated:
+    """A comparison over the repeats: means, and the mean share of every agent in the gain."""
 
+    def __init__(self, agents: int, folds: int) -> None:
+        self._count = 0
+        self._learned_from = 1.0 - 1.0 / folds
+        self._totals = np.zeros(3)
+        self._gained = np.zeros(agents)
 
-def _half(gain: list[float]) -> float:
-    """Return half of the interval of a bootstrap: the spread of the repeats is the standard error itself."""
-    of_the_mean = interval_of(gain)
-    assert of_the_mean.mean is not None
-    assert of_the_mean.high is not None
-    return (of_the_mean.high - of_the_mean.mean) * float(np.sqrt(len(gain)))
+    def add(self, gain: _Gain) -> None:
+        """Take one more repeat into the means."""
+        self._count += 1
+        self._totals += (gain.quality, gain.cost, gain.served)
+        self._gained[gain.agents] += gain.gained
+
+    def row(self, share: float, policy: str) -> dict[str, Any]:
+        """Return the row of a report."""
+        quality, cost, served = (self._totals / self._count).tolist()
+        gained = self._gained / self._count
+        n = len(gained)
+        error = gained.std(ddof=1) * np.sqrt(n / self._learned_from)
+        gain, half = float(gained.sum()), float(stdtrit(n - 1, 0.975) * error)
+        return {
+            "capacity": share,
+            "policy": policy,
+            "quality": quality,
+            "cost_usd": cost,
+            "served": served,
+            "gain": gain,
+            "gain_low": gain - half,
+            "gain_high": gain + half,
+        }
 
 
 def _slots(share: float, n: int, m: int) -> NDArray[np.int64]:
@@ -285,12 +298,23 @@ def _gains(
         choice = simple_plan(policy, known, slots, rng)
         joint = matched_plan(known, slots, part.expected_cost, free, choice, audit)
         audit.matched(joint, choice, part.expected_cost)
-        own = _judged(choice, part)
-        gain = _judged(joint, part)[0] - own[0]
-        gains[policy] = _Gain(*own, gain)
+        gained = _by_agent(joint, part.outcome) - _by_agent(choice, part.outcome)
+        gains[policy] = _Gain(*_judged(choice, part), part.agents, gained)
         if policy == "greedy":
-            gains["joint"] = _Gain(*_judged(free, part), gain)
+            gains["joint"] = _Gain(*_judged(free, part), part.agents, gained)
     return gains
+
+
+def _by_agent(choice: NDArray[np.int64], outcome: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return what each agent gets over the mean of the table, 0 where it is not served.
+
+    Two plans that serve as many differ by the same sum whatever is subtracted; without the mean, who is served would
+    seem to matter more than it does.
+    """
+    served = choice != UNASSIGNED
+    value = np.zeros(len(choice))
+    value[served] = outcome[served, choice[served]] - np.nanmean(outcome)
+    return value
 
 
 def _judged(choice: NDArray[np.int64], part: _Part) -> tuple[float, float, int]:

@@ -13,6 +13,7 @@ from solver import UNASSIGNED, SpecError, assign
 from solver.interfaces.cli import main
 from solver.simulate.evaluate import EvaluationParams, evaluate
 from solver.simulate.matched_plans import BASELINES, Audit, feasible, matched_plan, simple_plan, total_of
+from tests.gain_coverage import breadth, gains_of, missed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -100,10 +101,17 @@ def test_the_command_writes_the_contract(tmp_path: Path, capsys: pytest.CaptureF
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_a_table_smaller_than_its_folds_draws() -> None:
-    """The bootstrap may draw nobody of a fold; it is left out then."""
+def test_a_table_of_few_agents() -> None:
     for seed in range(20):
         scores = np.random.default_rng(seed).random((5, 2))
         found = evaluate(scores, params=EvaluationParams(repeats=3, seed=seed, capacities=(0.5, 1.0)))
         assert found["verification"]["broken"] == 0
         assert all(np.isfinite(row["gain"]) and row["served"] >= 1 for row in found["results"])
+
+
+def test_intervals_are_as_wide_as_gains_scatter() -> None:
+    """``python -m tests.gain_coverage`` is the long version; 0.5 and 2 are far outside the error of forty draws."""
+    params = EvaluationParams(capacities=(0.8,), repeats=3, folds=2)
+    for gains in gains_of(40, 40, params).values():
+        assert missed(gains) <= 0.2
+        assert 0.5 < breadth(gains) < 2.0

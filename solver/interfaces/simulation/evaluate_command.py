@@ -23,7 +23,7 @@ def evaluate(
     capacities: Annotated[
         str, typer.Option(help="Slots of the fleet as shares of the agents, comma-separated.")
     ] = "0.5,0.7,0.8,0.9,1,1.5",
-    repeats: Annotated[int, typer.Option(min=2, help="Bootstrap samples that intervals are made of.")] = 10,
+    repeats: Annotated[int, typer.Option(min=2, help="Random partitions that figures are the mean of.")] = 10,
     folds: Annotated[int, typer.Option(min=2, help="Parts; each is predicted from the others.")] = 3,
     agent_column: Annotated[str | None, typer.Option(help="Column that names the agent.")] = None,
     model_column: Annotated[str | None, typer.Option(help="Column that names the model.")] = None,
@@ -78,7 +78,7 @@ def evaluate(
         steps = len(params.capacities) * repeats
         with errors_about(scores, arrays):
             pace = seconds_per_step(table.scores, cost=table.cost, group=group, params=params)
-        size = f"{n:,} agents × {m} models, {len(params.capacities)} capacities × {repeats} samples"
+        size = f"{n:,} agents × {m} models, {len(params.capacities)} capacities × {repeats} partitions"
         say(err, f"{size}: {duration(pace * steps)}; no model is called, no cost")
         for note in notes:
             say(err, f"note: {note}", style="dim")

@@ -197,3 +197,46 @@ def test_batches_for_other_endpoints(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps({"custom_id": "a", "body": body}) + "\n" for body in bodies))
     traffic = read_trace(path)
     assert (traffic.input_tokens.tolist(), traffic.output_tokens.tolist()) == ([10, 2], [7, 3])
+
+
+def _said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    code = main(["simulate", "--policies", "least-tokens", "--seeds", "1", *arguments])
+    found = capsys.readouterr()
+    return code, " ".join((found.out + found.err).split())
+
+
+def test_a_mix_of_times_with_and_without_zone_is_said(
+    tmp_path: Path, fleet: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = tmp_path / "t.csv"
+    times = ("2024-03-01T12:00:00Z", "2024-03-01 12:00:01", "2024-03-01T14:00:02+02:00")
+    trace.write_text("time,input_tokens,output_tokens\n" + "".join(f"{at},5,5\n" for at in times))
+    code, said = _said(["--trace", str(trace), "--fleet", str(fleet)], capsys)
+    assert code == 0
+    assert "time: times without a zone are taken as UTC" in said
+    assert "not in order" not in said
+
+
+def test_a_load_that_suggests_another_unit_is_said(
+    tmp_path: Path, fleet: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = tmp_path / "t.csv"
+    rows = "".join(f"{1700 * k},100,100\n" for k in range(20))
+    trace.write_text("time,input_tokens,output_tokens\n" + rows)
+    arguments = ["--trace", str(trace), "--fleet", str(fleet)]
+    assert "is the unit of time right?" in _said(arguments, capsys)[1]
+    assert "is the unit of time right?" not in _said([*arguments, "--time-unit", "ms"], capsys)[1]
+
+
+def test_a_missing_fleet_to_compare_is_named(fleet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, said = _said(["--fleet", str(fleet), "--compare", f"{fleet},{fleet.parent}/gone.yaml"], capsys)
+    assert code == 2
+    assert "gone.yaml" in said
+    assert "no such file" in said
+
+
+def test_one_seed_has_no_interval_of_a_difference(fleet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--fleet", str(fleet), "--requests", "40", "--what-if", "slots.small=+2"]
+    said = _said(arguments, capsys)[1]
+    assert "one seed, no interval" in said
+    assert "±" not in said.split("one seed, no interval")[1]
