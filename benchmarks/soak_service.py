@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import sys
 import tempfile
 import time
@@ -23,14 +24,16 @@ from tests.fuzz_service import resident_mb
 from tests.http_service import running
 
 ROUTER = "/api/v1/model-router"
+DECIDERS = 8
 LARGEST_GROWTH = 0.05  # of the memory after a third of the time
 
 
 class Load:
     """What is sent, and what came of it."""
 
-    def __init__(self, url: str, seconds: float) -> None:
+    def __init__(self, url: str, seconds: float, rate: float) -> None:
         self.url = url
+        self.pause_s = DECIDERS / rate
         self.until = time.perf_counter() + seconds
         self.seen: Counter[str] = Counter()
         self.wrong: list[str] = []
@@ -53,6 +56,7 @@ class Load:
                 begun = time.perf_counter()
                 found = await self.ask(client, "POST", "/v1/decide", {"agent": agent})
                 self.decide_s.append(time.perf_counter() - begun)
+                await asyncio.sleep(self.pause_s)
                 if "lease_id" not in found:
                     continue
                 lease = f"/v1/leases/{found['lease_id']}"
@@ -103,9 +107,9 @@ class Load:
                     return
 
 
-async def soak(url: str, pid: int, seconds: float) -> int:
-    load = Load(url, seconds)
-    work = [load.decisions(k) for k in range(8)] + [load.batches(), load.reads(), load.stream()]
+async def soak(url: str, pid: int, seconds: float, rate: float) -> int:
+    load = Load(url, seconds, rate)
+    work = [load.decisions(k) for k in range(DECIDERS)] + [load.batches(), load.reads(), load.stream()]
     tasks = [asyncio.create_task(one) for one in work]
     begun, memory = time.perf_counter(), []
     while not all(task.done() for task in tasks):
@@ -139,7 +143,8 @@ async def soak(url: str, pid: int, seconds: float) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0)
-    seconds = 60.0 * parser.parse_args().minutes
+    parser.add_argument("--rate", type=float, default=math.inf, help="decisions a second at most")
+    parsed = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "fleet.yaml"
         models = [
@@ -148,7 +153,7 @@ def main() -> int:
         ]
         path.write_text(yaml.safe_dump(models))
         with running(Path(folder), "--fleet", str(path), tokens=False, fleet=False) as service:
-            return asyncio.run(soak(service.url, service.process.pid, seconds))
+            return asyncio.run(soak(service.url, service.process.pid, 60.0 * parsed.minutes, parsed.rate))
 
 
 if __name__ == "__main__":

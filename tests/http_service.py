@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-STARTED_WITHIN_S = 60.0
+STARTED_WITHIN_S = 180.0
 TOKENS = {"read": "token-of-a-reader", "route": "token-of-a-router", "operate": "token-of-an-operator"}
 FLEET = [
     {"id": "large", "capacity": {"max_concurrent": 2}, "capabilities": {"coding": 0.9, "general": 0.9}},

@@ -306,6 +306,10 @@ def _violation(path: str, detail: Mapping[str, Any], schema: type[BaseModel] | N
         return Violation(path, str(context["error"]), value)
     if kind in _SIGNS:
         return Violation(path, f"expected {_SIGNS[kind]} {next(iter(context.values()))}", value)
+    if kind == "too_short":
+        return Violation(path, f"expected at least {context['min_length']} in the list", value)
+    if kind == "string_too_long":
+        return Violation(path, f"expected at most {context['max_length']:,} characters", value)
     message: str = detail["msg"]
     rule = _RULES.get(kind, message[:1].lower() + message[1:])
     return Violation(path, rule, value, kind=ViolationKind.TYPE if kind in _RULES else ViolationKind.VALUE)

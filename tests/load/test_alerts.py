@@ -79,6 +79,26 @@ def test_every_metric_is_read_from_the_trends() -> None:
     assert all(alert.value >= alert.threshold for alert in alerts)
 
 
+def test_a_few_requests_say_nothing() -> None:
+    clock = ManualClock()
+    tracker, trends = LoadTracker(clock=clock), Trends(clock=clock)
+    tracker.listen(trends.observe)
+    tracker.set_capacity("a", Capacity(max_concurrent=2))
+    rule = AlertRule(name="failing", metric="failure_rate", threshold=0.2, min_requests=3)
+    monitor = AlertMonitor([rule], clock=clock)
+    for number in range(1, 5):
+        tracker.record("a", latency_ms=10.0, success=False)
+        assert len(monitor.check(tracker, trends)) == (number == 3)
+    clock.advance(61)
+    tracker.record("a", latency_ms=10.0, success=True)
+    assert monitor.check(tracker, trends) == []  # one success does not clear it either
+    for _ in range(2):
+        tracker.record("a", latency_ms=10.0, success=True)
+    assert [alert.raised for alert in monitor.check(tracker, trends)] == [False]
+    with pytest.raises(SpecError, match="min_requests: expected"):
+        AlertRule(name="r", metric="p99_ms", threshold=1.0, min_requests=0)
+
+
 def test_a_sink_that_raises_does_not_silence_the_others(caplog: pytest.LogCaptureFixture) -> None:
     heard: list[Alert] = []
 

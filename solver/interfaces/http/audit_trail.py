@@ -72,7 +72,10 @@ class Journal:
             self.standing.pop((rule, model), None)
         self._alerts.append(entry)
         self.events.publish("alert", entry)
-        _LOG.warning("alert %s %s %s", rule, model, "raised" if raised else "cleared", extra={"alert": entry})
+        what = f"{rule} of {model}" if model else rule
+        _LOG.warning(
+            "alert %s %s: %s", what, "raised" if raised else "cleared", detail, extra={"alert": entry}
+        )
 
     def clear(self, rule: str, model: str, detail: str) -> None:
         """Clear an alert if it stands."""

@@ -12,7 +12,7 @@ from solver.interfaces.http.periodic_checks import ALERT_RULES
 from solver.load.control.alerts import AlertRule
 from solver.load.control.scaling_rules import ScalingAction, ScalingRule
 from solver.problem.spec import Model, Objective
-from solver.problem.values import Frozen, Real, Text, unknown_name
+from solver.problem.values import Count, Frozen, Real, Text, unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -31,6 +31,7 @@ class AlertSpec(Frozen):
     clear: Real | None = None
     window_s: Real = 60.0
     hold_s: Real = 0.0
+    min_requests: Count = 1
 
     def rule(self) -> AlertRule:
         """Return the rule.

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 ALERT_RULES = (
     AlertRule(name="high utilization", metric="utilization", threshold=0.95, clear=0.85, hold_s=10.0),
-    AlertRule(name="slow", metric="p99_ms", threshold=30_000.0, hold_s=30.0),
-    AlertRule(name="failing", metric="failure_rate", threshold=0.2, clear=0.1, hold_s=10.0),
+    AlertRule(name="slow", metric="p99_ms", threshold=30_000.0, hold_s=30.0, min_requests=5),
+    AlertRule(name="failing", metric="failure_rate", threshold=0.2, clear=0.1, hold_s=10.0, min_requests=10),
 )
 """Alerts of a fleet that states none of its own."""
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from solver.clock import Clock, MonotonicClock
 from solver.errors import SpecError, Violation, ViolationKind, repeated_value
-from solver.load.checks import amount_problems, name_problems, positive_problems
+from solver.load.checks import amount_problems, name_problems, positive_problems, whole_problems
 from solver.load.control.hysteresis import Hysteresis
 from solver.load.control.outbox import Outbox
 from solver.load.observe.trends import WINDOWS_S
@@ -50,6 +50,8 @@ class AlertRule:
         Window of the figure, one of ``solver.load.observe.trends.WINDOWS_S``.
     hold_s : float
         Seconds the figure has to stay at or above the threshold before the alert is raised.
+    min_requests : int
+        Requests in the window below which its latencies and failures say nothing: of two, one that fails is half.
     """
 
     name: str
@@ -58,10 +60,12 @@ class AlertRule:
     clear: float | None = None
     window_s: float = 60.0
     hold_s: float = 0.0
+    min_requests: int = 1
 
     def __post_init__(self) -> None:
         problems = name_problems("name", self.name) + amount_problems("threshold", self.threshold)
         problems += amount_problems("hold_s", self.hold_s)
+        problems += whole_problems("min_requests", self.min_requests, low=1)
         if self.metric not in METRICS:
             problems.append(Violation("metric", f"expected {', '.join(METRICS)}", self.metric))
         if self.window_s not in WINDOWS_S:
@@ -236,6 +240,8 @@ def _figure(rule: AlertRule, model: str, trends: Trends) -> float | None:
     if rule.metric == "utilization":
         return trends.utilization(model, window_s=rule.window_s).mean
     summary = trends.latency(model, window_s=rule.window_s)
+    if summary.requests < rule.min_requests:
+        return None
     if rule.metric == "failure_rate":
         return None if summary.success_rate is None else 1.0 - summary.success_rate
     figure: float | None = getattr(summary, rule.metric)

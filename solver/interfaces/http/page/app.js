@@ -1,5 +1,5 @@
 // The live page. Everything shown comes from /v1/events; everything done goes through the same API as any client's.
-import { remember } from "./charts.js";
+import { clock, remember } from "./charts.js";
 
 const $ = (id) => document.getElementById(id);
 const rows = new Map(); // model -> its table row, cells and latest figures
@@ -62,7 +62,7 @@ async function act(work) {
 function addRow(model) {
   const row = element("tr");
   const cells = {};
-  const name = element("th", model);
+  const name = Object.assign(element("th", model), { title: model });
   name.scope = "row";
   row.append(name);
   const meter = element("span", undefined, "meter");
@@ -143,6 +143,7 @@ function write({ cells, one }) {
   const full = one.active_requests >= one.max_concurrent;
   const stop = one.stops.map((s) => `${s.owner}${s.reason ? ": " + s.reason : ""}${s.ends_in_s === null ? "" : ` (${number(s.ends_in_s)} s)`}`).join("; ");
   put(cells.state, stop || (full ? "full" : "open"));
+  cells.state.title = stop;
   cells.state.className = stop ? "bad" : full ? "warn" : "good";
   put(cells.drain, isDrained(one) ? "Undrain" : "Drain");
   const label = `${cells.drain.textContent} ${one.model}`;
@@ -162,11 +163,13 @@ function showLoad(load) {
   for (const [model, entry] of rows) if (!present.has(model)) { seen.unobserve(entry.row); entry.row.remove(); rows.delete(model); }
   showFiltered();
   const sum = (key) => latest.reduce((total, one) => total + one[key], 0);
-  put($("tile-slots"), `${number(sum("active_requests"))} of ${number(sum("max_concurrent"))}`);
+  put($("tile-slots"), number(sum("active_requests")));
+  put($("tile-slots-all"), `of ${number(sum("max_concurrent"))}`);
   put($("tile-queue"), number(sum("queue_depth")));
   put($("tile-requests"), number(sum("requests_60s")));
   const dearest = latest.reduce((best, one) => ((one.slot_price || 0) > (best?.slot_price || 0) ? one : best), null);
-  put($("tile-price"), dearest ? `${number(dearest.slot_price, 2)} on ${dearest.model}` : "–");
+  put($("tile-price"), dearest ? number(dearest.slot_price, 2) : "–");
+  put($("tile-price-model"), dearest ? `on ${dearest.model}` : "");
   remember(load);
 }
 
@@ -191,11 +194,12 @@ $("show").addEventListener("change", showFiltered);
 const standing = new Map();
 function showAlerts() {
   const list = $("alerts");
+  put($("alerts-title"), standing.size ? `Alerts (${standing.size})` : "Alerts");
   list.replaceChildren();
   for (const one of standing.values()) list.append(element("li", `${one.rule}${one.model ? " · " + one.model : ""}: ${one.detail} (since ${time(one.at)})`, "bad"));
   if (!standing.size) list.append(element("li", "No alert stands.", "quiet"));
 }
-const time = (at) => new Date(at).toLocaleTimeString();
+const time = (at) => clock(new Date(at));
 
 function showDecisions(decisions) {
   const made = decisions.map((one) => {

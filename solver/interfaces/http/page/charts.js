@@ -10,6 +10,8 @@ let shown = null;
 const shorten = (line) => { while (line.length > SPAN_S) line.shift(); };
 const rounded = (value) => (value === null || value === undefined ? "–" : value.toLocaleString("en", { maximumFractionDigits: 0 }));
 
+export const clock = (moment) => moment.toLocaleTimeString("en-GB");
+
 // Adds one sample of every model; models that are gone fade out with null.
 export function remember(load) {
   history.at.push(Date.parse(load.at) / 1000);
@@ -52,7 +54,7 @@ function draw(models) {
 
 function options(key, width, text) {
   const axis = { stroke: text, grid: { stroke: "#8884", width: 1 }, ticks: { stroke: "#8884" } };
-  const time = (at) => new Date(at * 1000).toLocaleTimeString("en-GB");
+  const time = (at) => clock(new Date(at * 1000));
   return {
     width, height: 220, cursor: { drag: { x: false, y: false } },
     scales: {
