@@ -10,20 +10,31 @@ import solver
 from solver.clock import ManualClock
 from solver.load.lease import Demand, Lease
 from solver.load.refusal import Refusal, RefusalReason
+from solver.load.store.usage_limits import UsageLimit
+
+DAILY = UsageLimit(resource="requests", amount=20, period=86400)
+WEEKLY = UsageLimit(resource="requests", amount=100_000, period=7 * 86400)
 
 
-@pytest.mark.parametrize("tokens", [0, 50])
-def test_those_refused_together_do_not_return_together(tokens: int) -> None:
+@pytest.mark.parametrize(
+    ("limit", "demand"),
+    [
+        ({"requests_per_minute": 20}, Demand()),
+        ({"tokens_per_minute": 1000}, Demand(tokens=50)),
+        ({"budget_usd": 2.0, "budget_period_s": 300.0}, Demand(cost_usd=0.1)),
+        ({"limits": [DAILY, WEEKLY]}, Demand()),
+    ],
+)
+def test_those_refused_together_do_not_return_together(limit: dict[str, Any], demand: Demand) -> None:
     clock = ManualClock()
     tracker = solver.LoadTracker(clock=clock)
-    limit: dict[str, Any] = {"tokens_per_minute": 20 * tokens} if tokens else {"requests_per_minute": 20}
     tracker.set_capacity("m", solver.Capacity(max_concurrent=1000), **limit)
     for _ in range(20):
-        tracker.acquire("m", Demand(tokens=tokens))
+        tracker.acquire("m", demand)
     clock.advance(10.0)
     told = []
     for _ in range(100):
-        answer = tracker.try_acquire("m", Demand(tokens=tokens))
+        answer = tracker.try_acquire("m", demand)
         assert isinstance(answer, Refusal)
         assert answer.retry_after_s is not None
         told.append(answer.retry_after_s)
@@ -31,7 +42,7 @@ def test_those_refused_together_do_not_return_together(tokens: int) -> None:
     begin, refused = clock.now(), 0
     for wait in told:
         clock.seconds = begin + wait
-        refused += not isinstance(tracker.try_acquire("m", Demand(tokens=tokens)), Lease)
+        refused += not isinstance(tracker.try_acquire("m", demand), Lease)
     assert refused <= 20
 
 

@@ -26,10 +26,11 @@ if TYPE_CHECKING:
     from tests.redis_server import RedisServer
 
 COUNT = int(os.environ.get("SOLVER_AGREEMENTS", "12"))
-TELLING = (196, 389, 1420, 100244, 100379)
+TELLING = (196, 389, 1420, 100244, 100379, 200384)
 """Histories in which leases change at the very moment that a measurement is of; in which a lease that moves leaves
 room in a pool for which another model's lease waits; in which all leases of a measured model are ended at once; in
-which the rules of a queue change; and in which a refused plan has let its own leases start and pay."""
+which the rules of a queue change; in which a refused plan has let its own leases start and pay; and in which a waiting
+lease moves within its model."""
 
 NAMESPACES = itertools.count()
 MODELS = ("a", "b", "c")

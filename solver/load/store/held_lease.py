@@ -89,23 +89,21 @@ def refund(held: HeldLease, meters: Meters, now_s: float) -> None:
 
 
 def take_back(held: HeldLease, now_s: float) -> Callable[[], None]:
-    """Take a lease out of its pools, for another that takes its place; return what puts it back at once."""
+    """Take a lease out of its pools, for another that takes its place; return what puts it back at once.
+
+    A lease that waits keeps its place, and waits for the same pools.
+    """
     pools, charged = held.pools, held.pool_charged
-
-    def count(sign: int) -> None:
-        for pool in pools:
-            if held.running:
-                pool.active += sign * held.slots
-            else:
-                pool.waiting += sign
-
-    count(-1)
     refunded = [(pool, pool.refund(charges, now_s)) for pool, charges in charged]
-    held.pools, held.pool_charged = (), []
+    held.pool_charged = []
+    if held.running:
+        held.count_in_pools(-1)
+        held.pools = ()
 
     def restore() -> None:
         held.pools, held.pool_charged = pools, charged
-        count(1)
+        if held.running:
+            held.count_in_pools(1)
         for pool, charges in refunded:
             pool.put_back(charges)
 

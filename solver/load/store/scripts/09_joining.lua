@@ -3,6 +3,8 @@
 local join
 
 if op == 'join' then -- making these functions takes longer than most operations
+  local LATEST_S = 60 -- all of a window this short counts as used now, where a server has lost its last writes
+
   -- Top up what was used to what a replica remembers; figures with more changes are newer.
   local function restore_usage(subject, entry) -- {changes, resets, {meter: amount}}
     local m = load(subject)
@@ -16,6 +18,10 @@ if op == 'join' then -- making these functions takes longer than most operations
       local meter = meter_named(m, key)
       if meter then
         local used = advance(m, meter)
+        if meter[3] > 0 and meter[3] <= LATEST_S and not meter[5] then -- what is known may be later than what is kept
+          call('DEL', window_key(m.subject, key))
+          m.used[key], m.oldest[key], known, used = 0, -1, math.max(known, used), 0
+        end
         if known > used then charge(m, meter, known - used) end
       end
     end
@@ -56,9 +62,10 @@ if op == 'join' then -- making these functions takes longer than most operations
         else
           local amounts = {[0] = lease.amounts[1], lease.amounts[2], lease.amounts[3]}
           entry.charges = {}
-          if m.metered then charge_all(m, amounts, entry.charges) end
-          for _, pool in ipairs(chain) do
-            if pool.metered then charge_all(pool, amounts, entry.charges) end
+          for _, subject in ipairs({m, unpack(chain)}) do -- that is no news to those who tell what was used
+            local changes = subject.usage
+            if subject.metered then charge_all(subject, amounts, entry.charges) end
+            subject.usage = changes
           end
         end
         if entry.state == 'queued' then join_line(m, entry.tenant or '', entry.work) end
