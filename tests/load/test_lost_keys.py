@@ -196,3 +196,23 @@ def test_usage_of_what_was_deleted_is_told_by_those_who_know_it(fleet: Fleet, ke
     row = fleet.first.row(name) if key[0] == "m" else fleet.first.pool_row(name)
     used = {(meter.resource, meter.period): meter.used for meter in row.meters}
     assert used["tokens", 60.0 if key[0] == "m" else 10.0] == 50
+
+
+def test_nobody_starts_in_a_pool_whose_key_was_deleted(redis_server: RedisServer) -> None:
+    """Another operation than one on the pool finds it missing first: what comes free must not let anyone start."""
+    clock, namespace = ManualClock(START_S), f"pool {next(NAMES)}"
+    store = RedisStore(redis_server.url, replicas=1, namespace=namespace, clock=clock, timeout_s=5.0)
+    store.configure_pool("p", Limits(max_concurrent=2))
+    store.configure("m", Limits(max_concurrent=4, max_queue=4, pools=("p",)))
+    for lease_id in "ab":
+        assert store.acquire(Ask(model="m", lease_id=lease_id, ttl_s=60.0)) is LeaseState.RUNNING
+    waits = Ask(model="m", demand=Demand(slots=2), lease_id="c", ttl_s=60.0, queue=True)
+    assert store.acquire(waits) is LeaseState.QUEUED
+    real = redis.Redis(port=redis_server.port)
+    assert real.delete(f"solver:{{{namespace}}}:p:p") == 1
+    real.close()
+    store.release("a", tokens=None, cost_nano_usd=None)
+    assert [store.lease_state(lease_id) for lease_id in "bc"] == [LeaseState.RUNNING, LeaseState.QUEUED]
+    store.release("b", tokens=None, cost_nano_usd=None)
+    assert store.lease_state("c") is LeaseState.RUNNING
+    store.close()

@@ -128,6 +128,10 @@ local function fits(m, lease)
   if m.active + lease.slots > math.min(granted_here(m.slots), up_to(lease.fill, m.slots)) then return false end
   for _, name in ipairs(lease.pools or NOTHING) do
     local pool = load_pool(name)
+    if not pool and call('ZSCORE', POOLS, name) then -- its key was deleted: what runs in it only the replicas know
+      needs_rejoin = true
+      return false
+    end
     if pool and pool.active + lease.slots > granted_here(pool.slots) then return false end
   end
   return true
