@@ -78,7 +78,7 @@ class Certificate:
     violations : tuple of Violation
         Every constraint broken; empty for a feasible assignment.
     optimal : bool
-        Feasible, and the gap is within :data:`OPTIMALITY_TOLERANCE` or float64 rounding.
+        Feasible, and the gap is within :data:`~solver.problem.tolerances.OPTIMALITY_TOLERANCE` or float64 rounding.
     bound_is_claimed : bool
         The bound was asserted by an engine, not recomputed from prices.
     """
