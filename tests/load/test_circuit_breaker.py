@@ -71,6 +71,14 @@ def test_a_pause_is_kept_and_the_longest_deadline_wins() -> None:
     assert tracker.acquire("m")
 
 
+def test_a_pause_of_thirty_thousand_years_is_over_after_a_day() -> None:
+    tracker, clock = tracker_of("m")
+    tracker.record("m", latency_ms=5.0, status=429, retry_after_s=1e12)
+    assert not tracker.try_acquire("m")
+    clock.advance(86401.0)
+    assert tracker.try_acquire("m")
+
+
 def test_a_pause_without_a_length_doubles() -> None:
     tracker, clock = tracker_of("m")
     lengths = []

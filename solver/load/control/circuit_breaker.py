@@ -44,12 +44,21 @@ class BreakerParameters:
     pause_s: float = 1.0
     longest_pause_s: float = 30.0
     """Pause after a status 429, 503 or 529 that names none; it doubles while such statuses repeat."""
+    longest_told_s: float = 86400.0
+    """A pause that the server asks for is kept up to this long: garbage must not stop a model for ever."""
 
     def __post_init__(self) -> None:
         problems = whole_problems("failures", self.failures, low=1) + whole_problems(
             "recent", self.recent, low=1
         )
-        for name in ("failure_share", "open_s", "longest_open_s", "pause_s", "longest_pause_s"):
+        for name in (
+            "failure_share",
+            "open_s",
+            "longest_open_s",
+            "pause_s",
+            "longest_pause_s",
+            "longest_told_s",
+        ):
             problems += positive_problems(name, getattr(self, name))
         if problems:
             raise SpecError(*problems)
@@ -116,8 +125,9 @@ class UpstreamHealth:
 
     def _pause(self, model: str, health: _Health, status: int | None, retry_after_s: float | None) -> None:
         p = self._p
-        for_s = retry_after_s
-        if for_s is None:
+        if retry_after_s is not None:
+            for_s = min(retry_after_s, p.longest_told_s)
+        else:
             for_s = min(p.pause_s * 2.0**health.pauses, p.longest_pause_s)
             health.pauses = min(health.pauses + 1, 30)
         if for_s > 0.0:
