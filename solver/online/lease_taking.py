@@ -70,7 +70,7 @@ class Reservations:
     ) -> None:
         self._tracker, self._clock, self.ids = tracker, tracker.clock, ids
         self._pricing, self._load, self._spending, self._log = pricing, load, spending, log
-        self._lock = lock
+        self.lock = lock
         self._claims = pricing.uses_up or spending is not None or tracker.store.remote
         self._plain = not self._claims and log is None
         """Whether a lease without an outcome leaves nothing to settle here."""
@@ -85,12 +85,12 @@ class Reservations:
 
     def look_again(self, row: AgentRow) -> ModelsToTry:
         """Do :meth:`look`, taking the lock."""
-        with self._lock:
+        with self.lock:
             return self.look(row)
 
     def look_for_all(self, rows: Sequence[AgentRow]) -> list[ModelsToTry]:
         """Return the models worth trying for each of several agents, all at the load before any of them."""
-        with self._lock:
+        with self.lock:
             load = self._load
             load.look()
             left_usd = None if self._spending is None else self._spending.left_usd(self._clock.now())
@@ -150,7 +150,7 @@ class Reservations:
 
     def _claim(self, column: int, row: AgentRow) -> bool:
         """Take a slot of the horizon and the money before anything is reserved; False when it is gone."""
-        with self._lock:
+        with self.lock:
             if not self._pricing.claim(column):
                 return False
             if self._spending is not None and not self._spending.spend(_cost(row, column), self._clock.now()):
@@ -162,7 +162,7 @@ class Reservations:
     def _unclaim(self, column: int, row: AgentRow) -> None:
         if not self._claims:
             return
-        with self._lock:
+        with self.lock:
             self._pricing.unclaim(column)
             if self._spending is not None:
                 self._spending.give_back(_cost(row, column))
@@ -238,7 +238,7 @@ class Reservations:
         if latency_ms is None and self._plain:
             decision._released = True  # noqa: SLF001 - a decision is this object's own record
             return outcome
-        with self._lock:
+        with self.lock:
             if decision._released:  # noqa: SLF001 - a decision is this object's own record
                 return outcome
             decision._released = True  # noqa: SLF001

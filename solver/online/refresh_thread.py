@@ -36,11 +36,16 @@ class Refresher:
 
     def __init__(self, router: _Refreshed, largest_share: float, *, elsewhere: bool = False) -> None:
         self._time_s = time.monotonic if elsewhere else time.thread_time
-        self._wanted = threading.Event()
         self._stopped = threading.Event()
+        self.begin_process()
         self._router = weakref.ref(router, lambda _: self._wanted.set())
         self._pause = 1.0 / largest_share - 1.0
-        self._lock = threading.Lock()
+
+    def begin_process(self) -> None:
+        """Make what threads wait for anew in the child of a fork, where there is none of them."""
+        if not self._stopped.is_set():
+            self._stopped = threading.Event()
+        self._wanted, self._lock = threading.Event(), threading.Lock()
         self._thread: threading.Thread | None = None
 
     def wake(self) -> None:

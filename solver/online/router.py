@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -188,6 +190,14 @@ class OptimalRouter:
         self._background = Refresher(self, pace.largest_share, elsewhere=elsewhere) if background else None
         if elsewhere:
             self._process = PriceProcess()
+        _ROUTERS.add(self)
+
+    def _begin_process(self) -> None:
+        """Make the locks anew in the child of a fork, where no thread is left to release them."""
+        self._refresh_lock = threading.Lock()
+        self._lock = self._reservations.lock = threading.Lock()
+        if self._background is not None:
+            self._background.begin_process()
 
     # -- deciding
 
@@ -416,3 +426,15 @@ class OptimalRouter:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+_ROUTERS: weakref.WeakSet[OptimalRouter] = weakref.WeakSet()
+
+
+def _tell_routers_of_fork() -> None:
+    for router in list(_ROUTERS):
+        router._begin_process()  # noqa: SLF001 # of this module
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_tell_routers_of_fork)

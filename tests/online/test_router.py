@@ -342,6 +342,23 @@ def test_names_that_nothing_knows_are_told_as_in_a_batch() -> None:
         new_router(tracker(), fleet([1]), task_types=own)
 
 
+@pytest.mark.parametrize("background", [False, True])
+def test_a_fork_in_the_middle_of_a_refresh_leaves_a_child_that_routes(background: bool) -> None:
+    load = solver.LoadTracker(solver.MemoryStore(per_process=True))
+    with new_router(load, fleet([3, 3]), history=np.eye(2), background=background) as router:
+        with router._refresh_lock, router._lock:  # as another thread may hold them
+            child = os.fork()
+            if child == 0:
+                status = 1
+                try:
+                    signal.alarm(20)  # ends the child where it would wait for ever
+                    status = 0 if router.route(scores=[0.5, 0.2]).model == "m0" else 2
+                    router.close()
+                finally:
+                    os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 def test_release_happens_once_and_records_the_outcome() -> None:
     load = tracker()
     heard: list[Any] = []

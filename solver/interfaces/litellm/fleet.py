@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import litellm
 from litellm.utils import calculate_max_parallel_requests
@@ -94,8 +94,7 @@ class FleetOptions:
             raise SpecError(*problems)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Deployment:
+class Deployment(NamedTuple):
     """What routing needs to know of one deployment.
 
     Parameters
@@ -123,9 +122,12 @@ def describe(deployment: Mapping[str, Any]) -> Deployment:
         id=info["id"],
         pool=info.get("solver_pool") or info["id"],
         upstream=params.get("model") or "",
-        limits=tuple(
-            params.get(name)
-            for name in ("max_parallel_requests", "rpm", "tpm", "max_budget", "budget_duration")
+        limits=(
+            params.get("max_parallel_requests"),
+            params.get("rpm"),
+            params.get("tpm"),
+            params.get("max_budget"),
+            params.get("budget_duration"),
         ),
     )
 
