@@ -150,8 +150,7 @@ class OptimalRouter:
         announce(tracker, self._rows.pool.models)
         self._log = open_log(decision_log, self._ids, self._clock.now())
         self._load = LiveLoad(tracker, self._ids, queue=queue)
-        self._lock = threading.Lock()
-        self._refresh_lock = threading.Lock()
+        self._lock, self._refresh_lock = threading.Lock(), threading.Lock()
         params, pace = prices or PriceParams(), refresh or RefreshParams()
         self._spending = (
             None if budget_usd is None else Spending(budget_usd, budget_period_s, self._clock.now())

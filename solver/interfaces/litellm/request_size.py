@@ -71,8 +71,13 @@ def _characters(content: Any, depth: int) -> int:
         if content and type(content[0]) is int:  # ids of tokens
             return _CHARACTERS_PER_TOKEN * len(content)
         return sum(_characters(part, depth - 1) for part in content)
-    if not isinstance(content, Mapping) and not hasattr(content, "content"):
-        return 0
+    if isinstance(content, Mapping) or hasattr(content, "content"):
+        return _of_message(content, depth)
+    return 0
+
+
+def _of_message(content: Any, depth: int) -> int:
+    """Return the length of a message, or of one part of it."""
     parts = [_field(content, name) for name in ("content", "text", "arguments", "output", "input")]
     called = _field(content, "tool_calls")
     if called:
