@@ -70,13 +70,13 @@ def measured(run: Any) -> tuple[float, float, float, float, float]:
     return objective, gap, wall, busy, peak_mb()
 
 
-def generate(folder: Path, agents: int, models: int, layout: str) -> None:
+def generate(folder: Path, agents: int, models: int, layout: str, *, rows_a_file: int = _ROWS_A_FILE) -> None:
     """Write scores that drift along the files, as batches collected over days do."""
     folder.mkdir()
     generator = np.random.default_rng(0)
     quality, drift = generator.random(models) * 0.3, generator.random(models) * 0.2
-    for number, first in enumerate(range(0, agents, _ROWS_A_FILE)):
-        count = min(_ROWS_A_FILE, agents - first)
+    for number, first in enumerate(range(0, agents, rows_a_file)):
+        count = min(rows_a_file, agents - first)
         score = generator.random((count, models), dtype=np.float32)
         score += (quality + drift * first / agents).astype(np.float32)
         ids = pa.array(np.arange(first, first + count)).cast(pa.string())

@@ -78,14 +78,15 @@ class LargeBatch:
         ]
         lines += coupling_rules(m, self.resources, self.budgets)
         if self.is_coupled:
+            in_memory, nowhere = "; solver.assign takes both, in memory", "; drop one of the two"
             given = {
-                "load_cost": len(self.load_cost) > 0,
-                "min_load": any(self.min_load),
-                "copies": self.columns.copies is not None,
-                "count": self.columns.count is not None,
+                "load_cost": (len(self.load_cost) > 0, nowhere),
+                "min_load": (any(self.min_load), in_memory),
+                "copies": (self.columns.copies is not None, nowhere),
+                "count": (self.columns.count is not None, "; give each of the agents a row"),
             }
             rule = "expected none beside resources or budgets in a batch in files"
-            lines += [Violation(name, rule) for name, wanted in given.items() if wanted]
+            lines += [Violation(name, rule + advice) for name, (wanted, advice) in given.items() if wanted]
         if self.unassigned_penalty is not None and not self.unassigned_penalty >= 0:
             lines.append(Violation("unassigned_penalty", "expected >= 0", self.unassigned_penalty))
         if len(self.min_load) not in (0, m):

@@ -62,6 +62,12 @@ class CoupledParams(Params):
     """Numbers that the agents of the last box may take on the driver: arcs times rows."""
     first_core: float = 0.02
     """Half-width of the first attempt at a last box, in units of charge."""
+    few_pairs: int = 2_000_000
+    """Pairs of agents and models up to which a batch is small: it has a wide last box, for agents to be exchanged."""
+    few_core: float = 0.5
+    """Half-width of the first attempt at the last box of a small batch."""
+    few_contested: int = 1_500
+    """Agents that the last box of a small batch holds at most while it is wider than that of others."""
     least_core: float = 1e-8
     """Half-width at which agents are taken for equal."""
     shrinking: float = 0.7
@@ -316,14 +322,20 @@ class _Search:
         params, charge = self.params, optimum.charge
         most = max(2_000, params.core_arcs // max(1, len(self.couplings.bound)) // 3)
         width = params.first_core
+        if self.agents * len(charge) <= params.few_pairs and not self.box.jitter:
+            width = params.few_core
+            radius = width * self.unit
+            box = self._boxed(0, np.maximum(charge - radius, 0.0), charge + radius)
         while True:
             low, high = self._last_box(charge, width, box)
             left = sum(self.fleet.run("count_inside", box, low, high))
-            if left <= most:
+            allowed = min(most, params.few_contested) if width > params.first_core else most
+            if left <= allowed:
                 break
             if width < params.least_core:
                 raise _TiesError
-            width *= min(max(params.shrinking * most / left, 0.01), params.shrinking)
+            shrunk = width * min(max(params.shrinking * allowed / left, 0.01), params.shrinking)
+            width = max(shrunk, params.first_core) if width > params.first_core else shrunk
         for _ in range(params.widenings):
             parts: list[ArcsInBox] = self.fleet.run("gather", box, low, high)
             core = ArcsInBox.joined(parts)

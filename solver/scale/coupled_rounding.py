@@ -33,12 +33,24 @@ class RepairParams(Params):
     """Rounds of improving moves."""
     tried: int = 2_000
     """Moves tried in a round."""
+    paired: int = 600
+    """Moves of which every two are tried together: those that lose least at the charges."""
+    exchanges: int = 30
+    """Rounds of such pairs."""
+    attempts: int = 12
+    """Attempts at most, the first from the best models of all, the others from choices that differ by lot."""
+    arcs_tried: int = 18_000
+    """Arcs of all attempts together, about."""
+    lot: float = 0.03
+    """What arcs differ by at most in the last attempt, in standard deviations of their values; less in earlier ones."""
 
 
 class _Moves:
     """A choice for contested agents, and what it uses of every row."""
 
-    def __init__(self, core: ArcsInBox, couplings: Couplings, charge: NDArray[np.float64]) -> None:
+    def __init__(
+        self, core: ArcsInBox, couplings: Couplings, charge: NDArray[np.float64], lot: float, seed: int
+    ) -> None:
         m = len(charge)
         owner, model, value = core.owner, core.model.astype(np.int64), core.value.astype(np.float64)
         leaves = np.zeros(len(core.agent), bool)
@@ -55,6 +67,9 @@ class _Moves:
             axis=1
         )
         net = self.value - paid
+        if lot:
+            drawn = np.random.default_rng(seed).normal(size=len(net))
+            net = net + lot * float(np.std(self.value, where=np.isfinite(self.value))) * drawn
         order = np.lexsort((self.model, -net, self.owner))
         self.net = net
         self.current = order[np.flatnonzero(np.diff(self.owner[order], prepend=-1))]  # each agent's best arc
@@ -93,11 +108,21 @@ def whole_agents(
         over = couplings.usage(core.settled[: len(charge)]) - couplings.bound
         fits = bool((over <= EXCESS_TOLERANCE * 0.5 * np.maximum(couplings.bound, 1e-300)).all())
         return np.zeros(0, np.int64) if fits else None
-    moves = _Moves(core, couplings, charge)
-    if not _make_fit(moves, params):
-        return None
-    _improve(moves, params)
-    return moves.model[moves.current]
+    best, found = -np.inf, None
+    attempts = min(max(1, params.arcs_tried // len(core.model)), params.attempts)
+    for k in range(attempts):
+        moves = _Moves(core, couplings, charge, params.lot * k / max(1, attempts - 1), k)
+        if not _make_fit(moves, params):
+            continue
+        _improve(moves, params)
+        for _ in range(params.exchanges):
+            if not _exchange(moves, params):
+                break
+            _improve(moves, params)
+        value = float(moves.value[moves.current].sum())
+        if value > best:
+            best, found = value, moves.model[moves.current]
+    return found
 
 
 def _make_fit(moves: _Moves, params: RepairParams) -> bool:
@@ -148,3 +173,38 @@ def _improve(moves: _Moves, params: RepairParams) -> None:
                 continue
             if (moves.over + moves.use[arc] - moves.use[held_arc] <= moves.slack).all():
                 moves.move(arc)
+
+
+def _exchange(moves: _Moves, params: RepairParams) -> bool:
+    """Make two agents' moves at once that gain score together and break no bound; return whether there were any.
+
+    What is left of the bounds is worth little, so no move of a pair that gains loses much at the charges.
+    """
+    held = moves.current[moves.owner]
+    loss = np.where(held == np.arange(len(held)), np.inf, moves.net[held] - moves.net)
+    some = np.argsort(loss, kind="stable")[: params.paired]
+    some = some[np.isfinite(loss[some])]
+    gain = moves.value[some] - moves.value[held[some]]
+    use = moves.use[some] - moves.use[held[some]]
+    room = moves.slack - moves.over
+    least = 1e-12 * float(np.abs(moves.value[np.isfinite(moves.value)]).max(initial=0.0))
+    found = []
+    for k in range(len(some) - 1):
+        better = np.flatnonzero(gain[k] + gain[k + 1 :] > least) + k + 1
+        apart = moves.owner[some[better]] != moves.owner[some[k]]
+        better = better[apart & (use[k] + use[better] <= room).all(axis=1)]
+        if len(better):
+            other = int(better[np.argmax(gain[better])])
+            found.append((float(gain[k] + gain[other]), int(some[k]), int(some[other])))
+    moved = False
+    before = moves.current.copy()
+    for _, one, other in sorted(found, reverse=True):
+        agents = moves.owner[[one, other]]
+        if (moves.current[agents] != before[agents]).any():
+            continue
+        step = moves.use[[one, other]] - moves.use[moves.current[agents]]
+        if (moves.over + step.sum(axis=0) <= moves.slack).all():
+            moves.move(one)
+            moves.move(other)
+            moved = True
+    return moved

@@ -56,8 +56,9 @@ class UnitParams(Params):
     most_arcs: int = 20_000_000
     """Arcs of classes that the driver holds, some 100 bytes each."""
     exact: float = 1e-13
+    """Unit that costs of all rows are rounded to, in typical ranges."""
     coarse: float = 1e-6
-    """Units that costs are rounded to, in typical ranges: of all rows, and of samples."""
+    """Unit that costs of samples are rounded to, in typical ranges."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -77,47 +77,46 @@ def test_two_workers_give_the_same_files(
     )
 
 
-def test_floors_give_the_same_files(cluster: Any, batch: LargeBatch, tmp_path: Path) -> None:
+def killed_once_in(cluster: Any, methods: tuple[str, ...], killed: list[int]) -> Any:
+    """Return a fleet of which a worker is killed, once each, while it carries out some passes."""
     from solver.scale.ray_workers import RayFleet
 
-    floored = replace(batch, capacity=[3000] * 6, min_load=[2000, 0, 0, 0, 0, 0])
-    alone = solve_files(floored, tmp_path / "alone", budget=SMALL)
-    found = solve_files(floored, tmp_path / "ray", fleet=partial(RayFleet, workers=2), budget=SMALL)
-    assert cluster.is_initialized()
-    assert found is not None
-    assert found == alone
-    assert found.prices[0] < 0, "the floor binds, so one more slot of it costs"
-
-
-def test_counts_give_the_same_files(cluster: Any, batch: LargeBatch, tmp_path: Path) -> None:
-    from solver.scale.ray_workers import RayFleet
-
-    counted = replace(batch, columns=replace(batch.columns, count="weight"), capacity=[80_000] * 6)
-    alone = solve_files(counted, tmp_path / "alone", budget=SMALL)
-    found = solve_files(counted, tmp_path / "ray", fleet=partial(RayFleet, workers=2), budget=SMALL)
-    assert cluster.is_initialized()
-    assert found is not None
-    assert found == alone
-    assert found.certificate.optimal
-    assert found.certificate.units is not None
-
-
-@pytest.mark.parametrize("struck", [None, "hold", "respond", "finish_paying"])
-def test_resources_and_budgets_give_the_same_files(
-    cluster: Any, batch: LargeBatch, tmp_path: Path, struck: str | None
-) -> None:
-    from solver.scale.ray_workers import RayFleet
-
-    killed: list[int] = []
+    left = list(methods)
 
     class Struck(RayFleet):
         def run(self, method: str, *arguments: Any, each: Mapping[int, Any] | None = None) -> list[Any]:
-            if method == struck and not killed:
-                process = cluster.get(self.actors[0].process.remote())
+            if method in left:
+                left.remove(method)
+                process = cluster.get(self.actors[len(killed) % 2].process.remote())
                 os.kill(process, signal.SIGKILL)
                 killed.append(process)
             return super().run(method, *arguments, each=each)
 
+    return partial(Struck, workers=2)
+
+
+def test_floors_and_counts_give_the_same_files(cluster: Any, batch: LargeBatch, tmp_path: Path) -> None:
+    counted = replace(
+        batch,
+        columns=replace(batch.columns, count="weight"),
+        capacity=[160_000] * 6,
+        min_load=[120_000, 0, 0, 0, 0, 0],
+    )
+    alone = solve_files(counted, tmp_path / "alone", budget=SMALL)
+    killed: list[int] = []
+    fleet = killed_once_in(cluster, ("gather_units", "finish_units"), killed)
+    found = solve_files(counted, tmp_path / "ray", fleet=fleet, budget=SMALL)
+    assert len(killed) == 2
+    assert found is not None
+    assert found == alone
+    assert found.certificate.optimal
+    assert found.certificate.units is not None
+    assert found.prices[0] < 0, "the floor binds, so one more slot of it costs"
+
+
+def test_resources_and_budgets_give_the_same_files_when_workers_are_killed(
+    cluster: Any, batch: LargeBatch, tmp_path: Path
+) -> None:
     asked = replace(
         batch,
         unassigned_penalty=0.0,
@@ -127,33 +126,23 @@ def test_resources_and_budgets_give_the_same_files(
         ],
     )
     alone = solve_files(asked, tmp_path / "alone")
-    found = solve_files(asked, tmp_path / "ray", fleet=partial(Struck, workers=2))
-    assert bool(killed) == (struck is not None)
+    killed: list[int] = []
+    fleet = killed_once_in(cluster, ("hold", "respond", "finish_paying"), killed)
+    found = solve_files(asked, tmp_path / "ray", fleet=fleet)
+    assert len(killed) == 3
     assert found is not None
     assert found == alone
     assert found.certificate.violations == ()
     assert found.certificate.gap < 5e-4
 
 
-@pytest.mark.parametrize("struck", ["survey", "reduce", "finish"])
-def test_a_worker_killed_in_a_pass_changes_nothing(
-    cluster: Any, batch: LargeBatch, expected: Manifest, tmp_path: Path, struck: str
+def test_a_worker_killed_in_each_pass_changes_nothing(
+    cluster: Any, batch: LargeBatch, expected: Manifest, tmp_path: Path
 ) -> None:
-    from solver.scale.ray_workers import RayFleet
-
     killed: list[int] = []
-
-    class Struck(RayFleet):
-        def run(self, method: str, *arguments: Any, each: Mapping[int, Any] | None = None) -> list[Any]:
-            if method == struck and not killed:
-                process = cluster.get(self.actors[-1].process.remote())
-                os.kill(process, signal.SIGKILL)
-                killed.append(process)
-            return super().run(method, *arguments, each=each)
-
-    found = solve_files(batch, tmp_path, fleet=partial(Struck, workers=2), budget=SMALL)
-    assert killed
-    assert found == expected
+    fleet = killed_once_in(cluster, ("survey", "reduce", "finish"), killed)
+    assert solve_files(batch, tmp_path, fleet=fleet, budget=SMALL) == expected
+    assert len(killed) == 3
 
 
 def test_faults_of_workers_and_clusters_are_named(cluster: Any, batch: LargeBatch, tmp_path: Path) -> None:
