@@ -156,7 +156,100 @@ def knapsacks(rng: Generator) -> None:
         call(whole(rng, largest + 1, m), open_, multiplier)
 
 
-KERNELS: tuple[Callable[[Generator], None], ...] = (transport, match, reduce_rows, best_models, knapsacks)
+def single(rng: Generator, *shape: int) -> Any:
+    """Return a float32 array, often with special values, seldom of another type or shape."""
+    if rng.random() < 0.03:
+        return real(rng, *shape)
+    made = rng.uniform(-1, 1, shape)
+    if rng.random() < 0.3:
+        made = np.where(rng.random(shape) < 0.2, rng.choice(SPECIAL, shape), made)
+    with np.errstate(all="ignore"):
+        return made.astype(np.float32)
+
+
+def chains(rng: Generator) -> None:
+    """Moves from an assignment that is listed as it should be, or from one that contradicts itself."""
+    n, columns = sizes(rng)
+    r, k = int(rng.integers(0, 3)), int(rng.integers(0, 6))
+    models = columns - (1 if rng.random() < 0.4 else 0)
+    odd = rng.random() < 0.3
+    kernel = kernels.Chains(
+        exact_loss=single(rng, columns, n).astype(np.float64),
+        models=int(rng.choice(WHOLE)) if odd and rng.random() < 0.3 else models,
+        demand=single(rng, r, n + 1, columns),
+        near=whole(rng, columns, n + 1, k) if odd else rng.integers(0, max(1, columns), (n + 1, k)),
+        near_demand=single(rng, r, n + 1, k),
+        price=single(rng, r, columns),
+        room=single(rng, r, columns),
+        noise=single(rng, int(rng.integers(0, 60))),
+        improvement=float(rng.choice(SPECIAL)) if odd else -1e-4,
+        seed=int(rng.choice(WHOLE)),
+    )
+    column = rng.integers(0, max(1, columns), n + 1)
+    listed = [np.flatnonzero(column[:n] == j) if j != models else np.arange(0) for j in range(columns)]
+    size = np.array([len(one) for one in listed], np.int64)
+    members = np.full((columns, int(size.max(initial=0)) + int(rng.integers(0, 5))), n)
+    for j, one in enumerate(listed):
+        members[j, : len(one)] = one
+    if odd and column.size and members.size:
+        for array in (column, size, members):
+            array.ravel()[rng.integers(array.size)] = rng.choice(WHOLE)
+    arrays = {
+        "loss": single(rng, n + 1, columns),
+        "near_loss": single(rng, n + 1, k),
+        "near_key": single(rng, n + 1, k),
+        "penalty": single(rng, r, columns),
+        "use": single(rng, r, columns),
+        "column": twisted(rng, column, (np.int32,)) if odd else column,
+        "members": twisted(rng, members, (np.int32,)) if odd else members,
+        "size": twisted(rng, size, (np.int32,)) if odd else size,
+    }
+    width, depth = int(rng.integers(-1 if odd else 1, 50)), int(rng.integers(-1 if odd else 1, 11))
+    kernel.find(arrays, width=width, depth=depth)
+    kernel.improve(
+        arrays,
+        width=width,
+        depth=depth,
+        crossed=bool(rng.random() < 0.5),
+        local=float(rng.choice(SPECIAL)),
+        tolerance=1e-9,
+        until_s=time.monotonic() + 0.1 if rng.random() < 0.95 else float("nan"),
+    )
+    kernel.find(arrays, width=width, depth=depth)
+
+
+def occupancy_costs(rng: Generator) -> None:
+    n, m = sizes(rng)
+    kernels.occupancy_costs(
+        real(rng, n, m),
+        real(rng, n, m),
+        weights=real(rng, n),
+        unserved=real(rng, n),
+        mean_s=real(rng, m),
+        mean_price=real(rng, m),
+        arrivals_per_s=real(rng, m),
+        servers=whole(rng, 6, m) + (rng.random() < 0.8),
+        full=np.minimum(whole(rng, 9, m), 1_000) + (rng.random() < 0.8),  # a number per state is allocated
+        wait_cost_per_s=float(rng.choice(SPECIAL)),
+        rounds=int(rng.integers(-1, 5)),
+        displaced=bool(rng.random() < 0.5),
+    )
+
+
+def smoothed_shares(rng: Generator) -> None:
+    n, m = sizes(rng)
+    kernels.smoothed_shares(real(rng, n, m), real(rng, n), float(rng.choice(SPECIAL)))
+
+
+def negative_gram(rng: Generator) -> None:
+    n, k = sizes(rng)
+    kernels.negative_gram(real(rng, n, k), real(rng, n), least_share=float(rng.choice(SPECIAL)))
+
+
+KERNELS: tuple[Callable[[Generator], None], ...] = (
+    *(transport, match, reduce_rows, best_models, knapsacks),
+    *(chains, occupancy_costs, smoothed_shares, negative_gram),
+)
 
 
 def fault(seed: int) -> str | None:

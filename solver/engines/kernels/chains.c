@@ -14,7 +14,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { LOCAL_OPTIMUM = 0, BETTER = 1, OUT_OF_TIME = 2, FOUND = 3, MEMBERS_FULL = 4 };
+enum { LOCAL_OPTIMUM = 0, BETTER = 1, OUT_OF_TIME = 2, MEMBERS_FULL = 4, BAD_INPUT = 5 };
 
 #define MAX_DEPTH 8
 #define NEVER 1e8f
@@ -397,10 +397,42 @@ static int within(const Chains *s)
     return 1;
 }
 
-/* Finds improving moves without making any; returns how many stand in `moves`, ascending by value. */
+/* Whether columns are columns, and members and sizes say the same as `column`: every index that is used stays within. */
+static int is_consistent(Chains *s)
+{
+    int64_t n = s->agents, c = s->columns, listed = 0, served = 0;
+    if (n < 1 || c < 1 || n > INT32_MAX - 1 || c > INT32_MAX - 1 || s->resources < 1 || s->near < 1 || s->slots < 1 ||
+        s->width < 1 || s->depth < 1 || s->most < 1 || s->noise_size < 1 || s->models < 1 || s->models > c)
+        return 0;
+    for (int64_t e = 0; e < n * s->near; e++)
+        if (s->near_of[e] < 0 || s->near_of[e] >= c)
+            return 0;
+    float *seen = s->own_loss; /* free between two steps */
+    for (int64_t i = 0; i < n; i++) {
+        if (s->column[i] < 0 || s->column[i] >= c)
+            return 0;
+        served += s->column[i] != s->models;
+        seen[i] = 0.0f;
+    }
+    for (int64_t j = 0; j < c; j++) {
+        if (s->size[j] < 0 || s->size[j] > s->slots || (j == s->models && s->size[j] != 0))
+            return 0;
+        for (int64_t q = 0; q < s->size[j]; q++) {
+            int64_t i = s->members[j * s->slots + q];
+            if (i < 0 || i >= n || s->column[i] != j || seen[i] != 0.0f)
+                return 0;
+            seen[i] = 1.0f;
+        }
+        listed += s->size[j];
+    }
+    return listed == served;
+}
+
+/* Finds improving moves without making any; returns how many stand in `moves`, ascending by value, or -1 for an assignment
+ * that contradicts itself. */
 int64_t solver_chains_find(Chains *s)
 {
-    return find_moves(s);
+    return is_consistent(s) ? find_moves(s) : -1;
 }
 
 /* Makes the best move again and again; while nothing within all capacities has been met, also every other move that
@@ -409,8 +441,10 @@ int64_t solver_chains_find(Chains *s)
 int solver_chains_improve(Chains *s, int *crossed, double *local, double tolerance, double until, int64_t *steps)
 {
     int64_t n = s->agents, c = s->columns;
+    if (!is_consistent(s))
+        return BAD_INPUT;
     for (;;) {
-        if (seconds() > until)
+        if (!(seconds() <= until))
             return OUT_OF_TIME;
         int64_t found = find_moves(s);
         (*steps)++;

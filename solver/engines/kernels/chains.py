@@ -25,6 +25,7 @@ class Stop(enum.IntEnum):
     BETTER = 1
     OUT_OF_TIME = 2
     MEMBERS_FULL = 4
+    BAD_INPUT = 5
 
 
 class _Move(ctypes.Structure):
@@ -45,6 +46,19 @@ _ARRAYS = (
     *("over", "held", "accept", "own_loss", "cheapest_exit", "cheapest_accept"),
     *("cheapest_loss", "relief", "credit", "own_demand"),
     *("beam", "next", "candidates", "moves"),
+)
+
+
+_WRITTEN = frozenset(("use", "column", "members", "size"))
+_OF_A_CALL = frozenset(("loss", "near_loss", "near_key", "penalty")) | _WRITTEN
+_STATE_TYPES: dict[str, type] = dict.fromkeys(("near_of", "column", "members", "size"), np.int64)
+_STATE_TYPES |= {"exact_loss": np.float64} | dict.fromkeys(
+    ("touched", "beam", "next", "candidates"), np.uint8
+)
+"""Types of the arrays that are not float32."""
+
+_CONTRADICTION = (
+    "expected columns within range, and members and sizes that say the same as the column of each agent"
 )
 
 
@@ -99,7 +113,7 @@ class Chains:
         seed: int,
     ) -> None:
         columns, n = exact_loss.shape
-        r, k = len(demand), near.shape[1]
+        r, k = len(demand), near.shape[-1]
         self._state = state = _State()
         state.agents, state.columns, state.resources, state.near = n, columns, r, k
         state.models, state.most, state.noise_size = models, _MOST, noise.size
@@ -115,6 +129,18 @@ class Chains:
         per_agent = ("own_loss", "cheapest_exit", "cheapest_accept", "cheapest_loss", "relief", "credit")
         scratch = {"over": (r, columns), "held": (columns,), "accept": (n, k), "own_demand": (r, n)}
         scratch |= dict.fromkeys(per_agent, (n,))
+        self._shapes = {
+            "exact_loss": (columns, n),
+            "noise": (noise.size,),
+            "demand": (r, n + 1, columns),
+            "near_of": (n + 1, k),
+            "near_demand": (r, n + 1, k),
+            "near_loss": (n + 1, k),
+            "near_key": (n + 1, k),
+            "loss": (n + 1, columns),
+            "column": (n + 1,),
+            "size": (columns,),
+        } | dict.fromkeys(("price", "room", "penalty", "use"), (r, columns))
         self._point(exact_loss=exact_loss, noise=noise, **given)
         self._point(**{name: np.empty(shape, np.float32) for name, shape in scratch.items()})
         self._point(touched=np.empty(columns, np.uint8))
@@ -124,20 +150,37 @@ class Chains:
 
     def _point(self, **arrays: NDArray[Any]) -> None:
         for name, array in arrays.items():
-            kept = np.ascontiguousarray(array)
+            dtype, shape = _STATE_TYPES.get(name, np.float32), self._shapes.get(name, array.shape)
+            if array.dtype != dtype or array.shape != shape:
+                raise ValueError(
+                    f"expected {name} {shape} of {np.dtype(dtype)}, got {array.shape} of {array.dtype}"
+                )
+            kept = array
+            if name in _WRITTEN:
+                if not (array.flags.c_contiguous and array.flags.writeable):
+                    raise ValueError(f"expected {name} in C order and writeable")
+            else:
+                kept = np.ascontiguousarray(array)
             self._held[name] = kept
             setattr(self._state, name, pointer(kept))
 
     def _prepare(self, arrays: dict[str, NDArray[Any]], width: int, depth: int) -> None:
         """Point to the arrays of this call; those that are written to must be in C order."""
+        if (
+            arrays.keys() != _OF_A_CALL
+            or arrays["members"].shape[:-1] != self._shapes["size"]
+            or not width > 0
+        ):
+            raise ValueError(
+                f"expected {', '.join(sorted(_OF_A_CALL))}, members of every column, and a width > 0"
+            )
         self._point(**arrays)
         self._state.slots = arrays["members"].shape[1]
         self._state.depth = min(depth, _MAX_DEPTH)
         if width != self._width:
+            beams = {name: np.empty(width * _PARTIAL_BYTES, np.uint8) for name in ("beam", "next")}
+            self._point(candidates=np.empty(width * _CANDIDATE_BYTES, np.uint8), **beams)
             self._width = self._state.width = width
-            for name in ("beam", "next"):
-                self._point(**{name: np.empty(width * _PARTIAL_BYTES, np.uint8)})
-            self._point(candidates=np.empty(width * _CANDIDATE_BYTES, np.uint8))
 
     def find(
         self, arrays: dict[str, NDArray[Any]], *, width: int, depth: int
@@ -145,6 +188,8 @@ class Chains:
         """Return value, agents and targets of improving moves, best first, without making any."""
         self._prepare(arrays, width, depth)
         count = loaded().solver_chains_find(ctypes.byref(self._state))
+        if count < 0:
+            raise ValueError(_CONTRADICTION)
         return [
             (float(move.value), tuple(move.agent[: move.length]), tuple(move.target[: move.length]))
             for move in self._moves[:count]
@@ -196,4 +241,6 @@ class Chains:
             until_s,
             ctypes.byref(steps),
         )
+        if code == Stop.BAD_INPUT:
+            raise ValueError(_CONTRADICTION)
         return Stop(code), bool(has_crossed.value), int(steps.value)

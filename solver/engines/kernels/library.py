@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["available", "load", "loaded", "pointer"]
 
-_VERSION = 6
+_VERSION = 7
 """Version of the C interface: a library of another version, left over from an older build, is not loaded."""
 
 

@@ -92,7 +92,7 @@ def occupancy_costs(
         rows[1].shape != (n, m)
         or any(part.shape != (n,) for part in of_agents)
         or any(part.shape != (m,) for part in (*of_models, *sizes, price))
-        or (m > 0 and sizes[1].min() < 1)
+        or any(part.min(initial=1) < 1 for part in sizes)
     ):
         raise ValueError(f"expected arrays of {n} agents and {m} models with at least one state each")
     top = int(sizes[1].max(initial=1))

@@ -1,5 +1,5 @@
 /* Version of the interface that library.py expects. */
 int solver_kernels_version(void)
 {
-    return 6;
+    return 7;
 }
