@@ -19,17 +19,22 @@ from tests.http_service import running
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "http-service.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "how-to" / "http-service.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> Iterator[str]:
-    yield from re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+def blocks(language: str, page: str = PAGE) -> Iterator[str]:
+    yield from re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_every_curl_command_works_in_the_order_of_the_page(tmp_path: Path) -> None:
     commands = [line[2:] for block in blocks("console") for line in block.splitlines() if "curl" in line]
     assert len(commands) >= 12
+    first = [line[2:] for block in blocks("console", README) for line in block.splitlines() if "curl" in line]
+    assert len(first) == 1  # what a newcomer types next
+    commands = first + commands
     known = {"LEASE": "", "DECISION": ""}
     with running(tmp_path, "--demo", tokens=False, fleet=False) as service:
         for command in commands:
