@@ -24,8 +24,28 @@ UNASSIGNED = -1
 MAX_CAPACITY = 2**53
 """Capacities above this lose whole units in float64 and are refused."""
 
+_LEAST_SPREAD = 2.0**-32
+"""Differences of scores, relative to the largest, below which they are taken as that large in the value of service."""
+
 _OF_SCORES = ("forbids", "highest", "score_range")
 """Cached properties of an instance that depend on its scores alone."""
+
+
+def chain_gain(low: float, high: float, max_cost: float, models: int) -> float:
+    """Return four times what a chain of re-assignments over all models can gain at most.
+
+    Parameters
+    ----------
+    low, high : float
+        Least and largest value of serving an agent. Where they differ by little, what they have in common counts:
+        beside it the result must not be rounding.
+    max_cost : float
+        Largest cost of a slot.
+    models : int
+        Number of models.
+    """
+    spread = max(high - low + max_cost, _LEAST_SPREAD * max(abs(low), abs(high)))
+    return 4.0 * (models + 1) * (spread or 1.0)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -250,7 +270,7 @@ class Instance:
         """
         low, high = self.score_range
         max_cost = 0.0 if self.load_cost is None else float(self.load_cost.max())
-        step = 4.0 * (self.m + 1) * ((high - low + max_cost) or 1.0)
+        step = chain_gain(low, high, max_cost, self.m)
         if self.network is not None and self.network.has_openings:
             # Opening models for one agent more may move all others: nothing all of them gain may outweigh it.
             step += 4.0 * self.units * (high - low) + 2.0 * float(self.network.opening_cost.sum())

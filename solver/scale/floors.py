@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.engines.slot_supply import Supply
+from solver.problem.instance import chain_gain
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,7 +29,7 @@ def floor_reward(shape: Instance, valuation: Valuation, survey: Survey) -> float
     low, high = shape.score_range
     values = [low, high] if valuation.serve_first else [low, high, *valuation.extremes(survey)]
     max_cost = 0.0 if shape.load_cost is None else float(shape.load_cost.max())
-    return 4.0 * (shape.m + 1) * ((max(values) - min(values) + max_cost) or 1.0)
+    return chain_gain(min(values), max(values), max_cost, shape.m)
 
 
 def with_floors(supply: Supply, floor: NDArray[np.int64], reward: float) -> Supply:
