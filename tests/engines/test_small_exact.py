@@ -139,3 +139,12 @@ def test_rows_too_coarse_for_whole_numbers_are_still_proven() -> None:
         ]
         answer = solver.assign(scores, [5] * 5, limits=limits, engine="cpsat")
         assert answer.status is solver.Status.OPTIMAL
+
+
+@pytest.mark.parametrize("engine", ["auto", "flow", "price", "lsap"])
+@pytest.mark.parametrize("size", [1e17, -1e18, -1e25, 1e80])
+def test_scores_that_are_large_and_equal_leave_no_agent_out(size: float, engine: str) -> None:
+    """The value of service was rounding beside them, and a plan that serves no one was called optimal."""
+    solution = solver.assign(np.full((3, 2), size), [2, 1], engine=engine, priority=[1, 2, 3])
+    assert solution.status is not solver.Status.UNKNOWN
+    assert (solution.choice >= 0).all()

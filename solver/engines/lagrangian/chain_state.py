@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 IMPOSSIBLE_LOSS = np.float32(1e9)
 """Loss of a move that is not possible."""
 
+LARGEST_LOSS = 1e30
+"""Losses and prices at most, in units of the mean loss, so that products of them are finite in float32."""
+
 NOISE_DRAWS = 1 << 16
 """Random numbers drawn in advance."""
 
@@ -80,9 +83,9 @@ class ChainState:
         loss = form.loss if form.allowed is None else np.where(form.allowed, form.loss, 0.0)
         self.unit = float(loss[: form.models].mean()) or 1.0
         self.room = _room(form)
-        self.price = (price / self.unit).astype(np.float32)
+        self.price = np.clip(price / self.unit, -LARGEST_LOSS, LARGEST_LOSS).astype(np.float32)
         self.loss = np.zeros((n + 1, columns), np.float32)
-        self.loss[:n] = loss.T / self.unit
+        self.loss[:n] = np.minimum(loss.T / self.unit, LARGEST_LOSS)
         if form.allowed is not None:
             self.loss[:n][~form.allowed.T] = IMPOSSIBLE_LOSS
         self.demand = np.zeros((form.resources, n + 1, columns), np.float32)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.engines import kernels
+from solver.engines.lagrangian.chain_state import LARGEST_LOSS
 from solver.engines.lagrangian.ejection_chains import IMPROVEMENT, EjectionChains
 from solver.engines.lagrangian.params import SearchParams
 from solver.engines.lagrangian.row_prices import RowPrices
@@ -73,10 +74,9 @@ class Search:
         self.typical, self.spread = typical, spread
         price = chains.price
         pull = spread / typical
-        self.start_penalty = np.maximum(
-            1.5 * np.maximum(price, 0.3 * price.mean(axis=1, keepdims=True)), 2 * pull + 1e-9
-        ).astype(np.float32)
-        self.most_penalty = (8 * self.start_penalty + 50 * pull).astype(np.float32)
+        start = np.maximum(1.5 * np.maximum(price, 0.3 * price.mean(axis=1, keepdims=True)), 2 * pull + 1e-9)
+        self.start_penalty = np.minimum(start, LARGEST_LOSS).astype(np.float32)
+        self.most_penalty = np.minimum(8 * start + 50 * pull, LARGEST_LOSS).astype(np.float32)
         cheapest = reduced.argmin(axis=0)
         agents = np.arange(form.n)
         paid = (price[:, cheapest] * form.demand[:, cheapest, agents]).sum(axis=0)
