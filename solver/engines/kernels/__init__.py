@@ -6,7 +6,7 @@ kernel                     numpy twin
 :func:`transport`          :class:`solver.engines.flow.engine.FlowEngine`, by OR-Tools
 :func:`match`              :func:`solver.engines.matching.match_pairs`, by scipy
 :func:`reduce_rows`        ``DenseRows._scan`` of :mod:`solver.engines.price.agent_rows`
-:class:`Chains`            ``Beam.moves`` of :mod:`solver.engines.lagrangian.ejection_chains`
+:class:`Chains`            ``moves`` of :mod:`solver.engines.lagrangian.ejection_chains`
 :func:`best_models`        the pass in :func:`solver.engines.certificate.best_response`
 :func:`negative_gram`      ``_SmoothedDual.hessian`` of :mod:`solver.online.window_prices`
 :func:`occupancy_costs`    ``_coupled`` of :mod:`solver.online.occupancy`

@@ -1,6 +1,6 @@
 /* Compound moves for the generalized assignment problem: a beam search over chains of ejections.
  *
- * The compiled twin of the Beam in solver/engines/lagrangian/ejection_chains.py: a move takes an agent from its column to
+ * The compiled twin of EjectionChains in solver/engines/lagrangian/ejection_chains.py: a move takes an agent from its column to
  * another, ejects an agent from there, and so on, until the last agent is accepted (a path) or lands where the first one
  * left (a cycle). Partial moves are ranked by what they would cost at the dual prices; `width` of them are kept at every
  * level. Compare M. Yagiura, T. Ibaraki, F. Glover, INFORMS J. Comput. 16 (2004).
