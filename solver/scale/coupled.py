@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -63,11 +64,11 @@ class CoupledParams(Params):
     first_core: float = 0.02
     """Half-width of the first attempt at a last box, in units of charge."""
     few_pairs: int = 2_000_000
-    """Pairs of agents and models up to which a batch is small: it has a wide last box, for agents to be exchanged."""
+    """Pairs of agents and models up to which a batch is small: it has a wide last box too, for exchanges."""
     few_core: float = 0.5
-    """Half-width of the first attempt at the last box of a small batch."""
+    """Half-width of the first attempt at the wide last box of a small batch."""
     few_contested: int = 1_500
-    """Agents that the last box of a small batch holds at most while it is wider than that of others."""
+    """Agents that the wide last box of a small batch holds at most."""
     least_core: float = 1e-8
     """Half-width at which agents are taken for equal."""
     shrinking: float = 0.7
@@ -318,24 +319,32 @@ class _Search:
         return optimum, box
 
     def _whole(self, optimum: ChargeOptimum, box: HeldBox) -> CoupledOptimum | None:
-        """Choose for the agents of a last box, as many as the driver may hold."""
+        """Choose for the agents of a last box; of a small batch, for those of a wide one as well if that is better."""
         params, charge = self.params, optimum.charge
         most = max(2_000, params.core_arcs // max(1, len(self.couplings.bound)) // 3)
-        width = params.first_core
+        found = self._chosen(optimum, box, params.first_core, most)
         if self.agents * len(charge) <= params.few_pairs and not self.box.jitter:
-            width = params.few_core
-            radius = width * self.unit
-            box = self._boxed(0, np.maximum(charge - radius, 0.0), charge + radius)
+            radius = params.few_core * self.unit
+            wide = self._boxed(0, np.maximum(charge - radius, 0.0), charge + radius)
+            with suppress(_TiesError):
+                other = self._chosen(optimum, wide, params.few_core, params.few_contested)
+                if found is None or (other is not None and other[0] > found[0]):
+                    found = other
+        return None if found is None else found[1]
+
+    def _chosen(
+        self, optimum: ChargeOptimum, box: HeldBox, width: float, most: int
+    ) -> tuple[float, CoupledOptimum] | None:
+        """Choose for the agents of a box of some half-width, at most so many; return what all agents score with it."""
+        params, charge = self.params, optimum.charge
         while True:
             low, high = self._last_box(charge, width, box)
             left = sum(self.fleet.run("count_inside", box, low, high))
-            allowed = min(most, params.few_contested) if width > params.first_core else most
-            if left <= allowed:
+            if left <= most:
                 break
             if width < params.least_core:
                 raise _TiesError
-            shrunk = width * min(max(params.shrinking * allowed / left, 0.01), params.shrinking)
-            width = max(shrunk, params.first_core) if width > params.first_core else shrunk
+            width *= min(max(params.shrinking * most / left, 0.01), params.shrinking)
         for _ in range(params.widenings):
             parts: list[ArcsInBox] = self.fleet.run("gather", box, low, high)
             core = ArcsInBox.joined(parts)
@@ -357,9 +366,10 @@ class _Search:
                 self.couplings.bound
             ):
                 raise _TiesError
-            model = whole_agents(core, self.couplings, last.charge)
-            if model is not None:
-                return CoupledOptimum(
+            chosen = whole_agents(core, self.couplings, last.charge)
+            if chosen is not None:
+                model, value = chosen
+                return core.settled_value + value, CoupledOptimum(
                     prices=last.prices,
                     low=low,
                     agent=core.agent,

@@ -35,11 +35,11 @@ class RepairParams(Params):
     """Moves tried in a round."""
     paired: int = 600
     """Moves of which every two are tried together: those that lose least at the charges."""
-    exchanges: int = 30
+    exchanges: int = 12
     """Rounds of such pairs."""
-    attempts: int = 12
+    attempts: int = 8
     """Attempts at most, the first from the best models of all, the others from choices that differ by lot."""
-    arcs_tried: int = 18_000
+    arcs_tried: int = 8_000
     """Arcs of all attempts together, about."""
     lot: float = 0.03
     """What arcs differ by at most in the last attempt, in standard deviations of their values; less in earlier ones."""
@@ -89,8 +89,10 @@ def whole_agents(
     couplings: Couplings,
     charge: NDArray[np.float64],
     params: RepairParams | None = None,
-) -> NDArray[np.int64] | None:
-    """Return the (g,) models of contested agents, m for unassigned; None if some bound could not be made to hold.
+) -> tuple[NDArray[np.int64], float] | None:
+    """Return the (g,) models of contested agents, m for unassigned, and the sum of their values.
+
+    None if some bound could not be made to hold.
 
     Parameters
     ----------
@@ -107,8 +109,8 @@ def whole_agents(
     if not len(core.agent):
         over = couplings.usage(core.settled[: len(charge)]) - couplings.bound
         fits = bool((over <= EXCESS_TOLERANCE * 0.5 * np.maximum(couplings.bound, 1e-300)).all())
-        return np.zeros(0, np.int64) if fits else None
-    best, found = -np.inf, None
+        return (np.zeros(0, np.int64), 0.0) if fits else None
+    found = None
     attempts = min(max(1, params.arcs_tried // len(core.model)), params.attempts)
     for k in range(attempts):
         moves = _Moves(core, couplings, charge, params.lot * k / max(1, attempts - 1), k)
@@ -120,8 +122,8 @@ def whole_agents(
                 break
             _improve(moves, params)
         value = float(moves.value[moves.current].sum())
-        if value > best:
-            best, found = value, moves.model[moves.current]
+        if found is None or value > found[1]:
+            found = moves.model[moves.current], value
     return found
 
 
