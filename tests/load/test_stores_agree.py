@@ -27,11 +27,12 @@ if TYPE_CHECKING:
     from tests.redis_server import RedisServer
 
 COUNT = int(os.environ.get("SOLVER_AGREEMENTS", "12"))
-TELLING = (196, 389, 1420, 100244, 100379, 200384)
+TELLING = (196, 389, 1420, 100244, 100379, 200384, 201130, 203831)
 """Histories in which leases change at the very moment that a measurement is of; in which a lease that moves leaves
 room in a pool for which another model's lease waits; in which all leases of a measured model are ended at once; in
-which the rules of a queue change; in which a refused plan has let its own leases start and pay; and in which a waiting
-lease moves within its model."""
+which the rules of a queue change; in which a refused plan has let its own leases start and pay; in which a waiting
+lease moves within its model; in which two models' leases wait for a pool since the same
+moment; and in which a lease is settled while a limit of the month is not set."""
 
 NAMESPACES = itertools.count()
 MODELS = ("a", "b", "c")

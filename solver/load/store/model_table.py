@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 from array import array
 from typing import TYPE_CHECKING
@@ -52,6 +53,7 @@ class ModelTable:
         self.held_back = array("b")  # stops that hold the queue
         self.last_update_s = array("d")
         self.waiting: list[WaitingLine] = []
+        self._arrivals = itertools.count(1)
         self.chains: list[tuple[Pool, ...]] = []
         """Per model, the pools that it draws on."""
         self._histories: dict[str, LeaseHistory] = {}
@@ -103,7 +105,7 @@ class ModelTable:
             column.append(0)
         self.accepting.append(1)
         self.last_update_s.append(0.0)
-        self.waiting.append(WaitingLine())
+        self.waiting.append(WaitingLine(self._arrivals))
         self.chains.append(())
         self.hold_s.append(math.nan)
         self._adjusted.append([0, 0])

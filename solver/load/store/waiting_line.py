@@ -48,9 +48,14 @@ class WaitingLine:
     Within a tenant, those of the highest priority come first, and waiting adds to it at the same rate for
     all, so that the order of two requests never changes: it is that of arrival less ``aging_s`` times
     priority.
+
+    Parameters
+    ----------
+    arrivals : iterator of int
+        Numbers of arrivals, shared by the lines of all models.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, arrivals: Iterator[int]) -> None:
         self.rules = QueueRules()
         self.room = 0
         """Slots of the model."""
@@ -59,7 +64,8 @@ class WaitingLine:
         self._served: dict[str | None, tuple[float, int]] = {}
         """Virtual counter of each tenant, work over weight so far, and the number of its latest turn."""
         self._highest_counter = 0.0  # count at which tenants were served: a virtual time, it never falls
-        self._arrivals = self._turns = 0
+        self._arrivals = arrivals
+        self._turns = 0
 
     def __len__(self) -> int:
         return len(self._held)
@@ -87,8 +93,7 @@ class WaitingLine:
 
     def add(self, held: HeldLease) -> None:
         """Put a lease in line."""
-        self._arrivals += 1
-        held.turn = (self._key(held), self._arrivals)
+        held.turn = (self._key(held), next(self._arrivals))
         mine = self._of.get(held.tenant)
         if mine is None:
             self._join(held)

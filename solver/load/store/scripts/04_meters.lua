@@ -3,6 +3,7 @@
 -- A meter is {key, kind, window, limit, calendar, length}: kinds are 0 requests, 1 tokens, 2 money. A window of
 -- 0 seconds never leaves. Of a calendar, 'oldest' is the end of the current period.
 
+local LENGTHS = {day = 86400, week = 7 * 86400, month = 30.5 * 86400} -- about, in seconds
 local REASONS = {[0] = 'requests', 'tokens', 'budget'}
 
 local function primary(m, kind)
@@ -32,7 +33,7 @@ local function meter_named(m, key)
   if #key == 1 then return primary(m, tonumber(key)) end
   local kind, over = string.match(key, '^(%d)@(.+)$') -- no limit at present, and still counted
   if kind and m.used[key] then
-    return {key, tonumber(kind), tonumber(over) or 1, -1, not tonumber(over) and over or nil, 86400}
+    return {key, tonumber(kind), tonumber(over) or 1, -1, not tonumber(over) and over or nil, LENGTHS[string.match(over, '^%a*')]}
   end
 end
 

@@ -311,12 +311,12 @@ local function promote_in_pools(names)
     for k, m in ipairs(waiting) do
       if m.waiting > 0 then
         local head = call('ZRANGE', queue_key(m.name), 0, 0, 'WITHSCORES')
-        heads[#heads + 1] = {num(head[2], math.huge), k, m}
+        heads[#heads + 1] = {num(head[2], math.huge), num(string.sub(head[1] or '', 1, 16), math.huge), k, m}
       end
     end
     table.sort(heads, before)
     for _, entry in ipairs(heads) do
-      progress = promote_one(entry[3])
+      progress = promote_one(entry[4])
       if progress then break end
     end
   end
