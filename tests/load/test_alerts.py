@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import http.server
 import json
 import logging
@@ -133,6 +134,25 @@ def test_a_sink_that_hangs_delays_the_others_once_and_gets_its_alerts_later(
     assert late == []
     gate.set()
     until(lambda: len(late) == 100)
+
+
+def test_a_sink_may_start_a_task_of_the_event_loop_that_checks() -> None:
+    heard: list[Alert] = []
+    tasks: list[asyncio.Task[None]] = []
+
+    async def notify(alert: Alert) -> None:
+        heard.append(alert)
+
+    async def main() -> None:
+        rule = AlertRule(name="r", metric="p99_ms", threshold=1.0)
+        sink = AlertMonitor(
+            [rule], [lambda alert: tasks.append(asyncio.create_task(notify(alert)))], clock=ManualClock()
+        )
+        sink.update(rule, "a", 2.0)
+        await asyncio.gather(*tasks)
+
+    asyncio.run(main())
+    assert len(heard) == 1
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import logging
 import math
+import sys
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -125,7 +126,8 @@ class AlertMonitor:
     sinks : sequence of callable
         Each is called with every alert: a function of yours, a :class:`~solver.LogSink`, a
         ``WebhookSink``. A sink that raises does not keep the others from being called, and one that hangs
-        delays them, and the caller, once and by ``patience_s`` at most: its alerts wait until it returns.
+        delays them, and the caller, once and by ``patience_s`` at most: its alerts wait until it returns. In an
+        event loop sinks are called by the loop itself, where they may start tasks and must not block.
     clock : Clock, optional
         Default: the machine's monotonic clock.
     patience_s : float
@@ -216,6 +218,9 @@ class _PatientSink:
 
     def __call__(self, alert: Alert) -> None:
         """Hand over one alert; return when the sink has, or when it is late."""
+        if _in_event_loop():
+            self._call(alert)
+            return
         delivery = _Delivery(alert, contextvars.copy_context(), threading.Event())
         self._outbox.put(delivery)
         if self._is_late or self._outbox.is_inside or delivery.done.wait(self._patience_s):
@@ -224,16 +229,30 @@ class _PatientSink:
         _LOG.error("an alert sink has not returned for %g s: further alerts wait for it", self._patience_s)
 
     def _deliver(self, delivery: _Delivery) -> None:
+        delivery.context.run(self._call, delivery.alert)
+        self._is_late = False
+        delivery.done.set()
+
+    def _call(self, alert: Alert) -> None:
         try:
-            delivery.context.run(self._sink, delivery.alert)
+            self._sink(alert)
         except Exception:  # noqa: BLE001 # whatever a sink does, the others must hear of the alert
             _LOG.exception("an alert sink failed")
-        finally:
-            self._is_late = False
-            delivery.done.set()
 
     def _lose(self, delivery: _Delivery) -> None:
         _LOG.error("an alert was lost, since its sink does not return: %r", delivery.alert)
+
+
+def _in_event_loop() -> bool:
+    """Return whether an event loop runs in this thread; without asyncio imported, none does."""
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None:
+        return False
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _figure(rule: AlertRule, model: str, trends: Trends) -> float | None:
