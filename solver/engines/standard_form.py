@@ -145,7 +145,7 @@ class StandardForm:
     def empty_violates_limits(self) -> bool:
         """Whether serving no agent at all breaks a lower limit."""
         hard = np.isposinf(self.violation_price)
-        return bool((hard & (self.row_bound < -EXCESS_TOLERANCE)).any())
+        return bool((hard & (self.row_bound < 0.0)).any())
 
     def objective_and_bound(self, columns: NDArray[np.int64], loss_bound: float) -> tuple[float, float]:
         """Return objective and bound as the certificate counts them, given a lower bound on the loss."""

@@ -148,3 +148,11 @@ def test_scores_that_are_large_and_equal_leave_no_agent_out(size: float, engine:
     solution = solver.assign(np.full((3, 2), size), [2, 1], engine=engine, priority=[1, 2, 3])
     assert solution.status is not solver.Status.UNKNOWN
     assert (solution.choice >= 0).all()
+
+
+def test_a_lower_limit_in_tiny_units_is_no_rounding() -> None:
+    """Serving no one was tried although a limit asks for 1e-12 units, and failed verification."""
+    limit = solver.Commitment(name="least", at_least=2e-12, use=np.full((3, 2), 1e-12))
+    solution = solver.assign(-np.ones((3, 2)), [2, 2], limits=[limit], unassigned_penalty=0.0)
+    assert solution.status is solver.Status.OPTIMAL
+    assert solution.objective == -2.0
