@@ -66,6 +66,8 @@ class Campaign:
         self.form, self.relaxation, self.deadline, self.rng = form, relaxation, deadline, rng
         self.budget_s = max(deadline.remaining_s(), 1e-3)
         self.search = Search(form, relaxation, rng=rng, params=search_params)
+        if self.budget_s < self.params.short_s and form.n <= self.search.params.few_agents:
+            self.search.chains.width = self.params.short_chain_width
         self.search.on_better = self._note
         self.bound = self._whole(relaxation.bound)
         self.knapsack_dual: KnapsackDual | None = None
@@ -165,7 +167,8 @@ class Campaign:
 
     def run(self) -> None:
         """Go on until proven, satisfied or out of time."""
-        if not self.done and not self.infeasible and self.budget_s >= self.params.short_s:
+        whole_s = self.knapsack_params.least_s if self.search.compiled else self.params.short_s
+        if not self.done and not self.infeasible and self.budget_s >= whole_s:
             self._keep_capacities_whole()
         now = self.deadline.clock.now
         for _ in range(self.params.most_attempts):
@@ -209,9 +212,18 @@ class Campaign:
         if np.abs(paid).sum() > knapsacks.most_multiplier:
             return
         started_s = clock.now()
-        dual = KnapsackDual(knapsacks, paid, rng=self.rng, params=params)
-        if params.least_rounds * (clock.now() - started_s) > stop_s - started_s:
+        estimate_s = params.s_per_cell * form.n * float(knapsacks.capacity.sum())
+        if params.least_rounds * estimate_s > params.first_round_slower * (stop_s - started_s):
             return
+        dual = KnapsackDual(knapsacks, paid, rng=self.rng, params=params)
+        round_s = clock.now() - started_s
+        if params.least_rounds * round_s > stop_s - started_s:  # the first round finds nothing in the caches
+            if params.least_rounds * round_s > params.first_round_slower * (stop_s - started_s):
+                return
+            started_s = clock.now()
+            dual = KnapsackDual(knapsacks, paid, rng=self.rng, params=params)
+            if params.least_rounds * (clock.now() - started_s) > stop_s - started_s:
+                return
         target = (
             self.search.best_loss if self.search.best is not None else self.bound + 0.01 * abs(self.bound)
         )

@@ -81,6 +81,8 @@ class CampaignParams(Params):
     """Seconds that a call of CP-SAT takes at least."""
     chain_depths: tuple[int, ...] = (5, 6)
     """Longest chains of ejections, one of them drawn for every descent after the first."""
+    short_chain_width: int = 25
+    """Partial chains kept per level where the time is short and agents are few: more moves bring more there."""
     long_chain_width: int = 60
     """Partial chains kept per level where the time is not short."""
     reward: float = 20.0
@@ -95,10 +97,16 @@ class CampaignParams(Params):
 class KnapsackParams(Params):
     """The bound with whole knapsacks and its dives, see :mod:`solver.engines.lagrangian.knapsack_dual`."""
 
+    least_s: float = 0.08
+    """Seconds of the whole call below which there is no such bound, with the compiled kernels; without, ``short_s``."""
+    s_per_cell: float = 3e-10
+    """About what a round takes per agent and unit of capacity: one that is far too long is not even begun."""
     share: float = 0.25
     """Share of the time for the bound."""
     least_rounds: int = 200
     """Rounds that must fit into that share, by the time of the first; otherwise there is no such bound."""
+    first_round_slower: float = 10.0
+    """How many times longer than the others the first round may take; it is timed again if only that is in the way."""
     iterations: int = 500
     dive_iterations: int = 40
     """Rounds of the volume algorithm at most: for the bound, and after agents have been fixed."""
