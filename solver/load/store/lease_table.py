@@ -138,7 +138,9 @@ class LeaseTable:
     def acquire(self, ask: Ask, now: float) -> LeaseState | Refusal:
         """Take everything the ask names, or nothing."""
         table = self.models
-        i = table.at(ask.model)
+        i = table.index.get(ask.model)
+        if i is None:
+            i = table.at(ask.model)
         known = self.held.get(ask.lease_id)
         if known is not None:
             if self.live(ask.lease_id, now) is not None:

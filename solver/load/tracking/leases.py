@@ -72,7 +72,8 @@ class Leases(AsyncWork, ModelStops):
         SpecError
             If the model is unknown or ``ttl_s`` is not a positive number.
         """
-        _check_ttl(ttl_s)
+        if type(ttl_s) is not float or not 0.0 < ttl_s < math.inf:
+            _check_ttl(ttl_s)
         if fill_to != 1.0:
             _check_fill_to(fill_to)
         if priority != 1.0 or tenant is not None:
@@ -294,8 +295,6 @@ class Leases(AsyncWork, ModelStops):
 
 
 def _check_ttl(ttl_s: float) -> None:
-    if type(ttl_s) is float and 0.0 < ttl_s < math.inf:
-        return  # the usual case, without a list
     if problems := positive_problems("ttl_s", ttl_s):
         raise SpecError(*problems)
 
