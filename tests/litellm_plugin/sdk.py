@@ -9,7 +9,11 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # otherwise the import tries the network
+pytest.importorskip("litellm", reason="needs the extra [litellm]")
+
 import litellm
 
 from solver.interfaces.litellm import FleetOptions, install

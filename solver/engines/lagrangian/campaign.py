@@ -167,8 +167,7 @@ class Campaign:
 
     def run(self) -> None:
         """Go on until proven, satisfied or out of time."""
-        whole_s = self.knapsack_params.least_s if self.search.compiled else self.params.short_s
-        if not self.done and not self.infeasible and self.budget_s >= whole_s:
+        if not self.done and not self.infeasible and self.budget_s >= self.params.short_s:
             self._keep_capacities_whole()
         now = self.deadline.clock.now
         for _ in range(self.params.most_attempts):

@@ -97,8 +97,6 @@ class CampaignParams(Params):
 class KnapsackParams(Params):
     """The bound with whole knapsacks and its dives, see :mod:`solver.engines.lagrangian.knapsack_dual`."""
 
-    least_s: float = 0.08
-    """Seconds of the whole call below which there is no such bound, with the compiled kernels; without, ``short_s``."""
     s_per_cell: float = 3e-10
     """About what a round takes per agent and unit of capacity: one that is far too long is not even begun."""
     share: float = 0.25
