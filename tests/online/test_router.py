@@ -310,9 +310,9 @@ def test_names_that_nothing_knows_are_told_as_in_a_batch() -> None:
     assert balancer.select([good], models)[0].model_id == "m"
     for wrong, field, rule in (
         (
-            solver.Agent(id="a", task_type="qury"),
+            solver.Agent(id="a", task_type="qwery"),
             "task_type",
-            "expected a known task type, got 'qury'; did you mean 'query'?",
+            "expected a known task type, got 'qwery'; did you mean 'query'?",
         ),
         (
             solver.Agent(id="a", required_capabilities=["sqll"]),
