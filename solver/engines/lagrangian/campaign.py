@@ -8,13 +8,14 @@ has been worth so far.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from solver.engines.lagrangian.knapsack_dual import KnapsackDual
 from solver.engines.lagrangian.knapsacks import knapsacks_of
-from solver.engines.lagrangian.params import CampaignParams, KnapsackParams
+from solver.engines.lagrangian.params import CampaignParams, KnapsackParams, SearchParams
 from solver.engines.lagrangian.rounding import relocate, serve_all
 from solver.engines.lagrangian.search import Search
 from solver.engines.lagrangian.weak_duality import reduced_losses
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from solver.clock import Deadline
     from solver.engines.lagrangian.interior_point import Relaxation
-    from solver.engines.lagrangian.params import SearchParams
     from solver.engines.standard_form import StandardForm
 
 
@@ -65,9 +65,11 @@ class Campaign:
         self.knapsack_params = knapsack_params or KnapsackParams()
         self.form, self.relaxation, self.deadline, self.rng = form, relaxation, deadline, rng
         self.budget_s = max(deadline.remaining_s(), 1e-3)
+        search_params = search_params or SearchParams()
+        if self.budget_s < self.params.short_s and form.n <= search_params.few_agents:
+            width, near_models = self.params.short_chain_width, self.params.short_near_models
+            search_params = replace(search_params, chain_width=width, near_models=near_models)
         self.search = Search(form, relaxation, rng=rng, params=search_params)
-        if self.budget_s < self.params.short_s and form.n <= self.search.params.few_agents:
-            self.search.chains.width = self.params.short_chain_width
         self.search.on_better = self._note
         self.bound = self._whole(relaxation.bound)
         self.knapsack_dual: KnapsackDual | None = None

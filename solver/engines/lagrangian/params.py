@@ -82,7 +82,9 @@ class CampaignParams(Params):
     chain_depths: tuple[int, ...] = (5, 6)
     """Longest chains of ejections, one of them drawn for every descent after the first."""
     short_chain_width: int = 25
-    """Partial chains kept per level where the time is short and agents are few: more moves bring more there."""
+    short_near_models: int = 7
+    """Partial chains kept per level, and models an agent may move to, where the time is short and agents are few:
+    more moves bring more there."""
     long_chain_width: int = 60
     """Partial chains kept per level where the time is not short."""
     reward: float = 20.0
