@@ -26,7 +26,8 @@ enum { SOLVED = 0, INFEASIBLE = 1, OUT_OF_TIME = 2, BAD_INPUT = 3, NO_MEMORY = 4
 
 #define SAMPLE_DIVISOR 4        /* a sample is one row of four */
 #define MIN_PER_MODEL 10      /* and at least so many rows per model */
-#define SEARCHES_PER_LOOK 32    /* searches between two looks at the clock */
+#define SEARCHES_PER_LOOK 32    /* searches between two looks at the clock, and fewer where they are long: */
+#define ARCS_PER_LOOK 200000    /* arcs between nodes that those searches may look at */
 #define SEARCHES_PER_NODE 64    /* searches per row, copy, tier and model after which flows of many units give up */
 #define MAX_UNITS (1LL << 40)  /* of all rows together */
 #define GOLDEN 0.6180339887498949
@@ -44,7 +45,7 @@ typedef struct {
     const int64_t *width;    /* (agents,) most units of a row on one model, or NULL for one */
     const int64_t *copies;   /* (agents,) units of a row in widths, or NULL for one */
     double until;            /* CLOCK_MONOTONIC seconds */
-    int64_t searches, most_searches;
+    int64_t searches, most_searches, searches_per_look;
     int64_t *load;           /* (m + 1,) */
     double *price;           /* (m + 1,) */
     double *next_cost;       /* (m + 1,) least price at which a node takes one unit more */
@@ -192,7 +193,7 @@ static int look(Transport *t)
 {
     if (++t->searches > t->most_searches)
         return TOO_LONG;
-    return t->searches % SEARCHES_PER_LOOK == 0 && seconds() >= t->until ? OUT_OF_TIME : SOLVED;
+    return t->searches % t->searches_per_look == 0 && seconds() >= t->until ? OUT_OF_TIME : SOLVED;
 }
 
 /* Raises prices until no exchange and no floor contradicts them, from prices that are too low; 0 for "unassigned". */
@@ -383,6 +384,7 @@ int solver_transport(int64_t n, int64_t m, const void *value, int is_float, cons
         return BAD_INPUT;
     if (is_wrong(&t))
         return BAD_INPUT;
+    t.searches_per_look = 1 + least(SEARCHES_PER_LOOK - 1, ARCS_PER_LOOK / ((m + 1) * (m + 1)));
     for (int64_t k = 0; k < m; k++)
         if (floor && floor[k] > slots[k])
             return INFEASIBLE;
