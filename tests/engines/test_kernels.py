@@ -119,6 +119,16 @@ def test_the_kernel_looks_at_the_clock() -> None:
     assert found.outcome is kernels.Outcome.OUT_OF_TIME
 
 
+@compiled
+@pytest.mark.parametrize("copies", [None, np.full(8, 2, np.int64)])
+def test_the_kernel_looks_at_the_clock_within_a_few_long_searches(copies: Any) -> None:
+    scores = np.random.default_rng(0).random((8, 600)) + np.arange(600)
+    supplied = None if copies is None else kernels.Supplied(copies=copies)
+    slots = np.ones(600, np.int64)
+    found = kernels.transport(scores, None, slots, supplied=supplied, until_s=0.0)
+    assert found.outcome is kernels.Outcome.OUT_OF_TIME
+
+
 def _matching_optimum(scores: Any, outside: Any, slots: Any) -> float | None:
     """Return the optimum by scipy on replicated models, None where there is none."""
     n = len(scores)

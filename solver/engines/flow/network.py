@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ortools.graph.python.min_cost_flow import SimpleMinCostFlow
 
+from solver.errors import EngineError
 from solver.problem.blocks import row_maxima
 from solver.problem.instance import UNASSIGNED, Instance
 from solver.problem.sparse import CompressedScores, maxima
@@ -113,7 +114,7 @@ class Network:
         if status == SimpleMinCostFlow.INFEASIBLE:
             return None
         if status != SimpleMinCostFlow.OPTIMAL:
-            raise RuntimeError(f"min-cost flow ended with status {status} on {n} agents and {m} models")
+            raise EngineError(f"flow: expected an optimal flow, got {status.name}")
         used = np.flatnonzero(solver.flows(arcs))
         choice = np.full(n, UNASSIGNED, np.int64)
         choice[self.agent[used]] = np.where(self.target[used] == n + m, UNASSIGNED, self.target[used] - n)

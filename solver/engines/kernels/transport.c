@@ -25,7 +25,7 @@
 enum { SOLVED = 0, INFEASIBLE = 1, OUT_OF_TIME = 2, BAD_INPUT = 3, NO_MEMORY = 4, TOO_LONG = 5 };
 
 #define SAMPLE_DIVISOR 4        /* a sample is one row of four */
-#define MIN_PER_MODEL 10      /* and at least so many rows per model */
+#define MIN_PER_MODEL 10        /* and at least so many rows per model */
 #define SEARCHES_PER_LOOK 32    /* searches between two looks at the clock, and fewer where they are long: */
 #define ARCS_PER_LOOK 200000    /* arcs between nodes that those searches may look at */
 #define SEARCHES_PER_NODE 64    /* searches per row, copy, tier and model after which flows of many units give up */
