@@ -2,8 +2,13 @@
 
     python -m benchmarks.bench_scale --agents 10000000 --models 20
     python -m benchmarks.bench_scale --agents 10000000 --models 20 --workers 2 --no-memory
+    python -m benchmarks.bench_scale --agents 10000000 --workers 1 2 --no-memory --no-verify
+    python -m benchmarks.bench_scale --agents 100000000 --no-memory
 
-With workers it prints the bytes between them and the driver, pickled, and the peak memory of each.
+With workers it prints the bytes between them and the driver, pickled, and of each worker the peak memory and the
+processor time, of the passes that find prices by themselves (the driver's own steps in between included) and of
+writing. Two numbers of workers are compared: by wall time, which says something on an idle machine only, and by
+processor time, all of the first over that of the busiest worker of the second. The start of workers is no part of it.
 Generates Parquet in a temporary folder (about 4 bytes a score), deleted afterwards. Not part of the test suite.
 """
 
@@ -36,7 +41,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--agents", type=int, default=2_000_000)
     parser.add_argument("--models", type=int, default=20)
-    parser.add_argument("--workers", type=int, default=0, help="Ray actors; 0: this process alone.")
+    parser.add_argument(
+        "--workers", type=int, nargs="+", default=[0], help="Ray actors; 0: this process alone."
+    )
     parser.add_argument("--layout", choices=("binary", "list", "wide"), default="binary")
     parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--verify", action=argparse.BooleanOptionalAction, default=True)
@@ -49,25 +56,37 @@ def main() -> None:
         print(f"generated {asked.agents:,} × {asked.models}, {size / 1e9:.2f} GB, {asked.layout}")
         print(f"  in {time.perf_counter() - began:.1f} s")
         batch = batch_of(Path(folder) / "batch", asked.agents, asked.models, asked.layout)
-        runs = {
-            "stream": partial(streamed, batch, folder, asked.workers),
+        runs: dict[str, Any] = {
+            f"stream {workers}": partial(streamed, batch, folder, workers) for workers in asked.workers
         }
         if asked.verify:
             runs["verify"] = partial(verified, folder)
         if asked.memory:
             runs["memory"] = partial(in_memory, batch, asked.layout)
+        phases = []
         for name, run in runs.items():
             with multiprocessing.get_context("spawn").Pool(1) as pool:
-                objective, gap, wall, cpu, peak = pool.apply(measured, (run,))
+                (objective, gap, *more), wall, cpu, peak = pool.apply(measured, (run,))
             line = f"{name:8} {wall:7.1f} s wall {cpu:7.1f} s of this process's CPU {peak:7.0f} MB peak"
             print(f"{line}  objective {objective!r} gap {gap:.1e}", flush=True)
+            phases += more
+        if len(asked.workers) == 2:
+            compare(*phases)
 
 
-def measured(run: Any) -> tuple[float, float, float, float, float]:
+def compare(one: dict[str, Phase], other: dict[str, Phase]) -> None:
+    """Print what a second number of workers gains over a first."""
+    for name, phase in one.items():
+        wall, busy = phase.wall / other[name].wall, sum(phase.seconds) / max(other[name].seconds)
+        print(
+            f"{name}: {wall:.2f} times as fast by wall time, {busy:.2f} by processor time of the busiest worker"
+        )
+
+
+def measured(run: Any) -> tuple[Any, float, float, float]:
     began, cpu = time.perf_counter(), time.process_time()
-    objective, gap = run()
-    wall, busy = time.perf_counter() - began, time.process_time() - cpu
-    return objective, gap, wall, busy, peak_mb()
+    found = run()
+    return found, time.perf_counter() - began, time.process_time() - cpu, peak_mb()
 
 
 def generate(folder: Path, agents: int, models: int, layout: str, *, rows_a_file: int = _ROWS_A_FILE) -> None:
@@ -91,6 +110,7 @@ def generate(folder: Path, agents: int, models: int, layout: str, *, rows_a_file
             )
         path = folder / f"part-{number:05d}.parquet"
         pq.write_table(pa.table(columns), path, row_group_size=_ROWS_A_GROUP, use_dictionary=False)
+    os.sync()  # or else the job measured shares the disk with what is still to be written
 
 
 def batch_of(folder: Path, agents: int, models: int, layout: str) -> LargeBatch:
@@ -100,7 +120,7 @@ def batch_of(folder: Path, agents: int, models: int, layout: str) -> LargeBatch:
     return LargeBatch(files=[str(folder)], columns=columns, capacity=[slots] * models)
 
 
-def streamed(batch: LargeBatch, folder: str, workers: int) -> tuple[float, float]:
+def streamed(batch: LargeBatch, folder: str, workers: int) -> tuple[float, float, dict[str, Phase]]:
     steps: list[tuple[float, str]] = []
     options: dict[str, Any] = {"report": lambda text: steps.append((time.perf_counter(), text))}
     wire = Wire()
@@ -116,11 +136,22 @@ def streamed(batch: LargeBatch, folder: str, workers: int) -> tuple[float, float
         peaks = ", ".join(f"{peak:.0f}" for peak in wire.peaks)
         print(
             f"  {wire.calls} calls, {wire.up / 1e6:.2f} MB from workers and {wire.down / 1e6:.2f} MB to them,"
-            f" {(wire.up + wire.down) / size:.3%} of the files; peak memory of workers {peaks} MB,"
-            f" processor time {', '.join(f'{seconds:.1f}' for seconds in wire.seconds)} s"
+            f" {(wire.up + wire.down) / size:.3%} of the files; peak memory of workers {peaks} MB"
         )
+        for name, phase in wire.phases.items():
+            seconds = ", ".join(f"{one:.2f}" for one in phase.seconds)
+            print(f"  {name}: {phase.wall:.2f} s of wall time, processor time of workers {seconds} s")
     assert manifest is not None
-    return manifest.certificate.objective, manifest.certificate.gap
+    return manifest.certificate.objective, manifest.certificate.gap, wire.phases
+
+
+@dataclass
+class Phase:
+    """How long a part of a job took."""
+
+    wall: float
+    seconds: list[float]
+    """Processor time of each worker."""
 
 
 @dataclass
@@ -131,7 +162,7 @@ class Wire:
     up: int = 0
     down: int = 0
     peaks: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
+    phases: dict[str, Phase] = field(default_factory=dict)
 
 
 def counted_fleet(wire: Wire, workers: int, *arguments: Any) -> Any:
@@ -139,20 +170,39 @@ def counted_fleet(wire: Wire, workers: int, *arguments: Any) -> Any:
     from solver.scale.ray_workers import RayFleet
 
     class Counted(RayFleet):
+        def __init__(self) -> None:
+            super().__init__(*arguments, workers=workers)
+            self._processes = self._ray.get([actor.process.remote() for actor in self.actors])
+            self._begin()
+
+        def _begin(self) -> None:
+            self._seconds, self._began = (
+                [processor_seconds(one) for one in self._processes],
+                time.perf_counter(),
+            )
+
+        def _end(self, phase: str) -> None:
+            wall, before = time.perf_counter() - self._began, self._seconds
+            self._begin()
+            spent = [now - then for now, then in zip(self._seconds, before, strict=True)]
+            wire.phases[phase] = Phase(wall, spent)
+
         def run(self, method: str, *arguments: Any, each: Any = None) -> list[Any]:
+            if method.startswith("finish"):
+                self._end("passes")
             found = super().run(method, *arguments, each=each)
+            if method.startswith("finish"):
+                self._end("writing")
             wire.calls += 1
             wire.down += len(self.actors) * len(pickle.dumps(arguments)) + len(pickle.dumps(each))
             wire.up += sum(len(pickle.dumps(one)) for one in found)
             return found
 
         def close(self) -> None:
-            for process in self._ray.get([actor.process.remote() for actor in self.actors]):
-                wire.peaks.append(peak_mb(process))
-                wire.seconds.append(processor_seconds(process))
+            wire.peaks += map(peak_mb, self._processes)
             super().close()
 
-    return Counted(*arguments, workers=workers)
+    return Counted()
 
 
 def peak_mb(process: int | str = "self") -> float:

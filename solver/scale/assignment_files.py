@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from solver.errors import SpecError, missing_value
+from solver.scale.arrow_arrays import number_array, text_array
 from solver.scale.pieces import read_batches
 from solver.scale.storage import arrow
 from solver.scale.unit_rows import RowUnits
@@ -74,7 +75,7 @@ def write_piece(
     """
     pa, pq = arrow()
     name = file_name(piece.number)
-    names = pa.array(columns.models, pa.string())
+    names = text_array(columns.models)
     at = 0
     writer = None
     with folder.writing(name) as stream:
@@ -86,9 +87,9 @@ def write_piece(
                     answer = _lists(chosen.within(at, at + len(ids)), len(ids), names, columns)
                 else:
                     some = chosen[at : at + len(ids)].astype(np.int32)
-                    codes = pa.array(some, pa.int32(), mask=some == len(names))
+                    codes = number_array(some, missing=some == len(names))
                     answer = {"model": pa.DictionaryArray.from_arrays(codes, names)}
-                table = pa.table({columns.agent: ids, **answer})
+                table = pa.Table.from_arrays([ids, *answer.values()], names=[columns.agent, *answer])
                 if writer is None:
                     dictionaries = ["model", "model.list.element"]
                     writer = pq.ParquetWriter(stream, table.schema, use_dictionary=dictionaries)
@@ -104,10 +105,11 @@ def write_piece(
 def _lists(taken: RowUnits, rows: int, names: Any, columns: ScoreColumns) -> dict[str, Any]:
     """Return the columns of lists for so many rows."""
     pa, _ = arrow()
-    offsets = pa.array(np.append(0, np.cumsum(np.bincount(taken.row, minlength=rows))), pa.int32())
-    answer = {"model": pa.ListArray.from_arrays(offsets, names.take(pa.array(taken.model)))}
+    totals = np.append(0, np.cumsum(np.bincount(taken.row, minlength=rows)))
+    offsets = number_array(totals.astype(np.int32))
+    answer = {"model": pa.ListArray.from_arrays(offsets, names.take(number_array(taken.model)))}
     if columns.count is not None:
-        answer["units"] = pa.ListArray.from_arrays(offsets, pa.array(taken.units, pa.int64()))
+        answer["units"] = pa.ListArray.from_arrays(offsets, number_array(taken.units.astype(np.int64)))
     return answer
 
 

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from solver.engines import kernels
 from solver.scale.assignment_files import write_piece
 from solver.scale.certificate import PieceCertificate, block_terms
 from solver.scale.coupled_certificate import paying_terms
 from solver.scale.coupled_passes import CoupledPasses, paying
 from solver.scale.first_pass import Survey, dense_rows
 from solver.scale.held_arcs import net_scores
-from solver.scale.storage import plan_folder
+from solver.scale.storage import arrow, plan_folder
 from solver.scale.unique_ids import note_hashes
 from solver.scale.unit_certificate import unit_terms
 from solver.scale.unit_passes import UnitPasses
@@ -115,7 +116,9 @@ class Shard(UnitPasses, CoupledPasses):
         return os.getpid()
 
     def ready(self) -> list[int]:
-        """Return the numbers of the pieces: the worker is there."""
+        """Return the numbers of the pieces: the worker is there, and has loaded what passes need."""
+        arrow()
+        kernels.available()
         return [piece.number for piece in self._pieces]
 
     def survey(self, plan: SamplePlan, common_penalty: float | None) -> list[Survey]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from solver.errors import SpecError, Violation
+from solver.scale.arrow_arrays import text_array
 from solver.scale.assignment_files import checksum
 from solver.scale.batch import LargeBatch
 from solver.scale.certificate import PieceCertificate, PlanCertificate, block_terms, conclude
@@ -293,7 +294,7 @@ def _codes(model: Any, columns: ScoreColumns, path: str, lines: list[str]) -> ND
     pa, _ = arrow()
     m = len(columns.models)
     model = model.cast(pa.string())
-    codes = pa.compute.index_in(model, value_set=pa.array(columns.models, pa.string()))
+    codes = pa.compute.index_in(model, value_set=text_array(columns.models))
     unknown = codes.null_count - model.null_count
     if unknown:
         lines.append(f"{path}: {unknown:,} agents have a model that is not in the fleet")
