@@ -128,11 +128,13 @@ def full_service_proof(
     As :func:`duality_slack`, for (n, m) finite scores, (m,) units of capacity and (m,) prices. One pass.
     """
     n, m = score.shape
-    if choice.shape != (n,) or choice.dtype != np.int64:
+    if choice.shape != (n,) or choice.dtype != np.int64 or prices.shape != (m,):
         return None
-    if np.maximum.reduce(choice.view(np.uint64)) >= m:  # -1, for unassigned, is the largest of these
+    try:
+        paid = prices.take(choice)
+        load = np.bincount(choice, minlength=m).astype(np.float64)
+    except (IndexError, ValueError):  # the first refuses models beyond the last, the second -1 for unassigned
         return None
-    load = np.bincount(choice, minlength=m).astype(np.float64)
     room = units - load
     if least_of(room) < 0 or least_of(prices) < 0:
         return None
@@ -145,7 +147,7 @@ def full_service_proof(
             [row_maxima(net) for _, net in priced_blocks(score, prices, list(chunks(n, m)))]
         )
     objective = float(np.add.reduce(own, dtype=np.float64))
-    slack = float(np.add.reduce(best - (own - prices.take(choice))) + np.vdot(prices, room))
+    slack = float(np.add.reduce(best - (own - paid))) + float(np.vdot(prices, room))
     # Written so that prices without bounds, whose sums are no numbers, are refused.
     return FullService(objective, slack, load) if slack <= OPTIMALITY_TOLERANCE * abs(objective) else None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -49,8 +49,11 @@ class Supplied:
     copies: NDArray[np.int64] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Transported:
+_OUTCOMES = tuple(Outcome)
+"""By the number that the C source returns."""
+
+
+class Transported(NamedTuple):
     """What was found, meaningful only if the outcome is SOLVED.
 
     Parameters
@@ -144,7 +147,7 @@ def transport(
         tiers, pointer(cost), pointer(end), pointer(width), pointer(copies), bounded, until_s,
         pointer(choice), pointer(units), pointer(prices),
     )  # fmt: skip
-    return Transported(Outcome(code), choice, prices, units)
+    return Transported(_OUTCOMES[code], choice, prices, units)
 
 
 def _column(values: NDArray[np.int64], name: str, size: int) -> NDArray[np.int64]:
