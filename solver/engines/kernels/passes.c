@@ -14,9 +14,16 @@
 #define CLONES
 #endif
 
-#define LANES 16
+#define LANES 8
+#define ONE (1ULL << 32)
 #define AHEAD 6 /* rows of a sample are far apart: memory is asked for them before they are needed */
 #define LINE 64 /* bytes of a cache line */
+
+#if defined(__GNUC__) && !defined(__clang__)
+#define INDEPENDENT _Pragma("GCC ivdep") /* the arrays of a row do not overlap */
+#else
+#define INDEPENDENT
+#endif
 
 #if defined(__GNUC__)
 #define FETCH(from, size)                                                                                              \
@@ -26,31 +33,30 @@
 #define FETCH(from, size) ((void)0)
 #endif
 
-/* Writes net = score - low and returns the largest net - side of a row (side may be NULL for zeros). */
+/* Writes net = score - low and returns the largest net - side of a row, or the largest net unless `sided`. */
 #define DEFINE_PASSES(SUFFIX, REAL)                                                                                    \
-    static inline __attribute__((always_inline)) double price_row_##SUFFIX(const REAL *restrict x, int64_t m,          \
-                                                                           const double *restrict low,                 \
-                                                                           const double *restrict side,                \
-                                                                           double *restrict net)                       \
+    static inline __attribute__((always_inline)) double price_row_##SUFFIX(                                            \
+        const REAL *restrict x, int64_t m, const double *restrict low, const double *restrict side, const int sided,   \
+        double *restrict net)                                                                                          \
     {                                                                                                                  \
-        double top[LANES];                                                                                             \
+        double top[LANES], best = -INFINITY;                                                                           \
+        int64_t j = 0;                                                                                                 \
         for (int l = 0; l < LANES; l++)                                                                                \
             top[l] = -INFINITY;                                                                                        \
-        int64_t j = 0;                                                                                                 \
-        for (; j + LANES <= m; j += LANES)                                                                             \
+        for (; j + LANES <= m; j += LANES) {                                                                           \
+            INDEPENDENT                                                                                                \
             for (int l = 0; l < LANES; l++) {                                                                          \
                 double v = (double)x[j + l] - low[j + l];                                                              \
                 net[j + l] = v;                                                                                        \
-                double w = side ? v - side[j + l] : v;                                                                 \
+                double w = sided ? v - side[j + l] : v;                                                                \
                 top[l] = w > top[l] ? w : top[l];                                                                      \
             }                                                                                                          \
-        for (int l = 0; j < m; j++, l++) {                                                                             \
-            double v = (double)x[j] - low[j];                                                                          \
-            net[j] = v;                                                                                                \
-            double w = side ? v - side[j] : v;                                                                         \
-            top[l] = w > top[l] ? w : top[l];                                                                          \
         }                                                                                                              \
-        double best = -INFINITY;                                                                                       \
+        for (; j < m; j++) {                                                                                           \
+            net[j] = (double)x[j] - low[j];                                                                            \
+            double w = sided ? net[j] - side[j] : net[j];                                                              \
+            best = w > best ? w : best;                                                                                \
+        }                                                                                                              \
         for (int l = 0; l < LANES; l++)                                                                                \
             best = top[l] > best ? top[l] : best;                                                                      \
         return best;                                                                                                   \
@@ -69,18 +75,16 @@
         for (int64_t i = start; i < stop; i++) {                                                                       \
             if (among && i + AHEAD < stop)                                                                             \
                 FETCH(score + among[i + AHEAD] * m, (size_t)m * sizeof(REAL));                                         \
-            double floor = price_row_##SUFFIX(score + (among ? among[i] : i) * m, m, low, side, net);                  \
+            double floor = price_row_##SUFFIX(score + (among ? among[i] : i) * m, m, low, side, 1, net);               \
             int stays = outside && outside[i] >= floor;                                                                \
             if (outside && outside[i] > floor)                                                                         \
                 floor = outside[i];                                                                                    \
-            int64_t count = 0, sum = 0; /* of the possible models and of their indices */                              \
-            for (int64_t j = 0; j < m; j++) {                                                                          \
-                int64_t possible = -(int64_t)(net[j] >= floor);                                                        \
-                count -= possible;                                                                                     \
-                sum += possible & j;                                                                                   \
-            }                                                                                                          \
-            choice[i] = stays ? m : count == 1 ? sum : 0;                                                              \
-            if (count + stays == 1)                                                                                    \
+            uint64_t possible = 0; /* the number of possible models in units of ONE, and the sum of their indices */   \
+            for (int64_t j = 0; j < m; j++)                                                                            \
+                possible += -(uint64_t)(net[j] >= floor) & (ONE + (uint64_t)j);                                        \
+            int is_single = possible / ONE == 1; /* a sum may carry, but never make two of them look like one */       \
+            choice[i] = stays ? m : is_single ? (int64_t)(possible % ONE) : 0;                                         \
+            if (stays ? possible == 0 : is_single)                                                                     \
                 continue;                                                                                              \
             for (int64_t j = 0; j < m; j++)                                                                            \
                 if (net[j] >= floor) {                                                                                 \
@@ -102,22 +106,9 @@
     {                                                                                                                  \
         for (int64_t i = start; i < stop; i++) {                                                                       \
             const REAL *restrict x = score + i * m;                                                                    \
-            double top[LANES], best = -INFINITY;                                                                       \
-            for (int l = 0; l < LANES; l++)                                                                            \
-                top[l] = -INFINITY;                                                                                    \
-            int64_t j = 0, first = m - 1;                                                                              \
-            for (; j + LANES <= m; j += LANES)                                                                         \
-                for (int l = 0; l < LANES; l++) {                                                                      \
-                    net[j + l] = (double)x[j + l] - prices[j + l];                                                     \
-                    top[l] = net[j + l] > top[l] ? net[j + l] : top[l];                                                \
-                }                                                                                                      \
-            for (; j < m; j++) {                                                                                       \
-                net[j] = (double)x[j] - prices[j];                                                                     \
-                best = net[j] > best ? net[j] : best;                                                                  \
-            }                                                                                                          \
-            for (int l = 0; l < LANES; l++)                                                                            \
-                best = top[l] > best ? top[l] : best;                                                                  \
-            for (j = 0; j < m; j++) {                                                                                  \
+            double best = price_row_##SUFFIX(x, m, prices, NULL, 0, net);                                              \
+            int64_t first = m - 1;                                                                                     \
+            for (int64_t j = 0; j < m; j++) {                                                                          \
                 int64_t candidate = net[j] == best ? j : m - 1;                                                        \
                 first = candidate < first ? candidate : first;                                                         \
             }                                                                                                          \
