@@ -13,6 +13,7 @@ import solver
 from benchmarks.bench_learned_capacity import (
     CHAT,
     SCENARIOS,
+    Figures,
     Learned,
     goodput,
     idle_limit,
@@ -26,6 +27,7 @@ from solver.clock import ManualClock
 from solver.errors import SpecError
 from solver.load.control.learned.gauges import ENDED, IN_FLIGHT_S, N_SUMS
 from solver.load.control.learned.learner import LearnedCapacity
+from solver.load.control.learned.limit import LastingQueue, Window
 from solver.load.control.learned.parameters import LearnParameters
 from solver.load.control.learned.shared import SharedTotals
 from solver.load.control.learned.timing import FirstTokenLine, prefill_limit, waiting_at_prefill
@@ -63,6 +65,24 @@ def test_recovers_what_a_clairvoyant_gets(name: str, limits: tuple[int, ...], le
     if name == "slots 8-16-4":
         assert sorted(settling_s(run, best))[1] <= 20.0
         assert goodput(scenario, best, scenario.run(Gradient2(), 0)) < least  # the figure can be missed
+
+
+def test_a_slower_device_is_not_taken_for_a_queue() -> None:
+    scenario = next(scenario for scenario in SCENARIOS if scenario.name == "prefill objective")
+    best = [Figures(limit, 0.0, 0.0, 0.0, 0.0) for limit in (17, 17, 19)]
+    run = scenario.run(Learned(slo_s_per_token=scenario.slo_s), 2)
+    assert settling_s(run, best)[1] <= 20.0  # 86 where prompts are expected to take as long as before
+
+
+def test_a_short_queue_shows_when_it_lasts() -> None:
+    lasting = LastingQueue()
+    for _ in range(4):
+        lasting.add(Window(1.0, 10.0, 3.0, 0.0, 1.0, 1.0), 1.2, 1.8, 5.0)
+    assert lasting.windows == 4
+    assert lasting.queue == pytest.approx(1.2)
+    lasting.add(Window(1.0, 14.0, 3.0, 0.0, 1.0, 1.0), 2.0, 1.0, 5.0)
+    assert lasting.windows == 1  # another load: measured anew
+    assert lasting.queue == pytest.approx(2.0)
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from solver.load.control.learned.parameters import LearnParameters
 
 
+_LASTING_WINDOWS = 4
+_SAME_LOAD = 0.3
+"""Windows that a queue must last to count where each alone shows too little, and the share by which the number in
+flight may differ among them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """Time averages and counts over one window.
@@ -48,6 +54,30 @@ class Window:
             min(1.0, sums[g.HELD_BACK_S] / span_s),
             sums[g.FIRST] / span_s,
         )
+
+
+@dataclass(slots=True)
+class LastingQueue:
+    """Means over the last windows with about as much in flight: they show a queue too short for a single window.
+
+    Waiting for prefill varies from window to window as prompts do, so that a single one shows only a queue that is
+    long beside it.
+    """
+
+    windows: int = 0
+    in_flight: float = 0.0
+    queue: float = 0.0
+    explained: float = 0.0
+
+    def add(self, window: Window, queue: float, explained: float, time_constant_s: float) -> None:
+        """Add what one window has measured."""
+        if abs(window.in_flight - self.in_flight) > _SAME_LOAD * self.in_flight:
+            self.windows = 0
+        self.windows += 1
+        weight = max(1.0 / self.windows, min(1.0, window.span_s / time_constant_s))
+        self.in_flight += weight * (window.in_flight - self.in_flight)
+        self.queue += weight * (queue - self.queue)
+        self.explained += weight * (explained - self.explained)
 
 
 class LearnedLimit:
@@ -85,6 +115,7 @@ class LearnedLimit:
         self._dip = 0.0
         self._prefill = self._decoding = 0.0  # seconds a request, smoothed
         self._taken = 0.0
+        self._lasting = LastingQueue()
 
     @property
     def limit(self) -> int:
@@ -127,11 +158,16 @@ class LearnedLimit:
         self.line.learn(sums[g.FIRST_FIT], exp(-span_s / self._p.memory_s))
         self._note_service(sums, window)
         queue = self._queue(window)
-        if self.decode.learn([0.0] * 6 if queue > 0.0 else sums[g.DECODE_FIT], span_s):
+        slower = self.decode.learn([0.0] * 6 if queue > 0.0 else sums[g.DECODE_FIT], span_s)
+        if slower != 1.0:
+            self.line.rescale(
+                slower
+            )  # what makes tokens slower makes prompts slower: a busy or throttled device
             self._hold_until = now
         best, why = self._best(window.in_flight)
         if queue > 0.0:
             self._shrink_to_queue(now, window, queue)
+            self._lasting = LastingQueue()
         elif best < 0.95 * self.base and window.in_flight > 0.5 * best:
             self.base = max(self._p.low, best, 0.5 * self.base)
             self._doubling, self.reason = False, why
@@ -172,9 +208,14 @@ class LearnedLimit:
         ratio = self._decode_over_prefill
         own = window.first_rate * self.line.constant
         explained = own + (waiting_at_prefill(n, ratio) if ratio < inf else 0.0)
-        queue = window.waiting - explained
-        worth = max(p.queue_share * n, 0.5) + (p.measuring.explained_wait_factor - 1.0) * explained
-        return queue if queue > worth else 0.0
+        queue, measuring = window.waiting - explained, p.measuring
+        if queue > max(p.queue_share * n, 1.0) + (measuring.explained_wait_factor - 1.0) * explained:
+            return queue
+        lasting = self._lasting
+        lasting.add(window, queue, explained, measuring.lasting_queue_s)
+        worth = max(p.queue_share * lasting.in_flight, 0.5)
+        worth += (measuring.lasting_wait_factor - 1.0) * lasting.explained
+        return lasting.queue if lasting.windows >= _LASTING_WINDOWS and lasting.queue > worth else 0.0
 
     def _best(self, level: float) -> tuple[float, str]:
         """Return the largest useful number in flight as decode time and prefill tell, and which of them."""

@@ -32,7 +32,10 @@ class MeasuringParams(Params):
     max_waiting_share_unfitted: float = 0.35
     """Largest share of the requests in flight that may wait while the time to first token is not yet fitted."""
     explained_wait_factor: float = 1.6
-    """Waiting up to this multiple of the waiting that prefill explains does not count as queueing."""
+    """Waiting up to this multiple of the waiting that prefill explains does not count as queueing in one window."""
+    lasting_wait_factor: float = 1.25
+    lasting_queue_s: float = 5.0
+    """The same for the mean over several windows, and the time constant of that mean, seconds."""
     longest_pause_s: float = 60.0
     """Longest pause after a refusal, seconds, whatever its Retry-After says."""
 

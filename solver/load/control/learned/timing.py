@@ -39,6 +39,12 @@ class FirstTokenLine:
         self.constant, self.slope = state[:2]
         self._sums = list(state[2:])
 
+    def rescale(self, factor: float) -> None:
+        """Multiply all times, of the past, too: the backend has become slower by this factor."""
+        self.constant, self.slope = factor * self.constant, factor * self.slope
+        for k in (3, 4):
+            self._sums[k] *= factor
+
     def learn(self, sums: list[float], forget: float) -> None:
         """Add (Σv, Σvp, Σvpp, Σvt, Σvpt) of one window; prompt tokens p in thousands, times t in seconds."""
         fade = forget if self._sums[0] > self._remembered else 1.0
@@ -89,8 +95,8 @@ class DecodeTime:
         """Return the expected seconds per output token with ``level`` in flight, at today's speed."""
         return self.speed * (self.constant + self.slope * level)
 
-    def learn(self, sums: list[float], span_s: float) -> bool:
-        """Add (Σv, Σvr, Σvrr, Σvy, Σvry, Σvyy) of one window; return whether the speed has changed."""
+    def learn(self, sums: list[float], span_s: float) -> float:
+        """Add (Σv, Σvr, Σvrr, Σvy, Σvry, Σvyy) of one window; return the factor by which tokens take longer now."""
         changed = self._note_speed(sums)
         fade = exp(-span_s / self._memory_s)
         self._sums = [fade * old + new for old, new in zip(self._sums, sums, strict=True)]
@@ -99,18 +105,18 @@ class DecodeTime:
             self._solve(learnt=sums[0] > 0.0)
         return changed
 
-    def _note_speed(self, sums: list[float]) -> bool:
+    def _note_speed(self, sums: list[float]) -> float:
         if sums[0] <= 0.0 or self.constant <= 0.0:
-            return False
+            return 1.0
         measured = sums[3] / (self.constant * sums[0] + self.slope * sums[1])
         self.speed += sums[0] / (sums[0] + 3.0) * (measured - self.speed)
         mean, level = self._sums[1] / self._sums[0], sums[1] / sums[0]
         if abs(level - mean) >= 0.35 * (mean + 0.5) or abs(self.speed - 1.0) <= 0.12:
-            return False
+            return 1.0
         for k, power in ((3, 1), (4, 1), (5, 2)):
             self._sums[k] *= self.speed**power
-        self.speed = 1.0
-        return True
+        factor, self.speed = self.speed, 1.0
+        return factor
 
     def _solve(self, *, learnt: bool) -> None:
         weight, level, square, time, product, energy = self._sums
