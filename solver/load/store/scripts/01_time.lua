@@ -1,5 +1,8 @@
 -- One operation on the shared store, as one atomic step. The contract is Store in solver/load/store/base.py.
--- The files of this folder are one script, in the order of their numbers.
+-- The files of this folder are one script, in the order of their numbers. From 03 on they are the body of one
+-- function, and from 04 on that of another within it, both of which end in 10: to make a function, Lua searches for
+-- each local of the function around it among all that are in use, but finds those further outside at once. It refuses
+-- more than 60 of the latter, and more than 200 locals.
 --
 -- KEYS[1]  prefix of every key; it contains a {hash tag}
 -- ARGV[1]  operation

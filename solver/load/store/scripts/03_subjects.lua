@@ -1,7 +1,8 @@
 -- What the other operations are made of: keys, timers, and models and pools as they are kept -----------------
 
+return (function()
 local MODELS, POOLS, TIMERS, DELETIONS = prefix .. 'models', prefix .. 'pools', prefix .. 'timers', prefix .. 'deletions'
-local JOINED, FORGOTTEN, MEMBERS = prefix .. 'joined', prefix .. 'forgotten', prefix .. 'members'
+local FORGOTTEN, MEMBERS = prefix .. 'forgotten', prefix .. 'members'
 local SETTLE_S = 600   -- how long an expired lease can still be settled, and an operation recognised
 local AT_ONCE = 1000   -- leases that one operation ends at most: about ten milliseconds
 local missing = 0      -- peers that are silent, and may be granting their share by themselves
@@ -18,7 +19,6 @@ end
 
 local function lease_key(id) return prefix .. 'l:' .. id end
 local function stops_key(model) return prefix .. 's:' .. model end
-local function outside_key(model) return prefix .. 'o:' .. model end
 local function queue_key(model) return prefix .. 'q:' .. model end
 local function served_key(model) return prefix .. 'v:' .. model end
 local function history_key(model) return prefix .. 'h:' .. model end

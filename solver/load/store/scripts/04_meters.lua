@@ -3,6 +3,7 @@
 -- A meter is {key, kind, window, limit, calendar, length}: kinds are 0 requests, 1 tokens, 2 money. A window of
 -- 0 seconds never leaves. Of a calendar, 'oldest' is the end of the current period.
 
+return (function()
 local LENGTHS = {day = 86400, week = 7 * 86400, month = 30.5 * 86400} -- about, in seconds
 local REASONS = {[0] = 'requests', 'tokens', 'budget'}
 

@@ -1,4 +1,5 @@
 -- Models and pools: limits, work from outside, stops ------------------------------------------------------
+local function outside_key(model) return prefix .. 'o:' .. model end
 
 -- List a model or pool; returns whether it was not listed before.
 local function list(set, name)

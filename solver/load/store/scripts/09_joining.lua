@@ -3,6 +3,7 @@
 local join
 
 if op == 'join' then -- making these functions takes longer than most operations
+  local JOINED = prefix .. 'joined'
   local LATEST_S = 60 -- all of a window this short counts as used now, where a server has lost its last writes
 
   -- Top up what was used to what a replica remembers; figures with more changes are newer.

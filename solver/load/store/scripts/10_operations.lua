@@ -225,3 +225,5 @@ local function run()
 end
 
 return finish(run())
+end)()
+end)()
