@@ -36,17 +36,20 @@ _BALANCED_PAIRS = 100_000
 _BALANCING_ROUNDS = 30
 """Rounds in which these prices are balanced."""
 
-_BALANCING_S_PER_PAIR = 8e-9
+_BALANCING_S_PER_PAIR = 3e-9
 """Seconds per pair and round."""
 
 _BALANCING_SHARE = 0.3
-"""Share of the time left for it."""
+"""Share of the time left for it, where that is too short for all of it."""
 
-_NETWORK_PASSES = 2
+_NETWORK_PASSES = 1.5
 """Passes over all pairs that the rounds of a network come to, as a rule."""
 
 _NETWORK_S_PER_MODEL = 8e-6
 """Seconds per model that a network of few agents takes, besides."""
+
+_NETWORK_OVERHEAD_S = 0.0005
+"""Seconds of the calls themselves."""
 
 _CLOSING_ROUNDS = 12
 """Rounds in which models short of a floor that counts only if they are opened are closed: each halves their number."""
@@ -102,9 +105,8 @@ class GreedyEngine:
 def network_seconds(instance: Instance) -> float:
     """Return about how long an answer with floors, copies or counts needs, to be as good as without a deadline."""
     balanced = min(instance.n * instance.m, _BALANCED_PAIRS)
-    balancing_s = balanced * _BALANCING_ROUNDS * _BALANCING_S_PER_PAIR
     passes_s = _NETWORK_PASSES * round_seconds(instance) + _NETWORK_S_PER_MODEL * instance.m
-    return max(balancing_s / _BALANCING_SHARE, balancing_s + passes_s)
+    return balanced * _BALANCING_ROUNDS * _BALANCING_S_PER_PAIR + passes_s + _NETWORK_OVERHEAD_S
 
 
 def _opened_claim(instance: Instance, shape: NetworkShape, deadline: Deadline) -> Claim | None:
@@ -131,13 +133,15 @@ def _opened_claim(instance: Instance, shape: NetworkShape, deadline: Deadline) -
 
 
 def _network_claim(instance: Instance, shape: NetworkShape, deadline: Deadline) -> Claim | None:
-    affordable = _BALANCING_SHARE * deadline.remaining_s() / (_BALANCING_ROUNDS * _BALANCING_S_PER_PAIR)
-    pairs = int(min(affordable, _BALANCED_PAIRS))
+    pairs, left_s = _BALANCED_PAIRS, deadline.remaining_s()
+    if left_s < network_seconds(instance):
+        affordable = _BALANCING_SHARE * left_s / (_BALANCING_ROUNDS * _BALANCING_S_PER_PAIR)
+        pairs = min(pairs, int(affordable))
     prices = np.zeros(instance.m)
     if pairs >= instance.m:
         prices = balanced_prices(instance, pairs=pairs, rounds=_BALANCING_ROUNDS)
     flow = greedy_flow(instance, shape, deadline, prices)
-    if flow is None or (flow.load(instance.m) < shape.floor).any():
+    if (flow.load(instance.m) < shape.floor).any():
         return None
     return Claim(
         choice=principal_choice(instance, flow),

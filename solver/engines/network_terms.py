@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 _MAX_NAMED_AGENTS = 1000
 """Offending agents that are spelled out."""
 
+_FEW_LARGEST = 16
+"""Largest entries up to which finding one after the other is faster than a partition."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class NetworkTerms:
@@ -206,6 +209,14 @@ def network_slack(
     return total + _supply_slack(instance, shape, flow.load(instance.m), prices)
 
 
+def quick_network_slack(instance: Instance, shape: NetworkShape, terms: NetworkTerms) -> float:
+    """Return how far the objective is from every unit having the largest of all scores, free of charge. O(n)."""
+    if instance.serve_first:
+        return instance.highest * float((shape.supply - terms.left).sum()) - terms.objective
+    best = np.maximum(instance.highest, instance.unserved)
+    return float(best @ shape.supply) - terms.objective
+
+
 def most_score(instance: Instance, shape: NetworkShape, units: int) -> float:
     """Return the most that so many units can score, or all with what staying unserved is worth; no capacity is kept.
 
@@ -222,12 +233,11 @@ def most_score(instance: Instance, shape: NetworkShape, units: int) -> float:
     """
     closed = np.where(instance.slots < 1, np.inf, 0.0)
     deepest = int(min(shape.depth.max(initial=1), instance.m))
-    best = np.full((instance.n, deepest), -np.inf)
-    for rows in chunks(instance.n, instance.m):
-        value = instance.score[rows] - closed
-        top = value if deepest == value.shape[1] else -np.partition(-value, deepest - 1, axis=1)[:, :deepest]
-        best[rows] = -np.sort(-top, axis=1)
-    best = np.where(np.arange(deepest) < shape.depth[:, None], best, -np.inf)
+    best = np.empty((instance.n, deepest))
+    for rows, value in priced_blocks(instance.score, closed, list(chunks(instance.n, instance.m))):
+        best[rows] = row_maxima(value)[:, None] if deepest == 1 else largest(value, deepest)
+    if int(shape.depth.min(initial=deepest)) < deepest:
+        best = np.where(np.arange(deepest) < shape.depth[:, None], best, -np.inf)
     if not instance.serve_first:
         must = np.isneginf(instance.unserved)
         base = np.where(must, 0.0, instance.unserved)
@@ -244,24 +254,38 @@ def most_score(instance: Instance, shape: NetworkShape, units: int) -> float:
 def best_of_rows(
     value: NDArray[np.float64], depth: NDArray[np.int64], unserved: NDArray[np.float64] | None
 ) -> NDArray[np.float64]:
-    """Return the sum of the largest ``depth`` entries of every row, each at least the value of staying unserved."""
+    """Return the sum of the largest ``depth`` entries of every row, each at least the value of staying unserved.
+
+    ``value`` may be overwritten.
+    """
     deepest = int(min(depth.max(), value.shape[1]))
     if deepest == 1 and int(depth.max()) == 1:
         best = row_maxima(value)
         return best if unserved is None else np.maximum(best, unserved)
-    top = (
-        -np.partition(-value, deepest - 1, axis=1)[:, :deepest] if deepest < value.shape[1] else value.copy()
-    )
+    top = largest(value, deepest)
     if unserved is not None:
         np.maximum(top, unserved[:, None], out=top)
     if int(depth.min()) < deepest:
-        top = -np.sort(-top, axis=1)
         top = np.where(np.arange(deepest) < depth[:, None], top, 0.0)
     total: NDArray[np.float64] = top.sum(axis=1)
     beyond = np.flatnonzero(depth > deepest)  # more copies than there are models
     if unserved is not None and len(beyond):
         total[beyond] += (depth[beyond] - deepest) * unserved[beyond]
     return total
+
+
+def largest(value: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """Return the (rows, count) largest entries of every row, the largest first; ``value`` may be overwritten."""
+    if count > _FEW_LARGEST:
+        rest = value.shape[1] - count
+        return np.sort(np.partition(value, rest, axis=1)[:, rest:] if rest else value, axis=1)[:, ::-1]
+    top = np.empty((len(value), count))
+    rows = np.arange(len(value))
+    for k in range(count):
+        first = value.argmax(axis=1)
+        top[:, k] = value[rows, first]
+        value[rows, first] = -np.inf
+    return top
 
 
 def _supply_slack(

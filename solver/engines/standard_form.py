@@ -314,12 +314,15 @@ def _violation_prices(rows: LimitRows | None) -> NDArray[np.float64]:
 
 def _limit_layers(instance: Instance) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
     rows = instance.limits
-    if rows is None or not rows.layers:
-        nothing = (0, instance.m, instance.n)
-        return np.zeros(nothing, np.int32), np.zeros(nothing)
-    row = np.stack([np.where(layer.row.T < 0, rows.count, layer.row.T) for layer in rows.layers])
-    coefficient = np.stack([layer.coefficient.T for layer in rows.layers])
-    return row.astype(np.int32), np.where(row == rows.count, 0.0, coefficient)
+    layers = () if rows is None else rows.layers
+    shape = (len(layers), instance.m, instance.n)
+    row, coefficient = np.empty(shape, np.int32), np.empty(shape)
+    for layer, to_row, to_coefficient in zip(layers, row, coefficient, strict=True):
+        to_row[:], to_coefficient[:] = layer.row.T, layer.coefficient.T
+        if layer.row.min() < 0:
+            nothing = to_row < 0
+            to_row[nothing], to_coefficient[nothing] = rows.count if rows else 0, 0.0
+    return row, coefficient
 
 
 def _owners(n: int, together: tuple[NDArray[np.int64], ...]) -> NDArray[np.int64]:
@@ -332,38 +335,38 @@ def _owners(n: int, together: tuple[NDArray[np.int64], ...]) -> NDArray[np.int64
 
 def _merged(values: NDArray[np.float64], owner: NDArray[np.int64]) -> NDArray[np.float64]:
     """Sum the last axis over the members of every agent."""
-    order = np.argsort(owner, kind="stable")
-    starts = np.searchsorted(owner[order], np.arange(owner.max() + 1))
-    merged: NDArray[np.float64] = np.add.reduceat(values[..., order], starts, axis=-1)
+    first, size = np.unique(owner, return_index=True, return_counts=True)[1:]
+    merged: NDArray[np.float64] = values.take(first, axis=-1)
+    groups = np.flatnonzero(size > 1)
+    members = np.flatnonzero(size[owner] > 1)
+    members = members[np.argsort(owner[members], kind="stable")]
+    starts = np.cumsum(size[groups]) - size[groups]
+    if len(groups):
+        merged[..., groups] = np.add.reduceat(values[..., members], starts, axis=-1)
     return merged
 
 
 def _merged_layers(
     row: NDArray[np.int32], coefficient: NDArray[np.float64], owner: NDArray[np.int64], none: int
 ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """Give every member beyond the first its own layers, so that one agent may touch several rows."""
-    count = int(owner.max()) + 1
-    order = np.argsort(owner, kind="stable")
-    starts = np.searchsorted(owner[order], np.arange(count))
-    position = np.arange(len(owner)) - starts[owner[order]]
-    depth = int(position.max()) + 1
+    """Add up what members contribute to the same rows; only groups whose members touch several need more layers."""
     layers, m, _ = row.shape
-    out_row = np.full((depth * layers, m, count), none, np.int32)
-    out_coefficient = np.zeros((depth * layers, m, count))
-    for level in range(depth):
-        members = order[position == level]
-        block = slice(level * layers, (level + 1) * layers)
-        out_row[block, :, owner[members]] = row[:, :, members]
-        out_coefficient[block, :, owner[members]] = coefficient[:, :, members]
-    # Members that touch the same row count together; what is left of the further layers is mostly nothing.
-    for level in range(1, depth):
-        for first in range(layers):
-            at = level * layers + first
-            free = (out_row[first] == none) & (out_row[at] != none)
-            out_row[first][free] = out_row[at][free]
-            same = (out_row[first] == out_row[at]) & (out_row[at] != none)
-            out_coefficient[first][same] += out_coefficient[at][same]
-            out_row[at][same] = none
-            out_coefficient[at][same] = 0.0
-    needed = (out_row != none).any(axis=(1, 2))
-    return out_row[needed], out_coefficient[needed]
+    first, size = np.unique(owner, return_index=True, return_counts=True)[1:]
+    grouped = np.flatnonzero(size[owner] > 1)
+    part = row[:, :, grouped]
+    layer, column, member = np.nonzero(part != none)
+    pair = owner[grouped[member]] * m + column
+    entry, place = np.unique(pair * none + part[layer, column, member], return_inverse=True)
+    total = np.bincount(place, coefficient[layer, column, grouped[member]])
+    pair, touched = np.divmod(entry, max(none, 1))
+    at = np.arange(len(pair)) - np.searchsorted(pair, pair)
+    shape = (max(layers, int(at.max(initial=-1)) + 1), m, len(size))
+    out_row, out_coefficient = np.full(shape, none, np.int32), np.zeros(shape)
+    np.take(row, first, axis=2, out=out_row[:layers], mode="clip")
+    np.take(coefficient, first, axis=2, out=out_coefficient[:layers], mode="clip")
+    out_row[:layers, :, size > 1] = none
+    out_coefficient[:layers, :, size > 1] = 0.0
+    agent, column = np.divmod(pair, m)
+    out_row[at, column, agent] = touched
+    out_coefficient[at, column, agent] = total
+    return out_row, out_coefficient

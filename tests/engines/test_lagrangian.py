@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 from scipy.sparse import block_diag, csr_matrix, eye, kron, vstack
 
+import solver
 from solver.clock import Deadline
 from solver.engines.base import Claim
 from solver.engines.certificate import certify
@@ -345,3 +346,25 @@ def test_public_instances_within_a_second(name: str) -> None:
     assert certificate.violations == ()
     assert -certificate.bound <= best[name] <= -certificate.objective
     assert -certificate.objective <= 1.02 * best[name]
+
+
+def test_members_of_a_group_add_up_in_the_rows_they_touch() -> None:
+    """No more layers than the group touches rows: the budget, and three quotas on one model."""
+    rng = np.random.default_rng(2)
+    limits = [
+        solver.Together(name="tied", agents=[1, 4, 6]),
+        solver.Budget(name="usd", amount=20.0, cost=rng.uniform(1, 2, (8, 3))),
+        *(solver.Quota(name=f"q{k}", agents=[k, k + 4], models=[1], at_most=1) for k in range(4)),
+    ]
+    instance = build_instance(rng.uniform(0, 9, (8, 3)), [8.0] * 3, limits=limits)
+    form = build_form(instance, leave=False)
+    assert instance.limits is not None
+    assert form.n == 6
+    assert len(form.row) == 4
+    for model in range(3):
+        choice = rng.integers(0, 3, 8)
+        choice[[1, 4, 6]] = model
+        columns = form.columns_of(choice)
+        assert columns is not None
+        assert form.row_load(columns) == pytest.approx(instance.limits.usage(choice))
+        assert form.offset - form.value(columns) == pytest.approx(instance.score[np.arange(8), choice].sum())

@@ -429,3 +429,33 @@ def test_openings_on_many_models_have_an_answer_in_time(monkeypatch: pytest.Monk
     solution = solver.assign(scores, np.full(5_000, 2), opening_cost=1.0, deadline_ms=100)
     assert (solution.choice >= 0).all()
     assert solution.bound <= scores.max(axis=1).sum() + 1e-9
+
+
+@pytest.mark.parametrize("deadline_ms", [40, 90, 180])
+def test_an_answer_in_time_is_never_worse_than_what_greedy_finds_at_leisure(
+    deadline_ms: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The compiled kernel takes more than a second here, and leaves greedy the time it needs."""
+    monkeypatch.setattr(solver.clock.MonotonicClock, "now", lambda self: time.process_time())
+    scores = np.random.default_rng(0).uniform(0, 100, (45, 1_400))
+    options: dict[str, Any] = {"copies": 3, "count": 30, "min_load": 2, "unassigned_penalty": np.inf}
+    greedy = solver.assign(scores, np.full(1_400, 4), engine="greedy", **options)
+    answer = solver.assign(scores, np.full(1_400, 4), deadline_ms=deadline_ms, **options)
+    assert answer.objective >= greedy.objective > 0
+    assert answer.objective <= answer.bound
+
+
+def test_a_certificate_without_a_pass_bounds_the_optimum() -> None:
+    rng = np.random.default_rng(3)
+    for penalty in (None, 5.0):
+        given = build_instance(
+            rng.uniform(0, 10, (9, 4)), [4] * 4, copies=2, min_load=1, unassigned_penalty=penalty
+        )
+        best = load_engine("flow").solve(given, deadline=Deadline.after(None))
+        poor = load_engine("greedy").solve(given, deadline=Deadline.after(None))
+        assert best is not None
+        assert poor is not None
+        quick, whole = certify(given, poor, quick=True), certify(given, best)
+        assert quick.objective <= whole.objective <= quick.bound
+        assert whole.optimal
+        assert not quick.optimal

@@ -20,7 +20,13 @@ from solver.engines.certificate.slack import (
     quick_slack,
     violation_charge,
 )
-from solver.engines.network_terms import claimed_flow, most_score, network_slack, network_terms
+from solver.engines.network_terms import (
+    claimed_flow,
+    most_score,
+    network_slack,
+    network_terms,
+    quick_network_slack,
+)
 from solver.problem.blocks import chunks
 from solver.problem.instance import UNASSIGNED, Instance
 from solver.problem.sparse import CompressedScores
@@ -135,7 +141,7 @@ def certify(instance: Instance, claim: Claim, *, threads: int = 1, quick: bool =
             objective=-math.inf, bound=math.inf, load=nothing, violations=broken, optimal=False
         )
     if instance.network is not None:
-        return _certify_flow(instance, instance.network, claim, threads)
+        return _certify_flow(instance, instance.network, claim, threads, quick=quick)
     response = _known_response(instance, claim, None if quick else threads)
     terms = _assignment_terms(instance, claim.choice, response)
     service_is_open = instance.serve_first and bool(len(terms.left_value))
@@ -196,10 +202,15 @@ def verification_seconds(instance: Instance, claim: Claim | None = None, *, leav
     return seconds
 
 
-def _certify_flow(instance: Instance, shape: NetworkShape, claim: Claim, threads: int) -> Certificate:
+def _certify_flow(
+    instance: Instance, shape: NetworkShape, claim: Claim, threads: int, *, quick: bool
+) -> Certificate:
     """Verify a claim about an instance with floors, copies or counts."""
     flow = claimed_flow(claim)
     terms = network_terms(instance, shape, flow)
+    if quick and not terms.violations:
+        slack = quick_network_slack(instance, shape, terms)
+        return replace(_concluded(instance, claim, terms, slack, terms.scale, quick=True), optimal=False)
     slack = math.inf
     multipliers = None if terms.violations else multipliers_of(instance, claim)
     if multipliers is not None:

@@ -34,6 +34,10 @@ _FORM_S_PER_TERM = 4e-8
 _FORM_OVERHEAD_S = 0.002
 """Upper estimates of what each of those arrays takes per pair, and of the call itself."""
 
+_SEARCH_TERMS = 2
+_SEARCH_S_PER_TERM = 2e-8
+"""Arrays that the search is set up with, besides one for each layer, and an upper estimate per column and agent."""
+
 _SECONDS_PER_PAIR_LARGE = 1e-8
 """Upper estimate of one pass over all pairs, with which the cores of a large instance begin."""
 
@@ -180,13 +184,15 @@ class _Solve:
     ) -> None:
         self.stop, self.params = stop, params
         self.instance, self.deadline, self.rng, self.hint = instance, deadline, rng, hint
+        self.left_s = self.form_s = 0.0  # when a form was begun, and what the last one took
         self.progress: list[tuple[float, float, float]] = []
 
     def claim(self) -> Claim | None:
         """Decide whether agents may be left out, then search."""
         instance = self.instance
         penalty = instance.penalty
-        if Large.is_for(instance, budget_s=self.deadline.remaining_s(), params=self.params.large):
+        self.left_s = self.deadline.remaining_s()
+        if Large.is_for(instance, budget_s=self.left_s, params=self.params.large):
             return self._large()
         if penalty is not None and np.isfinite(penalty).any():
             return self._with_leaving()
@@ -198,6 +204,8 @@ class _Solve:
         relaxation = self._relax(form)
         if relaxation.infeasible:
             return self._nothing() if penalty is not None else self._with_leaving()
+        if self._lacks_time_to_search(form):
+            return self._hint_at(relaxation, form)
         campaign = self._campaign(form, relaxation)
         if instance.serve_first:
             now = self.deadline.clock.now()
@@ -229,7 +237,9 @@ class _Solve:
         )
 
     def _relax(self, form: StandardForm) -> Relaxation:
-        budget_s = max(self.deadline.remaining_s(), 1e-3)
+        left_s = self.deadline.remaining_s()
+        self.form_s = self.left_s - left_s
+        budget_s = max(left_s, 1e-3)
         work = form.loss.size * (form.resources + len(form.row))
         single = work > self.params.single_precision_work * budget_s
         change = None
@@ -238,7 +248,7 @@ class _Solve:
         return relax(
             form,
             deadline=self.deadline,
-            share=0.5 if self.deadline.remaining_s() > self.params.short_s else 0.35,
+            share=0.5 if left_s > self.params.short_s else 0.35,
             tolerance=1e-4 if single else 1e-6,
             rng=self.rng,
             single=single,
@@ -258,9 +268,10 @@ class _Solve:
 
     def _with_leaving(self, tried: Campaign | None = None) -> Claim | None:
         """Solve with agents allowed to stay unassigned where the instance allows it."""
-        form = build_form(self.instance, leave=True)
-        if self.deadline.expired():
+        self.left_s = self.deadline.remaining_s()
+        if self.left_s < self.form_s:
             return None
+        form = build_form(self.instance, leave=True)
         if self.instance.penalty is not None and np.isposinf(self.instance.penalty[form.unservable]).any():
             return self._nothing()
         if form.n == 0:
@@ -268,6 +279,8 @@ class _Solve:
         relaxation = self._relax(form)
         if relaxation.infeasible:
             return self._nothing()
+        if self._lacks_time_to_search(form):
+            return self._hint_at(relaxation, form)
         campaign = self._campaign(form, relaxation)
         first = relaxation.weight.argmax(axis=0)
         campaign.search.keep(insert_unassigned(form, drop_to_fit(form, first), self.deadline))
@@ -278,6 +291,20 @@ class _Solve:
         campaign.find_feasible()
         campaign.run()
         return self._nothing() if campaign.infeasible else self._result(campaign)
+
+    def _lacks_time_to_search(self, form: StandardForm) -> bool:
+        """Whether the search could not be set up before the deadline."""
+        terms = _SEARCH_TERMS + len(form.row)
+        return self.deadline.remaining_s() < form.loss.size * terms * _SEARCH_S_PER_TERM
+
+    def _hint_at(self, relaxation: Relaxation, form: StandardForm) -> Claim | None:
+        """Return the assignment that was given, if any, with the prices that were found."""
+        if self.hint is None or self.hint.infeasible:
+            return None
+        prices = np.ascontiguousarray(relaxation.price[:, : form.models].T)
+        return replace(
+            self.hint, prices=prices, limit_prices=relaxation.row_price if form.rows else None, response=None
+        )
 
     def _all_unassigned(self, form: StandardForm) -> Claim:
         """Return the claim where no model can serve any agent."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from solver.engines.base import ENGINES, Claim, StopReason, load_engine, loading_seconds
 from solver.engines.certificate import certify, verification_seconds
-from solver.engines.greedy import network_seconds
+from solver.engines.network_greedy import round_seconds
 from solver.engines.portfolio.choice import (
     Step,
     answers_before_greedy,
@@ -18,6 +18,7 @@ from solver.engines.portfolio.choice import (
     engines_by_shape,
     is_answered_at_once,
     is_coupled,
+    seconds_for_greedy,
 )
 from solver.engines.portfolio.incumbent import (
     Answer,
@@ -144,8 +145,13 @@ def _answer_at_once(
 class _Call(CallSettings):
     """Attempts with one or several engines, under the settings of one call."""
 
-    def _ready(self, instance: Instance, step: Step, deadline: Deadline) -> tuple[Engine, Deadline] | str:
-        """Return the engine of a step and the deadline it gets, or a note that says why it is left out."""
+    def _ready(
+        self, instance: Instance, step: Step, deadline: Deadline, *, looked: bool
+    ) -> tuple[Engine, Deadline] | str:
+        """Return the engine of a step and the deadline it gets, or a note that says why it is left out.
+
+        ``looked`` says that greedy has been tried, so that no time need be left for it.
+        """
         name = step.engine
         own = step.within(deadline)
         if loading_seconds(name) > max(0.0, own.remaining_s()):
@@ -153,9 +159,11 @@ class _Call(CallSettings):
         candidate = load_engine(name)
         if own.limited and (name in _RESERVING or name == "price"):
             own = _less_verification(instance, own, self.params, name)
-        elif own.limited and name == "transport" and instance.network is not None and not self.named:
-            own = _less(own, network_seconds(instance), self.params)
-        patience_s = own.remaining_s() - self.params.margin_s
+        elif own.limited and name == "transport":
+            own = _less(own, verification_seconds(instance), self.params.kernel_reserved_share)
+            if instance.network is not None and not looked and not self.named:
+                own = _less_greedy(instance, own, self.params)
+        patience_s = own.remaining_s() - (0.0 if name == "transport" else self.params.margin_s)
         if not self.named and name == "lsap":
             patience_s = min(patience_s, self.params.lsap_last_resort_s)
         reason = candidate.unsupported_reason(instance, remaining_s=patience_s)
@@ -193,7 +201,7 @@ class _Call(CallSettings):
             if step.last_resort and found and not deadline.limited:
                 break
             name = step.engine
-            ready = self._ready(instance, step, deadline)
+            ready = self._ready(instance, step, deadline, looked=looked)
             if isinstance(ready, str):
                 notes.append(ready)
                 continue
@@ -335,10 +343,21 @@ def _less_verification(
     leaves = instance.is_slots and instance.serve_first and instance.units > instance.slots.sum()
     if engine == "price" and not leaves:  # its answers come with every agent's best at their prices
         return deadline
-    return _less(deadline, verification_seconds(instance, leaves=leaves) + params.return_reserve_s, params)
+    reserve_s = verification_seconds(instance, leaves=leaves) + params.return_reserve_s
+    return _less(deadline, reserve_s, params.most_reserved_share)
 
 
-def _less(deadline: Deadline, seconds: float, params: PortfolioParams) -> Deadline:
-    """Return the deadline less some seconds, and at most less a good part of what is left."""
-    most_s = params.most_reserved_share * max(0.0, deadline.remaining_s())
+def _less_greedy(instance: Instance, deadline: Deadline, params: PortfolioParams) -> Deadline:
+    """Return the deadline less what greedy needs on a network, or less a part of it where that is too short for all."""
+    needed_s, left_s = seconds_for_greedy(instance, params), deadline.remaining_s()
+    if needed_s <= left_s:
+        return replace(deadline, ends_s=deadline.ends_s - needed_s)
+    if round_seconds(instance) > params.most_reserved_share * left_s:  # nothing would come of it
+        return deadline
+    return _less(deadline, needed_s, params.most_reserved_share)
+
+
+def _less(deadline: Deadline, seconds: float, most_share: float) -> Deadline:
+    """Return the deadline less some seconds, and at most less a share of what is left."""
+    most_s = most_share * max(0.0, deadline.remaining_s())
     return replace(deadline, ends_s=deadline.ends_s - min(seconds, most_s))

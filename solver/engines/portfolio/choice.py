@@ -10,6 +10,8 @@ import numpy as np
 from solver.clock import Deadline
 from solver.engines import kernels
 from solver.engines.base import load_engine, loading_seconds
+from solver.engines.certificate import verification_seconds
+from solver.engines.greedy import network_seconds
 
 if TYPE_CHECKING:
     from solver.engines.portfolio.params import PortfolioParams
@@ -95,8 +97,12 @@ def answers_before_greedy(
     instance: Instance, engine: str, deadline: Deadline, params: PortfolioParams
 ) -> bool:
     """Whether the engine has an answer sooner than greedy would, or one where greedy seldom has any."""
-    if instance.network is not None and engine == "transport":  # it leaves time for greedy
-        return True
+    if (
+        instance.network is not None and engine == "transport"
+    ):  # it leaves greedy the time it needs, if there is more
+        needed_s = seconds_for_greedy(instance, params)
+        spare_s = deadline.remaining_s() - verification_seconds(instance) - needed_s
+        return spare_s < 0 or spare_s > params.spare_share * needed_s
     if instance.network is not None or (engine == "flow" and instance.limits is not None):
         return _flow_fits(instance, params.flow_patience_share * deadline.remaining_s())
     if instance.is_slots:  # answered at prices, exactly or not
@@ -106,6 +112,12 @@ def answers_before_greedy(
     if _fits_on_average(instance, params):
         return False
     return deadline.remaining_s() > params.bids_s_per_pair * instance.n * instance.m
+
+
+def seconds_for_greedy(instance: Instance, params: PortfolioParams) -> float:
+    """Return what is left of a deadline for greedy's best answer to a network, the kernel's last search included."""
+    search_s = params.search_s_per_arc * (instance.m + 1) ** 2
+    return params.greedy_factor * network_seconds(instance) + search_s
 
 
 def _fits_on_average(instance: Instance, params: PortfolioParams) -> bool:

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from solver.engines.portfolio.params import PortfolioParams
 
 _REPAIR_SHARE = 0.6
-"""Share of the time left that is kept back at most for making greedy's answer keep the limits."""
+"""Share of the time left that is kept back at most for making greedy's answer keep the limits, or a flow of it."""
+
+_FLOW_S_PER_PAIR = 3e-7
+"""Seconds per pair in use that making and checking greedy's flow take."""
 
 _TIE = 1e-12
 """Relative difference below which two objectives differ by rounding."""
@@ -169,8 +172,11 @@ def greedy_incumbent(instance: Instance, deadline: Deadline, call: CallSettings)
     if greedy.unsupported_reason(free, remaining_s=deadline.remaining_s()) is not None:
         return None
     own = deadline
-    if limits is not None and deadline.limited:
-        reserve_s = min(repair_seconds(instance), _REPAIR_SHARE * max(0.0, deadline.remaining_s()))
+    if deadline.limited:
+        after_s = repair_seconds(instance)
+        if instance.network is not None:
+            after_s += _FLOW_S_PER_PAIR * float(instance.network.depth.sum())
+        reserve_s = min(after_s, _REPAIR_SHARE * max(0.0, deadline.remaining_s()))
         own = replace(deadline, ends_s=deadline.ends_s - reserve_s)
     claim = greedy.solve(free, deadline=own)
     if claim is None:

@@ -55,10 +55,17 @@ class PortfolioParams(Params):
     """Most seconds for ``lsap`` where ``flow`` and ``price`` found no proof; it is tried if so much is left."""
     flow_patience_share: float = 0.3
     """Share of the time left within which ``flow`` must be done for no incumbent to be needed."""
+    greedy_factor: float = 1.15
+    """Factor on what greedy needs on a network, for the time that is left to it."""
+    search_s_per_arc: float = 2e-9
+    """Seconds per arc between models that are left besides: a search of the kernel ends before it reads the clock."""
+    spare_share: float = 0.25
+    """Time beyond what greedy needs on a network, as a share of that, from which on the compiled kernel comes first."""
     return_reserve_s: float = 0.0005
     """Seconds reserved for returning the answer, besides those for verification."""
     most_reserved_share: float = 0.5
-    """Share of the time left that is kept back at most."""
+    kernel_reserved_share: float = 0.25
+    """Shares of the time left that are kept back at most for a proof; of the compiled kernel's answer, less."""
     enumerated_pairs: int = 160
     """Pairs up to which enumeration is tried first, with demands or limits."""
     cpsat_first_pairs: int = 400
