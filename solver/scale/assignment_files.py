@@ -15,6 +15,8 @@ from solver.scale.storage import arrow
 from solver.scale.unit_rows import RowUnits
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from solver.scale.pieces import Piece, ScoreColumns
@@ -52,8 +54,12 @@ def file_name(number: int) -> str:
 
 
 def write_piece(
-    piece: Piece, columns: ScoreColumns, chosen: NDArray[Any] | RowUnits, folder: PlanFolder
-) -> WrittenPiece:
+    piece: Piece,
+    columns: ScoreColumns,
+    chosen: NDArray[Any] | RowUnits,
+    folder: PlanFolder,
+    note: Callable[[WrittenPiece], None],
+) -> None:
     """Write the ids and models of a piece beside each other, and give the file its name once it is whole.
 
     Parameters
@@ -67,6 +73,8 @@ def write_piece(
         for each row, and where rows stand for several agents a list of units beside it.
     folder : PlanFolder
         Where the file goes.
+    note : callable
+        Told what is written before the file has its name: a file of that name is one that was noted.
 
     Raises
     ------
@@ -78,7 +86,12 @@ def write_piece(
     names = text_array(columns.models)
     at = 0
     writer = None
-    with folder.writing(name) as stream:
+
+    def complete(file: Any) -> None:
+        crc, size = stream_checksum(file)
+        note(WrittenPiece(name=name, rows=at, bytes=size, crc32=crc))
+
+    with folder.writing(name, complete) as stream:
         try:
             for batch in read_batches(piece, [columns.agent]):
                 ids = batch.column(columns.agent)
@@ -98,8 +111,6 @@ def write_piece(
         finally:
             if writer is not None:
                 writer.close()
-    crc, size = checksum(folder, name)
-    return WrittenPiece(name=name, rows=at, bytes=size, crc32=crc)
 
 
 def _lists(taken: RowUnits, rows: int, names: Any, columns: ScoreColumns) -> dict[str, Any]:
@@ -123,8 +134,13 @@ def _check_complete(ids: Any, column: str, piece: Piece, at: int) -> None:
 
 def checksum(folder: PlanFolder, name: str) -> tuple[str, int]:
     """Return the CRC-32 of a file in hexadecimal, and its size."""
-    crc = size = 0
     with folder.open(name) as file:
-        while data := file.read(_PIECE_BYTES):
-            crc, size = zlib.crc32(data, crc), size + len(data)
+        return stream_checksum(file)
+
+
+def stream_checksum(file: Any) -> tuple[str, int]:
+    """Return the CRC-32 of an open file in hexadecimal, and its size."""
+    crc = size = 0
+    while data := file.read(_PIECE_BYTES):
+        crc, size = zlib.crc32(data, crc), size + len(data)
     return f"{crc:08x}", size

@@ -8,6 +8,7 @@ import numpy as np
 
 from solver.errors import SpecError, Violation
 from solver.problem.instance import MAX_CAPACITY
+from solver.scale.arrow_arrays import nulls_of, values_of
 from solver.scale.storage import arrow
 
 if TYPE_CHECKING:
@@ -33,12 +34,11 @@ def amount_columns(path: str, row: int, batch: Any, names: Sequence[str]) -> NDA
 
 def number_column(array: Any, missing: float) -> NDArray[Any]:
     """Return a column as floats, nulls as ``missing``."""
-    values: NDArray[Any] = array.to_numpy(zero_copy_only=False)
+    values = values_of(array)
     if values.dtype.kind != "f":
         values = values.astype(np.float64)
     if array.null_count:
-        blank = array.is_null().to_numpy(zero_copy_only=False)
-        values = np.where(blank, values.dtype.type(missing), values)
+        values = np.where(nulls_of(array), values.dtype.type(missing), values)
     return values
 
 
@@ -55,7 +55,7 @@ def list_rows(path: str, row: int, array: Any, m: int, name: str, missing: float
     values = number_column(array.flatten(), missing)
     ragged = len(values) != len(array) * m
     if not ragged and not pa.types.is_fixed_size_list(array.type):
-        lengths = np.diff(array.offsets.to_numpy(zero_copy_only=False))
+        lengths = np.diff(values_of(array.offsets))
         ragged = bool((lengths != m).any())
     if ragged:
         raise SpecError(Violation(where, f"{name}: expected {m} numbers in every row, one a model"))

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solver.engines import kernels
-from solver.scale.assignment_files import write_piece
 from solver.scale.certificate import PieceCertificate, block_terms
 from solver.scale.coupled_certificate import paying_terms
 from solver.scale.coupled_passes import CoupledPasses, paying
@@ -24,7 +23,7 @@ from solver.scale.unique_ids import note_hashes
 from solver.scale.unit_certificate import unit_terms
 from solver.scale.unit_passes import UnitPasses
 from solver.scale.unit_rows import RowUnits, open_rows
-from solver.scale.written_pieces import PieceAnswer, note_finished
+from solver.scale.written_pieces import publish_piece
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from solver.scale.sample_plan import SamplePlan
     from solver.scale.storage import PlanFolder
     from solver.scale.unit_passes import UnitBox
+    from solver.scale.written_pieces import PieceAnswer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,9 +230,7 @@ class Shard(UnitPasses, CoupledPasses):
                     chosen[at : at + len(choice)] = choice
                     certificate.add(paying_terms(agents, choice, charge, may_leave=certify_leaving))
                     at += len(choice)
-            written = write_piece(piece, self._columns, chosen, place)
-            answers.append(PieceAnswer(number=piece.number, certificate=certificate, written=written))
-            note_finished(place, answers[-1])
+            answers.append(publish_piece(piece, self._columns, chosen, certificate, place))
         return answers
 
     def finish_units(
@@ -282,9 +280,7 @@ class Shard(UnitPasses, CoupledPasses):
                     terms = block_terms(block.score, choice, prices, self._closed, outside, certify_leaving)
                 certificate.add(terms)
             answer = RowUnits.stacked(parts) if self._columns.has_units else chosen
-            written = write_piece(piece, self._columns, answer, place)
-            answers.append(PieceAnswer(number=piece.number, certificate=certificate, written=written))
-            note_finished(place, answers[-1])
+            answers.append(publish_piece(piece, self._columns, answer, certificate, place))
         self.forget_units()
         return answers
 
@@ -306,10 +302,7 @@ class Shard(UnitPasses, CoupledPasses):
             chosen[block.first - piece.first :][: len(choice)] = choice
             outside = valuation.worth(block)
             certificate.add(block_terms(block.score, choice, prices, self._closed, outside, certify_leaving))
-        written = write_piece(piece, self._columns, chosen, folder)
-        answer = PieceAnswer(number=piece.number, certificate=certificate, written=written)
-        note_finished(folder, answer)
-        return answer
+        return publish_piece(piece, self._columns, chosen, certificate, folder)
 
 
 def _paying_choice(agents: PayingAgents, order: PayingOrder, at: int) -> NDArray[np.int64]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from solver.errors import MissingExtraError, SpecError, Violation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _FOLDED_URL = re.compile(r"^([a-z][a-z0-9+.-]+):/(?=[^/])")
 """A URL that was a ``Path`` in between, which folds its two slashes."""
@@ -155,8 +155,10 @@ class PlanFolder(Protocol):
         """Return an Arrow file to read; errors as :func:`open_input`."""
         ...
 
-    def writing(self, name: str) -> Any:
+    def writing(self, name: str, complete: Callable[[Any], None] | None = None) -> Any:
         """Return a context manager with an Arrow output stream; the file has its name when it ends without an error.
+
+        ``complete`` is called with an Arrow file to read when the file is whole and has no name yet.
 
         Raises
         ------
@@ -226,7 +228,7 @@ class _LocalFolder:
         return open_input(self.path(name))
 
     @contextmanager
-    def writing(self, name: str) -> Iterator[Any]:
+    def writing(self, name: str, complete: Callable[[Any], None] | None = None) -> Iterator[Any]:
         pa, _ = arrow()
         temporary = self._folder / f".{name}.{os.getpid()}.unfinished"
         try:
@@ -234,6 +236,9 @@ class _LocalFolder:
                 yield stream
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
+            if complete is not None:
+                with pa.OSFile(str(temporary)) as whole:
+                    complete(whole)
             temporary.replace(self._folder / name)
         except OSError as error:
             raise _unwritable(self.path(name), error) from None
@@ -283,13 +288,16 @@ class _UrlFolder:
         return self._files.open_input_file(f"{self._inner}/{name}")
 
     @contextmanager
-    def writing(self, name: str) -> Iterator[Any]:
+    def writing(self, name: str, complete: Callable[[Any], None] | None = None) -> Iterator[Any]:
         pa, _ = arrow()
         stream = pa.BufferOutputStream()
         yield stream
+        whole = stream.getvalue()
+        if complete is not None:
+            complete(pa.BufferReader(whole))
         try:
             with self._files.open_output_stream(f"{self._inner}/{name}") as file:
-                file.write(stream.getvalue())
+                file.write(whole)
         except (pa.ArrowException, OSError) as error:
             raise _unwritable(self.path(name), error) from None
 

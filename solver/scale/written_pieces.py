@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from solver.scale.assignment_files import WrittenPiece, checksum, file_name
+from solver.scale.assignment_files import WrittenPiece, checksum, file_name, write_piece
 from solver.scale.certificate import PieceCertificate
 from solver.scale.storage import replace_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from solver.scale.pieces import Piece
+    from numpy.typing import NDArray
+
+    from solver.scale.pieces import Piece, ScoreColumns
     from solver.scale.storage import PlanFolder
+    from solver.scale.unit_rows import RowUnits
 
 
 _NOTED = ("own", "left", "magnitude", "forgone", "ineligible", "unserved", "rows", "whole", "excess")
@@ -32,8 +35,29 @@ class PieceAnswer:
     written: WrittenPiece
 
 
-def note_finished(folder: PlanFolder, answer: PieceAnswer) -> None:
-    """Note beside a complete file what is proven about it."""
+def publish_piece(
+    piece: Piece,
+    columns: ScoreColumns,
+    chosen: NDArray[Any] | RowUnits,
+    certificate: PieceCertificate,
+    folder: PlanFolder,
+) -> PieceAnswer:
+    """Write a piece, see :func:`~solver.scale.assignment_files.write_piece`, and note before what is proven about it.
+
+    A job that ends at any moment leaves either both or no file of that name, so that none is written twice.
+    """
+    answers = []
+
+    def note(written: WrittenPiece) -> None:
+        answers.append(PieceAnswer(number=piece.number, certificate=certificate, written=written))
+        _note_finished(folder, answers[-1])
+
+    write_piece(piece, columns, chosen, folder, note)
+    return answers[-1]
+
+
+def _note_finished(folder: PlanFolder, answer: PieceAnswer) -> None:
+    """Note what is proven about a piece whose file is complete."""
     certificate = answer.certificate
     terms = {name: getattr(certificate, name) for name in _NOTED}
     terms["load"], terms["worth"] = certificate.load.tolist(), certificate.worth.tolist()

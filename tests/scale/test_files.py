@@ -327,36 +327,42 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "--models" in capsys.readouterr().err
 
 
-def killed_while_writing(batch: LargeBatch, plan: str, after: int) -> None:
-    """Solve a batch in a process that ends, without any cleaning up, once so many files are written."""
-    shard: Any = import_module("solver.scale.shard")
-    write_piece = shard.write_piece
+def killed_while_writing(batch: LargeBatch, plan: str, moment: str, after: int) -> None:
+    """Solve a batch in a process that ends, without any cleaning up, at a moment when so many files are written."""
+    module: Any = import_module(f"solver.scale.{'job' if moment == 'write_manifest' else 'written_pieces'}")
+    usual = getattr(module, moment)
     written: list[int] = []
 
     def last(*arguments: Any) -> Any:
         if len(written) == after:
+            if moment == "_note_finished":  # as late as can be: noted, and the file has no name yet
+                usual(*arguments)
             os._exit(9)
         written.append(1)
-        return write_piece(*arguments)
+        return usual(*arguments)
 
-    shard.write_piece = last
+    setattr(module, moment, last)
     solve_files(batch, plan, budget=SMALL)
 
 
-@pytest.mark.parametrize("after", [0, 2])
-def test_a_killed_job_goes_on_where_it_was(tmp_path: Path, after: int) -> None:
+@pytest.mark.parametrize(
+    ("moment", "after"),
+    [("write_piece", 0), ("write_piece", 2), ("_note_finished", 1), ("write_manifest", 0)],
+    ids=["before", "between", "within", "after"],
+)
+def test_a_killed_job_goes_on_where_it_was(tmp_path: Path, moment: str, after: int) -> None:
     batch = batch_of(write(tmp_path / "batch", drawn(6000, 6, 0)), np.full(6, 1000))
     expected = solve_files(batch, tmp_path / "whole", budget=SMALL)
     plan = tmp_path / "plan"
     process = multiprocessing.get_context("spawn").Process(
-        target=killed_while_writing, args=(batch, str(plan), after)
+        target=killed_while_writing, args=(batch, str(plan), moment, after)
     )
     process.start()
     process.join()
     assert process.exitcode == 9
     assert not (plan / "manifest.json").exists()
     before = {path.name: path.stat().st_mtime_ns for path in plan.glob("assignments-*.parquet")}
-    assert len(before) == after
+    assert len(before) == (3 if moment == "write_manifest" else after)
     assert solve_files(batch, plan, resume=True, budget=SMALL) == expected
     assert {name: (plan / name).stat().st_mtime_ns for name in before} == before, "nothing is written twice"
     assert sorted(path.name for path in plan.iterdir()) == sorted(
@@ -368,7 +374,7 @@ def test_another_request_does_not_resume(tmp_path: Path) -> None:
     paths = write(tmp_path / "batch", drawn(3000, 4, 0))
     plan = tmp_path / "plan"
     process = multiprocessing.get_context("spawn").Process(
-        target=killed_while_writing, args=(batch_of(paths, np.full(4, 800)), str(plan), 1)
+        target=killed_while_writing, args=(batch_of(paths, np.full(4, 800)), str(plan), "write_piece", 1)
     )
     process.start()
     process.join()
