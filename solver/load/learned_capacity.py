@@ -50,7 +50,7 @@ class LearnedFleet:
     Thread-safe. What it sees are this process's leases: from the grant, or the promotion out of the queue,
     over the first token to the release. A lease that is dropped or expires counts as a failed request.
 
-    Processes that share a store tell each other what they see, twice a second, with an event of their own.
+    Processes that share a store exchange what they see, twice a second, with an event of their own.
     The one whose name comes first learns from the totals and sets the limit; the others follow it, so that
     any of them can go on where it ends.
 
@@ -198,7 +198,7 @@ class LearnedFleet:
     # -- with the other processes of a shared store
 
     def share(self) -> None:
-        """Tell the other processes what was seen here, and hear what they saw; at most twice a second."""
+        """Publish what was seen here, and read what the other processes saw; at most twice a second."""
         now = self._clock.now()
         if now < self._share_due_s or not self._store.remote:
             return
@@ -210,12 +210,12 @@ class LearnedFleet:
                 self._begin_process()
             text = json.dumps({model: _told(learned, now) for model, learned in self.capacities.items()})
         try:
-            told = self._store.exchange("learned", text, _PEER_TIMEOUT_S)
+            published = self._store.exchange("learned", text, _PEER_TIMEOUT_S)
             self._exchanges += 1
-            own = told.pop(self._store.replica, None)
+            own = published.pop(self._store.replica, None)
             if own is None:
-                return  # an outage, or a copy of what was told before
-            entries = {name: (json.loads(text), age_s) for name, (text, age_s) in told.items()}
+                return  # an outage, or a copy of what was read before
+            entries = {name: (json.loads(text), age_s) for name, (text, age_s) in published.items()}
             for model, learned in list(self.capacities.items()):
                 with self._lock:
                     self._hear(
@@ -312,7 +312,7 @@ class LearnedFleet:
 
 
 def _told(learned: LearnedCapacity, now: float) -> dict[str, Any]:
-    """Return what a process tells the others about one model."""
+    """Return what a process publishes about one model."""
     return {
         "sums": [round(value, 6) for value in learned.sums(now)],
         "refusals": learned.refusals,

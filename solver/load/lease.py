@@ -66,7 +66,7 @@ class Demand:
     cost_usd : float
         Estimated cost in US dollars, counted against the budget; resolved to a billionth of a dollar.
     input_tokens : int or None
-        Prompt tokens alone, where known: a learned capacity tells prefill from decoding by them, and lengths of
+        Prompt tokens alone, where known: a learned capacity separates prefill from decoding by them, and lengths of
         answers are learned from what is settled beyond them. Default: ``tokens``.
     task_type : str or None
         What the work is: lengths of answers are learned for each kind of task.
@@ -171,7 +171,7 @@ class QueuePlace:
     position : int
         1 for the one that starts next, if it fits.
     expected_start_s : float or None
-        Seconds until it starts, as far as can be told: at the pace at which leases ran lately, and if no request
+        Seconds until it starts, estimated: at the pace at which leases ran lately, and if no request
         of a higher priority comes. None before the first request has ended.
     """
 
@@ -208,7 +208,7 @@ class Leaseholder(Protocol):
         ...
 
     def lease_state(self, lease: Lease | str) -> LeaseState:
-        """Tell where a lease stands."""
+        """Return whether a lease runs, waits, or is gone."""
         ...
 
     def keep(self, lease: Lease) -> LeaseState:
@@ -216,7 +216,7 @@ class Leaseholder(Protocol):
         ...
 
     def place_of(self, lease: Lease) -> QueuePlace | None:
-        """Tell where in the queue a lease waits."""
+        """Return where in the queue a lease waits."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Calling listeners: one that raises neither breaks what was being done nor keeps the others from being told."""
+"""Calling listeners: one that raises neither breaks what was being done nor keeps the others from being called."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _T = TypeVar("_T")
 _LOG = logging.getLogger("solver.load")
 
 
-def tell(listeners: Iterable[Callable[[_T], object]], news: _T) -> None:
+def notify(listeners: Iterable[Callable[[_T], object]], news: _T) -> None:
     """Call every listener with the news; an exception of one is logged with its traceback, and that is all."""
     for listener in listeners:
         try:
             listener(news)
-        except Exception:  # noqa: BLE001 # whatever one listener does, the others must be told
+        except Exception:  # noqa: BLE001 # whatever one listener does, the others must be called
             _LOG.exception("a listener failed: %r", listener)

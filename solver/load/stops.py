@@ -42,7 +42,7 @@ class StopKey(NamedTuple):
     owner : StopOwner
         Who set it.
     name : str
-        Tells several stops of one owner apart, for example two rules; may be empty.
+        Distinguishes several stops of one owner, for example two rules; may be empty.
     """
 
     owner: StopOwner
@@ -58,7 +58,7 @@ class Stop:
     owner : StopOwner
         Who set it.
     name : str
-        Tells several stops of one owner apart.
+        Distinguishes several stops of one owner.
     reason : str
         Why, in words, for whoever looks at the model.
     since_s : float

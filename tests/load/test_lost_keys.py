@@ -47,9 +47,9 @@ class Fleet:
         self.clock = ManualClock(START_S)
         self.prefix = f"lost-{next(NAMES)}"
         self.real = redis.Redis.from_url(server.url, decode_responses=True)
-        self.first, self.second = (self._store(server, name) for name in ("A", "B"))
+        self.first, self.second = (self.replica(server, name) for name in ("A", "B"))
 
-    def _store(self, server: RedisServer, name: str) -> RedisStore:
+    def replica(self, server: RedisServer, name: str) -> RedisStore:
         store = RedisStore(
             server.url, replicas=2, namespace=self.prefix, name=name, clock=self.clock, timeout_s=5.0
         )
@@ -216,3 +216,15 @@ def test_nobody_starts_in_a_pool_whose_key_was_deleted(redis_server: RedisServer
     store.release("b", tokens=None, cost_nano_usd=None)
     assert store.lease_state("c") is LeaseState.RUNNING
     store.close()
+
+
+def test_keys_listed_for_deletion_under_the_earlier_name_are_deleted(
+    fleet: Fleet, redis_server: RedisServer
+) -> None:
+    prefix = f"solver:{{{fleet.prefix}}}:"
+    fleet.real.set(f"{prefix}op:old", "[]")
+    fleet.real.zadd(f"{prefix}trash", {"op:old": START_S - 60.0})
+    fleet.second.close()
+    fleet.second = fleet.replica(redis_server, "B")
+    fleet.second.view()
+    assert not fleet.real.exists(f"{prefix}trash", f"{prefix}op:old")

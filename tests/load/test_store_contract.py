@@ -577,3 +577,23 @@ def test_a_view_of_no_models(store: Store) -> None:
     assert view.active.shape == (0,)
     assert view.meter_limit.shape == (3, 0)
     assert not view.metered
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_what_ran_on_a_forgotten_model_settles_its_pools_and_not_its_successor(
+    store: Store, clock: ManualClock, ended: bool
+) -> None:
+    limits = Limits(max_concurrent=9, tokens=900, budget_nano_usd=5 * 10**9, pools=("p",))
+    store.configure_pool("p", Limits(max_concurrent=9, tokens=1000))
+    store.configure("a", limits)
+    store.acquire(ask("x", ttl_s=10.0, tokens=800, cost_usd=4.0))
+    if ended:
+        clock.advance(11.0)
+        store.row("a")
+    store.forget("a")
+    store.configure("a", limits)
+    assert store.acquire(ask("y", tokens=100, cost_usd=1.0)) is LeaseState.RUNNING
+    assert release(store, "x", tokens=100, cost_usd=1.0) is ReleaseOutcome.EXPIRED
+    assert {meter.resource: meter.used for meter in store.row("a").meters} == {"tokens": 100, "cost_usd": 1.0}
+    assert [meter.used for meter in store.pool_row("p").meters] == [200]
+    assert release(store, "x") is ReleaseOutcome.UNKNOWN

@@ -93,6 +93,8 @@ class History:
         self.ids = itertools.count()
         self.held: list[str] = []
         self.log: list[str] = []
+        self.rare = random.Random(f"rare {seed}")  # noqa: S311 # replays
+        self.forgets = 0.0 if seed in TELLING else 0.02  # those would no longer be what they are kept for
 
     def both(self, what: str, step: Callable[[Store], Any]) -> Any:
         answers = []
@@ -113,6 +115,17 @@ class History:
     def set_pool(self, pool: str, limits: Limits) -> None:
         self.both(f"pool {pool} {limits}", lambda store: store.configure_pool(pool, limits))
 
+    def forget(self) -> None:
+        """Forget a model, or a pool where nothing draws on it, and set it up anew: at once, or never."""
+        model, pool = self.rare.choice(MODELS), self.rare.choice(("p", "q"))
+        again = random_limits(self.rare, ("p", "q"))
+        if self.rare.random() < 0.5:
+            self.both(f"forget {model}", lambda store: store.forget(model))
+        elif self.both(f"forget pool {pool}", lambda store: store.forget_pool(pool)) is None:
+            self.set_pool(pool, random_limits(self.rare, (), pool=True))
+            return
+        self.configure(model, again)
+
     def ask(self) -> Ask:
         rng = self.rng
         return Ask(
@@ -131,6 +144,8 @@ class History:
         )
 
     def step(self) -> None:
+        if self.rare.random() < self.forgets:
+            self.forget()
         rng = self.rng
         kind = rng.choices(range(10), weights=(30, 8, 20, 6, 6, 4, 2, 2, 2, 12))[0]
         lease = rng.choice(self.held[-12:]) if self.held else "none"

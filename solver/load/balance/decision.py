@@ -81,7 +81,7 @@ def served_reason(strategy: LoadStrategy, score: float, busy_percent: float) -> 
 
 
 def reported_scores(work: Work, strategy: LoadStrategy, rows: int | slice) -> NDArray[np.float64]:
-    """Return the scores that are told, costs as costs. Where values are no scores, quality says more."""
+    """Return the scores that are reported, costs as costs. Where values are no scores, quality says more."""
     if not strategy.values_scores:
         return work.quality[rows]
     value = strategy.values(work, work.active, rows)

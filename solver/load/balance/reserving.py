@@ -183,13 +183,13 @@ class Reserver:
         """Say why no model serves an agent: ask its best models, and keep the answer with room soonest."""
         best: Refusal | None = None
         snapshot = self._tracker.snapshot()
-        told = reported_scores(work, self._placer.strategy, 0)
-        order = np.argsort(-work.sign * told, kind="stable")
-        worthwhile = work.eligible[0] & (work.sign * told >= work.left_out(0))
+        reported = reported_scores(work, self._placer.strategy, 0)
+        order = np.argsort(-work.sign * reported, kind="stable")
+        worthwhile = work.eligible[0] & (work.sign * reported >= work.left_out(0))
         for j in order[worthwhile[order]][:_ASKED_FOR_REASON].tolist():
             answer = self._acquire(agent, pool, snapshot, j, work, quality)
             if isinstance(answer, Lease):  # room has come back meanwhile
-                score = float(told[j])
+                score = float(reported[j])
                 told_reason = served_reason(self._placer.strategy, score, 100.0)
                 return Reservation(agent.id, pool.ids[j], score, told_reason, answer)
             if best is None or _retry_s(answer) < _retry_s(best):

@@ -12,7 +12,7 @@ from solver.errors import SpecError, Violation
 from solver.load.control.hysteresis import Hysteresis
 from solver.load.control.scaling_rules import SEVERITY, CapacityEvent, ScalingAction, ScalingRule
 from solver.load.control.slots_worth_adding import missing_slots, slots_worth_adding
-from solver.load.listeners import tell
+from solver.load.listeners import notify
 from solver.load.snapshot import utilization_of
 from solver.load.stops import StopOwner
 
@@ -39,11 +39,11 @@ class Redistributor(Protocol):
 class _RuleState(Hysteresis):
     """How far one rule has come for one model."""
 
-    __slots__ = ("acted_s", "told")
+    __slots__ = ("acted_s", "announced")
 
     def __init__(self) -> None:
         super().__init__()
-        self.told = False  # that it acts, by CapacityManager.changes
+        self.announced = False  # that it acts, by CapacityManager.changes
         self.acted_s = -math.inf
 
 
@@ -104,10 +104,10 @@ class CapacityManager:
             found = []
             for rule, state in self._of(model):
                 if state.active and (now - state.acted_s) * 1000.0 >= rule.cooldown_ms:
-                    state.acted_s, state.told = now, True
+                    state.acted_s, state.announced = now, True
                     found.append((rule, True))
-                elif state.told and not state.active:  # whoever advanced it: the end is told once
-                    state.told = False
+                elif state.announced and not state.active:  # whoever advanced it: the end is announced once
+                    state.announced = False
                     found.append((rule, False))
             return found
 
@@ -188,7 +188,7 @@ class CapacityManager:
                 )
         if self._sink is not None:
             for event in events:
-                tell([self._sink], event)
+                notify([self._sink], event)
         return events
 
     def _act(
@@ -223,7 +223,7 @@ class CapacityManager:
         with self._lock:
             for rule, state in self._of(model):
                 if rule.action is ScalingAction.REJECT_NEW and not state.active and rule.name in names:
-                    state.active = state.told = True
+                    state.active = state.announced = True
                     state.acted_s = self._clock.now()
 
 

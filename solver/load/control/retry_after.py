@@ -35,7 +35,7 @@ class RetryLine:
     """Gives each refused request a time of its own, at the pace at which room comes back.
 
     A limit of 20 requests a minute frees one place every three seconds: of those refused at once, the first
-    is told when the first place comes free, and each further one three seconds later. O(1). Thread-safe.
+    is given the time at which the first place comes free, and each further one three seconds later. O(1). Thread-safe.
     The line is this process's own.
     """
 
@@ -87,7 +87,7 @@ def _gap_s(
 ) -> float:
     """Return seconds in which room for one such request comes back."""
     if limits is not None and reason in _RESOURCE_OF:
-        # Which of several limits refused is not told: its window, and the step that ends it, last until then.
+        # Which of several limits refused is not reported: its window, and the step that ends it, last until then.
         windows = [
             (window_s, most)
             for window_s, most in _windows(limits, reason)

@@ -13,7 +13,7 @@ class ScalingAction(enum.StrEnum):
     """What to do about a model that is too busy, the mildest first."""
 
     ALERT_ONLY = "alert_only"
-    """Tell someone."""
+    """Notify a person."""
     SCALE_OUT = "scale_out"
     """Recommend more slots."""
     REDISTRIBUTE = "redistribute"

@@ -205,9 +205,9 @@ class Store(Protocol):
         ...
 
     def exchange(self, topic: str, text: str, ttl_s: float) -> dict[str, tuple[str, float]]:
-        """Tell the processes that share the store something, for ``ttl_s`` seconds.
+        """Publish a text to the processes that share the store, for ``ttl_s`` seconds.
 
-        Returns what each of them told last, this one included, with its age in seconds, by the name of the
+        Returns what each of them published last, this one included, with its age in seconds, by the name of the
         replica. Empty where the store is not shared, or does not answer.
         """
         ...
@@ -265,7 +265,7 @@ class Store(Protocol):
         ...
 
     def lease_state(self, lease_id: str) -> LeaseState:
-        """Tell where a lease stands."""
+        """Return whether a lease runs, waits, or is gone."""
         ...
 
     def queued_leases(self, model: str) -> list[str]:

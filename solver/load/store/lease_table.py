@@ -29,6 +29,9 @@ _RUNNING, _QUEUED, _RELEASED = LeaseState.RUNNING, LeaseState.QUEUED, ReleaseOut
 _REMEMBERED_EXPIRED = 10_000
 """Expired leases remembered, so that a late release can still settle what was really used."""
 
+_NO_MODEL = -1
+"""Row of a model that was forgotten while its leases were held."""
+
 _EXPIRED_AT_ONCE = 2048
 """Leases that one operation ends at most, which takes a few milliseconds."""
 
@@ -52,10 +55,10 @@ class LeaseTable:
         self._expiry = ExpiryQueue(self.held)
         self._expired: OrderedDict[str, HeldLease] = OrderedDict()
         self.promoted: deque[str] = deque()
-        """Ids of leases that have left the queue, to be told to those who listen."""
+        """Ids of leases that have left the queue, for listeners."""
         self.late: deque[Callable[[float], object]] = deque()
         """Operations that came while their own thread was inside another one, from a finalizer."""
-        self.tells = False
+        self.has_listeners = False
         """Whether there is a listener."""
 
     # -- limits
@@ -116,22 +119,17 @@ class LeaseTable:
         self.models.version += 1
 
     def forget(self, model: str) -> None:
-        """Remove a model with its leases, usage and stops. O(models + leases)."""
+        """Remove a model with its leases, usage and stops; pools are settled when those end. O(models + leases)."""
         i = self.models.index.get(model)
         if i is None:
             return
-        self.advance()
-        pools: set[Pool] = set()
-        for leases in (self.held, self._expired):
-            for lease_id in [key for key, held in leases.items() if held.model == i]:
-                held = leases.pop(lease_id)
-                if leases is self.held:
-                    pools.update(held.pools)
-                    self._uncount(held)
-            for held in leases.values():
-                held.model -= held.model > i
+        self.end_all(model)
+        for held in self._expired.values():
+            if held.model == i:
+                held.model, held.charged = _NO_MODEL, []
+        for held in itertools.chain(self.held.values(), self._expired.values()):
+            held.model -= held.model > i
         self.models.remove(i)
-        self._promote_in(pools)
 
     # -- leases
 
@@ -258,7 +256,8 @@ class LeaseTable:
             self.models.meters.settle(held.model, held.charged, tokens, cost_nano_usd, now)
         for pool, charges in held.pool_charged:
             pool.settle(charges, tokens, cost_nano_usd, now)
-        self.models.note_update(held.model, now)
+        if held.model != _NO_MODEL:
+            self.models.note_update(held.model, now)
         return outcome
 
     def move(self, lease_id: str, ask: Ask, now: float) -> LeaseState | Refusal:
@@ -365,7 +364,7 @@ class LeaseTable:
         held.running, held.since_s = True, self.now_s
         table.dequeue(held)
         table.take(held, self.now_s)
-        if self.tells:
+        if self.has_listeners:
             self.promoted.append(held.lease_id)
         return True
 

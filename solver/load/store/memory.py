@@ -13,7 +13,7 @@ import numpy as np
 from solver.clock import Clock, MonotonicClock
 from solver.errors import ForkedStoreError
 from solver.load.lease import Ask, LeaseState, ReleaseOutcome
-from solver.load.listeners import tell
+from solver.load.listeners import notify
 from solver.load.stops import Stop, StopOwner, checked_stop
 from solver.load.store.lease_table import LeaseTable
 
@@ -60,7 +60,7 @@ class MemoryStore:
     def _start_empty(self) -> None:
         self._lock: Any = threading.RLock()
         self._leases = LeaseTable(self._clock)
-        self._leases.tells = bool(self._listeners)
+        self._leases.has_listeners = bool(self._listeners)
 
     def _after_fork(self) -> None:
         """In the child process: refuse, or begin with the same limits and nothing taken."""
@@ -196,7 +196,7 @@ class MemoryStore:
             return self._leases.move(lease_id, ask, now)
 
     def lease_state(self, lease_id: str) -> LeaseState:
-        """Tell where a lease stands."""
+        """Return whether a lease runs, waits, or is gone."""
         with self._operation() as now:
             held = self._leases.live(lease_id, now)
             return LeaseState.GONE if held is None else held.state
@@ -310,7 +310,7 @@ class MemoryStore:
         """Call ``promoted`` with the id of every lease that leaves the queue and runs."""
         with self._lock:
             self._listeners = (*self._listeners, promoted)
-            self._leases.tells = True
+            self._leases.has_listeners = True
 
     def next_event_s(self) -> float:
         """Return the reading of the clock at which a lease, a stop or reported load ends next."""
@@ -318,13 +318,13 @@ class MemoryStore:
             return self._leases.next_event_s()
 
     def _report(self) -> None:
-        """Tell whoever listens which leases have left the queue; called without the lock."""
+        """Pass the leases that have left the queue to the listeners; called without the lock."""
         while self._leases.promoted:
             try:
                 lease_id = self._leases.promoted.popleft()
-            except IndexError:  # another thread tells
+            except IndexError:  # another thread calls the listeners
                 return
-            tell(self._listeners, lease_id)
+            notify(self._listeners, lease_id)
 
 
 class _NoLockAfterFork:
@@ -346,10 +346,10 @@ class _NoLockAfterFork:
 _STORES: weakref.WeakSet[MemoryStore] = weakref.WeakSet()
 
 
-def _tell_stores_of_fork() -> None:
+def _notify_stores_of_fork() -> None:
     for store in list(_STORES):
         store._after_fork()  # noqa: SLF001 # of this module
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_tell_stores_of_fork)
+    os.register_at_fork(after_in_child=_notify_stores_of_fork)

@@ -34,7 +34,7 @@ class OutageCause(enum.StrEnum):
     READ_ONLY = "read_only"
     """It is a replica, or its primary is gone; a fail-over may be under way."""
     NO_REPLICAS = "no_replicas"
-    """It has fewer replicas of its own than it was told to insist on."""
+    """It has fewer replicas of its own than its configuration requires."""
     FULL = "full"
     """Its memory is full; releases get through."""
     MISCONFIGURED = "misconfigured"

@@ -34,8 +34,8 @@ class RedisStore(RedisLeases, RedisModels):
     lease survives the death of its holder only until its time to live is over. When the server cannot be
     reached, or refuses what it is asked, nothing is granted (``on_outage="refuse"``), or each replica grants
     its own share of the capacity (``"local_share"``); ``state`` says which, ``cause`` and ``detail`` why. A
-    server that comes back without its memory grants nothing until every replica has told what it holds, or
-    until every lease it might have forgotten has expired. Stops, and work reported from outside, are told
+    server that comes back without its memory grants nothing until every replica has reported what it holds, or
+    until every lease it might have forgotten has expired. Stops, and work reported from outside, are sent
     again, too; what was set during an outage is sent afterwards.
 
     After a fork the child joins as a replica of its own; leases that the parent holds stay the parent's.

@@ -42,7 +42,7 @@ class Claim(NamedTuple):
     Parameters
     ----------
     key : str
-        Tells it from others; not longer than needed, since it is kept.
+        Distinguishes it from others; not longer than needed, since it is kept.
     digest : str
         Of what was asked, 64 characters.
     token : str

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from solver.load.lease import Ask
 
 _TOLD_AHEAD_S = 400 * 86400.0
-"""How far ahead the server is told when the periods of calendars end."""
+"""How far ahead the ends of calendars' periods are sent to the server."""
 
 _LENGTHS_S = {"day": 86400.0, "week": 7 * 86400.0, "month": 30.5 * 86400.0}
 _WIRE_UNITS = (1.0, 1.0, 1e9)

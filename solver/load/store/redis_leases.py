@@ -139,7 +139,7 @@ class RedisLeases(RedisOperations):
         return self._run(remotely, locally)
 
     def _told_again(self, held: KnownLease) -> bool:
-        """Tell the server a lease whose key was deleted; return whether it still counts there."""
+        """Report a lease whose key was deleted to the server; return whether it still counts there."""
         now = self._link.clock.now()
         if held.until_s <= now:
             return False
@@ -171,7 +171,7 @@ class RedisLeases(RedisOperations):
         return answer
 
     def lease_state(self, lease_id: str) -> LeaseState:
-        """Tell where a lease stands."""
+        """Return whether a lease runs, waits, or is gone."""
 
         def remotely() -> LeaseState:
             state = LeaseState(self._link.call("state", lease_id)[0])

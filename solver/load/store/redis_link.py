@@ -100,7 +100,7 @@ class RedisLink:
     clock : Clock or None
         Time of the script, for tests and replays; None: the server's own.
     order : callable
-        Returns what this replica knows and holds, told to the server on joining.
+        Returns what this replica knows and holds, sent to the server on joining.
     joined : callable
         Called, under ``lock``, after joining; the first time with what replicas of this name have added to the
         work from outside: [model, active, queued, changes] of each.
@@ -143,7 +143,7 @@ class RedisLink:
         """Set what no two processes may share, also in the child of a fork."""
         self.lock = threading.RLock()
         self.up = False
-        self._telling = False
+        self._reporting = False
         self.detail = "not joined yet"
         self.cause: OutageCause | None = None
         self._next_attempt_s = -math.inf
@@ -157,7 +157,7 @@ class RedisLink:
 
     @property
     def server_now_s(self) -> float:
-        """The server's time, as far as the last answer and this machine's clock tell."""
+        """The server's time, by the last answer and this machine's clock."""
         if self._seen is None or self._script_clock is not None:
             return self.clock.now()
         return self._seen[0] + self._wall.now() - self._seen[2]
@@ -263,20 +263,20 @@ class RedisLink:
             raise redis.exceptions.ConnectionError(detail)
 
     def _join(self) -> None:
-        """Tell the server what this replica holds, and learn the epoch."""
+        """Report to the server what this replica holds, and learn the epoch."""
         if self._wall.now() < self._next_attempt_s:
             raise StoreDownError(self.detail)
         with self.lock:
             if self.up:
                 return
-            # While telling, what was to be sent after joining was lost: the whole of it is tried again later.
-            if self._telling or self._wall.now() < self._next_attempt_s:
+            # While reporting, what was to be sent after joining was lost: the whole of it is tried again later.
+            if self._reporting or self._wall.now() < self._next_attempt_s:
                 raise StoreDownError(self.detail)
             try:
                 self._client.connection_pool.disconnect(inuse_connections=False)
                 info = self._client.info()
                 self._check_server(info)
-                reply = self._tell(info["run_id"])
+                reply = self._report(info["run_id"])
             except FAILURES as error:
                 self._lost(f"{type(error).__name__}: {error}", cause_of(error), at_once=False)
                 raise StoreDownError(self.detail) from error
@@ -290,13 +290,13 @@ class RedisLink:
             self.up = self._ever_joined = True
             self.detail, self.cause = "", None
             self.last_answer_s = self.clock.now()
-            self._telling = True
+            self._reporting = True
             try:
                 self._on_joined(outside)
             finally:
-                self._telling = False
+                self._reporting = False
 
-    def _tell(self, run_id: str) -> list[Any]:
+    def _report(self, run_id: str) -> list[Any]:
         """Send the order until it is taken, and return the answer."""
         for _ in range(_ATTEMPTS_PER_COMMAND):
             reply = self._send_order(run_id)
@@ -304,7 +304,7 @@ class RedisLink:
                 self._process, self._joinings = secrets.token_hex(8), 0
             elif reply[0] != "epoch":  # after the loss of an unknown lease, every replica reports again
                 return reply
-        raise redis.exceptions.ConnectionError(f"the server does not take what it is told: {reply[0]}")
+        raise redis.exceptions.ConnectionError(f"the server does not accept the report: {reply[0]}")
 
     def _send_order(self, run_id: str) -> list[Any]:
         self.replica.take()
@@ -324,12 +324,12 @@ class RedisLink:
         text = json.dumps(order)
         try:
             return self._run("join", "", 1, text)
-        except redis.exceptions.NoScriptError:  # a server that has just started, or was told to forget it
+        except redis.exceptions.NoScriptError:  # a server that has just started, or has flushed its scripts
             self._client.script_load(script())
             return self._run("join", "", 1, text)
 
     def _check_server(self, info: dict[str, Any]) -> None:
-        """Refuse a server that cannot keep what it is told: with an error at first, as an outage later."""
+        """Refuse a server that cannot keep what is written: with an error at first, as an outage later."""
         found = setting_problem(info)
         if found is None:
             return

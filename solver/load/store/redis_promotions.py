@@ -10,7 +10,7 @@ import redis
 
 from solver.errors import StoreDownError
 from solver.load.lease import LeaseState
-from solver.load.listeners import tell
+from solver.load.listeners import notify
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,10 +100,10 @@ class PromotionChannel:
     def _promoted(self, lease_id: str) -> None:
         held = self._memory.held.get(lease_id)
         if held is not None:
-            if held.state is LeaseState.RUNNING:  # told already
+            if held.state is LeaseState.RUNNING:  # announced already
                 return
             held.state = LeaseState.RUNNING
-        tell(self._listeners, lease_id)
+        notify(self._listeners, lease_id)
 
 
 def _run(this: weakref.ref[PromotionChannel], closing: threading.Event) -> None:

@@ -24,7 +24,7 @@ except ImportError as error:
 
 
 def setting_problem(info: dict[str, Any]) -> tuple[Violation, OutageCause] | None:
-    """Return why a server cannot keep what it is told, from its ``INFO``; None where it can."""
+    """Return why a server cannot keep what is written, from its ``INFO``; None where it can."""
     if int(info.get("cluster_enabled", 0)):
         return _no_cluster("a node of a Redis Cluster"), OutageCause.CLUSTER
     policy = str(info.get("maxmemory_policy", "noeviction"))
@@ -70,7 +70,7 @@ def client_of(server: Any, timeout_s: float) -> Any:
 
 
 def address_of(client: Any) -> str:
-    """Return what tells one server from another, as far as a client knows."""
+    """Return what distinguishes one server from another, as far as a client knows."""
     options = getattr(getattr(client, "connection_pool", None), "connection_kwargs", {})
     return " ".join(str(options.get(key, "")) for key in ("host", "port", "path", "db"))
 

@@ -25,7 +25,7 @@ _REMEMBERED_RESUMES = 1000
 
 @dataclass(slots=True)
 class KnownLease:
-    """A lease this replica was granted, to be told again to a server that has forgotten it."""
+    """A lease this replica was granted, to be reported again to a server that has forgotten it."""
 
     ask: Ask
     state: LeaseState
@@ -66,7 +66,7 @@ class ReplicaMemory:
         self.limits: dict[str, Limits] = {}
         self.pools: dict[str, Limits] = {}
         self.unsent_limits: dict[tuple[str, str], None] = {}
-        """(``m`` or ``p``, name) whose limits the server has not been told."""
+        """(``m`` or ``p``, name) whose limits have not been sent to the server."""
         self.stops: dict[str, tuple[Stop, ...]] = {}
         self.outside: dict[str, tuple[int, int, int]] = {}
         """Per model, what this replica has added to active and queued work, and how often that has changed."""
@@ -160,7 +160,7 @@ class ReplicaMemory:
         for lease_id in [key for key, held in list(self.held.items()) if held.ask.model == model]:
             self.held.pop(lease_id, None)
 
-    # -- telling
+    # -- reporting
 
     def order(self) -> dict[str, Any]:
         """Return what the server must know of this replica when it joins."""

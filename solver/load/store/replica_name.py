@@ -16,7 +16,7 @@ try:
 except (
     ImportError
 ):  # not on this platform: names carry the process id, and a restart counts as another replica
-    fcntl = None  # type: ignore[assignment]  # what is missing is told apart below
+    fcntl = None  # type: ignore[assignment]  # what is missing is handled below
 
 _LOG = logging.getLogger("solver.load")
 

@@ -112,5 +112,5 @@ class UsageLimit:
 
 
 def wall_time(clock: Clock) -> Callable[[], float]:
-    """Return what tells Unix time: the machine's, or a clock of the caller's own, read as Unix seconds."""
+    """Return a clock of Unix time: the machine's, or a clock of the caller's own, read as Unix seconds."""
     return WallClock().now if isinstance(clock, MonotonicClock) else clock.now

@@ -111,7 +111,7 @@ class CurrentLoad(TrackerState):
         return utilization_of(row.active, row.limits.max_concurrent) > self.target_of(model)
 
     def target_of(self, model: str) -> float:
-        """Return the target utilization of a model, 1 for one this tracker was not told about."""
+        """Return the target utilization of a model, 1 for one this tracker does not know."""
         capacity = self._capacities.get(model)
         return 1.0 if capacity is None else capacity.target_utilization
 

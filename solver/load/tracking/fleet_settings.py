@@ -87,7 +87,7 @@ class FleetSettings(TrackerState):
             self._targets = ((), np.empty(0))
 
     def capacity(self, model: str) -> Capacity | None:
-        """Return the capacity set here, None for a model this tracker was not told about."""
+        """Return the capacity set here, None for a model this tracker does not know."""
         return self._capacities.get(model)
 
     def reset_usage(self, model: str) -> None:

@@ -237,7 +237,7 @@ class Leases(AsyncWork, ModelStops):
         return outcome
 
     def lease_state(self, lease: Lease | str) -> LeaseState:
-        """Tell where a lease stands now."""
+        """Return whether a lease runs, waits, or is gone now."""
         lease_id = _id_of(lease)
         state = self._store.lease_state(lease_id)
         if state is LeaseState.GONE and isinstance(lease, Lease):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from solver.load.listeners import tell
+from solver.load.listeners import notify
 from solver.load.stops import Stop, StopOwner
 from solver.load.tracking.state import TrackerState
 
@@ -35,7 +35,7 @@ class ModelStops(TrackerState):
             Who stops it. What already waits in its queue goes on to run, unless the owner is ``cooldown`` or
             ``breaker``: then it waits until the stop has ended.
         name : str
-            Tells several stops of one owner apart. Setting the same one again replaces it.
+            Distinguishes several stops of one owner. Setting the same one again replaces it.
         reason : str
             Why, for whoever looks at the snapshot.
         for_s : float, optional
@@ -99,7 +99,7 @@ class ModelStops(TrackerState):
             if drained or all(stop.owner is not StopOwner.DRAIN for stop in row.stops):
                 listener = self._draining.pop(model, None)
         if drained and listener is not None:
-            tell((listener,), model)
+            notify((listener,), model)
         return drained
 
     def stops(self, model: str) -> tuple[Stop, ...]:

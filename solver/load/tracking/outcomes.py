@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from solver.errors import SpecError
 from solver.load.checks import amount_problems, whole_problems
 from solver.load.control.circuit_breaker import BUSY_STATUSES
-from solver.load.listeners import tell
+from solver.load.listeners import notify
 from solver.load.request_outcome import Outcome
 from solver.load.tracking.state import TrackerState
 
@@ -92,7 +92,7 @@ class Outcomes(TrackerState):
             self._upstream.observe(outcome, status, retry_after_s)
         if lease is not None and status in BUSY_STATUSES:
             self._learned.turned_away(lease.lease_id, retry_after_s or 0.0, None)
-        tell(self._listeners, outcome)
+        notify(self._listeners, outcome)
         return outcome
 
     def last_resort(self, models: tuple[str, ...]) -> str | None:

@@ -91,10 +91,10 @@ class TrackerState:
 _TRACKERS: weakref.WeakSet[TrackerState] = weakref.WeakSet()
 
 
-def _tell_trackers_of_fork() -> None:
+def _notify_trackers_of_fork() -> None:
     for tracker in list(_TRACKERS):
         tracker._begin_process()  # noqa: SLF001 # of this module
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_tell_trackers_of_fork)
+    os.register_at_fork(after_in_child=_notify_trackers_of_fork)

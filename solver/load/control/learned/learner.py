@@ -81,7 +81,7 @@ class LearnedCapacity:
         self.windows = 0
         """Windows learned from."""
         self.enforced = self.limit
-        """The limit that whoever enforces it was told last."""
+        """The limit that was last passed on to be enforced."""
 
     # -- reading
 

@@ -218,7 +218,7 @@ class LearnedLimit:
         return lasting.queue if lasting.windows >= _LASTING_WINDOWS and lasting.queue > worth else 0.0
 
     def _best(self, level: float) -> tuple[float, str]:
-        """Return the largest useful number in flight as decode time and prefill tell, and which of them."""
+        """Return the largest useful number in flight by decode time and prefill, and which of them limits."""
         p, most, why = self._p, float(self._p.high), "grow"
         ratio = self._decode_over_prefill
         if p.streamed and ratio < inf:

@@ -18,26 +18,26 @@ _INTEGRALS = ((g.IN_FLIGHT_S, -3), (g.WAITING_S, -2), (g.TOKENS_S, -1))
 class SharedTotals:
     """Adds up the sums of other routers, so that no router's start, restart or end looks like work.
 
-    Of each router only what has come since it was first heard counts. What it had in flight when it told is
-    taken to have been in flight since, so that a router without events need not tell anything.
+    Of each router only what has come since it was first heard counts. What it had in flight when it reported is
+    taken to have been in flight since, so that a router without events need not report anything.
     """
 
     def __init__(self) -> None:
         self._total: Sums = [0.0] * g.N_SUMS
         self._last: dict[str, Sums] = {}
 
-    def add(self, told: Mapping[str, tuple[Sums, float]]) -> Sums:
+    def add(self, reports: Mapping[str, tuple[Sums, float]]) -> Sums:
         """Return the totals, and what is in flight now, waiting, and in tokens.
 
         Parameters
         ----------
-        told : mapping of str to (Sums, float)
+        reports : mapping of str to (Sums, float)
             Of each router that is there: its :meth:`~solver.load.control.learned.learner.LearnedCapacity.sums`,
-            and how many seconds ago it told them.
+            and how many seconds ago it reported them.
         """
-        self._last = {name: sums for name, sums in self._last.items() if name in told}
+        self._last = {name: sums for name, sums in self._last.items() if name in reports}
         now_there = [0.0, 0.0, 0.0]
-        for name, (sums, age_s) in told.items():
+        for name, (sums, age_s) in reports.items():
             current = list(sums)
             for place, count in _INTEGRALS:
                 current[place] += sums[count] * age_s

@@ -12,7 +12,7 @@
 -- ARGV[5]  number of peers (0: absent replicas keep no share)
 -- ARGV[6]  seconds until a silent replica counts as absent
 -- ARGV[7]  earliest and
--- ARGV[8]  latest time it can be, by the caller's monotonic clock; empty when the caller cannot tell. After an
+-- ARGV[8]  latest time it can be, by the caller's monotonic clock; empty when the caller does not know. After an
 --          answer 'late': the time it was then, and the reading of the server's clock, as 'set' and a number
 -- ARGV[9]  id of the operation, empty where a copy that comes later does no harm
 -- ARGV[10] how often it has been sent: a copy of an attempt that was carried out, or followed by a later one,

@@ -38,7 +38,7 @@ local function meter_named(m, key)
   end
 end
 
--- Ends that only a client whose clock is far ahead has told are not those of this period: it ends a length from now.
+-- Ends that only a client whose clock is far ahead has reported are not those of this period: it ends a length from now.
 local function period_end(meter)
   local ends = call('ZRANGEBYSCORE', prefix .. 'c:' .. meter[5], '(' .. exact(wall), '+inf', 'LIMIT', 0, 1)
   local first = tonumber(ends[1])

@@ -52,6 +52,8 @@ local function configure(limits)
     if is_model then call('ZREM', FORGOTTEN, name) end
     loaded[subject] = nil
     m = load(subject)
+    -- What leases of a forgotten model or pool of this name were charged with is not settled with the new one's usage.
+    if not (was_known or recovering) then m.resets = version end
   else
     if before ~= num(limits[8], 0) then -- what was spent counts from now on
       local used = advance(m, primary(m, 2))

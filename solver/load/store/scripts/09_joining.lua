@@ -63,7 +63,7 @@ if op == 'join' then -- making these functions takes longer than most operations
         else
           local amounts = {[0] = lease.amounts[1], lease.amounts[2], lease.amounts[3]}
           entry.charges = {}
-          for _, subject in ipairs({m, unpack(chain)}) do -- that is no news to those who tell what was used
+          for _, subject in ipairs({m, unpack(chain)}) do -- replicas that report what was used have counted it
             local changes = subject.usage
             if subject.metered then charge_all(subject, amounts, entry.charges) end
             subject.usage = changes
@@ -179,6 +179,12 @@ if op == 'join' then -- making these functions takes longer than most operations
         if needs_recount then recount() end
         promote_all()
       end
+    end
+    local listed_before = prefix .. 'trash' -- the name of the deletions in earlier versions
+    if call('EXISTS', listed_before) == 1 then
+      call('ZUNIONSTORE', DELETIONS, 2, DELETIONS, listed_before)
+      call('DEL', listed_before)
+      due = now
     end
     call('ZREMRANGEBYSCORE', MEMBERS, '-inf', exact(now - math.max(absent_s, 3600)))
     return {'joined', epoch, parts_of_caller()}
