@@ -46,7 +46,7 @@ FLEET = ROOT / "docs" / "examples" / "simulated_fleet.yaml"
 AZURE = "traces/azure_llm_2023_conv.csv"
 CLIENTS = "servegen/client_rates.csv.gz"
 LOADS = (0.6, 0.8, 0.95)
-FAST = "optimal-router:latency_weight=16"
+FAST = "optimal-router:latency_weight=12"
 OURS = ("optimal-router", FAST, "weighted-optimal")
 BLIND = ("blind-greedy", "blind-balanced", "blind-optimal")
 RIVALS = ("least-tokens", "route-balance")

@@ -34,19 +34,19 @@ class AnswerSize:
 
     def expected(self, input_tokens: int) -> float:
         """Return the expected tokens of the answer to a prompt of so many tokens."""
-        count, mean = self._classes.get(_class_of(input_tokens), (0.0, 0.0))
+        count, mean = self._classes.get(prompt_class(input_tokens), (0.0, 0.0))
         return (_PRIOR_WEIGHT * self.tokens + count * mean) / (_PRIOR_WEIGHT + count)
 
     def learn(self, input_tokens: int, output_tokens: int) -> None:
         """Take one more answer into the means."""
         self._count = min(self._count + 1.0, _MEMORY)
         self.tokens += (output_tokens - self.tokens) / self._count
-        kind = _class_of(input_tokens)
+        kind = prompt_class(input_tokens)
         count, mean = self._classes.get(kind, (0.0, 0.0))
         count = min(count + 1.0, _MEMORY)
         self._classes[kind] = (count, mean + (output_tokens - mean) / count)
 
 
-def _class_of(input_tokens: int) -> int:
+def prompt_class(input_tokens: int) -> int:
     """Return the class of a prompt: its size in half octaves, since squares double twice as fast."""
     return (input_tokens * input_tokens).bit_length()

@@ -148,8 +148,8 @@ class Replay:
 class _Run:
     """One replay while it happens."""
 
-    def __init__(self, scene: Scene, policy: Policy, clock: ManualClock) -> None:
-        self.scene, self.policy, self.clock = scene, policy, clock
+    def __init__(self, scene: Scene, policy: Policy, clock: ManualClock, timer: Callable[[], float]) -> None:
+        self.scene, self.policy, self.clock, self.timer = scene, policy, clock, timer
         self.servers = RunningServers(scene)
         self.outcome = [IN_FLIGHT] * len(scene.traffic)
         self.column = [-1] * len(scene.traffic)
@@ -162,15 +162,15 @@ class _Run:
         """End every request that is done by now, in order."""
         servers, heap = self.servers, self.servers.heap
         arrival, start, fails = servers.arrival, servers.start, servers.fails
-        ended, outcome, clock = self.policy.ended, self.outcome, self.clock
+        ended, outcome, clock, timer = self.policy.ended, self.outcome, self.clock, self.timer
         while heap and heap[0][0] <= now:
             at, request, column = servers.finish()
             clock.seconds = at
             failed = fails[request]
             outcome[request] = FAILED if failed else SERVED
-            asked = perf_counter()
+            asked = timer()
             ended(request, column, at - arrival[request], at - start[request], success=not failed)
-            self.observing_s += perf_counter() - asked
+            self.observing_s += timer() - asked
 
     def disrupt(self, at: float) -> None:
         """Begin and end what the schedule says for this moment, and tell the policy what it is told."""
@@ -187,9 +187,9 @@ class _Run:
     def arrive(self, requests: range, now: float) -> None:
         """Have the policy choose for requests that arrive together, and offer them to servers."""
         self.clock.seconds = now
-        asked = perf_counter()
+        asked = self.timer()
         chosen = self.policy.choose(requests)
-        self.decision_s.append(perf_counter() - asked)
+        self.decision_s.append(self.timer() - asked)
         self.decided.append(len(requests))
         column, outcome, offer = self.column, self.outcome, self.servers.offer
         for request, model in zip(requests, chosen, strict=True):
@@ -198,9 +198,9 @@ class _Run:
                 outcome[request] = REFUSED
             elif status := offer(request, model, now):
                 self._turned_away(request, model, status, now)
-        asked = perf_counter()
+        asked = self.timer()
         refreshed = self.policy.between_decisions()
-        took = perf_counter() - asked
+        took = self.timer() - asked
         self.observing_s += took
         if refreshed:
             self.refresh_s.append(took)
@@ -230,6 +230,7 @@ def replay(
     on_second: Callable[[float, RunningServers], object] | None = None,
     every_s: float = 1.0,
     on_progress: Callable[[int], object] | None = None,
+    timer: Callable[[], float] = perf_counter,
 ) -> Replay:
     """Run traffic against a policy until every request has ended.
 
@@ -247,6 +248,8 @@ def replay(
         For it; seconds.
     on_progress : callable, optional
         Called now and then with the number of requests that have arrived.
+    timer : callable
+        Seconds that decisions are measured with; ``time.process_time`` on a machine that does other work.
 
     Returns
     -------
@@ -258,7 +261,7 @@ def replay(
     O(n log n) besides the policy. At one moment departures come before disruptions, then arrivals. The garbage
     collector is off meanwhile, so that its pauses are not taken for decisions.
     """
-    run = _Run(scene, policy, clock)
+    run = _Run(scene, policy, clock, timer)
     arrival, n = run.servers.arrival, len(scene.traffic)
     changes = [*run.servers.change_times, math.inf]
     next_change, next_tick = changes[0], math.inf if on_second is None else 0.0
@@ -266,7 +269,7 @@ def replay(
     collecting = gc.isenabled()
     gc.collect()
     gc.disable()
-    began = perf_counter()
+    began = timer()
     try:
         while at < n:
             now, first = arrival[at], at
@@ -295,7 +298,7 @@ def replay(
             change_at += 1
             next_change = changes[change_at]
         run.depart_until(math.inf)
-        elapsed = perf_counter() - began
+        elapsed = timer() - began
     finally:
         policy.close()
         if collecting:

@@ -132,7 +132,7 @@ class Simulation:
                 self.out.print(results_table(found[1], self.variant.label))
                 self.out.print(difference_table(pairs, title))
         if self.compares_policies:
-            a, b = found[0]
+            a, b = found[0][:2]
             difference = differences(a, b)
             document["comparison"] = {"of": b["policy"], "against": a["policy"], **difference}
             if not self.quiet:

@@ -7,10 +7,6 @@ from typing import Annotated
 
 import typer
 
-_DEFAULT_POLICIES = (
-    "weighted-optimal,optimal-router,blind-greedy,least-tokens,route-balance,round-robin,random"
-)
-
 
 def simulate(
     *,
@@ -28,8 +24,12 @@ def simulate(
         ),
     ] = None,
     policies: Annotated[
-        str, typer.Option(help="Comma-separated; the first is what the others are compared with.")
-    ] = _DEFAULT_POLICIES,
+        str | None,
+        typer.Option(
+            help="Comma-separated; the first is what the others are compared with. A useful choice by default; with"
+            " --compare of two policies, those two and these."
+        ),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="Repetitions that intervals are over.")] = 5,
     compare: Annotated[
         str | None, typer.Option(metavar="A,B", help="Two policies, or two fleet files: what B changes.")

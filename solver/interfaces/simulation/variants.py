@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from solver.problem.spec import Model
     from solver.simulate.servers import ServerParams
 
+_DEFAULT_POLICIES = (
+    "weighted-optimal,optimal-router,blind-greedy,least-tokens,route-balance,round-robin,random"
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
@@ -32,7 +36,7 @@ class Variant:
 
 def variant_of(
     compare: str | None,
-    policies: str,
+    policies: str | None,
     params: ServerParams,
     reading: Reading,
     changes: Sequence[Change],
@@ -44,8 +48,9 @@ def variant_of(
     ----------
     compare : str or None
         Two policies or two fleet files, separated by a comma.
-    policies : str
-        Names, separated by commas, where ``compare`` names none.
+    policies : str or None
+        Names, separated by commas; None: the default ones, or those that ``compare`` names alone. Two policies to be
+        compared come first.
     params : ServerParams
         Of both fleets.
     reading : Reading
@@ -60,7 +65,11 @@ def variant_of(
     SpecError
         If both ways of naming another fleet are used, or ``compare`` does not name two things.
     """
-    names = [name.strip() for name in policies.split(",") if name.strip()]
+    names = [
+        name.strip()
+        for name in (_DEFAULT_POLICIES if policies is None else policies).split(",")
+        if name.strip()
+    ]
     if changes:
         defaults = {
             "latency_s": params.latency_s,
@@ -78,4 +87,5 @@ def variant_of(
     if any(Path(part).suffix and Path(part).is_file() for part in parts):
         first, second = (Fleet(read_fleet(Path(part), reading), params) for part in parts)
         return Variant(fleet=second, label=parts[1], base=first, base_label=parts[0]), names
-    return Variant(), parts
+    others = [] if policies is None else [name for name in names if name not in parts]
+    return Variant(), parts + others

@@ -21,8 +21,14 @@ if TYPE_CHECKING:
     from solver.load.request_outcome import Outcome
     from solver.problem.spec import Model
 
+    _Coefficients = tuple[float, float, float]
+    _Sums = tuple[float, float, float, float, float, float]
+
+_PRIOR_WEIGHT = 3.0
+"""Requests that the assumed line counts for, once it is scaled to the observed times."""
+
 _RIDGE_WEIGHT = 1e-3
-"""Prior weight of the assumed coefficients, in pseudo-observations."""
+"""Least weight of the assumed coefficients, for regressors that have been zero so far."""
 
 _TOKENS_PER_UNIT = 1000.0
 """Tokens in one unit of a regressor: in thousands the normal matrix is well conditioned."""
@@ -33,7 +39,8 @@ _TOKEN_SCALE = np.array([1.0, _TOKENS_PER_UNIT, _TOKENS_PER_UNIT])
 _MIN_DURATION_MS = 1e-9
 """Duration of a request that takes no time: others are divided by it."""
 
-_DEFAULT_MS = np.array([500.0, 20.0, 20_000.0])
+_DEFAULT_LINE: _Coefficients = (500.0, 20.0, 20_000.0)
+_DEFAULT_MS = np.array(_DEFAULT_LINE)
 """Coefficients before anything is known: half a second to the first token, then 50 tokens a second."""
 
 _CACHED_TABLES = 4
@@ -70,24 +77,29 @@ class _Line:
     Plain floats: three unknowns are solved for several times faster than numpy's calls begin.
     """
 
-    __slots__ = ("absolute", "at_s", "count", "judged", "left", "right", "row", "signed", "solved", "squared")
+    __slots__ = (
+        "absolute",
+        "assumed",
+        "at_s",
+        "count",
+        "judged",
+        "left",
+        "right",
+        "row",
+        "signed",
+        "solved",
+        "squared",
+    )
 
-    def __init__(self, row: int, at_s: float) -> None:
-        self.row, self.at_s = row, at_s
-        self.left = (
-            0.0,
-            0.0,
-            0.0,
-            0.0,
-            0.0,
-            0.0,
-        )  # sums of 1, x, y, x², xy, y²: tokens in and out, thousands
-        self.right = (0.0, 0.0, 0.0)  # sums of latency times 1, x, y
+    def __init__(self, row: int, at_s: float, assumed: _Coefficients) -> None:
+        self.row, self.at_s, self.assumed = row, at_s, assumed
+        self.left: _Sums = (0.0,) * 6  # of 1, x, y, x², xy, y²: tokens in and out, thousands
+        self.right: _Coefficients = (0.0, 0.0, 0.0)  # sums of latency times 1, x, y
         self.count = 0.0
         self.judged = self.absolute = self.signed = self.squared = (
             0.0  # predictions, and sums of their errors
         )
-        self.solved: tuple[float, float, float] | None = None
+        self.solved: _Coefficients | None = None
 
     def age(self, factor: float, now_s: float) -> None:
         self.left = tuple([factor * value for value in self.left])  # type: ignore[assignment]  # six floats
@@ -113,36 +125,51 @@ class _Line:
         self.count += 1.0
         self.solved = None
 
-    def coefficients(self) -> tuple[float, float, float]:
+    def coefficients(self) -> _Coefficients:
         """Return milliseconds a request and a thousand tokens in and out, none below zero."""
         if self.solved is None:
-            answer = _ridge(self.left, self.right, (True, True, True))
+            left, right = self._with_assumed()
             free = [True, True, True]
+            answer = _solved(left, right, free)
             while (lowest := min(answer)) < 0.0:  # leave out the most negative until none is left
                 free[answer.index(lowest)] = False
-                answer = _ridge(self.left, self.right, free)
+                answer = _solved(left, right, free)
             self.solved = answer
         return self.solved
 
+    def _with_assumed(self) -> tuple[_Sums, _Coefficients]:
+        """Return the normal equations with a prior: the assumed line, scaled to the observed total of times.
 
-def _ridge(
-    left: tuple[float, float, float, float, float, float],
-    right: tuple[float, float, float],
-    free: Sequence[bool],
-) -> tuple[float, float, float]:
-    """Solve the normal equations for the free coefficients, those left out being 0.
+        The first answers tell how fast a model is, not how its time depends on the tokens: a line through them alone
+        would take a long answer for as quick as a short one. The prior weighs as much as a few requests of the
+        observed sizes do.
+        """
+        one, x, y, xx, xy, yy = self.left
+        a, b, c = self.assumed
+        assumed_total = a * one + b * x + c * y
+        if assumed_total <= 0.0:  # nothing that is known depends on tokens: the mean
+            a, b, c, assumed_total = 1.0, 0.0, 0.0, one
+        scale = self.right[0] / max(assumed_total, 1e-12)
+        weight = _PRIOR_WEIGHT / max(one, _PRIOR_WEIGHT * 1e-6)
+        of_one, of_x, of_y = _PRIOR_WEIGHT, weight * xx + _RIDGE_WEIGHT, weight * yy + _RIDGE_WEIGHT
+        by_one, by_x, by_y = self.right
+        return (one + of_one, x, y, xx + of_x, xy, yy + of_y), (
+            by_one + of_one * scale * a,
+            by_x + of_x * scale * b,
+            by_y + of_y * scale * c,
+        )
 
-    A weak prior expects the mean latency and no effect of tokens. Elimination without pivoting: the matrix is
-    symmetric and, with the prior, positive definite.
+
+def _solved(left: _Sums, right: _Coefficients, free: Sequence[bool]) -> _Coefficients:
+    """Solve positive definite normal equations for the free coefficients, those left out being 0.
+
+    Elimination without pivoting.
     """
     one, x, y, xx, xy, yy = left
-    mean = right[0] / max(one, 1e-12)
-    a, b, c = (one + _RIDGE_WEIGHT, x, y) if free[0] else (1.0, 0.0, 0.0)
-    d, e = (xx + _RIDGE_WEIGHT, xy) if free[1] else (1.0, 0.0)
-    f = yy + _RIDGE_WEIGHT if free[2] else 1.0
-    r = right[0] + _RIDGE_WEIGHT * mean if free[0] else 0.0
-    s = right[1] if free[1] else 0.0
-    t = right[2] if free[2] else 0.0
+    a, b, c = (one, x, y) if free[0] else (1.0, 0.0, 0.0)
+    d, e = (xx, xy) if free[1] else (1.0, 0.0)
+    f = yy if free[2] else 1.0
+    r, s, t = (value if use else 0.0 for value, use in zip(right, free, strict=True))
     if not free[1]:
         b = e = 0.0
     if not free[2]:
@@ -169,6 +196,12 @@ class _Fleet:
         self.row = np.zeros(len(models), np.intp)
         self.unknown = np.ones(len(models), np.bool_)
         self.average: tuple[NDArray[np.intp], ...] = ()  # by coefficient: columns the average stands for
+
+    def assumed(self, name: str) -> _Coefficients:
+        """Return what a model states, and the usual where it does not."""
+        stated = self.stated[self.column[name]]
+        a, b, c = np.where(stated == stated, stated, _DEFAULT_MS).tolist()
+        return a, b, c
 
     def find(self, lines: dict[str, _Line]) -> bool:
         """Look the models up again where lines are new; return whether any were. Lines are never dropped."""
@@ -241,7 +274,8 @@ class CompletionPredictor:
             now = self._clock.now()
             line = self._lines.get(outcome.model)
             if line is None:
-                line = self._lines[outcome.model] = _Line(len(self._lines), now)
+                line = _Line(len(self._lines), now, self._assumed(outcome.model))
+                self._lines[outcome.model] = line
             if now > line.at_s:
                 line.age(0.5 ** ((now - line.at_s) / self._half_life_s), now)
             if line.count > 0:  # judge the prediction before learning the answer
@@ -270,7 +304,20 @@ class CompletionPredictor:
             while len(self._tables) >= _CACHED_TABLES and id(models) not in self._tables:
                 del self._tables[next(iter(self._tables))]
             table = self._tables[id(models)] = _Table(models)
+            for name in table.fleet.column.keys() & self._lines.keys():
+                line = self._lines[name]
+                line.assumed, line.solved = table.fleet.assumed(name), None
+                self._unsolved.add(name)
+                for other in self._tables.values():
+                    other.observed.add(name)
         return table
+
+    def _assumed(self, name: str) -> _Coefficients:
+        """Return the line that a model's stated facts imply, where a fleet with it is known. Under the lock."""
+        for table in self._tables.values():
+            if name in table.fleet.column:
+                return table.fleet.assumed(name)
+        return _DEFAULT_LINE
 
     def _estimates(self, fleet: _Fleet) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the coefficients and the spread of every model. O(m), under the lock."""

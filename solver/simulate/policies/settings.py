@@ -19,6 +19,9 @@ class PolicySettings:
         How much a model's utilization lowers its score, 0 to 1.
     latency_weight : float, optional
         Score points a second of service costs, >= 0.
+    tail_weight : float, optional
+        Score points a second of the mean latency of the slowest twentieth costs, >= 0; ``optimal-router`` only.
+        Default: a twentieth of the range of predicted scores. 0: seconds count alike, whoever waits them.
     cost_weight : float, optional
         Score points a US dollar costs, >= 0.
     wait_cost : float, optional
@@ -28,6 +31,7 @@ class PolicySettings:
 
     load_weight: float | None = None
     latency_weight: float | None = None
+    tail_weight: float | None = None
     cost_weight: float | None = None
     wait_cost: float | None = None
 

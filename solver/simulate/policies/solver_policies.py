@@ -13,6 +13,7 @@ from solver.load.tracker import LoadTracker
 from solver.online.learned_answer_size import AnswerSize
 from solver.online.parameters import RefreshParams
 from solver.online.router import OptimalRouter
+from solver.online.tail_latency import TailLatency
 from solver.problem.spec import Agent, Objective
 from solver.simulate.policies.learned_slowdown import LearnedSlowdown
 from solver.simulate.policies.settings import PolicySettings
@@ -20,6 +21,8 @@ from solver.simulate.replay import PolicyBase
 from solver.solution.solving import warm_up
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from solver.clock import ManualClock
     from solver.load.lease import Lease
     from solver.online.decision import Decision
@@ -29,6 +32,8 @@ _ENDLESS_TTL_S = 1e8
 """Time to live of leases in a replay, where renewals are not simulated."""
 _WAIT_COST = 0.1
 """Default cost of a second of waiting, as a share of the range of predicted scores."""
+_TAIL_COST = 0.05
+"""Default cost of a second of the mean latency of the slowest twentieth, as a share of the same range."""
 _NEVER = 1e9
 """Arrivals or seconds after which the router itself would refresh its prices; the replay does so between decisions."""
 _REFRESH_ARRIVALS, _REFRESH_S = 10, 0.5
@@ -188,7 +193,7 @@ class RoutedOneByOne(_Tracked):
     clock : ManualClock
         Of the tracker.
     settings : PolicySettings, optional
-        What seconds and dollars cost in score.
+        What seconds, slow answers and dollars cost in score.
     """
 
     def __init__(self, scene: Scene, clock: ManualClock, settings: PolicySettings | None = None) -> None:
@@ -197,9 +202,11 @@ class RoutedOneByOne(_Tracked):
         self._clock = clock
         self._latency_weight = settings.latency_weight or 0.0
         self._cost_weight = settings.cost_weight or 0.0
+        span = float(np.ptp(scene.quality.predicted))
+        self._tail_weight = _TAIL_COST * span if settings.tail_weight is None else settings.tail_weight
         wait_cost = settings.wait_cost
         if wait_cost is None:
-            wait_cost = self._latency_weight or _WAIT_COST * float(np.ptp(scene.quality.predicted))
+            wait_cost = self._latency_weight or _WAIT_COST * span
         self._predictor = CompletionPredictor(clock=clock)
         self.tracker.listen(self._predictor.observe)
         self._router = OptimalRouter(
@@ -218,6 +225,7 @@ class RoutedOneByOne(_Tracked):
         self._in_flight = np.zeros(len(scene.fleet))
         self._used_at_start: dict[int, float] = {}
         self._slowdown = LearnedSlowdown()
+        self._tail = TailLatency()
         self._arrived, self._refreshed_s = 0, 0.0
 
     def choose(self, requests: range) -> list[int]:
@@ -225,12 +233,14 @@ class RoutedOneByOne(_Tracked):
         rows = slice(requests.start, requests.stop)
         inputs = self._inputs[rows]
         expected = [self._answer.expected(tokens) for tokens in inputs]
-        service_s = self._predictor.predict_ms(self._models, inputs, expected) / 1000.0
         used = np.minimum(self._in_flight / self._slots, 1.0)
-        service_s = service_s * self._slowdown.factors(used)
+        slowdown = self._slowdown.factors(used)
+        service_s = slowdown * self._predictor.predict_ms(self._models, inputs, expected) / 1000.0
         scores = self._scene.quality.predicted[rows]
         if self._latency_weight:
             scores = scores - self._latency_weight * service_s
+        if self._tail_weight:
+            scores = scores - self._tail_weight * self._tail_excess_s(inputs, slowdown)
         if self._cost_weight:
             prices = self._scene.fleet.token_prices
             scores = scores - self._cost_weight * prices.cost_usd(
@@ -251,6 +261,16 @@ class RoutedOneByOne(_Tracked):
         self._arrived += len(requests)
         return chosen
 
+    def _tail_excess_s(self, inputs: list[int], slowdown: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return what each request would add to the mean of the slowest latencies on each model."""
+        n, predict = len(inputs), self._predictor.predict_ms
+        prompt_ms = predict(self._models, inputs, [0.0] * n)
+        of_tokens = predict(self._models, [0.0, 0.0], [0.0, 1000.0])
+        s_per_token = np.maximum(slowdown * (of_tokens[1] - of_tokens[0]) / 1e6, 1e-9)
+        turns = np.maximum(self._in_flight + 1.0 - self._slots, 0.0) / self._slots
+        wait_s = turns * (slowdown * of_tokens[0] / 1000.0 + s_per_token * self._answer.tokens)
+        return self._tail.excess_s(inputs, slowdown * prompt_ms / 1000.0 + wait_s, s_per_token)
+
     def between_decisions(self) -> bool:
         """Compute prices again when it is time, as the router's own thread does it in service."""
         now = self._clock.seconds
@@ -266,6 +286,7 @@ class RoutedOneByOne(_Tracked):
         used = self._used_at_start.pop(request)
         if success:
             self._answer.learn(self._inputs[request], self._outputs[request])
+            self._tail.learn(self._inputs[request], self._outputs[request], latency_s)
             predicted = self._predictor.predict_ms(
                 self._models, [self._inputs[request]], [self._outputs[request]]
             )

@@ -235,6 +235,19 @@ def test_a_missing_fleet_to_compare_is_named(fleet: Path, capsys: pytest.Capture
     assert "no such file" in said
 
 
+def test_policies_run_beside_those_compared(
+    tmp_path: Path, fleet: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "o.json"
+    arguments = ["--fleet", str(fleet), "--requests", "40", "--compare", "random,round-robin"]
+    assert _said([*arguments, "--policies", "least-tokens,random", "--json", str(out)], capsys)[0] == 0
+    document = json.loads(out.read_text())
+    assert [one["policy"] for one in document["results"]] == ["random", "round-robin", "least-tokens"]
+    assert document["comparison"]["of"] == "round-robin"
+    assert main(["simulate", *arguments, "--seeds", "1", "--json", str(out), "--force"]) == 0
+    assert len(json.loads(out.read_text())["results"]) == 2
+
+
 def test_one_seed_has_no_interval_of_a_difference(fleet: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--fleet", str(fleet), "--requests", "40", "--what-if", "slots.small=+2"]
     said = _said(arguments, capsys)[1]
