@@ -11,6 +11,7 @@ import numpy as np
 
 from solver.clock import Clock, MonotonicClock
 from solver.errors import SpecError
+from solver.load.balance.latency_line import LatencyLine
 from solver.load.checks import positive_problems
 
 if TYPE_CHECKING:
@@ -18,17 +19,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from solver.load.balance.latency_line import Coefficients
     from solver.load.request_outcome import Outcome
     from solver.problem.spec import Model
 
-    _Coefficients = tuple[float, float, float]
-    _Sums = tuple[float, float, float, float, float, float]
-
-_PRIOR_WEIGHT = 3.0
-"""Requests that the assumed line counts for, once it is scaled to the observed times."""
-
-_RIDGE_WEIGHT = 1e-3
-"""Least weight of the assumed coefficients, for regressors that have been zero so far."""
 
 _TOKENS_PER_UNIT = 1000.0
 """Tokens in one unit of a regressor: in thousands the normal matrix is well conditioned."""
@@ -39,7 +33,7 @@ _TOKEN_SCALE = np.array([1.0, _TOKENS_PER_UNIT, _TOKENS_PER_UNIT])
 _MIN_DURATION_MS = 1e-9
 """Duration of a request that takes no time: others are divided by it."""
 
-_DEFAULT_LINE: _Coefficients = (500.0, 20.0, 20_000.0)
+_DEFAULT_LINE: Coefficients = (500.0, 20.0, 20_000.0)
 _DEFAULT_MS = np.array(_DEFAULT_LINE)
 """Coefficients before anything is known: half a second to the first token, then 50 tokens a second."""
 
@@ -71,118 +65,6 @@ class Calibration:
     relative_error: float
 
 
-class _Line:
-    """Decayed normal equations of ``latency = a + b·input + c·output`` for one model, and its past errors.
-
-    Plain floats: three unknowns are solved for several times faster than numpy's calls begin.
-    """
-
-    __slots__ = (
-        "absolute",
-        "assumed",
-        "at_s",
-        "count",
-        "judged",
-        "left",
-        "right",
-        "row",
-        "signed",
-        "solved",
-        "squared",
-    )
-
-    def __init__(self, row: int, at_s: float, assumed: _Coefficients) -> None:
-        self.row, self.at_s, self.assumed = row, at_s, assumed
-        self.left: _Sums = (0.0,) * 6  # of 1, x, y, x², xy, y²: tokens in and out, thousands
-        self.right: _Coefficients = (0.0, 0.0, 0.0)  # sums of latency times 1, x, y
-        self.count = 0.0
-        self.judged = self.absolute = self.signed = self.squared = (
-            0.0  # predictions, and sums of their errors
-        )
-        self.solved: _Coefficients | None = None
-
-    def age(self, factor: float, now_s: float) -> None:
-        self.left = tuple([factor * value for value in self.left])  # type: ignore[assignment]  # six floats
-        self.right = tuple([factor * value for value in self.right])  # type: ignore[assignment]  # three
-        self.count *= factor
-        self.judged *= factor
-        self.absolute *= factor
-        self.signed *= factor
-        self.squared *= factor
-        self.at_s = now_s
-
-    def judge(self, error_ms: float) -> None:
-        self.judged += 1.0
-        self.absolute += abs(error_ms)
-        self.signed += error_ms
-        self.squared += error_ms * error_ms
-
-    def learn(self, x: float, y: float, latency_ms: float) -> None:
-        one, to_x, to_y, xx, xy, yy = self.left
-        self.left = (one + 1.0, to_x + x, to_y + y, xx + x * x, xy + x * y, yy + y * y)
-        by_one, by_x, by_y = self.right
-        self.right = (by_one + latency_ms, by_x + x * latency_ms, by_y + y * latency_ms)
-        self.count += 1.0
-        self.solved = None
-
-    def coefficients(self) -> _Coefficients:
-        """Return milliseconds a request and a thousand tokens in and out, none below zero."""
-        if self.solved is None:
-            left, right = self._with_assumed()
-            free = [True, True, True]
-            answer = _solved(left, right, free)
-            while (lowest := min(answer)) < 0.0:  # leave out the most negative until none is left
-                free[answer.index(lowest)] = False
-                answer = _solved(left, right, free)
-            self.solved = answer
-        return self.solved
-
-    def _with_assumed(self) -> tuple[_Sums, _Coefficients]:
-        """Return the normal equations with a prior: the assumed line, scaled to the observed total of times.
-
-        The first answers tell how fast a model is, not how its time depends on the tokens: a line through them alone
-        would take a long answer for as quick as a short one. The prior weighs as much as a few requests of the
-        observed sizes do.
-        """
-        one, x, y, xx, xy, yy = self.left
-        a, b, c = self.assumed
-        assumed_total = a * one + b * x + c * y
-        if assumed_total <= 0.0:  # nothing that is known depends on tokens: the mean
-            a, b, c, assumed_total = 1.0, 0.0, 0.0, one
-        scale = self.right[0] / max(assumed_total, 1e-12)
-        weight = _PRIOR_WEIGHT / max(one, _PRIOR_WEIGHT * 1e-6)
-        of_one, of_x, of_y = _PRIOR_WEIGHT, weight * xx + _RIDGE_WEIGHT, weight * yy + _RIDGE_WEIGHT
-        by_one, by_x, by_y = self.right
-        return (one + of_one, x, y, xx + of_x, xy, yy + of_y), (
-            by_one + of_one * scale * a,
-            by_x + of_x * scale * b,
-            by_y + of_y * scale * c,
-        )
-
-
-def _solved(left: _Sums, right: _Coefficients, free: Sequence[bool]) -> _Coefficients:
-    """Solve positive definite normal equations for the free coefficients, those left out being 0.
-
-    Elimination without pivoting.
-    """
-    one, x, y, xx, xy, yy = left
-    a, b, c = (one, x, y) if free[0] else (1.0, 0.0, 0.0)
-    d, e = (xx, xy) if free[1] else (1.0, 0.0)
-    f = yy if free[2] else 1.0
-    r, s, t = (value if use else 0.0 for value, use in zip(right, free, strict=True))
-    if not free[1]:
-        b = e = 0.0
-    if not free[2]:
-        c = e = 0.0
-    by, cy = b / a, c / a
-    d, e, f = d - by * b, e - by * c, f - cy * c
-    s, t = s - by * r, t - cy * r
-    ey = e / d
-    third = (t - ey * s) / (f - ey * e)
-    second = (s - e * third) / d
-    return ((r - b * second - c * third) / a, second, third)
-
-
 class _Fleet:
     """Where the models of one fleet stand in the arrays of what was learned."""
 
@@ -197,13 +79,13 @@ class _Fleet:
         self.unknown = np.ones(len(models), np.bool_)
         self.average: tuple[NDArray[np.intp], ...] = ()  # by coefficient: columns the average stands for
 
-    def assumed(self, name: str) -> _Coefficients:
+    def assumed(self, name: str) -> Coefficients:
         """Return what a model states, and the usual where it does not."""
         stated = self.stated[self.column[name]]
         a, b, c = np.where(stated == stated, stated, _DEFAULT_MS).tolist()
         return a, b, c
 
-    def find(self, lines: dict[str, _Line]) -> bool:
+    def find(self, lines: dict[str, LatencyLine]) -> bool:
         """Look the models up again where lines are new; return whether any were. Lines are never dropped."""
         if len(lines) == self.lines:
             return False
@@ -259,7 +141,7 @@ class CompletionPredictor:
         self._half_life_s = half_life_s
         self._clock = clock or MonotonicClock()
         self._lock = threading.Lock()
-        self._lines: dict[str, _Line] = {}
+        self._lines: dict[str, LatencyLine] = {}
         self._unsolved: set[str] = set()
         self._learned = np.zeros((8, 3))  # coefficients by row of a line
         self._spread = np.zeros(8)  # standard deviation of the errors likewise, NaN before the first
@@ -274,7 +156,7 @@ class CompletionPredictor:
             now = self._clock.now()
             line = self._lines.get(outcome.model)
             if line is None:
-                line = _Line(len(self._lines), now, self._assumed(outcome.model))
+                line = LatencyLine(len(self._lines), now, self._assumed(outcome.model))
                 self._lines[outcome.model] = line
             if now > line.at_s:
                 line.age(0.5 ** ((now - line.at_s) / self._half_life_s), now)
@@ -312,7 +194,7 @@ class CompletionPredictor:
                     other.observed.add(name)
         return table
 
-    def _assumed(self, name: str) -> _Coefficients:
+    def _assumed(self, name: str) -> Coefficients:
         """Return the line that a model's stated facts imply, where a fleet with it is known. Under the lock."""
         for table in self._tables.values():
             if name in table.fleet.column:
