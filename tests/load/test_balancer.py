@@ -675,3 +675,31 @@ def test_prices_for_another_fleet_are_refused() -> None:
     balancer = LoadBalancer(LoadTracker(), strategy=Priced([0.0]), routing="greedy")
     with pytest.raises(SpecError, match=r"prices: expected shape \(2,\)"):
         balancer.select(coders(1), [model("a", 1), model("b", 1)])
+
+
+# -- equal models
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_of_equal_models_an_idle_one_comes_before_a_busy_one(strategy: str) -> None:
+    balancer = LoadBalancer(LoadTracker(), strategy=strategy, routing="greedy", seed=5)
+    fleet = [model(name, 3) for name in "abcde"]
+    chosen = [served(balancer.assign_and_reserve(coders(1), fleet))[0] for _ in range(15)]
+    assert [len(set(chosen[k : k + 5])) for k in (0, 5, 10)] == [5, 5, 5]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("slots", [0, 1])
+def test_of_equal_models_the_shorter_queue_comes_first(strategy: str, slots: int) -> None:
+    tracker = LoadTracker()
+    balancer = LoadBalancer(tracker, strategy=strategy, routing="greedy", queue=True)
+    fleet = [model(name, slots, max_queue=9) for name in "ab"]
+    for agent in coders(2 * slots + 6):
+        assert balancer.assign_and_reserve([agent], fleet)[0].lease is not None
+    assert tracker.snapshot().queued.tolist() == [3, 3]
+
+
+def test_a_batch_waits_where_no_model_has_slots() -> None:
+    balancer = LoadBalancer(LoadTracker(), strategy="least_loaded", routing="balanced", queue=True)
+    reserved = balancer.assign_and_reserve(coders(4), [model(name, 0, max_queue=4) for name in "ab"])
+    assert sorted(str(each.model_id) for each in reserved) == ["a", "a", "b", "b"]

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
+import redis.asyncio
 
-from solver.errors import StoreDownError
+from solver.errors import SpecError, StoreDownError
 from solver.load.lease import Ask, LeaseState, ReleaseOutcome
 from solver.load.refusal import Refusal, RefusalReason
 from solver.load.store.base import Limits
@@ -92,3 +93,8 @@ def test_every_error_is_an_outage(redis_server: RedisServer, error: Exception) -
     states = [store.acquire(Ask(model="m", lease_id=f"c{k}", ttl_s=60.0)) for k in range(3)]
     assert states.count(LeaseState.RUNNING) >= 1
     store.close()
+
+
+def test_a_client_of_asyncio_is_refused_with_what_to_give_instead() -> None:
+    with pytest.raises(SpecError, match=r"server: expected redis\.Redis, .* got a client of redis\.asyncio"):
+        RedisStore(redis.asyncio.Redis(), replicas=1)

@@ -131,10 +131,13 @@ class BatchBuilder:
                 [agent.input_tokens for agent in agents],
                 [agent.output_tokens for agent in agents],
             )
+        active = snapshot.active[where].astype(np.float64)
+        if self._queue:
+            active += snapshot.queued[where]
         return Work(
             quality=terms.quality,
             eligible=eligible,
-            active=snapshot.active[where].astype(np.float64),
+            active=active,
             slots=slots,
             divisor=divisor,
             room=room,

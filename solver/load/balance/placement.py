@@ -27,7 +27,7 @@ _MAX_SLOT_CELLS = 200_000
 """Agents times slots up to which a placement is solved slot by slot."""
 
 _PLACEMENT_TIE = 1e-9
-"""Relative difference below which two values are equal and the choice between them is random."""
+"""Relative difference below which two values are equal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -64,7 +64,7 @@ def place_greedy(
     for i in order:
         value = strategy.values(work, active, i)
         value[closed[i]] = -np.inf
-        j = _best(value, rng)
+        j = _best(value, rng, active, work.divisor)
         if j == UNASSIGNED or (work.penalty is not None and value[j] < work.left_out(i)):
             continue
         choice[i] = j
@@ -136,7 +136,7 @@ def place_one(
         level[out] = np.inf
         out |= level > level[level.argmin()] * (1.0 + _PLACEMENT_TIE)
     value[out] = -np.inf  # out of the question
-    j = _best(value, rng)
+    j = _best(value, rng, work.active, work.divisor)
     if j == UNASSIGNED or (work.penalty is not None and value[j] < work.left_out(0)):
         return UNASSIGNED, 0.0
     return j, float(value[j])
@@ -188,8 +188,16 @@ class Placer:
             return place_one(work, self.strategy, self._routing, self._rng)
 
 
-def _best(value: NDArray[np.float64], rng: np.random.Generator) -> int:
-    """Return the position of the largest value, ties by chance; UNASSIGNED when all are ``-inf``."""
+def _best(
+    value: NDArray[np.float64],
+    rng: np.random.Generator,
+    active: NDArray[np.float64],
+    divisor: NDArray[np.float64],
+) -> int:
+    """Return the position of the largest value; UNASSIGNED when all are ``-inf``.
+
+    Ties go to the lowest utilization, beyond that by chance.
+    """
     first = int(value.argmax())
     best = float(value[first])
     if best == -np.inf:
@@ -198,6 +206,8 @@ def _best(value: NDArray[np.float64], rng: np.random.Generator) -> int:
     if np.count_nonzero(ties) == 1:
         return first
     equal = ties.nonzero()[0]
+    utilization = active[equal] / divisor[equal]
+    equal = equal[utilization <= utilization.min() * (1.0 + _PLACEMENT_TIE)]
     return int(equal[rng.integers(len(equal))])
 
 
@@ -249,7 +259,7 @@ def _level_room(work: Work) -> NDArray[np.int64]:
 
 def _room_at(level: float, work: Work, room: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return how many more fit each model without going above a utilization."""
-    fits = np.floor(level * work.slots * (1.0 + 1e-12) + 1e-9) - work.active
+    fits = np.floor(level * work.divisor * (1.0 + 1e-12) + 1e-9) - work.active
     return np.clip(fits, 0, room).astype(np.int64)
 
 

@@ -190,8 +190,8 @@ class Reserver:
             answer = self._acquire(agent, pool, snapshot, j, work, quality)
             if isinstance(answer, Lease):  # room has come back meanwhile
                 score = float(reported[j])
-                told_reason = served_reason(self._placer.strategy, score, 100.0)
-                return Reservation(agent.id, pool.ids[j], score, told_reason, answer)
+                reason_served = served_reason(self._placer.strategy, score, 100.0)
+                return Reservation(agent.id, pool.ids[j], score, reason_served, answer)
             if best is None or _retry_s(answer) < _retry_s(best):
                 best = answer
         return _refused(agent, reason, best)

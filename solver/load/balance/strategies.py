@@ -25,7 +25,7 @@ class Work:
     eligible : (n, m) bool
         False forbids the pair.
     active : (m,) float64
-        Slots taken before the batch.
+        Slots taken before the batch; where queue places count as room, with the requests in the queue.
     slots : (m,) float64
         Slots of each model; 0 for a drained one.
     divisor : (m,) float64

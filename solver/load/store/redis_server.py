@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.resources
+import inspect
 import re
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,9 @@ def client_of(server: Any, timeout_s: float) -> Any:
     if not isinstance(server, str):
         if not callable(getattr(server, "evalsha", None)):
             raise SpecError(Violation("server", "expected a URL or a redis.Redis client", server))
+        if inspect.iscoroutinefunction(getattr(server, "execute_command", None)):
+            rule = "expected redis.Redis, whose calls the asyncio methods make in threads of their own"
+            raise SpecError(Violation("server", rule, shown="a client of redis.asyncio"))
         return server
     try:
         return redis.Redis.from_url(
