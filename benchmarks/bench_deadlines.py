@@ -222,6 +222,7 @@ SHAPES = (
     limits_shape(10, 3, "mixed", 4),
     limits_shape(2_000, 10, "budget", 10),
     limits_shape(20_000, 10, "budget", 3),
+    limits_shape(5_000, 50, "budget", 5, unassigned_penalty=np.inf),
     limits_shape(100, 5_000, "budget", 1),
     limits_shape(1_000, 1_000, "apart", 50, 1.0),
     limits_shape(20_000, 20, "floor", 20),

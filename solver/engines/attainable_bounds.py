@@ -17,12 +17,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.problem.instance import Instance
+    from solver.problem.limit_rows import Layer
 
 _MAX_STEP_ENTRIES = 5_000_000
 """Pairs times layers up to which coefficients are searched for a common step."""
 
 _LARGEST_WHOLE = 2.0**53
 """Whole numbers up to this are exact in float64."""
+
+_LOOKED_AT = 8
+"""Agents whose coefficients are looked at before all."""
 
 _ROW_STEPS = "_row_steps"
 """Name under which an instance keeps the steps of its rows."""
@@ -57,6 +61,8 @@ def _row_steps(instance: Instance) -> NDArray[np.float64]:
     assert limits is not None
     step = np.zeros(limits.count)
     for layer in limits.layers:
+        if _is_one_row_without_step(layer):
+            continue
         touched = np.nonzero((layer.row != NO_ROW) & (layer.coefficient != 0))
         row, size = layer.row[touched], np.abs(layer.coefficient[touched])
         if not len(row):
@@ -71,3 +77,12 @@ def _row_steps(instance: Instance) -> NDArray[np.float64]:
             divisor = np.gcd.reduceat(np.where(size < _LARGEST_WHOLE, size, 0.0).astype(np.int64), first)
             step[row[first]] = np.where(whole & (least != most), divisor, step[row[first]])
     return step
+
+
+def _is_one_row_without_step(layer: Layer) -> bool:
+    """Whether a few coefficients of a layer that is a single row show already that it has no step."""
+    if layer.row.strides != (0, 0) or not layer.row.size or layer.row[0, 0] == NO_ROW:
+        return False
+    some = np.abs(layer.coefficient[:_LOOKED_AT])
+    some = some[some > 0]
+    return len(some) > 1 and bool((some != some[0]).any()) and bool((some != np.floor(some)).any())

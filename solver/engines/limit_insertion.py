@@ -26,6 +26,9 @@ _S_PER_ENTRY = 1.5e-8
 _ROUND_S = 3e-4
 """The same, for the round itself."""
 
+_MODELS_TRIED = 8
+"""Models of the highest score that are tried for a group of agents."""
+
 _MAX_ENTRIES = 20_000_000
 """Agents left out times models at most: 160 MB of bids."""
 
@@ -35,8 +38,8 @@ def insert_left_out(
 ) -> None:
     """Give agents left out a model in place, where nothing is broken by it. O(k m · layers) a round for k of them.
 
-    Agents that must share a model stay as they are. Limits that may be exceeded are kept, too.
-    Pairs that a lower limit still asks for come first.
+    Agents that must share a model come first, a group on the best of a few models that hold all of it. Limits that may
+    be exceeded are kept, too. Pairs that a lower limit still asks for come before others.
 
     Parameters
     ----------
@@ -56,6 +59,7 @@ def insert_left_out(
     room = instance.capacity - instance.usage(choice, np.flatnonzero(choice != UNASSIGNED))
     used, size = limits.usage_and_magnitude(choice)
     slack = limits.bound - used + 0.5 * EXCESS_TOLERANCE * size
+    _place_groups(instance, limits, choice, room, slack, deadline)
     layers = 1 + instance.r + len(limits.layers)
     for _ in range(instance.n):  # every round places an agent, or is the last
         entries = len(waiting) * instance.m
@@ -81,6 +85,40 @@ def insert_left_out(
         taken = _taken(instance, limits, waiting, bid, room, slack)
         choice[waiting[taken]] = bid[taken]
         waiting = waiting[~taken]
+
+
+def _place_groups(
+    instance: Instance,
+    limits: LimitRows,
+    choice: NDArray[np.int64],
+    room: NDArray[np.float64],
+    slack: NDArray[np.float64],
+    deadline: Deadline,
+) -> None:
+    """Give groups left out the best of a few models that have room for all of their agents; take it off in place."""
+    for group in limits.together:
+        if choice[group[0]] != UNASSIGNED:
+            continue
+        if deadline.limited and deadline.expired():
+            break
+        amount = np.full((instance.m, 1), float(len(group)))
+        if instance.demand is not None:
+            amount = instance.demand[group].sum(axis=0)
+        value = np.asarray(instance.score[group], dtype=np.float64).sum(axis=0)
+        value = np.where((amount <= room).all(axis=1), value, -np.inf)
+        for model in np.argsort(-value, kind="stable")[:_MODELS_TRIED]:
+            if not value[model] > -np.inf or value[model] < instance.unserved[group].sum():
+                break
+            added = np.zeros(limits.count + 1)
+            for layer in limits.layers:
+                row, coefficient = layer.row[group, model], layer.coefficient[group, model]
+                added += np.bincount(row % len(added), weights=coefficient, minlength=len(added))
+            if (added[:-1] > np.maximum(slack, 0.0)).any():
+                continue
+            choice[group] = model
+            room[model] -= amount[model]
+            slack -= added[:-1]
+            break
 
 
 def _values(

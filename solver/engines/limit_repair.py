@@ -77,12 +77,12 @@ def repaired(instance: Instance, choice: NDArray[np.int64], deadline: Deadline) 
         if deadline.remaining_s() < _SECONDS_PER_COUNTED * entries:
             return None
         served = np.flatnonzero(choice != UNASSIGNED)
-        excess = _excess(limits, choice)
-        if not excess.any():
+        beyond = excess(limits, choice)
+        if not beyond.any():
             break
         if deadline.remaining_s() < _SECONDS_PER_SORTED * entries:
             return None
-        leaving = _leaving(instance, limits, choice, served, excess)
+        leaving = _leaving(instance, limits, choice, served, beyond)
         if not len(leaving):  # a lower limit
             break
         out = np.zeros(instance.n, bool)
@@ -91,10 +91,10 @@ def repaired(instance: Instance, choice: NDArray[np.int64], deadline: Deadline) 
     share_s = _INSERTION_SHARE * max(0.0, deadline.remaining_s())
     insert_left_out(instance, limits, choice, replace(deadline, ends_s=deadline.clock.now() + share_s))
     stays = (choice != UNASSIGNED) | np.isfinite(instance.unserved)
-    return choice if bool(stays.all()) and not _excess(limits, choice).any() else None
+    return choice if bool(stays.all()) and not excess(limits, choice).any() else None
 
 
-def _excess(limits: LimitRows, choice: NDArray[np.int64]) -> NDArray[np.float64]:
+def excess(limits: LimitRows, choice: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return by how much each row that must hold is broken, 0 for all others."""
     used, size = limits.usage_and_magnitude(choice)
     excess = np.where(limits.hard, used - limits.bound, 0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import solver
+import solver.clock
 from solver.clock import Deadline
+from solver.engines.attainable_bounds import attainable_bounds
 from solver.engines.base import Claim, load_engine
 from solver.engines.certificate import certify
 from solver.engines.limit_insertion import insert_left_out
@@ -338,3 +341,49 @@ def test_agents_are_inserted_only_where_all_limits_hold(seed: int) -> None:
             again = certify(instance, Claim(choice=tried))
             soft = instance.limits.violation_charges(again.limit_load).sum() > 0
             assert again.violations or soft
+
+
+@pytest.mark.parametrize("penalty", [None, np.inf])
+def test_budgets_of_large_batches_have_an_answer_before_a_search_could_be_set_up(
+    penalty: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Greedy at the prices of a sample serves all, where greedy by itself leaves a tenth out."""
+    monkeypatch.setattr(solver.clock.MonotonicClock, "now", lambda self: time.process_time())
+    solver.warm_up()
+    rng = np.random.default_rng(0)
+    scores = rng.uniform(0, 100, (4_000, 40))
+    limits: list[solver.Limit] = [
+        solver.Budget(name=f"b{k}", amount=8_800.0, cost=rng.uniform(0, 5, (4_000, 40))) for k in range(4)
+    ]
+    limits.append(solver.Together(name="tied", agents=np.arange(6)))
+    answer = solver.assign(
+        scores, np.full(40, 120), limits=limits, unassigned_penalty=penalty, deadline_ms=150
+    )
+    assert (answer.choice >= 0).all()
+    assert len(set(answer.choice[:6].tolist())) == 1
+    assert answer.gap < 0.03
+
+
+def test_a_group_left_out_is_placed_as_a_whole() -> None:
+    limits = [
+        solver.Together(name="tied", agents=[0, 1, 2]),
+        solver.Quota(name="few", agents=[0, 1, 2, 3], models=[0], at_most=2),
+    ]
+    instance = build_instance([[9, 5, 1], [9, 5, 1], [9, 5, 1], [9, 0, 0]], [4, 3, 4], limits=limits)
+    choice = repaired(instance, np.array([0, 0, 1, 0]), Deadline.after(None))
+    assert choice is not None
+    assert choice.tolist() == [1, 1, 1, 0]
+
+
+def test_a_budget_in_steps_is_recognised_whatever_its_first_agents_cost() -> None:
+    cost = np.full((40, 2), 4.0)
+    cost[:9] = 2.0
+    steps = build_instance(
+        np.ones((40, 2)), [40, 40], limits=[solver.Budget(name="usd", amount=10.5, cost=cost)]
+    )
+    assert attainable_bounds(steps).tolist() == [10.0]
+    cost[0] = 2.5
+    loose = build_instance(
+        np.ones((40, 2)), [40, 40], limits=[solver.Budget(name="usd", amount=10.5, cost=cost)]
+    )
+    assert attainable_bounds(loose).tolist() == [10.5]

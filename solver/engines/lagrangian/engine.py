@@ -14,6 +14,7 @@ from solver.engines.lagrangian.interior_point import Relaxation, relax
 from solver.engines.lagrangian.large import Large
 from solver.engines.lagrangian.params import LagrangianParams
 from solver.engines.lagrangian.rounding import drop_to_fit, insert_unassigned
+from solver.engines.lagrangian.sampling import SamplePrices, sample_prices
 from solver.engines.lagrangian.violation_agents import with_violation_agents
 from solver.engines.standard_form import StandardForm, build_form
 from solver.problem.instance import UNASSIGNED
@@ -30,12 +31,12 @@ _FORM_TERMS = 4
 _LAYER_TERMS = 3
 """Arrays of columns by agents that each layer of limit rows adds to those."""
 
-_FORM_S_PER_TERM = 4e-8
+_FORM_S_PER_TERM = 2e-8
 _FORM_OVERHEAD_S = 0.002
 """Upper estimates of what each of those arrays takes per pair, and of the call itself."""
 
-_SEARCH_TERMS = 2
-_SEARCH_S_PER_TERM = 2e-8
+_SETUP_TERMS = 2
+_SETUP_S_PER_TERM = 2e-8
 """Arrays that the search is set up with, besides one for each layer, and an upper estimate per column and agent."""
 
 _SECONDS_PER_PAIR_LARGE = 1e-8
@@ -169,6 +170,35 @@ class LagrangianEngine:
             score_limit_prices=limit_prices if rows else None,
         )
 
+    def rough_prices(
+        self, instance: Instance, *, agents: int, ease: float, deadline: Deadline, seed: int = 0
+    ) -> SamplePrices | None:
+        """Return prices of capacities and limit rows from the relaxation of a few agents, or None.
+
+        Parameters
+        ----------
+        instance : Instance
+            With demands or limits.
+        agents : int
+            How many are drawn.
+        ease : float
+            Part of every bound that is added to it; a negative one leaves room for what a sample does not know.
+        deadline : Deadline
+            Half of what is left of it may be used.
+        seed : int
+            Of the lot.
+        """
+        params = replace(self._params.large, sample_agents=agents, sample_share=0.5)
+        penalty = instance.penalty
+        for leave in (False, True):
+            if leave and penalty is not None and not np.isfinite(penalty).any():
+                break
+            rng = np.random.default_rng(seed)
+            found = sample_prices(instance, ease=ease, leave=leave, deadline=deadline, rng=rng, params=params)
+            if found is None or not found.infeasible:
+                return found
+        return None
+
 
 class _Solve:
     """One call."""
@@ -294,8 +324,8 @@ class _Solve:
 
     def _lacks_time_to_search(self, form: StandardForm) -> bool:
         """Whether the search could not be set up before the deadline."""
-        terms = _SEARCH_TERMS + len(form.row)
-        return self.deadline.remaining_s() < form.loss.size * terms * _SEARCH_S_PER_TERM
+        terms = _SETUP_TERMS + len(form.row)
+        return self.deadline.remaining_s() < form.loss.size * terms * _SETUP_S_PER_TERM
 
     def _hint_at(self, relaxation: Relaxation, form: StandardForm) -> Claim | None:
         """Return the assignment that was given, if any, with the prices that were found."""

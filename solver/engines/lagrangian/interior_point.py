@@ -32,16 +32,13 @@ if TYPE_CHECKING:
     from solver.clock import Deadline
     from solver.engines.standard_form import StandardForm
 
-_STEP_S_PER_PAIR = 1e-8
-"""Seconds of a step for each pass over all pairs."""
+_STEP_S = 3e-4
+"""Upper estimate of the seconds of a step, without its arrays."""
 
-_PAIR_TERMS = 12
-"""Such passes of a step."""
+_STEP_S_PER_PAIR, _STEP_S_PER_RESOURCE, _STEP_S_PER_LAYER = 2e-8, 3e-9, 1.8e-8
+"""Upper estimates of the seconds of a step for each pair, and for each of its resources and layers of limit rows."""
 
-_LAYER_PASSES = 2
-"""Additional passes for each layer of limit rows."""
-
-_SECONDS_PER_PRODUCT = 2e-10
+_SECONDS_PER_PRODUCT = 1.5e-10
 """Seconds of a step for each product in the dense algebra of the coupling rows."""
 
 _ROW_GROWTH = 1.5
@@ -176,11 +173,10 @@ class _Options:
 
 def _seconds_per_step(form: StandardForm) -> float:
     """Return about how long a Newton step takes."""
-    layers = len(form.row)
     unknowns = form.capacity.size + form.rows
-    pairs = form.loss.size * (form.resources + _PAIR_TERMS + _LAYER_PASSES * layers * (layers + 1))
+    per_pair_s = _STEP_S_PER_PAIR + _STEP_S_PER_RESOURCE * form.resources + _STEP_S_PER_LAYER * len(form.row)
     cross = form.n * float(unknowns) ** 2
-    return pairs * _STEP_S_PER_PAIR + (cross + float(unknowns) ** 3) * _SECONDS_PER_PRODUCT
+    return _STEP_S + form.loss.size * per_pair_s + (cross + float(unknowns) ** 3) * _SECONDS_PER_PRODUCT
 
 
 def _unsolved(form: StandardForm) -> Relaxation:

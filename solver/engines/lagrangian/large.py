@@ -15,10 +15,9 @@ import numpy as np
 
 from solver.engines.lagrangian.candidate_models import NearArcs, coupling_entries, survey, typical_prices
 from solver.engines.lagrangian.core_problem import restrict, solve_core
-from solver.engines.lagrangian.interior_point import relax
 from solver.engines.lagrangian.params import LagrangianParams, LargeParams
+from solver.engines.lagrangian.sampling import drawn, sample_prices
 from solver.engines.lagrangian.smoothed_dual import minimise_smoothed_dual
-from solver.engines.standard_form import build_form
 from solver.problem.instance import UNASSIGNED
 
 if TYPE_CHECKING:
@@ -139,8 +138,22 @@ class Large:
         """Balance the loads of ever more agents; give each agent a model, drawn at random where several are as good."""
         instance = self.instance
         now, left = self.deadline.clock.now(), max(0.0, self.deadline.remaining_s())
-        part = self._drawn(min(self.params.large_sample_agents, instance.n // 2))
-        self.prices, self.limit_prices = prices = self._sample_prices()
+        part = drawn(instance, min(self.params.large_sample_agents, instance.n // 2), self.rng, self.params)
+        for ease in self.params.eases:
+            found = sample_prices(
+                instance,
+                ease=ease,
+                leave=self.leave,
+                deadline=self.deadline,
+                rng=self.rng,
+                params=self.params,
+            )
+            if found is None:
+                break
+            self.prices, self.limit_prices = found.prices, found.limit_prices
+            if not found.infeasible:
+                break
+        prices = self.prices, self.limit_prices
         start_s = self.deadline.clock.now()
         seen = survey(part, *prices, nearest=self.params.near_models, leave=self.leave)
         self._pass_s = (self.deadline.clock.now() - start_s) * instance.n / part.n
@@ -218,56 +231,6 @@ class Large:
         """Return the prices of capacities and of limit rows."""
         cells = self.instance.capacity.size
         return price[:cells].reshape(self.instance.capacity.shape), price[cells:]
-
-    def _sample_prices(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the prices of a small sample, with more than its share of all capacities if it needs more."""
-        prices = self.prices, self.limit_prices
-        for ease in self.params.eases:
-            form = build_form(self._drawn(self.params.sample_agents, ease), leave=self.leave)
-            if not form.n:
-                break
-            relaxation = relax(
-                form,
-                deadline=self.deadline,
-                share=self.params.sample_share,
-                tolerance=self.params.sample_tolerance,
-                jitter=self.params.sample_jitter,
-                rng=self.rng,
-                single=True,
-                most_iterations=self.params.sample_iterations,
-            )
-            # No agent of the sample can use a model that is closed or too small: its price means nothing.
-            local = np.where(form.demand.any(axis=2), relaxation.price, 0.0)
-            prices = np.ascontiguousarray(local[:, : form.models].T), relaxation.row_price
-            if not relaxation.infeasible:
-                break
-        return prices
-
-    def _drawn(self, size: int, ease: float = 0.0) -> Instance:
-        """Return some agents, drawn by lot, with their share of all capacities, eased by a part of it.
-
-        Their share is measured by what they ask for, which varies much less than by their number.
-        """
-        instance = self.instance
-        agents = np.sort(self.rng.permutation(instance.n)[:size])
-        columns = slice(None, None, max(1, instance.m // self.params.measured_models))
-        share = np.full(instance.r, len(agents) / instance.n)
-        if instance.demand is not None:
-            part = instance.demand[agents, columns].sum(axis=(0, 1))
-            whole = instance.demand[:, columns].sum(axis=(0, 1))
-            share = np.where(whole > 0, part / np.where(whole > 0, whole, 1.0), share)
-        capacity = instance.capacity * share * (1 + ease)
-        if instance.limits is None:
-            return restrict(instance, agents, capacity, np.zeros(0))
-        bound = np.empty(instance.limits.count)
-        bound[:] = instance.limits.bound * (len(agents) / instance.n)
-        for layer in instance.limits.layers:
-            part = float(np.abs(layer.coefficient[agents, columns]).sum())
-            whole = float(np.abs(layer.coefficient[:, columns]).sum())
-            rows = np.unique(layer.row[agents, columns])
-            rows = rows[rows >= 0]
-            bound[rows] = instance.limits.bound[rows] * (part / whole if whole > 0 else 0.0)
-        return restrict(instance, agents, capacity, bound + ease * np.abs(bound))
 
     def _look(
         self, prices: NDArray[np.float64], limit_prices: NDArray[np.float64], *, nearest: int = 2

@@ -12,6 +12,7 @@ from solver.engines import kernels
 from solver.engines.base import load_engine, loading_seconds
 from solver.engines.certificate import verification_seconds
 from solver.engines.greedy import network_seconds
+from solver.engines.portfolio.priced_greedy import is_too_large_to_search
 
 if TYPE_CHECKING:
     from solver.engines.portfolio.params import PortfolioParams
@@ -109,7 +110,7 @@ def answers_before_greedy(
         return instance.n * instance.m > params.large_pairs
     if engine != "lagrangian" or instance.penalty is None or not np.isposinf(instance.penalty).all():
         return False
-    if _fits_on_average(instance, params):
+    if _fits_on_average(instance, params) or is_too_large_to_search(instance, deadline):
         return False
     return deadline.remaining_s() > params.bids_s_per_pair * instance.n * instance.m
 

@@ -11,6 +11,7 @@ from solver.engines.base import Claim, StopReason, load_engine
 from solver.engines.certificate import Certificate, certify, verification_seconds
 from solver.engines.limit_repair import repair_seconds, repaired
 from solver.engines.network_terms import claimed_flow
+from solver.engines.portfolio.priced_greedy import priced_greedy
 from solver.errors import EngineError, ViolationKind
 from solver.problem.instance import UNASSIGNED, Instance
 
@@ -181,12 +182,17 @@ def greedy_incumbent(instance: Instance, deadline: Deadline, call: CallSettings)
     claim = greedy.solve(free, deadline=own)
     if claim is None:
         return None
-    if limits is not None:
-        choice = repaired(instance, claim.choice, deadline)
-        if choice is None:
-            return None
-        claim = Claim(choice=choice)
-    return better_verified(instance, claim, "greedy", None, call, deadline)
+    if limits is None:
+        return better_verified(instance, claim, "greedy", None, call, deadline)
+    choice = repaired(instance, claim.choice, deadline)
+    best = None
+    if choice is not None:
+        best = better_verified(instance, Claim(choice=choice), "greedy", None, call, deadline)
+    if deadline.limited and (best is None or not best.serves_all):
+        priced = priced_greedy(instance, deadline, call.seed)
+        if priced is not None:
+            best = better_verified(instance, priced, "greedy", best, call, deadline)
+    return best
 
 
 def answer_past_deadline(instance: Instance, call: CallSettings, read_ms: float) -> Answer:
