@@ -65,7 +65,7 @@ def test_times_without_tokens_are_their_mean() -> None:
     predictor = CompletionPredictor(clock=ManualClock())
     for latency_ms in (100.0, 200.0, 300.0):
         predictor.observe(Outcome(model="silent", latency_ms=latency_ms, success=True))
-    assert predictor.predict_ms((SILENT,), [0], [0])[0, 0] == pytest.approx(200.0)
+    assert predictor.predict_ms((SILENT,), [0, 10], [0, 256])[:, 0] == pytest.approx([200.0, 200.0])
 
 
 def test_a_stated_latency_of_zero_is_no_reason_to_expect_nothing() -> None:
@@ -74,3 +74,14 @@ def test_a_stated_latency_of_zero_is_no_reason_to_expect_nothing() -> None:
     predictor.predict_ms((model,), [0], [0])
     predictor.observe(Outcome(model="zero", latency_ms=200.0, success=True))
     assert predictor.predict_ms((model,), [0], [0])[0, 0] == pytest.approx(200.0)
+
+
+def test_an_answer_of_unknown_length_counts_as_usual() -> None:
+    predictor, models = CompletionPredictor(clock=ManualClock()), (STATED,)
+    predictor.predict_ms(models, [0], [0])
+    for _ in range(10):
+        _observe(predictor, "stated", 100, 3000.0)
+        predictor.observe(Outcome(model="stated", latency_ms=3000.0, success=True))
+    assert predictor.predict_ms(models, [0, 0], [100, 1000])[:, 0] == pytest.approx(
+        [3000.0, 21_000.0], rel=0.02
+    )

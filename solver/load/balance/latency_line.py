@@ -54,6 +54,15 @@ class LatencyLine:
         self.judged = self.absolute = self.signed = self.squared = 0.0  # predictions, sums of their errors
         self.solved: Coefficients | None = None
 
+    def sizes(self, input_tokens: int | None, output_tokens: int | None) -> tuple[float, float]:
+        """Return thousands of tokens in and out; the mean so far of what is not known."""
+        one, x, y = self.left[:3]
+        count = max(one, 1e-12)
+        return (
+            x / count if input_tokens is None else input_tokens / 1000.0,
+            y / count if output_tokens is None else output_tokens / 1000.0,
+        )
+
     def age(self, factor: float, now_s: float) -> None:
         """Let everything so far count for a share of what it did."""
         self.left = tuple([factor * value for value in self.left])  # type: ignore[assignment]  # six floats
@@ -102,6 +111,10 @@ class LatencyLine:
         """
         one, x, y, xx, xy, yy = self.left
         a, b, c = self.assumed
+        if x <= 0.0:
+            b = 0.0
+        if y <= 0.0:  # nobody has told how long answers were: they are all alike
+            c = 0.0
         assumed_total = a * one + b * x + c * y
         if assumed_total <= 0.0:  # nothing that is known depends on tokens: the mean
             a, b, c, assumed_total = 1.0, 0.0, 0.0, one

@@ -151,13 +151,13 @@ class CompletionPredictor:
         """Learn from one finished request; failed ones say nothing about completion times."""
         if not outcome.success:
             return
-        x, y = (outcome.input_tokens or 0) / 1000.0, (outcome.output_tokens or 0) / 1000.0
         with self._lock:
             now = self._clock.now()
             line = self._lines.get(outcome.model)
             if line is None:
                 line = LatencyLine(len(self._lines), now, self._assumed(outcome.model))
                 self._lines[outcome.model] = line
+            x, y = line.sizes(outcome.input_tokens, outcome.output_tokens)
             if now > line.at_s:
                 line.age(0.5 ** ((now - line.at_s) / self._half_life_s), now)
             if line.count > 0:  # judge the prediction before learning the answer
