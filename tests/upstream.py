@@ -60,7 +60,7 @@ class Upstream:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
-            disable_nagle_algorithm = True  # else a kept connection answers 40 ms late: Nagle waits for delayed ACKs
+            disable_nagle_algorithm = True  # else kept connections answer 40 ms late
 
             def log_message(self, *_: object) -> None:
                 """Keep quiet."""
