@@ -72,7 +72,7 @@ def best_quality(strength: Array, share: Array) -> float:
         A_eq=np.vstack([by_type, by_model[:-1]]),
         b_eq=np.append(np.full(types, 1.0 / types), share[:-1]),
     )
-    return float(-found.fun)
+    return -float(found.fun or 0.0)
 
 
 def main() -> None:
