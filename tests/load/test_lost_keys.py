@@ -228,3 +228,20 @@ def test_keys_listed_for_deletion_under_the_earlier_name_are_deleted(
     fleet.second = fleet.replica(redis_server, "B")
     fleet.second.view()
     assert not fleet.real.exists(f"{prefix}trash", f"{prefix}op:old")
+
+
+def test_leases_of_several_replicas_are_counted_once_after_the_memory_was_lost(
+    fleet: Fleet, redis_server: RedisServer
+) -> None:
+    def used() -> list[float]:
+        rows = (fleet.first.row("m"), fleet.first.pool_row("p"))
+        return [meter.used for row in rows for meter in row.meters]
+
+    fleet.first.release("a", tokens=25, cost_nano_usd=7)
+    before = used()
+    redis_server.flush()
+    for store in (fleet.second, fleet.first) * 2:
+        store.view()
+    assert used() == before
+    assert fleet.second.release("b", tokens=0, cost_nano_usd=0) is ReleaseOutcome.RELEASED
+    assert sum(before) - sum(used()) == pytest.approx(20.0 + 5e-9)

@@ -45,13 +45,18 @@ local function period_end(meter)
   return first and first <= wall + 1.1 * meter[6] and first or wall + meter[6]
 end
 
+-- The step in which a meter counts what is charged now: of a window, or the end of a calendar's period.
+local function step_of(m, meter)
+  if meter[5] then return m.oldest[meter[1]] end
+  return meter[3] > 0 and math.floor(metered / (meter[3] / PARTS)) or 0
+end
+
 local function charge(m, meter, amount)
   local key = meter[1]
   if amount == 0 then return 0 end
   m.used[key], m.usage, m.changed = m.used[key] + amount, m.usage + 1, true
-  if meter[5] then return m.oldest[key] end
-  if meter[3] == 0 then return 0 end
-  local step = math.floor(metered / (meter[3] / PARTS))
+  local step = step_of(m, meter)
+  if meter[5] or meter[3] == 0 then return step end
   call('HINCRBY', window_key(m.subject, key), int(step), int(amount))
   if m.oldest[key] < 0 then m.oldest[key] = step end
   return step

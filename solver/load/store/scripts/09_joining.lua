@@ -3,7 +3,7 @@
 local join
 
 if op == 'join' then -- making these functions takes longer than most operations
-  local JOINED = prefix .. 'joined'
+  local JOINED, RESTORED = prefix .. 'joined', prefix .. 'restored'
   local LATEST_S = 60 -- all of a window this short counts as used now, where a server has lost its last writes
 
   -- Top up what was used to what a replica remembers; figures with more changes are newer.
@@ -15,6 +15,7 @@ if op == 'join' then -- making these functions takes longer than most operations
       m.resets, m.usage = entry[2], 0
     end
     if entry[1] <= m.usage then return end
+    call('HSET', RESTORED, subject, int(entry[1]))
     for key, known in pairs(entry[3]) do
       local meter = meter_named(m, key)
       if meter then
@@ -27,6 +28,30 @@ if op == 'join' then -- making these functions takes longer than most operations
       end
     end
     m.usage, m.changed = entry[1], true
+  end
+
+  -- Whether the figures that replicas have restored include what the caller's leases were charged with: all that it
+  -- was granted is in its own, and one with more changes, none of them made since the loss, includes that.
+  local function is_counted(subject, order)
+    local restored = recovering and num(call('HGET', RESTORED, subject.subject), -1) or -1
+    for _, entry in ipairs(order.used) do
+      if entry[1] == subject.subject then return entry[3] == subject.resets and entry[2] <= restored end
+    end
+    return false
+  end
+
+  -- Charge a restored lease with what it may settle later, and count that where no figure includes it.
+  local function charge_restored(subject, lease, order, charges)
+    local amounts, changes = {[0] = lease.amounts[1], lease.amounts[2], lease.amounts[3]}, subject.usage
+    if lease.here or not is_counted(subject, order) then charge_all(subject, amounts, charges)
+    else
+      for _, meter in ipairs(meters_of(subject)) do
+        local n, amount = #charges, amounts[meter[2]]
+        charges[n + 1], charges[n + 2], charges[n + 3] = subject.subject, meter[1], amount
+        charges[n + 4], charges[n + 5] = amount > 0 and step_of(subject, meter) or 0, subject.resets
+      end
+    end
+    subject.usage = changes -- replicas that report what was used have counted it
   end
 
   -- What a server that has lost its last writes still has of a lease: it may have been promoted and renewed since.
@@ -48,6 +73,9 @@ if op == 'join' then -- making these functions takes longer than most operations
 
   -- After data loss: re-create the leases and usage that a replica reports.
   local function restore_leases(order, epoch)
+    if recovering then
+      for _, entry in ipairs(order.used) do restore_usage(entry[1], {entry[2], entry[3], entry[4]}) end
+    end
     for _, lease in ipairs(order.leases) do -- they are running, whether they still fit or not
       -- the server of the caller's epoch has recorded which of those it granted have ended
       local m = load_model(lease.model)
@@ -61,20 +89,15 @@ if op == 'join' then -- making these functions takes longer than most operations
         if kept then
           entry.charges = kept.charges -- it has ended by the server's clock, which is ahead of its holder's
         else
-          local amounts = {[0] = lease.amounts[1], lease.amounts[2], lease.amounts[3]}
           entry.charges = {}
-          for _, subject in ipairs({m, unpack(chain)}) do -- replicas that report what was used have counted it
-            local changes = subject.usage
-            if subject.metered then charge_all(subject, amounts, entry.charges) end
-            subject.usage = changes
+          for _, subject in ipairs({m, unpack(chain)}) do
+            if subject.metered then charge_restored(subject, lease, order, entry.charges) end
           end
         end
         if entry.state == 'queued' then join_line(m, entry.tenant or '', entry.work) end
         insert(m, lease.id, entry, lease.ttl_s, kept)
       end
     end
-    if not recovering then return end
-    for _, entry in ipairs(order.used) do restore_usage(entry[1], {entry[2], entry[3], entry[4]}) end
   end
 
   -- Re-create, after data loss, the stops that an operator or rule has set, unless they were lifted later.
@@ -149,7 +172,7 @@ if op == 'join' then -- making these functions takes longer than most operations
       call('HSET', META, 'schema', order.schema, 'run_id', order.run_id, 'epoch', epoch)
       due, due_alive = now, alive
       schedule(TIMERS, alive + order.max_ttl_s + lag, cjson.encode({'r'}))
-      call('DEL', JOINED, prefix .. 'lifted')
+      call('DEL', JOINED, RESTORED, prefix .. 'lifted')
       if not has_state then limit_leases(order.max_ttl_s) end
       recount()
     end
@@ -172,7 +195,7 @@ if op == 'join' then -- making these functions takes longer than most operations
     if order.counted then call('SADD', JOINED, replica) end
     if call('SCARD', JOINED) >= order.replicas then
       recovering_until = 0
-      call('DEL', prefix .. 'lifted')
+      call('DEL', RESTORED, prefix .. 'lifted')
       if recovering then
         recovering = false
         call('ZREM', TIMERS, cjson.encode({'r'}))
