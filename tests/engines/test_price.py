@@ -364,3 +364,16 @@ def test_the_value_of_service_does_not_coarsen_costs(seed: int) -> None:
     scores[rng.random(scores.shape) < 0.5] = -np.inf
     instance = build_instance(scores, np.full(20, 110), load_cost=[0.1, 0.2, 0.45])
     assert certify(instance, price(instance)).optimal
+
+
+def test_levels_of_float32_are_proven_without_another_engine() -> None:
+    """Fifths in float32 are multiples of a tenth but for their rounding, which penalties in float64 do not share."""
+    rng = np.random.default_rng(3)
+    n, m, fill = 10_000, 20, 1.4
+    scores = (rng.integers(0, 5, (n, m)) / np.float32(5)).astype(np.float32)
+    priority = rng.integers(1, 4, n).astype(np.float64)
+    slots = np.full(m, int(n / m / fill))
+    instance = build_instance(scores, slots, priority=priority, unassigned_penalty=0.2)
+    certificate = certify(instance, price(instance))
+    assert certificate.violations == ()
+    assert certificate.optimal, certificate.gap

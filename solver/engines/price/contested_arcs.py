@@ -337,7 +337,7 @@ class Contested:
         return prints
 
 
-def is_on_grid(values: NDArray[np.float64], grid: float) -> bool:
-    """Return whether all values are whole multiples of ``grid``, to a millionth of it."""
+def is_on_grid(values: NDArray[np.float64], grid: float, *, within: float = 1e-6) -> bool:
+    """Return whether all values are whole multiples of ``grid``, to a millionth of it or ``within`` such a share."""
     multiples = np.divide(values, grid, dtype=np.float64)
-    return bool(np.abs(multiples - np.rint(multiples)).max(initial=0.0) < 1e-6)
+    return bool(np.abs(multiples - np.rint(multiples)).max(initial=0.0) < within)

@@ -25,6 +25,7 @@ from solver.engines.price.optimum import Outcome, find_optimum, solve_everything
 from solver.engines.price.params import PriceEngineParams
 from solver.engines.price.recalled_prices import recall_prices
 from solver.engines.price.repair import drop_overload
+from solver.engines.price.rounded_grid import is_proven
 from solver.engines.price.sample_sizes import probe_scale
 from solver.engines.price.scarce_prices import price_scarce, scarce_seconds, small_slot_shortage
 from solver.engines.price.time_left import choice_seconds, flow_seconds, hasty_seconds
@@ -192,7 +193,11 @@ def _outcome(
         )
         return Outcome(choice=None, prices=estimate.prices, exact=False)
     estimate = estimate or _estimated(instance, rows, supply, scale, generator, threads, inner, params)
-    return find_optimum(rows, supply, scale, estimate, inner, params)
+    outcome = find_optimum(rows, supply, scale, estimate, inner, params)
+    if scale.rounded and outcome is not None and not is_proven(instance, supply, outcome, threads):
+        finer = find_optimum(rows, supply, replace(scale, grid=None), estimate, inner, params)
+        return finer if finer is not None and finer.exact else outcome
+    return outcome
 
 
 def _pairs(instance: Instance) -> int:

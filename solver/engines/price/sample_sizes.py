@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from solver.engines.price.params import PriceEngineParams
     from solver.engines.price.row_protocols import Rows
 
+_EXACT_GRID = 1e-10
+"""Share of a grid's unit by which float64 values that are multiples of it differ from them at most."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
@@ -32,12 +35,16 @@ class Scale:
         Unit they are whole multiples of, if there is one with few levels.
     allowed : float
         Share of the pairs that are allowed.
+    rounded : bool
+        Whether values are multiples of the grid only to the rounding of float32: see
+        :mod:`solver.engines.price.rounded_grid`.
     """
 
     span: float
     spread: float
     grid: float | None
     allowed: float
+    rounded: bool = False
 
     def with_costs(self, costs: NDArray[np.float64]) -> Scale:
         """Return the scale once slots cost something: prices range further and off the grid."""
@@ -73,7 +80,9 @@ def probe_scale(rows: Rows, generator: np.random.Generator, params: PriceEngineP
         for unit in params.sampling.grid_units
         if levels / unit < params.sampling.most_levels and is_on_grid(finite, unit)
     )
-    return Scale(span=span, spread=spread, grid=next(units, None), allowed=float(seen.mean()))
+    grid = next(units, None)
+    rounded = grid is not None and not is_on_grid(finite, grid, within=_EXACT_GRID)
+    return Scale(span=span, spread=spread, grid=grid, allowed=float(seen.mean()), rounded=rounded)
 
 
 def planned_samples(
