@@ -267,18 +267,18 @@ class _Solve:
         )
 
     def _relax(self, form: StandardForm) -> Relaxation:
-        left_s = self.deadline.remaining_s()
+        params, left_s = self.params, self.deadline.remaining_s()
         self.form_s = self.left_s - left_s
         budget_s = max(left_s, 1e-3)
         work = form.loss.size * (form.resources + len(form.row))
-        single = work > self.params.single_precision_work * budget_s
+        single = work > params.single_precision_work * budget_s
         change = None
         if form.leave and self.instance.serve_first:  # towards a higher value of service
             change = _towards_service(form)
         return relax(
             form,
             deadline=self.deadline,
-            share=0.5 if left_s > self.params.short_s else 0.35,
+            share=params.relaxation_share if left_s > params.short_s else params.relaxation_share_short,
             tolerance=1e-4 if single else 1e-6,
             rng=self.rng,
             single=single,

@@ -148,11 +148,14 @@ class Newton:
         if np.isfinite(self.complementarity):
             self.weight = self.x
 
-    def converged(self, tolerance: float, residual: float) -> bool:
-        """Return whether complementarity and the assignment rows are within tolerance."""
+    def converged(self, tolerance: float, residual: float, *, least: float = 0.0) -> bool:
+        """Return whether complementarity and the assignment rows are within tolerance.
+
+        Complementarity is measured against the bound, or against ``least``, a loss, where that is larger.
+        """
         if not np.isfinite(self.complementarity):
             return True
-        small = self.complementarity < tolerance * max(abs(self.best_bound), 1e-9)
+        small = self.complementarity < tolerance * max(abs(self.best_bound), least / self.unit, 1e-9)
         return bool(small and np.abs(self.primal).max() < residual)
 
     def advance(self) -> bool:

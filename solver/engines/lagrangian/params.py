@@ -231,7 +231,9 @@ class LagrangianParams(Params):
     used_share: float = 0.97
     """Share of the time left that is used, so that returning and certifying still fit."""
     short_s: float = 0.08
-    """Seconds below which the search needs the larger part of what is left, and the relaxation gets less."""
+    relaxation_share: float = 0.6
+    relaxation_share_short: float = 0.35
+    """Share of what is left for the relaxation, and the same below so many seconds, of which the search needs more."""
     single_precision_work: float = 400_000.0
     """Pairs times coupling layers per second above which the relaxation is solved in float32."""
     large_gap: float = 1e-6
