@@ -297,6 +297,7 @@ def _checked_folder(output: str | Path) -> PlanFolder:
     if strange:
         rule = "expected an empty folder or an earlier plan"
         raise SpecError(Violation(folder.location, rule, strange[:5]))
+    folder.check_writable()
     return folder
 
 

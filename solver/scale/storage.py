@@ -9,6 +9,7 @@ import fnmatch
 import glob
 import os
 import re
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -121,6 +122,16 @@ class PlanFolder(Protocol):
 
     location: str
 
+    def check_writable(self) -> None:
+        """Try to write where that leaves nothing behind, so that a long job does not learn it in the end.
+
+        Raises
+        ------
+        SpecError
+            Where that fails.
+        """
+        ...
+
     def make(self) -> None:
         """Create it if need be.
 
@@ -207,6 +218,14 @@ class _LocalFolder:
         self.location = location
         self._folder = Path(location)
 
+    def check_writable(self) -> None:
+        there = next(one for one in (self._folder, *self._folder.parents) if one.exists())
+        try:
+            with tempfile.TemporaryFile(dir=there):
+                pass
+        except OSError as error:
+            raise _unwritable(self.location, error) from None
+
     def make(self) -> None:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -262,6 +281,9 @@ class _UrlFolder:
             self._files, self._inner = _file_system(self.location)
         except (pa.ArrowException, OSError) as error:
             raise SpecError(Violation(location, f"cannot be reached: {_first_line(error)}")) from None
+
+    def check_writable(self) -> None:
+        pass  # an object cannot be tried without being stored
 
     def make(self) -> None:
         pa, _ = arrow()

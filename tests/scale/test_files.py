@@ -398,6 +398,14 @@ def test_a_full_disk_is_named_and_publishes_nothing(tmp_path: Path) -> None:
     assert solve_files(batch, tmp_path / "plan") is not None
 
 
+def test_a_folder_that_cannot_be_written_to_is_named_before_anything_is_read(tmp_path: Path) -> None:
+    stages: list[str] = []
+    batch = batch_of([str(tmp_path / "not-there.parquet")], np.full(4, 800))
+    with pytest.raises(SpecError, match=r"/proc/plan: cannot be written"):
+        solve_files(batch, "/proc/plan", report=stages.append)
+    assert stages == []
+
+
 def test_workers_and_driver_exchange_sums(tmp_path: Path) -> None:
     sizes: list[int] = []
 
