@@ -49,7 +49,8 @@ def attainable_bounds(instance: Instance) -> NDArray[np.float64]:
     if _ROW_STEPS not in known:
         known[_ROW_STEPS] = _row_steps(instance)
     step: NDArray[np.float64] = known[_ROW_STEPS]
-    ratio = limits.bound / np.where(step > 0, step, 1.0)
+    with np.errstate(over="ignore"):  # by tiny steps: the row keeps its bound
+        ratio = limits.bound / np.where(step > 0, step, 1.0)
     reached = step * np.floor(ratio + EXCESS_TOLERANCE * np.maximum(np.abs(ratio), 1.0))
     # Never above what the row says: what the certificate lets pass by rounding counts as the right-hand side.
     return np.where((step > 0) & limits.hard, np.minimum(reached, limits.bound), limits.bound)

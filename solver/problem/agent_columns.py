@@ -26,6 +26,7 @@ from solver.problem.column_values import (
     split_numbers,
 )
 from solver.problem.instance import MAX_CAPACITY
+from solver.problem.numbers import LARGEST
 from solver.problem.values import did_you_mean
 
 if TYPE_CHECKING:
@@ -197,8 +198,10 @@ def _numbers(name: str, column: Column, n: int, lines: list[Violation]) -> NDArr
         good = np.isfinite(values)
         rule = "expected a finite number"
         if name == "priority":
-            good &= values > 0
+            good &= (values > 0) & (values <= LARGEST)
             rule = "expected a finite number > 0"
+            if (np.isfinite(values) & (values > LARGEST)).any():
+                rule += f", at most {LARGEST:g}"
         elif name == "unassigned_penalty":
             good = values >= 0
             rule = "expected a number >= 0, or inf"

@@ -13,6 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import CoreSchema, core_schema
 
 from solver.errors import SpecError, Violation, repeated_value, wrong_type
+from solver.problem.numbers import LARGEST
 from solver.problem.values import Count, Frozen, Identifier, PenaltyValue, Real, Text, violations_of
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Agent(Frozen):
     forbidden_models: tuple[Identifier, ...] = ()
     allowed_regions: tuple[Text, ...] | None = None
     allowed_providers: tuple[Text, ...] | None = None
-    priority: Annotated[Real, Field(gt=0)] = 1.0
+    priority: Annotated[Real, Field(gt=0, le=LARGEST)] = 1.0
     input_tokens: Count = 0
     output_tokens: Count = 0
     min_score: Real | None = None

@@ -304,7 +304,7 @@ def _load_cost(values: ArrayLike, m: int, problems: list[Violation]) -> NDArray[
         return None
     cost = np.broadcast_to(np.atleast_2d(array), (m, array.shape[-1]))
     wrong = ~(np.isfinite(cost) & (cost >= 0))
-    wrong[:, 1:] |= np.diff(cost, axis=1) < 0
+    wrong[:, 1:] |= cost[:, 1:] < cost[:, :-1]
     problems.extend(
         Violation(f"load_cost[{j}, {k}]", "expected finite, >= 0 and not below the tier before", cost[j, k])
         for j, k in np.argwhere(wrong)[:_MAX_NAMED]

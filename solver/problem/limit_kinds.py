@@ -107,14 +107,14 @@ class Quota(RowLimit):
     def pieces(self, scope: LimitScope) -> list[RowPiece]:
         """Return the rows of this limit."""
         use = _counted(scope, self.use)
-        scope.range(self.at_least, self.at_most)
+        at_least, at_most = scope.range(self.at_least, self.at_most)
         if scope.problems:
             return []
         pieces = []
-        if self.at_most is not None:
-            pieces.append(scope.upper(use, self.at_most))
-        if self.at_least is not None:
-            pieces.append(scope.upper(-use, -self.at_least, " (at least)"))
+        if at_most is not None:
+            pieces.append(scope.upper(use, at_most))
+        if at_least is not None:
+            pieces.append(scope.upper(-use, -at_least, " (at least)"))
         return pieces
 
 
@@ -164,15 +164,15 @@ class Share(RowLimit):
         use = np.broadcast_to(
             scope.pairs("use", 1.0 if self.use is None else self.use, all_agents=True), (scope.n, scope.m)
         )
-        scope.range(self.at_least, self.at_most, most=1.0)
+        at_least, at_most = scope.range(self.at_least, self.at_most, most=1.0)
         if scope.problems:
             return []
         inside = scope.inside()
         pieces = []
-        if self.at_most is not None:
-            pieces.append(scope.whole(use * (inside - self.at_most), 0.0))
-        if self.at_least is not None:
-            pieces.append(scope.whole(use * (self.at_least - inside), 0.0, " (at least)"))
+        if at_most is not None:
+            pieces.append(scope.whole(use * (inside - at_most), 0.0))
+        if at_least is not None:
+            pieces.append(scope.whole(use * (at_least - inside), 0.0, " (at least)"))
         return pieces
 
 
@@ -195,14 +195,14 @@ class Average(RowLimit):
     def pieces(self, scope: LimitScope) -> list[RowPiece]:
         """Return the rows of this limit."""
         value = scope.pairs("value", self.value, signed=True)
-        scope.range(self.at_least, self.at_most, least=-np.inf)
+        at_least, at_most = scope.range(self.at_least, self.at_most, least=-np.inf)
         if scope.problems:
             return []
         pieces = []
-        if self.at_most is not None:
-            pieces.append(scope.upper(value - self.at_most, 0.0))
-        if self.at_least is not None:
-            pieces.append(scope.upper(self.at_least - value, 0.0, " (at least)"))
+        if at_most is not None:
+            pieces.append(scope.upper(value - at_most, 0.0))
+        if at_least is not None:
+            pieces.append(scope.upper(at_least - value, 0.0, " (at least)"))
         return pieces
 
 

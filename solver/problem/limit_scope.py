@@ -133,8 +133,8 @@ class LimitScope:
 
     def range(
         self, low: float | None, high: float | None, *, least: float = 0.0, most: float = np.inf
-    ) -> None:
-        """Check a lower and an upper limit against each other."""
+    ) -> tuple[float | None, float | None]:
+        """Return a lower and an upper limit as floats, checked against each other; None for one that is not given."""
         if low is None and high is None:
             self.fail(Violation("at_most", "expected at_most or at_least", shown="neither"))
         for what, value in (("at_least", low), ("at_most", high)):
@@ -143,9 +143,11 @@ class LimitScope:
             ):
                 self.fail(Violation(what, f"expected a finite number from {least:g} to {most:g}", value))
         if self.problems:
-            return
+            return None, None
+        low, high = (None if value is None else float(value) for value in (low, high))
         if low is not None and high is not None and low > high:
             self.fail(Violation("at_least", f"expected at most at_most ({high:g})", low, shown=f"{low:g}"))
+        return low, high
 
     def moves(self, previous: ArrayLike) -> NDArray[np.float64]:
         """Return 1 where a pair differs from the previous assignment, of the limit's agents."""

@@ -61,7 +61,9 @@ def plain_solution(scores: object, capacity: object, deadline: Deadline) -> Solu
     if kind not in "iuf" or (kind == "f" and not (capacity == np.floor(capacity)).all()):
         return None
     units = capacity.astype(np.float64)
-    if least_of(units) < 0 or not n <= np.add.reduce(units) <= MAX_CAPACITY:
+    with np.errstate(over="ignore"):
+        total = np.add.reduce(units)
+    if least_of(units) < 0 or not n <= total <= MAX_CAPACITY:
         return None
     flat = scores.ravel()
     if not (float(np.vdot(flat, flat)) <= LARGEST and kernels.available()):  # nor NaN and infinities

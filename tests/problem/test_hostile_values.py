@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fractions
 import inspect
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import solver
+from solver.problem.agent_columns import agent_table
 from solver.problem.agents import AgentTable
 
 SCORES = [[1.0, 2.0], [3.0, 4.0]]
@@ -38,6 +40,10 @@ HOSTILE: dict[str, object] = {
     "duration": np.timedelta64(3, "s"),
     "long double": np.longdouble("1e4000"),
     "half": np.float16(3),
+    "fraction": fractions.Fraction(1, 3),
+    "denormal": 1e-320,
+    "large": np.array([1e308, 1e308]),
+    "infinite": np.array([np.inf, np.inf]),
     "contains itself": ENDLESS,
     "refuses": Refusing(),
     "type": int,
@@ -103,3 +109,12 @@ def test_half_a_surrogate_pair_is_no_name() -> None:
         solver.SpecError, match=r"limits\[0\] \(a\\ud800\)\.name: expected text, half a surrogate"
     ):
         solver.assign(SCORES, [1, 1], limits=[limit])
+
+
+def test_a_priority_beyond_all_scores_is_refused() -> None:
+    with pytest.raises(solver.SpecError, match="priority"):
+        solver.Agent(id="a", priority=1e308)
+    with pytest.raises(
+        solver.SpecError, match=r"agents\[1\]\.priority: expected a finite number > 0, at most 1e\+100"
+    ):
+        agent_table({"id": ["a", "b"], "priority": [1.0, 1e308]})

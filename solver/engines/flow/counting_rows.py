@@ -167,7 +167,8 @@ class CountingRows:
         self.unit[rows] = np.abs(weight)
         upper = weight > 0
         self.infeasible |= bool((upper & (bound < 0)).any())
-        ratio = bound / weight
+        with np.errstate(over="ignore"):  # more than any number of agents
+            ratio = bound / weight
         most = np.floor(ratio[upper] * (1 + _WHOLE_TOLERANCE) + 1e-12)
         self.most[rows[upper]] = np.clip(most, 0, _MAX_NODE_UNITS).astype(np.int64)
         least = np.ceil(ratio[~upper] * (1 - _WHOLE_TOLERANCE) - 1e-12)

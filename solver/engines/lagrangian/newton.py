@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from solver.engines.standard_form import StandardForm
 
+_LEAST_ROW_SCALE = 1e-100
+"""Size of a limit row below which it is taken as nothing: its multiplier would be no number."""
+
 _MIN_SPREAD = 0.05
 """Least weight of a column at the start, relative to the mean."""
 
@@ -107,7 +110,7 @@ class Newton:
             typical += np.bincount(row.ravel(), weights=np.abs(coefficient).ravel(), minlength=form.rows + 1)
         typical = typical[:-1] / max(1, form.columns)
         scale: NDArray[np.float64] = np.maximum(np.abs(form.row_bound), 0.1 * typical)
-        return np.where(scale > 0, scale, 1.0)
+        return np.where(scale > _LEAST_ROW_SCALE, scale, 1.0)
 
     def act(self, x: NDArray[Any]) -> Any:
         """Return the (K,) left-hand sides of every coupling row."""
