@@ -106,6 +106,37 @@ def bench_small_instances(n: int, m: int) -> None:
             assert name != "random" or before / after >= BARS.get((n, m), 1.0)
 
 
+@pytest.mark.parametrize("kind", ["floors", "copies", "counts", "load costs"])
+@pytest.mark.parametrize(
+    ("n", "m"), SIZES[:1] if SMOKE else ((100, 5), (1_000, 10), (5_000, 20), (20_000, 50)), ids=str
+)
+def bench_networks(n: int, m: int, kind: str) -> None:
+    """What makes slots a network: never slower than numpy and a flow."""
+    solver.warm_up()
+    rng = np.random.default_rng(0)
+    scores = rng.uniform(size=(n, m))
+    room = -(-11 * n // (10 * m))
+    cases: dict[str, tuple[NDArray[np.int64], dict[str, Any]]] = {
+        "floors": (np.full(m, room), {"min_load": np.full(m, n // (2 * m))}),
+        "copies": (np.full(m, 2 * room), {"copies": 2}),
+        "counts": (np.full(m, 3 * room), {"count": rng.integers(1, 6, n)}),
+        "load costs": (np.full(m, 2 * room), {"load_cost": np.array([0.0, 0.1, 0.3])}),
+    }
+    slots, given = cases[kind]
+
+    def call() -> solver.Solution:
+        return solver.assign(scores, slots, **given)
+
+    def plain() -> solver.Solution:
+        with numpy_only():
+            return call()
+
+    assert call().objective == pytest.approx(plain().objective, rel=1e-9)
+    before, after = alternate(plain, call, 0.05 if SMOKE else 0.4)
+    print(f"{n:>7,} × {m:<4} {kind:13} {before:9.3f} → {after:8.3f} ms  {before / after:5.2f}×")
+    assert SMOKE or before / after >= 1.0
+
+
 @pytest.mark.skipif(not LONG, reason="BENCH_LONG=1")
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("n", [100_000, 1_000_000])
