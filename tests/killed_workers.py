@@ -4,7 +4,7 @@ python -m tests.killed_workers --kills 10 --agents 300000 --seed 0
 
 A worker is killed once in each kind of pass, then workers at random moments of random passes, several in one job, until
 so many have died at work. A driver is killed before, while and after the files of the plan are written, and resumes:
-files that it had finished must not be written again. About three minutes on two busy cores.
+files that it had finished must not be written again. About five minutes on two busy cores.
 """
 
 from __future__ import annotations
