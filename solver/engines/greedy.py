@@ -117,7 +117,9 @@ def _opened_claim(instance: Instance, shape: NetworkShape, deadline: Deadline) -
     zeros = np.zeros(instance.m)
     plain = replace(shape, floor_if_open=np.zeros_like(shape.floor), opening_cost=zeros)
     capacity = instance.capacity
-    for _ in range(_CLOSING_ROUNDS):
+    for number in range(_CLOSING_ROUNDS):
+        if number and deadline.expired():
+            break
         relaxed = replace(instance, capacity=capacity, network=plain)
         claim = _network_claim(relaxed, plain, deadline)
         if claim is None:
