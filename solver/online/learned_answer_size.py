@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 _PRIOR_TOKENS = 256.0
-_PRIOR_WEIGHT = 10.0  # answers that the prior counts for, and the mean of all against that of one class
+_GUESS_WEIGHT = 0.1  # answers that it counts for: one answer tells more than a guess
+_PRIOR_WEIGHT = 10.0  # answers that the mean of all counts for against that of one class
 _MEMORY = 1000.0  # answers over which a mean forgets
 
 
@@ -17,7 +18,7 @@ class AnswerSize:
     Parameters
     ----------
     expected : float
-        Tokens to begin with; they count like ten answers.
+        Tokens to begin with, until there are answers.
 
     Attributes
     ----------
@@ -29,7 +30,7 @@ class AnswerSize:
 
     def __init__(self, expected: float = _PRIOR_TOKENS) -> None:
         self.tokens = float(expected)
-        self._count = _PRIOR_WEIGHT
+        self._count = _GUESS_WEIGHT
         self._classes: dict[int, tuple[float, float]] = {}
 
     def expected(self, input_tokens: int) -> float:

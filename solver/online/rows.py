@@ -62,13 +62,16 @@ class RowMaker:
 
     def typical_service_s(self) -> NDArray[np.float64]:
         """Return the predicted service of a request nothing is known about, (m,) seconds."""
-        predicted = self._predictor.predict_ms(self.pool.models, *_TYPICAL_TOKENS)[0]
-        seconds: NDArray[np.float64] = np.maximum(predicted / 1000.0, 1e-9)
+        seconds: NDArray[np.float64] = np.maximum(self.predicted_s(*_TYPICAL_TOKENS)[0], 1e-9)
         return seconds
 
     def predicted_s(self, input_tokens: ArrayLike, output_tokens: ArrayLike) -> NDArray[np.float64]:
-        """Return what service is predicted now for requests of (n,) tokens in and out, (n, m) seconds."""
-        sizes = np.asarray(input_tokens, np.float64), np.asarray(output_tokens, np.float64)
+        """Return what service is predicted now for requests of (n,) tokens in and out, (n, m) seconds.
+
+        Answers that were expected to be longer than any has been, by a first guess, are taken to be as long as that.
+        """
+        answers = np.minimum(np.asarray(output_tokens, np.float64), self._predictor.longest_answer)
+        sizes = np.asarray(input_tokens, np.float64), answers
         return self._predictor.predict_ms(self.pool.models, *sizes) / 1000.0
 
     def tenant(self, name: str | None) -> int:

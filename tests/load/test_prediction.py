@@ -85,3 +85,12 @@ def test_an_answer_of_unknown_length_counts_as_usual() -> None:
     assert predictor.predict_ms(models, [0, 0], [100, 1000])[:, 0] == pytest.approx(
         [3000.0, 21_000.0], rel=0.02
     )
+
+
+def test_the_longest_answer_is_told_after_a_few() -> None:
+    predictor = CompletionPredictor(clock=ManualClock())
+    for tokens in (30, 80, 10, 20, 30, 40, 50):
+        _observe(predictor, "stated", tokens, 3000.0)
+    assert predictor.longest_answer == float("inf")
+    _observe(predictor, "stated", 60, 3000.0)
+    assert predictor.longest_answer == 80

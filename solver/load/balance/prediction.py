@@ -37,6 +37,9 @@ _DEFAULT_LINE: Coefficients = (500.0, 20.0, 20_000.0)
 _DEFAULT_MS = np.array(_DEFAULT_LINE)
 """Coefficients before anything is known: half a second to the first token, then 50 tokens a second."""
 
+_FEW_ANSWERS = 8
+"""Answers from which the longest of them tells what is long."""
+
 _CACHED_TABLES = 4
 """Tuples of models whose tables are kept: those of one router and a few balancers."""
 
@@ -146,6 +149,7 @@ class CompletionPredictor:
         self._learned = np.zeros((8, 3))  # coefficients by row of a line
         self._spread = np.zeros(8)  # standard deviation of the errors likewise, NaN before the first
         self._tables: dict[int, _Table] = {}
+        self._answers = self._longest = 0
 
     def observe(self, outcome: Outcome) -> None:
         """Learn from one finished request; failed ones say nothing about completion times."""
@@ -153,6 +157,8 @@ class CompletionPredictor:
             return
         with self._lock:
             now = self._clock.now()
+            self._answers += 1
+            self._longest = max(self._longest, outcome.output_tokens or 0)
             line = self._lines.get(outcome.model)
             if line is None:
                 line = LatencyLine(len(self._lines), now, self._assumed(outcome.model))
@@ -167,6 +173,11 @@ class CompletionPredictor:
             self._unsolved.add(outcome.model)
             for table in self._tables.values():
                 table.observed.add(outcome.model)
+
+    @property
+    def longest_answer(self) -> float:
+        """Most tokens seen in an answer; infinite before there were a few that told."""
+        return self._longest if self._longest and self._answers >= _FEW_ANSWERS else math.inf
 
     def coefficients(self, models: tuple[Model, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the coefficients of each model and the spread of its errors.
