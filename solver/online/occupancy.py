@@ -28,12 +28,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from solver.engines import kernels
+from solver.errors import SpecError, Violation
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _MAX_ITERATIONS = 20
 """Iterations of policy improvement; it converges after a few."""
+
+_MOST_ENTRIES = 2**26
+"""Models times slots and queue places that a table may have: 512 MiB."""
 
 _MIN_RATE = 1e-12
 """Least admission rate, so that every state has a finite weight in logarithms."""
@@ -168,7 +172,22 @@ def occupancy_prices(
         States computed; a larger pool is computed in units of several slots.
     alternatives : bool
         Whether to compute what present prices of other models do to each. O(n m²).
+
+    Raises
+    ------
+    SpecError
+        If the table would be larger than memory should be.
     """
+    most = float(slots.max(initial=0)) + float(queue.max(initial=0))
+    if len(slots) * most > _MOST_ENTRIES:
+        raise SpecError(
+            Violation(
+                "models",
+                f"expected at most {_MOST_ENTRIES // len(slots):,} slots and queue places a model, for prices by "
+                f"occupancy of {len(slots)} models",
+                most,
+            )
+        )
     open_models = slots > 0
     real = np.maximum(slots, 1)
     unit = np.maximum(real / largest_pool, 1.0)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from solver.errors import SpecError
 from solver.online.occupancy import occupancy_prices
 
 
@@ -137,3 +138,9 @@ def test_first_order_prices_meet_tables_computed_at_those_prices() -> None:
         exact = tables(now).table[0, :6]
         change = np.abs(exact - mean.table[0, :6])
         assert (np.abs(first_order - exact) <= 0.15 * change + 1e-3).all()
+
+
+@pytest.mark.parametrize(("slots", "queue"), [(2**53, 0), (1, 2**53)])
+def test_a_table_that_no_memory_holds_is_refused_by_name(slots: int, queue: int) -> None:
+    with pytest.raises(SpecError, match="slots and queue places a model"):
+        single(np.ones(1), np.ones(1), 1.0, slots, queue)
