@@ -28,12 +28,13 @@ if TYPE_CHECKING:
 
 COUNT = int(os.environ.get("SOLVER_AGREEMENTS", "12"))
 FIRST = int(os.environ.get("SOLVER_AGREEMENTS_SEED", "0"))
-TELLING = (196, 389, 1420, 100244, 100379, 200384, 201130, 203831)
+TELLING = (196, 389, 1420, 100244, 100379, 200384, 201130, 203831, 8000669)
 """Histories in which leases change at the very moment that a measurement is of; in which a lease that moves leaves
 room in a pool for which another model's lease waits; in which all leases of a measured model are ended at once; in
 which the rules of a queue change; in which a refused plan has let its own leases start and pay; in which a waiting
 lease moves within its model; in which two models' leases wait for a pool since the same
-moment; and in which a lease is settled while a limit of the month is not set."""
+moment; in which a lease is settled while a limit of the month is not set; and in which a waiting lease that moves is
+refused tokens of a pool that it is charged for itself."""
 
 NAMESPACES = itertools.count()
 MODELS = ("a", "b", "c")
@@ -105,7 +106,7 @@ class History:
                 answers.append(f"{type(error).__name__}: {error}")
         self.log.append(f"{self.clock.now() - START_S:.3f} {what} -> {answers[0]}")
         assert answers[0] == answers[1], "\n".join(
-            [*self.log[-40:], f"first: {answers[0]}", f"second: {answers[1]}"]
+            [self.log[0], *self.log[-40:], f"first: {answers[0]}", f"second: {answers[1]}"]
         )
         return answers[0]
 
@@ -268,6 +269,7 @@ def agree(redis_server: RedisServer) -> Callable[..., int]:
         )
         kind = LossyHistory if lossy else History
         history = kind(seed, [MemoryStore(clock=clock), shared], clock)
+        history.log.append(f"history {seed}")
         if isinstance(history, LossyHistory):
             history.client = client
         rng = random.Random(-seed)  # noqa: S311 # as above

@@ -5,6 +5,7 @@
 
 return (function()
 local LENGTHS = {day = 86400, week = 7 * 86400, month = 30.5 * 86400} -- about, in seconds
+local NO_CREDIT = {amount = 0}
 local REASONS = {[0] = 'requests', 'tokens', 'budget'}
 
 local function primary(m, kind)
@@ -112,11 +113,15 @@ local function refund(m, meter, amount, step)
   m.used[key], m.usage, m.changed = m.used[key] - amount, m.usage + 1, true
 end
 
-local function wait_s(m, meter, over)
+-- Seconds until so much has left a meter; what a lease gives back does not count in the step that it is charged to.
+local function wait_s(m, meter, over, given)
   if meter[5] then return exact(math.max(0, m.oldest[meter[1]] - wall)) end
   if meter[3] == 0 then return '' end
   local steps, order = call('HGETALL', window_key(m.subject, meter[1])), {}
-  for k = 1, #steps, 2 do order[#order + 1] = {num(steps[k], 0), num(steps[k + 1], 0)} end
+  for k = 1, #steps, 2 do
+    local step, amount = num(steps[k], 0), num(steps[k + 1], 0)
+    order[#order + 1] = {step, step == given.step and amount - given.amount or amount}
+  end
   table.sort(order, function(a, b) return a[1] < b[1] end)
   for _, entry in ipairs(order) do
     over = over - entry[2]
@@ -130,12 +135,13 @@ local function refusal_of(m, amounts, credit)
   local answer, longest
   for _, meter in ipairs(meters_of(m)) do
     local kind, limit = meter[2], granted_here(meter[4])
-    local used = advance(m, meter) - (credit and credit[m.subject .. ' ' .. meter[1]] or 0)
+    local given = credit and credit[m.subject .. ' ' .. meter[1]] or NO_CREDIT
+    local used = advance(m, meter) - given.amount
     local over = used + amounts[kind] - limit
     if over > 0 then
       local reason = amounts[kind] > meter[4] and 'too_large' or REASONS[kind]
       if not answer or answer[1] == reason then
-        local wait = reason == 'too_large' and '' or wait_s(m, meter, over)
+        local wait = reason == 'too_large' and '' or wait_s(m, meter, over, given)
         local lasts = tonumber(wait) or math.huge
         if not answer or lasts > longest then answer, longest = {reason, wait, '', m.subject}, lasts end
       end

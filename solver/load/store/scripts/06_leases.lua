@@ -113,7 +113,8 @@ local function credit_of(id)
     local pool, meter = charged(charges, k)
     if meter and string.sub(charges[k], 1, 2) == 'p:' then
       advance(pool, meter)
-      credit[charges[k] .. ' ' .. charges[k + 1]] = counted(pool, meter, charges[k + 2], charges[k + 3])
+      local amount, step = charges[k + 2], charges[k + 3]
+      credit[charges[k] .. ' ' .. charges[k + 1]] = {amount = counted(pool, meter, amount, step), step = step}
     end
   end
   return slots, credit
