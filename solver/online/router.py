@@ -8,7 +8,6 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING
 
-from solver.load.balance.prediction import CompletionPredictor
 from solver.online.joint import place_jointly
 from solver.online.lease_taking import Reservations
 from solver.online.live_load import LiveLoad
@@ -18,7 +17,7 @@ from solver.online.price_process import PriceProcess
 from solver.online.refresh_thread import Refresher
 from solver.online.router_status import RouterStatus
 from solver.online.rows import RowMaker
-from solver.online.setup import announce, check_parameters, new_pricing, open_log
+from solver.online.setup import announce, check_parameters, learners, new_pricing, open_log
 from solver.online.spending import Spending
 from solver.online.window import AgentRow, History, Window
 from solver.problem.spec import Objective
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
+    from solver.load.balance.prediction import CompletionPredictor
     from solver.load.tracker import LoadTracker
     from solver.online.decision import Decision
     from solver.online.decision_log import DecisionLog
@@ -74,6 +74,10 @@ class OptimalRouter:
         in order of priority.
     wait_cost_per_s : float
         Score lost per second waited, >= 0.
+    tail_weight : float
+        Score lost per second that an agent adds to the mean latency of the slowest twentieth, >= 0: agents whose
+        prompts tell of long answers go to fast models. Learned from outcomes that state the tokens of the answer.
+        Arrays of scores are taken as they are.
     ttl_s : float
         Time to live of leases, seconds.
     replicas : int
@@ -122,6 +126,7 @@ class OptimalRouter:
         tenant_shares: Mapping[str, float] | None = None,
         queue: bool = False,
         wait_cost_per_s: float = 0.0,
+        tail_weight: float = 0.0,
         ttl_s: float = 30.0,
         replicas: int = 1,
         predictor: CompletionPredictor | None = None,
@@ -131,18 +136,16 @@ class OptimalRouter:
         decision_log: DecisionLog | str | Path | None = None,
     ) -> None:
         shares = dict(tenant_shares or {})
-        check_parameters(
-            horizon, budget_usd, budget_period_s, wait_cost_per_s, ttl_s, replicas, shares, background
-        )
+        weights = {"wait_cost_per_s": wait_cost_per_s, "tail_weight": tail_weight}
+        check_parameters(horizon, budget_usd, budget_period_s, weights, ttl_s, replicas, shares, background)
         self._tracker, self._clock = tracker, tracker.clock
         self._ttl_s = float(ttl_s)
-        if predictor is None:
-            predictor = CompletionPredictor(clock=tracker.clock)
-            tracker.listen(predictor.observe)
+        predictor, tail = learners(tracker, predictor, tail_weight)
         self._rows = RowMaker(
             models,
             objective or Objective(),
             predictor=predictor,
+            tail=tail,
             tenants=tuple(shares),
             task_types=task_types,
         )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from solver.load.balance.prediction import CompletionPredictor
+    from solver.online.tail_latency import TailPrice
     from solver.problem.spec import Agent, Model, Objective
 
 _TYPICAL_TOKENS = ([500.0], [250.0])
@@ -35,6 +36,8 @@ class RowMaker:
         What is maximised.
     predictor : CompletionPredictor
         Of service times.
+    tail : TailPrice, optional
+        Of the slowest latencies.
     tenants : sequence of str
         Tenants that have a share.
     task_types : mapping of str to tuple of str, optional
@@ -47,13 +50,14 @@ class RowMaker:
         objective: Objective,
         *,
         predictor: CompletionPredictor,
+        tail: TailPrice | None = None,
         tenants: Sequence[str] = (),
         task_types: Mapping[str, tuple[str, ...]] | None = None,
     ) -> None:
         self.pool = ModelPool(models, objective=objective, task_types=task_types, measured_latency=True)
         self._m = len(self.pool)
         self._ones = np.ones(self._m)
-        self._predictor = predictor
+        self._predictor, self._tail = predictor, tail
         self._tenants = {tenant: t for t, tenant in enumerate(tenants)}
         penalty = objective.unassigned_penalty
         self._unserved = float("nan") if penalty is None or not np.isfinite(penalty) else -float(penalty)
@@ -83,6 +87,8 @@ class RowMaker:
         service = self._predictor.predict_ms(self.pool.models, [agent.input_tokens], [agent.output_tokens])
         service *= 1e-3
         scores = self.pool.scorer.rows([agent], latency_s=service).score[0]
+        if self._tail is not None:
+            scores = scores - agent.priority * self._tail.costs(self.pool.models, [agent.input_tokens])[0]
         service = service[0]
         cost = None
         if self._priced:

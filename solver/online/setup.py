@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from solver.errors import SpecError, Violation, missing_value
+from solver.load.balance.prediction import CompletionPredictor
 from solver.load.checks import money_problems, positive_problems, whole_problems
 from solver.online.horizon_pricing import HorizonPricing
 from solver.online.steady_pricing import SteadyPricing
+from solver.online.tail_latency import TailPrice
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,6 +76,20 @@ def new_pricing(
     )
 
 
+def learners(
+    tracker: LoadTracker, predictor: CompletionPredictor | None, tail_weight: float
+) -> tuple[CompletionPredictor, TailPrice | None]:
+    """Return the predictor of service times and the price of slow answers, where they have one; both listen."""
+    if predictor is None:
+        predictor = CompletionPredictor(clock=tracker.clock)
+        tracker.listen(predictor.observe)
+    if not tail_weight:
+        return predictor, None
+    tail = TailPrice(tail_weight, predictor)
+    tracker.listen(tail.observe)
+    return predictor, tail
+
+
 def announce(tracker: LoadTracker, models: tuple[Model, ...]) -> None:
     """Give the capacity they state to models that the tracker does not know."""
     known = set(tracker.snapshot().models)
@@ -91,7 +107,7 @@ def check_parameters(
     horizon: int | None,
     budget_usd: float | None,
     budget_period_s: float | None,
-    wait_cost_per_s: float,
+    weights: Mapping[str, float],
     ttl_s: float,
     replicas: int,
     shares: Mapping[str, float],
@@ -124,8 +140,11 @@ def check_parameters(
             problems.append(
                 Violation("budget_period_s", "expected none with a horizon, whose budget is spent once")
             )
-    if not (np.isfinite(wait_cost_per_s) and wait_cost_per_s >= 0):
-        problems.append(Violation("wait_cost_per_s", "expected a finite number >= 0", wait_cost_per_s))
+    problems += [
+        Violation(name, "expected a finite number >= 0", weight)
+        for name, weight in weights.items()
+        if not (np.isfinite(weight) and weight >= 0)
+    ]
     if horizon is not None and shares:
         problems.append(
             Violation("tenant_shares", "expected none with a horizon; they are shares of slot time")

@@ -11,8 +11,9 @@ quantile, are free to go where they are answered best.
 from __future__ import annotations
 
 import math
+import threading
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+
+    from solver.load.balance.prediction import CompletionPredictor
+    from solver.load.request_outcome import Outcome
+    from solver.problem.spec import Model
 
 _TOKENS = np.exp2(np.arange(34) / 2.0)
 """Answer lengths, tokens: half octaves, up to 92,682."""
@@ -117,3 +122,61 @@ class TailLatency:
         counts = every if own is None else every + own
         chances: NDArray[np.float64] = counts / counts.sum()
         return chances
+
+
+class LatencyParts(NamedTuple):
+    """Predicted latencies, apart from what each token of the answer adds.
+
+    Attributes
+    ----------
+    prompt_s : (n, m) float64
+        Seconds before the answer begins.
+    start_s : (m,) float64
+        Seconds of an empty prompt.
+    s_per_token : (m,) float64
+        Seconds an answer token takes, above zero.
+    """
+
+    prompt_s: NDArray[np.float64]
+    start_s: NDArray[np.float64]
+    s_per_token: NDArray[np.float64]
+
+    @classmethod
+    def of(
+        cls, predictor: CompletionPredictor, models: tuple[Model, ...], input_tokens: Sequence[int]
+    ) -> LatencyParts:
+        """Return what is predicted for prompts of so many tokens. O(n m)."""
+        answers = [0.0] * (len(input_tokens) + 1) + [1000.0]
+        seconds = predictor.predict_ms(models, [*input_tokens, 0.0, 0.0], answers) / 1000.0
+        return cls(seconds[:-2], seconds[-2], np.maximum(seconds[-1] - seconds[-2], 1e-6) / 1000.0)
+
+
+class TailPrice:
+    """What a request costs for the time that it adds to the slowest latencies. Thread-safe.
+
+    Parameters
+    ----------
+    weight : float
+        Score lost per second of the mean latency of the slowest twentieth, >= 0.
+    predictor : CompletionPredictor
+        Of service times.
+    """
+
+    def __init__(self, weight: float, predictor: CompletionPredictor) -> None:
+        self._weight, self._predictor = weight, predictor
+        self._tail, self._lock = TailLatency(), threading.Lock()
+
+    def observe(self, outcome: Outcome) -> None:
+        """Learn from a successful request whose answer was counted."""
+        if outcome.success and outcome.output_tokens is not None:
+            with self._lock:
+                self._tail.learn(
+                    outcome.input_tokens or 0, outcome.output_tokens, outcome.latency_ms / 1000.0
+                )
+
+    def costs(self, models: tuple[Model, ...], input_tokens: Sequence[int]) -> NDArray[np.float64]:
+        """Return the score that requests lose, (n, m); zeros before the first twenty answers."""
+        parts = LatencyParts.of(self._predictor, models, input_tokens)
+        with self._lock:
+            excess = self._tail.excess_s(input_tokens, parts.prompt_s, parts.s_per_token)
+        return self._weight * excess

@@ -249,6 +249,25 @@ def test_scores_decide_and_outcomes_are_recorded() -> None:
         assert [(outcome.model, outcome.success) for outcome in heard] == [("b", True)] * 4
 
 
+def test_the_slowest_answers_have_a_price_of_their_own() -> None:
+    with Upstream(fast=Behaviour(), slow=Behaviour()) as up:
+        fleet = [deployment(up, "a"), deployment(up, "b", model="slow")]
+        options = FleetOptions(scores={"a": 0.9, "b": 0.8}, latency_weight=0.0, tail_weight=1.0)
+
+        async def main() -> None:
+            await ask(router)
+            assert up.served == {"fast": 1}
+            record = strategy.selector.tracker.record
+            for tokens in [100] * 40 + [400] * 2:  # the server of "slow" answers ten times as quickly
+                record("a", latency_ms=40.0 * tokens, input_tokens=1, output_tokens=tokens)
+                record("b", latency_ms=4.0 * tokens, input_tokens=1, output_tokens=tokens)
+            await ask(router)
+            assert up.served == {"fast": 1, "slow": 1}
+
+        with routed(fleet, options) as (router, strategy):
+            asyncio.run(main())
+
+
 def test_slots_are_those_of_litellms_own_limiter() -> None:
     with Upstream() as up:
         fleet = [

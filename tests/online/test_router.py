@@ -405,6 +405,7 @@ def test_bad_requests_are_refused_with_path_rule_and_value(call: Any, message: A
         ({"replicas": 0}, "replicas"),
         ({"tenant_shares": {"a": 1.5}}, r"tenant_shares\['a'\]: expected between 0 and 1, got 1.5"),
         ({"wait_cost_per_s": -1.0}, "wait_cost_per_s"),
+        ({"tail_weight": np.nan}, "tail_weight: expected a finite number >= 0"),
         ({"history": [[1.0, 2.0, 3.0]]}, r"history.scores: expected shape \(N, 2\)"),
         ({"history": [[1.0, np.nan]]}, r"history.scores\[0, 1\]"),
     ],

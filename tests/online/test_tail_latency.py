@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import solver
 from solver.online.tail_latency import TailLatency
 
 FIXED_S = np.array([[0.2, 0.5, 30.0], [0.0, 1.0, 2.0]])
@@ -51,3 +52,37 @@ def test_follows_latencies_that_change() -> None:
     for _ in range(1_000):
         tail.learn(100, 50, 60.0)
     assert tail.threshold_s == pytest.approx(60.0)
+
+
+@pytest.mark.parametrize("tail_weight", [0.0, 0.05])
+def test_a_router_with_a_price_on_the_tail_sends_long_answers_to_quick_models(tail_weight: float) -> None:
+    models = [
+        solver.Model(
+            id=name,
+            capacity=solver.Capacity(max_concurrent=100),
+            capabilities={"coding": quality},
+            latency_s=0.2,
+            output_tokens_per_second=pace,
+        )
+        for name, quality, pace in (("good", 0.9, 25.0), ("quick", 0.8, 200.0))
+    ]
+    seconds_per_token = {"good": 0.04, "quick": 0.005}
+    router = solver.OptimalRouter(
+        solver.LoadTracker(clock=solver.ManualClock()),
+        models,
+        solver.Objective(latency_weight=0.0),
+        tail_weight=tail_weight,
+        background=False,
+    )
+    routed: dict[int, list[str | None]] = {50: [], 2_000: []}
+    for i in range(300):
+        prompt, answer = (2_000, 1_000) if i % 25 == 0 else (50, 20)
+        decision = router.route(
+            solver.Agent(id=f"a{i}", task_type="coding", input_tokens=prompt, output_tokens=400)
+        )
+        assert decision.model is not None
+        latency_s = 0.2 + answer * seconds_per_token[decision.model]
+        decision.release(latency_ms=1000.0 * latency_s, tokens=prompt + answer)
+        routed[prompt].append(decision.model)
+    assert set(routed[50]) == {"good"}
+    assert set(routed[2_000][5:]) == {"quick" if tail_weight else "good"}

@@ -38,6 +38,9 @@ class FleetOptions:
         by that default, with one warning; ``-inf`` forbids a deployment.
     latency_weight : float
         Score one second of expected service costs.
+    tail_weight : float
+        Score one second that a request adds to the mean latency of the slowest twentieth costs: requests whose
+        prompts tell of long answers go to fast deployments.
     cost_weight : float
         Score one US dollar costs.
     default_concurrent : int
@@ -64,6 +67,7 @@ class FleetOptions:
 
     scores: Mapping[str, float] | Callable[[dict[str, Any], dict[str, Any]], float] | None = None
     latency_weight: float = 0.05
+    tail_weight: float = 0.0
     cost_weight: float = 0.0
     default_concurrent: int = 1000
     queue: int = 0
@@ -79,6 +83,7 @@ class FleetOptions:
         problems += positive_problems("queue_timeout_s", self.queue_timeout_s)
         problems += whole_problems("queue", self.queue)
         problems += money_problems("latency_weight", self.latency_weight)
+        problems += money_problems("tail_weight", self.tail_weight)
         problems += money_problems("cost_weight", self.cost_weight)
         problems += whole_problems("default_concurrent", self.default_concurrent, low=1)
         problems += whole_problems("output_tokens", self.output_tokens)

@@ -33,6 +33,7 @@ from solver.load.tracker import LoadTracker
 from solver.online.learned_answer_size import AnswerSize
 from solver.online.router import OptimalRouter
 from solver.online.rows import RowMaker
+from solver.online.tail_latency import TailPrice
 from solver.online.window import AgentRow, Forecast
 from solver.problem.spec import Agent, Capacity, Objective
 
@@ -81,6 +82,9 @@ class Selector:
             self.queue = SlotQueue(self.tracker, self.options.queue_timeout_s, self.options.select_ttl_s)
         self._predictor = CompletionPredictor(clock=self.tracker.clock)
         self._answer = AnswerSize(self.options.output_tokens)
+        self._tail = (
+            TailPrice(self.options.tail_weight, self._predictor) if self.options.tail_weight else None
+        )
         self.tracker.listen(self._predictor.observe)
         self.tracker.listen(self._note_answer)
         self._deployments: dict[str, dict[str, Any]] = {}
@@ -115,6 +119,8 @@ class Selector:
     def _note_answer(self, outcome: Outcome) -> None:
         if outcome.success and outcome.output_tokens:
             self._answer.learn(outcome.input_tokens or 0, outcome.output_tokens)
+            if self._tail is not None:
+                self._tail.observe(outcome)
 
     # -- the fleet
 
@@ -226,6 +232,8 @@ class Selector:
             raise SpecError("model_list: none of the deployments of this request can be read")
         weight = self.options.latency_weight
         scores -= weight * service_s
+        if self._tail is not None:
+            scores -= self._tail.costs(rows.pool.models, [tokens_in])[0]
         if row.cost_usd is not None:
             scores -= self.options.cost_weight * row.cost_usd
         forecast = Forecast(tokens_in, answer, weight)

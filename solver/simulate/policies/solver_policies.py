@@ -13,7 +13,7 @@ from solver.load.tracker import LoadTracker
 from solver.online.learned_answer_size import AnswerSize
 from solver.online.parameters import RefreshParams
 from solver.online.router import OptimalRouter
-from solver.online.tail_latency import TailLatency
+from solver.online.tail_latency import LatencyParts, TailLatency
 from solver.problem.spec import Agent, Objective
 from solver.simulate.policies.learned_slowdown import LearnedSlowdown
 from solver.simulate.policies.settings import PolicySettings
@@ -263,13 +263,11 @@ class RoutedOneByOne(_Tracked):
 
     def _tail_excess_s(self, inputs: list[int], slowdown: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return what each request would add to the mean of the slowest latencies on each model."""
-        n, predict = len(inputs), self._predictor.predict_ms
-        prompt_ms = predict(self._models, inputs, [0.0] * n)
-        of_tokens = predict(self._models, [0.0, 0.0], [0.0, 1000.0])
-        s_per_token = np.maximum(slowdown * (of_tokens[1] - of_tokens[0]) / 1e6, 1e-9)
+        parts = LatencyParts.of(self._predictor, self._models, inputs)
+        s_per_token = slowdown * parts.s_per_token
         turns = np.maximum(self._in_flight + 1.0 - self._slots, 0.0) / self._slots
-        wait_s = turns * (slowdown * of_tokens[0] / 1000.0 + s_per_token * self._answer.tokens)
-        return self._tail.excess_s(inputs, slowdown * prompt_ms / 1000.0 + wait_s, s_per_token)
+        wait_s = turns * (slowdown * parts.start_s + s_per_token * self._answer.tokens)
+        return self._tail.excess_s(inputs, slowdown * parts.prompt_s + wait_s, s_per_token)
 
     def between_decisions(self) -> bool:
         """Compute prices again when it is time, as the router's own thread does it in service."""
