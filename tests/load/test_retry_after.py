@@ -8,6 +8,7 @@ import pytest
 
 import solver
 from solver.clock import ManualClock
+from solver.load.control.retry_after import RetryLine
 from solver.load.lease import Demand, Lease
 from solver.load.refusal import Refusal, RefusalReason
 from solver.load.store.usage_limits import UsageLimit
@@ -81,3 +82,10 @@ def test_the_balancer_passes_the_reason_on() -> None:
     [stopped] = balancer.assign_and_reserve([agent], models)
     assert stopped.refusal is not None
     assert stopped.refusal.stops[0].reason == "maintenance"
+
+
+def test_whoever_has_no_line_before_them_gets_the_time_of_the_store() -> None:
+    refusal = Refusal(model="m", reason=RefusalReason.REQUESTS, retry_after_s=86400.0)
+    for now_s in (0.1, 1_234.567, 65_908.3):  # readings of a clock, to which 86,400 cannot be added exactly
+        placed = RetryLine().placed(refusal, Demand(), None, None, now_s)
+        assert placed.retry_after_s == 86400.0

@@ -74,7 +74,7 @@ class RetryLine:
             if due_s - first_s > max(_LONGEST_LINE_S, _CALLERS_IN_LINE * gap_s):
                 due_s = first_s
             self._last_s[key] = due_s
-        return replace(refusal, retry_after_s=due_s - now)
+        return replace(refusal, retry_after_s=wait_s + (due_s - first_s))  # exact where there is no line
 
     def forget(self, model: str) -> None:
         """Forget the lines of a model."""
