@@ -54,9 +54,20 @@ if op == 'join' then -- making these functions takes longer than most operations
     subject.usage = changes -- replicas that report what was used have counted it
   end
 
-  -- What a server that has lost its last writes still has of a lease: it may have been promoted and renewed since.
+  -- What a server that has lost its last writes still has of a lease: it may have been promoted and renewed since. One
+  -- whose holder has heard of no promotion waits again: in what was lost, others may have run in its place.
   local function update_lease(m, lease)
     local kept = read_lease(lease.id)
+    if kept.state == 'running' and lease.state == 'queued' then
+      local ttl = math.max(num(call('ZSCORE', EXPIRY, lease.id), 0) - alive, lease.ttl_s)
+      uncount(lease.id, kept)
+      kept.state = 'queued'
+      join_line(m, kept.tenant or '', kept.work)
+      insert(m, lease.id, kept, ttl)
+      promote(m)
+      promote_in_pools(kept.pools)
+      return
+    end
     if kept.state == 'queued' and lease.state == 'running' then
       dequeue(m, lease.id, kept)
       m.waiting = math.max(0, m.waiting - 1)
