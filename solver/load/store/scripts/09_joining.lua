@@ -163,6 +163,25 @@ if op == 'join' then -- making these functions takes longer than most operations
     end
   end
 
+  -- The same of what was used: short windows would end early where the server's clock has stepped before.
+  local function renew_windows()
+    for _, subjects in ipairs({{'m:', MODELS}, {'p:', POOLS}}) do
+      for _, name in ipairs(call('ZRANGE', subjects[2], 0, -1)) do
+        local m = load(subjects[1] .. name)
+        for _, meter in ipairs(m and meters_of(m) or NOTHING) do
+          local key, changes = meter[1], m.usage
+          local used = m.used[key]
+          if used > 0 and not meter[5] and meter[3] > 0 and meter[3] <= LATEST_S then
+            call('DEL', window_key(m.subject, key))
+            m.used[key], m.oldest[key] = 0, -1
+            charge(m, meter, used)
+            m.usage = changes -- replicas that report what was used have counted it
+          end
+        end
+      end
+    end
+  end
+
   function join(order)
     local known = call('HMGET', META, 'run_id', 'epoch', 'schema')
     if known[3] and known[3] ~= order.schema then return {'schema', known[3]} end
@@ -184,7 +203,10 @@ if op == 'join' then -- making these functions takes longer than most operations
       due, due_alive = now, alive
       schedule(TIMERS, alive + order.max_ttl_s + lag, cjson.encode({'r'}))
       call('DEL', JOINED, RESTORED, prefix .. 'lifted')
-      if not has_state then limit_leases(order.max_ttl_s) end
+      if not has_state then
+        limit_leases(order.max_ttl_s)
+        renew_windows()
+      end
       recount()
     end
     note_calendars(order.calendars)
