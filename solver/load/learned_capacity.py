@@ -208,7 +208,7 @@ class LearnedFleet:
             self._share_due_s = now + _SHARE_EVERY_S
             if self._pid != os.getpid():
                 self._begin_process()
-            text = json.dumps({model: _told(learned, now) for model, learned in self.capacities.items()})
+            text = json.dumps({model: _published(learned, now) for model, learned in self.capacities.items()})
         try:
             published = self._store.exchange("learned", text, _PEER_TIMEOUT_S)
             self._exchanges += 1
@@ -311,7 +311,7 @@ class LearnedFleet:
                     self.capacities[model].restore(state)
 
 
-def _told(learned: LearnedCapacity, now: float) -> dict[str, Any]:
+def _published(learned: LearnedCapacity, now: float) -> dict[str, Any]:
     """Return what a process publishes about one model."""
     return {
         "sums": [round(value, 6) for value in learned.sums(now)],

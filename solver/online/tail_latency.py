@@ -168,7 +168,7 @@ class TailPrice:
 
     def observe(self, outcome: Outcome) -> None:
         """Learn from a successful request whose answer was counted."""
-        if outcome.success and outcome.output_tokens is not None:
+        if outcome.success and outcome.output_tokens:
             with self._lock:
                 self._tail.learn(
                     outcome.input_tokens or 0, outcome.output_tokens, outcome.latency_ms / 1000.0

@@ -26,14 +26,13 @@ from solver.interfaces.litellm.fleet import (
 from solver.interfaces.litellm.queued_calls import SlotQueue
 from solver.interfaces.litellm.request_leases import CallEnd, LeaseLedger
 from solver.interfaces.litellm.request_size import asked_tokens, expected_tokens, stated_task_type
-from solver.load.balance.prediction import CompletionPredictor
 from solver.load.checks import LARGEST_USD, LARGEST_WHOLE
 from solver.load.store.memory import MemoryStore
 from solver.load.tracker import LoadTracker
 from solver.online.learned_answer_size import AnswerSize
 from solver.online.router import OptimalRouter
 from solver.online.rows import RowMaker
-from solver.online.tail_latency import TailPrice
+from solver.online.setup import learners
 from solver.online.window import AgentRow, Forecast
 from solver.problem.spec import Agent, Capacity, Objective
 
@@ -80,12 +79,8 @@ class Selector:
         self.queue: SlotQueue | None = None
         if self.options.queue:
             self.queue = SlotQueue(self.tracker, self.options.queue_timeout_s, self.options.select_ttl_s)
-        self._predictor = CompletionPredictor(clock=self.tracker.clock)
+        self._predictor, self._tail = learners(self.tracker, None, self.options.tail_weight)
         self._answer = AnswerSize(self.options.output_tokens)
-        self._tail = (
-            TailPrice(self.options.tail_weight, self._predictor) if self.options.tail_weight else None
-        )
-        self.tracker.listen(self._predictor.observe)
         self.tracker.listen(self._note_answer)
         self._deployments: dict[str, dict[str, Any]] = {}
         self._described: dict[str, Deployment] = {}
@@ -119,8 +114,6 @@ class Selector:
     def _note_answer(self, outcome: Outcome) -> None:
         if outcome.success and outcome.output_tokens:
             self._answer.learn(outcome.input_tokens or 0, outcome.output_tokens)
-            if self._tail is not None:
-                self._tail.observe(outcome)
 
     # -- the fleet
 

@@ -6,6 +6,15 @@ if op == 'join' then -- making these functions takes longer than most operations
   local JOINED, RESTORED = prefix .. 'joined', prefix .. 'restored'
   local LATEST_S = 60 -- all of a window this short counts as used now, where a server has lost its last writes
 
+  local function is_short(meter) return meter[3] > 0 and meter[3] <= LATEST_S and not meter[5] end
+
+  -- Count so much of a window as used now, in place of what it holds.
+  local function charge_anew(m, meter, amount)
+    call('DEL', window_key(m.subject, meter[1]))
+    m.used[meter[1]], m.oldest[meter[1]] = 0, -1
+    charge(m, meter, amount)
+  end
+
   -- Top up what was used to what a replica remembers; figures with more changes are newer.
   local function restore_usage(subject, entry) -- {changes, resets, {meter: amount}}
     local m = load(subject)
@@ -20,11 +29,8 @@ if op == 'join' then -- making these functions takes longer than most operations
       local meter = meter_named(m, key)
       if meter then
         local used = advance(m, meter)
-        if meter[3] > 0 and meter[3] <= LATEST_S and not meter[5] then -- what is known may be later than what is kept
-          call('DEL', window_key(m.subject, key))
-          m.used[key], m.oldest[key], known, used = 0, -1, math.max(known, used), 0
-        end
-        if known > used then charge(m, meter, known - used) end
+        if is_short(meter) then charge_anew(m, meter, math.max(known, used)) -- what is known may be later than what is kept
+        elseif known > used then charge(m, meter, known - used) end
       end
     end
     m.usage, m.changed = entry[1], true
@@ -169,12 +175,9 @@ if op == 'join' then -- making these functions takes longer than most operations
       for _, name in ipairs(call('ZRANGE', subjects[2], 0, -1)) do
         local m = load(subjects[1] .. name)
         for _, meter in ipairs(m and meters_of(m) or NOTHING) do
-          local key, changes = meter[1], m.usage
-          local used = m.used[key]
-          if used > 0 and not meter[5] and meter[3] > 0 and meter[3] <= LATEST_S then
-            call('DEL', window_key(m.subject, key))
-            m.used[key], m.oldest[key] = 0, -1
-            charge(m, meter, used)
+          local used, changes = m.used[meter[1]], m.usage
+          if used > 0 and is_short(meter) then
+            charge_anew(m, meter, used)
             m.usage = changes -- replicas that report what was used have counted it
           end
         end
