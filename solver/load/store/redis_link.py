@@ -152,8 +152,8 @@ class RedisLink:
         self._operations = itertools.count()
         self._seen: tuple[float, float, float] | None = None
         """(the server's time in the last answer, when it was asked for, when it came) by this machine's clock."""
-        self._clock_set: tuple[float, float] | None = None
-        """(the time, the reading of the server's clock) when that was found to be set forward."""
+        self._clock_set: tuple[float, float, float] | None = None
+        """(the time, the reading of the server's clock, that of this machine's) when the former was found to be set."""
 
     @property
     def server_now_s(self) -> float:
@@ -211,7 +211,7 @@ class RedisLink:
             if not reply or reply[0] != "late":
                 return reply
             # It is not late, since this caller waits for the answer: the server's clock has been set forward.
-            self._clock_set = (self.server_now_s, float(reply[1]))
+            self._clock_set = (self.server_now_s, float(reply[1]), self._wall.now())
         raise redis.exceptions.ConnectionError("the server's clock does not keep still")
 
     def _exchange(self, operation: str, *arguments: str | float) -> list[Any]:
@@ -220,7 +220,9 @@ class RedisLink:
         if self._script_clock is not None:
             clock = repr(self._script_clock.now())
         elif self._clock_set is not None:
-            earliest, latest = repr(self._clock_set[0]), f"set{self._clock_set[1]!r}"
+            server_s, reading_s, read_s = self._clock_set
+            at_most_s = sent_s - read_s + self._timeout_s + _START_ALLOWANCE_S
+            earliest, latest = repr(server_s), f"set{reading_s!r} {at_most_s!r}"
         elif self._seen is not None:
             server_s, asked_s, came_s = self._seen
             earliest = repr(server_s + sent_s - came_s)

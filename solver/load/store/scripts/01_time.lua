@@ -13,7 +13,8 @@
 -- ARGV[6]  seconds until a silent replica counts as absent
 -- ARGV[7]  earliest and
 -- ARGV[8]  latest time it can be, by the caller's monotonic clock; empty when the caller does not know. After an
---          answer 'late': the time it was then, and the reading of the server's clock, as 'set' and a number
+--          answer 'late': the time it was then, and 'set', the reading of the server's clock at that time, and how many
+--          seconds can have passed since
 -- ARGV[9]  id of the operation, empty where a copy that comes later does no harm
 -- ARGV[10] how often it has been sent: a copy of an attempt that was carried out, or followed by a later one,
 --          is not carried out
@@ -88,14 +89,15 @@ if has_state then
   before_wall, before, lag, peak, peak_now, unconfirmed, unconfirmed_until, leases, models, version, ticket, due, due_alive,
     recovering_until, longest_s = struct.unpack(STATE, meta[2])
   local step = math.max(0, wall - before_wall)
-  local earliest, latest, set = tonumber(ARGV[7]), tonumber(ARGV[8]), string.match(ARGV[8], '^set(.*)$')
+  local earliest, latest = tonumber(ARGV[7]), tonumber(ARGV[8])
+  local set, at_most = string.match(ARGV[8], '^set(%S+) (%S+)$')
   local max_gap = by_caller and LEAP_S or longest_s
   now = before + step
   if meta[1] ~= ARGV[2] then earliest, set = nil, nil end -- another epoch may have another time
-  local confirmed = set and earliest + math.max(0, wall - tonumber(set))
-  if confirmed then -- others may have seen more of the time than the caller
-    now = math.max(before, confirmed)
-  elseif earliest and not set then
+  if set then -- others may have seen more of the time than the caller
+    local since = math.max(0, wall - tonumber(set))
+    late, now = since > tonumber(at_most), math.max(before, earliest + since)
+  elseif earliest then
     late = now > latest
     if earliest > now and wall >= before_wall then -- time that was lost before: leases may be younger
       lag, recovered = lag + earliest - now, recovered + earliest - now
