@@ -149,6 +149,23 @@ def test_a_fresh_process_does_not_take_a_step_of_the_clock_for_time(site: Site, 
     assert old.lease_state("x") is LeaseState.GONE
 
 
+def test_a_late_message_does_not_take_a_second_step_of_the_clock_for_time(site: Site) -> None:
+    """It said what time it was after the first step, and comes after the second."""
+    holder, _ = site.join("a", replicas=2)
+    other, client = site.join("b", replicas=2)
+    assert holder.acquire(ask("x", ttl_s=30.0)) is LeaseState.RUNNING
+    other.view()
+    site.server_clock.offset_s += 5.0
+    other.view()
+    late = client.sent[-1]
+    assert late[10].startswith("set")
+    site.world.now_s += 3.0
+    site.server_clock.offset_s += 3600.0
+    assert client.evalsha(*late)[1][0] == b"late"
+    assert holder.lease_state("x") is LeaseState.RUNNING
+    assert getattr(other.acquire(ask("y")), "reason", None) is RefusalReason.CONCURRENCY
+
+
 def test_leases_end_although_every_process_is_new(site: Site) -> None:
     """The gaps between short processes may be steps of the clock, yet they do not freeze leases for ever."""
     store, _ = site.join("p0")

@@ -83,9 +83,7 @@ def _further(limits: Sequence[UsageLimit]) -> list[dict[str, Any]]:
     """Return further limits as the script reads them; of two over the same period the lower one counts."""
     entries: dict[str, dict[str, Any]] = {}
     for limit in limits:
-        kind, window = RESOURCES.index(limit.resource), limit.window
-        calendar = _name_of(window) if isinstance(window, Calendar) else None
-        key = f"{kind}@{calendar or repr(window)}"
+        key, kind, window = _key_of(limit), RESOURCES.index(limit.resource), limit.window
         amount = nano_usd(limit.amount) if kind == 2 else int(limit.amount)
         entry = entries.setdefault(
             key, {"key": key, "kind": kind, "window": 1.0, "limit": amount, "given": []}
@@ -93,10 +91,23 @@ def _further(limits: Sequence[UsageLimit]) -> list[dict[str, Any]]:
         entry["limit"] = min(entry["limit"], amount)
         entry["given"].append([limit.resource, limit.amount, limit.period, limit.time_zone])
         if isinstance(window, Calendar):
-            entry["calendar"], entry["length"] = calendar, _LENGTHS_S[window.period]
+            entry["calendar"], entry["length"] = _name_of(window), _LENGTHS_S[window.period]
         else:
             entry["window"] = window
     return list(entries.values())
+
+
+def _key_of(limit: UsageLimit) -> str:
+    """Return the script's name of the meter of a limit."""
+    window = limit.window
+    over = _name_of(window) if isinstance(window, Calendar) else repr(window)
+    return f"{RESOURCES.index(limit.resource)}@{over}"
+
+
+def meter_windows(limits: Limits) -> dict[str, float | Calendar]:
+    """Return the window of each meter, by the script's name of it."""
+    period_s = math.inf if limits.budget_period_s is None else limits.budget_period_s
+    return {"0": 60.0, "1": 60.0, "2": period_s} | {_key_of(limit): limit.window for limit in limits.further}
 
 
 def _name_of(calendar: Calendar) -> str:

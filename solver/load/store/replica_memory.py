@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from solver.load.lease import Ask, LeaseState
 from solver.load.store.base import Limits, nano_usd
 from solver.load.store.memory import MemoryStore
-from solver.load.store.redis_codec import Usage, calendar_ends, limit_fields, read_usage
-from solver.load.store.usage_limits import wall_time
+from solver.load.store.redis_codec import Usage, calendar_ends, limit_fields, meter_windows, read_usage
+from solver.load.store.usage_limits import Calendar, wall_time
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from solver.load.stops import Stop
 
 METER_WINDOW_S = 60.0
+_CLOCKS_DIFFER = 1.1
+"""How much slower than this process's clock the server's may be."""
 _REMEMBERED_RESUMES = 1000
 """Stops that were lifted and are remembered, so that no other replica brings them back."""
 
@@ -165,22 +167,13 @@ class ReplicaMemory:
     def order(self) -> dict[str, Any]:
         """Return what the server must know of this replica when it joins."""
         now = self._clock.now()
-        used = []
-        for subject, (usage, at_s) in list(self._used.items()):
-            recent = now - at_s < 2 * METER_WINDOW_S
-            kept = {
-                key: amount
-                for key, amount in usage.used.items()
-                if recent or key not in ("0", "1")  # windows of a minute
-            }
-            used.append([subject, usage.changes, usage.resets, kept])
         return {
             "limits": [
                 *(limit_fields("p", name, self.pools[name]) for name in _parents_first(self.pools)),
                 *(limit_fields("m", name, limits) for name, limits in list(self.limits.items())),
             ],
             "calendars": calendar_ends([*self.pools.values(), *self.limits.values()], self._wall_s()),
-            "used": used,
+            "used": [self._remembered(usage, now - at_s) for usage, at_s in list(self._used.values())],
             "leases": [
                 held.fields(now)
                 for held in list(self.held.values())
@@ -202,6 +195,21 @@ class ReplicaMemory:
             "outside": self._outside(now),
             "version": self.version,
         }
+
+    def _remembered(self, usage: Usage, age_s: float) -> list[Any]:
+        """Return [subject, changes, resets, amounts, ends of the calendar's periods that they were used in]."""
+        kind, name = usage.subject.split(":", 1)
+        limits = (self.limits if kind == "m" else self.pools).get(name)
+        windows = {} if limits is None else meter_windows(limits)
+        amounts, ends = {}, {}
+        for meter, amount in usage.used.items():
+            window = windows.get(meter, math.inf)
+            if isinstance(window, Calendar):
+                ends[meter] = window.around(self._wall_s() - age_s)[1]
+            elif age_s > _CLOCKS_DIFFER * window + 1.0:
+                continue  # all of it has left the window
+            amounts[meter] = amount
+        return [usage.subject, usage.changes, usage.resets, amounts, ends]
 
     def _outside(self, now: float) -> list[list[Any]]:
         """Return [model, added active, queued, changes, measured active, queued, seconds or -1] of each."""

@@ -30,6 +30,7 @@
 --       processes (hash: replica -> process and number of its last joining),
 --       lifted (hash: stop -> second, while recovering), members (zset), forgotten (zset),
 --       restored (hash: subject -> changes of its usage that a replica has reported, while recovering),
+--       since_loss (hash: subject and meter -> what was charged since the loss of memory, while recovering),
 --       models, pools (zset: by order of arrival), expiry (zset: lease -> second),
 --       timers (zset: what ends by itself -> second), deletions (zset: key to be deleted -> second),
 --       recent (zset: attempt at an operation -> second when it is forgotten), c:<calendar> (zset: ends of its periods),

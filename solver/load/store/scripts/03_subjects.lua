@@ -2,7 +2,7 @@
 
 return (function()
 local MODELS, POOLS, TIMERS, DELETIONS = prefix .. 'models', prefix .. 'pools', prefix .. 'timers', prefix .. 'deletions'
-local FORGOTTEN, MEMBERS = prefix .. 'forgotten', prefix .. 'members'
+local FORGOTTEN, MEMBERS, SINCE_LOSS = prefix .. 'forgotten', prefix .. 'members', prefix .. 'since_loss'
 local SETTLE_S = 600   -- how long an expired lease can still be settled, and an operation recognised
 local AT_ONCE = 1000   -- leases that one operation ends at most: about ten milliseconds
 local missing = 0      -- peers that are silent, and may be granting their share by themselves

@@ -52,15 +52,25 @@ local function step_of(m, meter)
   return meter[3] > 0 and math.floor(metered / (meter[3] / PARTS)) or 0
 end
 
-local function charge(m, meter, amount)
-  local key = meter[1]
+-- Add to what a meter holds, and return the step in which that is counted.
+local function add_usage(m, meter, amount)
+  local key, step = meter[1], step_of(m, meter)
   if amount == 0 then return 0 end
-  m.used[key], m.usage, m.changed = m.used[key] + amount, m.usage + 1, true
-  local step = step_of(m, meter)
+  m.used[key], m.changed = m.used[key] + amount, true
   if meter[5] or meter[3] == 0 then return step end
   call('HINCRBY', window_key(m.subject, key), int(step), int(amount))
   if m.oldest[key] < 0 then m.oldest[key] = step end
   return step
+end
+
+-- Figures that replicas remember from before a loss of memory are compared by their changes, and include none made since.
+local function record_change(m, meter, amount)
+  if recovering then call('HINCRBY', SINCE_LOSS, m.subject .. ' ' .. meter[1], int(amount)) else m.usage = m.usage + 1 end
+end
+
+local function charge(m, meter, amount)
+  if amount ~= 0 then record_change(m, meter, amount) end
+  return add_usage(m, meter, amount)
 end
 
 -- Forget what has left a meter, and return what it still holds.
@@ -92,7 +102,7 @@ local function advance(m, meter)
     end
   end
   m.used[key], m.oldest[key] = left_over, first or -1
-  if lost > 0 then charge(m, meter, lost) end -- the window's key was deleted: count what it held from now on
+  if lost > 0 then add_usage(m, meter, lost) end -- the window's key was deleted: count what it held from now on
   return m.used[key]
 end
 
@@ -110,7 +120,8 @@ local function refund(m, meter, amount, step)
   amount = counted(m, meter, amount, step)
   if amount <= 0 then return end -- it has left the window
   if not meter[5] and meter[3] ~= 0 then call('HINCRBY', window_key(m.subject, key), int(step), int(-amount)) end
-  m.used[key], m.usage, m.changed = m.used[key] - amount, m.usage + 1, true
+  m.used[key], m.changed = m.used[key] - amount, true
+  record_change(m, meter, -amount)
 end
 
 -- Seconds until so much has left a meter; what a lease gives back does not count in the step that it is charged to.

@@ -53,13 +53,13 @@ local function configure(limits)
     loaded[subject] = nil
     m = load(subject)
     -- What leases of a forgotten model or pool of this name were charged with is not settled with the new one's usage.
-    if not (was_known or recovering) then m.resets = version end
+    if not (was_known or recovering or op == 'join') then m.resets = version end
   else
     if before ~= num(limits[8], 0) then -- what was spent counts from now on
       local used = advance(m, primary(m, 2))
       call('DEL', window_key(subject, '2'))
       m.used['2'], m.oldest['2'], m.period = 0, -1, num(limits[8], 0)
-      charge(m, primary(m, 2), used)
+      add_usage(m, primary(m, 2), used)
     end
     m.changed = true
     write_back()
@@ -306,6 +306,7 @@ end
 local function reset_usage(m)
   for key in pairs(m.used) do
     call('DEL', window_key(m.subject, key))
+    if recovering then call('HDEL', SINCE_LOSS, m.subject .. ' ' .. key) end
     m.used[key] = 0
     if #key == 1 then m.oldest[key] = -1 end
   end

@@ -12,28 +12,34 @@ if op == 'join' then -- making these functions takes longer than most operations
   local function charge_anew(m, meter, amount)
     call('DEL', window_key(m.subject, meter[1]))
     m.used[meter[1]], m.oldest[meter[1]] = 0, -1
-    charge(m, meter, amount)
+    add_usage(m, meter, amount)
   end
 
-  -- Top up what was used to what a replica remembers; figures with more changes are newer.
-  local function restore_usage(subject, entry) -- {changes, resets, {meter: amount}}
-    local m = load(subject)
-    if not m or entry[2] < m.resets then return end
-    if entry[2] > m.resets then
+  -- Top up what was used to what a replica remembers from before the loss, and what was charged since. Of figures that
+  -- come while others are awaited, those with more changes are newer.
+  local function restore_usage(entry) -- {subject, changes, resets, {meter: amount}, {meter: when its period ends}}
+    local m, changes, resets = load(entry[1]), entry[2], entry[3]
+    if not m or resets < m.resets or (resets > m.resets and not recovering and m.usage > 0) then return end
+    if resets > m.resets then
       reset_usage(m)
-      m.resets, m.usage = entry[2], 0
+      m.resets, m.usage = resets, 0
     end
-    if entry[1] <= m.usage then return end
-    call('HSET', RESTORED, subject, int(entry[1]))
-    for key, known in pairs(entry[3]) do
+    local is_newer = changes > m.usage
+    if recovering then
+      if not is_newer and (changes < m.usage or not call('HGET', RESTORED, m.subject)) then return end
+      call('HSET', RESTORED, m.subject, int(changes))
+    end
+    for key, known in pairs(entry[4]) do
       local meter = meter_named(m, key)
-      if meter then
-        local used = advance(m, meter)
-        if is_short(meter) then charge_anew(m, meter, math.max(known, used)) -- what is known may be later than what is kept
-        elseif known > used then charge(m, meter, known - used) end
+      if meter and wall < num(entry[5][key], math.huge) then
+        local used, total = advance(m, meter), known
+        if recovering then total = known + num(call('HGET', SINCE_LOSS, m.subject .. ' ' .. key), 0) end
+        if recovering and is_newer and is_short(meter) then
+          charge_anew(m, meter, math.max(total, used)) -- what is known may be later than what is kept
+        elseif total > used then add_usage(m, meter, total - used) end
       end
     end
-    m.usage, m.changed = entry[1], true
+    m.usage, m.changed = math.max(m.usage, changes) + (recovering and 0 or 1), true
   end
 
   -- Whether the figures that replicas have restored include what the caller's leases were charged with: all that it
@@ -48,7 +54,7 @@ if op == 'join' then -- making these functions takes longer than most operations
 
   -- Charge a restored lease with what it may settle later, and count that where no figure includes it.
   local function charge_restored(subject, lease, order, charges)
-    local amounts, changes = {[0] = lease.amounts[1], lease.amounts[2], lease.amounts[3]}, subject.usage
+    local amounts = {[0] = lease.amounts[1], lease.amounts[2], lease.amounts[3]}
     if lease.here or not is_counted(subject, order) then charge_all(subject, amounts, charges)
     else
       for _, meter in ipairs(meters_of(subject)) do
@@ -57,7 +63,6 @@ if op == 'join' then -- making these functions takes longer than most operations
         charges[n + 4], charges[n + 5] = amount > 0 and step_of(subject, meter) or 0, subject.resets
       end
     end
-    subject.usage = changes -- replicas that report what was used have counted it
   end
 
   -- What a server that has lost its last writes still has of a lease: it may have been promoted and renewed since. One
@@ -90,9 +95,6 @@ if op == 'join' then -- making these functions takes longer than most operations
 
   -- After data loss: re-create the leases and usage that a replica reports.
   local function restore_leases(order, epoch)
-    if recovering then
-      for _, entry in ipairs(order.used) do restore_usage(entry[1], {entry[2], entry[3], entry[4]}) end
-    end
     for _, lease in ipairs(order.leases) do -- they are running, whether they still fit or not
       -- the server of the caller's epoch has recorded which of those it granted have ended
       local m = load_model(lease.model)
@@ -175,11 +177,8 @@ if op == 'join' then -- making these functions takes longer than most operations
       for _, name in ipairs(call('ZRANGE', subjects[2], 0, -1)) do
         local m = load(subjects[1] .. name)
         for _, meter in ipairs(m and meters_of(m) or NOTHING) do
-          local used, changes = m.used[meter[1]], m.usage
-          if used > 0 and is_short(meter) then
-            charge_anew(m, meter, used)
-            m.usage = changes -- replicas that report what was used have counted it
-          end
+          local used = m.used[meter[1]]
+          if used > 0 and is_short(meter) then charge_anew(m, meter, used) end
         end
       end
     end
@@ -205,7 +204,7 @@ if op == 'join' then -- making these functions takes longer than most operations
       call('HSET', META, 'schema', order.schema, 'run_id', order.run_id, 'epoch', epoch)
       due, due_alive = now, alive
       schedule(TIMERS, alive + order.max_ttl_s + lag, cjson.encode({'r'}))
-      call('DEL', JOINED, RESTORED, prefix .. 'lifted')
+      call('DEL', JOINED, RESTORED, SINCE_LOSS, prefix .. 'lifted')
       if not has_state then
         limit_leases(order.max_ttl_s)
         renew_windows()
@@ -226,12 +225,16 @@ if op == 'join' then -- making these functions takes longer than most operations
       end
     end
     if is_new then recount() end -- it may have leases from before, and counts that nothing has kept up
+    -- What the caller has heard in this epoch is known. A child of a fork remembers what its parent has heard.
+    if order.epoch ~= epoch and (recovering or order.epoch ~= '') then
+      for _, entry in ipairs(order.used) do restore_usage(entry) end
+    end
     restore_leases(order, epoch)
     if order.epoch ~= epoch and order.epoch ~= '' then restore_settings(order) end
     if order.counted then call('SADD', JOINED, replica) end
     if call('SCARD', JOINED) >= order.replicas then
       recovering_until = 0
-      call('DEL', RESTORED, prefix .. 'lifted')
+      call('DEL', RESTORED, SINCE_LOSS, prefix .. 'lifted')
       if recovering then
         recovering = false
         call('ZREM', TIMERS, cjson.encode({'r'}))

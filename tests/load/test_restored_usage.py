@@ -1,0 +1,173 @@
+"""A server without its memory learns from the replicas what was used: all of it, once, and nothing that is over."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+from typing import TYPE_CHECKING
+
+import pytest
+import redis
+
+from solver.clock import ManualClock
+from solver.load.lease import Ask, Demand, LeaseState
+from solver.load.refusal import RefusalReason
+from solver.load.store.base import Limits
+from solver.load.store.redis import RedisStore
+from solver.load.store.usage_limits import UsageLimit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.redis_server import RedisServer
+
+NAMES = itertools.count()
+START_S = 1_777_247_970.0  # half a minute before a midnight
+MAX_TTL_S = 40.0
+DAY = UsageLimit(resource="cost_usd", amount=1.0, period="day")
+
+
+class Site:
+    """A server of this test's and replicas that share a model with a limit on requests, a budget and a day's budget."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self.server, self.clock, self.namespace = server, ManualClock(START_S), f"usage-{next(NAMES)}"
+        self.real = redis.Redis.from_url(server.url)
+        self.stores: list[RedisStore] = []
+
+    def join(self, *names: str) -> list[RedisStore]:
+        """Return replicas, which await each other after a loss of memory."""
+        self.stores = [
+            RedisStore(
+                self.server.url,
+                replicas=len(names),
+                namespace=self.namespace,
+                name=name,
+                clock=self.clock,
+                max_ttl_s=MAX_TTL_S,
+                timeout_s=5.0,
+            )
+            for name in names
+        ]
+        for store in self.stores:
+            store.configure("m", Limits(max_concurrent=9, requests=10, budget_nano_usd=10**9, further=(DAY,)))
+        return self.stores
+
+    def keys(self) -> dict[bytes, bytes]:
+        """Return the server's memory."""
+        return {key: self.real.dump(key) for key in self.real.keys(f"*{self.namespace}*")}
+
+    def lose_memory(self, kept: dict[bytes, bytes] | None = None) -> None:
+        """Start the server anew, or another one with what this one held at some time before."""
+        self.server.flush()
+        for key, value in (kept or {}).items():
+            self.real.restore(key, 0, value)
+            if key.endswith(b":meta"):
+                self.real.hset(key, "run_id", "before")
+        for store in self.stores:
+            store._link._run_id = "before"
+            store._link._client.connection_pool.disconnect()
+
+    def used(self, store: RedisStore) -> dict[tuple[str, float | str | None], float]:
+        return {(meter.resource, meter.period): round(meter.used, 9) for meter in store.row("m").meters}
+
+
+def ask(lease_id: str, cost_usd: float = 0.1) -> Ask:
+    return Ask(model="m", demand=Demand(cost_usd=cost_usd), ttl_s=30.0, lease_id=lease_id)
+
+
+def work(store: RedisStore, lease_id: str) -> None:
+    """Use one request and a tenth of a dollar."""
+    assert store.acquire(ask(lease_id)) is LeaseState.RUNNING
+    store.release(lease_id, tokens=None, cost_nano_usd=None)
+
+
+@pytest.fixture
+def site(redis_server: RedisServer) -> Iterator[Site]:
+    site = Site(redis_server)
+    yield site
+    for store in site.stores:
+        store.close()
+    site.real.close()
+
+
+def test_what_is_settled_meanwhile_does_not_hide_what_others_remember(site: Site) -> None:
+    """Settlements changed the figures as often as the other's last request had, which then counted as known."""
+    first, second = site.join("A", "B")
+    for lease_id in ("a", "b"):
+        first.acquire(ask(lease_id))
+    work(second, "c")
+    site.lose_memory()
+    first.release("a", tokens=None, cost_nano_usd=4 * 10**7)
+    first.release("b", tokens=None, cost_nano_usd=2 * 10**8)
+    second.view()
+    assert site.used(first) == {
+        ("requests", 60.0): 3,
+        ("cost_usd", None): 0.04 + 0.2 + 0.1,
+        ("cost_usd", "day"): 0.04 + 0.2 + 0.1,
+    }
+
+
+def test_two_losses_one_after_the_other(site: Site) -> None:
+    """The second finds figures of before the first, and others that were changed between the two."""
+    first, second, third = site.join("A", "B", "C")
+    work(first, "a")
+    kept = site.keys()
+    for lease_id in ("b", "c"):
+        first.acquire(ask(lease_id))
+    work(second, "d")
+    site.lose_memory()
+    first.release("b", tokens=None, cost_nano_usd=5 * 10**7)
+    site.lose_memory(kept)
+    third.view()
+    first.release("c", tokens=None, cost_nano_usd=5 * 10**7)
+    second.view()
+    used = site.used(first)
+    assert used["requests", 60.0] == 4
+    assert used["cost_usd", None] >= 0.3  # what was given back between the two may be lost
+
+
+@pytest.mark.parametrize("others", [1, 7])
+def test_what_a_late_replica_alone_knows_counts(site: Site, others: int) -> None:
+    """Nobody waits longer for a replica than leases live."""
+    first, second = site.join("A", "B")
+    work(second, "a")
+    for lease_id in ("b", "c", "d"):
+        work(first, lease_id)
+    site.lose_memory()
+    assert getattr(second.acquire(ask("e")), "reason", None) is RefusalReason.RECOVERING
+    site.clock.advance(MAX_TTL_S + 1.0)  # the first has nothing to do meanwhile
+    for k in range(others):
+        work(second, f"f{k}")
+    used = [site.used(store)["cost_usd", None] for store in (second, first, second)]
+    assert used == [pytest.approx(each) for each in (0.1 + 0.1 * others, *2 * [max(0.4, 0.1 + 0.1 * others)])]
+    work(second, "g")
+    site.lose_memory()
+    first.view()
+    second.view()
+    assert site.used(first)["cost_usd", None] == pytest.approx(used[1] + 0.1)
+
+
+def test_a_day_that_is_over_does_not_come_back(site: Site) -> None:
+    (store,) = site.join("A")
+    work(store, "a")
+    assert site.used(store)["cost_usd", "day"] == 0.1
+    site.clock.advance(40.0)  # past midnight
+    site.lose_memory()
+    assert site.used(store) == {("requests", 60.0): 1, ("cost_usd", None): 0.1, ("cost_usd", "day"): 0.0}
+    site.clock.advance(70.0)
+    site.lose_memory()
+    assert site.used(store)["requests", 60.0] == 0
+
+
+def test_a_child_of_a_fork_does_not_repeat_what_its_parent_has_heard(site: Site) -> None:
+    (store,) = site.join("A")
+    work(store, "a")
+    site.clock.advance(50.0)
+    work(store, "b")
+    site.clock.advance(15.0)
+    child = multiprocessing.get_context("fork").Process(target=store.view)
+    child.start()
+    child.join(30.0)
+    assert child.exitcode == 0
+    assert site.used(store)["requests", 60.0] == 1
