@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,7 @@ def warm_up(*engines: str) -> None:
     unknown = [name for name in engines if name not in ENGINES]
     if unknown:
         raise SpecError(Violation("engines", f"expected among {', '.join(ENGINES)}", unknown[0]))
+    imported = len(sys.modules)
     slots = build_instance([[3.0, 1.0], [2.0, 2.0], [1.0, 3.0]], [2, 2])
     demands = build_instance([[3.0, 1.0], [2.0, 2.0], [1.0, 3.0]], [2, 2], demand=[1.0, 2.0, 1.0])
     for name in engines or ENGINES:
@@ -71,7 +73,8 @@ def warm_up(*engines: str) -> None:
         for instance in (slots, demands):
             if engine.unsupported_reason(instance, remaining_s=math.inf) is None:
                 solve_instance(instance, deadline=Deadline.after(None), engine=name)
-    gc.collect()  # of all that was imported: 60 ms, which would come in the middle of some call otherwise
+    if len(sys.modules) > imported:
+        gc.collect()  # of all that was imported: 60 ms, which would come in the middle of some call otherwise
 
 
 def assign(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+import sys
 import time
 
 import numpy as np
@@ -11,13 +13,14 @@ from benchmarks import random_deadlines
 from solver import SpecError, Status
 from solver.clock import Deadline
 from solver.engines import kernels
-from solver.engines.base import Claim, load_engine
+from solver.engines.base import Claim, Engine, load_engine
 from solver.engines.certificate import certify
 from solver.engines.flow.laminar import recognition_seconds
 from solver.engines.lagrangian import LagrangianEngine
 from solver.engines.portfolio import PortfolioParams, call, run
 from solver.problem.build import build_instance
 from solver.problem.generate import generate_scores
+from solver.solution import solving
 
 
 @pytest.mark.parametrize(("n", "m"), [(10, 3), (1_000, 10), (20_000, 30)])
@@ -32,6 +35,23 @@ def test_a_deadline_always_brings_a_verified_answer(n: int, m: int) -> None:
     assert len(solution.unassigned) == 0
     assert solution.bound >= solution.objective
     assert elapsed_ms < 400  # a busy machine; the benchmark holds the real limit
+
+
+def test_only_a_warm_up_that_imports_something_collects_garbage(monkeypatch: pytest.MonkeyPatch) -> None:
+    solver.warm_up()
+    collections = []
+    monkeypatch.setattr(gc, "collect", lambda: collections.append(1))
+    solver.warm_up()
+    assert collections == []
+    engine = load_engine("greedy")
+
+    def loaded(_name: str) -> Engine:
+        monkeypatch.setitem(sys.modules, "imported_by_an_engine", sys)
+        return engine
+
+    monkeypatch.setattr(solving, "load_engine", loaded)
+    solver.warm_up("greedy")
+    assert collections == [1]
 
 
 def test_an_impossible_deadline_still_answers() -> None:
