@@ -9,9 +9,9 @@ import os
 import threading
 import weakref
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from solver.errors import StoreDownError
+from solver.errors import SpecError, StoreDownError
 from solver.load.control.learned.learner import LearnedCapacity, LearnedState
 from solver.load.control.learned.parameters import LearnParameters
 from solver.load.control.learned.shared import SharedTotals
@@ -44,6 +44,15 @@ _CHECK_EVERY = 10
 """Exchanges after which the leading process checks that the store still has its limit."""
 
 
+class _Sent(NamedTuple):
+    """The request of a lease, and who learns from it: its model may be forgotten meanwhile, and set again."""
+
+    lease: weakref.ref[Lease]
+    model: str
+    learned: LearnedCapacity
+    flight: Flight
+
+
 class LearnedFleet:
     """Learns the capacity of those models whose capacity says so, and keeps the store's limit up to it.
 
@@ -60,14 +69,17 @@ class LearnedFleet:
         Where the limits are enforced.
     clock : Clock
         Time of the events.
+    slots_allowed : callable
+        Returns how many of a model's slots its circuit breaker leaves open, given how many there are.
     """
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: Store, clock: Clock, slots_allowed: Callable[[str, int], int]) -> None:
         self._store = store
         self._clock = clock
+        self._slots_allowed = slots_allowed
         self._lock = threading.RLock()
         self.capacities: dict[str, LearnedCapacity] = {}
-        self._flights: dict[str, tuple[weakref.ref[Lease], str, Flight]] = {}
+        self._flights: dict[str, _Sent] = {}
         self._queued: weakref.WeakValueDictionary[str, Lease] = weakref.WeakValueDictionary()
         self._listening = False
         self._totals: dict[str, SharedTotals] = {}
@@ -81,7 +93,7 @@ class LearnedFleet:
         """Take note of a capacity and return the limit to enforce; what was learned before stays learned."""
         with self._lock:
             if not capacity.learn:
-                self.capacities.pop(model, None)
+                self.forget(model)
                 return capacity.max_concurrent
             parameters = LearnParameters(
                 low=capacity.low,
@@ -90,13 +102,13 @@ class LearnedFleet:
                 slo_s_per_token=None
                 if capacity.slo_ms_per_token is None
                 else capacity.slo_ms_per_token / 1e3,
+                streamed=capacity.streamed,
             )
             known = self.capacities.get(model)
-            if known is None or known.parameters != parameters:
-                learned = LearnedCapacity(parameters)
-                if known is not None:
-                    learned.restore(known.export())
-                self.capacities[model] = learned
+            if known is None or known.parameters.streamed != parameters.streamed:
+                self.capacities[model] = LearnedCapacity(parameters)
+            else:
+                known.set_parameters(parameters)
             if not self._listening:
                 self._listening = True
                 self._store.listen(self._promoted)
@@ -105,9 +117,17 @@ class LearnedFleet:
         return self.capacities[model].limit
 
     def forget(self, model: str) -> None:
-        """Stop learning about a model."""
+        """Stop learning about a model; requests that are still there say nothing about a successor of its name."""
         with self._lock:
-            self.capacities.pop(model, None)
+            learned = self.capacities.pop(model, None)
+            if learned is None:
+                return
+            for lease_id in [name for name, sent in self._flights.items() if sent.learned is learned]:
+                del self._flights[lease_id]
+            self._totals.pop(model, None)
+            self._leads.pop(model, None)
+            for key in [key for key in self._heard_refusals if key[0] == model]:
+                del self._heard_refusals[key]
 
     def refusal(self, model: str, demand: Demand) -> Refusal | None:
         """Return why the tokens in flight leave no room for a request, None where they do."""
@@ -150,15 +170,25 @@ class LearnedFleet:
                 self._send(lease)
 
     def _send(self, lease: Lease) -> None:
-        flight = self.capacities[lease.model].sent(self._clock.now(), lease.demand.prompt_tokens)
-        self._flights[lease.lease_id] = (weakref.ref(lease), lease.model, flight)
+        learned = self.capacities[lease.model]
+        flight = learned.sent(self._clock.now(), lease.demand.prompt_tokens)
+        self._flights[lease.lease_id] = _Sent(weakref.ref(lease), lease.model, learned, flight)
+
+    def moved(self, lease: Lease, former_id: str) -> None:
+        """Note that a lease stands for another model now, under another id."""
+        with self._lock:
+            self._queued.pop(former_id, None)
+            sent = self._flights.pop(former_id, None)
+            if sent is not None:
+                sent.learned.ended(self._clock.now(), sent.flight, 0)
+        self.granted(lease)
 
     def first_token(self, lease: Lease) -> None:
         """Note the first token of an answer."""
         with self._lock:
-            entry = self._flights.get(lease.lease_id)
-            if entry is not None and entry[1] in self.capacities:
-                self.capacities[entry[1]].first_token(self._clock.now(), entry[2])
+            sent = self._flights.get(lease.lease_id)
+            if sent is not None:
+                sent.learned.first_token(self._clock.now(), sent.flight)
 
     def ended(self, lease_id: str, output_tokens: int) -> None:
         """Note the end of a lease, with its output tokens, 0 where the request failed."""
@@ -173,27 +203,30 @@ class LearnedFleet:
 
     def _end(self, lease_id: str, note: Callable[[LearnedCapacity, float, Flight], object]) -> None:
         with self._lock:
-            entry = self._flights.pop(lease_id, None)
-            if entry is None or entry[1] not in self.capacities:
+            sent = self._flights.pop(lease_id, None)
+            if sent is None:
                 return
-            model = entry[1]
-            learned = self.capacities[model]
-            note(learned, self._clock.now(), entry[2])
+            note(sent.learned, self._clock.now(), sent.flight)
         self._sweep()
-        self._enforce(model, learned)
+        with contextlib.suppress(StoreDownError):  # enforced by one of the next requests
+            self._enforce(sent.model, sent.learned)
         self.share()
 
     def _enforce(self, model: str, learned: LearnedCapacity, *, check: bool = False) -> None:
         """Keep the store's limit up to the one learned here, or take note of the one that another has set."""
         limit = learned.limit
-        if limit == learned.enforced and not check:
+        if (limit == learned.enforced and not check) or self.capacities.get(model) is not learned:
             return
-        learned.enforced = limit
-        limits = self._store.limits(model)
+        try:
+            limits = self._store.limits(model)
+        except SpecError:
+            return  # another process has forgotten the model
+        slots = self._slots_allowed(model, limit)
         if not self._leads.get(model, True):
             self._store.adopt_limits(model, limits)
-        elif limits.max_concurrent != limit:
-            self._store.configure(model, replace(limits, max_concurrent=limit))
+        elif limits.max_concurrent != slots:
+            self._store.configure(model, replace(limits, max_concurrent=slots))
+        learned.enforced = limit
 
     # -- with the other processes of a shared store
 
@@ -278,19 +311,19 @@ class LearnedFleet:
         dropped: list[str] = []
         overdue: list[str] = []
         with self._lock:
-            for lease_id, (reference, _, flight) in self._flights.items():
-                lease = reference()
+            for lease_id, sent in list(self._flights.items()):
+                lease = sent.lease()
                 if lease is None:
                     dropped.append(lease_id)
-                elif flight.sent_s + lease.ttl_s < now and len(overdue) < _SWEPT_AT_ONCE:
+                elif sent.flight.sent_s + lease.ttl_s < now and len(overdue) < _SWEPT_AT_ONCE:
                     overdue.append(lease_id)
         with contextlib.suppress(StoreDownError):  # asked again later
             dropped += [each for each in overdue if self._store.lease_state(each) is LeaseState.GONE]
         for lease_id in dropped:
             with self._lock:
-                entry = self._flights.pop(lease_id, None)
-                if entry is not None and entry[1] in self.capacities:
-                    self.capacities[entry[1]].ended(now, entry[2], 0)
+                gone = self._flights.pop(lease_id, None)
+                if gone is not None:
+                    gone.learned.ended(now, gone.flight, 0)
 
     def state(self, model: str) -> LearnedState | None:
         """Return what is learned about a model, None where nothing is to be learned."""

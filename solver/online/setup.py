@@ -82,7 +82,7 @@ def learners(
     """Return the predictor of service times and the price of slow answers, where they have one; both listen."""
     if predictor is None:
         predictor = CompletionPredictor(clock=tracker.clock)
-        tracker.listen(predictor.observe)
+        tracker.listen(predictor.observe, forget=predictor.forget)
     if not tail_weight:
         return predictor, None
     tail = TailPrice(tail_weight, predictor)

@@ -43,6 +43,9 @@ class Capacity(Frozen):
     slo_ms_per_token : float, optional
         With a learned capacity: objective for the 99th percentile of the time per output token,
         milliseconds. None: the capacity of greatest power, throughput over latency.
+    streamed : bool
+        With a learned capacity: whether first tokens are reported. Without them a queue at the server cannot be
+        seen, and ``slo_ms_per_token`` is needed.
     """
 
     max_concurrent: Count
@@ -57,6 +60,7 @@ class Capacity(Frozen):
     low: Annotated[Count, Field(gt=0)] = 1
     high: Annotated[Count, Field(gt=0)] = 1024
     slo_ms_per_token: Annotated[Real, Field(gt=0)] | None = None
+    streamed: Flag = True
 
     @model_validator(mode="before")
     @classmethod
@@ -74,6 +78,10 @@ class Capacity(Frozen):
     def _range_fits(self) -> Self:
         if self.low > self.high:
             raise SpecError(f"low: expected <= high ({self.high}), got {self.low}")
+        if self.learn and not self.streamed and self.slo_ms_per_token is None:
+            raise SpecError(
+                "slo_ms_per_token: expected an objective where answers are not streamed, but missing"
+            )
         return self
 
     @property

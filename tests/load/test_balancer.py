@@ -20,7 +20,7 @@ from solver.load.balance.balancer import LoadBalancer
 from solver.load.balance.placement import ROUTINGS
 from solver.load.balance.priced_strategy import Priced
 from solver.load.balance.strategies import STRATEGIES
-from solver.load.lease import Demand, Lease, LeaseState, Refusal
+from solver.load.lease import Demand, Lease, LeaseState, Refusal, RefusalReason
 from solver.load.observe.feedback import AdaptiveScorer
 from solver.load.store.memory import MemoryStore
 from solver.load.tracker import LoadTracker
@@ -438,8 +438,6 @@ def test_rounds_are_bounded() -> None:
             for ask, answer in zip(asks, answers, strict=True):
                 assert not isinstance(answer, Refusal)
                 self.release(ask.lease_id, tokens=None, cost_nano_usd=None)
-            from solver.load.lease import RefusalReason
-
             return [Refusal(model=ask.model, reason=RefusalReason.CONCURRENCY) for ask in asks]
 
     store = Liar()
@@ -703,3 +701,23 @@ def test_a_batch_waits_where_no_model_has_slots() -> None:
     balancer = LoadBalancer(LoadTracker(), strategy="least_loaded", routing="balanced", queue=True)
     reserved = balancer.assign_and_reserve(coders(4), [model(name, 0, max_queue=4) for name in "ab"])
     assert sorted(str(each.model_id) for each in reserved) == ["a", "a", "b", "b"]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_who_is_not_served_is_told_why_and_when(count: int) -> None:
+    tracker = LoadTracker()
+    balancer = LoadBalancer(tracker)
+    fleet = [model("a", 1), model("b", 1)]
+    assert all(one.lease is not None for one in balancer.assign_and_reserve(coders(2), fleet))
+    tracker.record("a", latency_ms=1000.0)
+    tracker.record("b", latency_ms=3000.0)
+    reserved = balancer.assign_and_reserve(coders(count), fleet)
+    refusals = [one.refusal for one in reserved if one.refusal is not None]
+    assert [(one.model, one.reason) for one in refusals] == [("a", RefusalReason.CONCURRENCY)] * count
+    times = [one.retry_after_s for one in refusals if one.retry_after_s is not None]
+    assert len(set(times)) == count
+    for name in "ab":
+        tracker.stop(name, reason="upgrade", for_s=60.0)
+    for one in balancer.assign_and_reserve(coders(count), fleet):
+        assert one.refusal is not None
+        assert one.refusal.stops[0].reason == "upgrade"

@@ -172,3 +172,19 @@ def test_bad_feedback(figures: dict[str, Any], path: str) -> None:
 def test_bad_parameters() -> None:
     with pytest.raises(SpecError, match="failures"):
         BreakerParameters(failures=0)
+
+
+def test_reading_a_configuration_again_ends_no_probing() -> None:
+    tracker, clock = tracker_of("m")
+    for _ in range(5):
+        tracker.record("m", latency_ms=5.0, success=False)
+    tracker.set_capacity("m", solver.Capacity(max_concurrent=20))
+    clock.advance(2.0)
+    probe = tracker.acquire("m")
+    assert probe is not None
+    assert tracker.acquire("m") is None
+    slots = []
+    for _ in range(6):
+        tracker.record("m", latency_ms=5.0)
+        slots.append(int(tracker.snapshot().max_concurrent[0]))
+    assert slots == [2, 4, 8, 16, 20, 20]

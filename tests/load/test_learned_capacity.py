@@ -351,3 +351,88 @@ def test_totals_ignore_what_came_before_a_router_was_heard() -> None:
     assert later[N_SUMS] == 3.0
     assert totals.add({"a": (sums(3.0, 0.0), 0.0)})[ENDED] == 7.0  # it was started anew, and b is gone
     assert totals.add({"a": (sums(5.0, 0.0), 0.0)})[ENDED] == 9.0
+
+
+def learning(**range_: Any) -> tuple[solver.LoadTracker, ManualClock]:
+    clock = ManualClock()
+    tracker = solver.LoadTracker(clock=clock)
+    for name in ("m", "n"):
+        tracker.set_capacity(name, solver.Capacity(max_concurrent="learn", low=2, **range_))
+    return tracker, clock
+
+
+def in_flight(tracker: solver.LoadTracker, model: str = "m") -> int:
+    state = tracker.learned(model)
+    assert state is not None
+    return state.in_flight
+
+
+def test_requests_of_a_forgotten_model_say_nothing_about_its_successor() -> None:
+    tracker, _ = learning()
+    leases = [tracker.acquire("m") for _ in range(2)]
+    tracker.forget("m")
+    tracker.set_capacity("m", solver.Capacity(max_concurrent="learn", low=2))
+    for lease in leases:
+        assert lease is not None
+        lease.first_token()
+        lease.release(output_tokens=10)
+    assert in_flight(tracker) == 0
+
+
+def test_another_range_keeps_what_is_known_and_in_flight() -> None:
+    tracker, _ = learning(high=64)
+    leases = [tracker.acquire("m") for _ in range(3)]
+    tracker.set_capacity("m", solver.Capacity(max_concurrent="learn", low=2, high=3))
+    assert (in_flight(tracker), tracker.snapshot().max_concurrent.tolist()) == (3, [3, 4])
+    tracker.set_capacity("m", solver.Capacity(max_concurrent=8))
+    tracker.set_capacity("m", solver.Capacity(max_concurrent="learn", low=2))
+    for lease in leases:
+        assert lease is not None
+        lease.release(output_tokens=10)
+    assert in_flight(tracker) == 0
+
+
+def test_a_moved_request_counts_where_it_went() -> None:
+    tracker, _ = learning()
+    lease = tracker.acquire("m")
+    assert lease is not None
+    tracker.move(lease, "n")
+    assert (in_flight(tracker), in_flight(tracker, "n")) == (0, 1)
+    lease.release(output_tokens=10)
+    assert in_flight(tracker, "n") == 0
+
+
+def test_a_breaker_and_a_learned_limit_respect_each_other() -> None:
+    tracker, clock = learning(high=64)
+    leases = [tracker.acquire("m") for _ in range(4)]
+    for _ in range(5):
+        tracker.record("m", latency_ms=5.0, success=False)
+    assert leases[0] is not None
+    tracker.record("m", latency_ms=5.0, status=429, lease=leases[0])  # lowers the limit to what else runs
+    state = tracker.learned("m")
+    assert state is not None
+    assert (state.limit, int(tracker.snapshot().max_concurrent[0])) == (3, 1)
+    for lease in leases:
+        assert lease is not None
+        lease.release()
+    for _ in range(3):
+        clock.advance(3.0)
+        probe = tracker.acquire("m")
+        assert probe is not None
+        tracker.record("m", latency_ms=100.0)
+        probe.release(output_tokens=10)
+    assert int(tracker.snapshot().max_concurrent[0]) == 3
+
+
+def test_answers_that_are_not_streamed_need_an_objective() -> None:
+    with pytest.raises(SpecError, match="slo_ms_per_token"):
+        solver.Capacity(max_concurrent="learn", streamed=False)
+    tracker, clock = learning(slo_ms_per_token=50, streamed=False)
+    for _ in range(60):  # 20 ms a token: the limit may grow
+        leases = [lease for _ in range(8) if (lease := tracker.acquire("m")) is not None]
+        clock.advance(2.0)
+        for lease in leases:
+            lease.release(output_tokens=100)
+    state = tracker.learned("m")
+    assert state is not None
+    assert state.limit > 4

@@ -259,3 +259,51 @@ def test_bad_values_are_named() -> None:
         QueueRules(weights={"a": 0.0})
     with pytest.raises(SpecError, match=r"rules\.aging_s"):
         QueueRules(aging_s=0.0)
+
+
+def test_what_is_drained_is_told_whatever_ended_it_and_only_once() -> None:
+    tracker = solver.LoadTracker(clock=ManualClock())
+    told: list[str] = []
+
+    def busy() -> Lease:
+        for name in ("m", "n"):
+            tracker.set_capacity(name, solver.Capacity(max_concurrent=1))
+            tracker.resume(name, "drain")
+        lease = tracker.try_acquire("m")
+        assert isinstance(lease, Lease)
+        tracker.drain("m", on_drained=told.append)
+        tracker.drain("m", on_drained=told.append)  # two scripts wait for it
+        assert told == []
+        return lease
+
+    moved = busy()
+    tracker.move(moved, "n")
+    assert told == ["m", "m"]
+    moved.release()
+    told.clear()
+    busy()
+    tracker.end_leases("m")
+    assert told == ["m", "m"]
+    told.clear()
+    lease = busy()
+    tracker.forget("m")
+    assert told == ["m", "m"]
+    lease.release()
+    told.clear()
+    other = tracker.try_acquire("n")
+    assert isinstance(other, Lease)
+    busy()
+    tracker.store.forget("m")  # by another process
+    other.release()
+    assert told == ["m", "m"]
+
+
+def test_a_drain_that_was_lifted_is_not_told() -> None:
+    tracker, _ = tracker_of(1, 5)
+    running = waiting(tracker)
+    told: list[str] = []
+    tracker.drain("m", on_drained=told.append)
+    tracker.resume("m", "drain")
+    tracker.stop("m", reason="by hand")
+    running.release()
+    assert (told, tracker.is_drained("m")) == ([], True)

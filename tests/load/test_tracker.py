@@ -545,3 +545,63 @@ def test_lengths_of_answers_are_learned_from_awaited_releases_too() -> None:
     reserve = tracker.output_reserve("m")
     assert reserve is not None
     assert 77 <= reserve < 2 * 77
+
+
+class Slow(MemoryStore):
+    """A store that counts as remote, and whose acquisitions take as long as the test wants."""
+
+    remote = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.go = threading.Event(), threading.Event()
+
+    def acquire(self, ask: Ask) -> LeaseState | Refusal:
+        granted = super().acquire(ask)
+        self.asked.set()
+        self.go.wait(10)
+        return granted
+
+
+@pytest.mark.parametrize("ends", ["cancelled", "closed"])
+def test_a_loop_that_ends_while_the_store_answers_loses_no_lease(ends: str) -> None:
+    store = Slow()
+    tracker = LoadTracker(store)
+    tracker.set_capacity("a", small(1))
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(tracker.acquire_async("a", ttl_s=1e6))
+    while not store.asked.is_set():
+        loop.run_until_complete(asyncio.sleep(0.001))
+    assert store.row("a").active == 1
+    if ends == "cancelled":
+        task.cancel()
+        loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
+    else:
+        coroutine = task.get_coro()
+        assert coroutine is not None
+        coroutine.close()
+        task._log_destroy_pending = False  # type: ignore[attr-defined]  # that is what is tested
+    loop.close()
+    released = threading.Event()
+    tracker.drain("a", on_drained=lambda _: released.set())
+    store.go.set()
+    assert released.wait(10)
+    assert store.row("a").active == 0
+
+
+def test_a_finalizer_may_stop_a_model_inside_another_operation() -> None:
+    tracker = LoadTracker()
+    tracker.set_capacity("a", small(4))
+    store = tracker.store
+    assert isinstance(store, MemoryStore)
+    with store._lock:  # as if the collector had interrupted an operation
+        tracker.record("a", latency_ms=1.0, status=429, retry_after_s=9.0)
+        for _ in range(5):
+            tracker.record("a", latency_ms=1.0, success=False)
+        store.adjust("gone", active=1, queue=0)
+        assert store.row("a").limits.max_concurrent == 4
+    assert {stop.owner.value for stop in tracker.stops("a")} == {"cooldown", "breaker"}
+    assert store.row("a").limits.max_concurrent == 1
+    with store._lock:  # as above
+        tracker.resume("a", "cooldown")
+    assert {stop.owner.value for stop in tracker.stops("a")} == {"breaker"}

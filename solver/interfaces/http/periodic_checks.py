@@ -40,7 +40,7 @@ class Watch:
     def __init__(self, tracker: LoadTracker, journal: Journal) -> None:
         self._tracker, self._journal = tracker, journal
         self.trends = Trends(clock=tracker.clock)
-        tracker.listen(self.trends.observe)
+        tracker.listen(self.trends.observe, forget=self.trends.forget)
         self._alerts: tuple[AlertRule, ...] = ()
         self._scaling: tuple[ScalingRule, ...] = ()
         self._monitor = AlertMonitor((), clock=tracker.clock)

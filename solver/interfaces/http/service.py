@@ -94,7 +94,7 @@ class Service:
             )
         self.tracker = LoadTracker(store)
         self.predictor = CompletionPredictor(clock=self.tracker.clock)
-        self.tracker.listen(self.predictor.observe)
+        self.tracker.listen(self.predictor.observe, forget=self.predictor.forget)
         self.journal = Journal(self.limits)
         self.watch = Watch(self.tracker, self.journal)
         self.held = HeldLeases()

@@ -120,7 +120,7 @@ class LoadBalancer:
         chosen = _strategy(strategy, load_weight) if isinstance(strategy, str) else strategy
         if chosen.needs_prediction and predictor is None:
             predictor = CompletionPredictor(clock=tracker.clock)
-            tracker.listen(predictor.observe)
+            tracker.listen(predictor.observe, forget=predictor.forget)
         self._tracker = tracker
         self._predictor = predictor
         self._placer = Placer(chosen, routing, seed)
@@ -194,7 +194,7 @@ class LoadBalancer:
             If an agent names a task type or a capability that is unknown.
         """
         pool = self._batches.pool_of(models)
-        snapshot = self._tracker.snapshot()
+        snapshot = self._batches.current(pool)
         if not len(agents):
             return Decision(assignments=[], models_filtered=(), avg_utilization=_mean(snapshot, pool))
         quality = checked_scores(scores, len(agents), len(pool))

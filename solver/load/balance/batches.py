@@ -72,23 +72,29 @@ class BatchBuilder:
         pool = next((pool for seen, pool in tuple(self._pools.values()) if seen == fleet), None)
         if pool is None:
             pool = ModelPool(fleet, objective=self._objective, task_types=self._task_types)
-            known = set(self._tracker.snapshot().models)
-            for model in fleet:
-                if model.id not in known:
-                    self._tracker.set_capacity(
-                        model.id,
-                        model.capacity,
-                        requests_per_minute=model.requests_per_minute,
-                        tokens_per_minute=model.tokens_per_minute,
-                    )
         if len(self._pools) >= _CACHED_FLEETS:
             self._pools = {}
         self._pools[key] = (fleet, pool)
         return pool
 
+    def current(self, pool: ModelPool) -> LoadSnapshot:
+        """Return the present load; models that the tracker does not know, or no longer, get the capacity they state."""
+        snapshot = self._tracker.snapshot()
+        if pool.knows(snapshot):
+            return snapshot
+        for model in pool.models:
+            if model.id not in snapshot.index:
+                self._tracker.set_capacity(
+                    model.id,
+                    model.capacity,
+                    requests_per_minute=model.requests_per_minute,
+                    tokens_per_minute=model.tokens_per_minute,
+                )
+        return self._tracker.snapshot()
+
     def snapshot(self, pool: ModelPool) -> LoadSnapshot:
         """Return the load to reserve on; where every model is stopped, after opening one as a last resort."""
-        snapshot = self._tracker.snapshot()
+        snapshot = self.current(pool)
         stopped = snapshot.view.stops
         if stopped and all(model in stopped for model in pool.ids) and self._tracker.last_resort(pool.ids):
             return self._tracker.snapshot()

@@ -36,8 +36,8 @@ class Reservation(Assignment):
     lease : Lease or None
         To be released when the request is over; None when no model serves the agent.
     refusal : Refusal or None
-        Why a request by itself was not served, typed, and when to ask again: of the eligible models, the one
-        with room soonest.
+        Why a request was not served, typed, and when to ask again: of its best eligible models, the one with
+        room soonest. None where waiting does not help: no model meets the requirements, or its penalty is cheaper.
     """
 
     lease: Lease | None = None

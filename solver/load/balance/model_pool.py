@@ -63,6 +63,10 @@ class ModelPool:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def knows(self, snapshot: LoadSnapshot) -> bool:
+        """Return whether a snapshot has the same models as the last one that this pool was placed in."""
+        return bool(snapshot.models) and self._positions[0] is snapshot.models
+
     def positions(self, snapshot: LoadSnapshot) -> NDArray[np.intp] | slice:
         """Return an index of this pool's models into a snapshot's arrays: all of them, or (m,) positions."""
         known, where = self._positions

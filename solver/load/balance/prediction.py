@@ -89,7 +89,7 @@ class _Fleet:
         return a, b, c
 
     def find(self, lines: dict[str, LatencyLine]) -> bool:
-        """Look the models up again where lines are new; return whether any were. Lines are never dropped."""
+        """Look the models up again where lines are new, or were dropped; return whether any were."""
         if len(lines) == self.lines:
             return False
         found = [lines.get(model.id) for model in self.models]
@@ -143,7 +143,7 @@ class CompletionPredictor:
             raise SpecError(*problems)
         self._half_life_s = half_life_s
         self._clock = clock or MonotonicClock()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finalizer may record while its own thread is in here
         self._lines: dict[str, LatencyLine] = {}
         self._unsolved: set[str] = set()
         self._learned = np.zeros((8, 3))  # coefficients by row of a line
@@ -173,6 +173,24 @@ class CompletionPredictor:
             self._unsolved.add(outcome.model)
             for table in self._tables.values():
                 table.observed.add(outcome.model)
+
+    def forget(self, model: str) -> None:
+        """Forget the requests of a model. O(models)."""
+        with self._lock:
+            line = self._lines.pop(model, None)
+            if line is None:
+                return
+            self._unsolved.discard(model)
+            last = max(self._lines.values(), key=lambda other: other.row, default=line)
+            if last.row > line.row:  # rows stay without gaps
+                self._learned[line.row], self._spread[line.row] = (
+                    self._learned[last.row],
+                    self._spread[last.row],
+                )
+                last.row = line.row
+            for table in self._tables.values():
+                table.fleet.lines = -1
+                table.observed.discard(model)
 
     @property
     def longest_answer(self) -> float:

@@ -67,7 +67,7 @@ class WaitingWork:
         rows = [entry.given for entry, _ in group if entry.given is not None]
         given = np.stack(rows) if rows else None
         work = self._batches.work(
-            [agent for agent, _ in live], pool, self._tracker.snapshot(), given, preview=True
+            [agent for agent, _ in live], pool, self._batches.current(pool), given, preview=True
         )
         work.room[pool.ids.index(model)] = 0
         work = replace(work, usable=work.eligible & (work.room > 0))

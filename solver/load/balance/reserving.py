@@ -21,7 +21,7 @@ from solver.load.lease import Ask, Lease, Refusal, RefusalReason
 from solver.problem.instance import UNASSIGNED
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -88,12 +88,16 @@ class Reserver:
             return [self._reserve_one(agents[0], pool, quality, deadline)]
         done: list[Reservation | None] = [None] * len(agents)
         pending = list(range(len(agents)))
+        left_out: dict[int, str] = {}
+        lost: dict[int, Refusal] = {}
         for round_number in range(self._max_rounds):
             if not pending or (round_number and deadline.expired()):
                 break
-            pending = self._reserve_round(agents, pending, pool, quality, deadline, done)
+            pending = self._reserve_round(agents, pending, pool, quality, deadline, done, left_out, lost)
         for i in pending:
-            done[i] = Reservation(agents[i].id, None, 0.0, LOST)
+            done[i] = _refused(agents[i], LOST, lost.get(i))
+        if left_out:
+            self._ask_why(agents, left_out, pool, quality, done)
         return [reservation for reservation in done if reservation is not None]
 
     def _reserve_round(
@@ -104,8 +108,13 @@ class Reserver:
         quality: NDArray[np.float64] | None,
         deadline: Deadline,
         done: list[Reservation | None],
+        left_out: dict[int, str],
+        lost: dict[int, Refusal],
     ) -> list[int]:
-        """Decide on the pending agents and acquire; fill ``done`` and return who has to go again."""
+        """Decide on the pending agents and acquire; return who has to go again, with why in ``lost``.
+
+        Fills ``done``, or ``left_out`` where no model has room.
+        """
         batch = [agents[i] for i in pending]
         given = None if quality is None else quality[pending]
         snapshot = self._batches.snapshot(pool)
@@ -132,13 +141,15 @@ class Reserver:
                 done[pending[k]] = _refused(batch[k], f"refused: {answer.reason.value}", answer)
             elif answer is not None:
                 again.append(pending[k])
+                lost[pending[k]] = answer
             elif reason == NOT_PLACED and snapshot.metered:
                 again.append(pending[k])  # room was counted with the largest demand: smaller ones may fit
+            elif reason in (ALL_FULL, NOT_PLACED):
+                left_out[pending[k]] = reason
             else:
                 done[pending[k]] = _refused(batch[k], reason)
         if not progress and not any(isinstance(answer, Refusal) for answer in leases):
-            for i in again:  # nothing was placed, so nothing will be
-                done[i] = _refused(agents[i], ALL_FULL)
+            left_out |= dict.fromkeys(again, ALL_FULL)  # nothing was placed, so nothing will be
             return []
         return again
 
@@ -147,6 +158,7 @@ class Reserver:
     ) -> Reservation:
         """Place and reserve a batch of one: the best model, or the next best where it was taken meanwhile."""
         strategy = self._placer.strategy
+        last: Refusal | None = None
         for round_number in range(self._max_rounds):
             if round_number and deadline.expired():
                 break
@@ -168,33 +180,60 @@ class Reserver:
                     return Reservation(agent.id, pool.ids[j], score, reason, answer)
                 if answer.reason in _LASTING:
                     return _refused(agent, f"refused: {answer.reason.value}", answer)
-                refused = True
+                refused, last = True, answer
                 work.usable[0, j] = False  # lost to another client: the next best is tried
             if not refused:
                 _, _, reason = next(explained(work, np.array([UNASSIGNED]), strategy))
                 if reason == TOO_DEAR:
                     return _refused(agent, reason)
-                return self._ask_why(agent, pool, work, reason, quality)
-        return _refused(agent, LOST)
+                done: list[Reservation | None] = [None]
+                self._ask_why([agent], {0: reason}, pool, quality, done)
+                assert done[0] is not None
+                return done[0]
+        return _refused(agent, LOST, last)
 
     def _ask_why(
-        self, agent: Agent, pool: ModelPool, work: Work, reason: str, quality: NDArray[np.float64] | None
-    ) -> Reservation:
-        """Say why no model serves an agent: ask its best models, and keep the answer with room soonest."""
-        best: Refusal | None = None
-        snapshot = self._tracker.snapshot()
-        reported = reported_scores(work, self._placer.strategy, 0)
-        order = np.argsort(-work.sign * reported, kind="stable")
-        worthwhile = work.eligible[0] & (work.sign * reported >= work.left_out(0))
-        for j in order[worthwhile[order]][:_ASKED_FOR_REASON].tolist():
-            answer = self._acquire(agent, pool, snapshot, j, work, quality)
-            if isinstance(answer, Lease):  # room has come back meanwhile
-                score = float(reported[j])
-                reason_served = served_reason(self._placer.strategy, score, 100.0)
-                return Reservation(agent.id, pool.ids[j], score, reason_served, answer)
-            if best is None or _retry_s(answer) < _retry_s(best):
-                best = answer
-        return _refused(agent, reason, best)
+        self,
+        agents: Sequence[Agent],
+        left_out: Mapping[int, str],
+        pool: ModelPool,
+        quality: NDArray[np.float64] | None,
+        done: list[Reservation | None],
+    ) -> None:
+        """Say why no model serves some agents: ask the best models of each, and keep the answer with room soonest."""
+        rows = sorted(left_out)
+        batch = [agents[i] for i in rows]
+        given = None if quality is None else quality[rows]
+        snapshot = self._batches.current(pool)
+        work = self._batches.work(batch, pool, snapshot, given, preview=True)
+        reported = reported_scores(work, self._placer.strategy, slice(None))
+        value = work.sign * reported
+        worthwhile = work.eligible & (value >= np.array([[work.left_out(k)] for k in range(len(rows))]))
+        order = np.argsort(np.where(worthwhile, -value, np.inf), axis=1, kind="stable")
+        refusals: dict[int, Refusal] = {}
+        for rank in range(min(_ASKED_FOR_REASON, len(pool))):
+            asked = [
+                (k, j)
+                for k, j in enumerate(order[:, rank].tolist())
+                if worthwhile[k, j] and done[rows[k]] is None
+            ]
+            answers = self._tracker.acquire_many(
+                [
+                    Ask(queue=self._queue, **self._terms(batch[k], pool, snapshot, j, work, k))
+                    for k, j in asked
+                ]
+            )
+            for (k, j), answer in zip(asked, answers, strict=True):
+                if isinstance(answer, Lease):  # room has come back meanwhile
+                    self._waiting.note(batch[k], answer, pool, None if given is None else given[k])
+                    score = float(reported[k, j])
+                    reason = served_reason(self._placer.strategy, score, 100.0)
+                    done[rows[k]] = Reservation(batch[k].id, pool.ids[j], score, reason, answer)
+                elif k not in refusals or _retry_s(answer) < _retry_s(refusals[k]):
+                    refusals[k] = answer
+        for k, i in enumerate(rows):
+            if done[i] is None:
+                done[i] = _refused(batch[k], left_out[i], refusals.get(k))
 
     def _acquire(
         self,

@@ -157,7 +157,10 @@ class AlertMonitor:
     def check(self, tracker: LoadTracker, trends: Trends) -> list[Alert]:
         """Look at every model; return, and send, what has crossed or cleared."""
         alerts = []
-        for model in tracker.snapshot().models:
+        snapshot = tracker.snapshot()
+        with self._lock:  # models that were forgotten
+            self._states = {key: state for key, state in self._states.items() if key[1] in snapshot.index}
+        for model in snapshot.models:
             for rule in self._rules:
                 alert = self.update(rule, model, _figure(rule, model, trends))
                 if alert is not None:

@@ -169,6 +169,8 @@ class CapacityManager:
         """
         events = []
         snapshot = tracker.snapshot()
+        with self._lock:  # models that were forgotten
+            self._states = {key: state for key, state in self._states.items() if key[1] in snapshot.index}
         for model, stops in snapshot.stops.items():
             self._adopt(model, [stop.name for stop in stops if stop.owner is StopOwner.RULE])
         for j, model in enumerate(snapshot.models):

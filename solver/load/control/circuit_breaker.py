@@ -105,9 +105,23 @@ class UpstreamHealth:
         self._models: dict[str, _Health] = {}
 
     def forget(self, model: str) -> None:
-        """Forget what a model did: its capacity was set anew, or it is gone."""
+        """Forget what a model did."""
         with self._lock:
             self._models.pop(model, None)
+
+    def slots_allowed(self, model: str, slots: int) -> int:
+        """Return how many of a model's slots are open now, and take note of how many there are.
+
+        Setting a capacity again, as whoever reads a configuration once more does, ends no probing.
+        """
+        health = self._models.get(model)
+        if health is None:
+            return slots
+        with self._lock:
+            if not health.allowed:
+                return slots
+            health.full = slots
+            return min(health.allowed, slots)
 
     def observe(self, outcome: Outcome, status: int | None, retry_after_s: float | None) -> None:
         """Learn from one outcome, with the HTTP status and the pause asked for where they are known."""

@@ -66,7 +66,7 @@ class AdaptiveScorer:
     """Learns success rate and latency of each model, and of each model on each task type if asked to.
 
     Give it to a :class:`~solver.load.balance.balancer.LoadBalancer`, or let it listen to a tracker:
-    ``tracker.listen(scorer.observe)``. Thread-safe.
+    ``tracker.listen(scorer.observe, forget=scorer.forget)``. Thread-safe.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ class AdaptiveScorer:
         self._by_task_type = by_task_type
         self._exploration = exploration
         self._clock = clock or MonotonicClock()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finalizer may record while its own thread is in here
         self._seen: dict[tuple[str, str | None], _Decayed] = {}
         self._recent: dict[tuple[tuple[str, ...], str | None], tuple[float, Feedback]] = {}
 
@@ -124,6 +124,13 @@ class AdaptiveScorer:
                 sums.observed += 1.0
                 sums.successes += outcome.success
                 sums.latency_ms = min(sums.latency_ms + outcome.latency_ms, _LARGEST_SUM)
+
+    def forget(self, model: str) -> None:
+        """Forget what was observed of a model."""
+        with self._lock:
+            for key in [key for key in self._seen if key[0] == model]:
+                del self._seen[key]
+            self._recent = {}
 
     def feedback(
         self, models: Sequence[str], *, task_type: str | None = None, max_age_s: float = 0.0
@@ -242,7 +249,7 @@ class AdaptiveScorer:
         with self._lock:
             now = self._clock.now()
             rows = []
-            for (model, kind), sums in self._seen.items():
+            for (model, kind), sums in list(self._seen.items()):
                 sums.age(now, self._half_life_s, self.weights.min_requests)
                 rows.append([model, kind, sums.requests, sums.successes, sums.latency_ms, sums.observed])
             return json.dumps({"format": _FORMAT, "half_life_s": self._half_life_s, "models": rows})

@@ -83,5 +83,10 @@ def publish_metrics(tracker: LoadTracker, registry: CollectorRegistry | None = N
         requests.labels(outcome.model, "success" if outcome.success else "failure").inc()
         latency.labels(outcome.model).observe(outcome.latency_ms / 1000.0)
 
-    tracker.listen(count)
+    def forget(model: str) -> None:
+        for outcome in ("success", "failure"):
+            requests.remove(model, outcome)
+        latency.remove(model)
+
+    tracker.listen(count, forget=forget)
     return registry

@@ -90,8 +90,9 @@ class _Step:
 class Trends:
     """Keeps latencies and utilization of every model over three windows.
 
-    Feed it with ``tracker.listen(trends.observe)``, and with ``trends.sample(tracker.snapshot())`` every few
-    seconds. Memory is bounded by models × windows × steps, whatever the traffic. Thread-safe.
+    Feed it with ``tracker.listen(trends.observe, forget=trends.forget)``, and with
+    ``trends.sample(tracker.snapshot())`` every few seconds. Memory is bounded by models × windows × steps,
+    whatever the traffic. Thread-safe.
 
     Parameters
     ----------
@@ -101,10 +102,11 @@ class Trends:
 
     def __init__(self, *, clock: Clock | None = None) -> None:
         self._clock = clock or MonotonicClock()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finalizer may record while its own thread is in here
         self._latency: dict[str, tuple[deque[_Step], ...]] = {}
         self._summaries: dict[tuple[str, int], tuple[int, int, LatencySummary]] = {}
         self._columns: dict[str, int] = {}
+        self._free: list[int] = []  # columns of models that were forgotten
         self._last: tuple[float, NDArray[np.float64]] | None = None
         self._use = tuple(_UtilizationRing(window_s) for window_s in WINDOWS_S)
 
@@ -137,10 +139,25 @@ class Trends:
                 for ring in self._use:
                     ring.add(since, now, busy)
             for name in snapshot.models:
-                self._columns.setdefault(name, len(self._columns))
-            busy = np.full(len(self._columns), np.nan)
+                if name not in self._columns:
+                    self._columns[name] = self._free.pop() if self._free else len(self._columns)
+            busy = np.full(len(self._columns) + len(self._free), np.nan)
             busy[[self._columns[name] for name in snapshot.models]] = snapshot.utilization
             self._last = (now, busy)
+
+    def forget(self, model: str) -> None:
+        """Forget a model."""
+        with self._lock:
+            self._latency.pop(model, None)
+            for place in range(len(WINDOWS_S)):
+                self._summaries.pop((model, place), None)
+            column = self._columns.pop(model, None)
+            if column is not None:
+                self._free.append(column)
+                for ring in self._use:
+                    ring.clear(column)
+                if self._last is not None and column < len(self._last[1]):
+                    self._last[1][column] = np.nan
 
     def latency(self, model: str, *, window_s: float = 60.0) -> LatencySummary:
         """Return the latencies of a model over a window of ``WINDOWS_S``."""
@@ -214,6 +231,12 @@ class _UtilizationRing:
             self._seconds[row, : len(value)] += known * lasted
             if lasted > 0:
                 np.maximum(self._highest[row, : len(value)], value, out=self._highest[row, : len(value)])
+
+    def clear(self, column: int) -> None:
+        """Forget one model."""
+        if column < self._seconds.shape[1]:
+            for part in (self._weighted, self._seconds, self._highest):
+                part[:, column] = 0.0
 
     def summary(self, column: int, now_s: float) -> UtilizationSummary:
         """Return what is known of one model in the window that ends now."""

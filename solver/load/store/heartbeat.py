@@ -49,7 +49,7 @@ class Heartbeat:
 
     def begin_process(self) -> None:
         """Forget everything, also in the child of a fork: what the parent holds is the parent's."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finalizer may release a lease while its own thread is in here
         self._kept: dict[str, _Kept] = {}
         self._next_s = float("inf")
         self._thread: threading.Thread | None = None
@@ -88,12 +88,13 @@ class Heartbeat:
     def _renew_due(self, now: float) -> None:
         renew = self._renew()
         with self._lock:
-            due = [(lease_id, kept) for lease_id, kept in self._kept.items() if kept.due_s <= now]
+            # Copies, since leases are dropped without the lock, from finalizers, too.
+            due = [(lease_id, kept) for lease_id, kept in self._kept.copy().items() if kept.due_s <= now]
             for lease_id, kept in due:
                 if renew is None or not kept.alive():
-                    del self._kept[lease_id]
+                    self._kept.pop(lease_id, None)
                 kept.due_s = now + kept.ttl_s / _RENEWALS_PER_TTL
-            self._next_s = min((kept.due_s for kept in self._kept.values()), default=float("inf"))
+            self._next_s = min((kept.due_s for kept in self._kept.copy().values()), default=float("inf"))
         for lease_id, kept in due:
             if renew is None or self._kept.get(lease_id) is not kept:
                 continue

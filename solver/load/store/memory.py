@@ -81,14 +81,28 @@ class MemoryStore:
     @contextmanager
     def _operation(self) -> Iterator[float]:
         """Hold the lock over the present state, at the time that is yielded; report afterwards who left a queue."""
+        now = self._interrupted_s()
         with self._lock:
-            yield self._leases.advance()
+            yield self._leases.advance() if now is None else now
         self._report()
+
+    def _interrupted_s(self) -> float | None:
+        """Return the time of the operation inside which a finalizer has interrupted this very thread, if one has."""
+        return self._leases.now_s if self._lock._is_owned() else None  # noqa: SLF001 # no public name
+
+    def _deferred(self, model: str, operation: Callable[[float], object]) -> bool:
+        """Keep an operation for later, inside an interrupted one; return whether it was."""
+        if self._interrupted_s() is None:
+            return False
+        self._leases.late.append(lambda now: operation(now) if model in self._models.index else None)
+        return True
 
     # -- limits
 
     def configure(self, model: str, limits: Limits) -> None:
         """Set the limits of a model, new or known. See :class:`~solver.load.store.base.Store`."""
+        if self._deferred(model, lambda _: self._leases.configure(model, limits)):
+            return
         with self._operation():
             self._leases.configure(model, limits)
 
@@ -218,8 +232,7 @@ class MemoryStore:
 
     def adjust(self, model: str, *, active: int, queue: int) -> None:
         """Add to the work reported from outside, with a floor at zero."""
-        if self._lock._is_owned():  # noqa: SLF001 # as in release
-            self._leases.late.append(lambda now: self._adjust(model, active, queue, now))
+        if self._deferred(model, lambda now: self._adjust(model, active, queue, now)):
             return
         with self._operation() as now:
             self._adjust(model, active, queue, now)
@@ -250,20 +263,33 @@ class MemoryStore:
     ) -> Stop:
         """Keep new work away from a model, and return the stop that stands now."""
         key = checked_stop(owner, name, reason, for_s)
-        with self._lock:
-            now, i = self._leases.advance(), self._models.at(model)
+
+        def stop_from(now: float) -> Stop:
             until_s = np.inf if for_s is None else now + for_s
-            stop = Stop(owner=key.owner, name=name, reason=reason, since_s=now, until_s=until_s)
-            return self._models.stop(i, stop, extend=extend)
+            return Stop(owner=key.owner, name=name, reason=reason, since_s=now, until_s=until_s)
+
+        def set_stop(now: float) -> Stop:
+            return self._models.stop(self._models.at(model), stop_from(now), extend=extend)
+
+        if self._deferred(model, set_stop):
+            return stop_from(self._leases.now_s)
+        with self._lock:
+            return set_stop(self._leases.advance())
 
     def resume(self, model: str, owner: StopOwner | str, *, name: str | None = None) -> int:
         """Lift the stops of one owner (with ``name``, that one) and return how many stood."""
         key = checked_stop(owner, name or "", "", None)
-        with self._operation():
+
+        def lift(_: float) -> int:
             i = self._models.at(model)
             lifted = self._models.resume(i, key, every_name=name is None)
             self._leases.promote(i)
             return lifted
+
+        if self._deferred(model, lift):
+            return 0  # how many stand is known once it is done
+        with self._operation() as now:
+            return lift(now)
 
     def set_accepting(self, model: str, accepting: bool) -> None:
         """Set or lift the operator's unnamed stop."""
@@ -276,10 +302,8 @@ class MemoryStore:
 
     def row(self, model: str) -> StoreRow:
         """Return the state of one model."""
-        with self._lock:
-            row = self._models.row(self._models.at(model), self._leases.advance())
-        self._report()
-        return row
+        with self._operation() as now:
+            return self._models.row(self._models.at(model), now)
 
     def counts(self, *, queued: bool) -> tuple[object, NDArray[np.int64]]:
         """Return settings, and the slots taken, with the queue places where asked: (m,), what every request changes.
@@ -300,8 +324,9 @@ class MemoryStore:
 
     def view(self) -> StoreView:
         """Return the state of every model at one instant. O(m) copies, no loop."""
+        now = self._interrupted_s()
         with self._lock:
-            view = self._models.view(self._leases.advance())
+            view = self._models.view(self._leases.advance() if now is None else now)
         if self._leases.promoted:
             self._report()
         return view

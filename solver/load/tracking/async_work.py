@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial, update_wrapper
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, cast
 
 from solver.load.lease import Lease
 from solver.load.tracking.state import TrackerState
@@ -43,14 +45,59 @@ def awaited(
     return call
 
 
-def _release_result(answer: asyncio.Future[Any]) -> None:
-    """Give back, off the event loop, what a cancelled caller was granted."""
-    if not answer.cancelled() and answer.exception() is None:
-        granted = answer.result()
-        for one in granted if isinstance(granted, list) else [granted]:
+class _Job(Generic[T]):
+    """Blocking work that an event loop waits for: what it grants is given back once nobody waits any more.
+
+    Neither a cancellation, nor the end of the loop, whenever it comes, loses a lease.
+    """
+
+    def __init__(self, work: Callable[[], T], loop: asyncio.AbstractEventLoop) -> None:
+        self._work, self._loop = work, loop
+        self.answer: asyncio.Future[T] = loop.create_future()
+        self._lock = threading.Lock()
+        self._is_done = self._is_abandoned = False
+        self._result: T | None = None
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        """Do the work, on a thread, and tell the loop."""
+        try:
+            self._result = self._work()
+        except BaseException as error:  # noqa: BLE001 # for whoever awaits it
+            self._error = error
+        with self._lock:
+            self._is_done, is_abandoned = True, self._is_abandoned
+        if is_abandoned:
+            self._give_back()
+            return
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and its coroutine will be
+            self._loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        if self.answer.done():
+            return
+        if self._error is not None:
+            self.answer.set_exception(self._error)
+        else:
+            self.answer.set_result(cast("T", self._result))
+
+    def abandon(self) -> None:
+        """Give back what was granted, or will be: nobody waits for it any more."""
+        with self._lock:
+            self._is_abandoned = True
+            if not self._is_done:
+                return
+        try:  # on the loop's own threads: it waits for them when it ends
+            self._loop.run_in_executor(None, self._give_back)
+        except RuntimeError:  # it has ended
+            self._give_back()
+
+    def _give_back(self) -> None:
+        result, self._result = self._result, None
+        for one in result if isinstance(result, list) else [result]:
             lease = one if isinstance(one, Lease) else getattr(one, "lease", None)
-            if lease is not None:  # on the loop's own threads: it waits for them when it ends
-                answer.get_loop().run_in_executor(None, lease.release)
+            if lease is not None:
+                lease.release()
 
 
 class AsyncWork(TrackerState):
@@ -77,9 +124,10 @@ class AsyncWork(TrackerState):
 
         if self._threads is None:
             self._threads = ThreadPoolExecutor(_THREADS_PER_TRACKER, thread_name_prefix="solver-store")
-        answer = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        job = _Job(work, asyncio.get_running_loop())
+        self._threads.submit(job.run)
         try:
-            return await asyncio.shield(answer)
-        except asyncio.CancelledError:
-            answer.add_done_callback(_release_result)
+            return await job.answer
+        except (asyncio.CancelledError, GeneratorExit):
+            job.abandon()
             raise

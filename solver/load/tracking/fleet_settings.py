@@ -10,8 +10,9 @@ import numpy as np
 
 from solver.errors import SpecError
 from solver.load.checks import LARGEST_WHOLE, name_problems, names_problems, whole_problems
+from solver.load.listeners import notify
 from solver.load.store.usage_limit_checks import usage_limits, usage_problems
-from solver.load.tracking.state import TrackerState
+from solver.load.tracking.model_stops import ModelStops
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,8 +23,11 @@ if TYPE_CHECKING:
     from solver.load.store.usage_limits import UsageLimit
     from solver.problem.spec import Capacity
 
+_REMEMBERED_FORGOTTEN = 1024
+"""Latest models that were forgotten whose late feedback is recognised."""
 
-class FleetSettings(TrackerState):
+
+class FleetSettings(ModelStops):
     """Capacities, limits and pools of a fleet."""
 
     # -- capacity
@@ -74,16 +78,15 @@ class FleetSettings(TrackerState):
             raise SpecError(*problems)
         enforced = replace(
             usage_limits(requests_per_minute, tokens_per_minute, budget_usd, budget_period_s, limits),
-            max_concurrent=self._learned.configure(model, capacity),
+            max_concurrent=self._upstream.slots_allowed(model, self._learned.configure(model, capacity)),
             max_queue=capacity.max_queue,
             rules=rules,
             pools=tuple(pools),
         )
         self._store.configure(model, enforced)
-        self._upstream.forget(model)
         with self._lock:
+            self._forgotten.pop(model, None)
             self._capacities[model] = capacity
-            self._limits[model] = enforced
             self._targets = ((), np.empty(0))
 
     def capacity(self, model: str) -> Capacity | None:
@@ -144,8 +147,6 @@ class FleetSettings(TrackerState):
             pools=tuple(within),
         )
         self._store.configure_pool(pool, enforced)
-        with self._lock:
-            self._pool_limits[pool] = enforced
 
     def pool(self, pool: str) -> StoreRow:
         """Return what a pool limits, what is taken of it, and how many wait on its models."""
@@ -162,20 +163,27 @@ class FleetSettings(TrackerState):
     def forget(self, model: str) -> None:
         """Remove a model: its capacity, leases, usage, stops and latencies; releasing its leases is harmless.
 
-        For fleets whose models come and go under new names. Nothing happens when it is unknown.
+        For fleets whose models come and go under new names. Nothing happens when it is unknown. What is recorded
+        of it afterwards is passed on to plain listeners, and kept nowhere, until its capacity is set again.
         """
+        with self._lock:
+            self._forgotten[model] = None
+            while len(self._forgotten) > _REMEMBERED_FORGOTTEN:
+                del self._forgotten[next(iter(self._forgotten))]
         self._store.forget(model)
         self._learned.forget(model)
         self._upstream.forget(model)
         self._lengths.forget(model)
         self._line.forget(model)
         with self._lock:
-            self._limits.pop(model, None)
-            self._draining.pop(model, None)
             for known in (self._capacities, self._latency_ms, self._last_outcome_s):
                 known.pop(model, None)
+            self._rows = {key: row for key, row in self._rows.items() if key[0] != model}
             self._refusals = Counter({key: n for key, n in self._refusals.items() if key[0] != model})
             self._targets = ((), np.empty(0))
+        notify(self._forgetters, model)
+        if self._draining:
+            self._look_at_drains()
 
     # -- learned capacity
 

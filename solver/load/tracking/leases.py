@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import weakref
 from typing import TYPE_CHECKING
 
-from solver.errors import SpecError, Violation, missing_value
+from solver.errors import SpecError, StoreDownError, Violation, missing_value
 from solver.load.checks import (
     amount_problems,
     money_problems,
@@ -23,6 +24,11 @@ from solver.load.tracking.model_stops import ModelStops
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from solver.load.store.base import StoreRow
+
+
+_ROW_AGE_S = 1.0
+"""Seconds for which a refusal does not ask a remote store for the state of a model again."""
 
 _UNKNOWN = ReleaseOutcome.UNKNOWN  # looked up once: every release asks for it
 
@@ -135,6 +141,7 @@ class Leases(AsyncWork, ModelStops):
             returned unchanged.
         """
         with self._move_lock:
+            former_id = lease.lease_id
             ask = Ask(
                 model=model,
                 demand=lease.demand,
@@ -151,7 +158,11 @@ class Leases(AsyncWork, ModelStops):
                 lease.lease_id, lease.model, lease.granted = ask.lease_id, model, answer
                 if lease.kept:
                     self._store.keep(ask.lease_id, ask.ttl_s, _alive(lease))
-            return lease
+                if self._learned.capacities:
+                    self._learned.moved(lease, former_id)
+        if self._draining:
+            self._look_at_drains()
+        return lease
 
     def keep(self, lease: Lease) -> LeaseState:
         """Renew a lease by itself for as long as its object is held. See :meth:`Lease.keep_alive`."""
@@ -169,7 +180,10 @@ class Leases(AsyncWork, ModelStops):
             Leases that were live. Whoever still holds one finds it GONE, and its release settles what was
             really used.
         """
-        return self._store.end_leases(model)
+        ended = self._store.end_leases(model)
+        if self._draining:
+            self._look_at_drains()
+        return ended
 
     def on_promotion(self, listener: Callable[[str], object]) -> None:
         """Call ``listener`` with the id of every lease that leaves the queue and runs, from any thread."""
@@ -220,13 +234,13 @@ class Leases(AsyncWork, ModelStops):
         lease_id = lease if isinstance(lease, str) else lease.lease_id
         if used is None and isinstance(lease, Lease) and lease.demand.guessed_tokens:
             used = lease.demand.tokens - lease.demand.guessed_tokens
-            self._lengths.unsettled(lease.model)
+            if lease.model not in self._forgotten:
+                self._lengths.unsettled(lease.model)
         outcome = self._store.release(lease_id, tokens=used, cost_nano_usd=spent)
         if self._draining:
-            for model in tuple(self._draining):
-                self.is_drained(model)
+            self._look_at_drains()
         output = 0 if tokens is output_tokens is None else _output_of(lease, tokens, output_tokens)
-        if output > 0 and isinstance(lease, Lease):
+        if output > 0 and isinstance(lease, Lease) and lease.model not in self._forgotten:
             self._lengths.observe(lease.model, lease.demand.task_type, output)
         if self._learned.capacities:
             self._learned.ended(lease_id, output)
@@ -274,20 +288,34 @@ class Leases(AsyncWork, ModelStops):
                 self._refusals[answer.model, answer.reason.value] += 1
             if self._learned.capacities:
                 self._learned.refused(answer)
-            latency_ms = self._latency_ms.get(answer.model)
-            return self._line.placed(
-                answer,
-                ask.demand,
-                self._pool_limits.get(answer.pool) if answer.pool else self._limits.get(answer.model),
-                None if latency_ms is None else latency_ms / 1e3,
-                self._clock.now(),
-            )
+            return self._line.placed(answer, ask.demand, *self._pace_of(answer), self._clock.now())
         lease = Lease(self, ask.lease_id, ask.model, ask.demand, ask.ttl_s, answer)
         if ask.queue:
             lease.priority, lease.tenant = ask.priority, ask.tenant
         if self._learned.capacities:
             self._learned.granted(lease)
         return lease
+
+    def _pace_of(self, refusal: Refusal) -> tuple[StoreRow | None, float | None]:
+        """Return what is known of the model, or the pool, that refused, and how long the model's requests take."""
+        model, pool = refusal.model, refusal.pool
+        row = self._row_lately(model, None)
+        duration_s = None if row is None else row.hold_s
+        if model in self._latency_ms:
+            duration_s = self._latency_ms[model] / 1e3
+        return row if pool is None else self._row_lately(model, pool), duration_s
+
+    def _row_lately(self, model: str, pool: str | None) -> StoreRow | None:
+        """Return the state of a model, or of a pool that it draws on; of a remote store, as of a second ago."""
+        now = self._clock.now()
+        asked_s, row = self._rows.get((model, pool), (-math.inf, None))
+        if now < asked_s + _ROW_AGE_S and self._store.remote:
+            return row
+        with contextlib.suppress(SpecError, StoreDownError):
+            row = self._store.row(model) if pool is None else self._store.pool_row(pool)
+        if self._store.remote:
+            self._rows[model, pool] = (now, row)
+        return row
 
     def first_token(self, lease: Lease) -> None:
         """Note the first token of an answer; see :meth:`Lease.first_token`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from solver.errors import SpecError, StoreDownError
 from solver.load.listeners import notify
 from solver.load.stops import Stop, StopOwner
 from solver.load.tracking.state import TrackerState
@@ -79,14 +80,14 @@ class ModelStops(TrackerState):
         reason : str
             Why, for whoever looks at the snapshot.
         on_drained : callable, optional
-            Called once with the model when nothing runs or waits there any more, from the thread whose
-            release, here, was the last one; or from :meth:`is_drained`, which also notices leases that
-            expire and those of other processes.
+            Called once with the model when nothing runs or waits there any more, or when it is forgotten, from
+            the thread whose release or move, here, was the last one; or from :meth:`is_drained`, which also
+            notices leases that expire and those of other processes. Not called once the drain was lifted.
         """
         stop = self._store.stop(model, StopOwner.DRAIN, reason=reason)
         if on_drained is not None:
             with self._lock:
-                self._draining[model] = on_drained
+                self._draining[model] = (*self._draining.get(model, ()), on_drained)
             self.is_drained(model)
         return stop
 
@@ -94,13 +95,28 @@ class ModelStops(TrackerState):
         """Return whether a model is stopped, and nothing runs or waits there: it can be forgotten."""
         row = self._store.row(model)
         drained = not (row.accepting or row.active or row.queued)
-        listener = None
-        with self._lock:
-            if drained or all(stop.owner is not StopOwner.DRAIN for stop in row.stops):
-                listener = self._draining.pop(model, None)
-        if drained and listener is not None:
-            notify((listener,), model)
+        if all(stop.owner is not StopOwner.DRAIN for stop in row.stops):
+            with self._lock:
+                self._draining.pop(model, None)
+        elif drained:
+            self._tell_drained(model)
         return drained
+
+    def _tell_drained(self, model: str) -> None:
+        """Call whoever waits for a model to be drained."""
+        with self._lock:
+            listeners = self._draining.pop(model, ())
+        notify(listeners, model)
+
+    def _look_at_drains(self) -> None:
+        """Tell of the models that are drained by now; the operation that may have ended the last lease goes on."""
+        for model in tuple(self._draining):
+            try:
+                self.is_drained(model)
+            except SpecError:  # another process has forgotten it
+                self._tell_drained(model)
+            except StoreDownError:
+                return  # a later operation looks again
 
     def stops(self, model: str) -> tuple[Stop, ...]:
         """Return every stop that stands for a model, in the order in which they were set."""

@@ -83,6 +83,9 @@ class Outcomes(TrackerState):
             task_type=task_type,
             at_s=self._clock.now(),
         )
+        if model in self._forgotten:
+            notify(self._plain_listeners, outcome)
+            return outcome
         with self._lock:
             if success:  # a model that fails at once is not a fast one
                 mean = self._latency_ms.get(model, latency_ms)
@@ -102,7 +105,22 @@ class Outcomes(TrackerState):
         """
         return self._upstream.last_resort(models)
 
-    def listen(self, listener: Callable[[Outcome], object]) -> None:
-        """Call ``listener`` with every outcome from now on, in the recording thread, which waits for its return."""
+    def listen(
+        self, listener: Callable[[Outcome], object], *, forget: Callable[[str], object] | None = None
+    ) -> None:
+        """Call ``listener`` with every outcome from now on, in the recording thread, which waits for its return.
+
+        Parameters
+        ----------
+        listener : callable
+            Takes an ``Outcome``.
+        forget : callable, optional
+            Called with every model that is forgotten, so that what the listener keeps of it goes, too; late
+            outcomes of such a model are not passed on to this listener then.
+        """
         with self._lock:
             self._listeners = (*self._listeners, listener)
+            if forget is None:
+                self._plain_listeners = (*self._plain_listeners, listener)
+            else:
+                self._forgetters = (*self._forgetters, forget)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solver.load.request_outcome import Outcome
-    from solver.load.store.base import Limits, Store
+    from solver.load.store.base import Store, StoreRow
     from solver.problem.spec import Capacity
 
 
@@ -51,19 +51,23 @@ class TrackerState:
         self._store = MemoryStore(clock=self._clock) if store is None else store
         self._stale_after_s = stale_after_s
         self._lease_ids = lease_ids
-        self._learned = LearnedFleet(self._store, self._clock)
         self._upstream = UpstreamHealth(self._store, self._clock, breaker)
+        self._learned = LearnedFleet(self._store, self._clock, self._upstream.slots_allowed)
         self._lengths = OutputLengths(lengths)
         self._line = RetryLine()
-        self._limits: dict[str, Limits] = {}
-        self._pool_limits: dict[str, Limits] = {}
-        self._draining: dict[str, Callable[[str], object]] = {}
+        self._draining: dict[str, tuple[Callable[[str], object], ...]] = {}
         self._begin_process()
         self._refusals: Counter[tuple[str, str]] = Counter()
         self._capacities: dict[str, Capacity] = {}
         self._latency_ms: dict[str, float] = {}
         self._last_outcome_s: dict[str, float] = {}
+        self._rows: dict[tuple[str, str | None], tuple[float, StoreRow | None]] = {}  # when it was asked for
         self._listeners: tuple[Callable[[Outcome], object], ...] = ()
+        self._plain_listeners: tuple[
+            Callable[[Outcome], object], ...
+        ] = ()  # those that keep nothing by model
+        self._forgetters: tuple[Callable[[str], object], ...] = ()
+        self._forgotten: dict[str, None] = {}
         self._targets: tuple[tuple[str, ...], NDArray[np.float64]] = ((), np.empty(0))
         nothing = np.empty(0, np.int64)
         self._open: tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]

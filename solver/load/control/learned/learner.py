@@ -105,9 +105,11 @@ class LearnedCapacity:
         """Why the limit is what it is."""
         return self._law.reason
 
-    def expected_tokens(self, prompt: int) -> float:
-        """Return the tokens a request counts for while in flight: its prompt and half its expected output."""
-        return prompt + 0.5 * self._gauges.mean_output
+    def set_parameters(self, parameters: LearnParameters) -> None:
+        """Set range, objective and constants anew; what was learned, and what is in flight, stays known."""
+        if parameters != self._p:
+            self._p = parameters
+            self._law.set_parameters(parameters)
 
     def state(self) -> LearnedState:
         """Return all that is worth showing."""

@@ -122,6 +122,12 @@ class LearnedLimit:
         """Requests that may be in flight."""
         return max(self._p.low, int(self.base - self._dip + 0.5))
 
+    def set_parameters(self, parameters: LearnParameters) -> None:
+        """Set range, objective and constants anew; what was learned of the backend stays known."""
+        self._p = parameters
+        self.base = float(min(max(self.base, parameters.low), parameters.high))
+        self._hold_until = 0.0
+
     # -- events between windows
 
     def accepted(self, in_flight: float) -> None:
