@@ -104,10 +104,13 @@ def _key_of(limit: UsageLimit) -> str:
     return f"{RESOURCES.index(limit.resource)}@{over}"
 
 
-def meter_windows(limits: Limits) -> dict[str, float | Calendar]:
-    """Return the window of each meter, by the script's name of it."""
+def sliding_windows(limits: Limits) -> dict[str, float]:
+    """Return the seconds of each sliding window that usage is counted in, by the script's name of the meter."""
     period_s = math.inf if limits.budget_period_s is None else limits.budget_period_s
-    return {"0": 60.0, "1": 60.0, "2": period_s} | {_key_of(limit): limit.window for limit in limits.further}
+    further = {_key_of(limit): limit.window for limit in limits.further}
+    return {"0": 60.0, "1": 60.0, "2": period_s} | {
+        key: window for key, window in further.items() if not isinstance(window, Calendar)
+    }
 
 
 def _name_of(calendar: Calendar) -> str:
@@ -144,12 +147,15 @@ class Usage(NamedTuple):
         How often it has changed, and was reset: more are newer figures.
     used : dict of str to int
         By the script's name of each meter.
+    ends : dict of str to float
+        Of meters that follow a calendar: when the period ends, Unix seconds.
     """
 
     subject: str
     changes: int
     resets: int
     used: dict[str, int]
+    ends: dict[str, float]
 
 
 def read_usage(fields: list[str]) -> list[Usage]:
@@ -158,8 +164,13 @@ def read_usage(fields: list[str]) -> list[Usage]:
     while at < len(fields):
         subject, changes, resets, count = fields[at : at + 4]
         at += 4
-        used = {fields[k]: int(fields[k + 1]) for k in range(at, at + 2 * int(count), 2)}
-        usages.append(Usage(subject, int(changes), int(resets), used))
+        used, ends = {}, {}
+        for k in range(at, at + 2 * int(count), 2):
+            amount, _, end = str(fields[k + 1]).partition("/")  # numbers in replies of plain operations
+            used[fields[k]] = int(amount)
+            if end:
+                ends[fields[k]] = float(end)
+        usages.append(Usage(subject, int(changes), int(resets), used, ends))
         at += 2 * int(count)
     return usages
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from solver.load.lease import Ask, LeaseState
 from solver.load.store.base import Limits, nano_usd
 from solver.load.store.memory import MemoryStore
-from solver.load.store.redis_codec import Usage, calendar_ends, limit_fields, meter_windows, read_usage
-from solver.load.store.usage_limits import Calendar, wall_time
+from solver.load.store.redis_codec import Usage, calendar_ends, limit_fields, read_usage, sliding_windows
+from solver.load.store.usage_limits import wall_time
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -197,19 +197,16 @@ class ReplicaMemory:
         }
 
     def _remembered(self, usage: Usage, age_s: float) -> list[Any]:
-        """Return [subject, changes, resets, amounts, ends of the calendar's periods that they were used in]."""
+        """Return [subject, changes, resets, amounts, ends of calendars' periods] of what was heard so long ago."""
         kind, name = usage.subject.split(":", 1)
         limits = (self.limits if kind == "m" else self.pools).get(name)
-        windows = {} if limits is None else meter_windows(limits)
-        amounts, ends = {}, {}
-        for meter, amount in usage.used.items():
-            window = windows.get(meter, math.inf)
-            if isinstance(window, Calendar):
-                ends[meter] = window.around(self._wall_s() - age_s)[1]
-            elif age_s > _CLOCKS_DIFFER * window + 1.0:
-                continue  # all of it has left the window
-            amounts[meter] = amount
-        return [usage.subject, usage.changes, usage.resets, amounts, ends]
+        windows = {} if limits is None else sliding_windows(limits)
+        amounts = {
+            meter: amount
+            for meter, amount in usage.used.items()
+            if age_s <= _CLOCKS_DIFFER * windows.get(meter, math.inf) + 1.0
+        }  # the others have left their windows
+        return [usage.subject, usage.changes, usage.resets, amounts, usage.ends]
 
     def _outside(self, now: float) -> list[list[Any]]:
         """Return [model, added active, queued, changes, measured active, queued, seconds or -1] of each."""

@@ -172,13 +172,14 @@ local function charge_all(m, amounts, charges)
   end
 end
 
--- What was used of a subject: name, changes, resets, number of meters, and meter and amount of each. More changes
--- are newer figures.
+-- What was used of a subject: name, changes, resets, number of meters, and meter and amount of each, of a calendar with
+-- the end of its period. More changes are newer figures.
 local function append_usage(m, into)
   local n, count = #into, 0
   into[n + 1], into[n + 2], into[n + 3], into[n + 4] = m.subject, int(m.usage), int(m.resets), ''
   for _, meter in ipairs(meters_of(m)) do
-    into[#into + 1], into[#into + 2] = meter[1], int(m.used[meter[1]])
+    local amount = int(m.used[meter[1]])
+    into[#into + 1], into[#into + 2] = meter[1], meter[5] and amount .. '/' .. exact(m.oldest[meter[1]]) or amount
     count = count + 1
   end
   into[n + 4] = int(count)
