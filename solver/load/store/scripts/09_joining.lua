@@ -15,6 +15,11 @@ if op == 'join' then -- making these functions takes longer than most operations
     add_usage(m, meter, amount)
   end
 
+  -- What a figure holds of a meter; nothing when the period that it was used in is over.
+  local function restorable(figure, key)
+    return wall < num(figure[5][key], math.huge) and figure[4][key]
+  end
+
   -- Top up what was used to what a replica remembers from before the loss, and what was charged since. Of figures that
   -- come while others are awaited, those with more changes are newer.
   local function restore_usage(entry) -- {subject, changes, resets, {meter: amount}, {meter: when its period ends}}
@@ -31,7 +36,7 @@ if op == 'join' then -- making these functions takes longer than most operations
     end
     for key, known in pairs(entry[4]) do
       local meter = meter_named(m, key)
-      if meter and wall < num(entry[5][key], math.huge) then
+      if meter and restorable(entry, key) then
         local used, total = advance(m, meter), known
         if recovering then total = known + num(call('HGET', SINCE_LOSS, m.subject .. ' ' .. key), 0) end
         if recovering and is_newer and is_short(meter) then
@@ -42,26 +47,30 @@ if op == 'join' then -- making these functions takes longer than most operations
     m.usage, m.changed = math.max(m.usage, changes) + (recovering and 0 or 1), true
   end
 
-  -- Whether the figures that replicas have restored include what the caller's leases were charged with: all that it
-  -- was granted is in its own, and one with more changes, none of them made since the loss, includes that.
-  local function is_counted(subject, order)
+  -- What the caller remembers of a subject, if the figures that replicas have restored include what its leases were
+  -- charged with: all that it was granted is in its own, and one with more changes, none of them made since the loss,
+  -- includes that.
+  local function figure_with_leases(subject, order)
     local restored = recovering and num(call('HGET', RESTORED, subject.subject), -1) or -1
     for _, entry in ipairs(order.used) do
-      if entry[1] == subject.subject then return entry[3] == subject.resets and entry[2] <= restored end
+      if entry[1] == subject.subject then return entry[3] == subject.resets and entry[2] <= restored and entry end
     end
-    return false
   end
 
-  -- Charge a restored lease with what it may settle later, and count that where no figure includes it.
+  -- Charge a restored lease with what it may settle later, and count that where no figure includes it. What a figure
+  -- includes was counted in the oldest step that there is; what has left its window or period is not given back.
   local function charge_restored(subject, lease, order, charges)
     local amounts = {[0] = lease.amounts[1], lease.amounts[2], lease.amounts[3]}
-    if lease.here or not is_counted(subject, order) then charge_all(subject, amounts, charges)
-    else
-      for _, meter in ipairs(meters_of(subject)) do
-        local n, amount = #charges, amounts[meter[2]]
-        charges[n + 1], charges[n + 2], charges[n + 3] = subject.subject, meter[1], amount
-        charges[n + 4], charges[n + 5] = amount > 0 and step_of(subject, meter) or 0, subject.resets
-      end
+    local figure = not lease.here and figure_with_leases(subject, order)
+    if not figure then
+      charge_all(subject, amounts, charges)
+      return
+    end
+    for _, meter in ipairs(meters_of(subject)) do
+      local n, key, step = #charges, meter[1], -1
+      if restorable(figure, key) then step = (meter[5] or meter[3] > 0) and subject.oldest[key] or 0 end
+      charges[n + 1], charges[n + 2], charges[n + 3] = subject.subject, key, amounts[meter[2]]
+      charges[n + 4], charges[n + 5] = step, subject.resets
     end
   end
 
