@@ -30,6 +30,12 @@ _LASTING = frozenset({RefusalReason.STORE_UNAVAILABLE, RefusalReason.RECOVERING}
 
 _NO_QUEUE: dict[str, Any] = {}
 
+_ASKED_FOR_REASON = 3
+"""Full models that are asked why, for an agent that none has room for; of a remote store one, in one round trip."""
+
+_LONGEST_LINE_S = 600.0
+"""A line of refused requests that is longer, in seconds, begins again at its front."""
+
 
 class Reservations:
     """Reserves what is decided, tries the runner-up where another client was faster, and settles in the end.
@@ -75,6 +81,7 @@ class Reservations:
         self._plain = not self._claims and log is None
         """Whether a lease without an outcome leaves nothing to settle here."""
         self._queue = queue
+        self._last_turn_s = -np.inf
 
     def look(self, row: AgentRow) -> ModelsToTry:
         """Return the models worth trying at the present load. Under the lock."""
@@ -109,13 +116,18 @@ class Reservations:
                 answer = self._tracker.try_acquire(
                     self.ids[column], self._demand(row, column), ttl_s, **place
                 )
+            except SpecError:
+                self._unclaim(column, row)
+                if self._knows(column):
+                    raise
+                continue
             except BaseException:
                 self._unclaim(column, row)
                 raise
             if isinstance(answer, Lease):
                 return self._granted(agent, candidates, column, net, answer)
             self._unclaim(column, row)
-            last = answer
+            last = _sooner(last, answer)
         return self._refused(agent, row, candidates, last)
 
     async def reserve_async(
@@ -130,23 +142,57 @@ class Reservations:
                 answer = await self._tracker.try_acquire_async(
                     self.ids[column], self._demand(row, column), ttl_s, **place
                 )
+            except SpecError:
+                self._unclaim(column, row)
+                if self._knows(column):
+                    raise
+                continue
             except BaseException:  # cancelled, too: the tracker releases what it still grants
                 self._unclaim(column, row)
                 raise
             if isinstance(answer, Lease):
                 return self._granted(agent, candidates, column, net, answer)
             self._unclaim(column, row)
-            last = answer
+            last = _sooner(last, answer)
         return self._refused(agent, row, candidates, last)
 
     def _next(self, row: AgentRow, candidates: ModelsToTry, last: Refusal | None) -> tuple[int, float] | None:
         """Return the next model to try, its slot of the horizon and its money claimed; None when none is left."""
         if last is not None and last.reason in _LASTING:
             return None
-        while (choice := candidates.following()) is not None:
+        while (choice := candidates.following() or self._to_ask(row, candidates, last)) is not None:
             if not self._claims or self._claim(choice[0], row):
                 return choice
         return None
+
+    def _to_ask(
+        self, row: AgentRow, candidates: ModelsToTry, last: Refusal | None
+    ) -> tuple[int, float] | None:
+        """Return the next model to ask why it has no room, and for how long; None when enough were asked."""
+        if candidates.tentative or candidates.refusal is not RouteRefusalReason.FULL:
+            return None
+        if candidates.to_ask is None:
+            candidates.to_ask = [] if last is not None else self._best_full(row)
+        return candidates.to_ask.pop() if candidates.to_ask else None
+
+    def _best_full(self, row: AgentRow) -> list[tuple[int, float]]:
+        """Return some full models with their scores, the best last; one that was opened as a last resort after it."""
+        eligible = np.setdiff1d(np.flatnonzero(np.isfinite(row.scores)), self._load.gone)
+        best = eligible[np.argsort(row.scores[eligible], kind="stable")]
+        columns = best[-1 if self._load.remote else -_ASKED_FOR_REASON :].tolist()
+        if not self._load.limit[eligible].any():
+            opened = self._tracker.last_resort(tuple(self.ids[j] for j in eligible.tolist()))
+            if opened is not None:
+                columns.append(self.ids.index(opened))
+        return [(column, row.scores.item(column)) for column in columns]
+
+    def _knows(self, column: int) -> bool:
+        """Return whether the tracker still has a model; it may be forgotten while a decision is made."""
+        try:
+            self._tracker.store.row(self.ids[column])
+        except SpecError:
+            return False
+        return True
 
     def _claim(self, column: int, row: AgentRow) -> bool:
         """Take a slot of the horizon and the money before anything is reserved; False when it is gone."""
@@ -202,7 +248,7 @@ class Reservations:
             reason = RouteRefusalReason.STORE_UNAVAILABLE
         retry = None if cause is None else cause.retry_after_s
         if retry is None and reason is RouteRefusalReason.FULL:
-            retry = float(self._pricing.next_release_s(row, self._load.limit))
+            retry = self._next_turn_s(float(self._pricing.next_release_s(row, self._load.limit)))
         if retry is None and reason is RouteRefusalReason.BUDGET and self._spending is not None:
             left = self._spending.left_s(self._clock.now())
             retry = left if left < np.inf else None
@@ -212,6 +258,16 @@ class Reservations:
         if not candidates.tentative:
             self._note(agent, candidates, decision)
         return decision
+
+    def _next_turn_s(self, gap_s: float) -> float:
+        """Return a wait of its own for each of those refused at once, where the tracker does not know one."""
+        now = self._clock.now()
+        with self.lock:
+            due_s = max(now, self._last_turn_s) + gap_s
+            if due_s - now > _LONGEST_LINE_S:  # most who were told so have given up
+                due_s = now + gap_s
+            self._last_turn_s = due_s
+        return due_s - now
 
     def _note(self, agent: Agent | None, candidates: ModelsToTry, decision: Decision) -> None:
         if self._log is not None and candidates.kept is not None:
@@ -274,6 +330,15 @@ class Reservations:
             output_tokens=tokens if tokens is None or prompt is None else max(tokens - prompt, 0),
             cost_usd=cost_usd,
         )
+
+
+def _sooner(one: Refusal | None, other: Refusal) -> Refusal:
+    """Return the refusal that ends sooner, or that no other model would answer differently."""
+    if one is None or other.reason in _LASTING:
+        return other
+    return min(
+        (one, other), key=lambda refusal: np.inf if refusal.retry_after_s is None else refusal.retry_after_s
+    )
 
 
 def _cost(row: AgentRow, column: int) -> float:

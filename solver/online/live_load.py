@@ -44,6 +44,8 @@ class LiveLoad:
     slots, limit : (m,) int64
         Slots, 0 where new work is being rejected; and slots plus queue places. New arrays whenever they
         change.
+    gone : list of int
+        Models that were forgotten: they have no slots until their capacity is set again.
     """
 
     def __init__(self, tracker: LoadTracker, ids: tuple[str, ...], *, queue: bool) -> None:
@@ -51,6 +53,7 @@ class LiveLoad:
         self.remote = tracker.store.remote
         self._where: NDArray[np.intp] | None = None
         self._models: tuple[str, ...] | None = None
+        self.gone: list[int] = []
         self._slots_seen: NDArray[np.int64] | None = None
         self._accepting_seen: NDArray[np.bool_] | None = None
         self._since = np.zeros(len(ids), np.int64)
@@ -101,7 +104,10 @@ class LiveLoad:
         if view.models is not self._models:
             self._models = view.models
             index = {name: j for j, name in enumerate(view.models)}
-            self._where = None if view.models == self._ids else np.array([index[name] for name in self._ids])
+            self.gone = [j for j, name in enumerate(self._ids) if name not in index]
+            self._where = None
+            if view.models != self._ids:
+                self._where = np.array([index.get(name, 0) for name in self._ids])
             self._slots_seen = None
         self._view = view
         active = view.active
@@ -110,16 +116,19 @@ class LiveLoad:
         self.metered = bool(view.metered)
         self._plain = not view.metered and view.pool_free is None
         taken = active + view.queued if self._queue else active
-        self._taken = taken if self._where is None else taken[self._where]
+        self._taken = self._mine(taken)
         if view.max_concurrent is not self._slots_seen or view.accepting is not self._accepting_seen:
             self._slots_seen, self._accepting_seen = view.max_concurrent, view.accepting
             slots = self._mine(np.where(view.accepting, view.max_concurrent, 0))
+            slots[self.gone] = 0
             limit = slots + self._mine(view.max_queue) * (slots > 0) if self._queue else slots
             if not (np.array_equal(slots, self.slots) and np.array_equal(limit, self.limit)):
                 self.slots, self.limit = slots, limit
 
     def _mine(self, array: NDArray[Any]) -> NDArray[Any]:
-        return array if self._where is None else array[self._where]
+        if self._where is None:
+            return array
+        return array[self._where] if len(array) else np.zeros(len(self._where), array.dtype)
 
     def may_have_opened(self, scores: NDArray[np.float64], net: NDArray[np.float64]) -> bool:
         """Return whether the store is to be asked, although no eligible model had room when it was last read.

@@ -50,6 +50,8 @@ class ModelsToTry:
         Net values, ``-inf`` where there is no room.
     tentative : bool
         Whether a refusal is followed by another attempt.
+    to_ask : list of (int, float) or None
+        Full models with their scores that are to be asked why; None before the first refusal.
     """
 
     __slots__ = (
@@ -64,6 +66,7 @@ class ModelsToTry:
         "refusal",
         "row",
         "tentative",
+        "to_ask",
     )
 
     def __init__(
@@ -90,6 +93,7 @@ class ModelsToTry:
         self.row, self._pricing, self._net = row, pricing, net
         self._placed = -1
         self.tentative = False
+        self.to_ask: list[tuple[int, float]] | None = None
         self._tries = _RESERVATION_ATTEMPTS
         self.refusal = _FULL
         self._refusal_value = pricing.refusal_value(row)

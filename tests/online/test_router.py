@@ -17,7 +17,7 @@ import pytest
 import solver
 from solver.clock import ManualClock
 from solver.errors import SolverError, SpecError
-from solver.load.lease import ReleaseOutcome
+from solver.load.lease import RefusalReason, ReleaseOutcome
 from solver.online.price_process import PriceProcess
 from solver.online.refusal import RouteRefusalReason
 from solver.online.window import History
@@ -668,3 +668,52 @@ def test_answers_are_recorded_without_their_prompts() -> None:
     )
     router.route(scores=[1.0]).release(latency_ms=900.0, tokens=60)
     assert [(one.input_tokens, one.output_tokens) for one in heard] == [(700, 60), (None, 60)]
+
+
+def full_router(clock: ManualClock, *, queue: bool = False, background: bool = False) -> tuple[Any, Any]:
+    load = solver.LoadTracker(clock=clock)
+    router = new_router(load, fleet([5, 5]), queue=queue, background=background)
+    while router.route(scores=[0.9, 0.5]).lease is not None:
+        pass
+    return load, router
+
+
+def test_each_of_those_refused_at_once_is_told_why_and_when() -> None:
+    load, router = full_router(ManualClock())
+    for refused in ([router.route(scores=[0.9, 0.5]).refusal for _ in range(100)], None):
+        if refused is None:  # now durations are known
+            load.record("m0", latency_ms=1000.0)
+            refused = [router.route(scores=[0.9, 0.5]).refusal for _ in range(100)]
+        assert {one.cause.reason for one in refused} == {RefusalReason.CONCURRENCY}
+        assert len({one.retry_after_s for one in refused}) == 100
+
+
+def test_stops_are_named_and_a_probe_is_the_last_resort() -> None:
+    clock = ManualClock()
+    load, router = full_router(clock)
+    for name, for_s in (("m0", 70.0), ("m1", 50.0)):
+        load.stop(name, reason="upgrade", for_s=for_s)
+    refusal = router.route(scores=[0.9, 0.5]).refusal
+    assert (refusal.retry_after_s, refusal.cause.model, refusal.cause.stops[0].reason) == (
+        50.0,
+        "m1",
+        "upgrade",
+    )
+    for name in ("m0", "m1"):
+        load.resume(name)
+        load.end_leases(name)
+        for _ in range(5):
+            load.record(name, latency_ms=5.0, success=False)
+    assert router.route(scores=[0.9, 0.5]).lease is not None
+    assert router.route(scores=[0.9, 0.5]).refusal.reason is RouteRefusalReason.FULL
+
+
+def test_a_forgotten_model_is_closed_until_its_capacity_is_set_again() -> None:
+    load, router = full_router(ManualClock())
+    load.forget("m0")
+    load.end_leases("m1")
+    assert router.route(scores=[0.9, 0.5]).model == "m1"
+    load.forget("m1")
+    assert router.route(scores=[0.9, 0.5]).refusal.reason is RouteRefusalReason.FULL
+    load.set_capacity("m0", solver.Capacity(max_concurrent=1))
+    assert router.route(scores=[0.9, 0.5]).model == "m0"
