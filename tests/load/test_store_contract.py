@@ -384,6 +384,17 @@ def test_many_each_whole_or_not_at_all(store: Store) -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["a\0b", "1234567890123456789", "\0", "é 🚀{x}:%d"], ids=ascii)
+def test_tenants_and_models_of_any_name_get_their_turn(store: Store, name: str) -> None:
+    store.configure(name, Limits(max_concurrent=1, max_queue=3))
+    for k in range(3):
+        store.acquire(ask(f"x{k}", name, queue=True)._replace(tenant=name))
+    assert store.queued_leases(name) == ["x1", "x2"]
+    release(store, "x0")
+    release(store, "x1")
+    assert store.lease_state("x2") is LeaseState.RUNNING
+
+
 def test_a_refused_plan_does_not_count_as_service_of_its_tenant(store: Store) -> None:
     store.configure("a", Limits(max_concurrent=2, max_queue=5))
     store.configure("b", Limits(max_concurrent=1))

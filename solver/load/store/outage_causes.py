@@ -49,6 +49,10 @@ class OutageCause(enum.StrEnum):
     """It answered with an error that is not known; the log has it."""
 
 
+class AnotherServerError(redis.exceptions.RedisError):  # type: ignore[misc] # it has no types
+    """A new connection leads to another server: an error that no client repeats by itself."""
+
+
 _CAUSES = {
     "BUSY": OutageCause.BUSY,
     "UNKILLABLE": OutageCause.BUSY,
@@ -68,6 +72,7 @@ _CAUSES = {
     "TRYAGAIN": OutageCause.CLUSTER,
 }
 _TYPES: tuple[tuple[type[Exception], OutageCause], ...] = (
+    (AnotherServerError, OutageCause.UNREACHABLE),
     (redis.exceptions.BusyLoadingError, OutageCause.BUSY),
     (redis.exceptions.ReadOnlyError, OutageCause.READ_ONLY),
     (redis.exceptions.MasterDownError, OutageCause.READ_ONLY),
@@ -87,6 +92,8 @@ def cause_of(error: Exception) -> OutageCause:
     code = re.match(r"(?:.*@user_script\S* -)?([A-Z]+)\b", str(error))
     if code and code[1] in _CAUSES:
         return _CAUSES[code[1]]
+    if "user executing the script can't" in str(error):  # as versions 7 and later have it
+        return OutageCause.NOT_ALLOWED
     return next((cause for kind, cause in _TYPES if isinstance(error, kind)), OutageCause.FAULT)
 
 

@@ -43,10 +43,10 @@ class RedisStore(RedisLeases, RedisModels):
     Parameters
     ----------
     server : str or redis.Redis
-        URL such as ``redis://10.0.0.5:6379/0``, or a client of your own making (with short time-outs and
-        without retries), for example of Sentinel's ``master_for``. Nothing is sent before the first
-        operation, so an unreachable server is no error. A Redis Cluster is refused, and so is a server that
-        evicts keys when its memory is full.
+        URL such as ``redis://10.0.0.5:6379/0``, or a client of your own making, for example of Sentinel's
+        ``master_for``, whose settings are taken over except for retries: what failed is repeated here. Nothing
+        is sent before the first operation, so an unreachable server is no error. A Redis Cluster is refused, and
+        so is a server that evicts keys when its memory is full.
     replicas : int
         Processes that share the store, each with a store object of its own. Recovery waits for that many.
     namespace : str
@@ -60,7 +60,7 @@ class RedisStore(RedisLeases, RedisModels):
         ``max_ttl_s``, at least 120. By then leases granted before have expired, and replicas that still
         reach the server have been leaving the share alone for long enough.
     timeout_s : float
-        For connecting and for each answer.
+        For connecting and for each answer, unless a client is given that states others.
     retry_s : float
         Seconds between attempts to reach a server that does not answer.
     clock : Clock, optional

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from solver.clock import Clock, MonotonicClock
 from solver.errors import MissingExtraError, SpecError, StoreDownError, Violation
-from solver.load.store.outage_causes import OutageCause, StoreFullError, cause_of
+from solver.load.store.outage_causes import AnotherServerError, OutageCause, StoreFullError, cause_of
 from solver.load.store.redis_server import (
+    ServerIdentity,
     address_of,
     client_of,
     script,
@@ -123,7 +124,7 @@ class RedisLink:
     ) -> None:
         self._client = client_of(server, timeout_s)
         this = weakref.WeakMethod(self._check_connection)  # the client may live longer
-        watch_connections(self._client, lambda run_id: check(run_id) if (check := this()) else None)
+        watch_connections(self._client, lambda server: check(server) if (check := this()) else None)
         self.prefix = f"solver:{{{namespace}}}:"
         self.replica = ReplicaName(f"{address_of(self._client)} {namespace}", name)
         self._replicas = replicas
@@ -142,12 +143,13 @@ class RedisLink:
     def begin_process(self) -> None:
         """Set what no two processes may share, also in the child of a fork."""
         self.lock = threading.RLock()
+        self._sending = threading.local()
         self.up = False
         self._reporting = False
         self.detail = "not joined yet"
         self.cause: OutageCause | None = None
         self._next_attempt_s = -math.inf
-        self._epoch = self._run_id = ""
+        self._epoch, self._server = "", ServerIdentity()
         self._process, self._joinings = secrets.token_hex(8), 0
         self._operations = itertools.count()
         self._seen: tuple[float, float, float] | None = None
@@ -185,6 +187,8 @@ class RedisLink:
             except redis.exceptions.NoScriptError:
                 self._lost("the server has been restarted", OutageCause.UNREACHABLE, at_once=True)
                 continue
+            except AnotherServerError:
+                continue
             except FAILURES as error:
                 cause = cause_of(error)
                 if cause is OutageCause.FULL:
@@ -198,6 +202,8 @@ class RedisLink:
                 self._lost("the server has lost memory", OutageCause.UNREACHABLE, at_once=True)
                 continue
             self.last_answer_s = self.clock.now()
+            if reply and reply[0] == "copy":  # of this attempt: the client has repeated it by itself
+                continue
             if reply and reply[0] == "unknown_model":
                 raise SpecError(Violation("model", "expected one whose capacity is set", reply[2]))
             if reply and reply[0] == "unknown_pool" and operation != "configure":
@@ -227,19 +233,23 @@ class RedisLink:
             server_s, asked_s, came_s = self._seen
             earliest = repr(server_s + sent_s - came_s)
             latest = repr(server_s + sent_s - asked_s + self._timeout_s + _START_ALLOWANCE_S)
-        reply = self._client.evalsha(
-            script_hash(),
-            1,
-            self.prefix,
-            operation,
-            self._epoch,
-            clock,
-            self.replica.name,
-            *self._peers,
-            earliest,
-            latest,
-            *arguments,
-        )
+        self._sending.inside = True
+        try:
+            reply = self._client.evalsha(
+                script_hash(),
+                1,
+                self.prefix,
+                operation,
+                self._epoch,
+                clock,
+                self.replica.name,
+                *self._peers,
+                earliest,
+                latest,
+                *arguments,
+            )
+        finally:
+            self._sending.inside = False
         now, answer = text_of(reply)
         if answer and answer[0] != "late":
             self._seen, self._clock_set = (float(now), sent_s, self._wall.now()), None
@@ -257,12 +267,18 @@ class RedisLink:
         self.detail, self.cause = detail, cause
         self._next_attempt_s = self._wall.now() + (0.0 if at_once else self._retry_s)
 
-    def _check_connection(self, run_id: str) -> None:
-        """Go no further on a connection to another server than the one that was joined."""
-        if self.up and run_id != self._run_id:
-            detail = "another server answers, after a restart or a fail-over"
+    def _check_connection(self, server: ServerIdentity) -> None:
+        """Send no operation on a connection to another server than the one that was joined.
+
+        Whatever else the client is used for goes on.
+        """
+        if not server.may_have_lost(self._server):
+            return
+        detail = "another server answers, after a restart or a fail-over"
+        if self.up:
             self._lost(detail, OutageCause.UNREACHABLE, at_once=True)
-            raise redis.exceptions.ConnectionError(detail)
+        if getattr(self._sending, "inside", False):
+            raise AnotherServerError(detail)
 
     def _join(self) -> None:
         """Report to the server what this replica holds, and learn the epoch."""
@@ -278,7 +294,8 @@ class RedisLink:
                 self._client.connection_pool.disconnect(inuse_connections=False)
                 info = self._client.info()
                 self._check_server(info)
-                reply = self._report(info["run_id"])
+                self._server = ServerIdentity.of(info)
+                reply = self._report(self._server)
             except FAILURES as error:
                 self._lost(f"{type(error).__name__}: {error}", cause_of(error), at_once=False)
                 raise StoreDownError(self.detail) from error
@@ -288,7 +305,7 @@ class RedisLink:
                 _LOG.info("the shared store answers again")
             # Later the caller knows better what it has added: some of it may still be under way.
             outside = [] if self._ever_joined else reply[2]
-            self._epoch, self._run_id = reply[1], info["run_id"]
+            self._epoch = reply[1]
             self.up = self._ever_joined = True
             self.detail, self.cause = "", None
             self.last_answer_s = self.clock.now()
@@ -298,17 +315,20 @@ class RedisLink:
             finally:
                 self._reporting = False
 
-    def _report(self, run_id: str) -> list[Any]:
+    def _report(self, server: ServerIdentity) -> list[Any]:
         """Send the order until it is taken, and return the answer."""
         for _ in range(_ATTEMPTS_PER_COMMAND):
-            reply = self._send_order(run_id)
+            reply = self._send_order(server)
             if reply[0] == "stale":  # another process has joined under this name
                 self._process, self._joinings = secrets.token_hex(8), 0
+            elif reply[0] == "forbidden":
+                detail = f"this user may not run {reply[1]} in {self.prefix}*, on keys or channels"
+                raise redis.exceptions.NoPermissionError(detail)
             elif reply[0] != "epoch":  # after the loss of an unknown lease, every replica reports again
                 return reply
         raise redis.exceptions.ConnectionError(f"the server does not accept the report: {reply[0]}")
 
-    def _send_order(self, run_id: str) -> list[Any]:
+    def _send_order(self, server: ServerIdentity) -> list[Any]:
         self.replica.take()
         number = self.replica.number
         self._joinings += 1
@@ -316,7 +336,7 @@ class RedisLink:
             "process": self._process,
             "number": self._joinings,
             "schema": SCHEMA,
-            "run_id": run_id,
+            **server._asdict(),
             "epoch": self._epoch,
             "token": secrets.token_hex(8),
             "counted": number is None
@@ -332,6 +352,8 @@ class RedisLink:
 
     def _check_server(self, info: dict[str, Any]) -> None:
         """Refuse a server that cannot keep what is written: with an error at first, as an outage later."""
+        if info.get("role") == "slave":  # though it may take writes, it will lose them
+            raise redis.exceptions.ReadOnlyError("the server is a replica")
         found = setting_problem(info)
         if found is None:
             return

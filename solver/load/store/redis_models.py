@@ -48,10 +48,9 @@ class RedisModels(RedisOperations):
 
         def remotely() -> dict[str, tuple[str, float]]:
             reply = self._link.call("exchange", topic, text, repr(float(ttl_s)))
-            entries = reply[1:] if reply[0] == "entries" else []  # a copy was carried out already
             return {
                 name: (text, float(age))
-                for name, age, text in zip(entries[::3], entries[1::3], entries[2::3], strict=True)
+                for name, age, text in zip(reply[1::3], reply[2::3], reply[3::3], strict=True)
             }
 
         return self._run(remotely, lambda _: {}, dict)

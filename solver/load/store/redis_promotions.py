@@ -11,6 +11,7 @@ import redis
 from solver.errors import StoreDownError
 from solver.load.lease import LeaseState
 from solver.load.listeners import notify
+from solver.load.store.redis_server import text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,7 +85,7 @@ class PromotionChannel:
             while not closing.is_set() and this() is not None:
                 message = subscription.get_message(timeout=_RESUBSCRIBE_S)
                 if message is not None:
-                    self._promoted(message["data"].decode())
+                    self._promoted(text_of(message["data"]))
         finally:
             self.subscribed.clear()
             subscription.close()

@@ -26,7 +26,7 @@
 -- A subject is a model, m:<model>, or a pool of limits that several models share, p:<pool>. What is read of it
 -- and of the store's own state is kept in tables, and written back once, at the end.
 --
--- Keys: meta (hash: epoch, state, recovered, run_id, schema), joined (set),
+-- Keys: meta (hash: epoch, state, recovered, run_id, promotion, schema), joined (set),
 --       processes (hash: replica -> process and number of its last joining),
 --       lifted (hash: stop -> second, while recovering), members (zset), forgotten (zset),
 --       restored (hash: subject -> changes of its usage that a replica has reported, while recovering),

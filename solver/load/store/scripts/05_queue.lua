@@ -72,7 +72,7 @@ local function line_of(m)
   local of, line = {}, {}
   local places = call('ZRANGE', queue_key(m.name), 0, -1, 'WITHSCORES')
   for k = 1, #places, 2 do
-    local number, tenant, id = string.match(places[k], '^(%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d)(.-)%z(.*)$')
+    local number, tenant, id = string.match(places[k], '^(%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d)(.*)%z([^%z]*)$')
     if id then
       local entry, place = of[tenant], {num(places[k + 1], 0), num(number, 0)}
       if not entry then

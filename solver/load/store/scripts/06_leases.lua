@@ -322,7 +322,7 @@ local function recount()
   for _, name in ipairs(call('ZRANGE', POOLS, 0, -1)) do pools['p:' .. name] = true end
   for _, model in ipairs(all_models()) do
     for _, place in ipairs(call('ZRANGE', queue_key(model), 0, -1)) do
-      local id = string.match(place, '^%d+.-%z(.*)$')
+      local id = string.match(place, '%z([^%z]*)$')
       local lease = id and read_lease(id)
       if not lease or lease.state ~= 'queued' or lease.model ~= model or not call('ZSCORE', EXPIRY, id) then
         call('ZREM', queue_key(model), place)

@@ -68,7 +68,7 @@ local function configure(limits)
   end
   if m.rules_text ~= rules_before and m.waiting > 0 then -- those who wait are put in line anew
     for _, place in ipairs(call('ZRANGE', queue_key(name), 0, -1)) do
-      local id = string.match(place, '^%d+.-%z(.*)$')
+      local id = string.match(place, '%z([^%z]*)$')
       local lease = id and read_lease(id)
       if lease then call('ZADD', queue_key(name), exact(arrival(m, lease)), place) end
     end

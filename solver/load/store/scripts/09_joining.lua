@@ -193,8 +193,25 @@ if op == 'join' then -- making these functions takes longer than most operations
     end
   end
 
+  local COMMANDS = {'DEL', 'EXISTS', 'GET', 'HDEL', 'HGET', 'HGETALL', 'HINCRBY', 'HKEYS', 'HLEN', 'HMGET', 'HSET', 'HVALS',
+    'SADD', 'SCARD', 'SET', 'TIME', 'ZADD', 'ZCARD', 'ZCOUNT', 'ZRANGE', 'ZRANGEBYSCORE', 'ZREM', 'ZREMRANGEBYRANK',
+    'ZREMRANGEBYSCORE', 'ZREVRANGEBYSCORE', 'ZSCORE', 'ZUNIONSTORE'}
+
+  -- A command of these scripts that the caller's user may not run, or nil: with an error in its midst an operation would
+  -- have been carried out by half. Before version 7 a server tells of keys and channels alone, and only when used.
+  local function forbidden_command()
+    local is_allowed, channel = redis.acl_check_cmd, prefix .. 'promoted:'
+    if not is_allowed then return type(redis.pcall('PUBLISH', channel, '')) == 'table' and 'PUBLISH' or nil end
+    for _, command in ipairs(COMMANDS) do
+      if not is_allowed(command, META) then return command end
+    end
+    return not is_allowed('PUBLISH', channel, '') and 'PUBLISH' or nil
+  end
+
   function join(order)
-    local known = call('HMGET', META, 'run_id', 'epoch', 'schema')
+    local forbidden = forbidden_command()
+    if forbidden then return {'forbidden', forbidden} end
+    local known = call('HMGET', META, 'run_id', 'epoch', 'schema', 'promotion')
     if known[3] and known[3] ~= order.schema then return {'schema', known[3]} end
     -- A message that comes late, after others of the same replica, must not restore what it reported then.
     local process, number = string.match(call('HGET', prefix .. 'processes', replica) or '', '^(%S+) (%d+)$')
@@ -206,11 +223,13 @@ if op == 'join' then -- making these functions takes longer than most operations
     call('HSET', prefix .. 'processes', replica, order.process .. ' ' .. int(order.number))
     begun = true
     local epoch = known[2]
-    if known[1] ~= order.run_id or not epoch then -- leases and usage may be missing until every replica has reported
+    local is_promoted = known[4] and order.promotion ~= '' and order.promotion ~= known[4] -- since it was joined first
+    if not known[4] then call('HSET', META, 'promotion', order.promotion) end
+    if known[1] ~= order.run_id or is_promoted or not epoch then -- leases and usage may be missing until every replica has reported
       epoch = order.token
       recovering, recovering_until, longest_s = true, alive + order.max_ttl_s, order.max_ttl_s
       version, models = math.max(version, order.version) + 1, call('ZCARD', MODELS)
-      call('HSET', META, 'schema', order.schema, 'run_id', order.run_id, 'epoch', epoch)
+      call('HSET', META, 'schema', order.schema, 'run_id', order.run_id, 'promotion', order.promotion, 'epoch', epoch)
       due, due_alive = now, alive
       schedule(TIMERS, alive + order.max_ttl_s + lag, cjson.encode({'r'}))
       call('DEL', JOINED, RESTORED, SINCE_LOSS, prefix .. 'lifted')
