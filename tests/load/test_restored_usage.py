@@ -14,6 +14,7 @@ from solver.load.lease import Ask, Demand, LeaseState
 from solver.load.refusal import RefusalReason
 from solver.load.store.base import Limits
 from solver.load.store.redis import RedisStore
+from solver.load.store.redis_server import ServerIdentity
 from solver.load.store.usage_limits import UsageLimit
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Site:
             if key.endswith(b":meta"):
                 self.real.hset(key, "run_id", "before")
         for store in self.stores:
-            store._link._run_id = "before"
+            store._link._server = ServerIdentity("before")
             store._link._client.connection_pool.disconnect()
 
     def used(self, store: RedisStore) -> dict[tuple[str, float | str | None], float]:
