@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from solver.errors import SpecError, StoreDownError
+from solver.load.control.learned.gauges import N_SUMS
 from solver.load.control.learned.learner import LearnedCapacity, LearnedState
 from solver.load.control.learned.parameters import LearnParameters
 from solver.load.control.learned.shared import SharedTotals
@@ -256,7 +257,7 @@ class LearnedFleet:
                         {
                             name: (entry[model], age)
                             for name, (entry, age) in entries.items()
-                            if model in entry
+                            if model in entry and len(entry[model]["sums"]) == N_SUMS + 3  # of this version
                         },
                     )
                 if learned.enforced != learned.limit or self._exchanges % _CHECK_EVERY == 0:

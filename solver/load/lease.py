@@ -248,6 +248,7 @@ class Lease:
     __slots__ = (
         "__weakref__",
         "_holder",
+        "_since_s",
         "demand",
         "granted",
         "kept",
@@ -274,6 +275,7 @@ class Lease:
         self.ttl_s = ttl_s
         self.granted = granted
         self.kept = False
+        self._since_s: float | None = None  # when it began to run, where its tracker measures that
         self.priority = 1.0
         self.tenant: str | None = None
 

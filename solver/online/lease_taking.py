@@ -172,16 +172,19 @@ class Reservations:
         if candidates.tentative or candidates.refusal is not RouteRefusalReason.FULL:
             return None
         if candidates.to_ask is None:
-            candidates.to_ask = [] if last is not None else self._best_full(row)
+            candidates.to_ask = self._best_full(row, asked=last)
         return candidates.to_ask.pop() if candidates.to_ask else None
 
-    def _best_full(self, row: AgentRow) -> list[tuple[int, float]]:
+    def _best_full(self, row: AgentRow, *, asked: Refusal | None) -> list[tuple[int, float]]:
         """Return some full models with their scores, the best last; one that was opened as a last resort after it."""
         eligible = np.setdiff1d(np.flatnonzero(np.isfinite(row.scores)), self._load.gone)
         best = eligible[np.argsort(row.scores[eligible], kind="stable")]
-        columns = best[-1 if self._load.remote else -_ASKED_FOR_REASON :].tolist()
-        if not self._load.limit[eligible].any():
-            opened = self._tracker.last_resort(tuple(self.ids[j] for j in eligible.tolist()))
+        columns = best[-1 if self._load.remote else -_ASKED_FOR_REASON :].tolist() if asked is None else []
+        if (asked is not None and asked.stops) or not self._load.limit[eligible].any():
+            names = [self.ids[j] for j in eligible.tolist()]
+            snapshot = self._tracker.snapshot()
+            nothing_open = not snapshot.open_slots[[snapshot.index[name] for name in names]].any()
+            opened = self._tracker.last_resort(tuple(names)) if nothing_open else None
             if opened is not None:
                 columns.append(self.ids.index(opened))
         return [(column, row.scores.item(column)) for column in columns]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,6 +13,9 @@ from solver.errors import SpecError
 from solver.load.control.circuit_breaker import BreakerParameters
 from solver.load.refusal import Refusal, RefusalReason
 from solver.load.stops import StopOwner
+
+if TYPE_CHECKING:
+    from solver.load.store.base import Store
 
 
 def model(name: str, slots: int = 10, strength: float = 0.8) -> solver.Model:
@@ -188,3 +191,27 @@ def test_reading_a_configuration_again_ends_no_probing() -> None:
         tracker.record("m", latency_ms=5.0)
         slots.append(int(tracker.snapshot().max_concurrent[0]))
     assert slots == [2, 4, 8, 16, 20, 20]
+
+
+def test_a_model_without_slots_is_no_reason_against_the_last_resort() -> None:
+    tracker, _ = tracker_of("A", "B")
+    tracker.set_capacity("B", solver.Capacity(max_concurrent=0))
+    for _ in range(5):
+        tracker.record("A", latency_ms=5.0, success=False)
+    balancer = solver.LoadBalancer(tracker)
+    [served] = balancer.assign_and_reserve([agent()], (model("A"), model("B")))
+    assert served.model_id == "A"
+
+
+def test_a_router_of_a_shared_store_has_a_last_resort_too(store: Store, clock: ManualClock) -> None:
+    tracker = solver.LoadTracker(store, clock)
+    models = (model("A"), model("B"))
+    router = solver.OptimalRouter(tracker, models, background=False)
+    for name in "AB":
+        for _ in range(5):
+            tracker.record(name, latency_ms=5.0, success=False)
+    first, second = router.route(agent()), router.route(agent())
+    assert first.lease is not None
+    assert second.refusal is not None
+    assert second.refusal.cause is not None
+    assert {stop.owner for stop in second.refusal.cause.stops} <= {StopOwner.BREAKER}

@@ -7,6 +7,7 @@ import itertools
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 import solver
@@ -436,3 +437,44 @@ def test_answers_that_are_not_streamed_need_an_objective() -> None:
     state = tracker.learned("m")
     assert state is not None
     assert state.limit > 4
+
+
+@pytest.mark.parametrize(("streamed", "limits"), [(1.0, (14, 20)), (0.8, (12, 24)), (0.0, (4, 4))])
+def test_answers_that_come_at_once_are_not_taken_for_a_queue(
+    streamed: float, limits: tuple[int, int]
+) -> None:
+    tracker, clock = learning(high=64)
+    rng = np.random.default_rng(1)
+    events: list[tuple[float, int, bool, Lease]] = []
+    waiting: list[Lease] = []
+    number, running, seen = itertools.count(), 0, []
+    reasons: set[str] = set()
+
+    def begin(lease: Lease) -> None:
+        if rng.random() < streamed:
+            heapq.heappush(events, (clock.now() + 0.2, next(number), False, lease))
+        heapq.heappush(events, (clock.now() + rng.uniform(1.0, 3.0), next(number), True, lease))
+
+    while clock.now() < 200.0:
+        while (lease := tracker.acquire("m", Demand(tokens=300, input_tokens=200), ttl_s=1e5)) is not None:
+            if running < 16:
+                running += 1
+                begin(lease)
+            else:  # the server's own queue
+                waiting.append(lease)
+        clock.seconds, _, ends, lease = heapq.heappop(events)
+        if not ends:
+            lease.first_token()
+            continue
+        lease.release(tokens=300, output_tokens=100)
+        running -= 1
+        if waiting:
+            running += 1
+            begin(waiting.pop(0))
+        state = tracker.learned("m")
+        assert state is not None
+        if clock.now() > 100.0:
+            seen.append(state.limit)
+            reasons.add(state.reason)
+    assert limits[0] <= np.median(seen) <= limits[1]
+    assert streamed or reasons == {"too few answers are streamed"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -14,6 +14,9 @@ from solver.load.control.retry_after import RetryLine
 from solver.load.lease import Demand, Lease
 from solver.load.refusal import Refusal, RefusalReason
 from solver.load.store.usage_limits import UsageLimit
+
+if TYPE_CHECKING:
+    from solver.load.store.base import Store
 
 DAILY = UsageLimit(resource="requests", amount=20, period=86400)
 WEEKLY = UsageLimit(resource="requests", amount=100_000, period=7 * 86400)
@@ -103,7 +106,7 @@ def refused_again(tracker: solver.LoadTracker, clock: ManualClock, *, demand: De
     events: list[tuple[float, int, Lease | None]] = []
 
     def ask() -> Refusal | None:
-        answer = tracker.try_acquire("m", demand, ttl_s=1e6)
+        answer = tracker.try_acquire("m", demand, ttl_s=100.0)
         if isinstance(answer, Refusal):
             return answer
         heapq.heappush(events, (clock.now() + hold_s * rng.uniform(0.5, 1.5), len(events), answer))
@@ -139,10 +142,9 @@ def refused_again(tracker: solver.LoadTracker, clock: ManualClock, *, demand: De
     ],
 )
 def test_few_are_refused_a_second_time(
-    slots: int, limits: dict[str, Any], demand: Demand, hold_s: float
+    store: Store, clock: ManualClock, slots: int, limits: dict[str, Any], demand: Demand, hold_s: float
 ) -> None:
-    clock = ManualClock()
-    tracker = solver.LoadTracker(clock=clock)
+    tracker = solver.LoadTracker(store, clock)
     tracker.set_capacity("m", solver.Capacity(max_concurrent=slots), **limits)
     if not limits:  # how long requests take is learned from leases
         for _ in range(3):

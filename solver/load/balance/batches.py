@@ -93,10 +93,10 @@ class BatchBuilder:
         return self._tracker.snapshot()
 
     def snapshot(self, pool: ModelPool) -> LoadSnapshot:
-        """Return the load to reserve on; where every model is stopped, after opening one as a last resort."""
+        """Return the load to reserve on; where no model is open, after opening one as a last resort."""
         snapshot = self.current(pool)
-        stopped = snapshot.view.stops
-        if stopped and all(model in stopped for model in pool.ids) and self._tracker.last_resort(pool.ids):
+        closed = snapshot.stops and not snapshot.open_slots[pool.positions(snapshot)].any()
+        if closed and self._tracker.last_resort(pool.ids):
             return self._tracker.snapshot()
         return snapshot
 

@@ -176,7 +176,7 @@ class FleetSettings(ModelStops):
         self._lengths.forget(model)
         self._line.forget(model)
         with self._lock:
-            for known in (self._capacities, self._latency_ms, self._last_outcome_s):
+            for known in (self._capacities, self._latency_ms, self._last_outcome_s, self._hold_s):
                 known.pop(model, None)
             self._rows = {key: row for key, row in self._rows.items() if key[0] != model}
             self._refusals = Counter({key: n for key, n in self._refusals.items() if key[0] != model})

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from solver.load.store.base import StoreRow
 
 
+_HOLD_WEIGHT = 0.1
+"""Weight of the newest lease in the moving average of how long leases ran."""
+
 _ROW_AGE_S = 1.0
 """Seconds for which a refusal does not ask a remote store for the state of a model again."""
 
@@ -237,6 +240,8 @@ class Leases(AsyncWork, ModelStops):
             if lease.model not in self._forgotten:
                 self._lengths.unsettled(lease.model)
         outcome = self._store.release(lease_id, tokens=used, cost_nano_usd=spent)
+        if isinstance(lease, Lease) and lease._since_s is not None:  # noqa: SLF001 # as above
+            self._note_hold(lease)
         if self._draining:
             self._look_at_drains()
         output = 0 if tokens is output_tokens is None else _output_of(lease, tokens, output_tokens)
@@ -269,6 +274,7 @@ class Leases(AsyncWork, ModelStops):
         hold_s, room = row.hold_s, row.limits.max_concurrent
         if hold_s is None and lease.model in self._latency_ms:
             hold_s = self._latency_ms[lease.model] / 1e3
+        hold_s = self._hold_s.get(lease.model) if hold_s is None else hold_s
         known = hold_s is not None and room > 0
         return QueuePlace(
             position=before[0] + 1,
@@ -294,16 +300,27 @@ class Leases(AsyncWork, ModelStops):
             lease.priority, lease.tenant = ask.priority, ask.tenant
         if self._learned.capacities:
             self._learned.granted(lease)
+        if self._store.remote and answer is LeaseState.RUNNING:
+            lease._since_s = self._clock.now()  # noqa: SLF001 # a lease is its tracker's own record
         return lease
 
     def _pace_of(self, refusal: Refusal) -> tuple[StoreRow | None, float | None]:
         """Return what is known of the model, or the pool, that refused, and how long the model's requests take."""
         model, pool = refusal.model, refusal.pool
         row = self._row_lately(model, None)
-        duration_s = None if row is None else row.hold_s
+        duration_s = self._hold_s.get(model) if row is None or row.hold_s is None else row.hold_s
         if model in self._latency_ms:
             duration_s = self._latency_ms[model] / 1e3
         return row if pool is None else self._row_lately(model, pool), duration_s
+
+    def _note_hold(self, lease: Lease) -> None:
+        """Note for how long a lease ran: a remote store does not."""
+        since_s, lease._since_s = lease._since_s, None  # noqa: SLF001 # a lease is its tracker's own record
+        if since_s is None or lease.model in self._forgotten:
+            return
+        hold_s = self._clock.now() - since_s
+        mean = self._hold_s.get(lease.model, hold_s)
+        self._hold_s[lease.model] = mean + _HOLD_WEIGHT * (hold_s - mean)
 
     def _row_lately(self, model: str, pool: str | None) -> StoreRow | None:
         """Return the state of a model, or of a pool that it draws on; of a remote store, as of a second ago."""

@@ -61,6 +61,7 @@ class TrackerState:
         self._capacities: dict[str, Capacity] = {}
         self._latency_ms: dict[str, float] = {}
         self._last_outcome_s: dict[str, float] = {}
+        self._hold_s: dict[str, float] = {}
         self._rows: dict[tuple[str, str | None], tuple[float, StoreRow | None]] = {}  # when it was asked for
         self._listeners: tuple[Callable[[Outcome], object], ...] = ()
         self._plain_listeners: tuple[

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import exp
+
 from solver.load.control.learned.parameters import MeasuringParams
 
 Sums = list[float]
@@ -21,7 +23,8 @@ Sums = list[float]
 ) = range(10)
 DECODE_FIT = slice(10, 16)
 FIRST_FIT = slice(16, 21)
-N_SUMS = 21
+UNSTREAMED = 21
+N_SUMS = 22
 
 
 class Flight:
@@ -59,6 +62,10 @@ class Gauges:
         "_held_since",
         "_params",
         "_sums",
+        "_unstreamed",
+        "_unstreamed_s",
+        "_unstreamed_since",
+        "_unstreamed_until",
         "elsewhere",
         "elsewhere_tokens",
         "elsewhere_waiting",
@@ -91,6 +98,9 @@ class Gauges:
         self._sums: Sums = [0.0] * 10
         self._decode = [0.0] * 6
         self._first = [0.0] * 5
+        self._unstreamed = 0.0
+        self._unstreamed_s = self._unstreamed_since = self._unstreamed_until = 0.0
+        """Durations of answers that came at once, fading; since when they are counted, and as of when."""
 
     @property
     def ended_count(self) -> float:
@@ -105,7 +115,7 @@ class Gauges:
     def sums(self, now: float) -> Sums:
         """Return all sums up to now: the integrals, the counts, and the two regressions."""
         self.advance(now)
-        return [*self._sums, *self._decode, *self._first]
+        return [*self._sums, *self._decode, *self._first, self._unstreamed]
 
     def held_back(self, now: float) -> None:
         """Note that a limit keeps traffic back from now until the next event."""
@@ -168,6 +178,8 @@ class Gauges:
         elif start < 0:
             self.waiting -= 1
             self._ahead -= flight.prompt
+            if output > 0:
+                self._came_at_once(now, now - flight.sent_s)
             return
         sums = self._sums
         sums[ENDED] += 1.0
@@ -189,6 +201,22 @@ class Gauges:
             fit[4] += weight * level
             fit[5] += weight * pace
 
+    def _came_at_once(self, now: float, took_s: float) -> None:
+        """Note an answer that was not streamed: it seemed to wait for its first token all the time."""
+        if not self._unstreamed:
+            self._unstreamed_since = self._unstreamed_until = now - took_s - 1e-9
+        self._unstreamed += 1.0
+        self._unstreamed_s = took_s + self._unstreamed_s * exp(
+            (self._unstreamed_until - now) / self._params.unstreamed_memory_s
+        )
+        self._unstreamed_until = now
+
+    def _without_stream(self, now: float) -> float:
+        """Return how many of the requests in flight will be answered at once, by Little's law."""
+        memory_s = self._params.unstreamed_memory_s
+        counted_s = memory_s * (1.0 - exp((self._unstreamed_since - now) / memory_s))
+        return self._unstreamed_s * exp((self._unstreamed_until - now) / memory_s) / counted_s
+
     def advance(self, now: float) -> None:
         """Carry the integrals forward to now."""
         span = now - self.now
@@ -197,7 +225,10 @@ class Gauges:
         sums = self._sums
         count = self.in_flight
         sums[IN_FLIGHT_S] += count * span
-        sums[WAITING_S] += self.waiting * span
+        waiting: float = self.waiting
+        if self._unstreamed:
+            waiting = max(0.0, waiting - self._without_stream(now))
+        sums[WAITING_S] += waiting * span
         sums[TOKENS_S] += (self.prompt + count * 0.5 * self.mean_output) * span
         self.total_area += (count + self.elsewhere) * span
         if self._held_since >= 0.0:

@@ -115,6 +115,8 @@ class LearnedLimit:
         self._dip = 0.0
         self._prefill = self._decoding = 0.0  # seconds a request, smoothed
         self._taken = 0.0
+        self._unstreamed = 0.0
+        """Share of the answers that are not streamed."""
         self._lasting = LastingQueue()
 
     @property
@@ -170,6 +172,9 @@ class LearnedLimit:
                 slower
             )  # what makes tokens slower makes prompts slower: a busy or throttled device
             self._hold_until = now
+        ends = sums[g.ENDED] + sums[g.UNSTREAMED]
+        if ends > 0.0:
+            self._unstreamed += min(1.0, ends / 20.0) * (sums[g.UNSTREAMED] / ends - self._unstreamed)
         best, why = self._best(window.in_flight)
         if queue > 0.0:
             self._shrink_to_queue(now, window, queue)
@@ -203,7 +208,7 @@ class LearnedLimit:
     def _queue(self, window: Window) -> float:
         """Return the mean number of requests that wait for a place, 0 below the detection threshold."""
         p, n = self._p, window.in_flight
-        if not p.streamed or n <= 0.9 * p.low:
+        if not p.streamed or n <= 0.9 * p.low or self._unstreamed > p.measuring.most_unstreamed_share:
             return 0.0
         if self.line.constant + self.line.slope <= 0.0:  # nothing to compare with: most must not wait
             return (
@@ -271,6 +276,9 @@ class LearnedLimit:
 
     def _grow(self, now: float, best: float) -> None:
         p = self._p
+        if self._unstreamed > p.measuring.most_unstreamed_share:
+            self.reason = "too few answers are streamed"
+            return
         step = min(p.growth * self._step, 0.25)
         if self.held_by_tokens:
             if now >= self._hold_until:

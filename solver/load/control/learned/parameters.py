@@ -25,6 +25,10 @@ class MeasuringParams(Params):
     """Weight of observations of first tokens from which old ones are forgotten."""
     p99_deviations: float = 2.33
     """Standard normal quantile of 0.99: the spread of a request's time per token is taken as log-normal."""
+    unstreamed_memory_s: float = 20.0
+    """Time constant of the mean duration of answers that are not streamed, seconds."""
+    most_unstreamed_share: float = 0.7
+    """Share of answers that are not streamed above which the limit does not rise: too few would show a queue."""
     least_prefill_share: float = 1e-4
     """Prefill shorter than this share of decoding never limits anything."""
     min_throttled_share: float = 0.3
