@@ -6,6 +6,9 @@ KERNELS := hatch_build.py $(wildcard solver/engines/kernels/*.[ch])
 # One BLAS thread: engines solve tiny dense systems, where spinning threads only steal time from each other.
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
+# Tests share the cores, up to four of them; with WORKERS=0 they run one after the other, and -s and --pdb work.
+WORKERS ?= logical
+PARALLEL := --numprocesses=$(WORKERS) --maxprocesses=4 --dist=worksteal
 
 .PHONY: demo serve test test-pure sanitize check docs litellm litellm-matrix bench bench-smoke clean
 
@@ -17,14 +20,14 @@ serve: $(VENV)/.serving  ## the HTTP service with an invented load: http://127.0
 	$(BIN)/solver serve --demo
 
 test: $(VENV)/.developing  ## the whole test suite, documentation examples included
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-pure: $(VENV)/.developing  ## what the compiled kernels touch, without them
-	SOLVER_PURE=1 $(BIN)/python -m pytest -q tests/engines tests/contract tests/property tests/solution \
+	SOLVER_PURE=1 $(BIN)/python -m pytest -q $(PARALLEL) tests/engines tests/contract tests/property tests/solution \
 		tests/online/test_occupancy.py tests/online/test_window_prices.py tests/online/test_joint.py
 
 test-lowest: $(VENV)/lowest/.installed  ## the suite on the lowest versions that pyproject.toml allows
-	$(VENV)/lowest/bin/python -m pytest -p no:cacheprovider --ignore=docs/conf.py
+	$(VENV)/lowest/bin/python -m pytest $(PARALLEL) -p no:cacheprovider --ignore=docs/conf.py
 
 $(VENV)/lowest/.installed: pyproject.toml .ci/lowest $(KERNELS)
 	$(PYTHON) -m venv $(VENV)/lowest

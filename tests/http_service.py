@@ -15,10 +15,11 @@ import httpx
 import yaml
 
 from tests.described_answers import validating
+from tests.loopback import NO_TLS
 from tests.redis_server import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 STARTED_WITHIN_S = 180.0
@@ -42,13 +43,18 @@ class HttpService:
     def client(self, role: str | None = "operate") -> httpx.Client:
         """Return a client of a role; what it is answered is checked against the service's own description."""
         headers = {} if role is None else {"Authorization": f"Bearer {TOKENS[role]}"}
-        hooks = {"response": [validating(self.description)]}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=30, event_hooks=hooks)
+        hooks = {"response": [self.check]}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=30, event_hooks=hooks, verify=NO_TLS)
+
+    @cached_property
+    def check(self) -> Callable[[httpx.Response], None]:
+        return validating(self.description)
 
     @cached_property
     def description(self) -> dict[str, Any]:
         headers = {"Authorization": f"Bearer {TOKENS['read']}"}
-        document: dict[str, Any] = httpx.get(f"{self.url}/openapi.json", headers=headers, timeout=30).json()
+        answer = httpx.get(f"{self.url}/openapi.json", headers=headers, timeout=30, verify=NO_TLS)
+        document: dict[str, Any] = answer.json()
         return document
 
 
@@ -94,6 +100,6 @@ def wait_until_ready(port: int, process: subprocess.Popen[bytes]) -> None:
         assert process.poll() is None, "the service ended"
         assert time.perf_counter() < deadline, "the service did not start"
         with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200:
+            if httpx.get(f"http://127.0.0.1:{port}/readyz", verify=NO_TLS).status_code == 200:
                 return
         time.sleep(0.02)  # a real process's start is the one thing no clock can turn

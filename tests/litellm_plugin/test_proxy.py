@@ -26,6 +26,7 @@ from solver.interfaces.litellm.proxy_callback import options_of  # noqa: E402
 from solver.load.store.redis import RedisStore  # noqa: E402
 from solver.load.tracker import LoadTracker  # noqa: E402
 from solver.problem.spec import Capacity  # noqa: E402
+from tests.loopback import NO_TLS  # noqa: E402
 from tests.redis_server import RedisServer, free_port  # noqa: E402
 from tests.upstream import Behaviour, Upstream  # noqa: E402
 
@@ -68,7 +69,7 @@ class Proxy:
         until, pause = time.monotonic() + 240, threading.Event()
         while time.monotonic() < until and self.process.poll() is None:
             try:
-                if httpx.get(f"{self.url}/health/readiness", timeout=5).status_code == 200:
+                if httpx.get(f"{self.url}/health/readiness", timeout=5, verify=NO_TLS).status_code == 200:
                     return
             except httpx.HTTPError:
                 pause.wait(0.2)
@@ -80,6 +81,7 @@ class Proxy:
             headers={"Authorization": f"Bearer {KEY}"},
             json={**BODY, "stream": stream},
             timeout=30,
+            verify=NO_TLS,
         )
 
     def ask_at_once(self, count: int, *, stream: bool = False) -> list[Any]:
@@ -140,7 +142,7 @@ class Neighbour:
                 continue
             with lease:
                 body = {**BODY, "model": UPSTREAM_OF[model]}
-                httpx.post(f"{self.up.url}/chat/completions", json=body, timeout=30)
+                httpx.post(f"{self.up.url}/chat/completions", json=body, timeout=30, verify=NO_TLS)
                 self.served += 1
 
     def end(self) -> None:

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from tests.http_service import FLEET, TOKENS, HttpService, running
+from tests.loopback import NO_TLS
 
 BATCH = "/api/v1/model-router/auto-assign-all"
 ASSIGNMENTS = "/api/v1/model-router/assignments"
@@ -273,7 +274,7 @@ def test_a_reader_is_refused_before_anything_is_solved(service: HttpService) -> 
 def test_a_key_that_is_used_at_the_same_time_takes_one_slot(service: HttpService) -> None:
     async def together() -> list[httpx.Response]:
         headers = {"Authorization": f"Bearer {TOKENS['route']}", "Idempotency-Key": "together"}
-        async with httpx.AsyncClient(base_url=service.url, headers=headers) as client:
+        async with httpx.AsyncClient(base_url=service.url, headers=headers, verify=NO_TLS) as client:
             asks = [client.post("/v1/decide", json={"agent": {"id": "one"}}) for _ in range(20)]
             return list(await asyncio.gather(*asks))
 
@@ -289,7 +290,9 @@ def test_a_key_that_is_used_at_the_same_time_takes_one_slot(service: HttpService
 def test_batches_at_the_same_time_give_an_agent_one_place(service: HttpService) -> None:
     async def together() -> list[httpx.Response]:
         headers = {"Authorization": f"Bearer {TOKENS['route']}"}
-        async with httpx.AsyncClient(base_url=service.url, headers=headers, timeout=30) as client:
+        async with httpx.AsyncClient(
+            base_url=service.url, headers=headers, timeout=30, verify=NO_TLS
+        ) as client:
             body = {"agents": [{"id": "x"}, {"id": "y"}]}
             return list(await asyncio.gather(*[client.post(BATCH, json=body) for _ in range(8)]))
 
@@ -442,7 +445,7 @@ def decide_and_release(client: httpx.Client) -> str:
 
 def test_an_orderly_end(tmp_path: Any) -> None:
     with running(tmp_path, "--demo", tokens=False, fleet=False) as service:
-        with httpx.Client(base_url=service.url) as client:
+        with httpx.Client(base_url=service.url, verify=NO_TLS) as client:
             lease = decide(client, ttl_s=30).json()["lease_id"]
             assert client.get("/v1/load", headers={"Host": "evil.example"}).status_code == 403
             service.process.send_signal(signal.SIGTERM)

@@ -14,6 +14,7 @@ import solver
 from solver import read_decisions
 from solver.online.decision_records import DecisionRecord, ReleaseRecord
 from tests.http_service import FLEET, TOKENS, running
+from tests.loopback import NO_TLS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +38,7 @@ def test_an_orderly_end_answers_what_runs_and_ends_streams(tmp_path: Path) -> No
 
     async def during(url: str, end: Callable[[], None]) -> tuple[list[str], int, int]:
         headers = {"Authorization": f"Bearer {TOKENS['operate']}"}
-        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=60) as client:
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=60, verify=NO_TLS) as client:
             async with client.stream("GET", "/v1/events") as stream:
                 lines = stream.aiter_lines()
                 assert await anext(lines) == "retry: 1000"
@@ -119,7 +120,7 @@ def test_killed_under_load_it_is_found_again_and_nobody_is_admitted_twice(
         phase[0] = "over"
         await asyncio.gather(*clients)
         headers = {"Authorization": f"Bearer {TOKENS['read']}"}
-        async with httpx.AsyncClient(base_url=url, headers=headers) as reader:
+        async with httpx.AsyncClient(base_url=url, headers=headers, verify=NO_TLS) as reader:
             while sum(one["active_requests"] for one in (await reader.get("/v1/load")).json()["models"]):
                 await asyncio.sleep(0.05)  # leases of answers that were lost expire
 

@@ -16,6 +16,7 @@ from solver.interfaces.http.reply import Reply
 from solver.load.store.redis import RedisStore
 from solver.load.store.redis_answers import CLAIM_S, Claim, SharedAnswers
 from tests.http_service import TOKENS, running
+from tests.loopback import NO_TLS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +31,7 @@ WHERE = ("caller", "POST", "/v1/decide", "k")
 
 def ask(url: str, key: str, body: dict[str, Any]) -> httpx.Response:
     headers = {"Authorization": f"Bearer {TOKENS['route']}", "Idempotency-Key": key}
-    return httpx.post(f"{url}/v1/decide", json=body, headers=headers, timeout=30)
+    return httpx.post(f"{url}/v1/decide", json=body, headers=headers, timeout=30, verify=NO_TLS)
 
 
 def answers(server: RedisServer, namespace: str) -> SharedAnswers:
