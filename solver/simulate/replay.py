@@ -267,7 +267,7 @@ def replay(
     next_change, next_tick = changes[0], math.inf if on_second is None else 0.0
     change_at = at = told = 0
     collecting = gc.isenabled()
-    gc.collect()
+    gc.collect(1)  # of the last replay: made with the collector off, it is still young
     gc.disable()
     began = timer()
     try:
