@@ -174,7 +174,8 @@ def test_a_child_of_a_fork_does_not_repeat_what_its_parent_has_heard(site: Site)
     assert site.used(store)["requests", 60.0] == 1
 
 
-def test_what_has_left_its_window_is_not_given_back(site: Site) -> None:
+@pytest.mark.parametrize("recent", [0, 1])
+def test_what_has_left_its_window_is_not_given_back(site: Site, recent: int) -> None:
     """A lease is older than a window and than the day: what others have used since is not given back with it."""
     (store,) = site.join("A")
     window = UsageLimit(resource="requests", amount=10, period=12.0)
@@ -182,9 +183,11 @@ def test_what_has_left_its_window_is_not_given_back(site: Site) -> None:
     store.configure("n", Limits(max_concurrent=9))
     store.acquire(ask("old")._replace(ttl_s=MAX_TTL_S))
     site.clock.advance(35.0)  # past midnight
+    for k in range(recent):
+        work(store, f"recent {k}")
     site.lose_memory()
     store.renew("old", MAX_TTL_S)
     work(store, "new")
     store.move("old", ask("moved", cost_usd=0.2)._replace(model="n"))
     used = site.used(store)
-    assert (used["requests", 12.0], used["cost_usd", "day"]) == (1, 0.1)
+    assert (used["requests", 12.0], used["cost_usd", "day"]) == (1 + recent, 0.1 + 0.1 * recent)

@@ -208,10 +208,8 @@ class RedisLeases(RedisOperations):
 
     def _answer(self, ask: Ask, reply: list[Any]) -> LeaseState | Refusal:
         if reply[0] in _GRANTED:
-            if len(reply) > 2:
-                self._memory.note_usage(reply[2:])
             state = LeaseState(reply[0])
-            self._memory.hold(ask, state)
+            self._memory.hold(ask, state, charged=self._memory.note_usage(reply[2:]))
             return state
         if len(reply) > 2 and reply[2] == "stops":
             stops = read_stops(reply[3])

@@ -13,7 +13,7 @@ from solver.load.store.redis_codec import Usage, calendar_ends, limit_fields, re
 from solver.load.store.usage_limits import wall_time
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from solver.clock import Clock
     from solver.load.stops import Stop
@@ -32,8 +32,11 @@ class KnownLease:
     ask: Ask
     state: LeaseState
     until_s: float
-    here: bool = False
+    here: bool
     """Granted or extended without the server: it cannot know."""
+    since_s: float
+    ends: dict[str, float]
+    """When the periods of calendars end that it was charged in, by subject and meter, Unix seconds."""
 
     def fields(self, now_s: float) -> dict[str, Any]:
         """Return the lease as the script reads it."""
@@ -45,6 +48,8 @@ class KnownLease:
             "slots": demand.slots,
             "ttl_s": self.until_s - now_s,
             "here": self.here,
+            "age_s": now_s - self.since_s,
+            "ends": self.ends,
             "amounts": [demand.requests, demand.tokens, nano_usd(demand.cost_usd)],
             "fill": repr(float(self.ask.fill_to)),
             "priority": self.ask.priority,
@@ -92,10 +97,11 @@ class ReplicaMemory:
         self.observed.clear()
         self._prune_at = 1024
 
-    def hold(self, ask: Ask, state: LeaseState, *, here: bool = False) -> None:
-        """Remember a lease; now and then forget those that were never released."""
+    def hold(self, ask: Ask, state: LeaseState, *, here: bool = False, charged: Iterable[Usage] = ()) -> None:
+        """Remember a lease and where it was charged; now and then forget those that were never released."""
         now = self._clock.now()
-        self.held[ask.lease_id] = KnownLease(ask, state, now + ask.ttl_s, here)
+        ends = {f"{usage.subject} {meter}": end for usage in charged for meter, end in usage.ends.items()}
+        self.held[ask.lease_id] = KnownLease(ask, state, now + ask.ttl_s, here, now, ends)
         if len(self.held) > self._prune_at:
             for lease_id in [key for key, held in list(self.held.items()) if held.until_s <= now]:
                 self.held.pop(lease_id, None)
@@ -105,11 +111,12 @@ class ReplicaMemory:
         """Have a lease that the server may have granted taken back when it answers again."""
         self.unsent_drops[lease_id] = None
 
-    def note_usage(self, fields: list[str]) -> None:
-        """Remember what the end of a reply says was used."""
-        now = self._clock.now()
-        for usage in read_usage(fields):
+    def note_usage(self, fields: list[str]) -> list[Usage]:
+        """Remember, and return, what the end of a reply says was used."""
+        now, usages = self._clock.now(), read_usage(fields)
+        for usage in usages:
             self._used[usage.subject] = usage, now
+        return usages
 
     def limits_of(self, kind: str, name: str) -> list[str]:
         """Return the limits of a model (``m``) or pool (``p``) as arguments of the script."""

@@ -4,6 +4,7 @@ local join
 
 if op == 'join' then -- making these functions takes longer than most operations
   local JOINED, RESTORED = prefix .. 'joined', prefix .. 'restored'
+  local CLOCKS_DIFFER = 1.1 -- how much slower than a caller's clock this server's may be
   local LATEST_S = 60 -- all of a window this short counts as used now, where a server has lost its last writes
 
   local function is_short(meter) return meter[3] > 0 and meter[3] <= LATEST_S and not meter[5] end
@@ -13,11 +14,6 @@ if op == 'join' then -- making these functions takes longer than most operations
     call('DEL', window_key(m.subject, meter[1]))
     m.used[meter[1]], m.oldest[meter[1]] = 0, -1
     add_usage(m, meter, amount)
-  end
-
-  -- What a figure holds of a meter; nothing when the period that it was used in is over.
-  local function restorable(figure, key)
-    return wall < num(figure[5][key], math.huge) and figure[4][key]
   end
 
   -- Top up what was used to what a replica remembers from before the loss, and what was charged since. Of figures that
@@ -36,7 +32,7 @@ if op == 'join' then -- making these functions takes longer than most operations
     end
     for key, known in pairs(entry[4]) do
       local meter = meter_named(m, key)
-      if meter and restorable(entry, key) then
+      if meter and wall < num(entry[5][key], math.huge) then
         local used, total = advance(m, meter), known
         if recovering then total = known + num(call('HGET', SINCE_LOSS, m.subject .. ' ' .. key), 0) end
         if recovering and is_newer and is_short(meter) then
@@ -57,8 +53,16 @@ if op == 'join' then -- making these functions takes longer than most operations
     end
   end
 
-  -- Charge a restored lease with what it may settle later, and count that where no figure includes it. What a figure
-  -- includes was counted in the oldest step that there is; what has left its window or period is not given back.
+  -- The step in which a figure counts what a lease was charged with: the oldest that there is, or the period of the
+  -- calendar that it was charged in; -1 when that is over, or the charge has left its window.
+  local function step_of_restored(subject, meter, lease, figure)
+    local key, window = meter[1], meter[3]
+    if meter[5] then return num((lease.ends or NOTHING)[subject.subject .. ' ' .. key], -1) end
+    if window == 0 then return 0 end
+    return figure[4][key] and CLOCKS_DIFFER * lease.age_s < window and subject.oldest[key] or -1
+  end
+
+  -- Charge a restored lease with what it may settle later, and count that where no figure includes it.
   local function charge_restored(subject, lease, order, charges)
     local amounts = {[0] = lease.amounts[1], lease.amounts[2], lease.amounts[3]}
     local figure = not lease.here and figure_with_leases(subject, order)
@@ -67,10 +71,9 @@ if op == 'join' then -- making these functions takes longer than most operations
       return
     end
     for _, meter in ipairs(meters_of(subject)) do
-      local n, key, step = #charges, meter[1], -1
-      if restorable(figure, key) then step = (meter[5] or meter[3] > 0) and subject.oldest[key] or 0 end
-      charges[n + 1], charges[n + 2], charges[n + 3] = subject.subject, key, amounts[meter[2]]
-      charges[n + 4], charges[n + 5] = step, subject.resets
+      local n = #charges
+      charges[n + 1], charges[n + 2], charges[n + 3] = subject.subject, meter[1], amounts[meter[2]]
+      charges[n + 4], charges[n + 5] = step_of_restored(subject, meter, lease, figure), subject.resets
     end
   end
 
