@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
@@ -225,7 +226,8 @@ class Lease:
 
     Use it as a context manager, plain or asynchronous: inside the block it is renewed by itself, however
     long the work takes, and it is released on the way out. Elsewhere it expires ``ttl_s`` after the last
-    renewal, whatever happens to its holder; :meth:`keep_alive` has it renewed there, too.
+    renewal, whatever happens to its holder; :meth:`keep_alive` has it renewed there, too. A process that is forked
+    within the block leaves it as it is.
 
     Attributes
     ----------
@@ -247,6 +249,7 @@ class Lease:
 
     __slots__ = (
         "__weakref__",
+        "_entered_by",
         "_holder",
         "_since_s",
         "demand",
@@ -269,6 +272,7 @@ class Lease:
         granted: LeaseState,
     ) -> None:
         self._holder = holder
+        self._entered_by = 0
         self.lease_id = lease_id
         self.model = model
         self.demand = demand
@@ -327,20 +331,24 @@ class Lease:
         return self
 
     def __enter__(self) -> Self:
+        self._entered_by = os.getpid()
         return self.keep_alive()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.release()
+        if self._entered_by == os.getpid():  # not at the end of a child that was forked within the block
+            self.release()
 
     async def __aenter__(self) -> Self:
+        self._entered_by = os.getpid()
         return self.keep_alive()  # notes who is alive; nothing is sent
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._holder.release_async(self)
+        if self._entered_by == os.getpid():
+            await self._holder.release_async(self)
 
     def __repr__(self) -> str:
         return f"Lease({self.lease_id!r}, model={self.model!r}, {self.granted.value}, ttl_s={self.ttl_s:g})"

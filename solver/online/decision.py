@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Protocol, Self
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Decision:
     """
 
     __slots__ = (
+        "_entered_by",
         "__weakref__",
         "_candidates",
         "_column",
@@ -74,6 +76,7 @@ class Decision:
         self.agent_id, self.lease, self.reason, self.refusal = agent_id, lease, reason, refusal
         self._router, self._candidates, self._column, self._net = router, candidates, column, net
         self._released = False
+        self._entered_by = 0
         self.model = None if lease is None else lease.model
 
     @property
@@ -171,17 +174,21 @@ class Decision:
         return await asyncio.shield(work)
 
     def __enter__(self) -> Self:
+        self._entered_by = os.getpid()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.release(success=error is None)
+        if self._entered_by == os.getpid():  # not at the end of a child that was forked within the block
+            self.release(success=error is None)
 
     async def __aenter__(self) -> Self:
+        self._entered_by = os.getpid()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.release_async(success=error is None)
+        if self._entered_by == os.getpid():
+            await self.release_async(success=error is None)

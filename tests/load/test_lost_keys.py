@@ -10,6 +10,7 @@ import redis
 
 from solver.clock import ManualClock
 from solver.load.lease import Ask, Demand, LeaseState, ReleaseOutcome
+from solver.load.refusal import RefusalReason
 from solver.load.store.base import Limits
 from solver.load.store.redis import RedisStore
 from solver.load.store.usage_limits import UsageLimit
@@ -179,6 +180,27 @@ def test_a_lease_that_lost_its_key_is_settled(fleet: Fleet) -> None:
     assert fleet.first.release("a", tokens=5, cost_nano_usd=3) is ReleaseOutcome.RELEASED
     after = next(each.used for each in fleet.first.row("m").meters if each.period is None)
     assert round((before - after) * 1e9) == 2
+
+
+def test_a_lease_that_lost_its_key_moves(fleet: Fleet) -> None:
+    assert fleet.delete("l:a") == 1
+    refused = fleet.first.move("a", Ask(model="n", lease_id="moved", ttl_s=60.0))
+    assert getattr(refused, "reason", None) is RefusalReason.NOT_ACCEPTING
+    fleet.second.resume("n", "operator", name="o")
+    fleet.first.resume("n", "cooldown", name="c")
+    assert fleet.delete("l:a") == 1
+    assert fleet.first.move("a", Ask(model="n", lease_id="moved", ttl_s=60.0)) is LeaseState.RUNNING
+    assert fleet.first.lease_state("a") is LeaseState.GONE
+    assert fleet.running() == SLOTS  # one that waited has taken its place
+
+
+def test_a_pool_whose_key_was_deleted_is_read_and_reset(fleet: Fleet) -> None:
+    assert fleet.delete("p:p") == 1
+    fleet.first.reset_pool("p")
+    assert fleet.delete("p:p") == 1
+    fleet.first.pool_row("p")
+    fleet.second.view()
+    assert fleet.first.pool_row("p").active == SLOTS
 
 
 @pytest.mark.parametrize("key", ["p:p", "m:m"])

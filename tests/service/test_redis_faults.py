@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -457,6 +458,48 @@ def test_children_of_a_fork_share_the_capacity(
     assert len(answers) == 4
     assert sum(answers) == 4
     assert tracker.snapshot().active.tolist() == [4]
+
+
+def test_a_child_that_is_forked_while_others_work_is_not_held_up(
+    shared_server: RedisServer, connect: Callable[..., LoadTracker]
+) -> None:
+    tracker = connect(shared_server.url)
+    tracker.set_capacity("m", Capacity(max_concurrent=1))
+    taken, forked = threading.Event(), threading.Event()
+
+    def hold_a_lock() -> None:
+        with store_of(tracker)._link._client.connection_pool._lock:  # as while it takes a connection
+            taken.set()
+            forked.wait()
+
+    thread = threading.Thread(target=hold_a_lock)
+    thread.start()
+    taken.wait()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        os._exit(0 if tracker.acquire("m") is not None else 1)
+    forked.set()
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_child_that_leaves_the_block_it_was_forked_in_leaves_the_lease_to_its_parent(
+    shared_server: RedisServer, connect: Callable[..., LoadTracker]
+) -> None:
+    tracker = connect(shared_server.url)
+    tracker.set_capacity("m", Capacity(max_concurrent=1))
+    lease = tracker.acquire("m")
+    assert lease is not None
+    parent = os.getpid()
+    with lease:
+        child = os.fork()
+        if child:
+            assert os.waitpid(child, 0)[1] == 0
+            assert lease.state() is LeaseState.RUNNING
+    if os.getpid() != parent:
+        os._exit(0)
+    assert lease.state() is LeaseState.GONE
 
 
 GUNICORN = textwrap.dedent("""

@@ -147,8 +147,7 @@ class RedisStore(RedisLeases, RedisModels):
 
     def _after_fork(self) -> None:
         """In the child: join as a replica of its own, and leave the parent's leases to the parent."""
-        self._link.begin_process()
-        self._link.leave()
+        self._link.after_fork()
         self._memory.begin_process()
         self._heartbeat.begin_process()
         self._promotions.begin_process()

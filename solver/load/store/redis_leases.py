@@ -157,6 +157,9 @@ class RedisLeases(RedisOperations):
 
         def remotely() -> LeaseState | Refusal:
             reply = self._link.call("move", lease_id, *ask_fields(ask))
+            held = self._memory.held.get(lease_id)
+            if reply[0] == LeaseState.GONE and held is not None and self._told_again(held):
+                reply = self._link.call("move", lease_id, *ask_fields(ask))
             return LeaseState.GONE if reply[0] == LeaseState.GONE else self._answer(ask, reply)
 
         def locally(_: MemoryStore) -> Refusal:

@@ -122,14 +122,13 @@ class RedisLink:
         order: Callable[[], dict[str, Any]],
         joined: Callable[[list[list[str]]], None],
     ) -> None:
-        self._client = client_of(server, timeout_s)
-        this = weakref.WeakMethod(self._check_connection)  # the client may live longer
-        watch_connections(self._client, lambda server: check(server) if (check := this()) else None)
+        self._given, self._timeout_s = server, timeout_s
+        self._client: Any = None
+        self._connect()
         self.prefix = f"solver:{{{namespace}}}:"
         self.replica = ReplicaName(f"{address_of(self._client)} {namespace}", name)
         self._replicas = replicas
         self._peers = (str(peers), f"{absent_s:.6f}")
-        self._timeout_s = timeout_s
         self._retry_s = retry_s
         self._script_clock = clock
         self.clock: Clock = clock or MonotonicClock()
@@ -156,6 +155,23 @@ class RedisLink:
         """(the server's time in the last answer, when it was asked for, when it came) by this machine's clock."""
         self._clock_set: tuple[float, float, float] | None = None
         """(the time, the reading of the server's clock, that of this machine's) when the former was found to be set."""
+
+    def _connect(self) -> None:
+        """Make the client, if it is the store's own; also in the child of a fork, where locks in it may stay taken."""
+        client = client_of(self._given, self._timeout_s)
+        if client is self._client:
+            return
+        if self._client is not None:
+            self._client.auto_close_connection_pool = False  # that would wait for such a lock
+        this = weakref.WeakMethod(self._check_connection)  # the client may live longer
+        watch_connections(client, lambda server: check(server) if (check := this()) else None)
+        self._client = client
+
+    def after_fork(self) -> None:
+        """In the child, join anew, under another name, on connections of its own."""
+        self._connect()
+        self.begin_process()
+        self.leave()
 
     @property
     def server_now_s(self) -> float:

@@ -69,6 +69,7 @@ local function finish(answer)
   if answer[1] == 'unknown_model' and (call('ZSCORE', MODELS, answer[3]) or call('ZCARD', MODELS) ~= models) then
     needs_rejoin = true -- the model's key, or the list of models, was deleted
   end
+  if answer[1] == 'unknown_pool' and call('ZSCORE', POOLS, answer[3]) then needs_rejoin = true end
   if needs_recount and not needs_rejoin then recount() end
   if begun then write_back() end
   if needs_rejoin then
