@@ -47,10 +47,10 @@ class Decision:
     """
 
     __slots__ = (
-        "_entered_by",
         "__weakref__",
         "_candidates",
         "_column",
+        "_entered_by",
         "_net",
         "_released",
         "_router",
