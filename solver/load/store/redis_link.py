@@ -168,7 +168,7 @@ class RedisLink:
         self._client = client
 
     def after_fork(self) -> None:
-        """In the child, join anew, under another name, on connections of its own."""
+        """Have the child join anew, under another name, on connections of its own."""
         self._connect()
         self.begin_process()
         self.leave()
@@ -368,8 +368,6 @@ class RedisLink:
 
     def _check_server(self, info: dict[str, Any]) -> None:
         """Refuse a server that cannot keep what is written: with an error at first, as an outage later."""
-        if info.get("role") == "slave":  # though it may take writes, it will lose them
-            raise redis.exceptions.ReadOnlyError("the server is a replica")
         found = setting_problem(info)
         if found is None:
             return

@@ -27,7 +27,15 @@ except ImportError as error:
 
 
 def setting_problem(info: dict[str, Any]) -> tuple[Violation, OutageCause] | None:
-    """Return why a server cannot keep what is written, from its ``INFO``; None where it can."""
+    """Return why a server cannot keep what is written, from its ``INFO``; None where it can.
+
+    Raises
+    ------
+    redis.exceptions.ReadOnlyError
+        If it is a replica at present: though it may take writes, it will lose them.
+    """
+    if info.get("role") == "slave":
+        raise redis.exceptions.ReadOnlyError("the server is a replica")
     if int(info.get("cluster_enabled", 0)):
         return _no_single("a node of a Redis Cluster"), OutageCause.CLUSTER
     if info.get("redis_mode") == "sentinel":
