@@ -10,7 +10,7 @@ from solver.load.lease import LeaseState
 from solver.load.store.memory import MemoryStore
 from tests.redis_server import running
 from tests.simulation import schedule
-from tests.simulation.schedule import RedisSchedules, run_memory
+from tests.simulation.schedule import DENSE, RedisSchedules, run_memory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,6 +36,9 @@ running by a server that had lost what came after; a settlement hid what another
 early where the time was lost after a step of the clock; a late message vouched for the time before a second step; days
 were taken to end by a replica's clock."""
 
+FOUND_DENSE = (51000773, 52001232)
+"""As above, with more troubles: a restored lease gave back what had left its window."""
+
 
 def test_no_schedule_over_one_process_goes_wrong() -> None:
     verdicts = [run_memory(seed, simple=seed % 4 == 0) for seed in range(MEMORY_COUNT)]
@@ -47,6 +50,7 @@ def test_no_schedule_over_redis_goes_wrong(tmp_path: Path) -> None:
     with running(tmp_path) as server, closing(RedisSchedules(server.port)) as schedules:
         verdicts = [schedules.run(seed, simple=True) for seed in (*FOUND, *range(REDIS_COUNT // 4))]
         verdicts += [schedules.run(seed) for seed in (*FOUND_WITH_POOLS, *range(REDIS_COUNT))]
+        verdicts += [schedules.run(seed, weather=DENSE) for seed in FOUND_DENSE]
     assert [verdict for verdict in verdicts if verdict.wrong] == []
     assert sum(verdict.grants for verdict in verdicts) > 8 * REDIS_COUNT
     assert any(verdict.lost_memory for verdict in verdicts)

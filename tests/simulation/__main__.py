@@ -4,6 +4,7 @@
 
     python -m tests.simulation --store memory --count 100000
     python -m tests.simulation --store redis --count 100000 --seed 5000
+    python -m tests.simulation --store redis --count 100000 --dense
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.redis_server import running
-from tests.simulation.schedule import RedisSchedules, run_memory
+from tests.simulation.schedule import DENSE, RedisSchedules, Weather, run_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +34,13 @@ def main() -> int:
     parser.add_argument(
         "--simple", action="store_true", help="neither pools, tenants nor limits on usage, as at first"
     )
+    parser.add_argument(
+        "--dense", action="store_true", help="over Redis: two to three times as many troubles"
+    )
     options = parser.parse_args()
+    if options.dense and options.store != "redis":
+        parser.error("--dense needs --store redis")
+    more: dict[str, Weather] = {"weather": DENSE} if options.dense else {}
     started = time.perf_counter()
     wrong = grants = lossy = 0
     with ExitStack() as open_until_the_end:
@@ -43,7 +50,7 @@ def main() -> int:
             server = open_until_the_end.enter_context(running(folder))
             run = open_until_the_end.enter_context(closing(RedisSchedules(server.port))).run
         for seed in range(options.seed, options.seed + options.count):
-            verdict = run(seed, simple=options.simple)
+            verdict = run(seed, simple=options.simple, **more)
             grants += verdict.grants
             lossy += verdict.lost_memory
             if verdict.wrong:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from solver.load.lease import Ask, LeaseState
@@ -35,9 +36,28 @@ FAIL_OVER_EACH = 3  # schedules over Redis, of which one has fail-overs that los
 METERED = (RefusalReason.REQUESTS, RefusalReason.TOKENS, RefusalReason.BUDGET)
 
 
-def _random_faults(world: World, late_by_s: float) -> Faults:
+@dataclass(frozen=True)
+class Weather:
+    """How often things go wrong over Redis."""
+
+    levels: tuple[float, ...]
+    """Shares of messages that are lost, late or doubled, at most."""
+    between_s: tuple[float, float]
+    """Shortest and longest time between two troubles of the server."""
+    between_fail_overs_s: tuple[float, float]
+    steps_s: tuple[float, ...]
+    """Steps of the server's clock."""
+
+
+USUAL = Weather((0.0, 0.02, 0.1), (5.0, 40.0), (10.0, 40.0), (-3600.0, -5.0, 5.0, 3600.0))
+DENSE = Weather(
+    (0.0, 0.05, 0.25), (2.0, 16.0), (5.0, 20.0), (-3600.0, -30.0, -5.0, -1.5, 1.5, 5.0, 30.0, 3600.0)
+)
+
+
+def _random_faults(world: World, late_by_s: float, levels: tuple[float, ...] = USUAL.levels) -> Faults:
     rng = world.rng
-    level = rng.choice((0.0, 0.02, 0.1))
+    level = rng.choice(levels)
     return Faults(
         request_lost=rng.random() * level,
         reply_lost=rng.random() * level,
@@ -118,22 +138,22 @@ class RedisSchedules:
         """Close the connection."""
         self._real.close()
 
-    def run(self, seed: int, *, simple: bool = False) -> Verdict:
+    def run(self, seed: int, *, simple: bool = False, weather: Weather = USUAL) -> Verdict:
         """Run one schedule; a ``simple`` one has neither pools nor limits on usage."""
         self._real.send("FLUSHDB")
         if self._real.send("SCRIPT", "EXISTS", script_hash()) != [1]:  # each begins alike
             self._real.script_load(script())
-        return _SharedSchedule(self._real, seed, simple=simple).run()
+        return _SharedSchedule(self._real, seed, simple=simple, weather=weather).run()
 
 
 class _SharedSchedule:
     """One schedule over Redis."""
 
-    def __init__(self, real: Any, seed: int, *, simple: bool) -> None:
-        self.real, self.seed = real, seed
+    def __init__(self, real: Any, seed: int, *, simple: bool, weather: Weather) -> None:
+        self.real, self.seed, self.weather = real, seed, weather
         self.world = world = World(seed)
         rng = world.rng
-        self.network = Network(world, _random_faults(world, 8.0))
+        self.network = Network(world, _random_faults(world, 8.0, weather.levels))
         self.scenario = Scenario({}, {}) if simple else rich(seed, shared=True)
         self.server_clock = SkewedClock(world, offset_s=self.scenario.starts_s)
         self.latest_wall_s = -1.0
@@ -177,7 +197,7 @@ class _SharedSchedule:
     def _trouble(self) -> Coroutine:
         world, rng = self.world, self.world.rng
         while world.now_s < WORK_S:
-            yield rng.uniform(5.0, 40.0)
+            yield rng.uniform(*self.weather.between_s)
             kind = rng.choice(TROUBLES)
             if kind == "down":
                 self.network.server_up = False
@@ -199,7 +219,7 @@ class _SharedSchedule:
             elif kind == "key":
                 self._lose_key()
             else:
-                self.server_clock.offset_s += rng.choice((-3600.0, -5.0, 5.0, 3600.0))
+                self.server_clock.offset_s += rng.choice(self.weather.steps_s)
                 self.judge.time_leaps()
 
     def _lose_key(self) -> None:
@@ -215,7 +235,7 @@ class _SharedSchedule:
         """Let the server come back with what it held some seconds before: a replica of it that was behind."""
         rng = random.Random(f"fail-overs of {self.seed}")  # noqa: S311 # reproducible on purpose
         while self.world.now_s < WORK_S:
-            yield rng.uniform(10.0, 40.0)
+            yield rng.uniform(*self.weather.between_fail_overs_s)
             kept = {key: self.real.send("DUMP", key) for key in self.real.send("KEYS", "*")}
             yield rng.uniform(0.1, 12.0)
             if self.world.now_s > WORK_S:
