@@ -7,11 +7,12 @@ run, file by file and in order, in a folder that holds a copy of ``data/`` and o
 
 Run as a script, it rewrites what the examples no longer show truly, those with left out lines aside::
 
-    python tests/docs/console_examples.py
+    python -m tests.docs.console_examples
 """
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shlex
@@ -21,6 +22,9 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+from solver.interfaces.entry import main
+from tests.forked import FORKED
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
@@ -84,21 +88,31 @@ def workspace(folder: Path) -> Path:
     return folder
 
 
-def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command as a user would, on 80 columns, and return what it printed and its exit code."""
+def run(command: str, folder: Path) -> tuple[list[str], int]:
+    """Run a command as a user would, on 80 columns, and return the lines that it printed and its exit code."""
     words = shlex.split(command)
-    if words[0] == "solver":
-        words[:1] = [sys.executable, "-m", "solver"]
-    environment = os.environ | {"COLUMNS": "80", "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
-    return subprocess.run(
-        words,
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        check=False,
-    )
+    if words[0] != "solver":
+        done = subprocess.run(words, cwd=folder, capture_output=True, encoding="utf-8", check=False)
+        return printed(done.stdout + done.stderr), done.returncode
+    with tempfile.NamedTemporaryFile() as output:
+        process = FORKED.Process(target=_solver, args=(words, str(folder), output.name))
+        process.start()
+        process.join()
+        assert process.exitcode is not None
+        return printed(Path(output.name).read_text(encoding="utf-8")), process.exitcode
+
+
+def _solver(words: list[str], folder: str, output: str) -> None:
+    """Be the command: what it prints goes to a file, by the descriptors that it would have of a shell."""
+    os.chdir(folder)
+    os.environ["COLUMNS"] = "80"
+    with Path(output).open("wb", buffering=0) as file:
+        for stream in (sys.stdout, sys.stderr):
+            assert isinstance(stream, io.TextIOWrapper)
+            os.dup2(file.fileno(), stream.fileno())
+            stream.reconfigure(encoding="utf-8")
+    sys.argv = words
+    sys.exit(main())
 
 
 def printed(text: str) -> list[str]:
@@ -139,10 +153,9 @@ def rewrite(page: Path) -> bool:
             for _, command, shown in _commands(block["body"]):
                 kept = list(shown)
                 if _runs(command):
-                    real = run(command, folder)
-                    last_code = real.returncode
-                    if "..." not in shown and difference(shown, printed(real.stdout)) is not None:
-                        kept = printed(real.stdout)
+                    real, last_code = run(command, folder)
+                    if "..." not in shown and difference(shown, real) is not None:
+                        kept = real
                 elif command == "echo $?":
                     kept = [str(last_code)]
                 lines += [f"$ {command}", *kept]

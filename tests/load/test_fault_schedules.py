@@ -6,6 +6,8 @@ import os
 from contextlib import closing
 from typing import TYPE_CHECKING
 
+import pytest
+
 from solver.load.lease import LeaseState
 from solver.load.store.memory import MemoryStore
 from tests.redis_server import running
@@ -15,10 +17,10 @@ from tests.simulation.schedule import DENSE, RedisSchedules, run_memory
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pytest
-
 MEMORY_COUNT = int(os.environ.get("SOLVER_SCHEDULES_MEMORY", "1600"))
 REDIS_COUNT = int(os.environ.get("SOLVER_SCHEDULES_REDIS", "320"))
+PARTS = 5
+"""Tests that share the schedules, so that several processes can."""
 FOUND = (104704, 105589, 106454, 109818, 201713, 203916, 504654, 505028, 707573, 707764)
 """Seeds that went wrong once: a late joining brought back work from outside; a waiting lease ran before every
 replica had told what runs; time made up for ended leases early; a lease told after its end was charged again; a
@@ -40,19 +42,24 @@ FOUND_DENSE = (51000773, 52001232)
 """As above, with more troubles: a restored lease gave back what had left its window."""
 
 
-def test_no_schedule_over_one_process_goes_wrong() -> None:
-    verdicts = [run_memory(seed, simple=seed % 4 == 0) for seed in range(MEMORY_COUNT)]
+@pytest.mark.parametrize("part", range(PARTS))
+def test_no_schedule_over_one_process_goes_wrong(part: int) -> None:
+    seeds = range(part, MEMORY_COUNT, PARTS)
+    verdicts = [run_memory(seed, simple=seed % 4 == 0) for seed in seeds]
     assert [verdict for verdict in verdicts if verdict.wrong] == []
-    assert sum(verdict.grants for verdict in verdicts) > 8 * MEMORY_COUNT
+    assert sum(verdict.grants for verdict in verdicts) > 8 * len(seeds)
 
 
-def test_no_schedule_over_redis_goes_wrong(tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", range(PARTS))
+def test_no_schedule_over_redis_goes_wrong(part: int, tmp_path: Path) -> None:
+    simple = [*FOUND, *range(REDIS_COUNT // 4)][part::PARTS]
+    seeds = [*FOUND_WITH_POOLS, *range(REDIS_COUNT)][part::PARTS]
     with running(tmp_path) as server, closing(RedisSchedules(server.port)) as schedules:
-        verdicts = [schedules.run(seed, simple=True) for seed in (*FOUND, *range(REDIS_COUNT // 4))]
-        verdicts += [schedules.run(seed) for seed in (*FOUND_WITH_POOLS, *range(REDIS_COUNT))]
-        verdicts += [schedules.run(seed, weather=DENSE) for seed in FOUND_DENSE]
+        verdicts = [schedules.run(seed, simple=True) for seed in simple]
+        verdicts += [schedules.run(seed) for seed in seeds]
+        verdicts += [schedules.run(seed, weather=DENSE) for seed in FOUND_DENSE[part::PARTS]]
     assert [verdict for verdict in verdicts if verdict.wrong] == []
-    assert sum(verdict.grants for verdict in verdicts) > 8 * REDIS_COUNT
+    assert sum(verdict.grants for verdict in verdicts) > 8 * len(seeds)
     assert any(verdict.lost_memory for verdict in verdicts)
 
 

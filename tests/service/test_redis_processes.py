@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import signal
 import threading
@@ -15,6 +14,7 @@ import pytest
 
 from solver.load.lease import Lease, Refusal, RefusalReason
 from solver.problem.spec import Capacity
+from tests.forked import FORKED
 from tests.redis_clients import CAP, MODELS, connect, holder, racer
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from tests.redis_server import RedisServer
 
-FORKED = multiprocessing.get_context("forkserver")  # each is a process of its own, but imports are made once
-FORKED.set_forkserver_preload(["tests.redis_clients"])
 PROCESSES = 6
 # The full bar is 20,000 turns a process; set the variable for it.
 TURNS = int(os.environ.get("SOLVER_STRESS_TURNS", "400"))
