@@ -252,6 +252,28 @@ def test_keys_listed_for_deletion_under_the_earlier_name_are_deleted(
     assert not fleet.real.exists(f"{prefix}trash", f"{prefix}op:old")
 
 
+def test_limits_set_last_outlive_the_loss_of_memory_whoever_joins_first(
+    fleet: Fleet, redis_server: RedisServer
+) -> None:
+    def limits(store: RedisStore) -> tuple[int, int]:
+        return store.row("n").limits.max_concurrent, store.pool_row("p").limits.max_concurrent
+
+    fleet.second.configure("n", Limits(max_concurrent=1))
+    fleet.second.configure_pool("p", Limits(max_concurrent=1))
+    redis_server.flush()
+    fleet.first.view()
+    assert limits(fleet.first) == (2, SLOTS)  # by then it alone has told, and nothing is granted
+    fleet.second.view()
+    assert limits(fleet.first) == (1, 1)
+    fleet.first.view()
+    fleet.second.close()
+    redis_server.flush()
+    assert limits(fleet.first) == (1, 1)  # it has seen what the other one had set
+    fleet.first.configure("n", Limits(max_concurrent=4))
+    fleet.second = fleet.replica(redis_server, "B")
+    assert fleet.second.row("n").limits.max_concurrent == 2  # set with its start: last of all
+
+
 def test_leases_of_several_replicas_are_counted_once_after_the_memory_was_lost(
     fleet: Fleet, redis_server: RedisServer
 ) -> None:

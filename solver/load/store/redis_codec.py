@@ -266,11 +266,32 @@ def chain_of(names: Sequence[str], pools: Mapping[str, Limits]) -> list[str]:
     return chain
 
 
-def read_view(reply: list[Any]) -> StoreView:
-    """Return the state of every model from a reply."""
+def newer_limits(view: list[Any], set_at: Mapping[str, float]) -> dict[str, tuple[float, Limits]]:
+    """Return the limits that were set later than a replica knows, and when, by subject; from :func:`parts_of_view`."""
+    newer = {}
+    for kind, rows in (("p:", view[3]), ("m:", view[2])):
+        for entry in rows:
+            known = set_at.get(kind + entry[0])
+            if known is not None and float(entry[-1]) > known:
+                newer[kind + entry[0]] = float(entry[-1]), _read(entry[1:]).limits
+    return newer
+
+
+def parts_of_view(reply: list[Any]) -> list[Any]:
+    """Return version, time, models and pools of a reply."""
     version, now, text, pool_text = reply
-    rows = list(json.loads(text))  # no model at all is encoded as an empty mapping
-    pool_rows = {entry[0]: _read(entry[1:]) for entry in list(json.loads(pool_text))}
+    return [
+        version,
+        now,
+        list(json.loads(text)),
+        list(json.loads(pool_text)),
+    ]  # where empty, an empty mapping
+
+
+def read_view(parts: list[Any]) -> StoreView:
+    """Return the state of every model, from :func:`parts_of_view`."""
+    version, now, rows, pools = parts
+    pool_rows = {entry[0]: _read(entry[1:]) for entry in pools}
     table = np.array([[float(value) for value in entry[1:7]] for entry in rows]).reshape(len(rows), 6)
     limit, used = np.full((3, len(rows)), np.inf), np.zeros((3, len(rows)))
     free = np.full(len(rows), np.iinfo(np.int64).max, np.int64) if pool_rows else None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from solver.errors import SpecError, Violation
 from solver.load.stops import Stop, StopOwner, checked_stop
 from solver.load.store.pools import check_circle, in_use
-from solver.load.store.redis_codec import read_row, read_stops, read_view
+from solver.load.store.redis_codec import newer_limits, parts_of_view, read_row, read_stops, read_view
 from solver.load.store.redis_operations import RedisOperations
 from solver.load.store.replica_memory import share_of
 
@@ -238,11 +238,13 @@ class RedisModels(RedisOperations):
         """Return the state of every model; this replica's own part of it when the server does not answer."""
 
         def remotely() -> StoreView:
-            view = read_view(self._link.call("models"))
+            parts = parts_of_view(self._link.call("models"))
+            view = read_view(parts)
             if view.models == self._models:  # the same object again: what is derived from it stays valid
                 view = view._replace(models=self._models)
             self._models = view.models
             with self._link.lock:
+                self._memory.note_limits(newer_limits(parts, self._memory.set_at))
                 self._memory.note_view(view.stops, frozenset(view.models), view.version)
             return view
 

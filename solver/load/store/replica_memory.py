@@ -72,6 +72,8 @@ class ReplicaMemory:
         self._wall_s = wall_time(clock)
         self.limits: dict[str, Limits] = {}
         self.pools: dict[str, Limits] = {}
+        self.set_at: dict[str, float] = {}
+        """The server's time at which limits were set, by ``m:`` or ``p:`` and the name."""
         self.unsent_limits: dict[tuple[str, str], None] = {}
         """(``m`` or ``p``, name) whose limits have not been sent to the server."""
         self.stops: dict[str, tuple[Stop, ...]] = {}
@@ -143,6 +145,14 @@ class ReplicaMemory:
         self.stops[model] = (*others, stop)
         self._lifted.pop((model, f"{stop.owner}:{stop.name}"), None)
 
+    def note_limits(self, newer: Mapping[str, tuple[float, Limits]]) -> None:
+        """Remember limits that another replica has set later, of what was set here, too."""
+        for subject, (at_s, limits) in newer.items():
+            kind, name = subject[0], subject[2:]
+            if (kind, name) not in self.unsent_limits:
+                (self.limits if kind == "m" else self.pools)[name] = limits
+                self.set_at[subject] = at_s
+
     def note_view(self, models: Mapping[str, tuple[Stop, ...]], known: frozenset[str], version: int) -> None:
         """Remember every active stop; forget models that another replica has removed."""
         self.stops = dict(models)
@@ -155,6 +165,7 @@ class ReplicaMemory:
         for known in (self.limits, self.stops, self.outside, self.observed):
             known.pop(model, None)
         self._used.pop(f"m:{model}", None)
+        self.set_at.pop(f"m:{model}", None)
         self.unsent_limits.pop(("m", model), None)
         self.end_leases(model)
 
@@ -162,6 +173,7 @@ class ReplicaMemory:
         """Forget a pool."""
         self.pools.pop(pool, None)
         self._used.pop(f"p:{pool}", None)
+        self.set_at.pop(f"p:{pool}", None)
         self.unsent_limits.pop(("p", pool), None)
 
     def end_leases(self, model: str) -> None:

@@ -34,7 +34,7 @@
 --       models, pools (zset: by order of arrival), expiry (zset: lease -> second),
 --       timers (zset: what ends by itself -> second), deletions (zset: key to be deleted -> second),
 --       recent (zset: attempt at an operation -> second when it is forgotten), c:<calendar> (zset: ends of its periods),
---       <subject> (hash: state, limits, further, pools, rules, meters), s:<model> (hash: stop -> JSON),
+--       <subject> (hash: state, limits, further, pools, rules, meters, and when these were set), s:<model> (hash: stop -> JSON),
 --       o:<model> (hash: replica -> active and queued work that it has added from outside, and how often),
 --       w:<subject>:<meter> (hash: step -> amount), q:<model> (zset: waiting leases), v:<model> (hash: tenant ->
 --       work served over weight, and its latest turn), h:<model> (zset: slots leased -> second, while it is measured),

@@ -50,7 +50,7 @@ local loaded = {}
 local function load(subject)
   local m = loaded[subject]
   if m ~= nil then return m end
-  local kept = call('HMGET', prefix .. subject, 'limits', 'state', 'further', 'pools', 'rules', 'meters')
+  local kept = call('HMGET', prefix .. subject, 'limits', 'state', 'further', 'pools', 'rules', 'meters', 'set')
   if not kept[1] then
     loaded[subject] = false
     return false
@@ -74,6 +74,7 @@ local function load(subject)
     m.counts_further = true
     for key, entry in pairs(cmsgpack.unpack(kept[6])) do used[key], oldest[key] = entry[1], entry[2] end
   end
+  m.set_at = num(kept[7], 0)
   m.metered = m.limit0 >= 0 or m.limit1 >= 0 or m.limit2 >= 0 or #m.further > 0
   loaded[subject] = m
   return m

@@ -32,7 +32,7 @@ end
 -- that joins sends the last once, for all.
 local FIELDS = 12
 
-local function configure(limits)
+local function configure(limits, set_at)
   local subject, name = limits[1] .. ':' .. limits[2], limits[2]
   local key, is_model = prefix .. subject, limits[1] == 'm'
   local m, before = load(subject), nil
@@ -40,7 +40,7 @@ local function configure(limits)
   note_calendars(limits[12])
   local rules_before = m and m.rules_text
   call('HSET', key, 'limits', struct.pack(LIMITS, num(limits[3], 0), num(limits[4], 0), num(limits[5], -1), num(limits[6], -1),
-    num(limits[7], -1), num(limits[8], 0)))
+    num(limits[7], -1), num(limits[8], 0)), 'set', exact(set_at))
   for k, field in ipairs({'further', 'pools', 'rules'}) do
     if limits[8 + k] ~= '' then call('HSET', key, field, limits[8 + k]) else call('HDEL', key, field) end
   end
@@ -325,5 +325,5 @@ local function row(m)
   local stops = stops_of(m)
   return {int(m.active), int(m.waiting + m.out_queued), recovering and '0' or int(m.accepting), exact(now - m.updated_s),
           int(m.slots), int(m.places), int(m.limit0), int(m.limit1), int(m.limit2), exact(m.period), used, stops,
-          m.further_text or '', m.pools_text or '', m.rules_text or ''}
+          m.further_text or '', m.pools_text or '', m.rules_text or '', exact(m.set_at)}
 end

@@ -248,9 +248,11 @@ if op == 'join' then -- making these functions takes longer than most operations
     for _, limits in ipairs(order.limits) do -- pools first
       local is_model = limits[1] == 'm'
       if not is_model or not call('ZSCORE', FORGOTTEN, limits[2]) then
-        if not load(limits[1] .. ':' .. limits[2]) then
-          configure(limits)
-          is_new = true
+        local subject = limits[1] .. ':' .. limits[2]
+        local known, set_at = load(subject), num(order.set_at[subject], 0)
+        if not known or known.set_at < set_at then -- else what is known was set later
+          configure(limits, set_at)
+          is_new = is_new or not known
         end
         is_new = list(is_model and MODELS or POOLS, limits[2]) or is_new
       end

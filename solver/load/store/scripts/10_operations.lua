@@ -74,8 +74,10 @@ function operations.configure()
   for _, pool in ipairs(limits[10] ~= '' and cjson.decode(limits[10]) or NOTHING) do
     if not load_pool(pool) then return {'unknown_pool', '', pool} end
   end
-  configure(limits)
-  return {'ok'}
+  local before = load(limits[1] .. ':' .. limits[2])
+  local set_at = math.max(now, before and before.set_at + 0.001 or 0) -- later than what is replaced, whatever the clock says
+  configure(limits, set_at)
+  return {'ok', exact(set_at)}
 end
 
 function operations.forget()
