@@ -8,7 +8,6 @@ import math
 import os
 import threading
 import weakref
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from solver.errors import SpecError, StoreDownError
@@ -70,14 +69,11 @@ class LearnedFleet:
         Where the limits are enforced.
     clock : Clock
         Time of the events.
-    slots_allowed : callable
-        Returns how many of a model's slots its circuit breaker leaves open, given how many there are.
     """
 
-    def __init__(self, store: Store, clock: Clock, slots_allowed: Callable[[str, int], int]) -> None:
+    def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self._slots_allowed = slots_allowed
         self._lock = threading.RLock()
         self.capacities: dict[str, LearnedCapacity] = {}
         self._flights: dict[str, _Sent] = {}
@@ -222,11 +218,10 @@ class LearnedFleet:
             limits = self._store.limits(model)
         except SpecError:
             return  # another process has forgotten the model
-        slots = self._slots_allowed(model, limit)
         if not self._leads.get(model, True):
             self._store.adopt_limits(model, limits)
-        elif limits.max_concurrent != slots:
-            self._store.configure(model, replace(limits, max_concurrent=slots))
+        elif limits.with_slots(limit) != limits:
+            self._store.configure(model, limits.with_slots(limit))
         learned.enforced = limit
 
     # -- with the other processes of a shared store

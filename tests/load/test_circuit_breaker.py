@@ -13,8 +13,12 @@ from solver.errors import SpecError
 from solver.load.control.circuit_breaker import BreakerParameters
 from solver.load.refusal import Refusal, RefusalReason
 from solver.load.stops import StopOwner
+from solver.load.store.redis import RedisStore
+from tests.redis_server import running
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from solver.load.store.base import Store
 
 
@@ -215,3 +219,67 @@ def test_a_router_of_a_shared_store_has_a_last_resort_too(store: Store, clock: M
     assert second.refusal is not None
     assert second.refusal.cause is not None
     assert {stop.owner for stop in second.refusal.cause.stops} <= {StopOwner.BREAKER}
+
+
+def test_feedback_counts_at_a_tracker_that_set_no_capacity(store: Store, clock: ManualClock) -> None:
+    solver.LoadTracker(store, clock).set_capacity("m", solver.Capacity(max_concurrent=4))
+    other = solver.LoadTracker(store, clock)  # a worker that starts later, or was restarted
+    other.record("m", latency_ms=5.0, status=429, retry_after_s=7.0)
+    for _ in range(5):
+        other.record("m", latency_ms=5.0, success=False)
+        other.record("of no store", latency_ms=5.0, success=False)
+    assert {stop.owner.value for stop in other.stops("m")} == {"cooldown", "breaker"}
+
+
+def test_two_breakers_of_one_model_come_back_to_all_its_slots(store: Store, clock: ManualClock) -> None:
+    trackers = [solver.LoadTracker(store, clock) for _ in range(2)]
+    for tracker in trackers:
+        tracker.set_capacity("m", solver.Capacity(max_concurrent=10))
+    for tracker in trackers:
+        for _ in range(5):
+            tracker.record("m", latency_ms=5.0, success=False)
+    assert store.limits("m").max_concurrent == 1
+    clock.advance(3.0)
+    for tracker in trackers:
+        for _ in range(5):
+            tracker.record("m", latency_ms=5.0)
+    assert (store.limits("m").max_concurrent, store.limits("m").full_slots) == (10, None)
+
+
+def test_another_tracker_goes_on_with_a_slow_start(store: Store, clock: ManualClock) -> None:
+    first, second = (solver.LoadTracker(store, clock) for _ in range(2))
+    first.set_capacity("m", solver.Capacity(max_concurrent=8))
+    for _ in range(5):
+        first.record("m", latency_ms=5.0, success=False)
+    clock.advance(3.0)  # and the first one ends here
+    slots = []
+    for _ in range(5):
+        lease = second.acquire("m", ttl_s=60.0)
+        while second.acquire("m", ttl_s=60.0) is not None:
+            pass
+        assert lease is not None
+        second.record("m", latency_ms=5.0)
+        slots.append(store.limits("m").max_concurrent)
+        second.end_leases("m")
+        clock.advance(1.0)
+    assert slots == [2, 4, 8, 8, 8]
+
+
+def test_a_breaker_that_opens_in_an_outage_comes_back_to_all_slots(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    with running(tmp_path) as server:
+        store = RedisStore(server.url, replicas=4, namespace="outage", clock=clock, timeout_s=1.0)
+        tracker = solver.LoadTracker(store, clock)
+        tracker.set_capacity("m", solver.Capacity(max_concurrent=8), tokens_per_minute=1000)
+        before = store.limits("m")
+        server.stop()
+        for _ in range(5):
+            tracker.record("m", latency_ms=5.0, success=False)
+        server.start()
+        for _ in range(8):
+            clock.advance(30.0)
+            tracker.record("m", latency_ms=5.0)
+            tracker.snapshot()
+        assert store.limits("m") == before
+        store.close()

@@ -67,16 +67,14 @@ class BreakerParameters:
 class _Health:
     """What is known of one model."""
 
-    __slots__ = ("allowed", "failures", "full", "open_until_s", "pauses", "recent", "trips")
+    __slots__ = ("failures", "open_until_s", "pauses", "probing", "recent", "trips")
 
     def __init__(self, recent: int) -> None:
         self.failures = self.pauses = self.trips = 0
         self.recent: deque[bool] = deque(maxlen=recent)
         self.open_until_s = 0.0
-        self.allowed = 0
-        """Slots open to probes and to the slow start; 0 while the model is healthy."""
-        self.full = 0
-        """Slots to come back to."""
+        self.probing = False
+        """Whether the breaker is open, or lets probes or the slow start through."""
 
 
 class UpstreamHealth:
@@ -85,7 +83,8 @@ class UpstreamHealth:
     Closed, the breaker counts failures. Open, a stop of the owner ``breaker`` keeps work away. When that
     has ended the model is half open: one slot, for a probe. A probe that succeeds doubles the slots until
     all are back (slow start); one that fails opens the breaker for twice as long. (Nygard, Release It!,
-    the circuit breaker pattern.) The slots are the store's, so that no two clients probe at once.
+    the circuit breaker pattern.) The slots, and how many there are to come back to, are the store's, so that no two
+    clients probe at once, and any of them can go on where another has ended.
 
     Parameters
     ----------
@@ -109,25 +108,21 @@ class UpstreamHealth:
         with self._lock:
             self._models.pop(model, None)
 
-    def slots_allowed(self, model: str, slots: int) -> int:
-        """Return how many of a model's slots are open now, and take note of how many there are.
-
-        Setting a capacity again, as whoever reads a configuration once more does, ends no probing.
-        """
-        health = self._models.get(model)
-        if health is None:
-            return slots
+    def adopt(self, model: str) -> None:
+        """Go on with the slow start of a model that another tracker has begun, and may not live to end."""
         with self._lock:
-            if not health.allowed:
-                return slots
-            health.full = slots
-            return min(health.allowed, slots)
+            self._models.setdefault(model, _Health(self._p.recent)).probing = True
 
     def observe(self, outcome: Outcome, status: int | None, retry_after_s: float | None) -> None:
         """Learn from one outcome, with the HTTP status and the pause asked for where they are known."""
         known = self._models.get(outcome.model)
         if known is None and outcome.success:
             return  # the usual case costs one look-up
+        if known is None:
+            try:
+                self._store.limits(outcome.model)
+            except SpecError:
+                return  # nothing to keep work away from
         with self._lock:
             health = self._models.setdefault(outcome.model, _Health(self._p.recent))
             if outcome.success:
@@ -151,13 +146,18 @@ class UpstreamHealth:
     def _succeeded(self, model: str, health: _Health) -> None:
         health.failures = health.pauses = 0
         health.recent.append(True)
-        if not health.allowed or self._clock.now() < health.open_until_s:
+        if not health.probing or self._clock.now() < health.open_until_s:
             return
-        health.allowed = min(2 * health.allowed, health.full)
-        self._set_slots(model, health.allowed)
-        if health.allowed >= health.full:
-            health.allowed = health.trips = 0
+        limits = self._store.limits(model)
+        full = limits.max_concurrent if limits.full_slots is None else limits.full_slots
+        slots = min(max(1, 2 * limits.max_concurrent), full)
+        if slots < full:
+            self._store.configure(model, replace(limits, max_concurrent=slots, full_slots=full))
+        else:
+            health.probing, health.trips = False, 0
             health.recent.clear()
+            if limits.full_slots is not None:  # otherwise another tracker was faster
+                self._store.configure(model, replace(limits, max_concurrent=full, full_slots=None))
         self._store.resume(model, StopOwner.BREAKER)
 
     def _failed(self, model: str, health: _Health) -> None:
@@ -168,9 +168,9 @@ class UpstreamHealth:
         health.recent.append(False)
         count = len(health.recent)
         share = health.recent.count(False) / count
-        if health.allowed or health.failures >= p.failures or (count >= 10 and share >= p.failure_share):
-            reason = "a probe failed" if health.allowed else f"{health.failures} failures in a row"
-            if not health.allowed and health.failures < p.failures:
+        if health.probing or health.failures >= p.failures or (count >= 10 and share >= p.failure_share):
+            reason = "a probe failed" if health.probing else f"{health.failures} failures in a row"
+            if not health.probing and health.failures < p.failures:
                 reason = f"{share:.0%} of the last {count} requests failed"
             self._open(model, health, now, reason)
 
@@ -179,14 +179,11 @@ class UpstreamHealth:
         for_s = min(p.open_s * 2.0**health.trips, p.longest_open_s)
         health.trips = min(health.trips + 1, 30)
         health.open_until_s = now + for_s
-        if not health.allowed:
-            health.full = self._store.limits(model).max_concurrent
-        health.allowed = min(1, health.full)
-        self._set_slots(model, health.allowed)
+        health.probing = True
+        limits = self._store.limits(model)
+        full = limits.max_concurrent if limits.full_slots is None else limits.full_slots
+        self._store.configure(model, replace(limits, max_concurrent=min(1, full), full_slots=full))
         self._store.stop(model, StopOwner.BREAKER, reason=reason, for_s=for_s)
-
-    def _set_slots(self, model: str, slots: int) -> None:
-        self._store.configure(model, replace(self._store.limits(model), max_concurrent=slots))
 
     def last_resort(self, models: tuple[str, ...]) -> str | None:
         """Let a probe through although a breaker is open, where nothing else is left.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -57,6 +57,8 @@ class Limits:
         Limits over other periods, all of which hold at the same time.
     pools : tuple of str
         Pools of limits that it draws on besides its own.
+    full_slots : int or None
+        Slots to come back to, while a circuit breaker lets only some of them be used; every replica sees them.
     """
 
     max_concurrent: int
@@ -68,6 +70,13 @@ class Limits:
     rules: QueueRules | None = None
     further: tuple[UsageLimit, ...] = ()
     pools: tuple[str, ...] = ()
+    full_slots: int | None = None
+
+    def with_slots(self, slots: int) -> Limits:
+        """Return the same limits with so many slots; those that a circuit breaker keeps closed stay closed."""
+        if self.full_slots is None:
+            return replace(self, max_concurrent=slots)
+        return replace(self, max_concurrent=min(max(1, self.max_concurrent), slots), full_slots=slots)
 
     def meters(self) -> tuple[tuple[int | None, float | None], ...]:
         """Return (limit, window in seconds) of each of ``METER_NAMES``, without the further ones."""

@@ -63,7 +63,6 @@ def calendar_ends(limits: Iterable[Limits], wall_s: float) -> str:
 def limit_fields(kind: str, name: str, limits: Limits) -> list[str]:
     """Return the limits of a model (``"m"``) or pool (``"p"``) as the script reads them, without calendars."""
     amounts = (limits.requests, limits.tokens, limits.budget_nano_usd)
-    rules = limits.rules
     return [
         kind,
         name,
@@ -73,10 +72,19 @@ def limit_fields(kind: str, name: str, limits: Limits) -> list[str]:
         "0" if limits.budget_period_s is None else repr(float(limits.budget_period_s)),
         json.dumps(_further(limits.further)) if limits.further else "",
         json.dumps(limits.pools) if limits.pools else "",
-        ""
-        if rules is None
-        else json.dumps({"aging": rules.aging_s, "passes": rules.passes, "weights": dict(rules.weights)}),
+        _rules(limits),
     ]
+
+
+def _rules(limits: Limits) -> str:
+    """Return the rules of a queue as the script reads them; with what else of the limits it only keeps."""
+    if limits.rules is None and limits.full_slots is None:
+        return ""
+    rules = limits.rules or QueueRules()
+    text = {"aging": rules.aging_s, "passes": rules.passes, "weights": dict(rules.weights)}
+    if limits.full_slots is not None:
+        text |= {"full_slots": limits.full_slots, "given": limits.rules is not None}
+    return json.dumps(text)
 
 
 def _further(limits: Sequence[UsageLimit]) -> list[dict[str, Any]]:
@@ -192,7 +200,7 @@ def _read(fields: list[Any]) -> _Row:
     amounts = [int(value) for value in fields[6:9]]
     period = float(fields[9]) or None
     further = json.loads(fields[12]) if fields[12] else []
-    rules = json.loads(fields[14]) if fields[14] else None
+    rules = json.loads(fields[14]) if fields[14] else {}
     limits = Limits(
         max_concurrent=int(fields[4]),
         max_queue=int(fields[5]),
@@ -201,7 +209,7 @@ def _read(fields: list[Any]) -> _Row:
         budget_nano_usd=None if amounts[2] == UNLIMITED else amounts[2],
         budget_period_s=period,
         rules=None
-        if rules is None
+        if not rules.get("given", rules)
         else QueueRules(aging_s=rules["aging"], passes=rules["passes"], weights=dict(rules["weights"])),
         further=tuple(
             UsageLimit(resource=resource, amount=amount, period=period, time_zone=zone)
@@ -209,6 +217,7 @@ def _read(fields: list[Any]) -> _Row:
             for resource, amount, period, zone in entry["given"]
         ),
         pools=tuple(json.loads(fields[13])) if fields[13] else (),
+        full_slots=rules.get("full_slots"),
     )
     used = dict(zip(fields[10][::2], map(float, fields[10][1::2]), strict=True)) if fields[10] else {}
     kinds: list[tuple[int, str, float, float | str | None]] = [

@@ -97,8 +97,13 @@ class RedisModels(RedisOperations):
         )
 
     def limits(self, model: str) -> Limits:
-        """Return the limits of a model."""
-        return self.row(model).limits
+        """Return the limits of a model; when the server does not answer, those set here, not this replica's share."""
+
+        def locally(local: MemoryStore) -> Limits:
+            share = local.limits(model)
+            return self._memory.limits.get(model, share)
+
+        return self._run(lambda: read_row(self._link.call("row", model)[1]).limits, locally)
 
     def end_leases(self, model: str) -> int:
         """End every lease of a model, of every replica; sent later when the server does not answer."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -78,11 +79,18 @@ class FleetSettings(ModelStops):
             raise SpecError(*problems)
         enforced = replace(
             usage_limits(requests_per_minute, tokens_per_minute, budget_usd, budget_period_s, limits),
-            max_concurrent=self._upstream.slots_allowed(model, self._learned.configure(model, capacity)),
+            max_concurrent=self._learned.configure(model, capacity),
             max_queue=capacity.max_queue,
             rules=rules,
             pools=tuple(pools),
         )
+        with contextlib.suppress(SpecError):  # a new model
+            before = self._store.limits(model)
+            if before.full_slots is not None:  # a breaker goes on to probe
+                slots = enforced.max_concurrent
+                enforced = replace(
+                    enforced, max_concurrent=before.max_concurrent, full_slots=before.full_slots
+                ).with_slots(slots)
         self._store.configure(model, enforced)
         with self._lock:
             self._forgotten.pop(model, None)

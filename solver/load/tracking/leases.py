@@ -308,6 +308,8 @@ class Leases(AsyncWork, ModelStops):
         """Return what is known of the model, or the pool, that refused, and how long the model's requests take."""
         model, pool = refusal.model, refusal.pool
         row = self._row_lately(model, None)
+        if row is not None and row.limits.full_slots is not None:
+            self._upstream.adopt(model)
         duration_s = self._hold_s.get(model) if row is None or row.hold_s is None else row.hold_s
         if model in self._latency_ms:
             duration_s = self._latency_ms[model] / 1e3

@@ -91,8 +91,7 @@ class Outcomes(TrackerState):
                 mean = self._latency_ms.get(model, latency_ms)
                 self._latency_ms[model] = mean + _LATENCY_WEIGHT * (latency_ms - mean)
             self._last_outcome_s[model] = outcome.at_s
-        if model in self._capacities:
-            self._upstream.observe(outcome, status, retry_after_s)
+        self._upstream.observe(outcome, status, retry_after_s)
         if lease is not None and status in BUSY_STATUSES:
             self._learned.turned_away(lease.lease_id, retry_after_s or 0.0, None)
         notify(self._listeners, outcome)

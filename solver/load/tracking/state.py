@@ -52,7 +52,7 @@ class TrackerState:
         self._stale_after_s = stale_after_s
         self._lease_ids = lease_ids
         self._upstream = UpstreamHealth(self._store, self._clock, breaker)
-        self._learned = LearnedFleet(self._store, self._clock, self._upstream.slots_allowed)
+        self._learned = LearnedFleet(self._store, self._clock)
         self._lengths = OutputLengths(lengths)
         self._line = RetryLine()
         self._draining: dict[str, tuple[Callable[[str], object], ...]] = {}
