@@ -59,6 +59,7 @@ def until(done: Callable[[], Any]) -> None:
         {"protocol": 2},
         {"single_connection_client": True},
         {"db": 5},
+        {"encoding": "latin-1"},
     ],
     ids=str,
 )
@@ -111,6 +112,17 @@ def test_a_user_who_may_not_run_all_of_the_script_runs_none_of_it(
         assert tracker.snapshot().active.tolist() == [1]
         waits.release()
         assert tracker.acquire("m")
+
+
+def test_after_it_was_closed_a_store_joins_anew(
+    shared_server: RedisServer, track: Callable[..., LoadTracker]
+) -> None:
+    tracker = track(shared_server.url)
+    tracker.set_capacity("m", Capacity(max_concurrent=1))
+    assert tracker.acquire("m")
+    store_of(tracker).close()
+    assert not tracker.acquire("m")
+    assert store_of(tracker).replica
 
 
 def test_what_is_no_primary_is_refused_with_the_reason(

@@ -394,6 +394,6 @@ class RedisLink:
         return subscription
 
     def close(self) -> None:
-        """Close the connections, and leave the name to others."""
-        self.replica.give_up()
+        """Close the connections, and leave the name to others; an operation after that joins anew."""
+        self.leave()
         self._client.close()

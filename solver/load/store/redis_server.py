@@ -104,6 +104,7 @@ def _with_own_connections(client: Any, timeout_s: float) -> Any:
     pool = client.connection_pool
     options = {**pool.connection_kwargs, "retry": _no_retry()}
     options |= {"connection_class": pool.connection_class, "max_connections": pool.max_connections}
+    options |= {"encoding": "utf-8", "decode_responses": False}
     for key in ("socket_timeout", "socket_connect_timeout"):
         if options.get(key) in _NOT_STATED:
             options[key] = timeout_s
