@@ -23,7 +23,7 @@ test: $(VENV)/.developing  ## the whole test suite, documentation examples inclu
 	$(BIN)/python -m pytest $(PARALLEL)
 
 test-pure: $(VENV)/.developing  ## what the compiled kernels touch, without them
-	SOLVER_PURE=1 $(BIN)/python -m pytest -q $(PARALLEL) tests/engines tests/contract tests/property tests/solution \
+	SOLVER_PURE=1 $(BIN)/python -m pytest -q $(PARALLEL) tests/engines tests/contract/test_engines.py tests/property tests/solution \
 		tests/online/test_occupancy.py tests/online/test_window_prices.py tests/online/test_joint.py
 
 test-lowest: $(VENV)/lowest/.installed  ## the suite on the lowest versions that pyproject.toml allows

@@ -30,7 +30,7 @@ COMMAND = [str(Path(sys.executable).with_name("solver"))]
 FIRST_S = 0.04
 """Processor time before the first interrupt, in seconds: Python itself needs 20 to 30 ms to start."""
 
-MEASURED_RUNS = 5
+MEASURED_RUNS = 3
 """Whole runs whose median is taken for the length of a run."""
 
 OLD = "old\n"
@@ -103,7 +103,7 @@ def wait_until(process: subprocess.Popen[bytes], moment: float) -> float:
         if taken >= moment:
             break
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(0.0005)
+            process.wait(0.002)
     return last
 
 

@@ -419,7 +419,7 @@ def test_greedy_closes_models_that_stay_short_of_their_floors() -> None:
     assert (greedy.choice >= 0).all()
     assert ((load == 0) | (load >= 20)).all()
     assert greedy.objective == pytest.approx(scores[range(300), greedy.choice].sum() - 5.0 * (load > 0).sum())
-    best = solver.assign(scores, [30] * 40, **options)
+    best = solver.assign(scores, [30] * 40, deadline_ms=1_000, **options)
     assert greedy.objective <= best.objective <= greedy.bound
 
 
