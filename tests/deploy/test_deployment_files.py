@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -154,17 +155,23 @@ def sealed(command: list[str]) -> list[str]:
     return ["unshare", "-m", "sh", "-c", " && ".join(steps)]
 
 
+@functools.cache
+def namespace_problem() -> str:
+    """Return why no process can be sealed here, nothing where one can."""
+    probe = (
+        f"import solver, subprocess; subprocess.run([{sys.executable!r}, '-c', 'import numpy'], check=True)"
+    )
+    tried = subprocess.run(sealed([sys.executable, "-c", probe]), capture_output=True, text=True)
+    return tried.stderr[-300:] or "no reason" if tried.returncode else ""
+
+
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="needs root and setpriv")
 @pytest.mark.parametrize("name", ["Containerfile", "solver.service", "kubernetes.yaml"])
 def test_it_runs_for_nobody_on_a_file_system_that_cannot_be_written(
     name: str, configuration: Path, tmp_path: Path
 ) -> None:
-    probe = (
-        f"import solver, subprocess; subprocess.run([{sys.executable!r}, '-c', 'import numpy'], check=True)"
-    )
-    tried = subprocess.run(sealed([sys.executable, "-c", probe]), capture_output=True, text=True)
-    if tried.returncode:
-        pytest.skip(f"no such namespace here: {tried.stderr[-300:]}")
+    if problem := namespace_problem():
+        pytest.skip(f"no such namespace here: {problem}")
     port = free_port()
     options = [
         one.replace("/etc/solver", str(configuration)).replace("%d", str(configuration))
