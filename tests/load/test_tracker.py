@@ -605,3 +605,29 @@ def test_a_finalizer_may_stop_a_model_inside_another_operation() -> None:
     with store._lock:  # as above
         tracker.resume("a", "cooldown")
     assert {stop.owner.value for stop in tracker.stops("a")} == {"breaker"}
+
+
+def test_a_coroutine_that_outlives_its_loop_still_gives_back() -> None:
+    store = Slow()
+    store.go.set()
+    tracker = LoadTracker(store)
+    tracker.set_capacity("a", small(1))
+
+    loop = asyncio.new_event_loop()
+    inside = loop.create_future()
+
+    async def client() -> None:
+        lease = await tracker.acquire_async("a", ttl_s=1e6)
+        assert lease is not None
+        async with lease:
+            inside.set_result(None)
+            await asyncio.Event().wait()
+
+    task = loop.create_task(client())
+    loop.run_until_complete(inside)
+    loop.close()
+    coroutine = task.get_coro()
+    assert coroutine is not None
+    coroutine.close()
+    task._log_destroy_pending = False  # type: ignore[attr-defined]  # that is what is tested
+    assert store.row("a").active == 0

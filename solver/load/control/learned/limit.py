@@ -147,7 +147,7 @@ class LearnedLimit:
             return False
         self._taken = float(in_flight)
         self.base = max(self._p.low, min(self.base, in_flight))
-        self._found(now, self.base, "refused by the backend")
+        self._found(now, self.base, "refused by the backend", self._p.longest_hold_s)
         return True
 
     def idle(self, idle_s: float) -> None:
@@ -264,13 +264,14 @@ class LearnedLimit:
         level = max(p.low, running, 0.4 * self.base)
         if at_slots and level < self.base:
             self.base = level
-            self._found(now, level, "queue for a slot")
+            longest_s = min(p.longest_hold_s, max(p.longest_hold_of_many_s, p.hold_of_one_s / level))
+            self._found(now, level, "queue for a slot", longest_s)
 
-    def _found(self, now: float, level: float, reason: str) -> None:
+    def _found(self, now: float, level: float, reason: str, longest_hold_s: float) -> None:
         if not abs(level - self._known) <= 0.2 * self._known:
             self._hold_s = self._p.hold_s
         elif now >= self._hold_until:  # a probe failed at the same place
-            self._hold_s = min(2.0 * self._hold_s, self._p.longest_hold_s)
+            self._hold_s = min(2.0 * self._hold_s, longest_hold_s)
         self._known, self._doubling, self._step = level, False, 1.0
         self._hold_until, self.reason = now + self._hold_s, reason
 

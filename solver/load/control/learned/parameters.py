@@ -83,6 +83,10 @@ class LearnParameters:
     hold_s: float = 5.0
     longest_hold_s: float = 60.0
     """Pause after a limit was found; it doubles while probes fail at the same place."""
+    longest_hold_of_many_s: float = 40.0
+    hold_of_one_s: float = 300.0
+    """After a queue the pause is at most the second over the limit, or the first where that is longer: one request
+    more than 16 delays the others less than one more than 4."""
     idle_s: float = 30.0
     """Idleness after which the limit falls back by half every ``4 × idle_s``."""
     dip_share: float = 0.3
@@ -106,7 +110,15 @@ class LearnParameters:
             )
         for name in ("window_s", "window_share", "longest_window_s", "queue_share", "prefill_idle"):
             problems += positive_problems(name, getattr(self, name))
-        for name in ("memory_s", "growth", "hold_s", "longest_hold_s", "idle_s"):
+        for name in (
+            "memory_s",
+            "growth",
+            "hold_s",
+            "longest_hold_s",
+            "longest_hold_of_many_s",
+            "hold_of_one_s",
+            "idle_s",
+        ):
             problems += positive_problems(name, getattr(self, name))
         if problems:
             raise SpecError(*problems)
