@@ -283,3 +283,18 @@ def test_a_breaker_that_opens_in_an_outage_comes_back_to_all_slots(
             tracker.snapshot()
         assert store.limits("m") == before
         store.close()
+
+
+def test_a_success_from_before_does_not_lift_the_breaker_of_another_tracker(
+    store: Store, clock: ManualClock
+) -> None:
+    first, second = (solver.LoadTracker(store, clock) for _ in range(2))
+    first.set_capacity("m", solver.Capacity(max_concurrent=8))
+    for _ in range(5):
+        first.record("m", latency_ms=5.0, success=False)
+    assert second.acquire("m") is None
+    second.record("m", latency_ms=5000.0)
+    assert [stop.owner for stop in second.stops("m")] == [StopOwner.BREAKER]
+    first.forget("m")
+    second.record("m", latency_ms=5.0)
+    second.record("m", latency_ms=5.0, success=False)

@@ -109,7 +109,10 @@ class UpstreamHealth:
             self._models.pop(model, None)
 
     def adopt(self, model: str) -> None:
-        """Go on with the slow start of a model that another tracker has begun, and may not live to end."""
+        """Go on with the slow start of a model that another tracker has begun, and may not live to end.
+
+        From then on successes here count, but for those that come while a breaker keeps the model stopped again.
+        """
         with self._lock:
             self._models.setdefault(model, _Health(self._p.recent)).probing = True
 
@@ -118,19 +121,19 @@ class UpstreamHealth:
         known = self._models.get(outcome.model)
         if known is None and outcome.success:
             return  # the usual case costs one look-up
-        if known is None:
-            try:
+        try:
+            if known is None:
                 self._store.limits(outcome.model)
-            except SpecError:
-                return  # nothing to keep work away from
-        with self._lock:
-            health = self._models.setdefault(outcome.model, _Health(self._p.recent))
-            if outcome.success:
-                self._succeeded(outcome.model, health)
-            elif status in BUSY_STATUSES or retry_after_s is not None:
-                self._pause(outcome.model, health, status, retry_after_s)
-            elif status not in _CLIENT_ERROR_STATUSES:
-                self._failed(outcome.model, health)
+            with self._lock:
+                health = self._models.setdefault(outcome.model, _Health(self._p.recent))
+                if outcome.success:
+                    self._succeeded(outcome.model, health)
+                elif status in BUSY_STATUSES or retry_after_s is not None:
+                    self._pause(outcome.model, health, status, retry_after_s)
+                elif status not in _CLIENT_ERROR_STATUSES:
+                    self._failed(outcome.model, health)
+        except SpecError:  # no capacity is set for it, or no longer
+            self.forget(outcome.model)
 
     def _pause(self, model: str, health: _Health, status: int | None, retry_after_s: float | None) -> None:
         p = self._p
@@ -148,6 +151,8 @@ class UpstreamHealth:
         health.recent.append(True)
         if not health.probing or self._clock.now() < health.open_until_s:
             return
+        if not health.open_until_s and self._is_stopped(model):
+            return  # adopted, and another tracker has opened its breaker again
         limits = self._store.limits(model)
         full = limits.max_concurrent if limits.full_slots is None else limits.full_slots
         slots = min(max(1, 2 * limits.max_concurrent), full)
@@ -159,6 +164,9 @@ class UpstreamHealth:
             if limits.full_slots is not None:  # otherwise another tracker was faster
                 self._store.configure(model, replace(limits, max_concurrent=full, full_slots=None))
         self._store.resume(model, StopOwner.BREAKER)
+
+    def _is_stopped(self, model: str) -> bool:
+        return any(stop.owner is StopOwner.BREAKER for stop in self._store.row(model).stops)
 
     def _failed(self, model: str, health: _Health) -> None:
         p, now = self._p, self._clock.now()

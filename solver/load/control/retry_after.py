@@ -30,12 +30,13 @@ _LONGEST_PERIOD_S = {"day": 25 * 3600.0, "week": 169 * 3600.0, "month": 745 * 36
 """Longest of each period of the calendar, with the hour that the clocks may be set back."""
 
 _AT_SLOTS = frozenset({RefusalReason.CONCURRENCY, RefusalReason.QUEUE})
-_SPREAD_OUT = _AT_SLOTS | {
+SPREAD_OUT = _AT_SLOTS | {
     RefusalReason.REQUESTS,
     RefusalReason.TOKENS,
     RefusalReason.BUDGET,
     RefusalReason.NOT_ACCEPTING,
 }
+"""Refusals whose callers have a place in a line each."""
 
 
 _Name = str | tuple[str, float | str | None]
@@ -94,7 +95,7 @@ class RetryLine:
         now : float
             Reading of the tracker's clock, seconds.
         """
-        if refusal.reason not in _SPREAD_OUT:
+        if refusal.reason not in SPREAD_OUT:
             return refusal
         paces = [] if row is None else list(_paces(refusal, demand, row, duration_s))
         wait_s = refusal.retry_after_s

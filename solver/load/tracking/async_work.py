@@ -125,11 +125,10 @@ class AsyncWork(TrackerState):
         if self._threads is None:
             self._threads = ThreadPoolExecutor(_THREADS_PER_TRACKER, thread_name_prefix="solver-store")
         try:
-            job = _Job(work, asyncio.get_running_loop())
-        except (
-            RuntimeError
-        ):  # a coroutine of a loop that was closed before it ended: nothing else can run now
-            return work()
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return work()  # in a coroutine whose loop was closed before it ended: nothing else can run now
+        job = _Job(work, loop)
         self._threads.submit(job.run)
         try:
             return await job.answer

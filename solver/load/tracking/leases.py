@@ -15,6 +15,7 @@ from solver.load.checks import (
     positive_problems,
     whole_problems,
 )
+from solver.load.control.retry_after import SPREAD_OUT
 from solver.load.lease import ONE_SLOT, Ask, Demand, Lease, LeaseState, QueuePlace, ReleaseOutcome
 from solver.load.refusal import Refusal
 from solver.load.store.base import nano_usd
@@ -294,6 +295,8 @@ class Leases(AsyncWork, ModelStops):
                 self._refusals[answer.model, answer.reason.value] += 1
             if self._learned.capacities:
                 self._learned.refused(answer)
+            if answer.reason not in SPREAD_OUT:
+                return answer
             return self._line.placed(answer, ask.demand, *self._pace_of(answer), self._clock.now())
         lease = Lease(self, ask.lease_id, ask.model, ask.demand, ask.ttl_s, answer)
         if ask.queue:
