@@ -15,6 +15,7 @@ from solver.load.control.learned.gauges import N_SUMS
 from solver.load.control.learned.learner import LearnedCapacity, LearnedState
 from solver.load.control.learned.parameters import LearnParameters
 from solver.load.control.learned.shared import SharedTotals
+from solver.load.fork import renewed_after_fork
 from solver.load.lease import Demand, Lease, LeaseState
 from solver.load.refusal import Refusal, RefusalReason
 
@@ -74,7 +75,7 @@ class LearnedFleet:
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self._lock = threading.RLock()
+        self._lock = renewed_after_fork(self, "_lock", threading.RLock)
         self.capacities: dict[str, LearnedCapacity] = {}
         self._flights: dict[str, _Sent] = {}
         self._queued: weakref.WeakValueDictionary[str, Lease] = weakref.WeakValueDictionary()

@@ -16,6 +16,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from solver.errors import SolverError
+from solver.load.fork import renewed_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +38,7 @@ class PriceProcess:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = renewed_after_fork(self, "_lock", threading.Lock)
         self._child: subprocess.Popen[bytes] | None = None
         self._pid = os.getpid()
         self._end: Callable[[], object] = lambda: None

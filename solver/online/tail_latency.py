@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from solver.load.fork import renewed_after_fork
 from solver.online.learned_answer_size import prompt_class
 
 if TYPE_CHECKING:
@@ -164,7 +165,8 @@ class TailPrice:
 
     def __init__(self, weight: float, predictor: CompletionPredictor) -> None:
         self._weight, self._predictor = weight, predictor
-        self._tail, self._lock = TailLatency(), threading.Lock()
+        self._tail = TailLatency()
+        self._lock = renewed_after_fork(self, "_lock", threading.Lock)
 
     def observe(self, outcome: Outcome) -> None:
         """Learn from a successful request whose answer was counted."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
+import signal
 import threading
 import time
 import weakref
@@ -14,12 +16,14 @@ import pytest
 
 from solver.clock import ManualClock
 from solver.errors import ForkedStoreError
+from solver.load.balance.balancer import LoadBalancer
 from solver.load.lease import Ask, LeaseState, ReleaseOutcome
+from solver.load.observe.trends import Trends
 from solver.load.store.base import Limits
 from solver.load.store.memory import MemoryStore
 from solver.load.store.redis import RedisStore
 from solver.load.tracker import LoadTracker
-from solver.problem.spec import Capacity
+from solver.problem.spec import Agent, Capacity, Model
 
 if TYPE_CHECKING:
     from solver.load.store.base import Store
@@ -172,10 +176,10 @@ def in_child(work: object) -> str:
             os.write(writer, said.encode())
         finally:
             os._exit(0)
+    os.close(writer)
     os.waitpid(child, 0)
     said = os.read(reader, 4096).decode()
     os.close(reader)
-    os.close(writer)
     return said
 
 
@@ -219,6 +223,46 @@ def test_a_fork_in_the_middle_of_an_operation_leaves_no_lock_behind() -> None:
         stop.set()
         for thread in threads:
             thread.join()
+
+
+def test_a_child_does_not_wait_for_locks_that_other_threads_held_at_the_fork() -> None:
+    tracker = LoadTracker(store=MemoryStore(per_process=True))
+    model = Model(
+        id="m",
+        capacity=Capacity(max_concurrent="learn", low=1, high=9),
+        capabilities={"coding": 0.5},
+    )
+    tracker.set_capacity("m", model.capacity)
+    trends = Trends()
+    tracker.listen(trends.observe)
+    balancer = LoadBalancer(tracker, strategy="predictive")
+    taken, forked = threading.Event(), threading.Event()
+
+    def hold_locks() -> None:
+        with contextlib.ExitStack() as stack:
+            for each in gc.get_objects():
+                if type(each).__module__.startswith("solver.load.") and hasattr(each, "_lock"):
+                    stack.enter_context(each._lock)
+            taken.set()
+            forked.wait()
+
+    def work() -> str:
+        signal.alarm(20)
+        [decision] = balancer.assign_and_reserve([Agent(id="a", task_type="coding")], (model,))
+        assert decision.lease is not None
+        decision.lease.release(output_tokens=9)
+        tracker.record("m", latency_ms=9.0, success=True)
+        trends.sample(tracker.snapshot())
+        return "done"
+
+    thread = threading.Thread(target=hold_locks)
+    thread.start()
+    taken.wait()
+    try:
+        assert in_child(work) == "done"
+    finally:
+        forked.set()
+        thread.join()
 
 
 # -- expiry

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from solver.load.fork import renewed_after_fork
 from solver.problem.instance import UNASSIGNED
 from solver.solution.solving import assign
 
@@ -174,7 +175,7 @@ class Placer:
         self.strategy = strategy
         self._routing = routing
         self._rng = np.random.default_rng(seed)
-        self._lock = threading.Lock()
+        self._lock = renewed_after_fork(self, "_lock", threading.Lock)
 
     def place(self, work: Work, deadline_ms: float | None) -> Placement:
         """Place a batch, with a generator of its own: placements do not wait for each other."""

@@ -13,6 +13,7 @@ from solver.clock import Clock, MonotonicClock
 from solver.errors import SpecError
 from solver.load.balance.latency_line import LatencyLine
 from solver.load.checks import positive_problems
+from solver.load.fork import renewed_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -143,7 +144,8 @@ class CompletionPredictor:
             raise SpecError(*problems)
         self._half_life_s = half_life_s
         self._clock = clock or MonotonicClock()
-        self._lock = threading.RLock()  # a finalizer may record while its own thread is in here
+        # A finalizer may record while its own thread is in here:
+        self._lock = renewed_after_fork(self, "_lock", threading.RLock)
         self._lines: dict[str, LatencyLine] = {}
         self._unsolved: set[str] = set()
         self._learned = np.zeros((8, 3))  # coefficients by row of a line

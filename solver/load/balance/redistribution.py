@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from solver.load.fork import renewed_after_fork
 from solver.load.lease import Lease, LeaseState
 from solver.problem.instance import UNASSIGNED
 
@@ -40,7 +41,7 @@ class WaitingWork:
         self._tracker = tracker
         self._batches = batches
         self._placer = placer
-        self._lock = threading.Lock()
+        self._lock = renewed_after_fork(self, "_lock", threading.Lock)
         self._waiting: WeakKeyDictionary[Lease, _Waiting] = WeakKeyDictionary()
 
     def note(self, agent: Agent, lease: Lease, pool: ModelPool, given: NDArray[np.float64] | None) -> None:

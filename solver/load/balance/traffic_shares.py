@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from solver.load.fork import renewed_after_fork
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -24,7 +26,7 @@ class TrafficShares:
     def __init__(self, shares: Mapping[str, float]) -> None:
         self._shares = dict(shares)
         self._due = dict.fromkeys(self._shares, 0.0)
-        self._lock = threading.Lock()
+        self._lock = renewed_after_fork(self, "_lock", threading.Lock)
 
     def restricted(
         self, eligible: NDArray[np.bool_], room: NDArray[np.int64], ids: Sequence[str], *, preview: bool

@@ -15,6 +15,7 @@ from solver.errors import SpecError, Violation, ViolationKind, repeated_value
 from solver.load.checks import amount_problems, name_problems, positive_problems, whole_problems
 from solver.load.control.hysteresis import Hysteresis
 from solver.load.control.outbox import Outbox
+from solver.load.fork import renewed_after_fork
 from solver.load.observe.trends import WINDOWS_S
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ class AlertMonitor:
         self._rules = tuple(rules)
         self._sinks = tuple(_PatientSink(sink, patience_s) for sink in sinks)
         self._clock = clock or MonotonicClock()
-        self._lock = threading.Lock()
+        self._lock = renewed_after_fork(self, "_lock", threading.Lock)
         self._states: dict[tuple[str, str], Hysteresis] = {}
 
     def check(self, tracker: LoadTracker, trends: Trends) -> list[Alert]:

@@ -12,6 +12,7 @@ from solver.errors import SpecError, Violation
 from solver.load.control.hysteresis import Hysteresis
 from solver.load.control.scaling_rules import SEVERITY, CapacityEvent, ScalingAction, ScalingRule
 from solver.load.control.slots_worth_adding import missing_slots, slots_worth_adding
+from solver.load.fork import renewed_after_fork
 from solver.load.listeners import notify
 from solver.load.snapshot import utilization_of
 from solver.load.stops import StopOwner
@@ -71,7 +72,7 @@ class CapacityManager:
         self._rules = tuple(rules)
         self._clock = clock or MonotonicClock()
         self._sink = sink
-        self._lock = threading.Lock()
+        self._lock = renewed_after_fork(self, "_lock", threading.Lock)
         self._states: dict[tuple[int, str], _RuleState] = {}
 
     def check_capacity(self, model: str, load: ModelLoad | _Observed | None) -> ScalingAction | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from solver.errors import SpecError
 from solver.load.checks import positive_problems, whole_problems
+from solver.load.fork import renewed_after_fork
 from solver.load.stops import StopOwner
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class UpstreamHealth:
         self._store = store
         self._clock = clock
         self._p = parameters or BreakerParameters()
-        self._lock = threading.RLock()
+        self._lock = renewed_after_fork(self, "_lock", threading.RLock)
         self._models: dict[str, _Health] = {}
 
     def forget(self, model: str) -> None:

@@ -7,6 +7,7 @@ import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from solver.load.fork import renewed_after_fork
 from solver.load.refusal import Refusal, RefusalReason
 from solver.load.stops import StopOwner
 from solver.load.store.base import WINDOW_PARTS
@@ -73,7 +74,7 @@ class RetryLine:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        self._lock = renewed_after_fork(self, "_lock", threading.RLock)
         self._last: dict[tuple[object, ...], tuple[float, dict[_Name, _Place]]] = {}
         """Of each line: the time of its last caller, and the caller's place by each pace."""
 

@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 from solver.errors import SpecError, Violation
 from solver.load.checks import amount_problems, positive_problems, whole_problems
 from solver.load.control.outbox import Outbox
+from solver.load.fork import renewed_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,7 +100,7 @@ class WebhookSink:
         self._outbox: Outbox[Alert] = Outbox(
             self._deliver, backlog=backlog, lose=self._lose, name="solver-webhook"
         )
-        self._count_lock = threading.Lock()
+        self._count_lock = renewed_after_fork(self, "_count_lock", threading.Lock)
         self._delivered = 0
         self._given_up = 0
 

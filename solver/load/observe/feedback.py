@@ -12,6 +12,7 @@ import numpy as np
 from solver.clock import Clock, MonotonicClock
 from solver.errors import SpecError, Violation
 from solver.load.checks import amount_problems, positive_problems
+from solver.load.fork import renewed_after_fork
 from solver.problem.score_formulas import AdaptiveWeights, Feedback, adaptive_score
 
 if TYPE_CHECKING:
@@ -106,7 +107,8 @@ class AdaptiveScorer:
         self._by_task_type = by_task_type
         self._exploration = exploration
         self._clock = clock or MonotonicClock()
-        self._lock = threading.RLock()  # a finalizer may record while its own thread is in here
+        # A finalizer may record while its own thread is in here:
+        self._lock = renewed_after_fork(self, "_lock", threading.RLock)
         self._seen: dict[tuple[str, str | None], _Decayed] = {}
         self._recent: dict[tuple[tuple[str, ...], str | None], tuple[float, Feedback]] = {}
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from solver.errors import SpecError, Violation
 from solver.load.checks import whole_problems
+from solver.load.fork import renewed_after_fork
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +91,8 @@ class OutputLengths:
 
     def __init__(self, parameters: LengthParameters | None = None) -> None:
         self._parameters = parameters or LengthParameters()
-        self._lock = threading.RLock()  # a finalizer may release a lease while its own thread is in here
+        # A finalizer may release a lease while its own thread is in here:
+        self._lock = renewed_after_fork(self, "_lock", threading.RLock)
         self._samples: OrderedDict[tuple[str | None, str | None], _Sample] = OrderedDict()
         self._unsettled: set[str] = set()
         """Models whose requests end without saying what they used: there is nothing to learn from."""

@@ -13,6 +13,7 @@ from ddsketch import LogCollapsingLowestDenseDDSketch
 
 from solver.clock import Clock, MonotonicClock
 from solver.errors import SpecError, Violation, ViolationKind
+from solver.load.fork import renewed_after_fork
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -102,7 +103,8 @@ class Trends:
 
     def __init__(self, *, clock: Clock | None = None) -> None:
         self._clock = clock or MonotonicClock()
-        self._lock = threading.RLock()  # a finalizer may record while its own thread is in here
+        # A finalizer may record while its own thread is in here:
+        self._lock = renewed_after_fork(self, "_lock", threading.RLock)
         self._latency: dict[str, tuple[deque[_Step], ...]] = {}
         self._summaries: dict[tuple[str, int], tuple[int, int, LatencySummary]] = {}
         self._columns: dict[str, int] = {}
