@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import pickle
 import signal
 import threading
 import time
@@ -223,6 +224,14 @@ def test_a_fork_in_the_middle_of_an_operation_leaves_no_lock_behind() -> None:
         stop.set()
         for thread in threads:
             thread.join()
+
+
+def test_sending_a_tracker_to_a_spawned_process_says_what_to_do_instead() -> None:
+    store = RedisStore("redis://127.0.0.1:1/0", replicas=1)
+    for each in (LoadTracker(), store):
+        with pytest.raises(TypeError, match="make one there"):
+            pickle.dumps(each)
+    store.close()
 
 
 def test_a_child_does_not_wait_for_locks_that_other_threads_held_at_the_fork() -> None:

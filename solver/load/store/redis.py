@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import weakref
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from solver.errors import SpecError, StoreDownError, Violation
 from solver.load.checks import name_problems, positive_problems, whole_problems
@@ -139,6 +139,9 @@ class RedisStore(RedisLeases, RedisModels):
         self._promotions = PromotionChannel(self._link, self._memory)
         self._begin_process()
         _STORES.add(self)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a store cannot be sent to another process: make one there, of the same server")
 
     def _before_fork(self) -> None:
         """Leave the name of a replica that holds nothing to the children."""

@@ -9,7 +9,7 @@ import secrets
 import threading
 import weakref
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
@@ -81,6 +81,11 @@ class TrackerState:
         self._new_id = self._lease_ids or (lambda: f"{prefix}-{next(count)}")
         self._lock = threading.RLock()  # a finalizer may record while its own thread does
         self._move_lock = threading.RLock()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a tracker cannot be sent to another process: make one there, over a RedisStore of its own"
+        )
 
     @property
     def store(self) -> Store:
