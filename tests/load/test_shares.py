@@ -52,6 +52,30 @@ def test_previews_leave_the_account_of_the_canary_alone() -> None:
     assert canary == 10
 
 
+def test_shares_change_while_requests_come() -> None:
+    balancer = solver.LoadBalancer(solver.LoadTracker(), shares={"B": 0.01})
+    models = (model("A", 99), model("B", 99), model("C", 99))
+
+    def canaries(count: int) -> tuple[int, int]:
+        chosen = []
+        for i in range(count):
+            [served] = balancer.assign_and_reserve([solver.Agent(id=str(i), task_type="coding")], models)
+            assert served.lease is not None
+            chosen.append(served.model_id)
+            served.lease.release()
+        return chosen.count("B"), chosen.count("C")
+
+    assert canaries(300)[0] == 3
+    balancer.set_shares({"B": 0.1, "C": 0.0})
+    assert canaries(300) == (30, 0)
+    balancer.set_shares({"B": 0.1, "C": 0.25})
+    assert canaries(200) in ((20, 49), (20, 50))  # where both are due, one waits for the next request
+    balancer.set_shares({})
+    assert min(canaries(300)) > 50
+    with pytest.raises(SpecError, match="shares"):
+        balancer.set_shares({"B": float("nan")})
+
+
 def test_bad_share() -> None:
     with pytest.raises(SpecError, match="shares"):
         solver.LoadBalancer(solver.LoadTracker(), shares={"B": 1.5})

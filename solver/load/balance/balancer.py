@@ -112,9 +112,7 @@ class LoadBalancer:
             problems.append(Violation("load_weight", "expected between 0 and 1", load_weight))
         if fill_to not in ("limit", "target"):
             problems.append(Violation("fill_to", "expected 'limit' or 'target'", fill_to))
-        for name, share in (shares or {}).items():
-            if not 0.0 <= share <= 1.0:
-                problems.append(Violation(f"shares[{name!r}]", "expected between 0 and 1", share))
+        problems += _share_problems(shares or {})
         if problems:
             raise SpecError(*problems)
         chosen = _strategy(strategy, load_weight) if isinstance(strategy, str) else strategy
@@ -269,6 +267,18 @@ class LoadBalancer:
             lambda: self.assign_and_reserve(agents, models, scores=scores, deadline_ms=deadline_ms)
         )
 
+    def set_shares(self, shares: Mapping[str, float]) -> None:
+        """Set the shares of the traffic anew, in place of those before; they hold from the next request on.
+
+        Raises
+        ------
+        SpecError
+            If a share is out of range; nothing is changed then.
+        """
+        if problems := _share_problems(shares):
+            raise SpecError(*problems)
+        self._batches.set_shares(shares)
+
     def redistribute(self, model: str) -> list[str]:
         """Decide again on the work reserved here that waits for a model, and move what fits elsewhere.
 
@@ -285,6 +295,14 @@ class LoadBalancer:
     def calibration(self) -> dict[str, Calibration]:
         """Return how far predicted completion times have been off, per model; empty without predictions."""
         return {} if self._predictor is None else self._predictor.calibration()
+
+
+def _share_problems(shares: Mapping[str, float]) -> list[Violation]:
+    return [
+        Violation(f"shares[{name!r}]", "expected between 0 and 1", share)
+        for name, share in shares.items()
+        if not 0.0 <= share <= 1.0
+    ]
 
 
 def _strategy(name: str, load_weight: float) -> LoadStrategy:

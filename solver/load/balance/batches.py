@@ -59,8 +59,13 @@ class BatchBuilder:
         self._queue = queue
         self._task_types = task_types
         self._objective = objective
-        self._shares = TrafficShares(shares) if shares else None
+        self._shares: TrafficShares | None = None
+        self.set_shares(shares)
         self._pools: dict[tuple[int, ...], tuple[tuple[Model, ...], ModelPool]] = {}
+
+    def set_shares(self, shares: Mapping[str, float]) -> None:
+        """Set the shares of the traffic; models whose share stays the same keep their account."""
+        self._shares = TrafficShares(shares, self._shares) if shares else None
 
     def pool_of(self, models: Sequence[Model]) -> ModelPool:
         """Return the pool of a fleet, the same one for equal models."""
@@ -119,8 +124,9 @@ class BatchBuilder:
         where = pool.positions(snapshot)
         slots, divisor = pool.slots(snapshot)
         room = self._room(agents, pool, snapshot, where)
-        if self._shares is not None:
-            eligible = self._shares.restricted(eligible, room, pool.ids, preview=preview)
+        shares = self._shares
+        if shares is not None:
+            eligible = shares.restricted(eligible, room, pool.ids, preview=preview)
         rank = None
         if len(agents) > 1:
             priority = [agent.priority for agent in agents]

@@ -21,12 +21,23 @@ class TrafficShares:
     ----------
     shares : mapping of str to float
         Share of the requests that a model is to get, 0 to 1.
+    before : TrafficShares, optional
+        The account so far, which goes on for models whose share stays the same.
     """
 
-    def __init__(self, shares: Mapping[str, float]) -> None:
+    def __init__(self, shares: Mapping[str, float], before: TrafficShares | None = None) -> None:
         self._shares = dict(shares)
         self._due = dict.fromkeys(self._shares, 0.0)
+        if before is not None:
+            self._due |= {
+                name: due for name, share, due in before.accounts() if self._shares.get(name) == share
+            }
         self._lock = renewed_after_fork(self, "_lock", threading.Lock)
+
+    def accounts(self) -> list[tuple[str, float, float]]:
+        """Return (model, share, requests it has yet to get)."""
+        with self._lock:
+            return [(name, share, self._due[name]) for name, share in self._shares.items()]
 
     def restricted(
         self, eligible: NDArray[np.bool_], room: NDArray[np.int64], ids: Sequence[str], *, preview: bool
