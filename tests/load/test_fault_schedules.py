@@ -38,8 +38,9 @@ running by a server that had lost what came after; a settlement hid what another
 early where the time was lost after a step of the clock; a late message vouched for the time before a second step; days
 were taken to end by a replica's clock."""
 
-FOUND_DENSE = (51000773, 52001232)
-"""As above, with more troubles: a restored lease gave back what had left its window."""
+FOUND_DENSE = (51000773, 52001232, 54005533)
+"""As above, with more troubles: a restored lease gave back what had left its window; figures of two histories that have
+parted were compared by their changes."""
 
 
 @pytest.mark.parametrize("part", range(PARTS))

@@ -128,6 +128,22 @@ def test_two_losses_one_after_the_other(site: Site) -> None:
     assert used["cost_usd", None] >= 0.3  # what was given back between the two may be lost
 
 
+def test_histories_that_have_parted_are_not_compared_by_their_changes(site: Site) -> None:
+    """A server comes back with what was used before a loss, and as many changes as there were after it."""
+    first, _ = site.join("A", "B")
+    work(first, "a")
+    kept = site.keys()
+    for store in site.stores:
+        store.close()
+    site.lose_memory()
+    _, second = site.join("A", "B")
+    second.acquire(ask("b", cost_usd=0.3))
+    site.lose_memory(kept)
+    for store in site.stores:
+        store.view()
+    assert site.used(second)["cost_usd", None] == site.used(second)["cost_usd", "day"] == 0.3
+
+
 @pytest.mark.parametrize("others", [1, 7])
 def test_what_a_late_replica_alone_knows_counts(site: Site, others: int) -> None:
     """Nobody waits longer for a replica than leases live."""

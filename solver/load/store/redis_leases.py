@@ -120,7 +120,7 @@ class RedisLeases(RedisOperations):
             self._memory.held.pop(lease_id, None)
             self._memory.unsent_releases.pop(lease_id, None)
             if len(reply) > 2:
-                self._memory.note_usage(reply[2:])
+                self._memory.note_usage(reply[2:], self._link.epoch)
             if reply[0] == "unknown" and sent > 1 and held is not None:  # it was done, and the answer lost
                 was_live = self._link.clock.now() < held.until_s
                 return ReleaseOutcome.RELEASED if was_live else ReleaseOutcome.EXPIRED
@@ -212,7 +212,7 @@ class RedisLeases(RedisOperations):
     def _answer(self, ask: Ask, reply: list[Any]) -> LeaseState | Refusal:
         if reply[0] in _GRANTED:
             state = LeaseState(reply[0])
-            self._memory.hold(ask, state, charged=self._memory.note_usage(reply[2:]))
+            self._memory.hold(ask, state, charged=self._memory.note_usage(reply[2:], self._link.epoch))
             return state
         if len(reply) > 2 and reply[2] == "stops":
             stops = read_stops(reply[3])

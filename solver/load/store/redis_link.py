@@ -148,7 +148,7 @@ class RedisLink:
         self.detail = "not joined yet"
         self.cause: OutageCause | None = None
         self._next_attempt_s = -math.inf
-        self._epoch, self._server = "", ServerIdentity()
+        self.epoch, self._server = "", ServerIdentity()
         self._process, self._joinings = secrets.token_hex(8), 0
         self._operations = itertools.count()
         self._seen: tuple[float, float, float] | None = None
@@ -256,7 +256,7 @@ class RedisLink:
                 1,
                 self.prefix,
                 operation,
-                self._epoch,
+                self.epoch,
                 clock,
                 self.replica.name,
                 *self._peers,
@@ -321,7 +321,7 @@ class RedisLink:
                 _LOG.info("the shared store answers again")
             # Later the caller knows better what it has added: some of it may still be under way.
             outside = [] if self._ever_joined else reply[2]
-            self._epoch = reply[1]
+            self.epoch = reply[1]
             self.up = self._ever_joined = True
             self.detail, self.cause = "", None
             self.last_answer_s = self.clock.now()
@@ -353,7 +353,7 @@ class RedisLink:
             "number": self._joinings,
             "schema": SCHEMA,
             **server._asdict(),
-            "epoch": self._epoch,
+            "epoch": self.epoch,
             "token": secrets.token_hex(8),
             "counted": number is None
             or number < self._replicas,  # more than were declared wait with the others

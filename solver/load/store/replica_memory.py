@@ -82,8 +82,8 @@ class ReplicaMemory:
         self.observed: dict[str, tuple[int, int, float]] = {}
         """Per model, what this replica measured last beyond the leases, and until when that counts."""
         self._lifted: dict[tuple[str, str], float] = {}
-        self._used: dict[str, tuple[Usage, float]] = {}
-        """Per model or pool, what was used of each meter, and when that was heard."""
+        self._used: dict[str, tuple[Usage, float, str]] = {}
+        """Per model or pool, what was used of each meter, and when and in which epoch that was heard."""
         self.version = 0
         self.begin_process()
 
@@ -113,11 +113,11 @@ class ReplicaMemory:
         """Have a lease that the server may have granted taken back when it answers again."""
         self.unsent_drops[lease_id] = None
 
-    def note_usage(self, fields: list[str]) -> list[Usage]:
+    def note_usage(self, fields: list[str], epoch: str) -> list[Usage]:
         """Remember, and return, what the end of a reply says was used."""
         now, usages = self._clock.now(), read_usage(fields)
         for usage in usages:
-            self._used[usage.subject] = usage, now
+            self._used[usage.subject] = usage, now, epoch
         return usages
 
     def limits_of(self, kind: str, name: str) -> list[str]:
@@ -192,7 +192,9 @@ class ReplicaMemory:
                 *(limit_fields("m", name, limits) for name, limits in list(self.limits.items())),
             ],
             "calendars": calendar_ends([*self.pools.values(), *self.limits.values()], self._wall_s()),
-            "used": [self._remembered(usage, now - at_s) for usage, at_s in list(self._used.values())],
+            "used": [
+                self._remembered(usage, now - at_s, epoch) for usage, at_s, epoch in list(self._used.values())
+            ],
             "leases": [
                 held.fields(now)
                 for held in list(self.held.values())
@@ -215,8 +217,8 @@ class ReplicaMemory:
             "version": self.version,
         }
 
-    def _remembered(self, usage: Usage, age_s: float) -> list[Any]:
-        """Return [subject, changes, resets, amounts, ends of calendars' periods] of what was heard so long ago."""
+    def _remembered(self, usage: Usage, age_s: float, epoch: str) -> list[Any]:
+        """Return [subject, changes, resets, amounts, ends of calendars' periods, epoch] of what was heard then."""
         kind, name = usage.subject.split(":", 1)
         limits = (self.limits if kind == "m" else self.pools).get(name)
         windows = {} if limits is None else sliding_windows(limits)
@@ -225,7 +227,7 @@ class ReplicaMemory:
             for meter, amount in usage.used.items()
             if age_s <= _CLOCKS_DIFFER * windows.get(meter, math.inf) + 1.0
         }  # the others have left their windows
-        return [usage.subject, usage.changes, usage.resets, amounts, usage.ends]
+        return [usage.subject, usage.changes, usage.resets, amounts, usage.ends, epoch]
 
     def _outside(self, now: float) -> list[list[Any]]:
         """Return [model, added active, queued, changes, measured active, queued, seconds or -1] of each."""

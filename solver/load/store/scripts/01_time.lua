@@ -29,7 +29,8 @@
 -- Keys: meta (hash: epoch, state, recovered, run_id, promotion, schema), joined (set),
 --       processes (hash: replica -> process and number of its last joining),
 --       lifted (hash: stop -> second, while recovering), members (zset), forgotten (zset),
---       restored (hash: subject -> changes of its usage that a replica has reported, while recovering),
+--       restored (hash: subject and epoch -> changes of its usage that a replica has reported; '' -> the epoch before the
+--       loss of memory; while recovering),
 --       since_loss (hash: subject and meter -> what was charged since the loss of memory, while recovering),
 --       models, pools (zset: by order of arrival), expiry (zset: lease -> second),
 --       timers (zset: what ends by itself -> second), deletions (zset: key to be deleted -> second),

@@ -16,26 +16,37 @@ if op == 'join' then -- making these functions takes longer than most operations
     add_usage(m, meter, amount)
   end
 
-  -- Top up what was used to what a replica remembers from before the loss, and what was charged since. Of figures that
-  -- come while others are awaited, those with more changes are newer.
-  local function restore_usage(entry) -- {subject, changes, resets, {meter: amount}, {meter: when its period ends}}
-    local m, changes, resets = load(entry[1]), entry[2], entry[3]
+  -- Whether to look at a figure from before the loss, and whether the server had the same: of one epoch, those with more
+  -- changes are newer. Of two epochs, each may hold what the other has lost, whatever its changes.
+  local function is_news(m, changes, epoch)
+    local epoch_before = call('HGET', RESTORED, '')
+    call('HSETNX', RESTORED, m.subject .. ' ' .. epoch_before, int(m.usage))
+    local before = num(call('HGET', RESTORED, m.subject .. ' ' .. epoch), -1)
+    if changes > before then call('HSET', RESTORED, m.subject .. ' ' .. epoch, int(changes)) end
+    return changes >= before, changes == before and epoch == epoch_before
+  end
+
+  -- Top up what was used to what a replica remembers from before the loss, and what was charged since.
+  local function restore_usage(figure) -- {subject, changes, resets, {meter: amount}, {meter: end of its period}, epoch}
+    local m, changes, resets = load(figure[1]), figure[2], figure[3]
     if not m or resets < m.resets or (resets > m.resets and not recovering and m.usage > 0) then return end
     if resets > m.resets then
       reset_usage(m)
       m.resets, m.usage = resets, 0
     end
-    local is_newer = changes > m.usage
+    local is_kept = false
     if recovering then
-      if not is_newer and (changes < m.usage or not call('HGET', RESTORED, m.subject)) then return end
-      call('HSET', RESTORED, m.subject, int(changes))
+      local is_newer
+      is_newer, is_kept = is_news(m, changes, figure[6])
+      if not is_newer then return end
     end
-    for key, known in pairs(entry[4]) do
+    for key, known in pairs(figure[4]) do
       local meter = meter_named(m, key)
-      if meter and wall < num(entry[5][key], math.huge) then
+      if meter and wall < num(figure[5][key], math.huge) then
         local used, total = advance(m, meter), known
         if recovering then total = known + num(call('HGET', SINCE_LOSS, m.subject .. ' ' .. key), 0) end
-        if recovering and is_newer and is_short(meter) then
+        if is_kept and meter[3] > 0 and not meter[5] then total = used end -- what has left the window since is known, too
+        if recovering and not is_kept and is_short(meter) then
           charge_anew(m, meter, math.max(total, used)) -- what is known may be later than what is kept
         elseif total > used then add_usage(m, meter, total - used) end
       end
@@ -43,13 +54,11 @@ if op == 'join' then -- making these functions takes longer than most operations
     m.usage, m.changed = math.max(m.usage, changes) + (recovering and 0 or 1), true
   end
 
-  -- What the caller remembers of a subject, if the figures that replicas have restored include what its leases were
-  -- charged with: all that it was granted is in its own, and one with more changes, none of them made since the loss,
-  -- includes that.
+  -- What the caller remembers of a subject, if all that its leases were charged with counts: it is in its own figure,
+  -- which is restored before them, unless a newer one of the same epoch was.
   local function figure_with_leases(subject, order)
-    local restored = recovering and num(call('HGET', RESTORED, subject.subject), -1) or -1
-    for _, entry in ipairs(order.used) do
-      if entry[1] == subject.subject then return entry[3] == subject.resets and entry[2] <= restored and entry end
+    for _, figure in ipairs(recovering and order.used or NOTHING) do
+      if figure[1] == subject.subject then return figure[3] == subject.resets and figure end
     end
   end
 
@@ -236,6 +245,7 @@ if op == 'join' then -- making these functions takes longer than most operations
       due, due_alive = now, alive
       schedule(TIMERS, alive + order.max_ttl_s + lag, cjson.encode({'r'}))
       call('DEL', JOINED, RESTORED, SINCE_LOSS, prefix .. 'lifted')
+      call('HSET', RESTORED, '', known[2] or '')
       if not has_state then
         limit_leases(order.max_ttl_s)
         renew_windows()
@@ -260,7 +270,9 @@ if op == 'join' then -- making these functions takes longer than most operations
     if is_new then recount() end -- it may have leases from before, and counts that nothing has kept up
     -- What the caller has heard in this epoch is known. A child of a fork remembers what its parent has heard.
     if order.epoch ~= epoch and (recovering or order.epoch ~= '') then
-      for _, entry in ipairs(order.used) do restore_usage(entry) end
+      for _, figure in ipairs(order.used) do
+        if figure[6] ~= epoch then restore_usage(figure) end
+      end
     end
     restore_leases(order, epoch)
     if order.epoch ~= epoch and order.epoch ~= '' then restore_settings(order) end
