@@ -28,7 +28,13 @@ ARRIVALS = 4000
 
 
 def waits(
-    slots: int, quiet_rate: float, noisy_rate: float, *, named: bool = True, seed: int = 1
+    slots: int,
+    quiet_rate: float,
+    noisy_rate: float,
+    *,
+    named: bool = True,
+    seed: int = 1,
+    arrivals: int = ARRIVALS,
 ) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """Return the waiting times of the quiet tenant, seconds."""
     rng, clock = np.random.default_rng(seed), ManualClock(0.0)
@@ -53,7 +59,7 @@ def waits(
     for tenant, rate in (("quiet", quiet_rate), ("noisy", noisy_rate)):
         if rate:
             heapq.heappush(events, (rng.exponential(1.0 / rate), next(order), tenant, None))
-    while len(waited) < ARRIVALS:
+    while len(waited) < arrivals:
         clock.seconds, _, kind, ended = heapq.heappop(events)
         if ended is not None:
             ended.release()
@@ -67,7 +73,7 @@ def waits(
             start(lease, kind, clock.now())
         else:
             waiting[lease.lease_id] = (clock.now(), kind, lease)
-    return np.array(waited[ARRIVALS // 10 :])
+    return np.array(waited[arrivals // 10 :])
 
 
 def herd(prepare: Callable[[LoadTracker], None], demand: Demand, hold_s: float) -> float:

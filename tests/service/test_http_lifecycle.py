@@ -66,13 +66,18 @@ def test_an_orderly_end_answers_what_runs_and_ends_streams(tmp_path: Path) -> No
     assert "Traceback" not in (tmp_path / "log.txt").read_text()
 
 
+def in_fleet(client: httpx.Client) -> set[str]:
+    """Return what decisions choose among; capacities of a new fleet are set before."""
+    return {one["model"] for one in client.get("/v1/load").json()["models"] if one["in_fleet"]}
+
+
 def test_decisions_are_noted_across_a_change_of_the_fleet(tmp_path: Path) -> None:
     log = tmp_path / "decisions.jsonl"
     with running(tmp_path, "--decision-log", str(log)) as service, service.client() as client:
         first = client.post("/v1/decide", json={"agent": {"id": "first"}}).json()
         third = {"id": "third", "capacity": {"max_concurrent": 1}, "capabilities": {"general": 1.0}}
         (tmp_path / "fleet.yaml").write_text(yaml.safe_dump([*FLEET, third]))
-        while "third" not in {one["model"] for one in client.get("/v1/load").json()["models"]}:
+        while "third" not in in_fleet(client):
             pass  # the file is looked at once a second
         second = client.post("/v1/decide", json={"agent": {"id": "second"}}).json()
         for lease in (first["lease_id"], second["lease_id"]):
