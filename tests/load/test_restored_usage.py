@@ -207,3 +207,21 @@ def test_what_has_left_its_window_is_not_given_back(site: Site, recent: int) -> 
     store.move("old", ask("moved", cost_usd=0.2)._replace(model="n"))
     used = site.used(store)
     assert (used["requests", 12.0], used["cost_usd", "day"]) == (1 + recent, 0.1 + 0.1 * recent)
+
+
+@pytest.mark.parametrize("first_to_join", [0, 1])
+def test_what_was_reset_by_hand_does_not_come_back(site: Site, first_to_join: int) -> None:
+    """Not even what running leases were charged with before."""
+    stores = site.join("A", "B")
+    work(stores[0], "a")
+    stores[0].acquire(ask("held"))
+    stores[1].acquire(ask("held too"))
+    stores[1].reset_usage("m")
+    site.lose_memory()
+    stores[first_to_join].view()
+    stores[1 - first_to_join].view()
+    assert set(site.used(stores[0]).values()) == {0.0}
+    stores[0].release("held", tokens=None, cost_nano_usd=0)
+    stores[1].release("held too", tokens=None, cost_nano_usd=9 * 10**8)
+    work(stores[0], "b")
+    assert site.used(stores[0])["cost_usd", None] == 0.1

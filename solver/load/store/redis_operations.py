@@ -106,7 +106,8 @@ class RedisOperations:
         for kind, name in list(memory.unsent_limits):  # pools were set before the models that draw on them
             self._send_limits(kind, name)
         for lease_id, actual in list(memory.unsent_releases.items()):
-            self._link.call("release", lease_id, *actual)
+            reply = self._link.call("release", lease_id, *actual)
+            memory.note_usage(reply[2:], self._link.epoch)
             memory.unsent_releases.pop(lease_id, None)
         for lease_id in list(memory.unsent_drops):
             self._drop(lease_id)
@@ -130,8 +131,10 @@ class RedisOperations:
         self._memory.unsent_limits.pop((kind, name), None)
 
     def _send(self, operation: str, *arguments: str | float) -> None:
-        """Send an operation whose answer says what it has changed of the work from outside."""
+        """Send an operation, and remember what its answer says that it has changed."""
         reply = self._link.call(operation, *arguments)
+        if operation in ("reset_usage", "reset_pool"):
+            self._memory.note_usage(reply[1:], self._link.epoch)
         if operation in ("adjust", "observe"):
             self._memory.note_outside(str(arguments[0]), int(reply[1]), int(reply[2]), int(reply[3]))
         if operation == "resume":

@@ -35,8 +35,8 @@ class KnownLease:
     here: bool
     """Granted or extended without the server: it cannot know."""
     since_s: float
-    ends: dict[str, float]
-    """When the periods of calendars end that it was charged in, by subject and meter, Unix seconds."""
+    charged: dict[str, tuple[int, dict[str, float]]]
+    """By model and pool: how often usage was reset before, and when each calendar's period ends, Unix seconds."""
 
     def fields(self, now_s: float) -> dict[str, Any]:
         """Return the lease as the script reads it."""
@@ -49,7 +49,7 @@ class KnownLease:
             "ttl_s": self.until_s - now_s,
             "here": self.here,
             "age_s": now_s - self.since_s,
-            "ends": self.ends,
+            "charged": self.charged,
             "amounts": [demand.requests, demand.tokens, nano_usd(demand.cost_usd)],
             "fill": repr(float(self.ask.fill_to)),
             "priority": self.ask.priority,
@@ -102,8 +102,8 @@ class ReplicaMemory:
     def hold(self, ask: Ask, state: LeaseState, *, here: bool = False, charged: Iterable[Usage] = ()) -> None:
         """Remember a lease and where it was charged; now and then forget those that were never released."""
         now = self._clock.now()
-        ends = {f"{usage.subject} {meter}": end for usage in charged for meter, end in usage.ends.items()}
-        self.held[ask.lease_id] = KnownLease(ask, state, now + ask.ttl_s, here, now, ends)
+        where = {usage.subject: (usage.resets, usage.ends) for usage in charged}
+        self.held[ask.lease_id] = KnownLease(ask, state, now + ask.ttl_s, here, now, where)
         if len(self.held) > self._prune_at:
             for lease_id in [key for key, held in list(self.held.items()) if held.until_s <= now]:
                 self.held.pop(lease_id, None)

@@ -64,17 +64,20 @@ if op == 'join' then -- making these functions takes longer than most operations
 
   -- The step in which a figure counts what a lease was charged with: the oldest that there is, or the period of the
   -- calendar that it was charged in; -1 when that is over, or the charge has left its window.
-  local function step_of_restored(subject, meter, lease, figure)
+  local function step_of_restored(subject, meter, lease, charged, figure)
     local key, window = meter[1], meter[3]
-    if meter[5] then return num((lease.ends or NOTHING)[subject.subject .. ' ' .. key], -1) end
+    if meter[5] then return charged and charged[2][key] or -1 end
     if window == 0 then return 0 end
     return figure[4][key] and CLOCKS_DIFFER * lease.age_s < window and subject.oldest[key] or -1
   end
 
-  -- Charge a restored lease with what it may settle later, and count that where no figure includes it.
+  -- Charge a restored lease with what it may settle later, and count that where no figure includes it, unless usage was
+  -- counted from nothing again since it was charged.
   local function charge_restored(subject, lease, order, charges)
     local amounts = {[0] = lease.amounts[1], lease.amounts[2], lease.amounts[3]}
+    local charged = not lease.here and (lease.charged or NOTHING)[subject.subject]
     local figure = not lease.here and figure_with_leases(subject, order)
+    if charged and charged[1] < subject.resets then return end
     if not figure then
       charge_all(subject, amounts, charges)
       return
@@ -82,7 +85,7 @@ if op == 'join' then -- making these functions takes longer than most operations
     for _, meter in ipairs(meters_of(subject)) do
       local n = #charges
       charges[n + 1], charges[n + 2], charges[n + 3] = subject.subject, meter[1], amounts[meter[2]]
-      charges[n + 4], charges[n + 5] = step_of_restored(subject, meter, lease, figure), subject.resets
+      charges[n + 4], charges[n + 5] = step_of_restored(subject, meter, lease, charged, figure), subject.resets
     end
   end
 

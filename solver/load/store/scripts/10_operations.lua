@@ -173,7 +173,7 @@ end
 local function reset_once(m)
   return once(ARGV[FIRST + 1], function()
     reset_usage(m)
-    return {'ok'}
+    return usage_after({'ok'}, m, NOTHING)
   end)
 end
 
