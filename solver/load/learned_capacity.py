@@ -107,10 +107,10 @@ class LearnedFleet:
                 self.capacities[model] = LearnedCapacity(parameters)
             else:
                 known.set_parameters(parameters)
-            if not self._listening:
-                self._listening = True
-                self._store.listen(self._promoted)
+            begins, self._listening = not self._listening, True
             self._share_due_s = -math.inf
+        if begins:  # without the lock, for which a finalizer may wait inside the store
+            self._store.listen(self._promoted)
         self.share()  # others may have learned it already
         return self.capacities[model].limit
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,10 +14,12 @@ from solver.errors import SpecError
 from solver.load.control.circuit_breaker import BreakerParameters
 from solver.load.refusal import Refusal, RefusalReason
 from solver.load.stops import StopOwner
+from solver.load.store.memory import MemoryStore
 from solver.load.store.redis import RedisStore
 from tests.redis_server import running
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from solver.load.store.base import Store
@@ -298,3 +301,32 @@ def test_a_success_from_before_does_not_lift_the_breaker_of_another_tracker(
     first.forget("m")
     second.record("m", latency_ms=5.0)
     second.record("m", latency_ms=5.0, success=False)
+
+
+def test_a_finalizer_that_records_waits_for_no_other_thread() -> None:
+    tracker, _ = tracker_of("m")
+    store = tracker.store
+    assert isinstance(store, MemoryStore)
+    held, go = threading.Event(), threading.Event()
+
+    class Waits:
+        """A list of models during whose reading another thread holds the store, as one that is interrupted does."""
+
+        def __iter__(self) -> Iterator[str]:
+            held.set()
+            go.wait(10)
+            return iter(("m",))
+
+    tracker.record("m", latency_ms=5.0, success=False)
+    asking = threading.Thread(target=lambda: tracker.last_resort(Waits()))  # type: ignore[arg-type]
+    asking.start()
+    held.wait(10)
+    with store._lock:
+        for _ in range(5):
+            tracker.record(
+                "m", latency_ms=5.0, success=False
+            )  # in a finalizer: it must not wait for the other
+    go.set()
+    asking.join(10)
+    assert not asking.is_alive()
+    assert [stop.owner for stop in tracker.stops("m")] == [StopOwner.BREAKER]

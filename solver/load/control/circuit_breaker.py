@@ -103,6 +103,7 @@ class UpstreamHealth:
         self._p = parameters or BreakerParameters()
         self._lock = renewed_after_fork(self, "_lock", threading.RLock)
         self._models: dict[str, _Health] = {}
+        self._unlearned: deque[tuple[Outcome, int | None, float | None]] = deque()
 
     def forget(self, model: str) -> None:
         """Forget what a model did."""
@@ -116,25 +117,43 @@ class UpstreamHealth:
         """
         with self._lock:
             self._models.setdefault(model, _Health(self._p.recent)).probing = True
+        self._learn_outcomes()
 
     def observe(self, outcome: Outcome, status: int | None, retry_after_s: float | None) -> None:
         """Learn from one outcome, with the HTTP status and the pause asked for where they are known."""
-        known = self._models.get(outcome.model)
-        if known is None and outcome.success:
+        if outcome.success and outcome.model not in self._models:
             return  # the usual case costs one look-up
+        self._unlearned.append((outcome, status, retry_after_s))
+        self._learn_outcomes()
+
+    def _learn_outcomes(self) -> None:
+        """Learn from what is noted, or leave that to the thread that does so already.
+
+        Nothing waits here, since a finalizer may have interrupted an operation of the store, whose lock it holds, while
+        the other thread waits for that.
+        """
+        while self._unlearned and self._lock.acquire(blocking=False):
+            try:
+                self._learn(*self._unlearned.popleft())
+            except IndexError:  # another thread was faster
+                return
+            finally:
+                self._lock.release()
+
+    def _learn(self, outcome: Outcome, status: int | None, retry_after_s: float | None) -> None:
+        model = outcome.model
         try:
-            if known is None:
-                self._store.limits(outcome.model)
-            with self._lock:
-                health = self._models.setdefault(outcome.model, _Health(self._p.recent))
-                if outcome.success:
-                    self._succeeded(outcome.model, health)
-                elif status in BUSY_STATUSES or retry_after_s is not None:
-                    self._pause(outcome.model, health, status, retry_after_s)
-                elif status not in _CLIENT_ERROR_STATUSES:
-                    self._failed(outcome.model, health)
+            if model not in self._models:
+                self._store.limits(model)
+            health = self._models.setdefault(model, _Health(self._p.recent))
+            if outcome.success:
+                self._succeeded(model, health)
+            elif status in BUSY_STATUSES or retry_after_s is not None:
+                self._pause(model, health, status, retry_after_s)
+            elif status not in _CLIENT_ERROR_STATUSES:
+                self._failed(model, health)
         except SpecError:  # no capacity is set for it, or no longer
-            self.forget(outcome.model)
+            self._models.pop(model, None)
 
     def _pause(self, model: str, health: _Health, status: int | None, retry_after_s: float | None) -> None:
         p = self._p
@@ -206,17 +225,22 @@ class UpstreamHealth:
             The model opened, None where there was none.
         """
         with self._lock:
-            stops = self._store.view().stops
-            candidates = [
-                (health.open_until_s, model)
-                for model in models
-                if (health := self._models.get(model)) is not None
-                and stops.get(model)
-                and all(stop.owner is StopOwner.BREAKER for stop in stops[model])
-            ]
-            if not candidates:
-                return None
-            _, model = min(candidates)
-            self._models[model].open_until_s = self._clock.now()
-            self._store.resume(model, StopOwner.BREAKER)
-            return model
+            opened = self._open_first_probe(models)
+        self._learn_outcomes()
+        return opened
+
+    def _open_first_probe(self, models: tuple[str, ...]) -> str | None:
+        stops = self._store.view().stops
+        candidates = [
+            (health.open_until_s, model)
+            for model in models
+            if (health := self._models.get(model)) is not None
+            and stops.get(model)
+            and all(stop.owner is StopOwner.BREAKER for stop in stops[model])
+        ]
+        if not candidates:
+            return None
+        _, model = min(candidates)
+        self._models[model].open_until_s = self._clock.now()
+        self._store.resume(model, StopOwner.BREAKER)
+        return model
