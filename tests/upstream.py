@@ -111,6 +111,7 @@ class Upstream:
                 behaviour.retry_after_s,
             )
             return
+        counted = True
         try:
             with self.turns.get(model, contextlib.nullcontext()):
                 spread = self.random.gauss(-0.5 * behaviour.jitter**2, behaviour.jitter)
@@ -118,14 +119,18 @@ class Upstream:
             if body.get("stream"):
                 self.stream(handler, model, behaviour)
             else:
+                with self.lock:  # before the answer: whoever has read it may send the next request at once
+                    self.running[model] -= 1
+                counted = False
                 self.send(handler, 200, answer_of(handler.path, model, behaviour.usage))
             with self.lock:
                 self.served[model] += 1
         except OSError:
             handler.close_connection = True
         finally:
-            with self.lock:
-                self.running[model] -= 1
+            if counted:
+                with self.lock:
+                    self.running[model] -= 1
 
     @staticmethod
     def send(handler: Any, status: int, body: dict[str, Any], retry_after_s: float | None = None) -> None:
