@@ -165,6 +165,23 @@ def test_what_a_late_replica_alone_knows_counts(site: Site, others: int) -> None
     assert site.used(first)["cost_usd", None] == pytest.approx(used[1] + 0.1)
 
 
+@pytest.mark.parametrize("wait_s", [0.0, MAX_TTL_S + 1.0])
+def test_what_was_settled_is_not_taken_back_where_nothing_was_lost(site: Site, wait_s: float) -> None:
+    """The second has heard of the estimate, and joins before or after the wait for it is over."""
+    first, second = site.join("A", "B")
+    first.acquire(ask("a"))
+    work(second, "b")
+    first.release("a", tokens=None, cost_nano_usd=0)
+    site.lose_memory(site.keys())
+    first.view()
+    site.clock.advance(wait_s)
+    second.view()
+    site.lose_memory(site.keys())
+    for store in (second, first):
+        store.view()
+    assert site.used(first)["cost_usd", None] == 0.1
+
+
 def test_a_day_that_is_over_does_not_come_back(site: Site) -> None:
     (store,) = site.join("A")
     work(store, "a")

@@ -149,7 +149,7 @@ class RedisLink:
         self.cause: OutageCause | None = None
         self._next_attempt_s = -math.inf
         self.epoch, self._server = "", ServerIdentity()
-        self._process, self._joinings = secrets.token_hex(8), 0
+        self._process, self._joinings, self._joined = secrets.token_hex(8), 0, 0
         self._operations = itertools.count()
         self._seen: tuple[float, float, float] | None = None
         """(the server's time in the last answer, when it was asked for, when it came) by this machine's clock."""
@@ -321,7 +321,7 @@ class RedisLink:
                 _LOG.info("the shared store answers again")
             # Later the caller knows better what it has added: some of it may still be under way.
             outside = [] if self._ever_joined else reply[2]
-            self.epoch = reply[1]
+            self.epoch, self._joined = reply[1], self._joinings
             self.up = self._ever_joined = True
             self.detail, self.cause = "", None
             self.last_answer_s = self.clock.now()
@@ -336,7 +336,7 @@ class RedisLink:
         for _ in range(_ATTEMPTS_PER_COMMAND):
             reply = self._send_order(server)
             if reply[0] == "stale":  # another process has joined under this name
-                self._process, self._joinings = secrets.token_hex(8), 0
+                self._process, self._joinings, self._joined = secrets.token_hex(8), 0, 0
             elif reply[0] == "forbidden":
                 detail = f"this user may not run {reply[1]} in {self.prefix}*, on keys or channels"
                 raise redis.exceptions.NoPermissionError(detail)
@@ -351,6 +351,7 @@ class RedisLink:
         order = {
             "process": self._process,
             "number": self._joinings,
+            "joined": self._joined,
             "schema": SCHEMA,
             **server._asdict(),
             "epoch": self.epoch,

@@ -26,11 +26,11 @@
 -- A subject is a model, m:<model>, or a pool of limits that several models share, p:<pool>. What is read of it
 -- and of the store's own state is kept in tables, and written back once, at the end.
 --
--- Keys: meta (hash: epoch, state, recovered, run_id, promotion, schema), joined (set),
+-- Keys: meta (hash: epoch, epoch_before where a lost key has ended it, state, recovered, run_id, promotion, schema), joined (set),
 --       processes (hash: replica -> process and number of its last joining),
 --       lifted (hash: stop -> second, while recovering), members (zset), forgotten (zset),
---       restored (hash: subject and epoch -> changes of its usage that a replica has reported; '' -> the epoch before the
---       loss of memory; while recovering),
+--       restored (hash: subject and epoch -> changes of its usage that the server had, or a replica has reported; '' -> the
+--       epoch before the loss of memory; until every replica has joined),
 --       since_loss (hash: subject and meter -> what was charged since the loss of memory, while recovering),
 --       models, pools (zset: by order of arrival), expiry (zset: lease -> second),
 --       timers (zset: what ends by itself -> second), deletions (zset: key to be deleted -> second),

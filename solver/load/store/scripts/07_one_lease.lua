@@ -73,6 +73,7 @@ local function finish(answer)
   if needs_recount and not needs_rejoin then recount() end
   if begun then write_back() end
   if needs_rejoin then
+    if meta[1] then call('HSET', META, 'epoch_before', meta[1]) end
     call('HDEL', META, 'epoch')
     answer = {'epoch'}
   end

@@ -4,6 +4,7 @@ local join
 
 if op == 'join' then -- making these functions takes longer than most operations
   local JOINED, RESTORED = prefix .. 'joined', prefix .. 'restored'
+  local knows_caller -- whether it has joined this server, or the one that this one was copied from, as it says
   local CLOCKS_DIFFER = 1.1 -- how much slower than a caller's clock this server's may be
   local LATEST_S = 60 -- all of a window this short counts as used now, where a server has lost its last writes
 
@@ -16,14 +17,15 @@ if op == 'join' then -- making these functions takes longer than most operations
     add_usage(m, meter, amount)
   end
 
-  -- Whether to look at a figure from before the loss, and whether the server had the same: of one epoch, those with more
-  -- changes are newer. Of two epochs, each may hold what the other has lost, whatever its changes.
+  -- Whether a figure from before the loss tells the server something: of one epoch, those with more changes are newer. Of
+  -- two epochs, each may hold what the other has lost, whatever its changes, unless the server knows of the joining at
+  -- which the caller reported what it had heard before.
   local function is_news(m, changes, epoch)
-    local epoch_before = call('HGET', RESTORED, '')
-    call('HSETNX', RESTORED, m.subject .. ' ' .. epoch_before, int(m.usage))
-    local before = num(call('HGET', RESTORED, m.subject .. ' ' .. epoch), -1)
-    if changes > before then call('HSET', RESTORED, m.subject .. ' ' .. epoch, int(changes)) end
-    return changes >= before, changes == before and epoch == epoch_before
+    local epoch_before, place = call('HGET', RESTORED, '') or '', m.subject .. ' ' .. epoch
+    if epoch ~= epoch_before and knows_caller then return false, false end
+    local before = num(call('HGET', RESTORED, place), -1)
+    if changes > before then call('HSET', RESTORED, place, int(changes)) end
+    return changes > before or (changes == before and epoch ~= epoch_before), changes > before
   end
 
   -- Top up what was used to what a replica remembers from before the loss, and what was charged since.
@@ -34,19 +36,14 @@ if op == 'join' then -- making these functions takes longer than most operations
       reset_usage(m)
       m.resets, m.usage = resets, 0
     end
-    local is_kept = false
-    if recovering then
-      local is_newer
-      is_newer, is_kept = is_news(m, changes, figure[6])
-      if not is_newer then return end
-    end
+    local told, is_newer = is_news(m, changes, figure[6])
+    if not told then return end
     for key, known in pairs(figure[4]) do
       local meter = meter_named(m, key)
       if meter and wall < num(figure[5][key], math.huge) then
         local used, total = advance(m, meter), known
         if recovering then total = known + num(call('HGET', SINCE_LOSS, m.subject .. ' ' .. key), 0) end
-        if is_kept and meter[3] > 0 and not meter[5] then total = used end -- what has left the window since is known, too
-        if recovering and not is_kept and is_short(meter) then
+        if recovering and is_newer and is_short(meter) then
           charge_anew(m, meter, math.max(total, used)) -- what is known may be later than what is kept
         elseif total > used then add_usage(m, meter, total - used) end
       end
@@ -195,12 +192,15 @@ if op == 'join' then -- making these functions takes longer than most operations
     end
   end
 
-  -- The same of what was used: short windows would end early where the server's clock has stepped before.
-  local function renew_windows()
+  -- Note how often what was used had changed before the loss. Where the time was lost, short windows would end early if
+  -- the server's clock has stepped before: all that they hold counts as used now.
+  local function note_usage_before(epoch_before)
+    call('HSET', RESTORED, '', epoch_before)
     for _, subjects in ipairs({{'m:', MODELS}, {'p:', POOLS}}) do
       for _, name in ipairs(call('ZRANGE', subjects[2], 0, -1)) do
         local m = load(subjects[1] .. name)
-        for _, meter in ipairs(m and meters_of(m) or NOTHING) do
+        if m and m.usage > 0 then call('HSET', RESTORED, m.subject .. ' ' .. epoch_before, int(m.usage)) end
+        for _, meter in ipairs(m and not has_state and meters_of(m) or NOTHING) do
           local used = m.used[meter[1]]
           if used > 0 and is_short(meter) then charge_anew(m, meter, used) end
         end
@@ -234,6 +234,7 @@ if op == 'join' then -- making these functions takes longer than most operations
                     or (process ~= order.process and order.number > 1)) then
       return {'stale'}
     end
+    knows_caller = process == order.process and order.joined > 0 and num(number, 0) >= order.joined
     if call('HLEN', prefix .. 'processes') > 4096 then call('DEL', prefix .. 'processes') end
     call('HSET', prefix .. 'processes', replica, order.process .. ' ' .. int(order.number))
     begun = true
@@ -248,11 +249,8 @@ if op == 'join' then -- making these functions takes longer than most operations
       due, due_alive = now, alive
       schedule(TIMERS, alive + order.max_ttl_s + lag, cjson.encode({'r'}))
       call('DEL', JOINED, RESTORED, SINCE_LOSS, prefix .. 'lifted')
-      call('HSET', RESTORED, '', known[2] or '')
-      if not has_state then
-        limit_leases(order.max_ttl_s)
-        renew_windows()
-      end
+      if not has_state then limit_leases(order.max_ttl_s) end
+      note_usage_before(known[2] or call('HGET', META, 'epoch_before') or '') -- the latter where a lost key has ended it
       recount()
     end
     note_calendars(order.calendars)
