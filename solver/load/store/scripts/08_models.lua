@@ -47,7 +47,8 @@ local function configure(limits, set_at)
   if not m then
     local was_known = call('ZSCORE', is_model and MODELS or POOLS, name) ~= false
     needs_recount = was_known or needs_recount -- its key was deleted: it may have leases,
-    needs_rejoin = needs_rejoin or (was_known and not recovering) -- and what was used of it is stored in the replicas alone
+    -- and what was used of it is stored in the replicas alone: those that have reported do so again
+    needs_rejoin = needs_rejoin or (was_known and (not recovering or call('SCARD', prefix .. 'joined') > 0))
     list(is_model and MODELS or POOLS, name)
     if is_model then call('ZREM', FORGOTTEN, name) end
     loaded[subject] = nil

@@ -18,11 +18,13 @@ if op == 'join' then -- making these functions takes longer than most operations
   end
 
   -- Whether a figure from before the loss tells the server something: of one epoch, those with more changes are newer. Of
-  -- two epochs, each may hold what the other has lost, whatever its changes, unless the server knows of the joining at
-  -- which the caller reported what it had heard before.
+  -- two epochs, each may hold what the other has lost, whatever its changes, unless the server had one and knows of the
+  -- joining at which the caller reported what it had heard before.
   local function is_news(m, changes, epoch)
     local epoch_before, place = call('HGET', RESTORED, '') or '', m.subject .. ' ' .. epoch
-    if epoch ~= epoch_before and knows_caller then return false, false end
+    if epoch ~= epoch_before and knows_caller and call('HGET', RESTORED, m.subject .. ' ' .. epoch_before) then
+      return false, false
+    end
     local before = num(call('HGET', RESTORED, place), -1)
     if changes > before then call('HSET', RESTORED, place, int(changes)) end
     return changes > before or (changes == before and epoch ~= epoch_before), changes > before
