@@ -4,7 +4,7 @@ local join
 
 if op == 'join' then -- making these functions takes longer than most operations
   local JOINED, RESTORED = prefix .. 'joined', prefix .. 'restored'
-  local knows_caller -- whether it has joined this server, or the one that this one was copied from, as it says
+  local caller_epoch, knows_caller -- whether it has joined this server, or the one that this one was copied from, as it says
   local CLOCKS_DIFFER = 1.1 -- how much slower than a caller's clock this server's may be
   local LATEST_S = 60 -- all of a window this short counts as used now, where a server has lost its last writes
 
@@ -22,12 +22,11 @@ if op == 'join' then -- making these functions takes longer than most operations
   -- joining at which the caller reported what it had heard before.
   local function is_news(m, changes, epoch)
     local epoch_before, place = call('HGET', RESTORED, '') or '', m.subject .. ' ' .. epoch
-    if epoch ~= epoch_before and knows_caller and call('HGET', RESTORED, m.subject .. ' ' .. epoch_before) then
-      return false, false
-    end
-    local before = num(call('HGET', RESTORED, place), -1)
-    if changes > before then call('HSET', RESTORED, place, int(changes)) end
-    return changes > before or (changes == before and epoch ~= epoch_before), changes > before
+    local was_reported = knows_caller and epoch ~= caller_epoch -- it was heard before that joining
+    if epoch ~= epoch_before and was_reported and call('HGET', RESTORED, m.subject .. ' ' .. epoch_before) then return false end
+    if changes <= num(call('HGET', RESTORED, place), -1) then return false end
+    call('HSET', RESTORED, place, int(changes))
+    return true
   end
 
   -- Top up what was used to what a replica remembers from before the loss, and what was charged since.
@@ -38,14 +37,13 @@ if op == 'join' then -- making these functions takes longer than most operations
       reset_usage(m)
       m.resets, m.usage = resets, 0
     end
-    local told, is_newer = is_news(m, changes, figure[6])
-    if not told then return end
+    if not is_news(m, changes, figure[6]) then return end
     for key, known in pairs(figure[4]) do
       local meter = meter_named(m, key)
       if meter and wall < num(figure[5][key], math.huge) then
         local used, total = advance(m, meter), known
         if recovering then total = known + num(call('HGET', SINCE_LOSS, m.subject .. ' ' .. key), 0) end
-        if recovering and is_newer and is_short(meter) then
+        if recovering and is_short(meter) then
           charge_anew(m, meter, math.max(total, used)) -- what is known may be later than what is kept
         elseif total > used then add_usage(m, meter, total - used) end
       end
@@ -197,6 +195,10 @@ if op == 'join' then -- making these functions takes longer than most operations
   -- Note how often what was used had changed before the loss. Where the time was lost, short windows would end early if
   -- the server's clock has stepped before: all that they hold counts as used now.
   local function note_usage_before(epoch_before)
+    for _, place in ipairs(call('HKEYS', RESTORED)) do -- of an epoch that every replica has not joined
+      local m = load(string.match(place, '^(.*) ') or '')
+      if not m or m.usage == 0 then call('HDEL', RESTORED, place) end -- its key was lost
+    end
     call('HSET', RESTORED, '', epoch_before)
     for _, subjects in ipairs({{'m:', MODELS}, {'p:', POOLS}}) do
       for _, name in ipairs(call('ZRANGE', subjects[2], 0, -1)) do
@@ -236,6 +238,7 @@ if op == 'join' then -- making these functions takes longer than most operations
                     or (process ~= order.process and order.number > 1)) then
       return {'stale'}
     end
+    caller_epoch = order.epoch
     knows_caller = process == order.process and order.joined > 0 and num(number, 0) >= order.joined
     if call('HLEN', prefix .. 'processes') > 4096 then call('DEL', prefix .. 'processes') end
     call('HSET', prefix .. 'processes', replica, order.process .. ' ' .. int(order.number))
@@ -250,7 +253,7 @@ if op == 'join' then -- making these functions takes longer than most operations
       call('HSET', META, 'schema', order.schema, 'run_id', order.run_id, 'promotion', order.promotion, 'epoch', epoch)
       due, due_alive = now, alive
       schedule(TIMERS, alive + order.max_ttl_s + lag, cjson.encode({'r'}))
-      call('DEL', JOINED, RESTORED, SINCE_LOSS, prefix .. 'lifted')
+      call('DEL', JOINED, SINCE_LOSS, prefix .. 'lifted')
       if not has_state then limit_leases(order.max_ttl_s) end
       note_usage_before(known[2] or call('HGET', META, 'epoch_before') or '') -- the latter where a lost key has ended it
       recount()
