@@ -11,12 +11,13 @@ import redis
 import redis.sentinel
 
 from solver.errors import SpecError
-from solver.load.lease import Lease, LeaseState, Refusal, RefusalReason
+from solver.load.lease import LeaseState, Refusal, RefusalReason
 from solver.load.store.redis import OutageCause, RedisStore
 from solver.load.store.redis_server import address_of, script
 from solver.load.tracker import LoadTracker
 from solver.problem.spec import Capacity
 from tests.redis_server import RedisServer, running
+from tests.service.recovery import still_holds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -157,17 +158,6 @@ def test_replicas_behind_different_sentinels_count_their_names_apart() -> None:
 # -- servers that have lost their last writes, and answer as if nothing had happened
 
 
-def _still_holds(first: LoadTracker, second: LoadTracker, held: Lease) -> None:
-    refused = second.try_acquire("m")
-    assert isinstance(refused, Refusal)
-    assert refused.reason is RefusalReason.RECOVERING
-    assert held.state() is LeaseState.RUNNING
-    assert second.try_acquire("m").reason is RefusalReason.CONCURRENCY  # type: ignore[union-attr]
-    held.release()
-    assert second.try_acquire("m")
-    assert first.snapshot().active.tolist() == [1]
-
-
 def test_a_client_that_was_used_before_notices_another_server_too(
     own_server: RedisServer, track: Callable[..., LoadTracker]
 ) -> None:
@@ -190,7 +180,7 @@ def test_a_client_that_was_used_before_notices_another_server_too(
         for key, value in kept.items():
             admin.restore(key, 0, value)
         admin.script_load(script())
-    _still_holds(first, second, held)
+    still_holds(first, second, held)
 
 
 def test_a_primary_that_was_a_replica_meanwhile_has_lost_its_last_writes(
@@ -217,4 +207,4 @@ def test_a_primary_that_was_a_replica_meanwhile_has_lost_its_last_writes(
         until(lambda: here.info("replication").get("master_link_status") == "up")
         here.replicaof("NO", "ONE")
         here.client_kill_filter(_type="normal", skipme=True)  # as Sentinel does
-        _still_holds(first, second, held)
+        still_holds(first, second, held)

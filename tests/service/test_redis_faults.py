@@ -27,6 +27,7 @@ from solver.load.store.redis_server import script
 from solver.load.tracker import LoadTracker
 from solver.problem.spec import Capacity
 from tests.redis_server import RedisServer, free_port
+from tests.service.recovery import still_holds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -581,10 +582,4 @@ def test_a_server_that_takes_over_without_the_last_writes_is_noticed_by_whoever_
         real.restore(key, 0, value)
     real.script_load(script())  # as on a server that was the primary before: nothing else would tell
     real.close()
-    refused = second.try_acquire("m")
-    assert isinstance(refused, Refusal)
-    assert refused.reason is RefusalReason.RECOVERING
-    assert held.state() is LeaseState.RUNNING
-    assert second.try_acquire("m").reason is RefusalReason.CONCURRENCY  # type: ignore[union-attr]
-    held.release()
-    assert isinstance(second.try_acquire("m"), Lease)
+    still_holds(first, second, held)

@@ -288,13 +288,8 @@ def newer_limits(view: list[Any], set_at: Mapping[str, float]) -> dict[str, tupl
 
 def parts_of_view(reply: list[Any]) -> list[Any]:
     """Return version, time, models and pools of a reply."""
-    version, now, text, pool_text = reply
-    return [
-        version,
-        now,
-        list(json.loads(text)),
-        list(json.loads(pool_text)),
-    ]  # where empty, an empty mapping
+    version, now, models, pools = reply
+    return [version, now, *(list(json.loads(text)) for text in (models, pools))]  # of none an empty mapping
 
 
 def read_view(parts: list[Any]) -> StoreView:

@@ -91,9 +91,7 @@ class RedisOperations:
         return self._on_outage == "local_share" and silent_s >= self._settle_s
 
     def _order(self) -> dict[str, Any]:
-        set_at = {subject: repr(at_s) for subject, at_s in list(self._memory.set_at.items())}
-        known = {"replicas": self._replicas, "max_ttl_s": self._max_ttl_s, "set_at": set_at}
-        return {**self._memory.order(), **known}
+        return {**self._memory.order(), "replicas": self._replicas, "max_ttl_s": self._max_ttl_s}
 
     def _joined(self, outside: list[list[str]]) -> None:
         """Send what could not be sent, and leave local operation."""
@@ -122,11 +120,11 @@ class RedisOperations:
         self._memory.unsent_drops.pop(lease_id, None)
 
     def _send_limits(self, kind: str, name: str) -> None:
-        while (reply := self._link.call("configure", *(fields := self._memory.limits_of(kind, name))))[
-            0
-        ] != "ok":
+        fields = self._memory.limits_of(kind, name)
+        while (reply := self._link.call("configure", *fields))[0] != "ok":
             for pool in json.loads(fields[9]):  # another replica has removed it meanwhile
                 self._send_limits("p", pool)
+            fields = self._memory.limits_of(kind, name)
         self._memory.set_at[f"{kind}:{name}"] = float(reply[1])
         self._memory.unsent_limits.pop((kind, name), None)
 

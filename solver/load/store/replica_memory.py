@@ -215,6 +215,7 @@ class ReplicaMemory:
             "lifted": [[model, key, repr(at_s)] for (model, key), at_s in list(self._lifted.items())],
             "outside": self._outside(now),
             "version": self.version,
+            "set_at": {subject: repr(at_s) for subject, at_s in list(self.set_at.items())},
         }
 
     def _remembered(self, usage: Usage, age_s: float, epoch: str) -> list[Any]:

@@ -4,7 +4,8 @@ local join
 
 if op == 'join' then -- making these functions takes longer than most operations
   local JOINED, RESTORED = prefix .. 'joined', prefix .. 'restored'
-  local caller_epoch, knows_caller -- whether it has joined this server, or the one that this one was copied from, as it says
+  local caller_epoch -- which the caller joined last
+  local knows_caller -- whether this server, or the one that it was copied from, has taken that joining
   local CLOCKS_DIFFER = 1.1 -- how much slower than a caller's clock this server's may be
   local LATEST_S = 60 -- all of a window this short counts as used now, where a server has lost its last writes
 
