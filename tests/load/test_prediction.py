@@ -94,3 +94,18 @@ def test_the_longest_answer_is_told_after_a_few() -> None:
     assert predictor.longest_answer == float("inf")
     _observe(predictor, "stated", 60, 3000.0)
     assert predictor.longest_answer == 80
+
+
+def test_a_model_without_errors_is_as_uncertain_as_the_others_on_average() -> None:
+    predictor = CompletionPredictor(clock=ManualClock())
+    assert predictor.error_ms("stated") == 0.0  # nothing is known of any
+    for _ in range(50):
+        _observe(predictor, "stated", 100, 2000.0)
+        _observe(predictor, "stated", 100, 4000.0)
+    own = predictor.error_ms("stated")
+    assert 900.0 < own < 1200.0  # every answer is a second away from the mean
+    _observe(predictor, "silent", 100, 5000.0)  # the first is predicted by no one
+    assert predictor.error_ms("silent") == predictor.error_ms("other") == own
+    _observe(predictor, "silent", 100, 5000.0)
+    assert predictor.error_ms("silent") < 1.0
+    assert predictor.error_ms("other") == pytest.approx((own + predictor.error_ms("silent")) / 2.0)

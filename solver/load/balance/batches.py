@@ -62,6 +62,7 @@ class BatchBuilder:
         self._shares: TrafficShares | None = None
         self.set_shares(shares)
         self._pools: dict[tuple[int, ...], tuple[tuple[Model, ...], ModelPool]] = {}
+        self._latest: tuple[tuple[Model, ...], ModelPool | None] = ((), None)
 
     def set_shares(self, shares: Mapping[str, float]) -> None:
         """Set the shares of the traffic; models whose share stays the same keep their account."""
@@ -69,17 +70,21 @@ class BatchBuilder:
 
     def pool_of(self, models: Sequence[Model]) -> ModelPool:
         """Return the pool of a fleet, the same one for equal models."""
-        key = tuple(map(id, models))  # an entry keeps its models alive, so their identities stay theirs
+        fleet = tuple(models)
+        seen, latest = self._latest
+        if latest is not None and seen == fleet:  # mostly the same objects, which compare at once
+            return latest
+        key = tuple(map(id, fleet))  # an entry keeps its models alive, so their identities stay theirs
         entry = self._pools.get(key)
         if entry is not None:
+            self._latest = entry
             return entry[1]
-        fleet = tuple(models)
         pool = next((pool for seen, pool in tuple(self._pools.values()) if seen == fleet), None)
         if pool is None:
             pool = ModelPool(fleet, objective=self._objective, task_types=self._task_types)
         if len(self._pools) >= _CACHED_FLEETS:
             self._pools = {}
-        self._pools[key] = (fleet, pool)
+        self._pools[key] = self._latest = fleet, pool
         return pool
 
     def current(self, pool: ModelPool) -> LoadSnapshot:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -89,6 +90,11 @@ class LatencyLine:
         self.right = (by_one + latency_ms, by_x + x * latency_ms, by_y + y * latency_ms)
         self.count += 1.0
         self.solved = None
+
+    @property
+    def error_ms(self) -> float:
+        """Standard deviation of the errors of the predictions, milliseconds; NaN before the first was judged."""
+        return math.sqrt(self.squared / self.judged) if self.judged > 0 else math.nan
 
     def coefficients(self) -> Coefficients:
         """Return milliseconds a request and a thousand tokens in and out, none below zero."""

@@ -149,7 +149,7 @@ class CompletionPredictor:
         self._lines: dict[str, LatencyLine] = {}
         self._unsolved: set[str] = set()
         self._learned = np.zeros((8, 3))  # coefficients by row of a line
-        self._spread = np.zeros(8)  # standard deviation of the errors likewise, NaN before the first
+        self._errors = np.zeros(8)  # standard deviation of the errors likewise, NaN before the first
         self._tables: dict[int, _Table] = {}
         self._answers = self._longest = 0
 
@@ -185,10 +185,8 @@ class CompletionPredictor:
             self._unsolved.discard(model)
             last = max(self._lines.values(), key=lambda other: other.row, default=line)
             if last.row > line.row:  # rows stay without gaps
-                self._learned[line.row], self._spread[line.row] = (
-                    self._learned[last.row],
-                    self._spread[last.row],
-                )
+                self._learned[line.row] = self._learned[last.row]
+                self._errors[line.row] = self._errors[last.row]
                 last.row = line.row
             for table in self._tables.values():
                 table.fleet.lines = -1
@@ -199,16 +197,20 @@ class CompletionPredictor:
         """Most tokens seen in an answer; infinite before there were a few that told."""
         return self._longest if self._longest and self._answers >= _FEW_ANSWERS else math.inf
 
-    def coefficients(self, models: tuple[Model, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the coefficients of each model and the spread of its errors.
+    def error_ms(self, model: str) -> float:
+        """Return the standard deviation of the errors of a model's predictions, milliseconds.
 
-        Milliseconds of (request, thousand input tokens, thousand output tokens), (m, 3), and the
-        standard deviation of the errors of a prediction, (m,), milliseconds.
+        Where none has been judged yet, the mean of the other models'; 0 where no model has any. O(1) for a model
+        with errors, else O(models).
         """
         with self._lock:
-            fleet = self._table(models).fleet
-            fleet.find(self._lines)
-            return self._estimates(fleet)
+            line = self._lines.get(model)
+            if line is not None and line.judged > 0:
+                return line.error_ms
+            self._solve()
+            errors = self._errors[: len(self._lines)]
+            judged = errors[errors == errors]  # not NaN
+            return float(np.add.reduce(judged)) / len(judged) if len(judged) else 0.0
 
     def _table(self, models: tuple[Model, ...]) -> _Table:
         """Return what is remembered of a fleet, which is the same as long as the tuple is. Under the lock."""
@@ -232,20 +234,15 @@ class CompletionPredictor:
                 return table.fleet.assumed(name)
         return _DEFAULT_LINE
 
-    def _estimates(self, fleet: _Fleet) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the coefficients and the spread of every model. O(m), under the lock."""
+    def _estimates(self, fleet: _Fleet) -> NDArray[np.float64]:
+        """Return the coefficients of every model, (m, 3). O(m), under the lock."""
         self._solve()
-        count, row = len(self._lines), fleet.row
-        known, spread = self._learned[:count], self._spread[:count]
-        average = np.add.reduce(known) / count if count else _DEFAULT_MS
-        judged = spread[spread == spread]  # not NaN
-        typical = float(np.add.reduce(judged)) / len(judged) if len(judged) else 0.0
-        coefficients = np.where(fleet.stated == fleet.stated, fleet.stated, average)
-        deviation = np.full(len(fleet.models), typical)
-        if count:
-            coefficients = np.where(fleet.unknown[:, None], coefficients, known[row])
-            deviation = np.where(fleet.unknown | (spread[row] != spread[row]), typical, spread[row])
-        return coefficients, deviation
+        known = self._learned[: len(self._lines)]
+        if not len(known):
+            return np.where(fleet.stated == fleet.stated, fleet.stated, _DEFAULT_MS)
+        average = np.add.reduce(known) / len(known)
+        guessed = np.where(fleet.stated == fleet.stated, fleet.stated, average)
+        return np.where(fleet.unknown[:, None], guessed, known[fleet.row])
 
     def _per_unit(self, models: tuple[Model, ...]) -> NDArray[np.float64]:
         """Return the present coefficients a request and a token, (3, m). O(1) for each model observed since."""
@@ -261,7 +258,7 @@ class CompletionPredictor:
             table = self._table(models)
             fleet, observed = table.fleet, table.observed
             if fleet.find(self._lines) or len(observed) > _PATCHED_MODELS:
-                per_unit: NDArray[np.float64] = (self._estimates(fleet)[0] / _TOKEN_SCALE).T.copy()
+                per_unit: NDArray[np.float64] = (self._estimates(fleet) / _TOKEN_SCALE).T.copy()
                 np.maximum(per_unit[0], _MIN_DURATION_MS, out=per_unit[0])
             else:
                 per_unit = table.per_unit.copy()
@@ -290,11 +287,11 @@ class CompletionPredictor:
         """Bring the arrays up to date with what was observed. Under the lock."""
         while len(self._learned) < len(self._lines):
             self._learned = np.concatenate([self._learned, np.zeros_like(self._learned)])
-            self._spread = np.concatenate([self._spread, np.zeros_like(self._spread)])
+            self._errors = np.concatenate([self._errors, np.zeros_like(self._errors)])
         for name in self._unsolved:
             line = self._lines[name]
             self._learned[line.row] = line.coefficients()
-            self._spread[line.row] = math.sqrt(line.squared / line.judged) if line.judged > 0 else math.nan
+            self._errors[line.row] = line.error_ms
         self._unsolved.clear()
 
     def predict_ms(

@@ -269,8 +269,7 @@ class Reserver:
         """Return how long to reserve model j for agent k of a batch, seconds."""
         if work.service_ms is None or self._predictor is None:
             return self._ttl_s
-        _, deviation = self._predictor.coefficients(pool.models)
-        expected_s = (2.0 * work.service_ms.item(k, j) + 3.0 * deviation.item(j)) / 1000.0
+        expected_s = (2.0 * work.service_ms.item(k, j) + 3.0 * self._predictor.error_ms(pool.ids[j])) / 1000.0
         return min(max(expected_s, _SHORTEST_LEASE_S), 10.0 * self._ttl_s)
 
 

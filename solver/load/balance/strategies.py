@@ -196,7 +196,8 @@ class Predictive:
             ahead = np.maximum(0.0, active + 1.0 - work.slots) / work.divisor
             done = done + ahead * work.service_ms.mean(axis=0)
         # without a usable model the values are not read; 1e12 ms keeps them finite
-        fastest = np.where(work.usable[rows], done, 1e12).min(axis=-1, keepdims=True)
+        usable = work.usable[rows]
+        fastest = np.minimum.reduce(done, axis=-1, where=usable, initial=1e12, keepdims=True)
         fastest *= self._load_weight
         factor: NDArray[np.float64] = fastest / done  # at most the weight where usable
         factor += work.sign - self._load_weight
