@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 import multiprocessing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
@@ -12,6 +13,7 @@ import redis
 from solver.clock import ManualClock
 from solver.load.lease import Ask, Demand, LeaseState
 from solver.load.refusal import RefusalReason
+from solver.load.stops import StopOwner
 from solver.load.store.base import Limits
 from solver.load.store.redis import RedisStore
 from solver.load.store.redis_server import ServerIdentity
@@ -180,6 +182,39 @@ def test_what_was_settled_is_not_taken_back_where_nothing_was_lost(site: Site, w
     for store in (second, first):
         store.view()
     assert site.used(first)["cost_usd", None] == 0.1
+
+
+def test_a_report_whose_reply_was_lost_is_not_taken_twice(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All have reported, the wait is over, and work goes on; then one reports once more, knowing less."""
+    first, second = site.join("A", "B")
+    for lease_id in ("a", "ended", "released"):
+        second.acquire(ask(lease_id))
+    second.stop("m", StopOwner.OPERATOR, reason="maintenance")
+    first.view()
+    first.release("a", tokens=None, cost_nano_usd=0)
+    site.lose_memory(site.keys())
+    first.view()
+    run, lost = second._link._run, []
+
+    def losing(operation: str, *arguments: Any) -> Any:
+        reply = run(operation, *arguments)
+        if operation == "join" and not lost:
+            lost.append(reply[0])
+            raise redis.exceptions.ConnectionError("the reply was lost")
+        return reply
+
+    monkeypatch.setattr(second._link, "_run", losing)
+    second.view()
+    first.release("released", tokens=None, cost_nano_usd=0)
+    first.end_leases("m")
+    first.resume("m", StopOwner.OPERATOR)
+    second._link._next_attempt_s = -math.inf
+    second.view()
+    assert lost == ["joined"]
+    assert second._link.up
+    assert site.used(first)["cost_usd", None] == 0.1
+    row = second.row("m")
+    assert (row.active, row.accepting) == (0, True)
 
 
 def test_a_day_that_is_over_does_not_come_back(site: Site) -> None:

@@ -234,7 +234,8 @@ if op == 'join' then -- making these functions takes longer than most operations
     local known = call('HMGET', META, 'run_id', 'epoch', 'schema', 'promotion')
     if known[3] and known[3] ~= order.schema then return {'schema', known[3]} end
     -- A message that comes late, after others of the same replica, must not restore what it reported then.
-    local process, number = string.match(call('HGET', prefix .. 'processes', replica) or '', '^(%S+) (%d+)$')
+    local process, number, last_epoch =
+      string.match(call('HGET', prefix .. 'processes', replica) or '', '^(%S+) (%d+) ?(%S*)$')
     if process and ((process == order.process and num(number, 0) >= order.number)
                     or (process ~= order.process and order.number > 1)) then
       return {'stale'}
@@ -242,7 +243,6 @@ if op == 'join' then -- making these functions takes longer than most operations
     caller_epoch = order.epoch
     knows_caller = process == order.process and order.joined > 0 and num(number, 0) >= order.joined
     if call('HLEN', prefix .. 'processes') > 4096 then call('DEL', prefix .. 'processes') end
-    call('HSET', prefix .. 'processes', replica, order.process .. ' ' .. int(order.number))
     begun = true
     local epoch = known[2]
     local is_promoted = known[4] and order.promotion ~= '' and order.promotion ~= known[4] -- since it was joined first
@@ -259,6 +259,8 @@ if op == 'join' then -- making these functions takes longer than most operations
       note_usage_before(known[2] or call('HGET', META, 'epoch_before') or '') -- the latter where a lost key has ended it
       recount()
     end
+    call('HSET', prefix .. 'processes', replica, order.process .. ' ' .. int(order.number) .. ' ' .. epoch)
+    if process == order.process and last_epoch == epoch then order.epoch = epoch end -- it has joined: the reply was lost
     note_calendars(order.calendars)
     expire_leases()
     local is_new = false
