@@ -131,6 +131,22 @@ def test_every_kind_of_key_is_tried(fleet: Fleet) -> None:
 @pytest.mark.parametrize("key", FIXED)
 def test_one_lost_key(fleet: Fleet, key: str) -> None:
     assert fleet.delete(key) == 1
+    _check_counts(fleet)
+
+
+@pytest.mark.parametrize("key", FIXED[1:])
+def test_two_lost_keys(redis_server: RedisServer, key: str) -> None:
+    for other in FIXED[: FIXED.index(key)]:
+        fleet = Fleet(redis_server)
+        fleet.fill()
+        assert fleet.delete(key) + fleet.delete(other) == 2
+        _check_counts(fleet)
+        fleet.first.close()
+        fleet.second.close()
+
+
+def _check_counts(fleet: Fleet) -> None:
+    """Nobody runs beside too many, now or later; leases settle, stops stand as long as they should."""
     for k in range(4):
         fleet.ask((fleet.first, fleet.second)[k % 2], f"more-{k}")
     assert fleet.running() <= SLOTS
@@ -201,6 +217,42 @@ def test_a_pool_whose_key_was_deleted_is_read_and_reset(fleet: Fleet) -> None:
     fleet.first.pool_row("p")
     fleet.second.view()
     assert fleet.first.pool_row("p").active == SLOTS
+
+
+@pytest.mark.parametrize("key", ["p:p", "m:m"])
+def test_what_is_set_again_with_its_list_lost_still_has_its_leases(fleet: Fleet, key: str) -> None:
+    assert fleet.delete(key) + fleet.delete({"p": "pools", "m": "models"}[key[0]]) == 2
+    fleet.second.configure_pool("p", fleet.second._memory.pools["p"])
+    fleet.second.configure("m", fleet.second._memory.limits["m"])
+    for k in range(4):
+        fleet.ask((fleet.first, fleet.second)[k % 2], f"more-{k}")
+    assert fleet.running() == SLOTS
+    fleet.first.view()
+    assert (fleet.second.row("m").active, fleet.second.pool_row("p").active) == (SLOTS, SLOTS)
+
+
+@pytest.mark.parametrize("name", ["c", None])
+@pytest.mark.parametrize("keys", [("s:n",), ("timers", "models"), ("timers", "l:a"), ("meta",)])
+def test_a_stop_that_is_lifted_stays_so_after_a_loss(
+    fleet: Fleet, keys: tuple[str, ...], name: str | None
+) -> None:
+    fleet.second.view()  # both know both stops
+    fleet.first.view()
+    assert sum(map(fleet.delete, keys)) == len(keys)
+    fleet.first.resume("n", "cooldown", name=name)
+    for store in (fleet.second, fleet.first):
+        store.view()
+    assert [stop.name for stop in fleet.second.row("n").stops] == ["o"]
+
+
+@pytest.mark.parametrize("keys", [(), ("l:a",), ("expiry", "l:c"), ("meta",)])
+def test_leases_that_were_ended_stay_so_after_a_loss(fleet: Fleet, keys: tuple[str, ...]) -> None:
+    assert sum(map(fleet.delete, keys)) == len(keys)
+    fleet.first.end_leases("m")
+    for store in (fleet.second, fleet.first, fleet.second):
+        store.view()
+    assert fleet.running() == 0
+    assert (fleet.first.row("m").active, fleet.first.pool_row("p").active) == (0, 0)
 
 
 @pytest.mark.parametrize("key", ["p:p", "m:m"])

@@ -184,7 +184,9 @@ def test_what_was_settled_is_not_taken_back_where_nothing_was_lost(site: Site, w
     assert site.used(first)["cost_usd", None] == 0.1
 
 
-def test_a_report_whose_reply_was_lost_is_not_taken_twice(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_whose_reply_was_lost_is_not_taken_twice(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All have reported, the wait is over, and work goes on; then one reports once more, knowing less."""
     first, second = site.join("A", "B")
     for lease_id in ("a", "ended", "released"):
@@ -215,6 +217,23 @@ def test_a_report_whose_reply_was_lost_is_not_taken_twice(site: Site, monkeypatc
     assert site.used(first)["cost_usd", None] == 0.1
     row = second.row("m")
     assert (row.active, row.accepting) == (0, True)
+
+
+def test_a_lease_that_is_over_for_its_holder_does_not_come_back(site: Site) -> None:
+    """A server whose clock lags has lost its end: others may have run in its place."""
+    first, second = site.join("A", "B")
+    for store in (first, second):
+        store.configure("m", Limits(max_concurrent=1))
+    assert first.acquire(ask("over")._replace(ttl_s=5.0)) is LeaseState.RUNNING
+    kept = site.keys()
+    site.clock.advance(6.0)
+    assert second.acquire(ask("next")) is LeaseState.RUNNING
+    site.lose_memory(kept)
+    [expiry] = [key for key in kept if key.endswith(b":expiry")]
+    site.real.zincrby(expiry, 30.0, "over")
+    second.view()
+    assert first.renew("over", 30.0) is LeaseState.GONE
+    assert [second.lease_state("next"), first.row("m").active] == [LeaseState.RUNNING, 1]
 
 
 def test_a_day_that_is_over_does_not_come_back(site: Site) -> None:

@@ -50,7 +50,11 @@ def main() -> int:
             server = open_until_the_end.enter_context(running(folder))
             run = open_until_the_end.enter_context(closing(RedisSchedules(server.port))).run
         for seed in range(options.seed, options.seed + options.count):
-            verdict = run(seed, simple=options.simple, **more)
+            try:
+                verdict = run(seed, simple=options.simple, **more)
+            except Exception as error:
+                error.add_note(f"in the schedule of seed {seed}")
+                raise
             grants += verdict.grants
             lossy += verdict.lost_memory
             if verdict.wrong:

@@ -197,8 +197,10 @@ class ReplicaMemory:
             ],
             "leases": [
                 held.fields(now)
-                for held in list(self.held.values())
-                if held.until_s > now and held.state is not LeaseState.GONE
+                for held in list(
+                    self.held.values()
+                )  # also those that are over, unless they are known to have ended
+                if held.state is not LeaseState.GONE
             ],
             "stops": [
                 [

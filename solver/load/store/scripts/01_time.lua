@@ -82,13 +82,13 @@ local meta = call('HMGET', META, 'epoch', 'state', 'recovered')
 local has_state = meta[2] ~= false
 local now, lag, peak, peak_now, late = wall, 0, wall, wall, false
 local unconfirmed, unconfirmed_until = 0, 0                      -- elapsed time not counted since no client confirmed it, and its end
-local leases, models, version, ticket = 0, 0, 0, 0   -- how many there are; numbers that only grow
+local leases, listed, version, ticket = 0, 0, 0, 0   -- how many leases, models and pools there are; numbers that only grow
 local due, due_alive = math.huge, math.huge          -- before that, nothing ends by itself, and no lease
 local recovering_until, longest_s = 0, 0
 local recovered, recovered_before = num(meta[3], 0), num(meta[3], 0)
 if has_state then
   local before_wall, before
-  before_wall, before, lag, peak, peak_now, unconfirmed, unconfirmed_until, leases, models, version, ticket, due, due_alive,
+  before_wall, before, lag, peak, peak_now, unconfirmed, unconfirmed_until, leases, listed, version, ticket, due, due_alive,
     recovering_until, longest_s = struct.unpack(STATE, meta[2])
   local step = math.max(0, wall - before_wall)
   local earliest, latest = tonumber(ARGV[7]), tonumber(ARGV[8])
@@ -124,7 +124,7 @@ local SUBJECT = 'dddddddddddddddddddddd'
 local LIMITS = 'dddddd'
 
 local function write_state()
-  call('HSET', META, 'state', struct.pack(STATE, wall, now, lag, peak, peak_now, unconfirmed, unconfirmed_until, leases, models, version,
+  call('HSET', META, 'state', struct.pack(STATE, wall, now, lag, peak, peak_now, unconfirmed, unconfirmed_until, leases, listed, version,
     ticket, due, due_alive, recovering_until, longest_s))
   if recovered ~= recovered_before then call('HSET', META, 'recovered', exact(recovered)) end
 end

@@ -80,6 +80,9 @@ local function load(subject)
   return m
 end
 
+-- Whether the lists of models and of pools are as they were written: a key may have been deleted.
+local function lists_are_whole() return call('ZCARD', MODELS) + call('ZCARD', POOLS) == listed end
+
 local function load_model(model) return load('m:' .. model) end
 local function load_pool(pool) return load('p:' .. pool) end
 

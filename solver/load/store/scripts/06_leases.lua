@@ -297,6 +297,10 @@ end
 -- Recompute the counts of leases from the leases themselves.
 local function recount()
   needs_recount = false
+  if not lists_are_whole() then
+    needs_rejoin = true
+    return
+  end
   local active, waiting, count, pools = {}, {}, 0, {}
   local function add(into, lease, amount)
     into['m:' .. lease.model] = (into['m:' .. lease.model] or 0) + amount
@@ -330,7 +334,12 @@ local function recount()
     end
     local m = load_model(model)
     if m then
-      follow_stops(m)
+      local awaits_stops = recovering and call('SCARD', prefix .. 'joined') == 0
+      if m.accepting == 0 and not awaits_stops and call('EXISTS', stops_key(m.name)) == 0 then
+        needs_rejoin = true -- its stops were deleted: those who have set them know them
+      else
+        follow_stops(m)
+      end
       m.active, m.waiting, m.line = (active[m.subject] or 0) + m.out_active, waiting[m.subject] or 0, nil
       note_history(m)
       touch(m)

@@ -66,10 +66,10 @@ local function begin()
 end
 
 local function finish(answer)
-  if answer[1] == 'unknown_model' and (call('ZSCORE', MODELS, answer[3]) or call('ZCARD', MODELS) ~= models) then
-    needs_rejoin = true -- the model's key, or the list of models, was deleted
+  local list = answer[1] == 'unknown_model' and MODELS or answer[1] == 'unknown_pool' and POOLS
+  if list and (call('ZSCORE', list, answer[3]) or not lists_are_whole()) then
+    needs_rejoin = true -- the key of the model or pool, or a list of them, was deleted
   end
-  if answer[1] == 'unknown_pool' and call('ZSCORE', POOLS, answer[3]) then needs_rejoin = true end
   if needs_recount and not needs_rejoin then recount() end
   if begun then write_back() end
   if needs_rejoin then

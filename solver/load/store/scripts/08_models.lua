@@ -4,7 +4,7 @@ local function outside_key(model) return prefix .. 'o:' .. model end
 -- List a model or pool; returns whether it was not listed before.
 local function list(set, name)
   local is_new = call('ZADD', set, 'NX', int(next_ticket()), name) == 1
-  if is_new and set == MODELS then models = models + 1 end
+  if is_new then listed = listed + 1 end
   return is_new
 end
 
@@ -45,7 +45,7 @@ local function configure(limits, set_at)
     if limits[8 + k] ~= '' then call('HSET', key, field, limits[8 + k]) else call('HDEL', key, field) end
   end
   if not m then
-    local was_known = call('ZSCORE', is_model and MODELS or POOLS, name) ~= false
+    local was_known = call('ZSCORE', is_model and MODELS or POOLS, name) ~= false or not lists_are_whole()
     needs_recount = was_known or needs_recount -- its key was deleted: it may have leases,
     -- and what was used of it is stored in the replicas alone: those that have reported do so again
     needs_rejoin = needs_rejoin or (was_known and (not recovering or call('SCARD', prefix .. 'joined') > 0))
@@ -155,6 +155,15 @@ local function observe(m, active, queued, ttl, age_s)
   return {'ok', '0', '0', int(own_changes), int(seen_a), int(seen_q)}
 end
 
+-- Remember, until every replica has reported, that a stop was lifted, all stops of an owner, or all leases of a model were
+-- ended ('leases'): reports must not bring them back.
+local function note_lifted(model, key, at_s)
+  local place = cjson.encode({model, key})
+  call('HSET', prefix .. 'lifted', place, exact(math.max(num(call('HGET', prefix .. 'lifted', place), 0), at_s)))
+end
+
+local function lifted_at(model, key) return num(call('HGET', prefix .. 'lifted', cjson.encode({model, key})), -1) end
+
 local function stops_changed(m)
   follow_stops(m)
   version = version + 1
@@ -179,6 +188,7 @@ end
 
 local function resume(m, owner, name, every_name)
   local lifted = {}
+  if recovering then note_lifted(m.name, every_name and owner or owner .. ':' .. name, now) end
   for _, key in ipairs(call('HKEYS', stops_key(m.name))) do
     if key == owner .. ':' .. name or (every_name and string.match(key, '^(%a+):') == owner) then
       call('HDEL', stops_key(m.name), key)
@@ -186,8 +196,7 @@ local function resume(m, owner, name, every_name)
       call('ZREM', TIMERS, cjson.encode({'s', m.name, key}))
     end
   end
-  if #lifted > 0 then stops_changed(m)
-  else stops_of(m) end
+  if #lifted > 0 then stops_changed(m) end
   return lifted
 end
 
@@ -233,6 +242,7 @@ end
 
 local function end_leases(model)
   local ended, m, pools = 0, load_model(model), {}
+  if recovering then note_lifted(model, 'leases', now) end
   for _, id in ipairs(call('ZRANGE', EXPIRY, 0, -1)) do
     local lease = read_lease(id)
     if lease and lease.model == model then
@@ -280,7 +290,7 @@ local function forget(model)
   call('ZREM', TIMERS, cjson.encode({'o', model}))
   delete_subject(m)
   call('DEL', stops_key(model), outside_key(model), queue_key(model), served_key(model), history_key(model))
-  if call('ZREM', MODELS, model) == 1 then models = models - 1 end
+  listed = listed - call('ZREM', MODELS, model)
   call('ZREMRANGEBYSCORE', FORGOTTEN, '-inf', exact(now - 86400))
   call('ZADD', FORGOTTEN, exact(now), model) -- replicas that still list it must not restore it
 end
@@ -299,7 +309,7 @@ local function forget_pool(pool)
   local m = load_pool(pool)
   if #users > 0 or not m then return users end
   delete_subject(m)
-  call('ZREM', POOLS, pool)
+  listed = listed - call('ZREM', POOLS, pool)
   return users
 end
 

@@ -117,11 +117,13 @@ if op == 'join' then -- making these functions takes longer than most operations
 
   -- After data loss: re-create the leases and usage that a replica reports.
   local function restore_leases(order, epoch)
-    for _, lease in ipairs(order.leases) do -- they are running, whether they still fit or not
+    for _, lease in ipairs(order.leases) do -- those that are running are, whether they still fit or not
       -- the server of the caller's epoch has recorded which of those it granted have ended
       local m = load_model(lease.model)
-      local is_news = m and (order.epoch ~= epoch or lease.here)
-      if is_news and live_state(lease.id) ~= 'gone' then update_lease(m, lease)
+      local is_news = m and (order.epoch ~= epoch or lease.here) and now - lease.age_s > lifted_at(lease.model, 'leases')
+      if lease.ttl_s <= 0 then -- over by its holder's clock: in what was lost others may have run in its place
+        if order.epoch ~= epoch and live_state(lease.id) ~= 'gone' then end_due(lease.id) end
+      elseif is_news and live_state(lease.id) ~= 'gone' then update_lease(m, lease)
       elseif is_news then
         local kept, chain = read_lease(lease.id), chain_of(m) or NOTHING
         local entry = {model = lease.model, state = lease.state, slots = lease.slots, owner = replica,
@@ -144,9 +146,8 @@ if op == 'join' then -- making these functions takes longer than most operations
   -- Re-create, after data loss, the stops that an operator or rule has set, unless they were lifted later.
   local function restore_settings(order)
     for _, entry in ipairs(order.lifted) do
-      local key, m = cjson.encode({entry[1], entry[2]}), load_model(entry[1])
-      local before = num(call('HGET', prefix .. 'lifted', key), 0)
-      call('HSET', prefix .. 'lifted', key, exact(math.max(before, num(entry[3], 0))))
+      local m = load_model(entry[1])
+      note_lifted(entry[1], entry[2], num(entry[3], 0))
       local standing = call('HGET', stops_key(entry[1]), entry[2])
       if m and standing and num(cjson.decode(standing)[4], 0) <= num(entry[3], 0) then
         call('HDEL', stops_key(entry[1]), entry[2])
@@ -154,8 +155,8 @@ if op == 'join' then -- making these functions takes longer than most operations
       end
     end
     for _, entry in ipairs(order.stops) do -- {model, owner, name, reason, since, until}
-      local key, m = cjson.encode({entry[1], entry[2] .. ':' .. entry[3]}), load_model(entry[1])
-      local lifted = num(call('HGET', prefix .. 'lifted', key), -1)
+      local m = load_model(entry[1])
+      local lifted = math.max(lifted_at(entry[1], entry[2] .. ':' .. entry[3]), lifted_at(entry[1], entry[2]))
       local over = num(entry[6], -1) >= 0 and num(entry[6], -1) <= now
       if m and lifted < num(entry[5], 0) and not over then
         stop(m, entry[2], entry[3], entry[4], entry[5], entry[6], true)
@@ -250,7 +251,7 @@ if op == 'join' then -- making these functions takes longer than most operations
     if known[1] ~= order.run_id or is_promoted or not epoch then -- leases and usage may be missing until every replica has reported
       epoch = order.token
       recovering, recovering_until, longest_s = true, alive + order.max_ttl_s, order.max_ttl_s
-      version, models = math.max(version, order.version) + 1, call('ZCARD', MODELS)
+      version, listed = math.max(version, order.version) + 1, call('ZCARD', MODELS) + call('ZCARD', POOLS)
       call('HSET', META, 'schema', order.schema, 'run_id', order.run_id, 'promotion', order.promotion, 'epoch', epoch)
       due, due_alive = now, alive
       schedule(TIMERS, alive + order.max_ttl_s + lag, cjson.encode({'r'}))

@@ -119,7 +119,7 @@ do
   end
 
   function operations.models() -- as one string: a client reads hundreds of small replies slowly
-    if call('ZCARD', MODELS) ~= models then
+    if not lists_are_whole() then
       needs_rejoin = true
       return {'epoch'}
     end
@@ -142,6 +142,8 @@ function of_model.row(m)
 end
 
 function of_model.end_leases(m) -- operation id
+  recount()
+  if needs_rejoin then return {'epoch'} end -- the caller's report would bring back what it has ended
   return once(ARGV[FIRST + 1], function() return {'ok', end_leases(m.name)} end)
 end
 
@@ -186,6 +188,9 @@ function of_model.stop(m) -- owner, name, reason, seconds or empty, extend
 end
 
 function of_model.resume(m) -- owner, name, every name, operation id
+  stops_of(m)
+  if needs_recount then recount() end
+  if needs_rejoin then return {'epoch'} end -- likewise, what it has lifted
   return once(ARGV[FIRST + 4], function()
     return {'ok', resume(m, ARGV[FIRST + 1], ARGV[FIRST + 2], ARGV[FIRST + 3] == '1')}
   end)
