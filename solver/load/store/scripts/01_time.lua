@@ -77,11 +77,12 @@ if not wall then
   wall = tonumber(time[1]) + tonumber(time[2]) / 1e6
 end
 
-local STATE = 'ddddddddddddddd'
+local STATE = 'dddddddddddddddd'
 local meta = call('HMGET', META, 'epoch', 'state', 'recovered')
 local has_state = meta[2] ~= false
 local now, lag, peak, peak_now, late = wall, 0, wall, wall, false
 local unconfirmed, unconfirmed_until = 0, 0                      -- elapsed time not counted since no client confirmed it, and its end
+local left_out = 0                                   -- time that may have passed, though the caller did not know of it
 local leases, listed, version, ticket = 0, 0, 0, 0   -- how many leases, models and pools there are; numbers that only grow
 local due, due_alive = math.huge, math.huge          -- before that, nothing ends by itself, and no lease
 local recovering_until, longest_s = 0, 0
@@ -89,7 +90,7 @@ local recovered, recovered_before = num(meta[3], 0), num(meta[3], 0)
 if has_state then
   local before_wall, before
   before_wall, before, lag, peak, peak_now, unconfirmed, unconfirmed_until, leases, listed, version, ticket, due, due_alive,
-    recovering_until, longest_s = struct.unpack(STATE, meta[2])
+    recovering_until, longest_s, left_out = struct.unpack(STATE, meta[2])
   local step = math.max(0, wall - before_wall)
   local earliest, latest = tonumber(ARGV[7]), tonumber(ARGV[8])
   local set, at_most = string.match(ARGV[8], '^set(%S+) (%S+)$')
@@ -99,12 +100,16 @@ if has_state then
   if set then -- others may have seen more of the time than the caller
     local since = math.max(0, wall - tonumber(set))
     late, now = since > tonumber(at_most), math.max(before, earliest + since)
+    left_out = left_out + math.max(0, before + step - now)
   elseif earliest then
     late = now > latest
-    if earliest > now and wall >= before_wall then -- time that was lost before: leases may be younger
-      lag, recovered = lag + earliest - now, recovered + earliest - now
-    end
-    now = math.max(now, earliest)
+    local behind, stepped_back = earliest - now, wall < before_wall
+    if behind > 0 then -- by time that was lost before, if the clock has not just been set back: leases may be younger
+      local lost = stepped_back and math.min(behind, left_out) or behind
+      lag, recovered = lag + lost, recovered + lost
+      left_out = left_out < math.huge and math.max(0, left_out - lost) or 0
+      now = earliest
+    elseif stepped_back then left_out = math.huge end
   elseif before_wall < peak and wall >= peak and wall - peak <= max_gap then -- set back, and now right
     now = math.max(before, peak_now + wall - peak)
   elseif step > max_gap then
@@ -125,6 +130,6 @@ local LIMITS = 'dddddd'
 
 local function write_state()
   call('HSET', META, 'state', struct.pack(STATE, wall, now, lag, peak, peak_now, unconfirmed, unconfirmed_until, leases, listed, version,
-    ticket, due, due_alive, recovering_until, longest_s))
+    ticket, due, due_alive, recovering_until, longest_s, left_out))
   if recovered ~= recovered_before then call('HSET', META, 'recovered', exact(recovered)) end
 end
