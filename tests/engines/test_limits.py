@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import solver
-import solver.clock
 from solver.clock import Deadline
 from solver.engines.attainable_bounds import attainable_bounds
 from solver.engines.base import Claim, load_engine
@@ -345,10 +343,9 @@ def test_agents_are_inserted_only_where_all_limits_hold(seed: int) -> None:
 
 @pytest.mark.parametrize("penalty", [None, np.inf])
 def test_budgets_of_large_batches_have_an_answer_before_a_search_could_be_set_up(
-    penalty: float | None, monkeypatch: pytest.MonkeyPatch
+    penalty: float | None, processor_time: None
 ) -> None:
     """Greedy at the prices of a sample serves all, where greedy by itself leaves a tenth out."""
-    monkeypatch.setattr(solver.clock.MonotonicClock, "now", lambda self: time.process_time())
     solver.warm_up()
     rng = np.random.default_rng(0)
     scores = rng.uniform(0, 100, (4_000, 40))

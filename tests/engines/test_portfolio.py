@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import solver
-import solver.clock
 from benchmarks import random_deadlines
 from solver import SpecError, Status
 from solver.clock import Deadline
@@ -24,8 +23,7 @@ from solver.solution import solving
 
 
 @pytest.mark.parametrize(("n", "m"), [(10, 3), (1_000, 10), (20_000, 30)])
-def test_a_deadline_always_brings_a_verified_answer(monkeypatch: pytest.MonkeyPatch, n: int, m: int) -> None:
-    monkeypatch.setattr(solver.clock.MonotonicClock, "now", lambda self: time.process_time())
+def test_a_deadline_always_brings_a_verified_answer(processor_time: None, n: int, m: int) -> None:
     solver.warm_up()
     scores, capacity = generate_scores(n, m, seed=0)
     started = time.process_time()
@@ -153,16 +151,14 @@ def test_an_answer_under_a_deadline_is_never_worse_than_greedy(monkeypatch: pyte
     assert answer.certificate.objective == certify(instance, greedy).objective
 
 
-def test_random_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_random_deadlines(processor_time: None) -> None:
     """A small share of `python -m benchmarks.random_deadlines`: the clock counts processor time."""
-    monkeypatch.setattr(solver.clock.MonotonicClock, "now", lambda self: time.process_time())
     faults = [random_deadlines.check(number, np.random.default_rng([3, number])) for number in range(12)]
     assert [fault for fault in faults if fault is not None] == []
 
 
-def test_rows_by_the_thousand_are_not_looked_at_past_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_by_the_thousand_are_not_looked_at_past_the_deadline(processor_time: None) -> None:
     """Eight teams apart on 5,680 models are 45,440 rows: recognising a network among them took 60 ms of 30."""
-    monkeypatch.setattr(solver.clock.MonotonicClock, "now", lambda self: time.process_time())
     scores = np.random.default_rng(0).uniform(0, 100, (10, 5_680))
     teams = [solver.Apart(name=f"t{k}", agents=[k, k + 1, k + 2]) for k in range(8)]
     answer = solver.assign(scores, np.ones(5_680), limits=teams, unassigned_penalty=np.inf, deadline_ms=30)
