@@ -197,9 +197,7 @@ class ReplicaMemory:
             ],
             "leases": [
                 held.fields(now)
-                for held in list(
-                    self.held.values()
-                )  # also those that are over, unless they are known to have ended
+                for held in list(self.held.values())  # also those that are over by this clock
                 if held.state is not LeaseState.GONE
             ],
             "stops": [

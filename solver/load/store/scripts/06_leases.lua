@@ -334,9 +334,9 @@ local function recount()
     end
     local m = load_model(model)
     if m then
-      local awaits_stops = recovering and call('SCARD', prefix .. 'joined') == 0
-      if m.accepting == 0 and not awaits_stops and call('EXISTS', stops_key(m.name)) == 0 then
-        needs_rejoin = true -- its stops were deleted: those who have set them know them
+      local has_lost_stops = m.accepting == 0 and call('EXISTS', stops_key(m.name)) == 0
+      if has_lost_stops and not (recovering and call('SCARD', prefix .. 'joined') == 0) then
+        needs_rejoin = true -- those who have set them know them
       else
         follow_stops(m)
       end
