@@ -196,7 +196,7 @@ def test_a_report_whose_reply_was_lost_is_not_taken_twice(
     first.release("a", tokens=None, cost_nano_usd=0)
     site.lose_memory(site.keys())
     first.view()
-    run, lost = second._link._run, []
+    run, lost = second._link._run, list[str]()
 
     def losing(operation: str, *arguments: Any) -> Any:
         reply = run(operation, *arguments)
