@@ -166,9 +166,8 @@ def test_a_late_message_does_not_take_a_second_step_of_the_clock_for_time(site: 
     assert getattr(other.acquire(ask("y")), "reason", None) is RefusalReason.CONCURRENCY
 
 
-@pytest.mark.parametrize("step_s", [-30.0, 3600.0])
-def test_time_that_one_did_not_know_of_ends_no_lease_early(site: Site, step_s: float) -> None:
-    """One that is behind takes what has passed for a step; the clock is set before another knows better."""
+def test_time_that_one_did_not_know_of_ends_no_lease_early(site: Site) -> None:
+    """One that is behind takes what has passed for a step; the clock is set back before another knows better."""
     ahead, _ = site.join("a", replicas=2)
     site.world.now_s = 3.0
     site.server_clock.offset_s -= 5.0
@@ -178,13 +177,10 @@ def test_time_that_one_did_not_know_of_ends_no_lease_early(site: Site, step_s: f
     site.world.now_s = 4.8
     assert behind.acquire(ask("x", ttl_s=7.0)) is LeaseState.RUNNING  # at 4 s, by the server
     assert client.sent[-1][10].startswith("set")
-    _set_clock_and_check(site, step_s, ahead, behind, until_s=11.8)
+    _set_back_again_and_check(site, ahead, behind, until_s=11.8)
 
 
-@pytest.mark.parametrize("step_s", [-30.0, 3600.0])
-def test_time_that_nobody_knew_of_when_the_clock_was_set_back_ends_no_lease_early(
-    site: Site, step_s: float
-) -> None:
+def test_time_that_nobody_knew_of_when_the_clock_was_set_back_ends_no_lease_early(site: Site) -> None:
     ahead, _ = site.join("a", replicas=2)
     site.world.now_s = 2.2
     ahead.view()
@@ -197,15 +193,13 @@ def test_time_that_nobody_knew_of_when_the_clock_was_set_back_ends_no_lease_earl
     site.world.now_s = 3.9
     assert behind.acquire(ask("x", ttl_s=7.0)) is LeaseState.RUNNING  # at 3.2 s, by the server
     assert not client.sent[-1][10].startswith("set")
-    _set_clock_and_check(site, step_s, ahead, behind, until_s=10.9)
+    _set_back_again_and_check(site, ahead, behind, until_s=10.9)
 
 
-def _set_clock_and_check(
-    site: Site, step_s: float, ahead: RedisStore, behind: RedisStore, until_s: float
-) -> None:
-    """The clock is set once more, and one that knows the time comes next; the lease runs as long as it may."""
+def _set_back_again_and_check(site: Site, ahead: RedisStore, behind: RedisStore, until_s: float) -> None:
+    """The clock is set back once more, and one that knows the time comes next; the lease runs as long as it may."""
     site.world.now_s = 6.0
-    site.server_clock.offset_s += step_s
+    site.server_clock.offset_s -= 30.0
     site.world.now_s = 9.0
     ahead.view()
     site.world.now_s = until_s - 0.2

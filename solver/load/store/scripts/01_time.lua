@@ -95,24 +95,19 @@ if has_state then
   local earliest, latest = tonumber(ARGV[7]), tonumber(ARGV[8])
   local set, at_most = string.match(ARGV[8], '^set(%S+) (%S+)$')
   local max_gap = by_caller and LEAP_S or longest_s
-  -- Time that may have passed before leases began, or before something was used, is not counted for them.
-  local function count_less(lost)
-    lag, recovered = lag + lost, recovered + lost
-    if lost > 0 then left_out = left_out < math.huge and math.max(0, left_out - lost) or 0 end
-  end
   now = before + step
   if meta[1] ~= ARGV[2] then earliest, set = nil, nil end -- another epoch may have another time
   if set then -- others may have seen more of the time than the caller
     local since = math.max(0, wall - tonumber(set))
-    local told = math.max(before, earliest + since)
-    count_less(math.min(told - before, left_out))
-    left_out = left_out + math.max(0, now - told)
-    late, now = since > tonumber(at_most), told
+    late, now = since > tonumber(at_most), math.max(before, earliest + since)
+    left_out = left_out + math.max(0, before + step - now)
   elseif earliest then
     late = now > latest
     local behind, stepped_back = earliest - now, wall < before_wall
     if behind > 0 then -- by time that was lost before, if the clock has not just been set back: leases may be younger
-      count_less(stepped_back and math.min(behind, left_out) or behind)
+      local lost = stepped_back and math.min(behind, left_out) or behind
+      lag, recovered = lag + lost, recovered + lost
+      left_out = left_out < math.huge and math.max(0, left_out - lost) or 0
       now = earliest
     elseif stepped_back then left_out = math.huge end
   elseif before_wall < peak and wall >= peak and wall - peak <= max_gap then -- set back, and now right
