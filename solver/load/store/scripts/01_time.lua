@@ -27,8 +27,9 @@
 -- and of the store's own state is kept in tables, and written back once, at the end.
 --
 -- Keys: meta (hash: epoch, epoch_before where a lost key has ended it, state, recovered, run_id, promotion, schema), joined (set),
---       processes (hash: replica -> process and number of its last joining),
---       lifted (hash: stop -> second, while recovering), members (zset), forgotten (zset),
+--       processes (hash: replica -> process, number and epoch of its last joining),
+--       lifted (hash: model and stop, owner of stops, or 'leases' -> second in which they were lifted or ended, while recovering),
+--       members (zset), forgotten (zset),
 --       restored (hash: subject and epoch -> changes of its usage that the server had, or a replica has reported; '' -> the
 --       epoch before the loss of memory; until every replica has joined),
 --       since_loss (hash: subject and meter -> what was charged since the loss of memory, while recovering),
