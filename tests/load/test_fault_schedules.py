@@ -29,7 +29,8 @@ of a model stayed after the list of models was lost."""
 
 FOUND_WITH_POOLS = (
     *(4000871, 4201581, 7000012, 7000333, 7000543, 21001081, 31007632, 31009570),
-    *(40005510, 41002710, 60005459, 61003236, 61005956, 62006386, 64001512, 71007018, 79008268),
+    *(40005510, 41002710, 60005459, 61003236, 61005956, 62006386, 64001512, 71007018, 77038709),
+    *(79008268, 79011780),
 )
 """As above, of schedules with pools, windows and tenants: a replica that joined again made a deleted pool anew; a
 client connected again in silence to a server without the last writes; time recovered after a step of the clock ended a
@@ -37,8 +38,8 @@ window early; a lease that ran was left waiting by a server that had seen it wai
 running by a server that had lost what came after; a settlement hid what another replica remembered; windows ended
 early where the time was lost after a step of the clock; a late message vouched for the time before a second step; days
 were taken to end by a replica's clock; figures that a server knew took back what had been settled since; a key
-was lost after some had reported; a report whose reply was lost was taken once more after the recovery; leases
-did not end after two steps forward."""
+was lost after some had reported; a report whose reply was lost was taken once more after the recovery; time that
+another had heard of before ended a lease early after a step forward; leases did not end after two steps of the clock."""
 
 FOUND_DENSE = (51000773, 52001232, 54005533, 74025044, 74031907, 76033152)
 """As above, with more troubles: a restored lease gave back what had left its window; figures of two histories that have

@@ -166,21 +166,38 @@ def test_a_late_message_does_not_take_a_second_step_of_the_clock_for_time(site: 
     assert getattr(other.acquire(ask("y")), "reason", None) is RefusalReason.CONCURRENCY
 
 
-def test_time_that_one_did_not_know_of_ends_no_lease_early(site: Site) -> None:
-    """One that is behind takes what has passed for a step; the clock is set back before another knows better."""
+STEPS_S = pytest.mark.parametrize("step_s", [-30.0, 5.0, 3600.0])
+
+
+@STEPS_S
+def test_time_that_one_did_not_know_of_ends_no_lease_early(site: Site, step_s: float) -> None:
+    """One was behind when a lease began; the clock is set once more before another, who knows better, tells."""
     ahead, _ = site.join("a", replicas=2)
     site.world.now_s = 3.0
     site.server_clock.offset_s -= 5.0
-    behind, client = site.join("b", replicas=2)  # it learns that it is 0 s
+    behind, _ = site.join("b", replicas=2)  # it learns that it is 0 s
+    site.world.now_s = 3.2
+    assert behind.acquire(ask("x", ttl_s=7.0)) is LeaseState.RUNNING
+    _set_clock_and_check(site, step_s, ahead, behind, until_s=10.2)
+
+
+@STEPS_S
+def test_time_that_one_had_to_be_told_ends_no_lease_early(site: Site, step_s: float) -> None:
+    ahead, _ = site.join("a", replicas=2)
+    site.world.now_s = 3.0
+    site.server_clock.offset_s -= 5.0
+    behind, _ = site.join("b", replicas=2)
     site.world.now_s = 4.0
     ahead.view()
     site.world.now_s = 4.8
-    assert behind.acquire(ask("x", ttl_s=7.0)) is LeaseState.RUNNING  # at 4 s, by the server
-    assert client.sent[-1][10].startswith("set")
-    _set_back_again_and_check(site, ahead, behind, until_s=11.8)
+    assert behind.acquire(ask("x", ttl_s=7.0)) is LeaseState.RUNNING
+    _set_clock_and_check(site, step_s, ahead, behind, until_s=11.8)
 
 
-def test_time_that_nobody_knew_of_when_the_clock_was_set_back_ends_no_lease_early(site: Site) -> None:
+@STEPS_S
+def test_time_that_nobody_knew_of_when_the_clock_was_set_back_ends_no_lease_early(
+    site: Site, step_s: float
+) -> None:
     ahead, _ = site.join("a", replicas=2)
     site.world.now_s = 2.2
     ahead.view()
@@ -193,13 +210,15 @@ def test_time_that_nobody_knew_of_when_the_clock_was_set_back_ends_no_lease_earl
     site.world.now_s = 3.9
     assert behind.acquire(ask("x", ttl_s=7.0)) is LeaseState.RUNNING  # at 3.2 s, by the server
     assert not client.sent[-1][10].startswith("set")
-    _set_back_again_and_check(site, ahead, behind, until_s=10.9)
+    _set_clock_and_check(site, step_s, ahead, behind, until_s=10.9)
 
 
-def _set_back_again_and_check(site: Site, ahead: RedisStore, behind: RedisStore, until_s: float) -> None:
-    """The clock is set back once more, and one that knows the time comes next; the lease runs as long as it may."""
+def _set_clock_and_check(
+    site: Site, step_s: float, ahead: RedisStore, behind: RedisStore, until_s: float
+) -> None:
+    """The clock is set once more, and one that knows the time comes next; the lease runs as long as it may."""
     site.world.now_s = 6.0
-    site.server_clock.offset_s -= 30.0
+    site.server_clock.offset_s += step_s
     site.world.now_s = 9.0
     ahead.view()
     site.world.now_s = until_s - 0.2
@@ -207,6 +226,61 @@ def _set_back_again_and_check(site: Site, ahead: RedisStore, behind: RedisStore,
     assert behind.lease_state("x") is LeaseState.RUNNING
     site.world.now_s = until_s + 9.0
     assert ahead.lease_state("x") is LeaseState.GONE
+
+
+@pytest.mark.parametrize("between_s", [2.0, 5.0, 12.0])
+def test_two_that_speak_in_turn_agree_on_the_time_after_a_step(site: Site, between_s: float) -> None:
+    """A process that starts after the step takes it for time; another, which does not, is told once, not each time."""
+    holder, one = site.join("a", replicas=2)
+    old, _ = site.join("b", replicas=2)
+    assert holder.acquire(ask("x", ttl_s=10.0)) is LeaseState.RUNNING
+    old.close()
+    site.world.now_s = 3.0
+    site.server_clock.offset_s += 3600.0
+    fresh, other = site.join("b", replicas=2)
+    for client in (one, other):
+        client.sent.clear()
+    for _ in range(10):
+        for store in (holder, fresh):
+            site.world.now_s += between_s
+            store.view()
+    assert [message[10][:3] for message in one.sent].count("set") == 1
+    assert len(one.sent) == 11
+    assert len(other.sent) == 10
+    assert holder.lease_state("x") is LeaseState.GONE
+
+
+def test_a_copy_takes_nothing_after_time_was_made_up_for(site: Site) -> None:
+    """Attempts are remembered by the time in which they can be late."""
+    store, client = site.join("a", replicas=2)
+    other, _ = site.join("b", replicas=2)
+    assert store.acquire(ask("x")) is LeaseState.RUNNING
+    copy = client.sent[-1]
+    store.release("x", tokens=None, cost_nano_usd=None)
+    site.server_clock.offset_s -= 100.0
+    other.close()
+    site.world.now_s = 30.0
+    site.join("b", replicas=2)  # it has not heard what time it was
+    for _ in range(2):
+        store.view()
+        site.world.now_s += 0.1
+    assert client.evalsha(*copy)[1][0] == b"copy"
+    assert store.view().active.tolist() == [0]
+
+
+def test_a_copy_from_before_the_clock_was_set_back_is_late(site: Site) -> None:
+    store, client = site.join("a")
+    site.server_clock.offset_s += 3600.0
+    assert store.acquire(ask("x")) is LeaseState.RUNNING
+    copy = client.sent[-1]
+    assert copy[10].startswith("set")
+    store.release("x", tokens=None, cost_nano_usd=None)
+    site.server_clock.offset_s -= 3600.0
+    for _ in range(30):
+        site.world.now_s += 1.0
+        store.view()
+    assert client.evalsha(*copy)[1][0] == b"late"
+    assert store.view().active.tolist() == [0]
 
 
 def test_leases_end_although_every_process_is_new(site: Site) -> None:

@@ -25,6 +25,7 @@ from solver.load.store.redis_server import (
     watch_connections,
 )
 from solver.load.store.replica_name import ReplicaName
+from solver.load.store.server_time import ServerTime
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,9 +68,6 @@ _ONCE_ONLY = frozenset(
 
 _ATTEMPTS_PER_COMMAND = 3
 """Attempts of one command: a restart of the server, and a second one while joining again."""
-
-_START_ALLOWANCE_S = 1.0
-"""Seconds that the server may take to begin with a request, beyond the time-out."""
 
 _LOG = logging.getLogger("solver.load")
 
@@ -151,10 +149,7 @@ class RedisLink:
         self.epoch, self._server = "", ServerIdentity()
         self._process, self._joinings, self._joined = secrets.token_hex(8), 0, 0
         self._operations = itertools.count()
-        self._seen: tuple[float, float, float] | None = None
-        """(the server's time in the last answer, when it was asked for, when it came) by this machine's clock."""
-        self._clock_set: tuple[float, float, float] | None = None
-        """(the time, the reading of the server's clock, that of this machine's) when the former was found to be set."""
+        self._time = ServerTime(self._timeout_s)
 
     def _connect(self) -> None:
         """Make the client, if it is the store's own; also in the child of a fork, where locks in it may stay taken."""
@@ -176,9 +171,8 @@ class RedisLink:
     @property
     def server_now_s(self) -> float:
         """The server's time, by the last answer and this machine's clock."""
-        if self._seen is None or self._script_clock is not None:
-            return self.clock.now()
-        return self._seen[0] + self._wall.now() - self._seen[2]
+        server_s = self._time.at(self._wall.now()) if self._script_clock is None else None
+        return self.clock.now() if server_s is None else server_s
 
     def call(self, operation: str, *arguments: str | float) -> list[Any]:
         """Run one operation. See :meth:`call_counted`."""
@@ -233,7 +227,7 @@ class RedisLink:
             if not reply or reply[0] != "late":
                 return reply
             # It is not late, since this caller waits for the answer: the server's clock has been set forward.
-            self._clock_set = (self.server_now_s, float(reply[1]), self._wall.now())
+            self._time.clock_set(float(reply[1]), self._wall.now())
         raise redis.exceptions.ConnectionError("the server's clock does not keep still")
 
     def _exchange(self, operation: str, *arguments: str | float) -> list[Any]:
@@ -241,14 +235,8 @@ class RedisLink:
         clock, earliest, latest = "", "", ""
         if self._script_clock is not None:
             clock = repr(self._script_clock.now())
-        elif self._clock_set is not None:
-            server_s, reading_s, read_s = self._clock_set
-            at_most_s = sent_s - read_s + self._timeout_s + _START_ALLOWANCE_S
-            earliest, latest = repr(server_s), f"set{reading_s!r} {at_most_s!r}"
-        elif self._seen is not None:
-            server_s, asked_s, came_s = self._seen
-            earliest = repr(server_s + sent_s - came_s)
-            latest = repr(server_s + sent_s - asked_s + self._timeout_s + _START_ALLOWANCE_S)
+        else:
+            earliest, latest = self._time.bounds(sent_s)
         self._sending.inside = True
         try:
             reply = self._client.evalsha(
@@ -266,9 +254,9 @@ class RedisLink:
             )
         finally:
             self._sending.inside = False
-        now, answer = text_of(reply)
+        time, answer = text_of(reply)
         if answer and answer[0] != "late":
-            self._seen, self._clock_set = (float(now), sent_s, self._wall.now()), None
+            self._time.heard(time, sent_s, self._wall.now())
         return list(answer)
 
     def _lost(self, detail: str, cause: OutageCause, *, at_once: bool) -> None:

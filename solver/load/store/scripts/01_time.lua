@@ -11,8 +11,8 @@
 -- ARGV[4]  name of the replica
 -- ARGV[5]  number of peers (0: absent replicas keep no share)
 -- ARGV[6]  seconds until a silent replica counts as absent
--- ARGV[7]  earliest and
--- ARGV[8]  latest time it can be, by the caller's monotonic clock; empty when the caller does not know. After an
+-- ARGV[7]  earliest time it can be, and how much of it was not metered when the caller last heard of it, if any, and
+-- ARGV[8]  latest metered time, by the caller's monotonic clock; empty when the caller does not know. After an
 --          answer 'late': the time it was then, and 'set', the reading of the server's clock at that time, and how many
 --          seconds can have passed since
 -- ARGV[9]  id of the operation, empty where a copy that comes later does no harm
@@ -20,7 +20,7 @@
 --          is not carried out
 -- ARGV[11+] arguments of the operation
 --
--- Reply: {time, answer}. A script is not rolled back when a call fails, so nothing here relies on a key
+-- Reply: {time, and how much of it is not metered, if any, answer}. A script is not rolled back when a call fails, so nothing here relies on a key
 -- that another client may have deleted, and every number is written in full.
 --
 -- A subject is a model, m:<model>, or a pool of limits that several models share, p:<pool>. What is read of it
@@ -35,7 +35,7 @@
 --       since_loss (hash: subject and meter -> what was charged since the loss of memory, while recovering),
 --       models, pools (zset: by order of arrival), expiry (zset: lease -> second),
 --       timers (zset: what ends by itself -> second), deletions (zset: key to be deleted -> second),
---       recent (zset: attempt at an operation -> second when it is forgotten), c:<calendar> (zset: ends of its periods),
+--       recent (zset: attempt at an operation -> metered second when it is forgotten), c:<calendar> (zset: ends of its periods),
 --       <subject> (hash: state, limits, further, pools, rules, meters, and when these were set), s:<model> (hash: stop -> JSON),
 --       o:<model> (hash: replica -> active and queued work that it has added from outside, and how often),
 --       w:<subject>:<meter> (hash: step -> amount), q:<model> (zset: waiting leases), v:<model> (hash: tenant ->
@@ -59,16 +59,16 @@ end
 
 -- Time ------------------------------------------------------------------------------------------------
 --
--- now    seconds that have passed. The server's clock may be set while it runs: steps back are
---        left out. A reading later than the caller says it can be means that the message is late, or that
---        the clock was set forward: nothing is done, and a caller that still waits for the answer sends it again.
--- alive  seconds that have passed, for leases. Elapsed time that no client's clock confirms may be a step of the
---        server's clock (the gap before the first message of a process, say), and time recovered after a step may
---        have passed before a lease began. Neither is counted, so that no lease ends while its holder works. The
---        time left out is at most the longest time to live in as long a time, so that leases also end where every
---        process is new.
--- metered  the same for what was used in sliding windows: time recovered after a step may have passed before it was
---        used, and is not counted.
+-- now    seconds that have passed. The server's clock may be set while it runs: steps back are left out, until a caller
+--        that knows better tells. More metered time than the caller says there can be means that the message is late, or
+--        that the clock was set forward: nothing is done, and a caller that still waits for the answer sends it again.
+-- alive  seconds that have passed, for leases, which may have begun since the last message that moved time on. Of what has
+--        passed since then, the server's clock tells how much, unless it was set; what a caller knows beyond that may have
+--        passed before, and is not counted, so that no lease ends while its holder works. Neither is elapsed time that no
+--        client's clock confirms (the gap before the first message of a process, say), since it may be a step; of it, at most
+--        the longest time to live in as long a time is left out, so that leases also end where every process is new.
+-- metered  the same for what was used in sliding windows, but elapsed time that nobody confirms is counted. Since it is never
+--        made up for what another caller knows, a caller can say how late it can be at most.
 
 local wall = tonumber(ARGV[3])
 local by_caller = wall ~= nil
@@ -78,12 +78,11 @@ if not wall then
   wall = tonumber(time[1]) + tonumber(time[2]) / 1e6
 end
 
-local STATE = 'dddddddddddddddd'
+local STATE = 'ddddddddddddddd'
 local meta = call('HMGET', META, 'epoch', 'state', 'recovered')
 local has_state = meta[2] ~= false
 local now, lag, peak, peak_now, late = wall, 0, wall, wall, false
 local unconfirmed, unconfirmed_until = 0, 0                      -- elapsed time not counted since no client confirmed it, and its end
-local left_out = 0                                   -- time that may have passed, though the caller did not know of it
 local leases, listed, version, ticket = 0, 0, 0, 0   -- how many leases, models and pools there are; numbers that only grow
 local due, due_alive = math.huge, math.huge          -- before that, nothing ends by itself, and no lease
 local recovering_until, longest_s = 0, 0
@@ -91,39 +90,45 @@ local recovered, recovered_before = num(meta[3], 0), num(meta[3], 0)
 if has_state then
   local before_wall, before
   before_wall, before, lag, peak, peak_now, unconfirmed, unconfirmed_until, leases, listed, version, ticket, due, due_alive,
-    recovering_until, longest_s, left_out = struct.unpack(STATE, meta[2])
+    recovering_until, longest_s = struct.unpack(STATE, meta[2])
   local step = math.max(0, wall - before_wall)
-  local earliest, latest = tonumber(ARGV[7]), tonumber(ARGV[8])
+  local earliest, latest, seen_recovered = tonumber(ARGV[7]), tonumber(ARGV[8]), 0
+  if not earliest then
+    local told, not_metered = string.match(ARGV[7], '^(%S+) (%S+)$')
+    earliest, seen_recovered = tonumber(told), num(not_metered, 0)
+  end
   local set, at_most = string.match(ARGV[8], '^set(%S+) (%S+)$')
-  local max_gap = by_caller and LEAP_S or longest_s
-  now = before + step
   if meta[1] ~= ARGV[2] then earliest, set = nil, nil end -- another epoch may have another time
-  if set then -- others may have seen more of the time than the caller
-    local since = math.max(0, wall - tonumber(set))
-    late, now = since > tonumber(at_most), math.max(before, earliest + since)
-    left_out = left_out + math.max(0, before + step - now)
+  now = before + step
+  if set then -- others may have seen more of the time than the caller, or less
+    local since = wall - tonumber(set)
+    late, now = since < 0 or since > tonumber(at_most), math.max(before, earliest + since)
+    local known = math.max(0, now - before - math.min(step, since))
+    lag, recovered = lag + known, recovered + known
   elseif earliest then
-    late = now > latest
-    local behind, stepped_back = earliest - now, wall < before_wall
-    if behind > 0 then -- by time that was lost before, if the clock has not just been set back: leases may be younger
-      local lost = stepped_back and math.min(behind, left_out) or behind
-      lag, recovered = lag + lost, recovered + lost
-      left_out = left_out < math.huge and math.max(0, left_out - lost) or 0
-      now = earliest
-    elseif stepped_back then left_out = math.huge end
-  elseif before_wall < peak and wall >= peak and wall - peak <= max_gap then -- set back, and now right
-    now = math.max(before, peak_now + wall - peak)
-  elseif step > max_gap then
-    lag = lag + step
-  elseif not earliest and not by_caller then -- no client's clock confirms the step
-    if before - lag >= unconfirmed_until then unconfirmed, unconfirmed_until = 0, before - lag + max_gap end
-    local uncounted = math.max(0, math.min(step, max_gap - unconfirmed))
-    unconfirmed, lag = unconfirmed + uncounted, lag + uncounted
+    late = now - recovered > latest
+    local known = math.max(0, earliest - now) -- the clock was set back, now or before
+    local doubtful = math.min(step, math.max(0, now - latest - seen_recovered)) -- told by others since, or set forward now
+    lag, recovered, now = lag + known + doubtful, recovered + known + doubtful, math.max(now, earliest)
+  else
+    local max_gap = by_caller and LEAP_S or longest_s
+    if before_wall < peak and wall >= peak and wall - peak <= max_gap then -- set back, and now right
+      now = math.max(before, peak_now + wall - peak)
+    end
+    local elapsed = now - before
+    if elapsed > max_gap then
+      lag = lag + elapsed
+    elseif not by_caller then -- no client's clock confirms it
+      if before - lag >= unconfirmed_until then unconfirmed, unconfirmed_until = 0, before - lag + max_gap end
+      local uncounted = math.max(0, math.min(elapsed, max_gap - unconfirmed))
+      unconfirmed, lag = unconfirmed + uncounted, lag + uncounted
+    end
   end
   if wall > peak then peak, peak_now = wall, now end
 end
 if not has_state then late = wall > (tonumber(ARGV[8]) or math.huge) end -- it was sent to a server that has lost its memory since
 local alive, metered = now - lag, now - recovered
+local time_text = recovered > 0 and exact(now) .. ' ' .. exact(recovered) or exact(now)
 local recovering = alive < recovering_until
 
 local SUBJECT = 'dddddddddddddddddddddd'
@@ -131,6 +136,6 @@ local LIMITS = 'dddddd'
 
 local function write_state()
   call('HSET', META, 'state', struct.pack(STATE, wall, now, lag, peak, peak_now, unconfirmed, unconfirmed_until, leases, listed, version,
-    ticket, due, due_alive, recovering_until, longest_s, left_out))
+    ticket, due, due_alive, recovering_until, longest_s))
   if recovered ~= recovered_before then call('HSET', META, 'recovered', exact(recovered)) end
 end

@@ -54,7 +54,7 @@ if op == 'acquire' or op == 'release' then
     state[HEARD], version = now, version + 1
     call('HSET', prefix .. subject, 'state', struct.pack(SUBJECT, unpack(state, 1, MEASURED)))
     write_state()
-    return {exact(now), answer}
+    return {time_text, answer}
   end
 
   local carry_out -- nil is returned for what is left to the other files
@@ -88,11 +88,11 @@ if op == 'acquire' or op == 'release' then
         return nil
       end
       if ARGV[9] ~= '' then
-        if call('ZADD', RECENT, exact((tonumber(ARGV[8]) or now) + RECENT_S), ARGV[9]) == 0 then -- a copy
+        if call('ZADD', RECENT, exact((tonumber(ARGV[8]) or metered) + RECENT_S), ARGV[9]) == 0 then -- a copy
           call('ZREM', EXPIRY, id)
           call('DEL', key)
           write_state()
-          return {exact(now), {'copy'}}
+          return {time_text, {'copy'}}
         end
         due = math.min(due, now + RECENT_S)
       end

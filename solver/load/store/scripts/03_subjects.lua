@@ -28,7 +28,7 @@ local function window_key(subject, meter) return prefix .. 'w:' .. subject .. ':
 local function is_copy()
   local id, attempt = ARGV[9], tonumber(ARGV[10])
   if id == '' then return false end
-  local forgotten = exact((tonumber(ARGV[8]) or now) + RECENT_S)
+  local forgotten = exact((tonumber(ARGV[8]) or metered) + RECENT_S)
   due = math.min(due, now + RECENT_S)
   local is_new = call('ZADD', RECENT, forgotten, id) == 1
   if attempt == 1 then return not is_new end

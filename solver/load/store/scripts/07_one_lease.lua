@@ -77,10 +77,10 @@ local function finish(answer)
     call('HDEL', META, 'epoch')
     answer = {'epoch'}
   end
-  return {exact(now), answer}
+  return {time_text, answer}
 end
 
-if late then return {exact(now), {'late', exact(wall)}} end
+if late then return {time_text, {'late', exact(wall)}} end
 -- A server that is full refuses what takes memory before anything is written. What only gives back has to
 -- get through: after one harmless deletion the server lets the rest of a script write. A release begins with one.
 local is_quick = operations[op] and now < due and alive < due_alive

@@ -236,8 +236,8 @@ local function run_due()
   if now < due then return end
   run_timers()
   delete_due_keys()
-  call('ZREMRANGEBYSCORE', RECENT, '-inf', exact(now))
-  due = math.min(first_of(TIMERS), first_of(DELETIONS) + lag, first_of(RECENT))
+  call('ZREMRANGEBYSCORE', RECENT, '-inf', exact(metered))
+  due = math.min(first_of(TIMERS), first_of(DELETIONS) + lag, first_of(RECENT) + now - metered)
 end
 
 local function end_leases(model)
