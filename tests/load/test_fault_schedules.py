@@ -39,7 +39,7 @@ running by a server that had lost what came after; a settlement hid what another
 early where the time was lost after a step of the clock; a late message vouched for the time before a second step; days
 were taken to end by a replica's clock; figures that a server knew took back what had been settled since; a key
 was lost after some had reported; a report whose reply was lost was taken once more after the recovery; time that
-another had heard of before ended a lease early after a step forward; leases did not end after two steps of the clock."""
+another had heard of ended a lease early after a step forward; leases did not end after two steps of the clock."""
 
 FOUND_DENSE = (51000773, 52001232, 54005533, 74025044, 74031907, 76033152)
 """As above, with more troubles: a restored lease gave back what had left its window; figures of two histories that have
