@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import random
+import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -251,21 +253,25 @@ def test_two_that_speak_in_turn_agree_on_the_time_after_a_step(site: Site, betwe
 
 
 def test_a_copy_takes_nothing_after_time_was_made_up_for(site: Site) -> None:
-    """Attempts are remembered by the time in which they can be late."""
-    store, client = site.join("a", replicas=2)
-    other, _ = site.join("b", replicas=2)
+    """Attempts are remembered by the time in which they can be late: its sender may lack what others tell."""
+    old, _ = site.join("a", replicas=2)
+    ahead, _ = site.join("b", replicas=2)
+    site.server_clock.offset_s -= 100.0
+    old.close()
+    site.world.now_s = 20.0
+    store, client = site.join("a", replicas=2)  # it learns that it is 0 s
+    site.server_clock.offset_s += 3600.0
+    site.world.now_s = 40.0
+    store.view()
     assert store.acquire(ask("x")) is LeaseState.RUNNING
     copy = client.sent[-1]
+    assert not copy[10].startswith("set")
     store.release("x", tokens=None, cost_nano_usd=None)
-    site.server_clock.offset_s -= 100.0
-    other.close()
-    site.world.now_s = 30.0
-    site.join("b", replicas=2)  # it has not heard what time it was
     for _ in range(2):
-        store.view()
         site.world.now_s += 0.1
+        ahead.view()
     assert client.evalsha(*copy)[1][0] == b"copy"
-    assert store.view().active.tolist() == [0]
+    assert ahead.view().active.tolist() == [0]
 
 
 def test_a_copy_from_before_the_clock_was_set_back_is_late(site: Site) -> None:
@@ -296,3 +302,38 @@ def test_leases_end_although_every_process_is_new(site: Site) -> None:
             break
         store.close()
     assert 30.0 <= site.world.now_s <= 30.0 + MAX_TTL_S + 20.0
+
+
+def lease_time_s(site: Site) -> float:
+    """The time that has passed for leases, by the server."""
+    state = site.real.hget(f"solver:{{{site.namespace}}}:meta", "state")
+    _, now_s, uncounted_s = struct.unpack_from("<3d", state)
+    return float(now_s - uncounted_s)
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_no_steps_of_the_clock_make_time_pass_faster_for_leases(site: Site, seed: int) -> None:
+    """Whoever speaks when; and once the clock keeps still, no time is lost, and no message sent twice."""
+    rng = random.Random(seed)  # noqa: S311 # reproducible on purpose
+    number = rng.randrange(2, 5)
+    joined = [site.join(f"r{k}", replicas=number) for k in range(number)]
+    weights = [0.02 + rng.random() ** 2 for _ in joined]
+    rate, steps = rng.choice((0.1, 0.5, 3.0)), rng.choice((0.02, 0.05, 0.1))
+    most_ahead_s, least_ahead_s = 0.0, float("inf")
+    for _ in range(60):
+        site.world.now_s += rng.expovariate(rate)
+        if rng.random() < steps:
+            site.server_clock.offset_s += rng.choice((-3600.0, -30.0, -5.0, 5.0, 30.0, 3600.0))
+            site.world.now_s += rng.expovariate(rate)
+        rng.choices(joined, weights)[0][0].lease_state("nobody")
+        ahead_s = lease_time_s(site) - site.world.now_s
+        least_ahead_s = min(least_ahead_s, ahead_s)
+        most_ahead_s = max(most_ahead_s, ahead_s - least_ahead_s)
+    assert most_ahead_s < 0.01
+    for between_s in (1.0, 1.0, 1.0, 6.0, 6.0, 6.0):
+        sent, before_s = sum(len(client.sent) for _, client in joined), lease_time_s(site)
+        for store, _ in joined:
+            site.world.now_s += between_s
+            store.lease_state("nobody")
+    assert sum(len(client.sent) for _, client in joined) == sent + number
+    assert lease_time_s(site) - before_s == pytest.approx(6.0 * number, abs=0.01)

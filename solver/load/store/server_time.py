@@ -16,6 +16,8 @@ class _Answer(NamedTuple):
     """How much of it was made up for what callers knew; the rest moves on by the server's clock alone."""
     asked_s: float
     came_s: float
+    unheard_s: float
+    """How much others may know beyond it: what passed before it, where the server could not tell how much that was."""
 
 
 class _Setting(NamedTuple):
@@ -56,13 +58,16 @@ class ServerTime:
         if answer is None:
             return "", ""
         earliest = repr(answer.server_s + sent_s - answer.came_s)
-        latest = repr(answer.server_s - answer.not_metered_s + sent_s - answer.asked_s + self._most_s)
-        return (f"{earliest} {answer.not_metered_s!r}" if answer.not_metered_s else earliest), latest
+        if answer.not_metered_s or answer.unheard_s:
+            earliest += f" {answer.not_metered_s!r} {answer.unheard_s!r}"
+        return earliest, repr(answer.server_s - answer.not_metered_s + sent_s - answer.asked_s + self._most_s)
 
     def heard(self, time: str, asked_s: float, came_s: float) -> None:
         """Take the time in an answer."""
         server_s, _, not_metered_s = time.partition(" ")
-        self._answer = _Answer(float(server_s), float(not_metered_s or 0.0), asked_s, came_s)
+        before, setting = self._answer, self._setting
+        unheard_s = 0.0 if before is None or setting is None else asked_s - before.came_s
+        self._answer = _Answer(float(server_s), float(not_metered_s or 0.0), asked_s, came_s, unheard_s)
         self._setting = None
 
     def clock_set(self, reading_s: float, now_s: float) -> None:

@@ -11,17 +11,18 @@
 -- ARGV[4]  name of the replica
 -- ARGV[5]  number of peers (0: absent replicas keep no share)
 -- ARGV[6]  seconds until a silent replica counts as absent
--- ARGV[7]  earliest time it can be, and how much of it was not metered when the caller last heard of it, if any, and
--- ARGV[8]  latest metered time, by the caller's monotonic clock; empty when the caller does not know. After an
---          answer 'late': the time it was then, and 'set', the reading of the server's clock at that time, and how many
---          seconds can have passed since
+-- ARGV[7]  earliest time it can be, and, when they are not zero, how much of the time was not metered when the caller
+--          last heard of it, and how much others may know that it did not hear of then
+-- ARGV[8]  latest metered time it can be, as far as the caller knows. Both are by its monotonic clock, and empty when it
+--          does not know. After an answer 'late': the time it was then, and 'set', the reading of the server's clock at
+--          that time, and how many seconds can have passed since
 -- ARGV[9]  id of the operation, empty where a copy that comes later does no harm
 -- ARGV[10] how often it has been sent: a copy of an attempt that was carried out, or followed by a later one,
 --          is not carried out
 -- ARGV[11+] arguments of the operation
 --
--- Reply: {time, and how much of it is not metered, if any, answer}. A script is not rolled back when a call fails, so nothing here relies on a key
--- that another client may have deleted, and every number is written in full.
+-- Reply: {time, and how much of it is not metered if any, answer}. A script is not rolled back when a call fails, so
+-- nothing here relies on a key that another client may have deleted, and every number is written in full.
 --
 -- A subject is a model, m:<model>, or a pool of limits that several models share, p:<pool>. What is read of it
 -- and of the store's own state is kept in tables, and written back once, at the end.
@@ -60,15 +61,17 @@ end
 -- Time ------------------------------------------------------------------------------------------------
 --
 -- now    seconds that have passed. The server's clock may be set while it runs: steps back are left out, until a caller
---        that knows better tells. More metered time than the caller says there can be means that the message is late, or
---        that the clock was set forward: nothing is done, and a caller that still waits for the answer sends it again.
--- alive  seconds that have passed, for leases, which may have begun since the last message that moved time on. Of what has
---        passed since then, the server's clock tells how much, unless it was set; what a caller knows beyond that may have
---        passed before, and is not counted, so that no lease ends while its holder works. Neither is elapsed time that no
---        client's clock confirms (the gap before the first message of a process, say), since it may be a step; of it, at most
---        the longest time to live in as long a time is left out, so that leases also end where every process is new.
--- metered  the same for what was used in sliding windows, but elapsed time that nobody confirms is counted. Since it is never
---        made up for what another caller knows, a caller can say how late it can be at most.
+--        that knows better tells. More time than the caller says there can be means that the message is late, or that the
+--        clock was set forward: nothing is done, and a caller that still waits for the answer sends it again.
+-- alive  seconds that have passed, for leases, which may have begun since the last message that moved time on. The
+--        server's clock tells what has passed since then, unless it was set. What a caller knows beyond that may have passed
+--        before, and is not counted, so that no lease ends while its holder works. Neither is elapsed time that no client's
+--        clock confirms (the gap before the first message of a process, say), since it may be a step; of it, at most the
+--        longest time to live in as long a time is left out, so that leases also end where every process is new.
+-- metered  the same for what was used in sliding windows, but elapsed time that nobody confirms is counted.
+--
+-- A caller that has heard less of the time than others says so: after a step forward it tells what time it was, and what has
+-- passed for it may be less than for others. What they tell next is added to the latest time that its next message names.
 
 local wall = tonumber(ARGV[3])
 local by_caller = wall ~= nil
@@ -92,10 +95,10 @@ if has_state then
   before_wall, before, lag, peak, peak_now, unconfirmed, unconfirmed_until, leases, listed, version, ticket, due, due_alive,
     recovering_until, longest_s = struct.unpack(STATE, meta[2])
   local step = math.max(0, wall - before_wall)
-  local earliest, latest, seen_recovered = tonumber(ARGV[7]), tonumber(ARGV[8]), 0
+  local earliest, latest, not_metered, unheard = tonumber(ARGV[7]), tonumber(ARGV[8]), 0, 0
   if not earliest then
-    local told, not_metered = string.match(ARGV[7], '^(%S+) (%S+)$')
-    earliest, seen_recovered = tonumber(told), num(not_metered, 0)
+    local first, second, third = string.match(ARGV[7], '^(%S+) (%S+) (%S+)$')
+    earliest, not_metered, unheard = tonumber(first), num(second, 0), num(third, 0)
   end
   local set, at_most = string.match(ARGV[8], '^set(%S+) (%S+)$')
   if meta[1] ~= ARGV[2] then earliest, set = nil, nil end -- another epoch may have another time
@@ -106,9 +109,10 @@ if has_state then
     local known = math.max(0, now - before - math.min(step, since))
     lag, recovered = lag + known, recovered + known
   elseif earliest then
-    late = now - recovered > latest
+    local excess = now - latest - not_metered
+    late = excess > math.min(unheard, recovered - not_metered)
     local known = math.max(0, earliest - now) -- the clock was set back, now or before
-    local doubtful = math.min(step, math.max(0, now - latest - seen_recovered)) -- told by others since, or set forward now
+    local doubtful = excess > 0 and math.min(step, now - earliest) or 0 -- others have told it since, or it is set forward
     lag, recovered, now = lag + known + doubtful, recovered + known + doubtful, math.max(now, earliest)
   else
     local max_gap = by_caller and LEAP_S or longest_s
