@@ -158,7 +158,7 @@ class BatchBuilder:
             slots=slots,
             divisor=divisor,
             room=room,
-            usable=eligible & (room > 0)[None, :],
+            usable=eligible & (room > 0),
             queue=self._queue,
             rank=rank,
             service_ms=service,

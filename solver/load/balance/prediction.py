@@ -207,6 +207,8 @@ class CompletionPredictor:
             line = self._lines.get(model)
             if line is not None and line.judged > 0:
                 return line.error_ms
+            if not self._lines:
+                return 0.0
             self._solve()
             errors = self._errors[: len(self._lines)]
             judged = errors[errors == errors]  # not NaN

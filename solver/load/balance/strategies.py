@@ -197,9 +197,9 @@ class Predictive:
             done = done + ahead * work.service_ms.mean(axis=0)
         # without a usable model the values are not read; 1e12 ms keeps them finite
         usable = work.usable[rows]
-        fastest = np.minimum.reduce(done, axis=-1, where=usable, initial=1e12, keepdims=True)
-        fastest *= self._load_weight
-        factor: NDArray[np.float64] = fastest / done  # at most the weight where usable
+        fastest = np.minimum.reduce(done, axis=-1, where=usable, initial=1e12)
+        weighted = self._load_weight * (fastest if done.ndim == 1 else fastest[:, None])
+        factor: NDArray[np.float64] = weighted / done  # at most the weight where usable
         factor += work.sign - self._load_weight
         return work.scores(rows, factor)
 
