@@ -63,7 +63,7 @@ class ServerTime:
         return earliest, repr(answer.server_s - answer.not_metered_s + sent_s - answer.asked_s + self._most_s)
 
     def heard(self, time: str, asked_s: float, came_s: float) -> None:
-        """Take the time in an answer."""
+        """Take the time in an answer: seconds, and after a space how many of them are not metered, if any."""
         server_s, _, not_metered_s = time.partition(" ")
         before, setting = self._answer, self._setting
         unheard_s = 0.0 if before is None or setting is None else asked_s - before.came_s

@@ -21,8 +21,9 @@
 --          is not carried out
 -- ARGV[11+] arguments of the operation
 --
--- Reply: {time, and how much of it is not metered if any, answer}. A script is not rolled back when a call fails, so
--- nothing here relies on a key that another client may have deleted, and every number is written in full.
+-- Reply: {time, answer}. The time is followed, after a space, by how much of it is not metered, unless that is nothing.
+-- A script is not rolled back when a call fails, so nothing here relies on a key that another client may have deleted,
+-- and every number is written in full.
 --
 -- A subject is a model, m:<model>, or a pool of limits that several models share, p:<pool>. What is read of it
 -- and of the store's own state is kept in tables, and written back once, at the end.
